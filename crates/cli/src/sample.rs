@@ -1,0 +1,253 @@
+//! `ddpm sample`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ddpm::diffusion::{TimestepSpacing, Variance};
+use ddpm::{Images, Output, Pipeline, Request, Sampler, initial_noise, output, walk, weights};
+use serde::de::DeserializeOwned;
+
+use crate::terminal::Progress;
+use crate::{Global, usage};
+
+/// Draw images from a model.
+///
+/// MODEL is a run, a checkpoint, a diffusers pipeline folder or a flat google/ddpm-* repository. An image depends on the
+/// seed and its number alone: the same for any batch size, number of threads or images drawn.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  ddpm sample runs/fashion -n 64 -o grid.png\n  \
+    ddpm sample runs/fashion -n 50000 -o samples.npz --sampler ddim --steps 50      OpenAI's arr_0\n  \
+    ddpm sample google-ddpm-cifar10-32/ -n 16 -o pictures/                          numbered PNGs\n  \
+    ddpm sample runs/fashion -n 16 --progress -o denoising.gif                       how they come about\n  \
+    ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors     from given noise")]
+pub struct Arguments {
+    /// A run, a checkpoint or a diffusers folder
+    model: PathBuf,
+    /// Number of images
+    #[arg(short, long, default_value_t = 16, value_name = "N")]
+    n: usize,
+    /// Where they go: .png (a grid), .npz, .safetensors, .gif, or a folder
+    #[arg(short, long, default_value = "samples.png", value_name = "OUT")]
+    output: PathBuf,
+    /// ddpm (ancestral) or ddim
+    #[arg(long, default_value = "ddpm", value_name = "NAME")]
+    sampler: String,
+    /// Steps of the sampler; by default as many as the chain has
+    #[arg(long, value_name = "K")]
+    steps: Option<usize>,
+    /// Visit exactly these timesteps, e.g. 999,750,500,250,0
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["steps", "spacing"], value_name = "T,…")]
+    timesteps: Option<Vec<usize>>,
+    /// DDIM's noise: 0 is none, 1 as much as ancestral sampling
+    #[arg(long, default_value_t = 0.0, value_name = "ETA")]
+    eta: f64,
+    /// Which timesteps are visited: leading, trailing, linspace or quadratic; by default the model's
+    #[arg(long, value_name = "RULE")]
+    spacing: Option<String>,
+    /// The ancestral variance: fixed_small, fixed_large, learned or learned_range; by default the model's
+    #[arg(long, value_name = "KIND")]
+    variance: Option<String>,
+    /// Clip every prediction of the image to the range of pixels; by default the model's choice
+    #[arg(long, value_name = "BOOL")]
+    clip_sample: Option<bool>,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Number of the first image, to go on with a set of samples
+    #[arg(long, default_value_t = 0, value_name = "I")]
+    first: u64,
+    /// Images that go through the network at once; never changes an image
+    #[arg(long, default_value_t = 16, value_name = "B")]
+    batch_size: usize,
+    /// Class of each image (one number for all, or N numbers); by default the classes in turn
+    #[arg(long, value_delimiter = ',', value_name = "CLASS,…")]
+    labels: Option<Vec<u32>>,
+    /// x_T from the tensor `noise` [N,C,H,W] of a safetensors file
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Height and width, where the model does not say, or another size: 32 or 32x48
+    #[arg(long, value_name = "SIZE")]
+    size: Option<String>,
+    /// Keep the predictions along the way: .png and .gif become animations, a folder gets progress.png
+    #[arg(long)]
+    progress: bool,
+}
+
+pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+    let sampler = match arguments.sampler.parse::<Sampler>().map_err(usage)? {
+        Sampler::Ddim { .. } => Sampler::Ddim { eta: arguments.eta },
+        sampler => sampler,
+    };
+    let spacing = arguments.spacing.as_deref().map(word::<TimestepSpacing>).transpose()?;
+    let variance = arguments.variance.as_deref().map(word::<Variance>).transpose()?;
+    if arguments.n == 0 || arguments.batch_size == 0 {
+        return Err(usage("-n and --batch-size must be at least 1"));
+    }
+    let animated = arguments.progress && arguments.output.extension().is_some();
+    let target = Output::parse(&arguments.output, animated).map_err(usage)?;
+
+    let device = global.device()?;
+    let mut pipeline = Pipeline::load(&arguments.model, &device)?;
+    if let Some(clip) = arguments.clip_sample {
+        pipeline.scheduler.clip_sample = clip;
+    }
+    let table = match &arguments.timesteps {
+        Some(list) => sampler.table_over(&pipeline.scheduler, list)?,
+        None => sampler.table(&pipeline.scheduler, arguments.steps, spacing, variance)?,
+    };
+    let noise = match &arguments.init {
+        Some(path) => read_noise(path, arguments.n)?,
+        None => {
+            let [height, width] = size(&arguments, &pipeline)?;
+            let shape = [height, width, pipeline.unet.config().in_channels];
+            initial_noise(arguments.seed, arguments.first, arguments.n, shape)
+        }
+    };
+    let labels = labels(&arguments, &pipeline, noise.n)?;
+    // A long walk must not end at a target that cannot be written.
+    target.check_writable(noise.shape())?;
+
+    let request = Request {
+        seed: arguments.seed,
+        first_image: arguments.first,
+        noise: &noise,
+        labels: labels.as_deref(),
+        batch_size: arguments.batch_size,
+    };
+    let passes = noise.n.div_ceil(arguments.batch_size) as u64 * table.rows.len() as u64;
+    let mut progress = Progress::new("sample", passes, 0, global.quiet);
+    let start = Instant::now();
+    let wanted = frame_rows(table.rows.len());
+    let mut frames: Vec<Vec<Images>> = Vec::new();
+    let images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |step| {
+        let batch = step.first / arguments.batch_size;
+        let done = (batch * step.rows + step.row + 1) as u64;
+        let image_steps = (step.first * step.rows + step.images * (step.row + 1)) as f64;
+        let rate = image_steps / step.rows as f64 / start.elapsed().as_secs_f64();
+        progress.set(done, || format!("{rate:.2} images/s"));
+        progress.line_every(Duration::from_secs(10), || {
+            let left = (noise.n as f64 - image_steps / step.rows as f64) / rate;
+            format!("{done}/{passes} steps, {rate:.2} images/s, ETA {}", crate::terminal::duration(left))
+        });
+        if arguments.progress && wanted.contains(&step.row) {
+            if step.row == wanted[0] {
+                frames.push(Vec::new());
+            }
+            if let Some(batch) = frames.last_mut() {
+                batch.push(step.sample());
+            }
+        }
+        true
+    })?;
+    progress.finish();
+    let seconds = start.elapsed().as_secs_f64();
+    let frames = join(frames);
+    let info = [
+        ("model", arguments.model.display().to_string()),
+        ("sampler", format!("{sampler}, {} steps", table.rows.len())),
+        ("seed", arguments.seed.to_string()),
+        ("first", arguments.first.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value));
+    match &target {
+        Output::Folder(folder) => {
+            output::write_folder(folder, &images, labels.as_deref(), arguments.first, &info)?;
+            if arguments.progress {
+                output::sheet(&folder.join("progress.png"), &frames, 10, &info)?;
+            }
+        }
+        _ => output::write(&target, &images, labels.as_deref(), &frames, &info)?,
+    }
+    let rate = images.n as f64 / seconds;
+    if global.json {
+        let object = serde_json::json!({
+            "output": arguments.output, "images": images.n, "height": images.height, "width": images.width,
+            "channels": images.channels, "steps": table.rows.len(), "seconds": seconds, "images_per_second": rate,
+        });
+        println!("{object}");
+    } else if !global.quiet {
+        let path = arguments.output.display();
+        eprintln!("{} images in {}, {rate:.2} images/s: {path}", images.n, crate::terminal::duration(seconds));
+    }
+    Ok(())
+}
+
+/// One of a serde enum's words.
+pub fn word<T: DeserializeOwned>(name: &str) -> anyhow::Result<T> {
+    serde_json::from_value(name.into()).map_err(|e| usage(format!("`{name}`: {e}")))
+}
+
+/// The rows whose predictions make an animation: about 40 of them, the first and the last included.
+fn frame_rows(rows: usize) -> Vec<usize> {
+    let frames = rows.min(40);
+    let mut wanted: Vec<usize> = (0..frames).map(|i| i * (rows - 1) / (frames - 1).max(1)).collect();
+    wanted.dedup();
+    wanted
+}
+
+/// Frames of batches to frames of all images.
+fn join(batches: Vec<Vec<Images>>) -> Vec<Images> {
+    let mut batches = batches.into_iter();
+    let mut joined = batches.next().unwrap_or_default();
+    for batch in batches {
+        for (all, frame) in joined.iter_mut().zip(batch) {
+            all.n += frame.n;
+            all.pixels.extend(frame.pixels);
+        }
+    }
+    joined
+}
+
+fn size(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<[usize; 2]> {
+    if let Some(text) = &arguments.size {
+        let sides: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+        return match sides.as_deref() {
+            Ok([side]) => Ok([*side, *side]),
+            Ok([height, width]) => Ok([*height, *width]),
+            _ => Err(usage(format!("--size {text}: expected a number, or HEIGHTxWIDTH"))),
+        };
+    }
+    match pipeline.unet.config().sample_size {
+        Some(size) => {
+            let (height, width) = size.height_width();
+            Ok([height, width])
+        }
+        None => bail!("the model does not say for which size it is: add --size HEIGHTxWIDTH"),
+    }
+}
+
+fn labels(arguments: &Arguments, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
+    let classes = pipeline.unet.config().num_class_embeds;
+    match (&arguments.labels, classes) {
+        (Some(labels), _) if labels.len() == 1 => Ok(Some(vec![labels[0]; n])),
+        (Some(labels), _) if labels.len() == n => Ok(Some(labels.clone())),
+        (Some(labels), _) => Err(usage(format!("--labels has {} classes; expected 1 or {n}", labels.len()))),
+        (None, Some(classes)) => Ok(Some((0..n).map(|i| ((arguments.first as usize + i) % classes) as u32).collect())),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The tensor `noise` `[N,C,H,W]`, of which the first `n` images are used.
+fn read_noise(path: &Path, n: usize) -> anyhow::Result<Images> {
+    let (tensors, _) = weights::read_safetensors(path)?;
+    let tensor = tensors.get("noise").with_context(|| format!("{}: tensor `noise` is missing", path.display()))?;
+    let [count, channels, height, width] = match tensor.shape[..] {
+        [count, channels, height, width] if count > 0 => [count, channels, height, width],
+        _ => bail!("{}: `noise` has shape {:?}; expected [N, C, H, W]", path.display(), tensor.shape),
+    };
+    if count < n {
+        bail!("{}: `noise` is for {count} images, but -n asks for {n}", path.display());
+    }
+    if let Some(bad) = tensor.data.iter().position(|v| !v.is_finite()) {
+        bail!("{}: `noise` has a value that is not finite (element {bad})", path.display());
+    }
+    let mut pixels = Vec::with_capacity(n * channels * height * width);
+    for image in tensor.data.chunks(channels * height * width).take(n) {
+        for pixel in 0..height * width {
+            pixels.extend((0..channels).map(|c| image[c * height * width + pixel]));
+        }
+    }
+    Ok(Images { n, height, width, channels, pixels })
+}

@@ -1,0 +1,44 @@
+//! Image sets as batches of u8 pixels, laid out N,H,W,C.
+//!
+//! [`open`] finds out what a path holds, [`ImageSet::read`] gives any images of it by index. A set that fits
+//! [`Options::memory_limit_bytes`] is decoded once and kept; a larger one is decoded from its files on each read,
+//! in parallel, so that a caller prefetches by reading from another thread.
+//!
+//! | format | what is recognised |
+//! |---|---|
+//! | IDX | `*-images-idx3-ubyte`, plain or `.gz`, or a folder of them; labels from `*-labels-idx1-ubyte` beside it |
+//! | CIFAR-10, CIFAR-100 | the binary version: its folder, its `.tar.gz` or `.tar` |
+//! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); the names of Keras and MedMNIST too |
+//! | image folder | PNG, JPEG, WebP and GIF (first frame) at any depth; the first level of subfolders are the classes |
+//!
+//! A file that cannot be read is left out, counted and named in [`ImageSet::report`]; it never passes silently.
+//! The format of a set is one file in `formats/`, which says what to look for and where the pixels are;
+//! size, channels, memory and streaming are the same for all.
+//!
+//! ```
+//! let options = data::Options { resolution: Some((32, 32)), fit: data::Fit::Pad, ..Default::default() };
+//! let set = data::builtin(&options)?;
+//! let mut batch = vec![0; 2 * 32 * 32];
+//! set.read(&[0, 9_999], &mut batch)?;
+//! assert_eq!((set.len(), set.height(), set.width(), set.channels()), (10_000, 32, 32, 1));
+//! # Ok::<(), data::Error>(())
+//! ```
+
+mod builtin;
+mod encoded;
+mod error;
+mod formats;
+mod grid;
+pub mod inspect;
+mod options;
+mod pixels;
+mod records;
+mod set;
+
+pub use builtin::builtin;
+pub use error::{Error, Result};
+pub use formats::npz::write as write_npz;
+pub use formats::open;
+pub use grid::grid;
+pub use options::{Fit, Options, Split};
+pub use set::{ImageSet, Report};

@@ -1,0 +1,142 @@
+//! Small files of every format, made in a temporary folder.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use data::{Error, ImageSet, Options, Split, open};
+use flate2::{Compression, write::GzEncoder};
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes that differ from each other in no simple way.
+pub fn noise(count: usize) -> Vec<u8> {
+    (0..count as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
+}
+
+pub fn put(path: &Path, bytes: &[u8]) -> PathBuf {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+    path.to_owned()
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+pub fn idx(sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0, 0, 8, sizes.len() as u8];
+    sizes.iter().for_each(|size| out.extend(size.to_be_bytes()));
+    out.extend(bytes);
+    out
+}
+
+/// A `.npz` of one array that NumPy might have written, data included.
+pub fn npz_of(name: &str, dtype: &str, shape: &str, fortran: bool, bytes: &[u8], compress: bool) -> Vec<u8> {
+    let fortran = if fortran { "True" } else { "False" };
+    let text = format!("{{'descr': '{dtype}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+    let mut out = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let method = if compress {
+        zip::CompressionMethod::Deflated
+    } else {
+        zip::CompressionMethod::Stored
+    };
+    out.start_file(
+        format!("{name}.npy"),
+        zip::write::SimpleFileOptions::default().compression_method(method),
+    )
+    .unwrap();
+    out.write_all(b"\x93NUMPY\x01\x00").unwrap();
+    out.write_all(&(text.len() as u16).to_le_bytes()).unwrap();
+    out.write_all(text.as_bytes()).unwrap();
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap().into_inner()
+}
+
+pub fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut out = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        out.append_data(&mut header, name, *bytes).unwrap();
+    }
+    out.into_inner().unwrap()
+}
+
+/// A picture as a file of this format; the color types are those of the `image` crate.
+pub fn encode(
+    format: image::ImageFormat,
+    bytes: &[u8],
+    (height, width): (u32, u32),
+    color: image::ExtendedColorType,
+) -> Vec<u8> {
+    let mut out = Cursor::new(Vec::new());
+    image::write_buffer_with_format(&mut out, bytes, width, height, color, format).unwrap();
+    out.into_inner()
+}
+
+pub fn png(bytes: &[u8], size: (u32, u32), color: image::ExtendedColorType) -> Vec<u8> {
+    encode(image::ImageFormat::Png, bytes, size, color)
+}
+
+pub fn grey_png(bytes: &[u8], size: (u32, u32)) -> Vec<u8> {
+    png(bytes, size, image::ExtendedColorType::L8)
+}
+
+pub fn test_split() -> Options {
+    Options {
+        split: Split::Test,
+        ..Options::default()
+    }
+}
+
+/// The same options, but nothing is kept in memory.
+pub fn streamed(options: &Options) -> Options {
+    Options {
+        memory_limit_bytes: 0,
+        ..options.clone()
+    }
+}
+
+pub fn all(set: &ImageSet) -> Vec<u8> {
+    let mut out = vec![0; set.len() * set.height() * set.width() * set.channels()];
+    set.read(&(0..set.len()).collect::<Vec<_>>(), &mut out).unwrap();
+    out
+}
+
+pub fn shape(set: &ImageSet) -> [usize; 4] {
+    [set.len(), set.height(), set.width(), set.channels()]
+}
+
+/// Opens a set in memory and, where it can be, streamed: both must give the same.
+pub fn opened(path: &Path, options: &Options) -> ImageSet {
+    let set = open(path, options).unwrap();
+    assert!(!set.is_streamed());
+    match open(path, &streamed(options)) {
+        Ok(stream) => {
+            assert!(stream.is_streamed());
+            assert_eq!(all(&stream), all(&set));
+            assert_eq!(stream.labels(), set.labels());
+            assert_eq!(stream.report(), set.report());
+        }
+        Err(Error::TooLarge { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
+    set
+}
+
+/// The message of a set that must not open, which names the file.
+pub fn refused(path: &Path, options: &Options) -> String {
+    let error = open(path, options).err().expect("must be refused");
+    let message = error.to_string();
+    assert!(
+        message.starts_with(&*path.to_string_lossy()),
+        "{message:?} names no file"
+    );
+    assert!(!message.contains('\n'), "{message:?} is not one line");
+    message
+}

@@ -1,0 +1,90 @@
+//! Files with random damage: whatever happens, it is an error or a picture, never a panic.
+
+mod common;
+use common::*;
+use data::{Options, inspect, open, write_npz};
+use image::{ExtendedColorType, ImageFormat};
+use proptest::prelude::*;
+use std::io::Cursor;
+use tempfile::tempdir;
+
+/// A whole file of every kind, under a name by which it is found.
+fn whole() -> Vec<(&'static str, Vec<u8>)> {
+    let rgb = noise(16 * 16 * 3);
+    let picture = |format| encode(format, &rgb, (16, 16), ExtendedColorType::Rgb8);
+    let mut npz = Cursor::new(Vec::new());
+    write_npz(&mut npz, &rgb, [1, 16, 16, 3], Some(&[3])).unwrap();
+    let images = idx(&[3, 16, 16], &rgb);
+    let batches: Vec<_> = (1..6)
+        .map(|i| format!("cifar-10-batches-bin/data_batch_{i}.bin"))
+        .collect();
+    let batch = noise(3073);
+    let members: Vec<_> = batches.iter().map(|name| (name.as_str(), batch.as_slice())).collect();
+    vec![
+        ("train-images-idx3-ubyte", images.clone()),
+        ("train-images-idx3-ubyte.gz", gzip(&images)),
+        ("cifar.tar", tar(&members)),
+        ("cifar.tar.gz", gzip(&tar(&members))),
+        ("stored.npz", npz.into_inner()),
+        (
+            "deflated.npz",
+            npz_of("arr_0", "|u1", "(1, 16, 16, 3)", false, &rgb, true),
+        ),
+        ("folder/1.png", picture(ImageFormat::Png)),
+        ("folder/1.jpg", picture(ImageFormat::Jpeg)),
+        ("folder/1.webp", picture(ImageFormat::WebP)),
+        ("folder/1.gif", picture(ImageFormat::Gif)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn never_panics(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        for (name, mut bytes) in whole() {
+            for (at, value, in_head) in &damage {
+                // Half of the damage goes to the first bytes, where the headers are.
+                let end = if *in_head { bytes.len().min(128) } else { bytes.len() };
+                bytes[at.index(end)] = *value;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            let folder = tempdir().unwrap();
+            let file = put(&folder.path().join(name), &bytes);
+            let path = if name.starts_with("folder") { file.parent().unwrap() } else { &file };
+            for memory_limit_bytes in [1 << 20, 0] {
+                let options = Options { resolution: Some((8, 8)), memory_limit_bytes, ..Options::default() };
+                match open(path, &options) {
+                    Ok(set) => prop_assert!(inspect::summary(&set).images <= set.len()),
+                    Err(error) => prop_assert!(!error.to_string().contains('\n'), "{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whole_files_are_read() {
+    for (name, bytes) in whole() {
+        let folder = tempdir().unwrap();
+        let file = put(&folder.path().join(name), &bytes);
+        let path = if name.starts_with("folder") {
+            file.parent().unwrap()
+        } else {
+            &file
+        };
+        let set = opened(
+            path,
+            &Options {
+                resolution: Some((8, 8)),
+                ..Options::default()
+            },
+        );
+        assert!(set.report().bad.is_empty(), "{:?}", set.report());
+    }
+}

@@ -1,0 +1,37 @@
+//! Denoising diffusion probabilistic models (Ho et al. 2020) in Rust: one crate for everything that the program `ddpm`
+//! does. Each of its parts is a crate of its own, re-exported here.
+//!
+//! Train a small network on the built-in images and draw from it:
+//! ```
+//! use ddpm::{Device, Images, Pipeline, Request, Sampler, initial_noise, train, walk};
+//!
+//! let mut config = train::Config::preset("fashion")?;
+//! for assignment in ["train.steps=2", "train.batch_size=4", "model.block_out_channels=[16, 16]",
+//!                    "model.attention_resolutions=[]", "train.samples=0"] {
+//!     config.set(assignment)?;
+//! }
+//! let folder = tempfile::tempdir()?;
+//! let finished = train::train(&config, folder.path(), &Device::flex(), &|| false, &mut |_event| {})?;
+//!
+//! let pipeline = Pipeline::load(&finished.checkpoint, &Device::flex())?;
+//! let table = Sampler::Ddim { eta: 0.0 }.table(&pipeline.scheduler, Some(4), None, None)?;
+//! let noise = initial_noise(0, 0, 2, [32, 32, 1]);
+//! let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2 };
+//! let images: Images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_step| true)?;
+//! assert_eq!(images.shape(), [2, 32, 32, 1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod device;
+pub mod predict;
+
+pub use burn::tensor::Device;
+pub use data;
+pub use device::{DeviceError, device, devices};
+pub use diffusion;
+pub use random;
+pub use sample::output::{self, Images, Output};
+pub use sample::{self, Pipeline, Request, Sampler, initial_noise, walk};
+pub use train;
+pub use unet::{self, Unet};
+pub use weights;

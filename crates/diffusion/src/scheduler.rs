@@ -1,0 +1,259 @@
+//! diffusers' `scheduler_config.json` for `DDPMScheduler` and `DDIMScheduler`.
+//!
+//! What is read is either obeyed or refused by name, never passed over: a key that changes nothing in diffusers either
+//! is the one exception.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{BetaSchedule, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance, solver};
+
+/// Which of diffusers' schedulers a configuration is for (`_class_name`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum SchedulerClass {
+    /// Ancestral sampling.
+    #[default]
+    #[serde(rename = "DDPMScheduler")]
+    Ddpm,
+    /// Song et al.'s implicit models.
+    #[serde(rename = "DDIMScheduler")]
+    Ddim,
+}
+
+/// The keys of both schedulers, with diffusers' defaults. diffusers keeps the keys of one when it makes the other out of
+/// it, so either class may have them all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// Which scheduler it is for.
+    #[serde(rename = "_class_name")]
+    pub class: SchedulerClass,
+    /// T.
+    pub num_train_timesteps: usize,
+    /// β at the data's end.
+    pub beta_start: f64,
+    /// β at the noise's end.
+    pub beta_end: f64,
+    /// The rule between them.
+    pub beta_schedule: BetaSchedule,
+    /// The betas themselves, in place of the rule.
+    pub trained_betas: Option<Vec<f64>>,
+    /// Which variance the reverse step has (DDPM only). `learned` is read as Ho et al.'s log-variance; diffusers takes
+    /// the square root of the network's answer instead, and has no checkpoint that does.
+    pub variance_type: Variance,
+    /// Whether x̂0 is clipped.
+    pub clip_sample: bool,
+    /// To plus or minus what.
+    pub clip_sample_range: f64,
+    /// What the network predicts. `previous_mean` is this program's own word; diffusers refuses it when it samples.
+    pub prediction_type: Prediction,
+    /// Which timesteps are visited. `quadratic` is this program's own word.
+    pub timestep_spacing: TimestepSpacing,
+    /// Added to every timestep of the `leading` spacing.
+    pub steps_offset: usize,
+    /// Whether ᾱ is rescaled to end at 0.
+    pub rescale_betas_zero_snr: bool,
+    /// Whether the last step leads to ᾱ = 1 or to ᾱ_0 (DDIM only).
+    pub set_alpha_to_one: bool,
+    /// Dynamic thresholding, which is refused.
+    pub thresholding: bool,
+    /// Of dynamic thresholding; without it, nothing.
+    pub dynamic_thresholding_ratio: f64,
+    /// Of dynamic thresholding; without it, nothing.
+    pub sample_max_value: f64,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            class: SchedulerClass::Ddpm,
+            num_train_timesteps: 1000,
+            beta_start: 0.0001,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            variance_type: Variance::FixedSmall,
+            clip_sample: true,
+            clip_sample_range: 1.0,
+            prediction_type: Prediction::Epsilon,
+            timestep_spacing: TimestepSpacing::Leading,
+            steps_offset: 0,
+            rescale_betas_zero_snr: false,
+            set_alpha_to_one: true,
+            thresholding: false,
+            dynamic_thresholding_ratio: 0.995,
+            sample_max_value: 1.0,
+        }
+    }
+}
+
+/// The schedules that diffusers' DDPM and DDIM know by the same name.
+const DIFFUSERS_SCHEDULES: [BetaSchedule; 3] = [
+    BetaSchedule::Linear,
+    BetaSchedule::ScaledLinear,
+    BetaSchedule::SquaredcosCapV2,
+];
+
+impl SchedulerConfig {
+    /// Reads a `scheduler_config.json`. Errors, naming the key, for JSON that is broken, another scheduler, a key or
+    /// word that is not known, and a choice that is not supported. Keys that begin with `_` are diffusers' own notes.
+    pub fn from_json(json: &str) -> Result<Self, Error> {
+        let mut keys: Map<String, Value> = serde_json::from_str(json).map_err(error)?;
+        if !keys.contains_key("_class_name") {
+            return Err(error(
+                "there is no `_class_name`, expected DDPMScheduler or DDIMScheduler",
+            ));
+        }
+        keys.retain(|key, _| !key.starts_with('_') || key == "_class_name");
+        modernise(&mut keys)?;
+        let config: Self = serde_json::from_value(Value::Object(keys)).map_err(error)?;
+        if config.thresholding {
+            return Err(error("`thresholding`: true is not supported"));
+        }
+        if !(config.clip_sample_range > 0.0 && config.clip_sample_range.is_finite()) {
+            return Err(error(format!(
+                "`clip_sample_range` is {}, expected a positive number",
+                config.clip_sample_range
+            )));
+        }
+        if config.num_train_timesteps == 0 || config.num_train_timesteps > MAX_TIMESTEPS {
+            return Err(error(format!(
+                "`num_train_timesteps` is {}, expected 1 to {MAX_TIMESTEPS}",
+                config.num_train_timesteps
+            )));
+        }
+        config.noise_schedule()?;
+        Ok(config)
+    }
+
+    /// Writes a `scheduler_config.json` as diffusers does: every key of the class, sorted, indented by two.
+    ///
+    /// Schedules that diffusers does not have are written as `trained_betas`.
+    pub fn to_json(&self) -> Result<String, Error> {
+        let mut config = self.clone();
+        let known = DIFFUSERS_SCHEDULES.contains(&self.beta_schedule)
+            || self.class == SchedulerClass::Ddpm
+                && matches!(self.beta_schedule, BetaSchedule::Sigmoid | BetaSchedule::Laplace);
+        if !known {
+            let rule =
+                |schedule: BetaSchedule| schedule.betas(self.beta_start, self.beta_end, self.num_train_timesteps);
+            config.trained_betas.get_or_insert_with(|| rule(self.beta_schedule));
+            config.beta_schedule = BetaSchedule::Linear;
+        }
+        let mut value = serde_json::to_value(&config).map_err(error)?;
+        if let Value::Object(keys) = &mut value {
+            keys.remove(match self.class {
+                SchedulerClass::Ddpm => "set_alpha_to_one",
+                SchedulerClass::Ddim => "variance_type",
+            });
+            keys.sort_keys();
+        }
+        let json = serde_json::to_string_pretty(&value).map_err(error)?;
+        Ok(json + "\n")
+    }
+
+    /// The noise schedule. Errors for betas that make none, or are not as many as `num_train_timesteps`.
+    pub fn noise_schedule(&self) -> Result<NoiseSchedule, Error> {
+        let schedule = match &self.trained_betas {
+            Some(betas) if betas.len() != self.num_train_timesteps => {
+                let expected = self.num_train_timesteps;
+                return Err(Error::Length {
+                    name: "trained_betas",
+                    found: betas.len(),
+                    expected,
+                });
+            }
+            Some(betas) => NoiseSchedule::from_betas(betas.clone()),
+            None => NoiseSchedule::new(
+                self.beta_schedule,
+                self.beta_start,
+                self.beta_end,
+                self.num_train_timesteps,
+            ),
+        }?;
+        if self.rescale_betas_zero_snr {
+            schedule.rescale_zero_terminal_snr()
+        } else {
+            Ok(schedule)
+        }
+    }
+
+    /// The bound of x̂0, or `None` where it is not clipped.
+    pub fn clip(&self) -> Option<f64> {
+        self.clip_sample.then_some(self.clip_sample_range)
+    }
+
+    /// The timesteps of a sampler with so many steps, descending (diffusers' `set_timesteps`).
+    pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, Error> {
+        self.timestep_spacing
+            .timesteps(self.num_train_timesteps, steps, self.steps_offset)
+    }
+
+    /// The sampler that diffusers' scheduler of this class runs with so many inference steps, its two peculiarities
+    /// included:
+    ///
+    /// * DDPM adds noise on every step that starts at t > 0, the last one of `trailing` spacing among them.
+    /// * DDIM steps from t to t − ⌊T/steps⌋ whatever timestep comes next, so with `linspace` spacing, and where T/steps is
+    ///   not whole, the network is told a slightly wrong noise level.
+    ///
+    /// [`solver::ddpm`] and [`solver::ddim`] have neither. `eta` is DDIM's; 0 is diffusers' default.
+    pub fn solver_table(&self, steps: usize, eta: f64) -> Result<SolverTable, Error> {
+        let schedule = self.noise_schedule()?;
+        let timesteps = self.timesteps(steps)?;
+        match self.class {
+            SchedulerClass::Ddpm => {
+                let mut table = solver::ddpm(&schedule, &timesteps, self.variance_type, self.clip())?;
+                if let (Some(row), Some(&t @ 1..)) = (table.rows.last_mut(), timesteps.last()) {
+                    solver::set_noise(
+                        row,
+                        self.variance_type
+                            .diffusers_log_variance(schedule.alpha_cumprod(t), 1.0),
+                    );
+                }
+                Ok(table)
+            }
+            SchedulerClass::Ddim => {
+                let stride = self.num_train_timesteps / steps;
+                let last = if self.set_alpha_to_one {
+                    1.0
+                } else {
+                    schedule.alpha_cumprod(0)
+                };
+                let alpha_cumprod_s = |t: usize| t.checked_sub(stride).map_or(last, |s| schedule.alpha_cumprod(s));
+                let rows = timesteps
+                    .iter()
+                    .map(|&t| solver::ddim_row(&schedule, t, alpha_cumprod_s(t), eta));
+                solver::checked(SolverTable {
+                    name: format!("ddim eta={eta}"),
+                    rows: rows.collect::<Result<_, _>>()?,
+                    clip_sample: self.clip(),
+                    epsilon_from_clipped: false,
+                })
+            }
+        }
+    }
+}
+
+/// Bounds what a file can make this program allocate; hundreds of times what anyone trains with.
+const MAX_TIMESTEPS: usize = 1_000_000;
+
+/// Keys of early diffusers: two that meant nothing are dropped, `predict_epsilon` becomes `prediction_type`.
+fn modernise(keys: &mut Map<String, Value>) -> Result<(), Error> {
+    keys.remove("tensor_format");
+    if let Some(value) = keys.remove("timestep_values").filter(|value| !value.is_null()) {
+        return Err(error(format!("`timestep_values`: {value} is not supported")));
+    }
+    match keys.remove("predict_epsilon") {
+        None => {}
+        Some(Value::Bool(epsilon)) => {
+            let word = if epsilon { "epsilon" } else { "sample" };
+            keys.entry("prediction_type").or_insert(word.into());
+        }
+        Some(value) => return Err(error(format!("`predict_epsilon` is {value}, expected true or false"))),
+    }
+    Ok(())
+}
+
+fn error(problem: impl ToString) -> Error {
+    Error::SchedulerConfig(problem.to_string())
+}

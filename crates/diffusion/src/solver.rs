@@ -1,0 +1,424 @@
+//! A sampler as a table: each row takes x_t, predictions and fresh noise to the next x by a linear combination.
+//!
+//! With x̂0 and ε̂ the predictions of this and of earlier rows (index 0 is this row's, 1 the row before, …):
+//!
+//! x_next = x·x_t + Σ_k sample\[k\]·x̂0\[−k\] + Σ_k epsilon\[k\]·ε̂\[−k\] + noise·z,  z ~ N(0, I)
+//!
+//! One-step, multistep and predictor–corrector samplers all fit: a second evaluation is a row of its own whose history
+//! coefficients take the first one back (Heun), and a corrector that reuses the next evaluation (UniPC) is linear in the
+//! same history, so it merges into the next row.
+
+use std::{collections::VecDeque, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, NoiseSchedule, Prediction, Variance,
+    prediction::{FromOutput, epsilon_from_sample},
+    schedule::Posterior,
+    timesteps,
+    variance::LogVariance,
+};
+
+/// One network evaluation and the step made with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What the network is fed as t.
+    pub timestep: f64,
+    /// ᾱ of x_t, which turns the network's output into x̂0 and ε̂.
+    pub alpha_cumprod: f64,
+    /// ᾱ_{t−1} of the training chain; only [`Prediction::PreviousMean`] needs it.
+    pub alpha_cumprod_prev: f64,
+    /// Coefficient of x_t.
+    pub x: f64,
+    /// Coefficients of the x̂0 predictions: now, one row ago, two rows ago, …
+    pub sample: Vec<f64>,
+    /// Coefficients of the ε predictions, likewise.
+    pub epsilon: Vec<f64>,
+    /// Standard deviation of the fresh noise; 0 where there is none. Where the variance is learned, that at the middle of
+    /// its range, for the reader only.
+    pub noise: f64,
+    /// (min, max) log-variance where the network's second half of channels v interpolates:
+    /// the noise has standard deviation exp(½·[`LogVariance::interpolate`]`(v)`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned_log_variance: Option<(f64, f64)>,
+}
+
+impl Row {
+    /// The maps from (x_t, output) to x̂0 and to ε̂. Errors where there is none: an ε prediction at ᾱ = 0.
+    pub fn predictions(&self, prediction: Prediction) -> Result<(FromOutput, FromOutput), Error> {
+        let sample = prediction.sample(self.alpha_cumprod, self.alpha_cumprod_prev);
+        let epsilon = prediction.epsilon(self.alpha_cumprod, self.alpha_cumprod_prev);
+        if [sample.x, sample.output, epsilon.x, epsilon.output]
+            .iter()
+            .all(|c| c.is_finite())
+        {
+            Ok((sample, epsilon))
+        } else {
+            let (t, alpha) = (self.timestep, self.alpha_cumprod);
+            Err(Error::Unsupported(format!(
+                "a network with {prediction} prediction cannot sample from t = {t}, where alphas_cumprod is {alpha}"
+            )))
+        }
+    }
+
+    /// Whether the row asks for fresh noise.
+    pub fn is_noisy(&self) -> bool {
+        self.noise > 0.0 || self.learned_log_variance.is_some()
+    }
+}
+
+/// A sampler: rows in the order they are applied, from noise to data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SolverTable {
+    /// What to call it.
+    pub name: String,
+    /// The steps.
+    pub rows: Vec<Row>,
+    /// Clamp every x̂0 to ± this.
+    pub clip_sample: Option<f64>,
+    /// Where x̂0 was clipped, derive ε̂ from it anew (improved-diffusion's DDIM) or keep the network's (diffusers').
+    pub epsilon_from_clipped: bool,
+}
+
+/// Ancestral sampling over `timesteps` (descending), Ho et al. algorithm 2 with β recomputed for the sub-chain. The last
+/// row adds no noise.
+pub fn ddpm(
+    schedule: &NoiseSchedule,
+    timesteps: &[usize],
+    variance: Variance,
+    clip_sample: Option<f64>,
+) -> Result<SolverTable, Error> {
+    let chain = schedule.respace(timesteps)?;
+    let log_variances: Vec<_> = (0..chain.len()).map(|i| variance.log_variance(&chain, i)).collect();
+    ancestral(
+        format!("ddpm {variance}"),
+        schedule,
+        timesteps,
+        &log_variances,
+        clip_sample,
+    )
+}
+
+/// [`ddpm`] with a variance given for each step, in the order of `timesteps`; the last one is not used. For instance
+/// [`optimal_variance`](crate::variance::optimal_variance) (Analytic-DPM).
+pub fn ddpm_with_variances(
+    schedule: &NoiseSchedule,
+    timesteps: &[usize],
+    variances: &[f64],
+    clip_sample: Option<f64>,
+) -> Result<SolverTable, Error> {
+    if variances.len() != timesteps.len() {
+        return Err(Error::Length {
+            name: "variances",
+            found: variances.len(),
+            expected: timesteps.len(),
+        });
+    }
+    let log_variances: Vec<_> = variances
+        .iter()
+        .rev()
+        .map(|variance| LogVariance::fixed(variance.ln()))
+        .collect();
+    ancestral(
+        "ddpm given variances".to_owned(),
+        schedule,
+        timesteps,
+        &log_variances,
+        clip_sample,
+    )
+}
+
+/// `log_variances` ascend, as the chain's own index does.
+fn ancestral(
+    name: String,
+    schedule: &NoiseSchedule,
+    timesteps: &[usize],
+    log_variances: &[LogVariance],
+    clip_sample: Option<f64>,
+) -> Result<SolverTable, Error> {
+    timesteps::check(timesteps, schedule.len())?;
+    let rows = steps(schedule, timesteps)
+        .zip(log_variances.iter().rev())
+        .map(|((t, alpha_cumprod_s), &log_variance)| {
+            let mut row = ddpm_row(schedule, t, alpha_cumprod_s);
+            if alpha_cumprod_s < 1.0 {
+                set_noise(&mut row, log_variance);
+            }
+            row
+        })
+        .collect();
+    checked(SolverTable {
+        name,
+        rows,
+        clip_sample,
+        epsilon_from_clipped: false,
+    })
+}
+
+/// (t, ᾱ_s) for each step of a descending list; the last one leads to the data.
+fn steps<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize]) -> impl Iterator<Item = (usize, f64)> + 'a {
+    let next = timesteps
+        .iter()
+        .skip(1)
+        .map(|&s| schedule.alpha_cumprod(s))
+        .chain([1.0]);
+    timesteps.iter().copied().zip(next)
+}
+
+/// The mean of the ancestral step t → s, without its noise.
+pub(crate) fn ddpm_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64) -> Row {
+    let posterior = Posterior::between(schedule.alpha_cumprod(t), alpha_cumprod_s);
+    Row {
+        x: posterior.coef_xt,
+        sample: vec![posterior.coef_x0],
+        ..blank_row(schedule, t)
+    }
+}
+
+/// Gives a row the noise of a log-variance or of a range of them.
+pub(crate) fn set_noise(row: &mut Row, log_variance: LogVariance) {
+    let LogVariance { min, max } = log_variance;
+    row.noise = (0.5 * log_variance.interpolate(0.0)).exp();
+    row.learned_log_variance = (min < max).then_some((min, max));
+}
+
+/// DDIM over `timesteps` (descending), Song et al. 2021 (arXiv 2010.02502) eq. 12 and 16: η = 0 is deterministic, η = 1
+/// is [`ddpm`] with `fixed_small`. The last row leads to ᾱ = 1 (diffusers' `set_alpha_to_one`).
+///
+/// Set [`SolverTable::epsilon_from_clipped`] to clip as improved-diffusion does. Errors for η < 0 or so large that the
+/// noise exceeds the whole variance of x_s.
+pub fn ddim(
+    schedule: &NoiseSchedule,
+    timesteps: &[usize],
+    eta: f64,
+    clip_sample: Option<f64>,
+) -> Result<SolverTable, Error> {
+    timesteps::check(timesteps, schedule.len())?;
+    let rows = steps(schedule, timesteps)
+        .map(|(t, alpha_cumprod_s)| ddim_row(schedule, t, alpha_cumprod_s, eta))
+        .collect::<Result<_, _>>()?;
+    checked(SolverTable {
+        name: format!("ddim eta={eta}"),
+        rows,
+        clip_sample,
+        epsilon_from_clipped: false,
+    })
+}
+
+/// The DDIM step from t to noise level ᾱ_s.
+pub(crate) fn ddim_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64, eta: f64) -> Result<Row, Error> {
+    let noise = eta
+        * Posterior::between(schedule.alpha_cumprod(t), alpha_cumprod_s)
+            .variance
+            .sqrt();
+    let direction = 1.0 - alpha_cumprod_s - noise * noise;
+    // Rounding can leave a hair below zero at eta = 1.
+    if !(eta >= 0.0 && direction > -1e-12) {
+        return Err(Error::Value {
+            name: "eta",
+            value: eta,
+            expected: "0 to 1",
+        });
+    }
+    Ok(Row {
+        sample: vec![alpha_cumprod_s.sqrt()],
+        epsilon: vec![direction.max(0.0).sqrt()],
+        noise,
+        ..blank_row(schedule, t)
+    })
+}
+
+fn blank_row(schedule: &NoiseSchedule, t: usize) -> Row {
+    Row {
+        timestep: t as f64,
+        alpha_cumprod: schedule.alpha_cumprod(t),
+        alpha_cumprod_prev: schedule.alpha_cumprod_prev(t),
+        x: 0.0,
+        sample: Vec::new(),
+        epsilon: Vec::new(),
+        noise: 0.0,
+        learned_log_variance: None,
+    }
+}
+
+pub(crate) fn checked(table: SolverTable) -> Result<SolverTable, Error> {
+    table.check()?;
+    Ok(table)
+}
+
+impl SolverTable {
+    /// Errors, naming the row, for a table that cannot be applied: no rows, numbers that are not finite, ᾱ outside
+    /// [0, 1], negative noise, or a prediction from before the first row. Tables from here pass; one from a file may not.
+    pub fn check(&self) -> Result<(), Error> {
+        let problem = |row: usize, problem: &str| {
+            Err(Error::Row {
+                table: self.name.clone(),
+                row,
+                problem: problem.to_owned(),
+            })
+        };
+        if self.rows.is_empty() {
+            return problem(0, "the table has no rows");
+        }
+        if self.clip_sample.is_some_and(|clip| clip.is_nan() || clip <= 0.0) {
+            return problem(0, "clip_sample must be positive");
+        }
+        for (i, row) in self.rows.iter().enumerate() {
+            let (min, max) = row.learned_log_variance.unwrap_or_default();
+            let scalars = [row.timestep, row.x, row.noise, min, max];
+            if !scalars
+                .iter()
+                .chain(&row.sample)
+                .chain(&row.epsilon)
+                .all(|c| c.is_finite())
+            {
+                return problem(i, "a coefficient is not finite");
+            }
+            if !(0.0..=1.0).contains(&row.alpha_cumprod) || !(0.0..=1.0).contains(&row.alpha_cumprod_prev) {
+                return problem(i, "alpha_cumprod is not within 0 and 1");
+            }
+            if row.noise < 0.0 {
+                return problem(i, "noise is negative");
+            }
+            if row.sample.len().max(row.epsilon.len()) > i + 1 {
+                return problem(i, "it uses a prediction from before the first row");
+            }
+        }
+        Ok(())
+    }
+
+    /// How many predictions a row looks back on at most, its own included.
+    pub fn history(&self) -> usize {
+        self.rows
+            .iter()
+            .map(|row| row.sample.len().max(row.epsilon.len()))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Applies the table to `x_init` in f64: the reference for every other application of it.
+    ///
+    /// `model(x_t, timestep)` answers as `prediction` says, with as many numbers as `x_init` has, or twice as many where
+    /// the variance is learned (first the prediction, then v). `noise(row)` gives standard normals and is asked on noisy
+    /// rows only. Errors as [`SolverTable::check`] and [`Row::predictions`] do, and where a length does not fit.
+    pub fn run(
+        &self,
+        x_init: &[f64],
+        mut model: impl FnMut(&[f64], f64) -> Vec<f64>,
+        prediction: Prediction,
+        mut noise: impl FnMut(usize) -> Vec<f64>,
+    ) -> Result<Vec<f64>, Error> {
+        self.check()?;
+        let dims = x_init.len();
+        let length = |name, found: usize, expected: usize| {
+            if found == expected {
+                Ok(())
+            } else {
+                Err(Error::Length { name, found, expected })
+            }
+        };
+        let mut x = x_init.to_vec();
+        let mut samples: VecDeque<Vec<f64>> = VecDeque::new();
+        let mut epsilons: VecDeque<Vec<f64>> = VecDeque::new();
+        for (i, row) in self.rows.iter().enumerate() {
+            let (to_sample, to_epsilon) = row.predictions(prediction)?;
+            let mut output = model(&x, row.timestep);
+            let v = if output.len() == 2 * dims {
+                output.split_off(dims)
+            } else {
+                Vec::new()
+            };
+            length("model output", output.len(), dims)?;
+
+            let mut sample: Vec<f64> = x
+                .iter()
+                .zip(&output)
+                .map(|(&x, &out)| to_sample.apply(x, out))
+                .collect();
+            let mut epsilon: Vec<f64> = x
+                .iter()
+                .zip(&output)
+                .map(|(&x, &out)| to_epsilon.apply(x, out))
+                .collect();
+            if let Some(clip) = self.clip_sample {
+                sample.iter_mut().for_each(|x0| *x0 = x0.clamp(-clip, clip));
+                if self.epsilon_from_clipped {
+                    let from_sample = epsilon_from_sample(row.alpha_cumprod);
+                    epsilon = x
+                        .iter()
+                        .zip(&sample)
+                        .map(|(&x, &x0)| from_sample.apply(x, x0))
+                        .collect();
+                }
+            }
+            samples.push_front(sample);
+            epsilons.push_front(epsilon);
+            samples.truncate(self.history());
+            epsilons.truncate(self.history());
+
+            x.iter_mut().for_each(|x| *x *= row.x);
+            let terms = row.sample.iter().zip(&samples).chain(row.epsilon.iter().zip(&epsilons));
+            for (coefficient, prediction) in terms {
+                x.iter_mut().zip(prediction).for_each(|(x, p)| *x += coefficient * p);
+            }
+            if row.is_noisy() {
+                let z = noise(i);
+                length("noise", z.len(), dims)?;
+                match row.learned_log_variance {
+                    None => x.iter_mut().zip(&z).for_each(|(x, z)| *x += row.noise * z),
+                    Some((min, max)) => {
+                        length("learned variance", v.len(), dims)?;
+                        let range = LogVariance { min, max };
+                        let deviation = v.iter().map(|&v| (0.5 * range.interpolate(v)).exp());
+                        x.iter_mut()
+                            .zip(&z)
+                            .zip(deviation)
+                            .for_each(|((x, z), deviation)| *x += deviation * z);
+                    }
+                }
+            }
+        }
+        Ok(x)
+    }
+}
+
+impl fmt::Display for SolverTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}, {} rows, clip_sample {:?}",
+            self.name,
+            self.rows.len(),
+            self.clip_sample
+        )?;
+        writeln!(
+            f,
+            "{:>9} {:>12} {:>12} {:>12}  sample; epsilon",
+            "timestep", "alpha_cumprod", "x", "noise"
+        )?;
+        let list = |coefficients: &[f64]| {
+            coefficients
+                .iter()
+                .map(|c| format!("{c:.9}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        for row in &self.rows {
+            let Row {
+                timestep,
+                alpha_cumprod,
+                x,
+                noise,
+                ..
+            } = row;
+            write!(f, "{timestep:>9.2} {alpha_cumprod:>12.6e} {x:>12.9} {noise:>12.6e}  ")?;
+            write!(f, "{}; {}", list(&row.sample), list(&row.epsilon))?;
+            match row.learned_log_variance {
+                Some((min, max)) => writeln!(f, "; learned log-variance {min:.6} to {max:.6}")?,
+                None => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! The variance of the reverse step p(x_s | x_t).
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error,
+    names::{name_of, named},
+    schedule::{NoiseSchedule, Posterior, snr},
+};
+
+/// Which variance the reverse step has; diffusers' `variance_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variance {
+    /// β̃_t, right for data at a point (Ho et al. section 3.2); how their 256² models sample.
+    #[default]
+    #[serde(alias = "fixed_small_log")]
+    FixedSmall,
+    /// β_t, right for data of unit variance; how their CIFAR-10 model samples.
+    #[serde(alias = "fixed_large_log")]
+    FixedLarge,
+    /// The network's second half of channels is the log-variance.
+    Learned,
+    /// The network's second half of channels v ∈ [−1, 1] interpolates ln β̃_t … ln β_t (Nichol & Dhariwal 2021, eq. 15).
+    LearnedRange,
+}
+
+/// A log-variance, or the range between whose ends the network's v interpolates.
+///
+/// A fixed variance is a range of no width. A plainly learned one is the range −1 … 1, where v comes out as it went in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogVariance {
+    /// Log-variance at v = −1.
+    pub min: f64,
+    /// Log-variance at v = 1.
+    pub max: f64,
+}
+
+impl LogVariance {
+    /// A log-variance that no network changes.
+    pub fn fixed(log_variance: f64) -> Self {
+        Self {
+            min: log_variance,
+            max: log_variance,
+        }
+    }
+
+    /// The log-variance where the network answers `v`.
+    pub fn interpolate(self, v: f64) -> f64 {
+        let fraction = (v + 1.0) / 2.0;
+        fraction * self.max + (1.0 - fraction) * self.min
+    }
+
+    /// Derivative of the log-variance by the network's v.
+    pub fn slope(self) -> f64 {
+        (self.max - self.min) / 2.0
+    }
+}
+
+impl Variance {
+    /// Every variance with its name.
+    pub const NAMES: [(&'static str, Self); 4] = [
+        ("fixed_small", Self::FixedSmall),
+        ("fixed_large", Self::FixedLarge),
+        ("learned", Self::Learned),
+        ("learned_range", Self::LearnedRange),
+    ];
+
+    /// Whether the network has a second half of output channels.
+    pub fn is_learned(self) -> bool {
+        matches!(self, Self::Learned | Self::LearnedRange)
+    }
+
+    /// The log-variance of p(x_{t−1} | x_t) as Ho et al. and improved-diffusion have it: at t = 0, where β̃ is 0, every
+    /// kind uses β̃_1. That entry decides the decoder's likelihood and nothing else, since the last step adds no noise.
+    ///
+    /// For a respaced sampler pass the respaced chain.
+    pub fn log_variance(self, schedule: &NoiseSchedule, t: usize) -> LogVariance {
+        let small = schedule.posterior(t).log_variance_clipped;
+        let large = schedule.betas()[t].ln();
+        match self {
+            Self::FixedSmall => LogVariance::fixed(small),
+            Self::FixedLarge => LogVariance::fixed(if t == 0 { small } else { large }),
+            Self::Learned => LogVariance { min: -1.0, max: 1.0 },
+            Self::LearnedRange => LogVariance { min: small, max: large },
+        }
+    }
+
+    /// The same as diffusers has it: β̃ is floored at 1e-20 instead, and `fixed_large` keeps β on the last step. It shows
+    /// only where diffusers adds noise on the last step, that is, where that step starts at t > 0 (`trailing`).
+    /// Ho et al.'s 256² code (`noisepred`) and lucidrains floor `fixed_small` this way too.
+    pub fn diffusers_log_variance(self, alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> LogVariance {
+        let small = Posterior::between(alpha_cumprod_t, alpha_cumprod_s).log_variance_clipped;
+        let large = (1.0 - alpha_cumprod_t / alpha_cumprod_s).ln();
+        match self {
+            Self::FixedSmall => LogVariance::fixed(small),
+            Self::FixedLarge => LogVariance::fixed(large),
+            Self::Learned => LogVariance { min: -1.0, max: 1.0 },
+            Self::LearnedRange => LogVariance { min: small, max: large },
+        }
+    }
+}
+
+/// The isotropic variance of the step t → s that maximises the bound for a denoiser whose squared error per dimension is
+/// `mse` = M_t = E‖x_0 − x̂0‖²/D: σ*² = β̃ + coef_x0² M_t = β̃ (1 + (SNR_s − SNR_t) M_t).
+///
+/// Analytic-DPM (Bao et al. 2022, arXiv 2201.06503) is the case of a perfect denoiser. β̃ and β are its values at M_t = 0
+/// and at the M_t of unit-variance Gaussian data.
+pub fn optimal_variance(alpha_cumprod_t: f64, alpha_cumprod_s: f64, mse: f64) -> f64 {
+    let posterior = Posterior::between(alpha_cumprod_t, alpha_cumprod_s);
+    posterior.variance + posterior.coef_x0.powi(2) * mse
+}
+
+/// The bound's term for the step t → s under [`optimal_variance`], in nats per dimension: ½ ln(1 + (SNR_s − SNR_t) M_t).
+/// Infinite for s = the data (ᾱ_s = 1), where the decoder takes its place.
+pub fn optimal_rate(alpha_cumprod_t: f64, alpha_cumprod_s: f64, mse: f64) -> f64 {
+    0.5 * ((snr(alpha_cumprod_s) - snr(alpha_cumprod_t)) * mse).ln_1p()
+}
+
+impl fmt::Display for Variance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(name_of(self, &Self::NAMES))
+    }
+}
+
+impl FromStr for Variance {
+    type Err = Error;
+
+    /// Reads the names of `NAMES`, and diffusers' `fixed_small_log` and `fixed_large_log`.
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let name = match name {
+            "fixed_small_log" => "fixed_small",
+            "fixed_large_log" => "fixed_large",
+            name => name,
+        };
+        named("variance", name, &Self::NAMES)
+    }
+}

@@ -1,0 +1,312 @@
+//! Scaled dot-product attention (Vaswani et al. 2017) of q, k, v \[n, tokens, heads·head_dim\]. Scores are made for a
+//! block of queries at a time and never stored whole; the backward pass makes them again from the saved log Σ exp.
+
+use crate::activation::exp;
+use crate::gemm::{blocked_len, multiply, multiply_transposed, pack, pack_transposed};
+use crate::parallel::{self, Shared};
+use crate::scratch;
+use crate::simd::{LANES, Simd, dispatch};
+
+/// Queries of a block: four tiles of rows, and no power of two, by which the lines of a row would fall on one another in
+/// the cache. Part of the result of the backward pass: gradients of keys are summed block by block.
+const QUERIES: usize = 56;
+
+/// Shape of an attention; scores are scaled by 1/√`head_dim`.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Images.
+    pub n: usize,
+    /// Tokens (pixels) of an image.
+    pub tokens: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+}
+
+impl Attention {
+    fn channels(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn check(&self, slices: &[&[f32]], log_sum_exp: usize) {
+        let len = self.n * self.tokens * self.channels();
+        assert!(
+            slices.iter().all(|x| x.len() == len),
+            "{self:?}: length of q, k, v, the output or a gradient"
+        );
+        assert_eq!(
+            log_sum_exp,
+            self.n * self.heads * self.tokens,
+            "{self:?}: length of log_sum_exp"
+        );
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Start of a token's channels of head `index` = image·heads + head.
+    fn at(&self, index: usize, token: usize) -> usize {
+        let (image, head) = (index / self.heads, index % self.heads);
+        (image * self.tokens + token) * self.channels() + head * self.head_dim
+    }
+}
+
+/// out = softmax(q·kᵀ/√head_dim)·v for each head, all \[n, tokens, heads·head_dim\]; `log_sum_exp`
+/// \[n, heads, tokens\] receives the logarithm of each row's Σ exp for [`attention_backward`].
+///
+/// # Panics
+/// If a slice has not the length that `shape` says.
+pub fn attention(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], log_sum_exp: &mut [f32]) {
+    shape.check(&[q, k, v, out], log_sum_exp.len());
+    let heads = shape.n * shape.heads;
+    if out.is_empty() {
+        return;
+    }
+    // Several tasks a head only where heads alone would leave threads idle: each packs all keys and values.
+    let blocks = shape.tokens.div_ceil(QUERIES);
+    let splits = (2 * parallel::threads()).div_ceil(heads).clamp(1, blocks);
+    let step = blocks.div_ceil(splits) * QUERIES;
+    let splits = shape.tokens.div_ceil(step);
+    let (out, log_sum_exp) = (Shared::new(out), Shared::new(log_sum_exp));
+    parallel::for_each(heads * splits, |task| {
+        let (head, first) = (task / splits, task % splits * step);
+        forward(
+            shape,
+            head,
+            first,
+            (first + step).min(shape.tokens),
+            [q, k, v],
+            out,
+            log_sum_exp,
+        );
+    });
+}
+
+/// The gradients `dq`, `dk`, `dv` of [`attention`] for the gradient `dout` of its output.
+///
+/// # Panics
+/// If a slice has not the length that `shape` says.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_backward(
+    shape: &Attention,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &[f32],
+    log_sum_exp: &[f32],
+    dout: &[f32],
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+) {
+    shape.check(&[q, k, v, out, dout, dq, dk, dv], log_sum_exp.len());
+    if out.is_empty() {
+        return;
+    }
+    let gradients = [Shared::new(dq), Shared::new(dk), Shared::new(dv)];
+    parallel::for_each(shape.n * shape.heads, |head| {
+        backward(shape, head, [q, k, v, out, dout], log_sum_exp, gradients);
+    });
+}
+
+dispatch! {
+    fn forward(
+        shape: &Attention, head: usize, first: usize, end: usize, qkv: [&[f32]; 3], out: Shared, log_sum_exp: Shared,
+    ) = forward_kernel;
+    fn backward(shape: &Attention, head: usize, inputs: [&[f32]; 5], log_sum_exp: &[f32], gradients: [Shared; 3])
+        = backward_kernel;
+}
+
+/// Splits `work` into consecutive parts of the given lengths.
+#[inline(always)]
+fn parts<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+    lengths.map(|len| {
+        let (part, rest) = std::mem::take(&mut work).split_at_mut(len);
+        work = rest;
+        part
+    })
+}
+
+/// Blocks the transpose of one head's [tokens, head_dim] `x`: terms over channels, columns over tokens.
+#[inline(always)]
+fn pack_tokens_as_columns(shape: &Attention, x: &[f32], out: &mut [f32]) {
+    let d = shape.head_dim;
+    for (block, out) in out.chunks_exact_mut(d * LANES).enumerate() {
+        let token = block * LANES;
+        let x = &x[token * shape.channels()..];
+        pack_transposed(d, LANES.min(shape.tokens - token), x, shape.channels(), out);
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn forward_kernel<S: Simd>(
+    s: S,
+    shape: &Attention,
+    head: usize,
+    first: usize,
+    end: usize,
+    [q, k, v]: [&[f32]; 3],
+    out: Shared,
+    log_sum_exp: Shared,
+) {
+    let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
+    let at = |token: usize| shape.at(head, token);
+    let lengths = [
+        blocked_len(d, tokens),
+        blocked_len(tokens, d),
+        blocked_len(QUERIES, d),
+        blocked_len(QUERIES, tokens),
+        blocked_len(QUERIES, d),
+    ];
+    let mut work = scratch::take(lengths.iter().sum());
+    let work = &mut *work;
+    let [keys, values, queries, scores, sums] = parts(work, lengths);
+    pack_tokens_as_columns(shape, &k[at(0)..], keys);
+    pack(s, tokens, d, &v[at(0)..], channels, values);
+    for start in (first..end).step_by(QUERIES) {
+        let rows = QUERIES.min(end - start);
+        pack(s, rows, d, &q[at(start)..], channels, queries);
+        multiply(s, rows, d, tokens, queries, keys, scores);
+        // SAFETY: a task writes the rows of its own queries.
+        let log_sum_exp = unsafe { log_sum_exp.part(head * tokens + start, rows) };
+        for (r, log_sum_exp) in log_sum_exp.iter_mut().enumerate() {
+            *log_sum_exp = softmax(s, rows, r, tokens, shape.scale(), scores);
+        }
+        multiply(s, rows, tokens, d, scores, values, sums);
+        for r in 0..rows {
+            // SAFETY: as above.
+            let to = unsafe { out.part(at(start + r), d) };
+            unpack_row(s, sums, rows, r, to);
+        }
+    }
+}
+
+/// Replaces row `r` of the blocked [rows, tokens] scores by its softmax, and returns log Σ exp.
+#[inline(always)]
+fn softmax<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, scores: &mut [f32]) -> f32 {
+    let blocks = tokens.div_ceil(LANES);
+    let line = |block: usize| (block * rows + r) * LANES;
+    let last = &mut scores[line(blocks - 1)..][..LANES];
+    let used = tokens - (blocks - 1) * LANES;
+    last[used..].fill(f32::NEG_INFINITY);
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    for block in 0..blocks {
+        largest = s.max(largest, s.load_up_to(&scores[line(block)..]));
+    }
+    let largest = s.max_lane(largest);
+    let (scale_v, offset) = (s.splat(scale), s.splat(-largest * scale));
+    let mut sum = s.splat(0.0);
+    for block in 0..blocks {
+        let line = &mut scores[line(block)..][..LANES];
+        s.store_up_to(exp(s, s.fma(s.load_up_to(line), scale_v, offset)), line);
+        if block + 1 == blocks {
+            line[used..].fill(0.0);
+        }
+        sum = s.add(sum, s.load_up_to(line));
+    }
+    let sum = s.sum(sum);
+    let inverse = s.splat(1.0 / sum);
+    for block in 0..blocks {
+        let line = &mut scores[line(block)..][..LANES];
+        s.store_up_to(s.mul(s.load_up_to(line), inverse), line);
+    }
+    largest * scale + sum.ln()
+}
+
+/// Row `r` of the blocked `x`, whose blocks have `rows` rows.
+#[inline(always)]
+fn unpack_row<S: Simd>(s: S, x: &[f32], rows: usize, r: usize, out: &mut [f32]) {
+    for (block, out) in out.chunks_mut(LANES).enumerate() {
+        s.store_up_to(s.load_up_to(&x[(block * rows + r) * LANES..]), out);
+    }
+}
+
+#[inline(always)]
+fn backward_kernel<S: Simd>(
+    s: S,
+    shape: &Attention,
+    head: usize,
+    [q, k, v, out, dout]: [&[f32]; 5],
+    log_sum_exp: &[f32],
+    [dq, dk, dv]: [Shared; 3],
+) {
+    let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
+    let at = |token: usize| shape.at(head, token);
+    let (keys_len, query_len, score_len) = (
+        tokens.next_multiple_of(LANES) * d.next_multiple_of(LANES),
+        blocked_len(QUERIES, d),
+        blocked_len(QUERIES, tokens),
+    );
+    let lengths = [
+        keys_len, keys_len, keys_len, keys_len, keys_len, query_len, query_len, query_len, score_len, score_len,
+    ];
+    let mut work = scratch::take(lengths.iter().sum());
+    let work = &mut *work;
+    let [keys_t, values_t, keys, by_k, by_v, queries, upper, sums, p, ds] = parts(work, lengths);
+    pack_tokens_as_columns(shape, &k[at(0)..], &mut keys_t[..blocked_len(d, tokens)]);
+    pack_tokens_as_columns(shape, &v[at(0)..], &mut values_t[..blocked_len(d, tokens)]);
+    pack(s, tokens, d, &k[at(0)..], channels, keys);
+    by_k.fill(0.0);
+    by_v.fill(0.0);
+    let padded = tokens.next_multiple_of(LANES);
+    for start in (0..tokens).step_by(QUERIES) {
+        let rows = QUERIES.min(tokens - start);
+        pack(s, rows, d, &q[at(start)..], channels, queries);
+        pack(s, rows, d, &dout[at(start)..], channels, upper);
+        multiply(s, rows, d, tokens, queries, keys_t, p);
+        multiply(s, rows, d, tokens, upper, values_t, ds);
+        for r in 0..rows {
+            // d score = p·(dp − Σ dp·p)·scale, and Σ dp·p = dout·out.
+            let from = at(start + r);
+            let shared = dot(s, &dout[from..from + d], &out[from..from + d]);
+            let offset = -log_sum_exp[head * tokens + start + r];
+            score_gradient(s, rows, r, tokens, [shape.scale(), offset, shared], p, ds);
+        }
+        multiply(s, rows, tokens, d, ds, keys, sums);
+        for r in 0..rows {
+            // SAFETY: a task writes the gradients of its own head.
+            unpack_row(s, sums, rows, r, unsafe { dq.part(at(start + r), d) });
+        }
+        multiply_transposed(s, padded, rows, d, ds, queries, by_k, padded);
+        multiply_transposed(s, padded, rows, d, p, upper, by_v, padded);
+    }
+    for token in 0..tokens {
+        // SAFETY: as above.
+        let (dk, dv) = unsafe { (dk.part(at(token), d), dv.part(at(token), d)) };
+        unpack_row(s, by_k, padded, token, dk);
+        unpack_row(s, by_v, padded, token, dv);
+    }
+}
+
+/// p ← exp(scale·p + offset) and ds ← p·(ds − shared)·scale in row `r`; zero beyond the last token.
+#[inline(always)]
+fn score_gradient<S: Simd>(
+    s: S,
+    rows: usize,
+    r: usize,
+    tokens: usize,
+    [scale, offset, shared]: [f32; 3],
+    p: &mut [f32],
+    ds: &mut [f32],
+) {
+    for block in 0..tokens.div_ceil(LANES) {
+        let at = (block * rows + r) * LANES;
+        let (p, ds) = (&mut p[at..at + LANES], &mut ds[at..at + LANES]);
+        s.store_up_to(exp(s, s.fma(s.load_up_to(p), s.splat(scale), s.splat(offset))), p);
+        p[LANES.min(tokens - block * LANES)..].fill(0.0);
+        let centred = s.sub(s.load_up_to(ds), s.splat(shared));
+        s.store_up_to(s.mul(s.mul(s.load_up_to(p), centred), s.splat(scale)), ds);
+    }
+}
+
+#[inline(always)]
+fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    let mut sum = s.splat(0.0);
+    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        sum = s.fma(s.load_up_to(a), s.load_up_to(b), sum);
+    }
+    s.sum(sum)
+}

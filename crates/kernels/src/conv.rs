@@ -1,0 +1,404 @@
+//! Two-dimensional convolution of N,H,W,C images, with everything that a residual block adds to it, and its gradients.
+
+use crate::gather::{Epilogue, Gather, Target, outer, pack_weights, pack_weights_transposed, product};
+use crate::gemm::blocked_len;
+use crate::winograd::{self, Windows};
+use crate::{few, scratch};
+
+/// Zeros around an image, in pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pad {
+    /// Rows above.
+    pub top: usize,
+    /// Rows below.
+    pub bottom: usize,
+    /// Columns before.
+    pub left: usize,
+    /// Columns after.
+    pub right: usize,
+}
+
+impl Pad {
+    /// The same on all four sides.
+    pub fn same(pad: usize) -> Self {
+        Pad {
+            top: pad,
+            bottom: pad,
+            left: pad,
+            right: pad,
+        }
+    }
+}
+
+/// Shape of a convolution (cross-correlation, as deep learning calls it) of images \[n, h, w, c_in\] with weights
+/// \[kernel.0, kernel.1, c_in, c_out\] to \[n, [`out_h`](Conv::out_h), [`out_w`](Conv::out_w), c_out\].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// Images.
+    pub n: usize,
+    /// Height of an input image.
+    pub h: usize,
+    /// Width of an input image.
+    pub w: usize,
+    /// Channels of the input.
+    pub c_in: usize,
+    /// Channels of the output.
+    pub c_out: usize,
+    /// Height and width of the kernel.
+    pub kernel: (usize, usize),
+    /// Step of the kernel in both directions, at least 1.
+    pub stride: usize,
+    /// Zeros around the input.
+    pub pad: Pad,
+}
+
+impl Conv {
+    /// Height of an output image: zero if the kernel is taller than the padded input.
+    pub fn out_h(&self) -> usize {
+        (self.h + self.pad.top + self.pad.bottom + self.stride).saturating_sub(self.kernel.0) / self.stride
+    }
+
+    /// Width of an output image: zero if the kernel is wider than the padded input.
+    pub fn out_w(&self) -> usize {
+        (self.w + self.pad.left + self.pad.right + self.stride).saturating_sub(self.kernel.1) / self.stride
+    }
+
+    /// Floats of the input.
+    pub fn input_len(&self) -> usize {
+        self.n * self.h * self.w * self.c_in
+    }
+
+    /// Floats of the output.
+    pub fn output_len(&self) -> usize {
+        self.n * self.out_h() * self.out_w() * self.c_out
+    }
+
+    /// Floats of the weights.
+    pub fn weight_len(&self) -> usize {
+        self.kernel.0 * self.kernel.1 * self.c_in * self.c_out
+    }
+
+    /// (dy, dx) from a scaled output pixel to the input pixel of each tap, in the order of the weights.
+    fn offsets(&self) -> Vec<(isize, isize)> {
+        let (top, left) = (self.pad.top as isize, self.pad.left as isize);
+        let (kh, kw) = (self.kernel.0 as isize, self.kernel.1 as isize);
+        (0..kh)
+            .flat_map(|y| (0..kw).map(move |x| (y - top, x - left)))
+            .collect()
+    }
+
+    fn windows(&self) -> Windows {
+        Windows {
+            n: self.n,
+            source_height: self.h,
+            source_width: self.w,
+            top: self.pad.top,
+            left: self.pad.left,
+            height: self.out_h(),
+            width: self.out_w(),
+        }
+    }
+
+    fn gather<'a>(&self, x: &'a [f32], taps: &'a [(isize, isize)]) -> Gather<'a> {
+        let grid = [self.n, self.out_h(), self.out_w()];
+        Gather {
+            source: x,
+            height: self.h,
+            width: self.w,
+            channels: self.c_in,
+            grid,
+            step: self.stride,
+            taps,
+        }
+    }
+}
+
+/// out = convolution of `x` with `w`, plus `bias` \[c_out\], plus `shift` \[n, c_out\] (one row an image: the time
+/// embedding of a residual block), plus `residual` (like `out`).
+///
+/// An image of the output depends on that image of the input alone, to the last bit.
+///
+/// # Panics
+/// If a slice has not the length that `shape` says.
+pub fn conv2d(
+    shape: &Conv,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    shift: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    check(shape, x.len(), w.len(), out.len());
+    let way = Way::of(shape, shape.c_in, shape.c_out);
+    let mut filter = scratch::take(filter_len(shape, way));
+    prepare(shape, way, w, &mut filter);
+    forward(shape, way, x, &filter, epilogue(shape, bias, shift, residual), out);
+}
+
+/// The weights of a convolution in the form in which the kernels read them, made once for many calls.
+#[derive(Clone, Debug)]
+pub struct PreparedFilter {
+    c_in: usize,
+    c_out: usize,
+    kernel: (usize, usize),
+    way: Way,
+    data: Vec<f32>,
+}
+
+impl PreparedFilter {
+    /// Prepares `w` \[kernel.0, kernel.1, c_in, c_out\] for convolutions like `shape`, with any number and size of
+    /// images.
+    ///
+    /// # Panics
+    /// If `w` has not the length that `shape` says.
+    pub fn new(shape: &Conv, w: &[f32]) -> Self {
+        assert_eq!(w.len(), shape.weight_len(), "{shape:?}: length of the weights");
+        let way = Way::of(shape, shape.c_in, shape.c_out);
+        let mut data = vec![0.0; filter_len(shape, way)];
+        prepare(shape, way, w, &mut data);
+        PreparedFilter {
+            c_in: shape.c_in,
+            c_out: shape.c_out,
+            kernel: shape.kernel,
+            way,
+            data,
+        }
+    }
+}
+
+/// [`conv2d`] with weights prepared beforehand; the same bits.
+///
+/// # Panics
+/// If a slice has not the length that `shape` says, or `filter` was prepared for another kernel, stride or padding.
+pub fn conv2d_prepared(
+    shape: &Conv,
+    x: &[f32],
+    filter: &PreparedFilter,
+    bias: Option<&[f32]>,
+    shift: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    check(shape, x.len(), shape.weight_len(), out.len());
+    let PreparedFilter {
+        c_in,
+        c_out,
+        kernel,
+        way,
+        data,
+    } = filter;
+    assert_eq!(
+        (shape.c_in, shape.c_out, shape.kernel),
+        (*c_in, *c_out, *kernel),
+        "{shape:?}: another filter's"
+    );
+    assert_eq!(
+        Way::of(shape, shape.c_in, shape.c_out),
+        *way,
+        "{shape:?}: another filter's stride or padding"
+    );
+    forward(shape, *way, x, data, epilogue(shape, bias, shift, residual), out);
+}
+
+/// How a convolution is computed. The choice looks at channels, kernel, stride and padding, never at images: their
+/// number must not change a bit, and filters are prepared before sizes are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// [`crate::winograd`].
+    Winograd,
+    /// [`crate::few`]: products first, shifts after.
+    Few,
+    /// [`crate::gather`].
+    Gather,
+}
+
+impl Way {
+    /// For `shape`, forward or backward, reading images of `from` channels and writing images of `to`.
+    fn of(shape: &Conv, from: usize, to: usize) -> Way {
+        let Pad {
+            top,
+            bottom,
+            left,
+            right,
+        } = shape.pad;
+        let taps = shape.kernel.0 * shape.kernel.1;
+        if shape.stride == 1 && (2..=9).contains(&taps) && to * taps <= 64 && from >= 8 {
+            Way::Few
+        } else if shape.stride == 1 && shape.kernel == (3, 3) && top.max(bottom).max(left).max(right) <= 2 && from >= 8
+        {
+            Way::Winograd
+        } else {
+            Way::Gather
+        }
+    }
+}
+
+fn filter_len(shape: &Conv, way: Way) -> usize {
+    let taps = shape.kernel.0 * shape.kernel.1;
+    match way {
+        Way::Winograd => winograd::filter_len(shape.c_in, shape.c_out),
+        Way::Few => blocked_len(shape.c_in, taps * shape.c_out),
+        Way::Gather => blocked_len(taps * shape.c_in, shape.c_out),
+    }
+}
+
+fn prepare(shape: &Conv, way: Way, w: &[f32], out: &mut [f32]) {
+    let taps = shape.kernel.0 * shape.kernel.1;
+    match way {
+        Way::Winograd => winograd::transform_filter(shape.c_in, shape.c_out, false, w, out),
+        Way::Few => few::pack_filter(taps, shape.c_in, shape.c_out, w, out),
+        Way::Gather => pack_weights(taps * shape.c_in, shape.c_out, w, out),
+    }
+}
+
+fn forward(shape: &Conv, way: Way, x: &[f32], filter: &[f32], extra: Epilogue, out: &mut [f32]) {
+    let (height, width) = (shape.out_h(), shape.out_w());
+    match way {
+        Way::Winograd => {
+            let windows = shape.windows();
+            winograd::convolve(&windows, shape.c_in, shape.c_out, x, filter, extra, out);
+        }
+        Way::Few => few::convolve(&shape.gather(x, &shape.offsets()), shape.c_out, filter, extra, out),
+        Way::Gather => {
+            let target = Target {
+                height,
+                width,
+                step: 1,
+                origin: (0, 0),
+            };
+            product(
+                &shape.gather(x, &shape.offsets()),
+                filter,
+                shape.c_out,
+                target,
+                extra,
+                out,
+            );
+        }
+    }
+}
+
+/// dx \[n, h, w, c_in\] of a loss whose gradient by the convolution's output is `dy`.
+///
+/// # Panics
+/// If a slice has not the length that `shape` says.
+pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
+    check(shape, dx.len(), w.len(), dy.len());
+    let way = Way::of(shape, shape.c_out, shape.c_in);
+    if way == Way::Winograd {
+        let windows = Windows {
+            n: shape.n,
+            source_height: shape.out_h(),
+            source_width: shape.out_w(),
+            top: 2 - shape.pad.top,
+            left: 2 - shape.pad.left,
+            height: shape.h,
+            width: shape.w,
+        };
+        let mut filter = scratch::take(winograd::filter_len(shape.c_out, shape.c_in));
+        winograd::transform_filter(shape.c_out, shape.c_in, true, w, &mut filter);
+        return winograd::convolve(&windows, shape.c_out, shape.c_in, dy, &filter, Epilogue::default(), dx);
+    }
+    let Conv {
+        n,
+        h,
+        w: width,
+        c_in,
+        c_out,
+        kernel,
+        stride,
+        pad,
+    } = *shape;
+    // Input rows iy ≡ y (mod stride) meet the taps ky with ky ≡ y + top, at output row (iy + top − ky)/stride: for each
+    // residue, a convolution of dy with stride 1. The same for columns.
+    let along = |residue: usize, before: usize, taps: usize| {
+        (0..taps)
+            .filter(move |tap| (residue + before + stride * taps - tap).is_multiple_of(stride))
+            .map(move |tap| {
+                (
+                    tap,
+                    (residue as isize + before as isize - tap as isize) / stride as isize,
+                )
+            })
+    };
+    for y in 0..stride.min(h) {
+        for x in 0..stride.min(width) {
+            let (mut taps, mut starts) = (Vec::new(), Vec::new());
+            for (ky, dy) in along(y, pad.top, kernel.0) {
+                for (kx, dx) in along(x, pad.left, kernel.1) {
+                    taps.push((dy, dx));
+                    starts.push((ky * kernel.1 + kx) * c_in * c_out);
+                }
+            }
+            let grid = [n, (h - y).div_ceil(stride), (width - x).div_ceil(stride)];
+            let (height, out_w) = (shape.out_h(), shape.out_w());
+            let g = Gather {
+                source: dy,
+                height,
+                width: out_w,
+                channels: c_out,
+                grid,
+                step: 1,
+                taps: &taps,
+            };
+            let target = Target {
+                height: h,
+                width,
+                step: stride,
+                origin: (y, x),
+            };
+            if way == Way::Few {
+                let mut filter = scratch::take(blocked_len(c_out, taps.len() * c_in));
+                few::pack_filter_transposed(taps.len(), c_out, c_in, w, &mut filter);
+                return few::convolve(&g, c_in, &filter, Epilogue::default(), dx);
+            }
+            let mut packed = scratch::take(blocked_len(g.columns(), c_in));
+            pack_weights_transposed(&starts, c_out, c_in, w, &mut packed);
+            product(&g, &packed, c_in, target, Epilogue::default(), dx);
+        }
+    }
+}
+
+/// dw \[kernel.0, kernel.1, c_in, c_out\] of a loss whose gradient by the convolution's output is `dy`, summed over
+/// the images in one fixed order.
+///
+/// # Panics
+/// If a slice has not the length that `shape` says.
+pub fn conv2d_grad_weight(shape: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    check(shape, x.len(), dw.len(), dy.len());
+    let taps = shape.offsets();
+    match Way::of(shape, shape.c_in, shape.c_out) {
+        Way::Winograd => winograd::weight_gradient(&shape.windows(), shape.c_in, shape.c_out, x, dy, dw),
+        Way::Few => few::weight_gradient(&shape.gather(x, &taps), shape.c_out, dy, dw),
+        Way::Gather => outer(&shape.gather(x, &taps), dy, shape.c_out, dw),
+    }
+}
+
+fn check(shape: &Conv, x: usize, w: usize, out: usize) {
+    assert!(shape.stride >= 1, "{shape:?}: a stride is at least 1");
+    assert_eq!(x, shape.input_len(), "{shape:?}: length of the input");
+    assert_eq!(w, shape.weight_len(), "{shape:?}: length of the weights");
+    assert_eq!(out, shape.output_len(), "{shape:?}: length of the output");
+}
+
+fn epilogue<'a>(
+    shape: &Conv,
+    bias: Option<&'a [f32]>,
+    shift: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+) -> Epilogue<'a> {
+    assert!(
+        bias.is_none_or(|bias| bias.len() == shape.c_out),
+        "{shape:?}: length of the bias"
+    );
+    assert!(
+        shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out),
+        "{shape:?}: length of the shift"
+    );
+    assert!(
+        residual.is_none_or(|x| x.len() == shape.output_len()),
+        "{shape:?}: length of the residual"
+    );
+    Epilogue { bias, shift, residual }
+}

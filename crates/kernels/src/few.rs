@@ -1,0 +1,155 @@
+//! Convolutions of stride 1 to a few channels, such as a network's last: each tap is first applied to the image as it
+//! stands, one matrix product [pixels, c_in]·[c_in, taps·c_out], and the results are then shifted and added. Every input
+//! is read once, and vectors are full that three output channels would leave almost empty.
+
+use crate::gather::{Epilogue, Gather, outer};
+use crate::gemm::{blocked_len, multiply, pack};
+use crate::parallel::{self, Shared};
+use crate::scratch;
+use crate::simd::{LANES, Simd, dispatch};
+
+/// Blocks weights [taps, c_in, c_out] as [c_in, taps·c_out].
+pub(crate) fn pack_filter(taps: usize, c_in: usize, c_out: usize, w: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    for tap in 0..taps {
+        for i in 0..c_in {
+            for o in 0..c_out {
+                let column = tap * c_out + o;
+                out[(column / LANES * c_in + i) * LANES + column % LANES] = w[(tap * c_in + i) * c_out + o];
+            }
+        }
+    }
+}
+
+/// The same of weights [taps, c_out, c_in]: the filter of a gradient by the input.
+pub(crate) fn pack_filter_transposed(taps: usize, c_in: usize, c_out: usize, w: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    for tap in 0..taps {
+        for o in 0..c_out {
+            for i in 0..c_in {
+                let column = tap * c_out + o;
+                out[(column / LANES * c_in + i) * LANES + column % LANES] = w[(tap * c_out + o) * c_in + i];
+            }
+        }
+    }
+}
+
+/// Output rows of a task; a task also multiplies the rows that taps reach beyond them.
+const BAND: usize = 8;
+
+/// out [images, grid rows, grid columns, c_out] = the sum over taps, plus the epilogue.
+pub(crate) fn convolve(g: &Gather, c_out: usize, filter: &[f32], extra: Epilogue, out: &mut [f32]) {
+    let [images, height, _] = g.grid;
+    if out.is_empty() {
+        return;
+    }
+    let bands = height.div_ceil(BAND);
+    let out = Shared::new(out);
+    parallel::for_each(images * bands, |task| {
+        convolve_band(g, c_out, filter, extra, task / bands, task % bands * BAND, out)
+    });
+}
+
+dispatch! {
+    fn convolve_band(
+        g: &Gather, c_out: usize, filter: &[f32], extra: Epilogue, image: usize, first: usize, out: Shared,
+    ) = convolve_kernel;
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn convolve_kernel<S: Simd>(
+    s: S,
+    g: &Gather,
+    c_out: usize,
+    filter: &[f32],
+    extra: Epilogue,
+    image: usize,
+    first: usize,
+    out: Shared,
+) {
+    let [_, height, width] = g.grid;
+    let columns = g.taps.len() * c_out;
+    let count = BAND.min(height - first);
+    // Source rows that the taps of this band reach.
+    let reach = |at: usize, end: fn(isize, isize) -> isize| {
+        g.taps
+            .iter()
+            .map(|tap| tap.0)
+            .reduce(end)
+            .map_or(0, |dy| (at as isize + dy).clamp(0, g.height as isize)) as usize
+    };
+    let (top, bottom) = (reach(first, isize::min), reach(first + count, isize::max));
+    let rows = g.width;
+    let line = blocked_len(rows, columns);
+    let mut work = scratch::take(blocked_len(rows, g.channels) + (bottom.max(top) - top) * line);
+    let (pixels, lines) = work.split_at_mut(blocked_len(rows, g.channels));
+    for (y, products) in (top..bottom).zip(lines.chunks_exact_mut(line.max(1))) {
+        let source = &g.source[(image * g.height + y) * g.width * g.channels..];
+        pack(s, rows, g.channels, source, g.channels, pixels);
+        multiply(s, rows, g.channels, columns, pixels, filter, products);
+    }
+    for y in first..first + count {
+        for x in 0..width {
+            let row = (image * height + y) * width + x;
+            // At most 64/taps channels, so a tap's sums lie in few vectors; they are gathered one by one.
+            let mut sums = [0.0f32; 64];
+            for (tap, (dy, dx)) in g.taps.iter().enumerate() {
+                let (sy, sx) = (y as isize + dy, x as isize + dx);
+                if sy < 0 || sy >= g.height as isize || sx < 0 || sx >= g.width as isize {
+                    continue;
+                }
+                let products = &lines[(sy as usize - top) * line..][..line];
+                for (o, sum) in sums[..c_out].iter_mut().enumerate() {
+                    let column = tap * c_out + o;
+                    *sum += products[(column / LANES * rows + sx as usize) * LANES + column % LANES];
+                }
+            }
+            for (block, sums) in sums[..c_out].chunks(LANES).enumerate() {
+                let column = block * LANES;
+                let sum = extra.apply(s, s.load_up_to(sums), image, row, column, sums.len(), c_out);
+                // SAFETY: a task writes its own rows.
+                s.store_up_to(sum, unsafe { out.part(row * c_out + column, sums.len()) });
+            }
+        }
+    }
+}
+
+/// dw [taps, c_in, c_out] of a convolution with the geometry of `g` for the gradient `dy` of its output: each input
+/// pixel times the output gradients that its taps meet.
+pub(crate) fn weight_gradient(g: &Gather, c_out: usize, dy: &[f32], dw: &mut [f32]) {
+    let [images, height, width] = g.grid;
+    let columns = g.taps.len() * c_out;
+    let pixels = images * g.height * g.width;
+    if dw.is_empty() {
+        return;
+    }
+    let mut work = scratch::take(pixels * columns + g.channels * columns);
+    let (right, product) = work.split_at_mut(pixels * columns);
+    let lines = Shared::new(&mut *right);
+    let line = g.width * columns;
+    parallel::for_each(images * g.height, |row| {
+        let (image, y) = (row / g.height, row % g.height);
+        // SAFETY: a task writes its own row.
+        let to = unsafe { lines.part(row * line, line) };
+        for (x, to) in to.chunks_exact_mut(columns).enumerate() {
+            for (tap, to) in to.chunks_exact_mut(c_out).enumerate() {
+                let (oy, ox) = (y as isize - g.taps[tap].0, x as isize - g.taps[tap].1);
+                if oy < 0 || oy >= height as isize || ox < 0 || ox >= width as isize {
+                    to.fill(0.0);
+                } else {
+                    let from = ((image * height + oy as usize) * width + ox as usize) * c_out;
+                    to.copy_from_slice(&dy[from..from + c_out]);
+                }
+            }
+        }
+    });
+    outer(&Gather::matrix(g.source, pixels, g.channels), right, columns, product);
+    for tap in 0..g.taps.len() {
+        for i in 0..g.channels {
+            for o in 0..c_out {
+                dw[(tap * g.channels + i) * c_out + o] = product[i * columns + tap * c_out + o];
+            }
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Products whose left factor is gathered: each row is the concatenation of some pixels of an image ("im2col", made
+//! a block at a time and never stored whole). It serves convolutions of any shape, their gradients, and, with one tap
+//! a row, plain matrices.
+
+use crate::gemm::{Rows, blocked_len, multiply, multiply_transposed};
+use crate::parallel::{self, Shared};
+use crate::scratch;
+use crate::simd::{LANES, Simd, dispatch};
+
+/// The left factor: row (image, y, x) of a grid is, tap after tap, the pixel at (y·step + dy, x·step + dx) of the
+/// source [images, height, width, channels], zero outside.
+pub(crate) struct Gather<'a> {
+    pub source: &'a [f32],
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    /// Images, rows and columns of the grid.
+    pub grid: [usize; 3],
+    pub step: usize,
+    /// (dy, dx) of every tap.
+    pub taps: &'a [(isize, isize)],
+}
+
+impl<'a> Gather<'a> {
+    /// The row-major [rows, columns] matrix as it is.
+    pub(crate) fn matrix(source: &'a [f32], rows: usize, columns: usize) -> Self {
+        Gather {
+            source,
+            height: 1,
+            width: rows,
+            channels: columns,
+            grid: [1, 1, rows],
+            step: 1,
+            taps: &[(0, 0)],
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.grid.iter().product()
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.taps.len() * self.channels
+    }
+
+    /// Writes the rows from `first` on as `rows` of the blocked `out`.
+    ///
+    /// # Safety
+    /// Nothing else uses these rows of `out` at the same time.
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(&self, s: S, first: usize, rows: Rows, out: Shared) {
+        let [_, grid_h, grid_w] = self.grid;
+        let (mut x, mut y, mut image) = (first % grid_w, first / grid_w % grid_h, first / grid_w / grid_h);
+        for row in rows.first..rows.first + rows.count {
+            // A vector may straddle pixels where channels are not a multiple of 16: then it is filled here first.
+            let (mut line, mut filled, mut at) = ([0.0f32; LANES], 0, row * LANES);
+            for &(dy, dx) in self.taps {
+                let (sy, sx) = ((y * self.step) as isize + dy, (x * self.step) as isize + dx);
+                let inside = sy >= 0 && sx >= 0 && sy < self.height as isize && sx < self.width as isize;
+                let start = if inside {
+                    (image * self.height + sy as usize) * self.width + sx as usize
+                } else {
+                    0
+                };
+                let pixel = &self.source[start * self.channels..][..self.channels];
+                if self.channels.is_multiple_of(LANES) {
+                    for vector in pixel.as_chunks::<LANES>().0 {
+                        let v = if inside { s.load(vector) } else { s.splat(0.0) };
+                        // SAFETY: the caller's promise.
+                        s.store_up_to(v, unsafe { out.part(at, LANES) });
+                        at += rows.of * LANES;
+                    }
+                    continue;
+                }
+                for &value in pixel {
+                    line[filled] = if inside { value } else { 0.0 };
+                    filled += 1;
+                    if filled == LANES {
+                        // SAFETY: as above.
+                        unsafe { out.part(at, LANES) }.copy_from_slice(&line);
+                        at += rows.of * LANES;
+                        filled = 0;
+                    }
+                }
+            }
+            if filled > 0 {
+                line[filled..].fill(0.0);
+                // SAFETY: as above.
+                unsafe { out.part(at, LANES) }.copy_from_slice(&line);
+            }
+            x += 1;
+            if x == grid_w {
+                (x, y) = (0, y + 1);
+                if y == grid_h {
+                    (y, image) = (0, image + 1);
+                }
+            }
+        }
+    }
+}
+
+/// What is added to a product while it is written: to row r, column c the terms bias\[c\], shift\[image of r, c\] and
+/// residual\[r, c\].
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Epilogue<'a> {
+    pub bias: Option<&'a [f32]>,
+    pub shift: Option<&'a [f32]>,
+    pub residual: Option<&'a [f32]>,
+}
+
+impl Epilogue<'_> {
+    /// The value of `sum` at `row` of `image` and the `used` columns from `column`, with everything added.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn apply<S: Simd>(
+        &self,
+        s: S,
+        sum: S::V,
+        image: usize,
+        row: usize,
+        column: usize,
+        used: usize,
+        columns: usize,
+    ) -> S::V {
+        let mut sum = sum;
+        for (terms, start) in [
+            (self.bias, column),
+            (self.shift, image * columns + column),
+            (self.residual, row * columns + column),
+        ] {
+            if let Some(terms) = terms {
+                sum = s.add(sum, s.load_up_to(&terms[start..start + used]));
+            }
+        }
+        sum
+    }
+}
+
+/// Where row (image, y, x) of the grid goes: to pixel (y·step + y0, x·step + x0) of [images, height, width].
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub height: usize,
+    pub width: usize,
+    pub step: usize,
+    pub origin: (usize, usize),
+}
+
+/// out = gathered·weights + epilogue, where `weights` is blocked [gathered columns, `columns`].
+pub(crate) fn product(g: &Gather, weights: &[f32], columns: usize, target: Target, extra: Epilogue, out: &mut [f32]) {
+    let (rows, terms) = (g.rows(), g.columns());
+    let blocks = columns.div_ceil(LANES);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    // How the product is cut changes no sum; it only has to keep a task's rows in the second-level cache and all
+    // threads busy.
+    let tasks = 4 * parallel::threads();
+    let most = (64 * 1024 / terms.max(1)).clamp(14, 112);
+    let step = rows.div_ceil(tasks).next_multiple_of(14).min(most);
+    let row_tasks = rows.div_ceil(step);
+    let groups = (tasks / row_tasks).clamp(1, blocks.div_ceil(2));
+    let group = blocks.div_ceil(groups).next_multiple_of(2);
+    let groups = blocks.div_ceil(group);
+    let out = Shared::new(out);
+    parallel::for_each(row_tasks * groups, |task| {
+        let (first, block) = (task / groups * step, task % groups * group);
+        let part = Part {
+            first,
+            rows: step.min(rows - first),
+            block,
+            blocks: group.min(blocks - block),
+        };
+        product_part(g, weights, columns, target, extra, part, out);
+    });
+}
+
+struct Part {
+    first: usize,
+    rows: usize,
+    block: usize,
+    blocks: usize,
+}
+
+dispatch! {
+    fn product_part(
+        g: &Gather, weights: &[f32], columns: usize, target: Target, extra: Epilogue, part: Part, out: Shared,
+    ) = product_part_kernel;
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn product_part_kernel<S: Simd>(
+    s: S,
+    g: &Gather,
+    weights: &[f32],
+    columns: usize,
+    target: Target,
+    extra: Epilogue,
+    part: Part,
+    out: Shared,
+) {
+    let Part {
+        first,
+        rows,
+        block,
+        blocks,
+    } = part;
+    let terms = g.columns();
+    let (a_len, c_len) = (blocked_len(rows, terms), rows * blocks * LANES);
+    let mut work = scratch::take(a_len + c_len);
+    let work = &mut *work;
+    let (a, c) = work.split_at_mut(a_len);
+    // SAFETY: the work space is this task's own.
+    unsafe {
+        g.pack(
+            s,
+            first,
+            Rows {
+                first: 0,
+                count: rows,
+                of: rows,
+            },
+            Shared::new(&mut *a),
+        )
+    };
+    multiply(s, rows, terms, blocks * LANES, a, &weights[block * terms * LANES..], c);
+    let [_, grid_h, grid_w] = g.grid;
+    for r in 0..rows {
+        let (x, y, image) = (
+            (first + r) % grid_w,
+            (first + r) / grid_w % grid_h,
+            (first + r) / grid_w / grid_h,
+        );
+        let row = (image * target.height + y * target.step + target.origin.0) * target.width
+            + x * target.step
+            + target.origin.1;
+        for b in 0..blocks {
+            let column = (block + b) * LANES;
+            let used = LANES.min(columns - column);
+            let sum = s.load_up_to(&c[(b * rows + r) * LANES..]);
+            let sum = extra.apply(s, sum, image, row, column, used, columns);
+            // SAFETY: a task writes the rows and columns of its part only.
+            let to = unsafe { out.part(row * columns + column, used) };
+            s.store_up_to(sum, to);
+        }
+    }
+}
+
+/// Rows that an outer product sums before it adds the sum to the total; fixed, since it is part of the result.
+const OUTER_ROWS: usize = 256;
+
+/// out [gathered columns, `columns`] = gatheredᵀ·right, where `right` is row-major [gathered rows, `columns`].
+pub(crate) fn outer(g: &Gather, right: &[f32], columns: usize, out: &mut [f32]) {
+    let (rows, terms) = (g.rows(), g.columns());
+    let (blocks, term_blocks) = (columns.div_ceil(LANES), terms.div_ceil(LANES));
+    if columns == 0 || terms == 0 {
+        return;
+    }
+    out.fill(0.0);
+    // Both factors are blocked, some chunks at a time that the third-level cache holds, and then multiplied.
+    const BYTES: usize = 6 << 20;
+    let (a_chunk, b_chunk) = (OUTER_ROWS * term_blocks * LANES, OUTER_ROWS * blocks * LANES);
+    let step = (BYTES / 4 / (a_chunk + b_chunk)).max(1).min(rows.div_ceil(OUTER_ROWS));
+    let mut work = scratch::take(step * (a_chunk + b_chunk));
+    let (a, b) = work.split_at_mut(step * a_chunk);
+    for start in (0..rows).step_by(OUTER_ROWS * step.max(1)) {
+        let span = (OUTER_ROWS * step).min(rows - start);
+        const PIECE: usize = 32;
+        let (to_a, to_b) = (Shared::new(&mut *a), Shared::new(&mut *b));
+        parallel::for_each(span.div_ceil(PIECE), |piece| {
+            let first = piece * PIECE;
+            let (chunk, in_chunk) = (first / OUTER_ROWS, first % OUTER_ROWS);
+            let of = OUTER_ROWS.min(span - chunk * OUTER_ROWS);
+            let piece = Rows {
+                first: in_chunk,
+                count: PIECE.min(span - first),
+                of,
+            };
+            let (a, b) = (to_a.tail(chunk * a_chunk), to_b.tail(chunk * b_chunk));
+            pack_factors(g, right, columns, start + first, piece, a, b);
+        });
+        let tasks = 4 * parallel::threads();
+        let height = if term_blocks >= 2 * tasks { 2 } else { 1 };
+        let row_tasks = term_blocks.div_ceil(height);
+        let groups = (tasks / row_tasks).clamp(1, blocks.div_ceil(2));
+        let group = blocks.div_ceil(groups).next_multiple_of(2);
+        let groups = blocks.div_ceil(group);
+        let (a, b, out) = (&*a, &*b, Shared::new(&mut *out));
+        parallel::for_each(row_tasks * groups, |task| {
+            let (first, block) = (task / groups * height, task % groups * group);
+            let part = Part {
+                first,
+                rows: height.min(term_blocks - first),
+                block,
+                blocks: group.min(blocks - block),
+            };
+            outer_part(a, b, span, [terms, columns], part, out);
+        });
+    }
+}
+
+dispatch! {
+    fn pack_factors(g: &Gather, right: &[f32], columns: usize, first: usize, rows: Rows, a: Shared, b: Shared)
+        = pack_factors_kernel;
+    fn outer_part(a: &[f32], b: &[f32], rows: usize, size: [usize; 2], part: Part, out: Shared) = outer_part_kernel;
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn pack_factors_kernel<S: Simd>(
+    s: S,
+    g: &Gather,
+    right: &[f32],
+    columns: usize,
+    first: usize,
+    rows: Rows,
+    a: Shared,
+    b: Shared,
+) {
+    // SAFETY: a task has its own rows.
+    unsafe {
+        g.pack(s, first, rows, a);
+        Gather::matrix(right, g.rows(), columns).pack(s, first, rows, b);
+    }
+}
+
+/// Here the rows of a part are blocks of gathered columns.
+#[inline(always)]
+fn outer_part_kernel<S: Simd>(
+    s: S,
+    a: &[f32],
+    b: &[f32],
+    rows: usize,
+    [terms, columns]: [usize; 2],
+    part: Part,
+    out: Shared,
+) {
+    let Part {
+        first,
+        rows: height,
+        block,
+        blocks,
+    } = part;
+    let (a_width, b_width) = (terms.next_multiple_of(LANES), columns.next_multiple_of(LANES));
+    let height = height * LANES;
+    let mut c = scratch::take(height * blocks * LANES);
+    c.fill(0.0);
+    for start in (0..rows).step_by(OUTER_ROWS) {
+        let count = OUTER_ROWS.min(rows - start);
+        let a = &a[start * a_width + first * count * LANES..];
+        let b = &b[start * b_width + block * count * LANES..];
+        multiply_transposed(s, height, count, blocks * LANES, a, b, &mut c, height);
+    }
+    for r in 0..height.min(terms - first * LANES) {
+        for b in 0..blocks {
+            let column = (block + b) * LANES;
+            let used = LANES.min(columns - column);
+            // SAFETY: a task writes the rows and columns of its part only.
+            let to = unsafe { out.part((first * LANES + r) * columns + column, used) };
+            s.store_up_to(
+                s.add(s.load_up_to(to), s.load_up_to(&c[(b * height + r) * LANES..][..used])),
+                to,
+            );
+        }
+    }
+}
+
+/// Blocks the row-major [rows, columns] weights.
+pub(crate) fn pack_weights(rows: usize, columns: usize, weights: &[f32], out: &mut [f32]) {
+    let out = Shared::new(out);
+    parallel::for_each(columns.div_ceil(LANES), |block| {
+        // SAFETY: blocks do not overlap.
+        let to = unsafe { out.part(block * rows * LANES, rows * LANES) };
+        let used = LANES.min(columns - block * LANES);
+        for (row, line) in to.chunks_exact_mut(LANES).enumerate() {
+            line[..used].copy_from_slice(&weights[row * columns + block * LANES..][..used]);
+            line[used..].fill(0.0);
+        }
+    });
+}
+
+/// Blocks, as [matrices·rows, columns], matrices that are each stored row-major as [columns, rows]; `matrices` gives
+/// the start of each.
+pub(crate) fn pack_weights_transposed(
+    matrices: &[usize],
+    rows: usize,
+    columns: usize,
+    weights: &[f32],
+    out: &mut [f32],
+) {
+    let out = Shared::new(out);
+    let all = matrices.len() * rows;
+    parallel::for_each(columns.div_ceil(LANES), |block| {
+        // SAFETY: blocks do not overlap.
+        let to = unsafe { out.part(block * all * LANES, all * LANES) };
+        let used = LANES.min(columns - block * LANES);
+        for (&start, to) in matrices.iter().zip(to.chunks_exact_mut((rows * LANES).max(1))) {
+            crate::gemm::pack_transposed(rows, used, &weights[start + block * LANES * rows..], rows, to);
+        }
+    });
+}

@@ -1,0 +1,437 @@
+//! Group normalisation (Wu & He 2018) with what follows it in a residual block: a scale and a shift for every image and
+//! channel (Nichol & Dhariwal 2021, "adaptive group normalisation") and SiLU, in one pass each way.
+//!
+//! Only mean and 1/σ of each group are kept for the backward pass. Sums run over fixed chunks of pixels in f32 and over
+//! chunks, in order, in f64.
+
+use crate::activation::{sigmoid, silu_slope};
+use crate::parallel::{self, Shared};
+use crate::scratch;
+use crate::simd::{LANES, Simd, dispatch};
+use rayon::prelude::*;
+
+/// Pixels of a chunk. Part of the result: it fixes the order of sums.
+const CHUNK: usize = 64;
+
+/// Shape of a group normalisation of x \[n, pixels, channels\].
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNorm {
+    /// Images.
+    pub n: usize,
+    /// Pixels of an image.
+    pub pixels: usize,
+    /// Channels, a multiple of `groups`.
+    pub channels: usize,
+    /// Groups of consecutive channels, each with its own mean and variance.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl GroupNorm {
+    fn image(&self) -> usize {
+        self.pixels * self.channels
+    }
+
+    fn check(&self, x: usize, gamma: &[f32], beta: &[f32], extra: Option<(&[f32], &[f32])>, mean_rstd: usize) {
+        assert!(
+            self.groups > 0 && self.channels.is_multiple_of(self.groups),
+            "{self:?}: channels of a group"
+        );
+        assert_eq!(x, self.n * self.image(), "{self:?}: length of x");
+        assert!(
+            gamma.len() == self.channels && beta.len() == self.channels,
+            "{self:?}: length of gamma or beta"
+        );
+        let nc = self.n * self.channels;
+        assert!(
+            extra.is_none_or(|(a, b)| a.len() == nc && b.len() == nc),
+            "{self:?}: length of scale or shift"
+        );
+        assert_eq!(mean_rstd, 2 * self.n * self.groups, "{self:?}: length of mean_rstd");
+    }
+
+    /// Runs `task(chunk)` on every chunk of an image: here, or on all threads if images alone would not occupy them.
+    fn chunks(&self, task: impl Fn(usize) + Sync + Send) {
+        let count = self.pixels.div_ceil(CHUNK);
+        if self.n < parallel::threads() {
+            parallel::for_each(count, task);
+        } else {
+            (0..count).for_each(task);
+        }
+    }
+
+    /// Start and length, in an image, of chunk `index`.
+    fn chunk(&self, index: usize) -> (usize, usize) {
+        (
+            index * CHUNK * self.channels,
+            CHUNK.min(self.pixels - index * CHUNK) * self.channels,
+        )
+    }
+}
+
+/// out = f((x − mean)/√(variance + eps)·gamma + beta), where f(y) = y·(1 + scale) + shift with `scale_shift`
+/// (\[n, channels\] each), then SiLU if `silu`. `gamma` and `beta` are \[channels\]; `mean_rstd` \[n, groups, 2\]
+/// receives what [`group_norm_backward`] needs.
+///
+/// An image of the output depends on that image of the input alone, to the last bit.
+///
+/// # Panics
+/// If a slice has not the length that `shape` says.
+#[allow(clippy::too_many_arguments)]
+pub fn group_norm(
+    shape: &GroupNorm,
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    scale_shift: Option<(&[f32], &[f32])>,
+    silu: bool,
+    out: &mut [f32],
+    mean_rstd: &mut [f32],
+) {
+    shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
+    assert_eq!(out.len(), x.len(), "{shape:?}: length of the output");
+    if x.is_empty() {
+        return;
+    }
+    let c = shape.channels;
+    let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
+    let images = images
+        .zip(mean_rstd.par_chunks_mut(2 * shape.groups))
+        .enumerate()
+        .with_max_len(1);
+    images.for_each(|(image, ((x, out), mean_rstd))| {
+        let mut work = scratch::take((shape.pixels.div_ceil(CHUNK) + 1) * 2 * c);
+        let work = &mut *work;
+        let (line, partial) = work.split_at_mut(2 * c);
+        let parts = Shared::new(&mut *partial);
+        shape.chunks(|chunk| {
+            let (start, len) = shape.chunk(chunk);
+            // SAFETY: chunks write different parts.
+            let sums = unsafe { parts.part(chunk * 2 * c, 2 * c) };
+            moments(&x[..c], &x[start..start + len], sums);
+        });
+        statistics(shape, &x[..c], partial, mean_rstd);
+        let affine = Affine {
+            gamma,
+            beta,
+            scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))),
+        };
+        let (gain, offset) = line.split_at_mut(c);
+        affine.coefficients(mean_rstd, gain, offset);
+        let (gain, offset) = (&*gain, &*offset);
+        let out = Shared::new(out);
+        shape.chunks(|chunk| {
+            let (start, len) = shape.chunk(chunk);
+            // SAFETY: chunks write different parts.
+            let to = unsafe { out.part(start, len) };
+            apply(gain, offset, silu, &x[start..start + len], to);
+        });
+    });
+}
+
+fn row(x: &[f32], image: usize, channels: usize) -> &[f32] {
+    &x[image * channels..][..channels]
+}
+
+/// The affine map of one image after the normalisation.
+struct Affine<'a> {
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    scale_shift: Option<(&'a [f32], &'a [f32])>,
+}
+
+impl Affine<'_> {
+    fn scale(&self, c: usize) -> f32 {
+        self.scale_shift.map_or(1.0, |(scale, _)| 1.0 + scale[c])
+    }
+
+    /// z = x·gain + offset is the argument of SiLU.
+    fn coefficients(&self, mean_rstd: &[f32], gain: &mut [f32], offset: &mut [f32]) {
+        let per_group = self.gamma.len() / (mean_rstd.len() / 2);
+        for (c, (gain, offset)) in gain.iter_mut().zip(offset).enumerate() {
+            let group = c / per_group;
+            let (mean, rstd) = (mean_rstd[2 * group], mean_rstd[2 * group + 1]);
+            let shift = self.scale_shift.map_or(0.0, |(_, shift)| shift[c]);
+            *gain = rstd * self.gamma[c] * self.scale(c);
+            *offset = (self.beta[c] * self.scale(c) + shift) - mean * *gain;
+        }
+    }
+}
+
+/// Mean and 1/√(variance + eps) of the groups of one image. `partial` \[chunks, 2, channels\] holds sums of x − x₀ and
+/// of its square, where x₀ is the image's first pixel: shifted, so that a large mean does not swallow the variance.
+fn statistics(shape: &GroupNorm, first: &[f32], partial: &[f32], mean_rstd: &mut [f32]) {
+    let per_group = shape.channels / shape.groups;
+    let pixels = shape.pixels as f64;
+    let total = |at: usize| {
+        partial
+            .iter()
+            .skip(at)
+            .step_by(2 * shape.channels)
+            .map(|&x| f64::from(x))
+            .sum::<f64>()
+    };
+    for (group, out) in mean_rstd.chunks_exact_mut(2).enumerate() {
+        let channels = group * per_group..(group + 1) * per_group;
+        let mean_of = |c: usize| f64::from(first[c]) + total(c) / pixels;
+        let mean = channels.clone().map(mean_of).sum::<f64>() / per_group as f64;
+        let squares: f64 = channels
+            .map(|c| {
+                let sum = total(c);
+                let within = total(shape.channels + c) - sum * sum / pixels;
+                let apart = f64::from(first[c]) + sum / pixels - mean;
+                within.max(0.0) + apart * apart * pixels
+            })
+            .sum();
+        out[0] = mean as f32;
+        out[1] = (1.0 / (squares / (pixels * per_group as f64) + f64::from(shape.eps)).sqrt()) as f32;
+    }
+}
+
+/// The gradients of [`group_norm`] for the gradient `dy` of its output: `dx` like x, `dgamma` and `dbeta` \[channels\],
+/// summed over the images in order, and those of `scale_shift`, if it was given, \[n, channels\] each.
+///
+/// # Panics
+/// If a slice has not the length that `shape` says, or `dscale_shift` is given without `scale_shift`.
+#[allow(clippy::too_many_arguments)]
+pub fn group_norm_backward(
+    shape: &GroupNorm,
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    scale_shift: Option<(&[f32], &[f32])>,
+    silu: bool,
+    mean_rstd: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    dscale_shift: Option<(&mut [f32], &mut [f32])>,
+) {
+    shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
+    assert!(
+        dy.len() == x.len() && dx.len() == x.len(),
+        "{shape:?}: length of dy or dx"
+    );
+    let c = shape.channels;
+    assert!(
+        dgamma.len() == c && dbeta.len() == c,
+        "{shape:?}: length of dgamma or dbeta"
+    );
+    dgamma.fill(0.0);
+    dbeta.fill(0.0);
+    if x.is_empty() {
+        return;
+    }
+    // For each image and channel, the sums over pixels of g and of g·(x − mean)/σ, where g is the gradient by z.
+    let mut sums = scratch::take(2 * shape.n * c);
+    let sums = &mut *sums;
+    let images = x.par_chunks(shape.image()).zip(dy.par_chunks(shape.image()));
+    let images = images
+        .zip(dx.par_chunks_mut(shape.image()))
+        .zip(sums.par_chunks_mut(2 * c));
+    images
+        .enumerate()
+        .with_max_len(1)
+        .for_each(|(image, (((x, dy), dx), sums))| {
+            let affine = Affine {
+                gamma,
+                beta,
+                scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))),
+            };
+            backward_image(
+                shape,
+                &affine,
+                silu,
+                &mean_rstd[2 * image * shape.groups..][..2 * shape.groups],
+                x,
+                dy,
+                dx,
+                sums,
+            );
+        });
+    let scale = |image: usize, channel: usize| scale_shift.map_or(1.0, |(scale, _)| 1.0 + scale[image * c + channel]);
+    for channel in 0..c {
+        let (mut by_gamma, mut by_beta) = (0.0f64, 0.0f64);
+        for (image, sums) in sums.chunks_exact(2 * c).enumerate() {
+            by_beta += f64::from(scale(image, channel) * sums[channel]);
+            by_gamma += f64::from(scale(image, channel) * sums[c + channel]);
+        }
+        (dgamma[channel], dbeta[channel]) = (by_gamma as f32, by_beta as f32);
+    }
+    if let Some((dscale, dshift)) = dscale_shift {
+        assert!(
+            scale_shift.is_some(),
+            "{shape:?}: a gradient for a scale and shift that are not there"
+        );
+        assert!(
+            dscale.len() == shape.n * c && dshift.len() == shape.n * c,
+            "{shape:?}: length of dscale_shift"
+        );
+        for (image, sums) in sums.chunks_exact(2 * c).enumerate() {
+            for channel in 0..c {
+                dshift[image * c + channel] = sums[channel];
+                dscale[image * c + channel] = gamma[channel] * sums[c + channel] + beta[channel] * sums[channel];
+            }
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn backward_image(
+    shape: &GroupNorm,
+    affine: &Affine,
+    silu: bool,
+    mean_rstd: &[f32],
+    x: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    sums: &mut [f32],
+) {
+    let c = shape.channels;
+    let per_group = c / shape.groups;
+    let mut work = scratch::take((2 * shape.pixels.div_ceil(CHUNK) + 6) * c);
+    let work = &mut *work;
+    let (lines, partial) = work.split_at_mut(6 * c);
+    let [gain, offset, mean, by_g, by_x, constant]: [&mut [f32]; 6] = {
+        let mut lines = lines.chunks_exact_mut(c);
+        std::array::from_fn(|_| lines.next().expect("six lines"))
+    };
+    affine.coefficients(mean_rstd, gain, offset);
+    mean.iter_mut()
+        .enumerate()
+        .for_each(|(i, mean)| *mean = mean_rstd[2 * (i / per_group)]);
+
+    let parts = Shared::new(&mut *partial);
+    let to = Shared::new(&mut *dx);
+    let lines = [&*gain, &*offset, &*mean];
+    shape.chunks(|chunk| {
+        let (start, len) = shape.chunk(chunk);
+        // SAFETY: chunks write different parts.
+        let (g, sums) = unsafe { (to.part(start, len), parts.part(chunk * 2 * c, 2 * c)) };
+        gradients(lines, silu, &x[start..start + len], &dy[start..start + len], g, sums);
+    });
+    for (i, out) in sums.iter_mut().enumerate() {
+        let rstd = if i < c {
+            1.0
+        } else {
+            f64::from(mean_rstd[2 * ((i - c) / per_group) + 1])
+        };
+        let total: f64 = partial.iter().skip(i).step_by(2 * c).map(|&x| f64::from(x)).sum();
+        *out = (total * rstd) as f32;
+    }
+    // With h = g·gamma·(1 + scale) and x̂ = (x − mean)/σ: dx = (h − mean(h) − x̂·mean(h·x̂))/σ, means over a group.
+    let count = (shape.pixels * per_group) as f64;
+    for group in 0..shape.groups {
+        let channels = group * per_group..(group + 1) * per_group;
+        let weighted = |sums: &[f32]| -> f64 {
+            channels
+                .clone()
+                .map(|i| f64::from(affine.gamma[i] * affine.scale(i)) * f64::from(sums[i]))
+                .sum()
+        };
+        let (h, hx) = (weighted(&sums[..c]) / count, weighted(&sums[c..]) / count);
+        let (mean, rstd) = (f64::from(mean_rstd[2 * group]), f64::from(mean_rstd[2 * group + 1]));
+        for i in channels {
+            by_g[i] = gain[i];
+            by_x[i] = (-rstd * rstd * hx) as f32;
+            constant[i] = (rstd * (mean * rstd * hx - h)) as f32;
+        }
+    }
+    let to = Shared::new(dx);
+    let lines = [&*by_g, &*by_x, &*constant];
+    shape.chunks(|chunk| {
+        let (start, len) = shape.chunk(chunk);
+        // SAFETY: chunks write different parts.
+        combine(lines, &x[start..start + len], unsafe { to.part(start, len) });
+    });
+}
+
+dispatch! {
+    fn moments(first: &[f32], x: &[f32], sums: &mut [f32]) = moments_kernel;
+    fn apply(gain: &[f32], offset: &[f32], silu: bool, x: &[f32], out: &mut [f32]) = apply_kernel;
+    fn gradients(lines: [&[f32]; 3], silu: bool, x: &[f32], dy: &[f32], g: &mut [f32], sums: &mut [f32])
+        = gradients_kernel;
+    fn combine(lines: [&[f32]; 3], x: &[f32], dx: &mut [f32]) = combine_kernel;
+}
+
+/// sums \[2, channels\] = Σ (x − first), Σ (x − first)².
+#[inline(always)]
+fn moments_kernel<S: Simd>(s: S, first: &[f32], x: &[f32], sums: &mut [f32]) {
+    let channels = first.len();
+    let (linear, square) = sums.split_at_mut(channels);
+    for c in (0..channels).step_by(LANES) {
+        let end = channels.min(c + LANES);
+        let origin = s.load_up_to(&first[c..end]);
+        let (mut a, mut b) = (s.splat(0.0), s.splat(0.0));
+        for pixel in x.chunks_exact(channels) {
+            let d = s.sub(s.load_up_to(&pixel[c..end]), origin);
+            a = s.add(a, d);
+            b = s.fma(d, d, b);
+        }
+        s.store_up_to(a, &mut linear[c..end]);
+        s.store_up_to(b, &mut square[c..end]);
+    }
+}
+
+#[inline(always)]
+fn apply_kernel<S: Simd>(s: S, gain: &[f32], offset: &[f32], silu: bool, x: &[f32], out: &mut [f32]) {
+    let channels = gain.len();
+    for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+        let lines = gain.chunks(LANES).zip(offset.chunks(LANES));
+        for ((x, out), (gain, offset)) in x.chunks(LANES).zip(out.chunks_mut(LANES)).zip(lines) {
+            let z = s.fma(s.load_up_to(x), s.load_up_to(gain), s.load_up_to(offset));
+            s.store_up_to(if silu { s.mul(z, sigmoid(s, z)) } else { z }, out);
+        }
+    }
+}
+
+/// g = dy·f′(z); sums \[2, channels\] = Σ g, Σ g·(x − mean).
+#[inline(always)]
+fn gradients_kernel<S: Simd>(
+    s: S,
+    lines: [&[f32]; 3],
+    silu: bool,
+    x: &[f32],
+    dy: &[f32],
+    g: &mut [f32],
+    sums: &mut [f32],
+) {
+    let channels = lines[0].len();
+    let (linear, product) = sums.split_at_mut(channels);
+    for c in (0..channels).step_by(LANES) {
+        let end = channels.min(c + LANES);
+        let (gain, offset) = (s.load_up_to(&lines[0][c..end]), s.load_up_to(&lines[1][c..end]));
+        let mean = s.load_up_to(&lines[2][c..end]);
+        let (mut a, mut b) = (s.splat(0.0), s.splat(0.0));
+        let pixels = x
+            .chunks_exact(channels)
+            .zip(dy.chunks_exact(channels))
+            .zip(g.chunks_exact_mut(channels));
+        for ((x, dy), out) in pixels {
+            let (x, mut g) = (s.load_up_to(&x[c..end]), s.load_up_to(&dy[c..end]));
+            if silu {
+                g = s.mul(g, silu_slope(s, s.fma(x, gain, offset)));
+            }
+            a = s.add(a, g);
+            b = s.fma(g, s.sub(x, mean), b);
+            s.store_up_to(g, &mut out[c..end]);
+        }
+        s.store_up_to(a, &mut linear[c..end]);
+        s.store_up_to(b, &mut product[c..end]);
+    }
+}
+
+/// dx = dx·by_g + x·by_x + constant.
+#[inline(always)]
+fn combine_kernel<S: Simd>(s: S, [by_g, by_x, constant]: [&[f32]; 3], x: &[f32], dx: &mut [f32]) {
+    let channels = by_g.len();
+    for (x, dx) in x.chunks_exact(channels).zip(dx.chunks_exact_mut(channels)) {
+        let lines = by_g.chunks(LANES).zip(by_x.chunks(LANES)).zip(constant.chunks(LANES));
+        for ((x, dx), ((by_g, by_x), constant)) in x.chunks(LANES).zip(dx.chunks_mut(LANES)).zip(lines) {
+            let rest = s.fma(s.load_up_to(x), s.load_up_to(by_x), s.load_up_to(constant));
+            s.store_up_to(s.fma(s.load_up_to(dx), s.load_up_to(by_g), rest), dx);
+        }
+    }
+}

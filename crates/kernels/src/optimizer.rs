@@ -1,0 +1,111 @@
+//! Adam (Kingma & Ba 2015) with an exponential moving average of the parameters, in one pass over memory.
+
+use crate::simd::{LANES, Simd, dispatch};
+use rayon::prelude::*;
+
+/// The numbers of one optimizer step.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamStep {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Number of this step; the first is 1.
+    pub step: u64,
+    /// Multiplies the gradient first: min(1, largest norm / norm) clips it.
+    pub grad_scale: f32,
+    /// Decay of the moving average, if it is to be updated.
+    pub ema_decay: Option<f32>,
+}
+
+/// One step of `torch.optim.Adam` (no weight decay) on a parameter and its moments, then
+/// ema ← ema + (1 − decay)·(param − ema), if there is an average and a decay.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn adam(step: &AdamStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], ema: Option<&mut [f32]>) {
+    const TASK: usize = 16 * 1024;
+    assert!([grad.len(), m.len(), v.len()] == [param.len(); 3], "adam: lengths");
+    assert!(ema.as_ref().is_none_or(|ema| ema.len() == param.len()), "adam: ema");
+    let coefficients = Coefficients::new(step);
+    let tasks = param
+        .par_chunks_mut(TASK)
+        .zip(grad.par_chunks(TASK))
+        .zip(m.par_chunks_mut(TASK));
+    let tasks = tasks.zip(v.par_chunks_mut(TASK));
+    match ema {
+        Some(ema) if step.ema_decay.is_some() => tasks
+            .zip(ema.par_chunks_mut(TASK))
+            .for_each(|((((param, grad), m), v), ema)| adam_part(coefficients, param, grad, m, v, ema)),
+        _ => tasks.for_each(|(((param, grad), m), v)| adam_part(coefficients, param, grad, m, v, &mut [])),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Coefficients {
+    grad_scale: f32,
+    m_gain: f32,
+    beta2: f32,
+    v_gain: f32,
+    root_correction: f32,
+    eps: f32,
+    step_size: f32,
+    ema_gain: f32,
+}
+
+impl Coefficients {
+    fn new(step: &AdamStep) -> Self {
+        let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
+        let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
+        Coefficients {
+            grad_scale: step.grad_scale,
+            m_gain: (1.0 - beta1) as f32,
+            beta2: step.beta2,
+            v_gain: (1.0 - beta2) as f32,
+            root_correction: (1.0 / correction(beta2).sqrt()) as f32,
+            eps: step.eps,
+            step_size: (f64::from(step.lr) / correction(beta1)) as f32,
+            ema_gain: step.ema_decay.map_or(0.0, |decay| (1.0 - f64::from(decay)) as f32),
+        }
+    }
+}
+
+dispatch! {
+    fn adam_part(
+        k: Coefficients, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32],
+    ) = adam_kernel;
+}
+
+#[inline(always)]
+fn adam_kernel<S: Simd>(
+    s: S,
+    k: Coefficients,
+    param: &mut [f32],
+    grad: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    ema: &mut [f32],
+) {
+    let mut averages = ema.chunks_mut(LANES);
+    let moments = m.chunks_mut(LANES).zip(v.chunks_mut(LANES));
+    for ((param, grad), (m, v)) in param.chunks_mut(LANES).zip(grad.chunks(LANES)).zip(moments) {
+        let g = s.mul(s.load_up_to(grad), s.splat(k.grad_scale));
+        let first = s.load_up_to(m);
+        let first = s.fma(s.sub(g, first), s.splat(k.m_gain), first);
+        let second = s.mul(s.load_up_to(v), s.splat(k.beta2));
+        let second = s.fma(s.mul(g, g), s.splat(k.v_gain), second);
+        let root = s.fma(s.sqrt(second), s.splat(k.root_correction), s.splat(k.eps));
+        let p = s.fnma(s.splat(k.step_size), s.div(first, root), s.load_up_to(param));
+        s.store_up_to(first, m);
+        s.store_up_to(second, v);
+        s.store_up_to(p, param);
+        if let Some(average) = averages.next() {
+            let e = s.load_up_to(average);
+            s.store_up_to(s.fma(s.sub(p, e), s.splat(k.ema_gain), e), average);
+        }
+    }
+}

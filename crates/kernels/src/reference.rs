@@ -1,0 +1,166 @@
+//! The operations of this crate as plain loops in f64: slow, and simple enough to be believed.
+//!
+//! Arguments are as in the fast functions of the same names, in f64. Gradients that the tests obtain from finite
+//! differences of these functions have no second version here; those that would be too slow to test so have one.
+
+use crate::{Attention, Conv, GroupNorm};
+
+/// [`crate::conv2d`].
+pub fn conv2d(
+    shape: &Conv,
+    x: &[f64],
+    w: &[f64],
+    bias: Option<&[f64]>,
+    shift: Option<&[f64]>,
+    residual: Option<&[f64]>,
+) -> Vec<f64> {
+    let mut out = vec![0.0; shape.output_len()];
+    each_product(shape, |from, weight, to| out[to] += x[from] * w[weight]);
+    let (c, pixels) = (shape.c_out, shape.out_h() * shape.out_w());
+    for (i, out) in out.iter_mut().enumerate() {
+        *out += bias.map_or(0.0, |bias| bias[i % c]);
+        *out += shift.map_or(0.0, |shift| shift[i / (c * pixels) * c + i % c]);
+        *out += residual.map_or(0.0, |residual| residual[i]);
+    }
+    out
+}
+
+/// [`crate::conv2d_grad_input`].
+pub fn conv2d_grad_input(shape: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {
+    let mut dx = vec![0.0; shape.input_len()];
+    each_product(shape, |from, weight, to| dx[from] += dy[to] * w[weight]);
+    dx
+}
+
+/// [`crate::conv2d_grad_weight`].
+pub fn conv2d_grad_weight(shape: &Conv, x: &[f64], dy: &[f64]) -> Vec<f64> {
+    let mut dw = vec![0.0; shape.weight_len()];
+    each_product(shape, |from, weight, to| dw[weight] += x[from] * dy[to]);
+    dw
+}
+
+/// Calls `visit(input, weight, output)` with the indices of every product of a convolution.
+fn each_product(shape: &Conv, mut visit: impl FnMut(usize, usize, usize)) {
+    let Conv {
+        n,
+        h,
+        w,
+        c_in,
+        c_out,
+        kernel,
+        stride,
+        pad,
+    } = *shape;
+    for image in 0..n {
+        for oy in 0..shape.out_h() {
+            for ox in 0..shape.out_w() {
+                for ky in 0..kernel.0 {
+                    for kx in 0..kernel.1 {
+                        let (Some(y), Some(x)) = (
+                            (oy * stride + ky).checked_sub(pad.top),
+                            (ox * stride + kx).checked_sub(pad.left),
+                        ) else {
+                            continue;
+                        };
+                        if y >= h || x >= w {
+                            continue;
+                        }
+                        for i in 0..c_in {
+                            for o in 0..c_out {
+                                visit(
+                                    ((image * h + y) * w + x) * c_in + i,
+                                    ((ky * kernel.1 + kx) * c_in + i) * c_out + o,
+                                    ((image * shape.out_h() + oy) * shape.out_w() + ox) * c_out + o,
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`crate::matmul`] of `a` \[m, k\] and `b` \[k, n\].
+pub fn matmul(m: usize, k: usize, n: usize, a: &[f64], b: &[f64]) -> Vec<f64> {
+    let mut out = vec![0.0; m * n];
+    for r in 0..m {
+        for c in 0..n {
+            out[r * n + c] = (0..k).map(|i| a[r * k + i] * b[i * n + c]).sum();
+        }
+    }
+    out
+}
+
+/// x·σ(x).
+pub fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// [`crate::group_norm`].
+pub fn group_norm(
+    shape: &GroupNorm,
+    x: &[f64],
+    gamma: &[f64],
+    beta: &[f64],
+    scale_shift: Option<(&[f64], &[f64])>,
+    activate: bool,
+) -> Vec<f64> {
+    let GroupNorm {
+        n,
+        pixels,
+        channels,
+        groups,
+        eps,
+    } = *shape;
+    let size = channels / groups;
+    let mut out = vec![0.0; x.len()];
+    for image in 0..n {
+        for group in 0..groups {
+            let members: Vec<usize> = (0..pixels)
+                .flat_map(|p| (group * size..(group + 1) * size).map(move |c| (image * pixels + p) * channels + c))
+                .collect();
+            let count = members.len() as f64;
+            let mean = members.iter().map(|&i| x[i]).sum::<f64>() / count;
+            let variance = members.iter().map(|&i| (x[i] - mean).powi(2)).sum::<f64>() / count;
+            for i in members {
+                let c = i % channels;
+                let mut y = (x[i] - mean) / (variance + f64::from(eps)).sqrt() * gamma[c] + beta[c];
+                if let Some((scale, shift)) = scale_shift {
+                    y = y * (1.0 + scale[image * channels + c]) + shift[image * channels + c];
+                }
+                out[i] = if activate { silu(y) } else { y };
+            }
+        }
+    }
+    out
+}
+
+/// [`crate::attention`].
+pub fn attention(shape: &Attention, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+    let Attention {
+        n,
+        tokens,
+        heads,
+        head_dim,
+    } = *shape;
+    let mut out = vec![0.0; q.len()];
+    for image in 0..n {
+        for head in 0..heads {
+            let at = |token: usize| (image * tokens + token) * heads * head_dim + head * head_dim;
+            for t in 0..tokens {
+                let score = |u: usize| {
+                    (0..head_dim).map(|c| q[at(t) + c] * k[at(u) + c]).sum::<f64>() / (head_dim as f64).sqrt()
+                };
+                let scores: Vec<f64> = (0..tokens).map(score).collect();
+                let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for c in 0..head_dim {
+                    out[at(t) + c] = (0..tokens).map(|u| weights[u] / sum * v[at(u) + c]).sum();
+                }
+            }
+        }
+    }
+    out
+}

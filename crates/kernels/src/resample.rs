@@ -1,0 +1,48 @@
+//! Nearest-neighbour upsampling by two.
+
+use rayon::prelude::*;
+
+/// out \[n, 2h, 2w, c\]: every pixel of `x` \[n, h, w, c\] four times.
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn upsample2x(n: usize, h: usize, w: usize, c: usize, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), n * h * w * c, "upsample2x: x");
+    assert_eq!(out.len(), 4 * x.len(), "upsample2x: out");
+    if x.is_empty() {
+        return;
+    }
+    out.par_chunks_mut(4 * w * c)
+        .zip(x.par_chunks(w * c))
+        .for_each(|(out, x)| {
+            let (upper, lower) = out.split_at_mut(2 * w * c);
+            for (pair, pixel) in upper.chunks_exact_mut(2 * c).zip(x.chunks_exact(c)) {
+                pair[..c].copy_from_slice(pixel);
+                pair[c..].copy_from_slice(pixel);
+            }
+            lower.copy_from_slice(upper);
+        });
+}
+
+/// dx \[n, h, w, c\]: every pixel the sum of its four copies in `dy` \[n, 2h, 2w, c\].
+///
+/// # Panics
+/// If a slice has not the length that the shape says.
+pub fn upsample2x_backward(n: usize, h: usize, w: usize, c: usize, dy: &[f32], dx: &mut [f32]) {
+    assert_eq!(dx.len(), n * h * w * c, "upsample2x_backward: dx");
+    assert_eq!(dy.len(), 4 * dx.len(), "upsample2x_backward: dy");
+    if dx.is_empty() {
+        return;
+    }
+    dx.par_chunks_mut(w * c)
+        .zip(dy.par_chunks(4 * w * c))
+        .for_each(|(dx, dy)| {
+            let (upper, lower) = dy.split_at(2 * w * c);
+            let pairs = upper.chunks_exact(2 * c).zip(lower.chunks_exact(2 * c));
+            for (pixel, (above, below)) in dx.chunks_exact_mut(c).zip(pairs) {
+                for (i, out) in pixel.iter_mut().enumerate() {
+                    *out = (above[i] + above[c + i]) + (below[i] + below[c + i]);
+                }
+            }
+        });
+}

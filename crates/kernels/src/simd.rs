@@ -1,0 +1,423 @@
+//! Vectors of sixteen `f32`, chosen at run time: AVX-512, AVX2 with FMA, or plain arrays that the compiler turns into
+//! whatever the target has (NEON on aarch64, SSE2 on old x86).
+//!
+//! Kernels are written once, generic over [`Simd`], and made into ordinary functions by [`dispatch!`]. A value of a
+//! `Simd` type is the proof that the processor has the instructions, so its methods are safe to call; kernels must be
+//! `#[inline(always)]`, because the instructions are only available inside the function that `dispatch!` makes.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Lanes of one vector, on every processor; data blocked by [`LANES`] has one layout everywhere.
+pub(crate) const LANES: usize = 16;
+
+/// The instructions that the kernels use on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum InstructionSet {
+    /// What the target guarantees without asking: SSE2 on x86-64, NEON on aarch64.
+    Portable = 1,
+    /// AVX2 and FMA, eight lanes a register.
+    Avx2 = 2,
+    /// AVX-512 F, VL, DQ and BW, sixteen lanes a register.
+    Avx512 = 3,
+}
+
+static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
+
+/// The instruction set in use: the best that the processor has, within [`limit_instruction_set`].
+pub fn instruction_set() -> InstructionSet {
+    static BEST: OnceLock<InstructionSet> = OnceLock::new();
+    let best = *BEST.get_or_init(detect);
+    match LIMIT.load(Ordering::Relaxed) {
+        1 => best.min(InstructionSet::Portable),
+        2 => best.min(InstructionSet::Avx2),
+        _ => best,
+    }
+}
+
+/// Restrains every kernel of this process to at most `limit`: for tests and for comparing instruction sets.
+///
+/// Results differ in the last bits between instruction sets (products are not fused everywhere), so do not call it
+/// while other threads compute.
+pub fn limit_instruction_set(limit: InstructionSet) {
+    LIMIT.store(limit as u8, Ordering::Relaxed);
+}
+
+fn detect() -> InstructionSet {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+        {
+            return InstructionSet::Avx512;
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return InstructionSet::Avx2;
+        }
+    }
+    InstructionSet::Portable
+}
+
+/// Sixteen-lane arithmetic of one instruction set. See the module's documentation.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// Sixteen `f32`.
+    type V: Copy;
+    /// Rows of a matrix-multiplication tile that fit the registers beside [`Self::TILE_VECTORS`] vectors of columns.
+    const TILE_ROWS: usize;
+    /// Column vectors of a tile: 1 or 2.
+    const TILE_VECTORS: usize;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// a·b + c, rounded once where the processor can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// c − a·b, rounded once where the processor can.
+    fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of `a` and `b`, or `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of `a` and `b`, or `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `p`·2ⁿ where the low bits of `shifted` hold n: `shifted` = n + 1.5·2²³. No overflow or underflow handling.
+    fn scale_by_power(self, p: Self::V, shifted: Self::V) -> Self::V;
+
+    /// The first `x.len()` < 16 lanes, zero beyond.
+    #[inline(always)]
+    fn load_partial(self, x: &[f32]) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+
+    /// The first `out.len()` < 16 lanes.
+    #[inline(always)]
+    fn store_partial(self, v: Self::V, out: &mut [f32]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
+
+    /// The first lanes of `x`: sixteen, or all where there are fewer, zero beyond.
+    #[inline(always)]
+    fn load_up_to(self, x: &[f32]) -> Self::V {
+        match x.first_chunk() {
+            Some(whole) => self.load(whole),
+            None => self.load_partial(x),
+        }
+    }
+
+    /// Sixteen lanes, or as many as `out` takes.
+    #[inline(always)]
+    fn store_up_to(self, v: Self::V, out: &mut [f32]) {
+        if out.len() < LANES {
+            self.store_partial(v, out);
+        } else if let Some(whole) = out.first_chunk_mut() {
+            self.store(v, whole);
+        }
+    }
+
+    /// The sum of the lanes, pairwise in one fixed order.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    fn max_lane(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// # Safety
+    /// `p` is valid for reading sixteen floats.
+    #[inline(always)]
+    unsafe fn load_at(self, p: *const f32) -> Self::V {
+        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+        self.load(unsafe { &*p.cast() })
+    }
+
+    /// # Safety
+    /// `p` is valid for writing sixteen floats and nothing else refers to them.
+    #[inline(always)]
+    unsafe fn store_at(self, v: Self::V, p: *mut f32) {
+        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+        self.store(v, unsafe { &mut *p.cast() })
+    }
+}
+
+/// Plain arrays.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Simd for Portable {
+    type V = [f32; LANES];
+    const TILE_ROWS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
+    const TILE_VECTORS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        *x
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V, out: &mut [f32; LANES]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // mul_add is a library call where the target has no such instruction.
+        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+            std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        } else {
+            std::array::from_fn(|i| a[i] * b[i] + c[i])
+        }
+    }
+    #[inline(always)]
+    fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.fma(a.map(|x| -x), b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn scale_by_power(self, p: Self::V, shifted: Self::V) -> Self::V {
+        zip(p, shifted, |p, s| {
+            f32::from_bits(p.to_bits().wrapping_add(s.to_bits() << 23))
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Simd};
+    use std::arch::x86_64::*;
+
+    /// AVX-512: one register a vector.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(());
+
+    /// AVX2 and FMA: two registers a vector.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(());
+
+    impl Avx512 {
+        /// # Safety
+        /// The processor has AVX-512 F, VL, DQ and BW.
+        #[inline(always)]
+        pub(crate) unsafe fn assume() -> Self {
+            Avx512(())
+        }
+    }
+
+    impl Avx2 {
+        /// # Safety
+        /// The processor has AVX2 and FMA.
+        #[inline(always)]
+        pub(crate) unsafe fn assume() -> Self {
+            Avx2(())
+        }
+    }
+
+    macro_rules! avx512 {
+        ($($name:ident($($arg:ident),*) = $body:expr;)*) => {$(
+            #[inline(always)]
+            fn $name(self, $($arg: __m512),*) -> __m512 {
+                // SAFETY: a value of Avx512 exists only where the processor has these instructions.
+                unsafe { $body }
+            }
+        )*};
+    }
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const TILE_ROWS: usize = 14;
+        const TILE_VECTORS: usize = 2;
+
+        avx512! {
+            add(a, b) = _mm512_add_ps(a, b);
+            sub(a, b) = _mm512_sub_ps(a, b);
+            mul(a, b) = _mm512_mul_ps(a, b);
+            div(a, b) = _mm512_div_ps(a, b);
+            sqrt(a) = _mm512_sqrt_ps(a);
+            fma(a, b, c) = _mm512_fmadd_ps(a, b, c);
+            fnma(a, b, c) = _mm512_fnmadd_ps(a, b, c);
+            max(a, b) = _mm512_max_ps(a, b);
+            min(a, b) = _mm512_min_ps(a, b);
+            scale_by_power(p, shifted) = _mm512_castsi512_ps(_mm512_add_epi32(
+                _mm512_castps_si512(p),
+                _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted)),
+            ));
+        }
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            // SAFETY: a value of Avx512 exists only where the processor has these instructions.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> __m512 {
+            // SAFETY: as above; the reference covers the sixteen floats.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(self, v: __m512, out: &mut [f32; LANES]) {
+            // SAFETY: as above; the reference covers the sixteen floats.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        fn load_partial(self, x: &[f32]) -> __m512 {
+            assert!(x.len() < LANES);
+            // SAFETY: as above; masked lanes are not read.
+            unsafe { _mm512_maskz_loadu_ps((1u16 << x.len()) - 1, x.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store_partial(self, v: __m512, out: &mut [f32]) {
+            assert!(out.len() < LANES);
+            // SAFETY: as above; masked lanes are not written.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), (1u16 << out.len()) - 1, v) }
+        }
+    }
+
+    macro_rules! avx2 {
+        ($($name:ident($($arg:ident),*) = $body:expr;)*) => {$(
+            #[inline(always)]
+            fn $name(self, $($arg: [__m256; 2]),*) -> [__m256; 2] {
+                // SAFETY: a value of Avx2 exists only where the processor has these instructions.
+                unsafe {
+                    let half = |$($arg: __m256),*| $body;
+                    [half($($arg[0]),*), half($($arg[1]),*)]
+                }
+            }
+        )*};
+    }
+
+    impl Simd for Avx2 {
+        type V = [__m256; 2];
+        const TILE_ROWS: usize = 6;
+        const TILE_VECTORS: usize = 1;
+
+        avx2! {
+            add(a, b) = _mm256_add_ps(a, b);
+            sub(a, b) = _mm256_sub_ps(a, b);
+            mul(a, b) = _mm256_mul_ps(a, b);
+            div(a, b) = _mm256_div_ps(a, b);
+            sqrt(a) = _mm256_sqrt_ps(a);
+            fma(a, b, c) = _mm256_fmadd_ps(a, b, c);
+            fnma(a, b, c) = _mm256_fnmadd_ps(a, b, c);
+            max(a, b) = _mm256_max_ps(a, b);
+            min(a, b) = _mm256_min_ps(a, b);
+            scale_by_power(p, shifted) = _mm256_castsi256_ps(_mm256_add_epi32(
+                _mm256_castps_si256(p),
+                _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted)),
+            ));
+        }
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> Self::V {
+            // SAFETY: a value of Avx2 exists only where the processor has these instructions.
+            unsafe { [_mm256_set1_ps(x); 2] }
+        }
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> Self::V {
+            // SAFETY: as above; the reference covers the sixteen floats.
+            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+        }
+        #[inline(always)]
+        fn store(self, v: Self::V, out: &mut [f32; LANES]) {
+            // SAFETY: as above; the reference covers the sixteen floats.
+            unsafe {
+                _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+                _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+            }
+        }
+    }
+}
+
+/// Makes an ordinary function of a kernel that is generic over [`Simd`]: `fn name(arguments) = kernel;` calls
+/// `kernel(simd, arguments)` compiled for the best instruction set of the processor.
+macro_rules! dispatch {
+    ($($(#[$attribute:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $kernel:path;)*) => {$(
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::simd::{Avx2, Avx512, InstructionSet, instruction_set};
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: this function's target features are the ones that the value stands for.
+                    $kernel(unsafe { Avx512::assume() }, $($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: this function's target features are the ones that the value stands for.
+                    $kernel(unsafe { Avx2::assume() }, $($arg),*)
+                }
+                match instruction_set() {
+                    // SAFETY: the processor was asked.
+                    InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: the processor was asked.
+                    InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
+                    InstructionSet::Portable => {}
+                }
+            }
+            $kernel($crate::simd::Portable, $($arg),*)
+        }
+    )*};
+}
+pub(crate) use dispatch;

@@ -1,0 +1,97 @@
+//! Sums over rows and images, each in one fixed order: vectors of partial sums in f32 over a fixed number of rows, and
+//! the partial sums in f64, first to last.
+
+use crate::parallel::{self, Shared};
+use crate::scratch;
+use crate::simd::{LANES, Simd, dispatch};
+use rayon::prelude::*;
+
+/// Rows that are summed in f32.
+const ROWS: usize = 64;
+
+/// out \[channels\] = the sum of the rows of `x` \[rows, channels\]: the gradient of a bias.
+///
+/// # Panics
+/// If `x` is not whole rows of `out.len()` channels.
+pub fn channel_sums(x: &[f32], out: &mut [f32]) {
+    per_image_channel_sums(1, x, out);
+}
+
+/// out \[n, channels\] = the sum over the pixels of each image of `x` \[n, pixels, channels\]: the gradient of a time
+/// shift.
+///
+/// # Panics
+/// If `x` is not `n` images of whole pixels of `out.len()/n` channels.
+pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
+    if out.is_empty() {
+        return;
+    }
+    let channels = out.len() / n;
+    assert!(
+        channels * n == out.len() && x.len().is_multiple_of(out.len()),
+        "channel sums: shapes"
+    );
+    let pixels = x.len() / out.len();
+    let chunks = pixels.div_ceil(ROWS);
+    let mut partial = scratch::take(n * chunks * channels);
+    let partial = &mut *partial;
+    let parts = Shared::new(&mut *partial);
+    parallel::for_each(n * chunks, |task| {
+        let (image, chunk) = (task / chunks, task % chunks);
+        let rows = ROWS.min(pixels - chunk * ROWS);
+        // SAFETY: tasks write different parts.
+        let to = unsafe { parts.part(task * channels, channels) };
+        sum_rows(
+            channels,
+            &x[(image * pixels + chunk * ROWS) * channels..][..rows * channels],
+            to,
+        );
+    });
+    for (image, out) in out.chunks_exact_mut(channels).enumerate() {
+        let partial = &partial[image * chunks * channels..][..chunks * channels];
+        for (c, out) in out.iter_mut().enumerate() {
+            *out = partial
+                .iter()
+                .skip(c)
+                .step_by(channels)
+                .map(|&x| f64::from(x))
+                .sum::<f64>() as f32;
+        }
+    }
+}
+
+/// Σ x², for the norm of a gradient.
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    const TASK: usize = 64 * 1024;
+    let partial: Vec<f64> = x.par_chunks(TASK).map(squares).collect();
+    partial.iter().sum()
+}
+
+dispatch! {
+    fn sum_rows(channels: usize, x: &[f32], out: &mut [f32]) = sum_rows_kernel;
+    fn squares(x: &[f32]) -> f64 = squares_kernel;
+}
+
+#[inline(always)]
+fn sum_rows_kernel<S: Simd>(s: S, channels: usize, x: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    for row in x.chunks_exact(channels) {
+        for (x, out) in row.chunks(LANES).zip(out.chunks_mut(LANES)) {
+            s.store_up_to(s.add(s.load_up_to(out), s.load_up_to(x)), out);
+        }
+    }
+}
+
+#[inline(always)]
+fn squares_kernel<S: Simd>(s: S, x: &[f32]) -> f64 {
+    let mut total = 0.0;
+    for x in x.chunks(ROWS * LANES) {
+        let mut sums = [s.splat(0.0); 4];
+        for (i, x) in x.chunks(LANES).enumerate() {
+            let x = s.load_up_to(x);
+            sums[i % 4] = s.fma(x, x, sums[i % 4]);
+        }
+        total += f64::from(s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))));
+    }
+    total
+}

@@ -1,0 +1,584 @@
+//! Winograd's minimal filtering F(4×4, 3×3) (Lavin & Gray 2016, arXiv:1509.09308): 3×3 convolutions of stride 1 with a
+//! quarter of the multiplications, forward and for both gradients.
+//!
+//! A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of its 6×6 inputs d and the filter g. Over channels the product ⊙
+//! becomes 36 matrix products [tiles, c_in]·[c_in, c_out], made for a few dozen tiles at a time so that transformed
+//! tiles stay in the second-level cache. Interpolation points are 0, ±1/√2, ±√2 and ∞, whose transforms lose about half
+//! a digit less than the usual 0, ±1, ±2, ∞.
+//!
+//! All transformed data are blocked ([`crate::gemm`]): \[36, channels/16, tiles, 16\].
+
+// Transforms are written with indices, as the formulas are.
+#![allow(clippy::needless_range_loop)]
+
+use crate::gather::Epilogue;
+use crate::gemm::{Rows, multiply, multiply_transposed};
+use crate::parallel::{self, Shared};
+use crate::scratch;
+use crate::simd::{LANES, Simd, dispatch};
+
+/// Outputs of a tile in one direction.
+const OUT: usize = 4;
+/// Inputs of a tile in one direction.
+const IN: usize = 6;
+/// Products of a tile.
+const POINTS: usize = IN * IN;
+
+/// The squares of the two pairs of points ±a, ±b; a²b² = 1 saves multiplications.
+const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const B: f32 = std::f32::consts::SQRT_2;
+const A2: f32 = 0.5;
+const B2: f32 = 2.0;
+/// 1/∏(a − other points) and the same for b; for 0 it is 1.
+const NA: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
+const NB: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
+
+/// Floats from one point's matrix to the next: some lines more than the matrix has, or the 36 lines that a tile writes
+/// would, at widths that are powers of two, fall on one another in the caches.
+fn plane(rows: usize, blocks: usize) -> usize {
+    rows * blocks * LANES + 5 * LANES
+}
+
+/// Bᵀ: six inputs to six points.
+#[inline(always)]
+fn points_of_inputs<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6] {
+    let (a, b, a2, b2, sum) = (s.splat(A), s.splat(B), s.splat(A2), s.splat(B2), s.splat(A2 + B2));
+    let (even_a, odd_a) = (s.fnma(b2, d[2], d[4]), s.fnma(b2, d[1], d[3]));
+    let (even_b, odd_b) = (s.fnma(a2, d[2], d[4]), s.fnma(a2, d[1], d[3]));
+    [
+        s.fnma(sum, d[2], s.add(d[0], d[4])),
+        s.fma(a, odd_a, even_a),
+        s.fnma(a, odd_a, even_a),
+        s.fma(b, odd_b, even_b),
+        s.fnma(b, odd_b, even_b),
+        s.fnma(sum, d[3], s.add(d[1], d[5])),
+    ]
+}
+
+/// Aᵀ: six points to four outputs.
+#[inline(always)]
+fn outputs_of_points<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+    let (sum_a, difference_a) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+    let (sum_b, difference_b) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+    [
+        s.add(m[0], s.add(sum_a, sum_b)),
+        s.fma(s.splat(A), difference_a, s.mul(s.splat(B), difference_b)),
+        s.fma(s.splat(A2), sum_a, s.mul(s.splat(B2), sum_b)),
+        s.add(
+            s.fma(s.splat(A * A2), difference_a, s.mul(s.splat(B * B2), difference_b)),
+            m[5],
+        ),
+    ]
+}
+
+/// A: gradients of four outputs to gradients of six points.
+#[inline(always)]
+fn points_of_outputs<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
+    let (a, b, a2, b2) = (s.splat(A), s.splat(B), s.splat(A2), s.splat(B2));
+    let (even_a, odd_a) = (s.fma(a2, y[2], y[0]), s.fma(a2, y[3], y[1]));
+    let (even_b, odd_b) = (s.fma(b2, y[2], y[0]), s.fma(b2, y[3], y[1]));
+    [
+        y[0],
+        s.fma(a, odd_a, even_a),
+        s.fnma(a, odd_a, even_a),
+        s.fma(b, odd_b, even_b),
+        s.fnma(b, odd_b, even_b),
+        y[3],
+    ]
+}
+
+/// G: three taps to six points.
+#[inline(always)]
+fn points_of_taps<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6] {
+    let (even_a, odd_a) = (s.fma(s.splat(A2), g[2], g[0]), s.mul(s.splat(A * NA), g[1]));
+    let (even_b, odd_b) = (s.fma(s.splat(B2), g[2], g[0]), s.mul(s.splat(B * NB), g[1]));
+    let (na, nb) = (s.splat(NA), s.splat(NB));
+    [
+        g[0],
+        s.fma(na, even_a, odd_a),
+        s.sub(s.mul(na, even_a), odd_a),
+        s.fma(nb, even_b, odd_b),
+        s.sub(s.mul(nb, even_b), odd_b),
+        g[2],
+    ]
+}
+
+/// Gᵀ: gradients of six points to gradients of three taps.
+#[inline(always)]
+fn taps_of_points<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
+    let (sum_a, sum_b) = (
+        s.mul(s.splat(NA), s.add(u[1], u[2])),
+        s.mul(s.splat(NB), s.add(u[3], u[4])),
+    );
+    let (difference_a, difference_b) = (s.sub(u[1], u[2]), s.sub(u[3], u[4]));
+    [
+        s.add(u[0], s.add(sum_a, sum_b)),
+        s.fma(s.splat(A * NA), difference_a, s.mul(s.splat(B * NB), difference_b)),
+        s.add(s.fma(s.splat(A2), sum_a, s.mul(s.splat(B2), sum_b)), u[5]),
+    ]
+}
+
+/// Images of 3×3 windows: each of `height`·`width` windows starts at (y − top, x − left) in a source image, which is
+/// zero outside.
+#[derive(Clone, Copy)]
+pub(crate) struct Windows {
+    pub n: usize,
+    pub source_height: usize,
+    pub source_width: usize,
+    pub top: usize,
+    pub left: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Windows {
+    fn across(&self) -> usize {
+        self.width.div_ceil(OUT)
+    }
+
+    fn per_image(&self) -> usize {
+        self.height.div_ceil(OUT) * self.across()
+    }
+
+    fn tiles(&self) -> usize {
+        self.n * self.per_image()
+    }
+
+    /// Image, first row and first column of the outputs of a tile.
+    #[inline(always)]
+    fn at(&self, tile: usize) -> (usize, usize, usize) {
+        let (image, tile) = (tile / self.per_image(), tile % self.per_image());
+        (image, tile / self.across() * OUT, tile % self.across() * OUT)
+    }
+}
+
+/// Floats of the transformed weights of `terms` input and `columns` output channels.
+pub(crate) fn filter_len(terms: usize, columns: usize) -> usize {
+    POINTS * plane(terms, columns.div_ceil(LANES))
+}
+
+/// Transforms weights \[3, 3, terms, columns\], or, if `flip`, weights \[3, 3, columns, terms\] turned by 180°: the
+/// filter of the gradient by the input.
+pub(crate) fn transform_filter(terms: usize, columns: usize, flip: bool, weights: &[f32], out: &mut [f32]) {
+    let blocks = columns.div_ceil(LANES);
+    let groups = terms.div_ceil(LANES);
+    let out = Shared::new(out);
+    parallel::for_each(blocks * groups, |task| {
+        filter_part(terms, columns, flip, weights, task / groups, task % groups * LANES, out);
+    });
+}
+
+/// out = convolution of `source` \[n, source_height, source_width, terms\] with a transformed `filter`, plus the
+/// epilogue, \[n, height, width, columns\].
+pub(crate) fn convolve(
+    windows: &Windows,
+    terms: usize,
+    columns: usize,
+    source: &[f32],
+    filter: &[f32],
+    extra: Epilogue,
+    out: &mut [f32],
+) {
+    let (tiles, blocks) = (windows.tiles(), columns.div_ceil(LANES));
+    if tiles == 0 || columns == 0 {
+        return;
+    }
+    // As in `gather::product`, how the work is cut changes no sum. Few tiles of many channels read more filter than
+    // they save cache; more tiles than this fall out of the second level.
+    let tasks = 4 * parallel::threads();
+    let most = if terms <= 64 { 56 } else { 28 };
+    let step = tiles.div_ceil(tasks).next_multiple_of(14).min(most);
+    let tile_tasks = tiles.div_ceil(step);
+    let groups = (tasks / tile_tasks).clamp(1, blocks.div_ceil(2));
+    let group = blocks.div_ceil(groups).next_multiple_of(2);
+    let groups = blocks.div_ceil(group);
+    let out = Shared::new(out);
+    parallel::for_each(tile_tasks * groups, |task| {
+        let (first, block) = (task / groups * step, task % groups * group);
+        let part = Part {
+            first,
+            tiles: step.min(tiles - first),
+            block,
+            blocks: group.min(blocks - block),
+        };
+        convolve_part(windows, terms, columns, source, filter, extra, part, out);
+    });
+}
+
+struct Part {
+    first: usize,
+    tiles: usize,
+    block: usize,
+    blocks: usize,
+}
+
+/// dw \[3, 3, terms, columns\] = Σ over tiles of the gradient of a convolution by its weights, where `dy` \[n, height,
+/// width, columns\] is the gradient by its output.
+pub(crate) fn weight_gradient(
+    windows: &Windows,
+    terms: usize,
+    columns: usize,
+    source: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+) {
+    let (term_blocks, blocks) = (terms.div_ceil(LANES), columns.div_ceil(LANES));
+    let tiles = windows.tiles();
+    // Tiles of a chunk: part of the result. Both factors of a product then lie in the first-level cache, and all
+    // transformed tiles in the third.
+    const BYTES: usize = 6 << 20;
+    let step = (BYTES / (4 * POINTS * LANES * (term_blocks + blocks)))
+        .clamp(16, 256)
+        .next_multiple_of(16)
+        .min(tiles);
+    dw.fill(0.0);
+    let (x_len, y_len) = (POINTS * plane(step, term_blocks), POINTS * plane(step, blocks));
+    let mut work = scratch::take(x_len + y_len);
+    let (x, y) = work.split_at_mut(x_len);
+    for first in (0..tiles).step_by(step.max(1)) {
+        let count = step.min(tiles - first);
+        const PIECE: usize = 8;
+        let (to_x, to_y) = (Shared::new(&mut *x), Shared::new(&mut *y));
+        parallel::for_each(count.div_ceil(PIECE), |piece| {
+            let part = Rows {
+                first: piece * PIECE,
+                count: PIECE.min(count - piece * PIECE),
+                of: count,
+            };
+            transform_part(windows, [terms, columns], source, dy, first, part, to_x, to_y);
+        });
+        let pairs = blocks.div_ceil(2);
+        let group = (term_blocks * pairs / (8 * parallel::threads())).clamp(1, 4);
+        let groups = term_blocks.div_ceil(group);
+        let to = Shared::new(dw);
+        parallel::for_each(pairs * groups, |task| {
+            let (pair, term_block) = (task / groups, task % groups * group);
+            for block in term_block..(term_block + group).min(term_blocks) {
+                weight_part([terms, columns], count, x, y, block, pair * 2, to);
+            }
+        });
+    }
+}
+
+dispatch! {
+    fn filter_part(
+        terms: usize, columns: usize, flip: bool, weights: &[f32], block: usize, first: usize, out: Shared,
+    ) = filter_kernel;
+    fn convolve_part(
+        windows: &Windows, terms: usize, columns: usize, source: &[f32], filter: &[f32], extra: Epilogue, part: Part,
+        out: Shared,
+    ) = convolve_kernel;
+    fn transform_part(
+        windows: &Windows, channels: [usize; 2], source: &[f32], dy: &[f32], tile: usize, rows: Rows, x: Shared,
+        y: Shared,
+    ) = transform_kernel;
+    fn weight_part(
+        channels: [usize; 2], tiles: usize, x: &[f32], y: &[f32], term_block: usize, block: usize, dw: Shared,
+    ) = weight_kernel;
+}
+
+/// Block `block` of columns and up to sixteen terms from `first`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn filter_kernel<S: Simd>(
+    s: S,
+    terms: usize,
+    columns: usize,
+    flip: bool,
+    weights: &[f32],
+    block: usize,
+    first: usize,
+    out: Shared,
+) {
+    let count = LANES.min(terms - first);
+    let column = block * LANES;
+    let used = LANES.min(columns - column);
+    // [tap, term, column], sixteen of each.
+    let mut taps = [[0.0f32; LANES * LANES]; 9];
+    for (tap, lines) in taps.iter_mut().enumerate() {
+        if flip {
+            let source = &weights[((8 - tap) * columns + column) * terms + first..];
+            for c in 0..used {
+                for (t, &value) in source[c * terms..][..count].iter().enumerate() {
+                    lines[t * LANES + c] = value;
+                }
+            }
+        } else {
+            for t in 0..count {
+                let from = &weights[(tap * terms + first + t) * columns + column..][..used];
+                s.store_up_to(s.load_up_to(from), &mut lines[t * LANES..]);
+            }
+        }
+    }
+    let stride = plane(terms, columns.div_ceil(LANES));
+    for t in 0..count {
+        let mut half = [[s.splat(0.0); 3]; IN];
+        for x in 0..3 {
+            let mut g = [s.splat(0.0); 3];
+            for y in 0..3 {
+                g[y] = s.load_up_to(&taps[y * 3 + x][t * LANES..]);
+            }
+            let points = points_of_taps(s, g);
+            for i in 0..IN {
+                half[i][x] = points[i];
+            }
+        }
+        for i in 0..IN {
+            let points = points_of_taps(s, half[i]);
+            for j in 0..IN {
+                let at = (i * IN + j) * stride + (block * terms + first + t) * LANES;
+                // SAFETY: a task writes its own block and terms.
+                s.store_up_to(points[j], unsafe { out.part(at, LANES) });
+            }
+        }
+    }
+}
+
+/// Transforms the inputs of tile after tile into rows of the blocked \[36, channels/16, rows, 16\] `out`.
+///
+/// # Safety
+/// Nothing else writes these rows of `out`, which has them.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn transform_inputs<S: Simd>(
+    s: S,
+    windows: &Windows,
+    channels: usize,
+    source: &[f32],
+    tile: usize,
+    rows: Rows,
+    out: Shared,
+) {
+    let blocks = channels.div_ceil(LANES);
+    let stride = plane(rows.of, blocks);
+    assert!(source.len() == windows.n * windows.source_height * windows.source_width * channels);
+    let out = out.pointer(POINTS * stride);
+    let zero = s.splat(0.0);
+    for row in rows.first..rows.first + rows.count {
+        let (image, y, x) = windows.at(tile + row);
+        let (y, x) = (y as isize - windows.top as isize, x as isize - windows.left as isize);
+        let (height, width) = (windows.source_height as isize, windows.source_width as isize);
+        let base = source
+            .as_ptr()
+            .wrapping_offset(((image as isize * height + y) * width + x) * channels as isize);
+        let inside = y >= 0 && x >= 0 && y + IN as isize <= height && x + IN as isize <= width;
+        for block in 0..blocks {
+            let used = LANES.min(channels - block * LANES);
+            let mut half = [[zero; IN]; IN];
+            for j in 0..IN {
+                let mut d = [zero; IN];
+                for i in 0..IN {
+                    let pixel = base.wrapping_add((i * windows.source_width + j) * channels + block * LANES);
+                    let here =
+                        inside || (0..height).contains(&(y + i as isize)) && (0..width).contains(&(x + j as isize));
+                    if here {
+                        // SAFETY: the pixel is inside its image, and has `used` channels from this block's first.
+                        d[i] = unsafe {
+                            if used == LANES {
+                                s.load_at(pixel)
+                            } else {
+                                s.load_partial(std::slice::from_raw_parts(pixel, used))
+                            }
+                        };
+                    }
+                }
+                let points = points_of_inputs(s, d);
+                for i in 0..IN {
+                    half[i][j] = points[i];
+                }
+            }
+            for i in 0..IN {
+                let points = points_of_inputs(s, half[i]);
+                for j in 0..IN {
+                    // SAFETY: within `out` by its length, and in this task's rows.
+                    unsafe {
+                        s.store_at(
+                            points[j],
+                            out.add((i * IN + j) * stride + (block * rows.of + row) * LANES),
+                        )
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn convolve_kernel<S: Simd>(
+    s: S,
+    windows: &Windows,
+    terms: usize,
+    columns: usize,
+    source: &[f32],
+    filter: &[f32],
+    extra: Epilogue,
+    part: Part,
+    out: Shared,
+) {
+    let Part {
+        first,
+        tiles,
+        block,
+        blocks,
+    } = part;
+    let input_len = plane(tiles, terms.div_ceil(LANES));
+    let filter_stride = plane(terms, columns.div_ceil(LANES));
+    let mut work = scratch::take(POINTS * (input_len + plane(tiles, 2)));
+    let (inputs, products) = work.split_at_mut(POINTS * input_len);
+    // SAFETY: the work space is this task's own.
+    unsafe {
+        let rows = Rows {
+            first: 0,
+            count: tiles,
+            of: tiles,
+        };
+        transform_inputs(s, windows, terms, source, first, rows, Shared::new(&mut *inputs));
+    }
+    for pair in (block..block + blocks).step_by(2) {
+        let width = 2.min(block + blocks - pair);
+        let stride = plane(tiles, width);
+        for point in 0..POINTS {
+            let filter = &filter[point * filter_stride + pair * terms * LANES..];
+            let product = &mut products[point * stride..][..stride];
+            multiply(
+                s,
+                tiles,
+                terms,
+                width * LANES,
+                &inputs[point * input_len..],
+                filter,
+                product,
+            );
+        }
+        for b in 0..width {
+            let column = (pair + b) * LANES;
+            let used = LANES.min(columns - column);
+            for t in 0..tiles {
+                let m = products[(b * tiles + t) * LANES..].as_ptr();
+                let mut half = [[s.splat(0.0); IN]; OUT];
+                for j in 0..IN {
+                    let mut points = [s.splat(0.0); IN];
+                    for i in 0..IN {
+                        // SAFETY: `products` has this row and block of every point.
+                        points[i] = unsafe { s.load_at(m.add((i * IN + j) * stride)) };
+                    }
+                    let outputs = outputs_of_points(s, points);
+                    for i in 0..OUT {
+                        half[i][j] = outputs[i];
+                    }
+                }
+                let (image, y, x) = windows.at(first + t);
+                for i in 0..OUT.min(windows.height - y) {
+                    let outputs = outputs_of_points(s, half[i]);
+                    let pixel = (image * windows.height + y + i) * windows.width + x;
+                    for (j, output) in outputs.into_iter().enumerate().take(windows.width - x) {
+                        let output = extra.apply(s, output, image, pixel + j, column, used, columns);
+                        // SAFETY: a task writes the outputs of its own tiles and columns.
+                        s.store_up_to(output, unsafe { out.part((pixel + j) * columns + column, used) });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms inputs and output gradients of the tiles from `tile` on into rows of `x` and `y`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn transform_kernel<S: Simd>(
+    s: S,
+    windows: &Windows,
+    [terms, columns]: [usize; 2],
+    source: &[f32],
+    dy: &[f32],
+    tile: usize,
+    rows: Rows,
+    x: Shared,
+    y: Shared,
+) {
+    // SAFETY: a task has its own rows.
+    unsafe { transform_inputs(s, windows, terms, source, tile, rows, x) };
+    let blocks = columns.div_ceil(LANES);
+    let stride = plane(rows.of, blocks);
+    let zero = s.splat(0.0);
+    for row in rows.first..rows.first + rows.count {
+        let (image, top, left) = windows.at(tile + row);
+        for block in 0..blocks {
+            let column = block * LANES;
+            let used = LANES.min(columns - column);
+            let mut half = [[zero; OUT]; IN];
+            for j in 0..OUT.min(windows.width - left) {
+                let mut outputs = [zero; OUT];
+                for (i, output) in outputs.iter_mut().enumerate().take(windows.height - top) {
+                    let pixel = (image * windows.height + top + i) * windows.width + left + j;
+                    *output = s.load_up_to(&dy[pixel * columns + column..][..used]);
+                }
+                let points = points_of_outputs(s, outputs);
+                for i in 0..IN {
+                    half[i][j] = points[i];
+                }
+            }
+            for i in 0..IN {
+                let points = points_of_outputs(s, half[i]);
+                for j in 0..IN {
+                    let at = (i * IN + j) * stride + (block * rows.of + row) * LANES;
+                    // SAFETY: a task has its own rows.
+                    s.store_up_to(points[j], unsafe { y.part(at, LANES) });
+                }
+            }
+        }
+    }
+}
+
+/// Adds to dw, for sixteen terms and up to 32 columns, what `tiles` transformed tiles contribute.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn weight_kernel<S: Simd>(
+    s: S,
+    [terms, columns]: [usize; 2],
+    tiles: usize,
+    x: &[f32],
+    y: &[f32],
+    term_block: usize,
+    block: usize,
+    dw: Shared,
+) {
+    let (term_blocks, blocks) = (terms.div_ceil(LANES), columns.div_ceil(LANES));
+    let width = 2.min(blocks - block);
+    let stride = width * LANES * LANES;
+    let mut sums = scratch::take(POINTS * stride);
+    sums.fill(0.0);
+    for point in 0..POINTS {
+        let x = &x[point * plane(tiles, term_blocks) + term_block * tiles * LANES..];
+        let y = &y[point * plane(tiles, blocks) + block * tiles * LANES..];
+        let sums = &mut sums[point * stride..][..stride];
+        multiply_transposed(s, LANES, tiles, width * LANES, x, y, sums, LANES);
+    }
+    for b in 0..width {
+        let column = (block + b) * LANES;
+        let used = LANES.min(columns - column);
+        for t in 0..LANES.min(terms - term_block * LANES) {
+            let mut half = [[s.splat(0.0); IN]; 3];
+            for j in 0..IN {
+                let mut points = [s.splat(0.0); IN];
+                for i in 0..IN {
+                    points[i] = s.load_up_to(&sums[(i * IN + j) * stride + (b * LANES + t) * LANES..]);
+                }
+                let taps = taps_of_points(s, points);
+                for i in 0..3 {
+                    half[i][j] = taps[i];
+                }
+            }
+            for i in 0..3 {
+                let taps = taps_of_points(s, half[i]);
+                for j in 0..3 {
+                    let at = ((i * 3 + j) * terms + term_block * LANES + t) * columns + column;
+                    // SAFETY: a task writes its own terms and columns.
+                    let to = unsafe { dw.part(at, used) };
+                    s.store_up_to(s.add(s.load_up_to(to), taps[j]), to);
+                }
+            }
+        }
+    }
+}

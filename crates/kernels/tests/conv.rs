@@ -1,0 +1,195 @@
+//! Convolutions and matrix products against plain loops, and their bits against threads and batch sizes.
+
+mod common;
+
+use common::*;
+use kernels::{Conv, MatMul, Pad, conv2d, conv2d_grad_input, conv2d_grad_weight, matmul, reference};
+use proptest::prelude::*;
+
+/// Relative to the largest value. Winograd's transforms cost a digit; everything else is far better.
+const TOLERANCE: f64 = 1e-5;
+
+struct Case {
+    x: Vec<f32>,
+    w: Vec<f32>,
+    bias: Vec<f32>,
+    shift: Vec<f32>,
+    residual: Vec<f32>,
+    dy: Vec<f32>,
+}
+
+impl Case {
+    fn new(shape: &Conv) -> Self {
+        Case {
+            x: numbers(shape.input_len(), 1),
+            w: numbers(shape.weight_len(), 2),
+            bias: numbers(shape.c_out, 3),
+            shift: numbers(shape.n * shape.c_out, 4),
+            residual: numbers(shape.output_len(), 5),
+            dy: numbers(shape.output_len(), 6),
+        }
+    }
+
+    fn forward(&self, shape: &Conv) -> Vec<f32> {
+        let mut out = vec![f32::NAN; shape.output_len()];
+        conv2d(
+            shape,
+            &self.x,
+            &self.w,
+            Some(&self.bias),
+            Some(&self.shift),
+            Some(&self.residual),
+            &mut out,
+        );
+        out
+    }
+
+    fn grad_input(&self, shape: &Conv) -> Vec<f32> {
+        let mut dx = vec![f32::NAN; shape.input_len()];
+        conv2d_grad_input(shape, &self.dy, &self.w, &mut dx);
+        dx
+    }
+
+    fn grad_weight(&self, shape: &Conv) -> Vec<f32> {
+        let mut dw = vec![f32::NAN; shape.weight_len()];
+        conv2d_grad_weight(shape, &self.x, &self.dy, &mut dw);
+        dw
+    }
+}
+
+fn compare(shape: &Conv) {
+    let case = Case::new(shape);
+    let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
+    let (bias, shift, residual) = (wide(&case.bias), wide(&case.shift), wide(&case.residual));
+    let expected = reference::conv2d(shape, &x, &w, Some(&bias), Some(&shift), Some(&residual));
+    assert_close(
+        &case.forward(shape),
+        &expected,
+        TOLERANCE,
+        &format!("{shape:?}: forward"),
+    );
+    let expected = reference::conv2d_grad_input(shape, &dy, &w);
+    assert_close(
+        &case.grad_input(shape),
+        &expected,
+        TOLERANCE,
+        &format!("{shape:?}: grad_input"),
+    );
+    let expected = reference::conv2d_grad_weight(shape, &x, &dy);
+    assert_close(
+        &case.grad_weight(shape),
+        &expected,
+        TOLERANCE,
+        &format!("{shape:?}: grad_weight"),
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+
+    #[test]
+    fn convolution_is_that_of_the_plain_loops(shape in convolutions()) {
+        compare(&shape);
+    }
+
+    #[test]
+    fn bits_depend_neither_on_threads_nor_on_the_batch(shape in convolutions()) {
+        let case = Case::new(&shape);
+        let all = on_every_pool(|| case.forward(&shape));
+        let dx = on_every_pool(|| case.grad_input(&shape));
+        on_every_pool(|| case.grad_weight(&shape));
+        let one = Conv { n: 1, ..shape };
+        for image in 0..shape.n {
+            let part = |x: &[f32], len: usize| x[image * len..(image + 1) * len].to_vec();
+            let alone = Case {
+                x: part(&case.x, one.input_len()),
+                w: case.w.clone(),
+                bias: case.bias.clone(),
+                shift: part(&case.shift, one.c_out),
+                residual: part(&case.residual, one.output_len()),
+                dy: part(&case.dy, one.output_len()),
+            };
+            assert_same_bits(&alone.forward(&one), &part(&all, one.output_len()), "forward");
+            assert_same_bits(&alone.grad_input(&one), &part(&dx, one.input_len()), "grad_input");
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_the_plain_loops(
+        m in 1usize..90, k in 1usize..80, n in 1usize..70, a_transposed: bool, b_transposed: bool,
+    ) {
+        let shape = MatMul { m, k, n, a_transposed, b_transposed };
+        let (a, b, bias) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3));
+        let store = |x: &[f32], rows: usize, columns: usize, transposed: bool| -> Vec<f32> {
+            if transposed { (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect() } else { x.to_vec() }
+        };
+        let (stored_a, stored_b) = (store(&a, m, k, a_transposed), store(&b, k, n, b_transposed));
+        let out = on_every_pool(|| {
+            let mut out = vec![f32::NAN; m * n];
+            matmul(&shape, &stored_a, &stored_b, Some(&bias), &mut out);
+            out
+        });
+        let mut expected = reference::matmul(m, k, n, &wide(&a), &wide(&b));
+        expected.iter_mut().enumerate().for_each(|(i, x)| *x += f64::from(bias[i % n]));
+        assert_close(&out, &expected, 1e-6, "matmul");
+    }
+}
+
+/// Shapes of the networks that the crate is for, where errors have room to grow.
+#[test]
+fn wide_convolutions_keep_their_digits() {
+    for (n, side, c_in, c_out) in [(1, 16, 256, 256), (3, 8, 512, 256), (2, 4, 256, 256), (2, 32, 32, 32)] {
+        compare(&Conv {
+            n,
+            h: side,
+            w: side,
+            c_in,
+            c_out,
+            kernel: (3, 3),
+            stride: 1,
+            pad: Pad::same(1),
+        });
+    }
+}
+
+/// The gradients in the reference are themselves held against finite differences of its forward pass.
+#[test]
+fn reference_gradients_are_finite_differences() {
+    let pad = Pad {
+        top: 0,
+        bottom: 1,
+        left: 1,
+        right: 2,
+    };
+    let shape = Conv {
+        n: 2,
+        h: 4,
+        w: 5,
+        c_in: 3,
+        c_out: 2,
+        kernel: (3, 2),
+        stride: 2,
+        pad,
+    };
+    let case = Case::new(&shape);
+    let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
+    let narrow = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<_>>();
+    let expected = finite_differences(&case.x, &case.dy, |x| {
+        reference::conv2d(&shape, x, &w, None, None, None)
+    });
+    assert_close(
+        &narrow(reference::conv2d_grad_input(&shape, &dy, &w)),
+        &expected,
+        1e-6,
+        "grad_input",
+    );
+    let expected = finite_differences(&case.w, &case.dy, |w| {
+        reference::conv2d(&shape, &x, w, None, None, None)
+    });
+    assert_close(
+        &narrow(reference::conv2d_grad_weight(&shape, &x, &dy)),
+        &expected,
+        1e-6,
+        "grad_weight",
+    );
+}

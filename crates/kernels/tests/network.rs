@@ -1,0 +1,395 @@
+//! Normalisation, attention, activation, resampling, sums and the optimizer: against plain loops, finite differences,
+//! closed forms, threads and batch sizes.
+
+mod common;
+
+use common::*;
+use kernels::*;
+use proptest::prelude::*;
+
+fn norms() -> impl Strategy<Value = (GroupNorm, bool, bool)> {
+    let channels = prop_oneof![(1usize..5, 1usize..12), (1usize..9, Just(8usize)), Just((32, 4))];
+    (
+        1usize..5,
+        prop_oneof![1usize..12, 60usize..150],
+        channels,
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(n, pixels, (groups, size), silu, scaled)| {
+            (
+                GroupNorm {
+                    n,
+                    pixels,
+                    channels: groups * size,
+                    groups,
+                    eps: 1e-5,
+                },
+                silu,
+                scaled,
+            )
+        })
+}
+
+struct Norm {
+    shape: GroupNorm,
+    silu: bool,
+    x: Vec<f32>,
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+    scale_shift: Option<(Vec<f32>, Vec<f32>)>,
+    dy: Vec<f32>,
+}
+
+impl Norm {
+    fn new(shape: GroupNorm, silu: bool, scaled: bool) -> Self {
+        let (len, nc) = (shape.n * shape.pixels * shape.channels, shape.n * shape.channels);
+        Norm {
+            shape,
+            silu,
+            x: numbers(len, 1).iter().map(|x| 3.0 * x + 0.7).collect(),
+            gamma: numbers(shape.channels, 2).iter().map(|x| x + 1.5).collect(),
+            beta: numbers(shape.channels, 3),
+            scale_shift: scaled.then(|| (numbers(nc, 4), numbers(nc, 5))),
+            dy: numbers(len, 6),
+        }
+    }
+
+    fn scale_shift(&self) -> Option<(&[f32], &[f32])> {
+        self.scale_shift.as_ref().map(|(a, b)| (&a[..], &b[..]))
+    }
+
+    fn forward(&self) -> (Vec<f32>, Vec<f32>) {
+        let (mut out, mut saved) = (
+            vec![f32::NAN; self.x.len()],
+            vec![f32::NAN; 2 * self.shape.n * self.shape.groups],
+        );
+        group_norm(
+            &self.shape,
+            &self.x,
+            &self.gamma,
+            &self.beta,
+            self.scale_shift(),
+            self.silu,
+            &mut out,
+            &mut saved,
+        );
+        (out, saved)
+    }
+
+    /// dx, dgamma, dbeta, dscale, dshift.
+    fn backward(&self) -> [Vec<f32>; 5] {
+        let saved = self.forward().1;
+        let nan = |len: usize| vec![f32::NAN; len];
+        let (c, nc) = (self.shape.channels, self.shape.n * self.shape.channels);
+        let [mut dx, mut dgamma, mut dbeta, mut dscale, mut dshift] =
+            [nan(self.x.len()), nan(c), nan(c), nan(nc), nan(nc)];
+        let by_scale_shift = self.scale_shift.as_ref().map(|_| (&mut dscale[..], &mut dshift[..]));
+        group_norm_backward(
+            &self.shape,
+            &self.x,
+            &self.gamma,
+            &self.beta,
+            self.scale_shift(),
+            self.silu,
+            &saved,
+            &self.dy,
+            &mut dx,
+            &mut dgamma,
+            &mut dbeta,
+            by_scale_shift,
+        );
+        [dx, dgamma, dbeta, dscale, dshift]
+    }
+
+    /// The reference, with one of x, gamma, beta, scale and shift replaced.
+    fn reference(&self, replaced: usize, by: &[f64]) -> Vec<f64> {
+        let (scale, shift) = self.scale_shift.clone().unwrap_or_default();
+        let mut inputs = [&self.x, &self.gamma, &self.beta, &scale, &shift].map(|x| wide(x));
+        inputs[replaced] = by.to_vec();
+        let [x, gamma, beta, scale, shift] = &inputs;
+        let scale_shift = self.scale_shift.as_ref().map(|_| (&scale[..], &shift[..]));
+        reference::group_norm(&self.shape, x, gamma, beta, scale_shift, self.silu)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn group_norm_is_that_of_the_plain_loops((shape, silu, scaled) in norms()) {
+        // A group of one value is 0 times 1/√eps: what f32 makes of the 0 is multiplied as well.
+        prop_assume!(shape.pixels * shape.channels / shape.groups > 3);
+        let case = Norm::new(shape, silu, scaled);
+        assert_close(&case.forward().0, &case.reference(0, &wide(&case.x)), 2e-6, "group_norm");
+    }
+
+    #[test]
+    fn group_norm_gradients_are_finite_differences((shape, silu, scaled) in norms()) {
+        prop_assume!(shape.n * shape.pixels * shape.channels < 1500);
+        // One value a group has no variance: the gradient by x is 0 with terms of 1/√eps, which only f64 cancels.
+        prop_assume!(shape.pixels * shape.channels / shape.groups > 3);
+        let case = Norm::new(shape, silu, scaled);
+        let (scale, shift) = case.scale_shift.clone().unwrap_or_default();
+        let inputs = [&case.x, &case.gamma, &case.beta, &scale, &shift];
+        let names = ["dx", "dgamma", "dbeta", "dscale", "dshift"];
+        for (i, actual) in case.backward().iter().enumerate().take(if scaled { 5 } else { 3 }) {
+            let expected = finite_differences(inputs[i], &case.dy, |x| case.reference(i, x));
+            assert_close(actual, &expected, 2e-5, names[i]);
+        }
+    }
+
+    #[test]
+    fn group_norm_bits_depend_neither_on_threads_nor_on_the_batch((shape, silu, scaled) in norms()) {
+        let case = Norm::new(shape, silu, scaled);
+        let all = on_every_pool(|| case.forward().0);
+        for i in 0..3 {
+            on_every_pool(|| case.backward()[i].clone());
+        }
+        let dx = &case.backward()[0];
+        let (size, c) = (shape.pixels * shape.channels, shape.channels);
+        for image in 0..shape.n {
+            let part = |x: &[f32], len: usize| x[image * len..(image + 1) * len].to_vec();
+            let alone = Norm {
+                shape: GroupNorm { n: 1, ..shape },
+                silu,
+                x: part(&case.x, size),
+                gamma: case.gamma.clone(),
+                beta: case.beta.clone(),
+                scale_shift: case.scale_shift.as_ref().map(|(a, b)| (part(a, c), part(b, c))),
+                dy: part(&case.dy, size),
+            };
+            assert_same_bits(&alone.forward().0, &part(&all, size), "forward");
+            assert_same_bits(&alone.backward()[0], &part(dx, size), "dx");
+        }
+    }
+
+    #[test]
+    fn attention_is_that_of_the_plain_loops(
+        n in 1usize..4, tokens in prop_oneof![1usize..40, 60usize..140], heads in 1usize..4, head_dim in 1usize..40,
+    ) {
+        let shape = Attention { n, tokens, heads, head_dim };
+        let len = n * tokens * heads * head_dim;
+        let [q, k, v] = [1, 2, 3].map(|seed| numbers(len, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
+        let forward = |shape: &Attention, q: &[f32], k: &[f32], v: &[f32]| {
+            let mut out = vec![f32::NAN; q.len()];
+            attention(shape, q, k, v, &mut out, &mut vec![f32::NAN; shape.n * heads * tokens]);
+            out
+        };
+        let out = on_every_pool(|| forward(&shape, &q, &k, &v));
+        assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 5e-6, "attention");
+        let (one, last) = (Attention { n: 1, ..shape }, len / n * (n - 1));
+        assert_same_bits(&forward(&one, &q[last..], &k[last..], &v[last..]), &out[last..], "the last image alone");
+    }
+
+    #[test]
+    fn attention_gradients_are_finite_differences(
+        n in 1usize..3, tokens in 1usize..20, heads in 1usize..3, head_dim in 1usize..8,
+    ) {
+        let shape = Attention { n, tokens, heads, head_dim };
+        let len = n * tokens * heads * head_dim;
+        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(len, seed));
+        let gradients = attention_gradients(&shape, &q, &k, &v, &dout);
+        let [wq, wk, wv] = [&q, &k, &v].map(|x| wide(x));
+        let f = |q: &[f64], k: &[f64], v: &[f64]| reference::attention(&shape, q, k, v);
+        let expected = [
+            finite_differences(&q, &dout, |q| f(q, &wk, &wv)),
+            finite_differences(&k, &dout, |k| f(&wq, k, &wv)),
+            finite_differences(&v, &dout, |v| f(&wq, &wk, v)),
+        ];
+        // Gradients may vanish (one token), so the error is relative to dout's size, 1.
+        for (actual, expected) in gradients.iter().zip(expected) {
+            for (a, e) in actual.iter().zip(expected) {
+                prop_assert!((f64::from(*a) - e).abs() < 1e-5, "{a} is not {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_and_upsampling(n in 1usize..5, h in 1usize..9, w in 1usize..20, c in 1usize..40) {
+        let x = numbers(n * h * w * c, 1);
+        let mut expected = vec![0.0; n * c];
+        x.iter().enumerate().for_each(|(i, &x)| expected[i / (h * w * c) * c + i % c] += f64::from(x));
+        let sums = on_every_pool(|| {
+            let mut out = vec![f32::NAN; n * c];
+            per_image_channel_sums(n, &x, &mut out);
+            out
+        });
+        assert_close(&sums, &expected, 1e-5, "per image");
+        let mut all = vec![f32::NAN; c];
+        channel_sums(&x, &mut all);
+        let expected: Vec<f64> = (0..c).map(|i| expected.iter().skip(i).step_by(c).sum()).collect();
+        assert_close(&all, &expected, 1e-5, "over images");
+
+        let mut up = vec![f32::NAN; 4 * x.len()];
+        upsample2x(n, h, w, c, &x, &mut up);
+        for (i, &value) in up.iter().enumerate() {
+            let (channel, column, row, image) = (i % c, i / c % (2 * w), i / c / (2 * w) % (2 * h), i / c / (4 * w * h));
+            prop_assert_eq!(value, x[((image * h + row / 2) * w + column / 2) * c + channel]);
+        }
+        // ⟨up(x), y⟩ = ⟨x, upᵀ(y)⟩.
+        let y = numbers(up.len(), 2);
+        let mut down = vec![f32::NAN; x.len()];
+        upsample2x_backward(n, h, w, c, &y, &mut down);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        prop_assert!((dot(&up, &y) - dot(&x, &down)).abs() < 1e-4);
+    }
+}
+
+fn attention_gradients(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
+    let nan = || vec![f32::NAN; q.len()];
+    let (mut out, mut saved) = (nan(), vec![f32::NAN; shape.n * shape.heads * shape.tokens]);
+    attention(shape, q, k, v, &mut out, &mut saved);
+    let [mut dq, mut dk, mut dv] = [nan(), nan(), nan()];
+    attention_backward(shape, q, k, v, &out, &saved, dout, &mut dq, &mut dk, &mut dv);
+    [dq, dk, dv]
+}
+
+#[test]
+fn attention_gradients_of_many_tokens() {
+    let shape = Attention {
+        n: 1,
+        tokens: 150,
+        heads: 2,
+        head_dim: 5,
+    };
+    let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(1500, seed));
+    let gradients = on_every_pool(|| attention_gradients(&shape, &q, &k, &v, &dout).concat());
+    let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
+        reference::attention(&shape, q, k, v)
+            .iter()
+            .zip(&dout)
+            .map(|(y, &dy)| y * f64::from(dy))
+            .sum()
+    };
+    // Along one random direction of all three at once.
+    let direction = numbers(4500, 9);
+    let moved = |t: f64| {
+        let step = |x: &[f32], d: &[f32]| {
+            wide(x)
+                .iter()
+                .zip(d)
+                .map(|(x, &d)| x + t * f64::from(d))
+                .collect::<Vec<_>>()
+        };
+        loss(
+            &step(&q, &direction[..1500]),
+            &step(&k, &direction[1500..3000]),
+            &step(&v, &direction[3000..]),
+        )
+    };
+    let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+    let actual: f64 = gradients
+        .iter()
+        .zip(&direction)
+        .map(|(&g, &d)| f64::from(g) * f64::from(d))
+        .sum();
+    assert!(
+        (actual - expected).abs() < 1e-4 * expected.abs().max(1.0),
+        "{actual} is not {expected}"
+    );
+}
+
+#[test]
+fn group_norm_keeps_a_small_variance_beside_a_large_mean() {
+    let shape = GroupNorm {
+        n: 1,
+        pixels: 256,
+        channels: 8,
+        groups: 2,
+        eps: 1e-6,
+    };
+    let mut case = Norm::new(shape, false, false);
+    case.x = numbers(2048, 1).iter().map(|x| 100.0 + 0.1 * x).collect();
+    // x itself is only known to 4e-6, of a standard deviation of 0.06.
+    assert_close(
+        &case.forward().0,
+        &case.reference(0, &wide(&case.x)),
+        2e-4,
+        "group_norm",
+    );
+}
+
+#[test]
+fn silu_is_accurate_and_saturates() {
+    let x: Vec<f32> = (-60_000..60_000)
+        .map(|i| i as f32 * 1.5e-3)
+        .chain([1e4, -1e4, 1e30, 0.0])
+        .collect();
+    let mut y = vec![f32::NAN; x.len()];
+    silu(&x, &mut y);
+    for (&x, &y) in x.iter().zip(&y) {
+        let expected = reference::silu(f64::from(x));
+        let allowed = 3.0 * f64::from(f32::EPSILON) * expected.abs() + 1e-30;
+        assert!(
+            (f64::from(y) - expected).abs() <= allowed,
+            "silu({x}) = {y}, not {expected}"
+        );
+    }
+    let mut nan = [0.0];
+    silu(&[f32::NAN], &mut nan);
+    assert!(nan[0].is_nan());
+
+    let x = numbers(1003, 1).iter().map(|x| 8.0 * x).collect::<Vec<_>>();
+    let dy = numbers(x.len(), 2);
+    let mut dx = vec![f32::NAN; x.len()];
+    silu_backward(&x, &dy, &mut dx);
+    let expected = finite_differences(&x, &dy, |x| x.iter().map(|&x| reference::silu(x)).collect());
+    assert_close(&dx, &expected, 1e-6, "silu_backward");
+}
+
+/// `torch.optim.Adam` written out in f64, ten steps, with clipping and a moving average.
+#[test]
+fn adam_is_that_of_the_formula() {
+    const LEN: usize = 1003;
+    let (mut p, mut m, mut v, mut ema) = (numbers(LEN, 1), vec![0.0; LEN], vec![0.0; LEN], numbers(LEN, 1));
+    let (mut wp, mut wm, mut wv, mut wema) = (wide(&p), vec![0.0f64; LEN], vec![0.0f64; LEN], wide(&p));
+    let (lr, beta1, beta2, eps, decay, scale) = (2e-2f32, 0.9f32, 0.999f32, 1e-8f32, 0.99f32, 0.5f32);
+    let [lr64, b1, b2, eps64, decay64, scale64] = [lr, beta1, beta2, eps, decay, scale].map(f64::from);
+    for t in 1..=10 {
+        let grad = numbers(LEN, 10 + t);
+        let step = AdamStep {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            step: t,
+            grad_scale: scale,
+            ema_decay: Some(decay),
+        };
+        adam(&step, &mut p, &grad, &mut m, &mut v, Some(&mut ema));
+        for i in 0..LEN {
+            let g = f64::from(grad[i]) * scale64;
+            wm[i] = b1 * wm[i] + (1.0 - b1) * g;
+            wv[i] = b2 * wv[i] + (1.0 - b2) * g * g;
+            let (m_hat, v_hat) = (wm[i] / (1.0 - b1.powf(t as f64)), wv[i] / (1.0 - b2.powf(t as f64)));
+            wp[i] -= lr64 * m_hat / (v_hat.sqrt() + eps64);
+            wema[i] = decay64 * wema[i] + (1.0 - decay64) * wp[i];
+        }
+    }
+    assert_close(&p, &wp, 2e-6, "parameters");
+    assert_close(&ema, &wema, 2e-6, "moving average");
+    let before = ema.clone();
+    let step = AdamStep {
+        lr,
+        beta1,
+        beta2,
+        eps,
+        step: 11,
+        grad_scale: 1.0,
+        ema_decay: None,
+    };
+    adam(&step, &mut p, &m.clone(), &mut m, &mut v, Some(&mut ema));
+    assert_eq!(ema, before, "no decay, no update");
+}
+
+#[test]
+fn sum_of_squares_is_the_same_on_all_pools() {
+    let x = numbers(200_001, 1);
+    let expected: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
+    let sum = on_every_pool(|| {
+        let sum = sum_of_squares(&x);
+        vec![sum as f32, (sum - f64::from(sum as f32)) as f32]
+    });
+    assert!((f64::from(sum[0]) / expected - 1.0).abs() < 1e-6);
+}

@@ -1,0 +1,231 @@
+//! Counter-based randomness: every random number of the program is a pure function of
+//! `(seed, stream, index, step, position)`.
+//!
+//! A [`Random`] is a seed and nothing else. What a number is for ([`Stream`]), which image or parameter it belongs to
+//! (`index`) and when it is drawn (`step`) address it, so that nothing is saved to resume a run and an image does not
+//! change with the batch size, the number of threads, or what was drawn before it.
+//!
+//! ```
+//! use random::{Random, Stream};
+//!
+//! let random = Random::new(42);
+//! let (image, step) = (7, 1000);
+//! let t = random.below(Stream::Timestep, image, step, 1000);
+//! let mut noise = vec![0.0; 3 * 32 * 32];
+//! random.normals(Stream::Noise, image, step, &mut noise);
+//! assert!(t < 1000);
+//! ```
+//!
+//! # The numbers are part of the format
+//! Key: the two halves of the seed. Counter: `[index bits 0–31, index bits 32–47 | stream << 16, step, block]`, each block
+//! giving the four words of [`philox4x32_10`]. Word `p` of a draw is word `p % 4` of block `p / 4`; shorter slices are
+//! prefixes of longer ones. All arithmetic is on integers or in `+ − × ÷ √` of IEEE 754, hence the same bits on every
+//! platform and instruction set.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod normal;
+mod philox;
+mod shuffle;
+
+pub use philox::philox4x32_10;
+use philox::{LANES, Words, blocks};
+
+/// What a random number is for. The numbers never change: they are part of the format, like a parameter's name.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Initial parameters; `index` is the parameter's.
+    Parameters = 1,
+    /// The order of the training images; `step` is the epoch (see [`Random::shuffled`]).
+    Shuffle = 2,
+    /// Whether a training image is mirrored.
+    Flip = 3,
+    /// The timestep t of a training image.
+    Timestep = 4,
+    /// The noise ε of a training image.
+    Noise = 5,
+    /// Dropout in the network.
+    Dropout = 6,
+    /// Whether a training image loses its label (classifier-free guidance).
+    LabelDropout = 7,
+    /// x_T of a sample; `index` is the sample's.
+    InitialNoise = 8,
+    /// The noise that a sampler adds; `index` is the sample's, `step` the sampler's.
+    SamplerNoise = 9,
+    /// Noise and timesteps of an evaluation (bits/dim, denoising error).
+    Evaluate = 10,
+    /// Where a training image is cropped.
+    Crop = 11,
+    /// Subsets and resampling of a metric (KID's blocks, bootstrap).
+    Subset = 12,
+    /// Labels drawn for samples.
+    Label = 13,
+}
+
+/// A seed: the source of every random number of a run.
+///
+/// Its methods take the number's address: a [`Stream`], an `index` < 2⁴⁸ (image, sample, parameter) and a `step` < 2³²
+/// (training step, sampler step, epoch), and panic beyond these. A draw has up to 2³⁴ words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Random {
+    seed: u64,
+}
+
+impl Random {
+    /// The source for `seed`; sources of different seeds are independent.
+    pub const fn new(seed: u64) -> Self {
+        Random { seed }
+    }
+
+    /// The seed it was made from.
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Random words.
+    pub fn bits(&self, stream: Stream, index: u64, step: u64, out: &mut [u32]) {
+        self.fill(stream, index, step, out, interleave);
+    }
+
+    /// Uniform in `[0, 1)`: multiples of 2⁻²⁴, one word each.
+    pub fn uniforms(&self, stream: Stream, index: u64, step: u64, out: &mut [f32]) {
+        self.fill(stream, index, step, out, |words| {
+            interleave(words).map(|word| (word >> 8) as f32 * (1.0 / 16_777_216.0))
+        });
+    }
+
+    /// Uniform in `[0, 1)`: multiples of 2⁻⁵³, two words each (the first is the low half).
+    pub fn uniforms_f64(&self, stream: Stream, index: u64, step: u64, out: &mut [f64]) {
+        self.fill(stream, index, step, out, |words| {
+            let word = interleave(words);
+            std::array::from_fn::<f64, { 2 * LANES }, _>(|i| unit_f64(word[2 * i], word[2 * i + 1]))
+        });
+    }
+
+    /// One uniform in `[0, 1)` with 53 bits: the first of [`uniforms_f64`](Self::uniforms_f64).
+    pub fn uniform(&self, stream: Stream, index: u64, step: u64) -> f64 {
+        let [low, high, ..] = self.block(stream, index, step, 0);
+        unit_f64(low, high)
+    }
+
+    /// Uniform in `0..n` by multiplying 64 bits and shifting; no value is favoured by more than n·2⁻⁶⁴. For `n` = 0: 0.
+    pub fn below(&self, stream: Stream, index: u64, step: u64, n: u64) -> u64 {
+        let [low, high, ..] = self.block(stream, index, step, 0);
+        multiply_shift(low, high, n)
+    }
+
+    /// Standard normals by Box–Muller, within 6.77 of 0; two words make two normals.
+    ///
+    /// Each is within 4e-7 of the pair's radius of the exact transform of its bits.
+    pub fn normals(&self, stream: Stream, index: u64, step: u64, out: &mut [f32]) {
+        self.fill(stream, index, step, out, |[w0, w1, w2, w3]| {
+            let mut normals = [[0.0; LANES]; 4];
+            for l in 0..LANES {
+                [normals[0][l], normals[1][l]] = normal::box_muller(w0[l], w1[l]);
+                [normals[2][l], normals[3][l]] = normal::box_muller(w2[l], w3[l]);
+            }
+            interleave(&normals)
+        });
+    }
+
+    /// Dropout in place: each element of `x` becomes 0 with probability `p`, or else is multiplied by 1/(1 − p).
+    ///
+    /// The same call on the gradient of the output gives the gradient of the input. `p` is rounded to 1/65536, and the
+    /// factor is that of the rounded `p`, so the mean is kept exactly; outside `[0, 1]` it is clamped. Element `e`
+    /// of `x` is decided by 16 bits of block `first_block + e/8`, so that a slice may be split at multiples of 8 and the
+    /// parts done in any order, and each layer of a network takes the blocks after the previous one's. Both halves of
+    /// word `w` count, the low one first.
+    pub fn dropout(&self, stream: Stream, index: u64, step: u64, first_block: u32, p: f32, x: &mut [f32]) {
+        let dropped = (p.clamp(0.0, 1.0) * 65536.0).round() as u32;
+        if dropped == 0 {
+            return;
+        }
+        let factor = if dropped == 65536 {
+            0.0
+        } else {
+            65536.0 / (65536 - dropped) as f32
+        };
+        let factor_of = |half: u32| if half < dropped { 0.0 } else { factor };
+        let counter = counter(stream, index, step);
+        let mut block = first_block;
+        for x in x.chunks_mut(8 * LANES) {
+            let words = interleave(&blocks(counter, block, self.key()));
+            let mut factors = [0.0; 8 * LANES];
+            for (pair, word) in factors.chunks_exact_mut(2).zip(words) {
+                pair[0] = factor_of(word & 0xffff);
+                pair[1] = factor_of(word >> 16);
+            }
+            for (x, factor) in x.iter_mut().zip(factors) {
+                *x *= factor;
+            }
+            block = block.wrapping_add(LANES as u32);
+        }
+    }
+
+    fn key(&self) -> [u32; 2] {
+        [self.seed as u32, (self.seed >> 32) as u32]
+    }
+
+    fn block(&self, stream: Stream, index: u64, step: u64, block: u32) -> [u32; 4] {
+        let [c0, c1, c2] = counter(stream, index, step);
+        philox4x32_10([c0, c1, c2, block], self.key())
+    }
+
+    /// Fills `out` with what `group` makes of [`LANES`] blocks at a time.
+    #[inline(always)]
+    fn fill<T: Copy, const N: usize>(
+        &self,
+        stream: Stream,
+        index: u64,
+        step: u64,
+        out: &mut [T],
+        group: impl Fn(&Words) -> [T; N],
+    ) {
+        let counter = counter(stream, index, step);
+        let mut block = 0u32;
+        for out in out.chunks_mut(N) {
+            let values = group(&blocks(counter, block, self.key()));
+            match <&mut [T; N]>::try_from(&mut *out) {
+                Ok(whole) => *whole = values,
+                Err(_) => out.copy_from_slice(&values[..out.len()]),
+            }
+            block = block.wrapping_add(LANES as u32);
+        }
+    }
+}
+
+fn counter(stream: Stream, index: u64, step: u64) -> [u32; 3] {
+    assert!(index < 1 << 48, "random: index {index} needs more than 48 bits");
+    assert!(step < 1 << 32, "random: step {step} needs more than 32 bits");
+    [
+        index as u32,
+        (index >> 32) as u32 | u32::from(stream as u16) << 16,
+        step as u32,
+    ]
+}
+
+/// Blocks in their natural order: element `4 l + w` is word `w` of block `l`.
+#[inline(always)]
+fn interleave<T: Copy + Default>(words: &[[T; LANES]; 4]) -> [T; 4 * LANES] {
+    let mut out = [T::default(); 4 * LANES];
+    for l in 0..LANES {
+        for w in 0..4 {
+            out[4 * l + w] = words[w][l];
+        }
+    }
+    out
+}
+
+fn unit_f64(low: u32, high: u32) -> f64 {
+    (join(low, high) >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
+}
+
+/// `⌊bits · n / 2⁶⁴⌋`.
+fn multiply_shift(low: u32, high: u32, n: u64) -> u64 {
+    ((u128::from(join(low, high)) * u128::from(n)) >> 64) as u64
+}
+
+fn join(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}

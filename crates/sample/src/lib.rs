@@ -1,0 +1,13 @@
+//! Sampling: a [`Pipeline`] (network and noise schedule, as diffusers keeps them), [`Sampler`]s by name, the [`walk`]
+//! from noise to images along a solver table, and the files that samples go to ([`output`]).
+
+mod error;
+pub mod output;
+mod pipeline;
+mod sampler;
+mod walk;
+
+pub use error::Error;
+pub use pipeline::{Pipeline, read_scheduler, write as write_pipeline};
+pub use sampler::Sampler;
+pub use walk::{Request, Step, initial_noise, walk};

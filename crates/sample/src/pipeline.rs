@@ -1,0 +1,95 @@
+//! A network with its noise schedule, read from and written to diffusers pipeline folders.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use diffusion::SchedulerConfig;
+use unet::{Config, Unet};
+use weights::{Tensors, digest, names, pipeline as folders, whole};
+
+use crate::Error;
+
+/// A denoising diffusion model: what diffusers calls a `DDPMPipeline`.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The network.
+    pub unet: Unet,
+    /// The chain it was trained for.
+    pub scheduler: SchedulerConfig,
+    /// Where it was read from.
+    pub root: PathBuf,
+}
+
+impl Pipeline {
+    /// Reads a model: a run, a checkpoint, a diffusers folder, a flat `google/ddpm-*` repository or a `unet` folder
+    /// (see [`weights::pipeline::locate`]).
+    ///
+    /// # Errors
+    /// Names the file, key or tensor that is missing, damaged, unsupported or of another shape.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
+        let located = folders::locate(path)?;
+        if digest::is_sealed(&located.root) {
+            digest::verify(&located.root)?;
+        }
+        let config = Config::read(&located.unet_config)?;
+        let scheduler = match &located.scheduler_config {
+            Some(path) => read_scheduler(path)?,
+            None => SchedulerConfig::default(),
+        };
+        let (tensors, _) = weights::read_safetensors(&located.unet_weights)?;
+        let tensors = names::modernize(&located.unet_weights, tensors)?;
+        let unet = Unet::new(&config, 0, device)?.with_tensors(tensors).map_err(|error| Error::Pipeline {
+            path: located.unet_weights.clone(),
+            message: error.to_string(),
+        })?;
+        let pipeline = Self { unet, scheduler, root: located.root };
+        pipeline.check().map_err(|message| Error::Pipeline { path: located.unet_config, message })?;
+        Ok(pipeline)
+    }
+
+    /// Whether network and chain go together: a learned variance needs twice the output channels.
+    fn check(&self) -> Result<(), String> {
+        let config = self.unet.config();
+        let learned = self.scheduler.variance_type.is_learned();
+        let expected = if learned { 2 * config.in_channels } else { config.in_channels };
+        if config.out_channels == expected || config.out_channels == 2 * config.in_channels {
+            return Ok(());
+        }
+        Err(format!(
+            "`out_channels` is {}; with {} input channels and variance_type {} it should be {expected}",
+            config.out_channels, config.in_channels, self.scheduler.variance_type
+        ))
+    }
+}
+
+/// Reads a `scheduler_config.json`.
+///
+/// # Errors
+/// Names the file and the key that is not supported.
+pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::Pipeline { path: path.into(), message: format!("cannot be read: {e}") })?;
+    SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline { path: path.into(), message: e.to_string() })
+}
+
+/// Writes a pipeline into a folder that exists: `model_index.json`, `unet/` and `scheduler/`, which
+/// `DDPMPipeline.from_pretrained` reads. `tensors` are the network's, by diffusers' names.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(folder: &Path, config: &Config, scheduler: &SchedulerConfig, tensors: &Tensors) -> Result<(), Error> {
+    let create = |name: &str| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path)
+            .map_err(|e| Error::Pipeline { path: path.clone(), message: format!("cannot be created: {e}") })?;
+        Ok::<_, Error>(path)
+    };
+    let unet = create("unet")?;
+    whole::write_file(unet.join("config.json"), |file| file.write_all(config.to_json().as_bytes()))?;
+    let path = unet.join("diffusion_pytorch_model.safetensors");
+    weights::write_safetensors(path, weights::views(tensors), &weights::Metadata::new())?;
+    let json = scheduler.to_json()?;
+    whole::write_file(create("scheduler")?.join("scheduler_config.json"), |file| file.write_all(json.as_bytes()))?;
+    folders::write_model_index(folder)?;
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! From noise to images: a solver table's rows applied to a batch on a device.
+
+use std::collections::VecDeque;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use diffusion::prediction::{FromOutput, epsilon_from_sample};
+use diffusion::solver::Row;
+use diffusion::{Prediction, SolverTable};
+use random::{Random, Stream};
+use unet::{Labels, Unet};
+
+use crate::Error;
+use crate::output::Images;
+
+/// What to sample. Image i of the request is image `first_image + i` of its seed: it is the same whatever the batch size,
+/// the number of images, or what was sampled before.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The seed of all noise.
+    pub seed: u64,
+    /// Number of the first image.
+    pub first_image: u64,
+    /// x_T for each image `[N,H,W,C]`, from [`initial_noise`] or from a file.
+    pub noise: &'a Images,
+    /// A class for each image, if the network has classes.
+    pub labels: Option<&'a [u32]>,
+    /// Images that go through the network at once.
+    pub batch_size: usize,
+}
+
+/// A step of the walk, as the progress function sees it.
+pub struct Step<'a> {
+    /// Number of the batch's first image within the request.
+    pub first: usize,
+    /// Images in the batch.
+    pub images: usize,
+    /// The table's row that was applied.
+    pub row: usize,
+    /// Rows of the table.
+    pub rows: usize,
+    x: &'a Tensor<4>,
+    sample: &'a Tensor<4>,
+}
+
+impl Step<'_> {
+    /// The images after the step, x_s.
+    pub fn x(&self) -> Images {
+        images_of(self.x)
+    }
+
+    /// The network's present guess at the final images, x̂0.
+    pub fn sample(&self) -> Images {
+        images_of(self.sample)
+    }
+}
+
+/// Standard normal x_T of images `first_image` and after, of `[H,W,C]`.
+pub fn initial_noise(seed: u64, first_image: u64, count: usize, [height, width, channels]: [usize; 3]) -> Images {
+    let random = Random::new(seed);
+    let mut pixels = vec![0.0; count * height * width * channels];
+    for (i, image) in pixels.chunks_mut((height * width * channels).max(1)).enumerate() {
+        random.normals(Stream::InitialNoise, first_image + i as u64, 0, image);
+    }
+    Images { n: count, height, width, channels, pixels }
+}
+
+/// Walks from noise to images, `[N,H,W,C]` in about [-1, 1] and not clamped. `progress` is called after every row of
+/// every batch and ends the walk by returning false.
+///
+/// # Errors
+/// If sizes or labels do not fit the network, the prediction cannot be read at a row's noise level, values stop being
+/// finite, or `progress` asked to stop.
+pub fn walk(
+    unet: &Unet,
+    table: &SolverTable,
+    prediction: Prediction,
+    request: &Request,
+    mut progress: impl FnMut(&Step) -> bool,
+) -> Result<Images, Error> {
+    table.check()?;
+    let Images { n, height, width, channels, .. } = *request.noise;
+    let config = unet.config();
+    config.check_size(height, width)?;
+    if channels != config.in_channels {
+        let expected = config.in_channels;
+        return Err(Error::Request(format!("the noise has {channels} channels, but the network takes {expected}")));
+    }
+    if request.noise.pixels.len() != n * height * width * channels {
+        return Err(Error::Request("the noise has not as many values as its shape says".into()));
+    }
+    if request.batch_size == 0 {
+        return Err(Error::Request("a batch size of 0; expected at least 1".into()));
+    }
+    unet.check_labels(n, request.labels.map(Labels::Classes))?;
+    let maps = table.rows.iter().map(|row| row.predictions(prediction)).collect::<Result<Vec<_>, _>>()?;
+
+    let device = unet.device();
+    let per_image = height * width * channels;
+    let mut pixels = Vec::with_capacity(n * per_image);
+    for first in (0..n).step_by(request.batch_size) {
+        let count = request.batch_size.min(n - first);
+        let noise = &request.noise.pixels[first * per_image..][..count * per_image];
+        let batch = Batch {
+            unet,
+            labels: request.labels.map(|labels| &labels[first..][..count]),
+            random: Random::new(request.seed),
+            first_image: request.first_image + first as u64,
+            dims: [count, height, width, channels],
+            device: &device,
+        };
+        let rows = table.rows.len();
+        let x = batch.walk(table, &maps, noise, |row, x, sample| {
+            progress(&Step { first, images: count, row, rows, x, sample })
+        })?;
+        pixels.extend(images_of(&x).pixels);
+    }
+    Ok(Images { n, height, width, channels, pixels })
+}
+
+/// What one batch needs on its way.
+struct Batch<'a> {
+    unet: &'a Unet,
+    labels: Option<&'a [u32]>,
+    random: Random,
+    first_image: u64,
+    dims: [usize; 4],
+    device: &'a Device,
+}
+
+impl Batch<'_> {
+    fn walk(
+        &self,
+        table: &SolverTable,
+        maps: &[(FromOutput, FromOutput)],
+        noise: &[f32],
+        mut progress: impl FnMut(usize, &Tensor<4>, &Tensor<4>) -> bool,
+    ) -> Result<Tensor<4>, Error> {
+        let mut x = Tensor::<4>::from_data(TensorData::new(noise.to_vec(), self.dims), self.device);
+        let mut samples: VecDeque<Tensor<4>> = VecDeque::new();
+        let mut epsilons: VecDeque<Tensor<4>> = VecDeque::new();
+        for (i, (row, &(to_sample, to_epsilon))) in table.rows.iter().zip(maps).enumerate() {
+            let timesteps = vec![row.timestep as f32; self.dims[0]];
+            let output = self.unet.forward(x.clone(), &timesteps, self.labels.map(Labels::Classes), None);
+            let channels = self.dims[3];
+            let (output, v) = if output.dims()[3] == 2 * channels {
+                (output.clone().narrow(3, 0, channels), Some(output.narrow(3, channels, channels)))
+            } else {
+                (output, None)
+            };
+            let mut sample = linear(to_sample, &x, &output);
+            let mut epsilon = linear(to_epsilon, &x, &output);
+            if let Some(clip) = table.clip_sample {
+                sample = sample.clamp(-clip, clip);
+                if table.epsilon_from_clipped {
+                    epsilon = linear(epsilon_from_sample(row.alpha_cumprod), &x, &sample);
+                }
+            }
+            samples.push_front(sample);
+            epsilons.push_front(epsilon);
+            samples.truncate(table.history());
+            epsilons.truncate(table.history());
+
+            let mut next = x.mul_scalar(row.x);
+            let terms = row.sample.iter().zip(&samples).chain(row.epsilon.iter().zip(&epsilons));
+            for (&coefficient, past) in terms {
+                if coefficient != 0.0 {
+                    next = next + past.clone().mul_scalar(coefficient);
+                }
+            }
+            if row.is_noisy() {
+                next = next + self.noise(i, row, v)?;
+            }
+            x = next;
+            if !progress(i, &x, &samples[0]) {
+                return Err(Error::Stopped);
+            }
+            if i + 1 == table.rows.len() && !x.clone().sum().into_scalar::<f32>().is_finite() {
+                return Err(Error::NotFinite { timestep: row.timestep });
+            }
+        }
+        Ok(x)
+    }
+
+    /// The row's noise. Where the variance is learned, v in [-1, 1] mixes its two log-variances.
+    fn noise(&self, row_index: usize, row: &Row, v: Option<Tensor<4>>) -> Result<Tensor<4>, Error> {
+        let [_, height, width, channels] = self.dims;
+        let mut z = vec![0.0; self.dims.iter().product()];
+        for (i, image) in z.chunks_mut((height * width * channels).max(1)).enumerate() {
+            self.random.normals(Stream::SamplerNoise, self.first_image + i as u64, row_index as u64, image);
+        }
+        let z = Tensor::<4>::from_data(TensorData::new(z, self.dims), self.device);
+        let Some((min, max)) = row.learned_log_variance else {
+            return Ok(z.mul_scalar(row.noise));
+        };
+        let Some(v) = v else {
+            let message = "the sampler's variance is learned, but the network has no second half of output channels";
+            return Err(Error::Request(message.into()));
+        };
+        let log_variance = v.mul_scalar(0.5 * (max - min)).add_scalar(0.5 * (max + min));
+        Ok(z * log_variance.mul_scalar(0.5).exp())
+    }
+}
+
+fn linear(map: FromOutput, x: &Tensor<4>, output: &Tensor<4>) -> Tensor<4> {
+    match (map.x, map.output) {
+        (0.0, 1.0) => output.clone(),
+        (0.0, scale) => output.clone().mul_scalar(scale),
+        (scale_x, scale) => x.clone().mul_scalar(scale_x) + output.clone().mul_scalar(scale),
+    }
+}
+
+fn images_of(x: &Tensor<4>) -> Images {
+    let [n, height, width, channels] = x.dims();
+    Images { n, height, width, channels, pixels: x.to_data().iter::<f32>().collect() }
+}

@@ -1,0 +1,269 @@
+//! Ranges of the values, and keys that must agree with each other.
+
+use std::ops::RangeInclusive;
+
+use super::*;
+
+/// A side of an image, a number of channels or of images: enough for anything, and safe to multiply in 64 bits.
+const SIZE: RangeInclusive<usize> = 1..=65_535;
+/// T. Tables of this many f64 are a few MB.
+const TIMESTEPS: RangeInclusive<usize> = 1..=1_000_000;
+/// TOML's integers are i64.
+const COUNT: RangeInclusive<usize> = 1..=i64::MAX as usize;
+
+type Checked = Result<(), ConfigError>;
+
+pub(super) fn validate(config: &Config) -> Checked {
+    data(&config.data)?;
+    model(config)?;
+    diffusion(&config.diffusion)?;
+    train(config)?;
+    sample(config)
+}
+
+fn data(data: &Data) -> Checked {
+    let Resolution { height, width } = data.resolution;
+    check(
+        SIZE.contains(&height) && SIZE.contains(&width),
+        "data.resolution",
+        || format!("{height}×{width} is not a size: each side must be 1 to {}", SIZE.end()),
+    )?;
+    check(matches!(data.channels, 1 | 3 | 4), "data.channels", || {
+        format!("got {}, expected 1 (grey), 3 (RGB) or 4 (RGBA)", data.channels)
+    })
+}
+
+fn model(config: &Config) -> Checked {
+    let model = &config.model;
+    let channels = &model.block_out_channels;
+    let levels = channels.len();
+    check((1..=16).contains(&levels), "model.block_out_channels", || {
+        format!("got {levels} levels, expected a list of 1 to 16 numbers")
+    })?;
+    between("model.norm_num_groups", model.norm_num_groups, SIZE)?;
+    between("model.layers_per_block", model.layers_per_block, 1..=64)?;
+    for &c in channels {
+        between("model.block_out_channels", c, SIZE)?;
+        check(c % model.norm_num_groups == 0, "model.norm_num_groups", || {
+            format!(
+                "{} groups do not divide the {c} channels of `model.block_out_channels`",
+                model.norm_num_groups
+            )
+        })?;
+    }
+
+    let Resolution { height, width } = config.data.resolution;
+    let factor = 1usize << (levels - 1);
+    check(height % factor == 0 && width % factor == 0, "data.resolution", || {
+        format!(
+            "{height}×{width} cannot be halved {} times for the {levels} levels of `model.block_out_channels`: \
+             both sides must be multiples of {factor}",
+            levels - 1
+        )
+    })?;
+    let heights: Vec<usize> = (0..levels).map(|level| height >> level).collect();
+    if let Some(wrong) = model.attention_resolutions.iter().find(|h| !heights.contains(h)) {
+        let heights = heights.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        return fail(
+            "model.attention_resolutions",
+            format!("no level is {wrong} pixels high; the levels are {heights}"),
+        );
+    }
+    if let Some(dim) = model.attention_head_dim {
+        between("model.attention_head_dim", dim, SIZE)?;
+        // The middle, at the last level's width, always has attention.
+        let attends = |level: usize| level + 1 == levels || model.attention_resolutions.contains(&heights[level]);
+        if let Some(level) = (0..levels).find(|&level| attends(level) && !channels[level].is_multiple_of(dim)) {
+            let message = format!(
+                "heads of {dim} channels do not divide the {} channels of level {level}",
+                channels[level]
+            );
+            return fail("model.attention_head_dim", message);
+        }
+    }
+
+    positive("model.norm_eps", model.norm_eps)?;
+    share("model.dropout", model.dropout)?;
+    between("model.downsample_padding", model.downsample_padding, 0..=1)?;
+    check(channels[0].is_multiple_of(2), "model.block_out_channels", || {
+        format!(
+            "the first number must be even, since the time embedding is half sines, half cosines; got {}",
+            channels[0]
+        )
+    })?;
+    let half = channels[0] as f64 / 2.0;
+    check((0.0..half).contains(&model.freq_shift), "model.freq_shift", || {
+        format!(
+            "got {}, expected 0 or more and less than half the first of `model.block_out_channels`",
+            model.freq_shift
+        )
+    })?;
+    if let Some(classes) = model.num_class_embeds {
+        between("model.num_class_embeds", classes, 1..=1_000_000)?;
+        check(config.data.labels, "model.num_class_embeds", || {
+            "class embeddings need labels: set `data.labels = true`".to_owned()
+        })?;
+    }
+    Ok(())
+}
+
+fn diffusion(diffusion: &Diffusion) -> Checked {
+    let t = diffusion.timesteps;
+    between("diffusion.timesteps", t, TIMESTEPS)?;
+    for (key, beta) in [
+        ("diffusion.beta_start", diffusion.beta_start),
+        ("diffusion.beta_end", diffusion.beta_end),
+    ] {
+        check(beta > 0.0 && beta < 1.0, key, || {
+            format!("got {beta}, expected a number between 0 and 1")
+        })?;
+    }
+    if let Some(betas) = &diffusion.betas {
+        check(betas.len() == t, "diffusion.betas", || {
+            format!("has {} numbers, but `diffusion.timesteps` is {t}", betas.len())
+        })?;
+        let wrong = betas
+            .iter()
+            .enumerate()
+            .find(|(_, beta)| !(**beta > 0.0 && **beta < 1.0));
+        if let Some((i, beta)) = wrong {
+            return fail(
+                "diffusion.betas",
+                format!("got {beta} at index {i}, expected numbers between 0 and 1"),
+            );
+        }
+    }
+
+    let learned = matches!(diffusion.variance, Variance::Learned | Variance::LearnedRange);
+    match diffusion.loss {
+        Loss::LSimple | Loss::MinSnr | Loss::Weights if learned => {
+            let message = "does not train a learned variance: use `hybrid` or `vlb`, or a fixed `diffusion.variance`";
+            return fail("diffusion.loss", message.to_owned());
+        }
+        Loss::Hybrid if !learned => {
+            let message =
+                "`hybrid` is for the variances `learned` and `learned_range`; with a fixed one it is `l_simple`";
+            return fail("diffusion.loss", message.to_owned());
+        }
+        Loss::MinSnr if diffusion.prediction == Prediction::PreviousMean => {
+            return fail(
+                "diffusion.loss",
+                "`min_snr` is not defined for the prediction `previous_mean`".to_owned(),
+            );
+        }
+        _ => (),
+    }
+    positive("diffusion.min_snr_gamma", diffusion.min_snr_gamma)?;
+    match (&diffusion.loss_weights, diffusion.loss == Loss::Weights) {
+        (None, false) => Ok(()),
+        (None, true) => fail(
+            "diffusion.loss_weights",
+            format!("the loss `weights` needs a list of {t} numbers"),
+        ),
+        (Some(_), false) => fail(
+            "diffusion.loss_weights",
+            "needs `diffusion.loss = \"weights\"`".to_owned(),
+        ),
+        (Some(weights), true) => {
+            check(weights.len() == t, "diffusion.loss_weights", || {
+                format!("has {} numbers, but `diffusion.timesteps` is {t}", weights.len())
+            })?;
+            let wrong = weights.iter().find(|w| !(**w >= 0.0 && w.is_finite()));
+            wrong.map_or(Ok(()), |w| {
+                fail(
+                    "diffusion.loss_weights",
+                    format!("got {w}, expected numbers, 0 or more"),
+                )
+            })?;
+            check(weights.iter().any(|w| *w > 0.0), "diffusion.loss_weights", || {
+                "all weights are 0".to_owned()
+            })
+        }
+    }
+}
+
+fn train(config: &Config) -> Checked {
+    let train = &config.train;
+    between("train.steps", train.steps, COUNT)?;
+    between("train.batch_size", train.batch_size, SIZE)?;
+    between("train.gradient_accumulation", train.gradient_accumulation, SIZE)?;
+    positive("train.learning_rate", train.learning_rate)?;
+    share("train.beta1", train.beta1)?;
+    share("train.beta2", train.beta2)?;
+    positive("train.adam_eps", train.adam_eps)?;
+    between("train.warmup_steps", train.warmup_steps, 0..=*COUNT.end())?;
+    check(
+        train.grad_clip >= 0.0 && train.grad_clip.is_finite(),
+        "train.grad_clip",
+        || {
+            format!(
+                "got {}, expected a number greater than 0, or 0 for none",
+                train.grad_clip
+            )
+        },
+    )?;
+    share("train.ema_decay", train.ema_decay)?;
+    check(
+        (0.0..=1.0).contains(&train.label_dropout),
+        "train.label_dropout",
+        || format!("got {}, expected a number from 0 to 1", train.label_dropout),
+    )?;
+    check(
+        train.label_dropout == 0.0 || config.data.labels,
+        "train.label_dropout",
+        || "there are no labels to hide: set `data.labels = true`".to_owned(),
+    )?;
+    check(i64::try_from(train.seed).is_ok(), "train.seed", || {
+        format!("got {}, expected at most {}", train.seed, i64::MAX)
+    })?;
+    between("train.log_every", train.log_every, COUNT)?;
+    between("train.sample_every", train.sample_every, 0..=*COUNT.end())?;
+    between("train.checkpoint_every", train.checkpoint_every, 0..=*COUNT.end())?;
+    between("train.keep_checkpoints", train.keep_checkpoints, COUNT)?;
+    between("train.nonfinite_limit", train.nonfinite_limit, COUNT)?;
+    between("train.samples", train.samples, 0..=*SIZE.end())
+}
+
+fn sample(config: &Config) -> Checked {
+    let sample = &config.sample;
+    let t = config.diffusion.timesteps;
+    if let Some(steps) = sample.steps {
+        check((1..=t).contains(&steps), "sample.steps", || {
+            format!("got {steps}, expected 1 to `diffusion.timesteps`, which is {t}")
+        })?;
+    }
+    check((0.0..=1.0).contains(&sample.eta), "sample.eta", || {
+        format!(
+            "got {}, expected a number from 0 (no noise) to 1 (that of DDPM)",
+            sample.eta
+        )
+    })?;
+    between("sample.batch_size", sample.batch_size, SIZE)
+}
+
+fn fail(key: &str, message: String) -> Checked {
+    Err(ConfigError::value(key, message))
+}
+
+fn check(good: bool, key: &str, message: impl FnOnce() -> String) -> Checked {
+    if good { Ok(()) } else { fail(key, message()) }
+}
+
+fn between(key: &str, value: usize, range: RangeInclusive<usize>) -> Checked {
+    check(range.contains(&value), key, || match *range.end() {
+        end if end == *COUNT.end() => format!("got {value}, expected {} or more", range.start()),
+        end => format!("got {value}, expected {} to {end}", range.start()),
+    })
+}
+
+fn positive(key: &str, value: f64) -> Checked {
+    check(value > 0.0 && value.is_finite(), key, || {
+        format!("got {value}, expected a number greater than 0")
+    })
+}
+
+fn share(key: &str, value: f64) -> Checked {
+    check((0.0..1.0).contains(&value), key, || {
+        format!("got {value}, expected a number from 0 to less than 1")
+    })
+}

@@ -1,0 +1,319 @@
+//! A training run from its first step to its last, with everything that its folder holds.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use data::ImageSet;
+use diffusion::SchedulerConfig;
+use diffusion::sampler_t::LossSecondMoment;
+use sample::output::{self, Output};
+use sample::{Request, initial_noise, walk};
+use unet::Unet;
+use weights::whole;
+
+use crate::Error;
+use crate::batches::Plan;
+use crate::checkpoint::{self, Checkpoint, State};
+use crate::config::{Config, TimestepSampler};
+use crate::metrics::{Logs, Record, Window};
+use crate::optimizer::Optimizer;
+use crate::trainer::Trainer;
+
+/// What a run tells while it goes on.
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Everything is ready.
+    Started {
+        /// The images.
+        set: &'a ImageSet,
+        /// The network.
+        unet: &'a Unet,
+        /// Steps done before.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+    },
+    /// A step is done.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+    },
+    /// A line was logged.
+    Logged(&'a Record),
+    /// A step of the sampler that draws a picture of samples.
+    Sampling {
+        /// Rows done.
+        done: usize,
+        /// Rows in all.
+        total: usize,
+    },
+    /// Samples were drawn.
+    Sampled(&'a Path),
+    /// A checkpoint was written.
+    Saved(&'a Path),
+    /// Something that is not as it should be, but does not end the run.
+    Warning(String),
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Steps done.
+    pub step: u64,
+    /// Whether it was asked to stop before its last step.
+    pub stopped: bool,
+    /// The newest picture of samples.
+    pub samples: Option<PathBuf>,
+    /// The newest checkpoint.
+    pub checkpoint: PathBuf,
+    /// Lines logged in all.
+    pub records: Vec<Record>,
+}
+
+/// Trains as `config` says in the folder `run`, from the beginning or from the newest whole checkpoint there. `stop` is
+/// asked after every step; when it says so, the run is saved and ends.
+///
+/// # Errors
+/// Names the file or key at fault. Checkpoints that were written stay.
+pub fn train(
+    config: &Config,
+    run: &Path,
+    device: &Device,
+    stop: &dyn Fn() -> bool,
+    tell: &mut dyn FnMut(Event),
+) -> Result<Finished, Error> {
+    config.validate()?;
+    for folder in [run.to_path_buf(), run.join("samples"), run.join("checkpoints")] {
+        std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
+        whole::remove_leftovers(&folder, Duration::ZERO)?;
+    }
+    let set = Arc::new(config.open(data::Split::Train)?);
+    for (path, reason) in &set.report().bad {
+        tell(Event::Warning(format!("{}: {reason}; left out", path.display())));
+    }
+    let device = device.clone().autodiff();
+    let mut run = Run::begin(config, run, set, device, tell)?;
+    run.go(stop, tell)
+}
+
+struct Run<'a> {
+    config: &'a Config,
+    folder: &'a Path,
+    set: Arc<ImageSet>,
+    scheduler: SchedulerConfig,
+    trainer: Option<Trainer>,
+    logs: Logs,
+    last_samples: Option<PathBuf>,
+    last_checkpoint: Option<PathBuf>,
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        config: &'a Config,
+        folder: &'a Path,
+        set: Arc<ImageSet>,
+        device: Device,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<Self, Error> {
+        let network = config.network(&set)?;
+        let scheduler = config.scheduler();
+        let objective = config.objective()?;
+        let image = [set.height(), set.width(), set.channels()];
+        let found = checkpoint::newest(folder, &device, |path, error| {
+            tell(Event::Warning(format!("{}: {error}; an earlier checkpoint is used", path.display())));
+        })?;
+        let Checkpoint { unet, optimizer, state } = match found {
+            Some(checkpoint) if *checkpoint.unet.config() != network => {
+                return Err(Error::Run(format!(
+                    "{}: the checkpoint's network is not the one that the configuration describes; \
+                     use another folder, or the configuration that the run began with",
+                    folder.display()
+                )));
+            }
+            Some(checkpoint) => checkpoint,
+            None => {
+                let unet = Unet::new(&network, config.train.seed, &device)?;
+                let importance = match config.diffusion.timestep_sampler {
+                    TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
+                    _ => None,
+                };
+                let state = State { step: 0, updates: 0, skipped: 0, rollbacks: 0, seconds: 0.0, importance };
+                Checkpoint { optimizer: Optimizer::new(&unet), unet, state }
+            }
+        };
+        let logs = Logs::open(folder, &folder.display().to_string(), state.step)?;
+        tell(Event::Started { set: &set, unet: &unet, step: state.step, steps: config.train.steps as u64 });
+        let trainer = Trainer { unet, optimizer, objective, state, image, config: config.clone(), device };
+        Ok(Self {
+            config,
+            folder,
+            set,
+            scheduler,
+            trainer: Some(trainer),
+            logs,
+            last_samples: None,
+            last_checkpoint: None,
+        })
+    }
+
+    fn plan(&self, trainer: &Trainer) -> Plan {
+        Plan {
+            random: trainer.random(),
+            images: self.config.train.batch_size * self.config.train.gradient_accumulation,
+            flip: self.config.data.flip,
+            labels: trainer.unet.config().num_class_embeds.is_some(),
+            label_dropout: self.config.train.label_dropout,
+            null_label: self.set.class_names().len() as u32,
+        }
+    }
+
+    fn go(&mut self, stop: &dyn Fn() -> bool, tell: &mut dyn FnMut(Event)) -> Result<Finished, Error> {
+        let Some(mut trainer) = self.trainer.take() else {
+            return Err(Error::Run("the run is over".into()));
+        };
+        let train = &self.config.train;
+        let steps = train.steps as u64;
+        let due = |step: u64, every: usize| every > 0 && step.is_multiple_of(every as u64);
+        let mut batches = self.plan(&trainer).stream(self.set.clone(), trainer.state.step);
+        let mut window = Window::default();
+        let mut since = Instant::now();
+        let mut skipped_in_a_row = 0usize;
+        let mut stopped = false;
+        while trainer.state.step < steps && !stopped {
+            let batch = batches
+                .recv()
+                .map_err(|_| Error::Run("the thread that reads images ended unexpectedly".into()))??;
+            let (next, report) = trainer.step(&batch)?;
+            trainer = next;
+            let step = trainer.state.step;
+            window.add(&report, self.config.diffusion.timesteps);
+            tell(Event::Step { step, loss: report.loss });
+
+            skipped_in_a_row = if report.moved { 0 } else { skipped_in_a_row + 1 };
+            if !report.moved {
+                tell(Event::Warning(format!(
+                    "step {step}: loss {} and gradient norm {} are not finite; the step is skipped",
+                    report.loss, report.gradient_norm
+                )));
+            }
+            if skipped_in_a_row >= train.nonfinite_limit {
+                trainer = self.roll_back(trainer, skipped_in_a_row, tell)?;
+                batches = self.plan(&trainer).stream(self.set.clone(), trainer.state.step);
+                (window, since, skipped_in_a_row) = (Window::default(), Instant::now(), 0);
+                continue;
+            }
+
+            stopped = stop();
+            let last = step == steps || stopped;
+            if !window.is_empty() && (due(step, train.log_every) || last) {
+                let elapsed = since.elapsed().as_secs_f64();
+                trainer.state.seconds += elapsed;
+                let State { seconds, skipped, .. } = trainer.state;
+                let record = window.record(step, report.learning_rate, elapsed, seconds, skipped);
+                tell(Event::Logged(&record));
+                self.logs.record(record)?;
+                (window, since) = (Window::default(), Instant::now());
+            }
+            if due(step, train.checkpoint_every) || last {
+                self.save(&trainer, tell)?;
+                since = Instant::now();
+            }
+            if due(step, train.sample_every) || (last && !stopped) {
+                self.draw(&trainer, tell)?;
+                since = Instant::now();
+            }
+        }
+        let checkpoint = match self.last_checkpoint.take() {
+            Some(path) => path,
+            // Nothing was left to do.
+            None => self.folder.join("checkpoints").join(format!("{:09}", trainer.state.step)),
+        };
+        let (step, records) = (trainer.state.step, self.logs.records().to_vec());
+        Ok(Finished { step, stopped: step < steps, samples: self.last_samples.take(), checkpoint, records })
+    }
+
+    fn save(&mut self, trainer: &Trainer, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let Trainer { unet, optimizer, state, .. } = trainer;
+        let keep = self.config.train.keep_checkpoints;
+        let path = checkpoint::save(self.folder, unet, optimizer, &self.scheduler, state, keep)?;
+        tell(Event::Saved(&path));
+        self.last_checkpoint = Some(path);
+        Ok(())
+    }
+
+    /// Goes back to the newest whole checkpoint with half the learning rate and other random numbers.
+    fn roll_back(&mut self, trainer: Trainer, skipped: usize, tell: &mut dyn FnMut(Event)) -> Result<Trainer, Error> {
+        const LIMIT: u32 = 8;
+        let rollbacks = trainer.state.rollbacks + 1;
+        if rollbacks > LIMIT {
+            let message = format!("training diverged {rollbacks} times in spite of smaller learning rates; it ends here");
+            return Err(Error::Run(message));
+        }
+        let at = trainer.state.step;
+        let Trainer { objective, image, config, device, state, .. } = trainer;
+        let found = checkpoint::newest(self.folder, &device, |path, error| {
+            tell(Event::Warning(format!("{}: {error}; an earlier checkpoint is used", path.display())));
+        })?;
+        let Some(Checkpoint { unet, optimizer, state: saved }) = found else {
+            let message = format!("step {at}: {skipped} steps in a row were not finite, and no checkpoint is there to go back to");
+            return Err(Error::Run(message));
+        };
+        let state = State { rollbacks, skipped: state.skipped, ..saved };
+        tell(Event::Warning(format!(
+            "step {at}: {skipped} steps in a row were not finite; back to step {} with half the learning rate",
+            state.step
+        )));
+        self.logs = Logs::open(self.folder, &self.folder.display().to_string(), state.step)?;
+        Ok(Trainer { unet, optimizer, objective, state, image, config, device })
+    }
+
+    /// Draws a picture of samples of the averaged network, always from the same noise.
+    fn draw(&mut self, trainer: &Trainer, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let count = self.config.train.samples;
+        if count == 0 {
+            return Ok(());
+        }
+        let unet = trainer.averaged();
+        let table = self.config.sampler().table(&self.scheduler, self.config.sample.steps, None, None)?;
+        let seed = self.config.train.seed;
+        let noise = initial_noise(seed, 0, count, trainer.image);
+        let classes = self.set.class_names().len().max(1) as u32;
+        let labels: Option<Vec<u32>> =
+            unet.config().num_class_embeds.map(|_| (0..count as u32).map(|i| i % classes).collect());
+        let batch_size = self.config.sample.batch_size;
+        let request = Request { seed, first_image: 0, noise: &noise, labels: labels.as_deref(), batch_size };
+        let batches = count.div_ceil(batch_size);
+        let images = walk(&unet, &table, self.scheduler.prediction_type, &request, |step| {
+            let (done, total) = (step.first / batch_size * step.rows + step.row + 1, batches * step.rows);
+            tell(Event::Sampling { done, total });
+            true
+        });
+        let images = match images {
+            // A network that is still far from any image is not an end of training.
+            Err(error @ sample::Error::NotFinite { .. }) => {
+                tell(Event::Warning(error.to_string()));
+                return Ok(());
+            }
+            images => images?,
+        };
+        let step = trainer.state.step;
+        let path = self.folder.join("samples").join(format!("{step:09}.png"));
+        let info = [("step".to_owned(), step.to_string()), ("seed".to_owned(), seed.to_string())];
+        output::write(&Output::Grid(path.clone()), &images, None, &[], &info).map_err(sample::Error::from)?;
+        self.logs.picture(step, &path)?;
+        self.logs.plot()?;
+        tell(Event::Sampled(&path));
+        self.last_samples = Some(path);
+        Ok(())
+    }
+}
+
+/// Steps a run has done, by its newest checkpoint; `None` where there is no run.
+pub fn steps_done(run: &Path) -> Option<u64> {
+    let all = weights::pipeline::checkpoints(run.join("checkpoints")).ok()?;
+    all.last().map(|(step, _)| *step)
+}

@@ -1,0 +1,125 @@
+//! From a configuration to the things it describes.
+
+use data::{ImageSet, Options, Split};
+use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
+use sample::Sampler;
+
+use crate::Error;
+use crate::config::{self, Config, Loss};
+use crate::objective::{Minimised, Objective};
+
+impl Config {
+    /// How the images are read.
+    pub fn data_options(&self, split: Split) -> Options {
+        let config::Resolution { height, width } = self.data.resolution;
+        Options {
+            resolution: Some((height, width)),
+            channels: Some(self.data.channels),
+            fit: self.data.fit,
+            split,
+            ..Options::default()
+        }
+    }
+
+    /// Opens the images, or the built-in ones.
+    ///
+    /// # Errors
+    /// Names the file and the fix.
+    pub fn open(&self, split: Split) -> Result<ImageSet, Error> {
+        let options = self.data_options(split);
+        Ok(match &self.data.path {
+            Some(path) => data::open(path, &options)?,
+            None => data::builtin(&options)?,
+        })
+    }
+
+    /// The network for a set of images.
+    ///
+    /// # Errors
+    /// If the keys do not describe a network, or labels are wanted and there are none.
+    pub fn network(&self, set: &ImageSet) -> Result<unet::Config, Error> {
+        let classes = set.class_names().len();
+        let num_class_embeds = match (self.data.labels, self.model.num_class_embeds) {
+            (false, _) => None,
+            (true, _) if classes == 0 => {
+                return Err(Error::Run(format!("`data.labels` is true, but {} has no labels", set.name())));
+            }
+            // One row more stands for "no class".
+            (true, None) => Some(classes + usize::from(self.train.label_dropout > 0.0)),
+            (true, Some(rows)) => Some(rows),
+        };
+        let model = &self.model;
+        let channels = self.data.channels;
+        let network = unet::Config {
+            sample_size: Some(unet::SampleSize::of(set.height(), set.width())),
+            in_channels: channels,
+            out_channels: if self.diffusion.variance.is_learned() { 2 * channels } else { channels },
+            freq_shift: model.freq_shift,
+            flip_sin_to_cos: model.flip_sin_to_cos,
+            layers_per_block: model.layers_per_block,
+            downsample_padding: model.downsample_padding,
+            dropout: model.dropout,
+            attention_head_dim: model.attention_head_dim,
+            norm_num_groups: model.norm_num_groups,
+            norm_eps: model.norm_eps,
+            time_embedding_type: model.time_embedding_type,
+            resnet_time_scale_shift: model.resnet_time_scale_shift,
+            num_class_embeds,
+            ..unet::Config::default()
+        }
+        .with_levels(&model.block_out_channels, set.height(), &model.attention_resolutions);
+        network.validate()?;
+        Ok(network)
+    }
+
+    /// The chain, in diffusers' words.
+    pub fn scheduler(&self) -> SchedulerConfig {
+        SchedulerConfig {
+            num_train_timesteps: self.diffusion.timesteps,
+            beta_start: self.diffusion.beta_start,
+            beta_end: self.diffusion.beta_end,
+            beta_schedule: self.diffusion.schedule,
+            trained_betas: self.diffusion.betas.clone(),
+            variance_type: self.diffusion.variance,
+            clip_sample: self.sample.clip_sample,
+            prediction_type: self.diffusion.prediction,
+            timestep_spacing: TimestepSpacing::Leading,
+            ..SchedulerConfig::default()
+        }
+    }
+
+    /// What is minimised.
+    ///
+    /// # Errors
+    /// If betas or weights do not make a chain or a loss.
+    pub fn objective(&self) -> Result<Objective, Error> {
+        let schedule = self.scheduler().noise_schedule()?;
+        let weight = match (self.diffusion.loss, &self.diffusion.loss_weights) {
+            (Loss::MinSnr, _) => LossWeight::MinSnr { gamma: self.diffusion.min_snr_gamma },
+            (Loss::Weights, Some(list)) => LossWeight::List(list.clone()),
+            (Loss::Weights, None) => {
+                return Err(Error::Run("`diffusion.loss` = \"weights\" needs `diffusion.loss_weights`".into()));
+            }
+            _ => LossWeight::Simple,
+        };
+        Ok(Objective {
+            weights: weight.weights(&schedule, self.diffusion.prediction)?,
+            schedule,
+            prediction: self.diffusion.prediction,
+            variance: self.diffusion.variance,
+            minimised: match self.diffusion.loss {
+                Loss::Vlb => Minimised::Bound,
+                Loss::Hybrid => Minimised::Hybrid,
+                Loss::LSimple | Loss::MinSnr | Loss::Weights => Minimised::SquaredError,
+            },
+        })
+    }
+
+    /// The sampler that the run's pictures are drawn with.
+    pub fn sampler(&self) -> Sampler {
+        match self.sample.sampler {
+            config::Sampler::Ddpm => Sampler::Ddpm,
+            config::Sampler::Ddim => Sampler::Ddim { eta: self.sample.eta },
+        }
+    }
+}

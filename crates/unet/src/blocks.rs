@@ -1,0 +1,362 @@
+//! Residual blocks, attention, and the levels made of them. Field names are diffusers' parameter names.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
+use random::{Random, Stream};
+
+use crate::config::{Config, DownBlockType, ResampleType, ResnetTimeScaleShift, UpBlockType};
+use crate::layers::{ALMOST_ZERO, Conv2d, GroupNorm, Init, Linear, ONE};
+use crate::ops::{self, Geometry};
+
+/// Which random numbers a forward pass drops activations by. A mask depends on the seed, the step, the image's number
+/// and the block alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout {
+    /// The run's randomness.
+    pub random: Random,
+    /// The training step.
+    pub step: u64,
+    /// Number of the batch's first image within the step.
+    pub first_image: u64,
+}
+
+/// GN–SiLU–conv, time embedding, GN–SiLU–dropout–conv, and a shortcut (Ho et al. 2020, appendix B).
+#[derive(Module, Debug)]
+pub struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Linear,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+    scale_shift: bool,
+    output_scale: f64,
+    dropout: f64,
+    number: usize,
+    #[module(skip)]
+    resampling: Resampling,
+}
+
+/// What a residual block does to the size, on its way and on its shortcut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Resampling {
+    None,
+    Down,
+    Up,
+}
+
+impl Resampling {
+    fn apply(self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::None => x,
+            Self::Down => ops::average_pool2x(x),
+            Self::Up => ops::upsample2x(x),
+        }
+    }
+}
+
+/// Counts residual blocks, so that each has its own dropout masks.
+#[derive(Default)]
+pub struct Numbering(usize);
+
+impl ResnetBlock {
+    fn new(init: &mut Init, config: &Config, numbering: &mut Numbering, c_in: usize, c_out: usize, output_scale: f64) -> Self {
+        let (groups, epsilon) = (config.norm_num_groups, config.norm_eps);
+        let scale_shift = config.resnet_time_scale_shift == ResnetTimeScaleShift::ScaleShift;
+        let same = Geometry::same(3);
+        numbering.0 += 1;
+        Self {
+            norm1: GroupNorm::new(init, c_in, groups, epsilon),
+            conv1: Conv2d::new(init, c_in, c_out, 3, same, ONE),
+            time_emb_proj: Linear::new(
+                init,
+                config.time_embed_dim(),
+                if scale_shift { 2 * c_out } else { c_out },
+                ONE,
+            ),
+            norm2: GroupNorm::new(init, c_out, groups, epsilon),
+            conv2: Conv2d::new(init, c_out, c_out, 3, same, ALMOST_ZERO),
+            conv_shortcut: (c_in != c_out).then(|| Conv2d::new(init, c_in, c_out, 1, Geometry::same(1), ONE)),
+            scale_shift,
+            output_scale,
+            dropout: config.dropout,
+            number: numbering.0,
+            resampling: Resampling::None,
+        }
+    }
+
+    /// A block of the same channels that halves or doubles the size (Dhariwal & Nichol 2021).
+    fn resampling(init: &mut Init, config: &Config, numbering: &mut Numbering, channels: usize, to: Resampling) -> Self {
+        Self { resampling: to, ..Self::new(init, config, numbering, channels, channels, 1.0) }
+    }
+
+    /// x `[N,H,W,I]`, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
+    fn forward(&self, x: Tensor<4>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
+        let time = self.time_emb_proj.forward(emb);
+        let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
+        let h = self.resampling.apply(self.norm1.forward_silu(x.clone(), None));
+        let x = self.resampling.apply(x);
+        let h = self.conv1.forward_with(h, shift, None);
+        let h = self.norm2.forward_silu(h, scale_shift);
+        let h = self.drop(h, dropout);
+        let shortcut = match &self.conv_shortcut {
+            Some(conv) => conv.forward(x),
+            None => x,
+        };
+        let y = self.conv2.forward_with(h, None, Some(shortcut));
+        if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
+    }
+
+    fn drop(&self, h: Tensor<4>, dropout: Option<&Dropout>) -> Tensor<4> {
+        let Some(dropout) = dropout.filter(|_| self.dropout > 0.0) else {
+            return h;
+        };
+        let dims = h.dims();
+        let mut mask = vec![1.0; dims.iter().product()];
+        for (i, image) in mask.chunks_mut((dims[1] * dims[2] * dims[3]).max(1)).enumerate() {
+            let index = (self.number as u64) << 32 | (dropout.first_image + i as u64);
+            dropout.random.dropout(Stream::Dropout, index, dropout.step, 0, self.dropout as f32, image);
+        }
+        let mask = Tensor::from_data(TensorData::new(mask, dims), &h.device());
+        h.mul(mask)
+    }
+}
+
+/// Self-attention over pixels with a residual sum.
+#[derive(Module, Debug)]
+pub struct AttentionBlock {
+    group_norm: Option<GroupNorm>,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Vec<Linear>,
+    heads: usize,
+    output_scale: f64,
+}
+
+impl AttentionBlock {
+    fn new(init: &mut Init, config: &Config, channels: usize, groups: Option<usize>, output_scale: f64) -> Self {
+        let heads = config.heads(channels);
+        let inner = heads * config.attention_head_dim.unwrap_or(channels);
+        Self {
+            group_norm: groups.map(|groups| GroupNorm::new(init, channels, groups, config.norm_eps)),
+            to_q: Linear::new(init, channels, inner, ONE),
+            to_k: Linear::new(init, channels, inner, ONE),
+            to_v: Linear::new(init, channels, inner, ONE),
+            to_out: vec![Linear::new(init, inner, channels, ALMOST_ZERO)],
+            heads,
+            output_scale,
+        }
+    }
+
+    /// `[N,H,W,C]` to the same.
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [n, h, w, c] = x.dims();
+        let normed = match &self.group_norm {
+            Some(norm) => norm.forward(x.clone()),
+            None => x.clone(),
+        };
+        let rows = normed.reshape([n * h * w, c]);
+        let tokens = |rows: Tensor<2>| {
+            let inner = rows.dims()[1];
+            rows.reshape([n, h * w, inner])
+        };
+        let q = tokens(self.to_q.forward(rows.clone()));
+        let k = tokens(self.to_k.forward(rows.clone()));
+        let v = tokens(self.to_v.forward(rows));
+        let out = ops::attention(q, k, v, self.heads);
+        let inner = out.dims()[2];
+        let y = x + self.to_out[0].forward(out.reshape([n * h * w, inner])).reshape([n, h, w, c]);
+        if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
+    }
+}
+
+/// What comes between two levels.
+#[derive(Module, Debug)]
+pub enum Sampler {
+    /// A convolution.
+    Conv(ConvSampler),
+    /// A residual block.
+    Resnet(ResnetBlock),
+}
+
+/// A convolution, of stride 2 or after an enlargement.
+#[derive(Module, Debug)]
+pub struct ConvSampler {
+    conv: Conv2d,
+}
+
+/// A level of the down path.
+#[derive(Module, Debug)]
+pub struct DownBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<AttentionBlock>,
+    downsamplers: Vec<Sampler>,
+}
+
+impl DownBlock {
+    /// Level `level` from the finest; its first residual block takes `c_in` channels.
+    pub(crate) fn new(init: &mut Init, config: &Config, numbering: &mut Numbering, level: usize, c_in: usize) -> Self {
+        let c_out = config.block_out_channels[level];
+        let layers = config.layers_per_block;
+        let resnets = (0..layers)
+            .map(|j| ResnetBlock::new(init, config, numbering, if j == 0 { c_in } else { c_out }, c_out, 1.0))
+            .collect();
+        let attentions = match config.down_block_types[level] {
+            DownBlockType::AttnDownBlock2D => layers,
+            DownBlockType::DownBlock2D | DownBlockType::ResnetDownsampleBlock2D => 0,
+        };
+        let last = level + 1 == config.block_out_channels.len();
+        let padding = config.downsample_padding;
+        let geometry = Geometry { stride: 2, before: padding, after: 1 };
+        Self {
+            resnets,
+            attentions: (0..attentions)
+                .map(|_| AttentionBlock::new(init, config, c_out, Some(config.norm_num_groups), 1.0))
+                .collect(),
+            downsamplers: (0..usize::from(!last))
+                .map(|_| match config.downsample(level) {
+                    ResampleType::Conv => {
+                        Sampler::Conv(ConvSampler { conv: Conv2d::new(init, c_out, c_out, 3, geometry, ONE) })
+                    }
+                    ResampleType::Resnet => Sampler::Resnet(ResnetBlock::resampling(
+                        init,
+                        config,
+                        numbering,
+                        c_out,
+                        Resampling::Down,
+                    )),
+                })
+                .collect(),
+        }
+    }
+
+    /// Adds the outputs that the up path will take to `skips`.
+    pub(crate) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        emb: &Tensor<2>,
+        dropout: Option<&Dropout>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(x, emb.clone(), dropout);
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.forward(x);
+            }
+            skips.push(x.clone());
+        }
+        for downsampler in &self.downsamplers {
+            x = match downsampler {
+                Sampler::Conv(sampler) => sampler.conv.forward(x),
+                Sampler::Resnet(block) => block.forward(x, emb.clone(), dropout),
+            };
+            skips.push(x.clone());
+        }
+        x
+    }
+}
+
+/// The middle: two residual blocks with attention between them.
+#[derive(Module, Debug)]
+pub struct MidBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<AttentionBlock>,
+}
+
+impl MidBlock {
+    pub(crate) fn new(init: &mut Init, config: &Config, numbering: &mut Numbering, channels: usize) -> Self {
+        let scale = config.mid_block_scale_factor;
+        let mut resnet = |init: &mut Init| ResnetBlock::new(init, config, numbering, channels, channels, scale);
+        let first = resnet(init);
+        let attentions = (0..usize::from(config.add_attention))
+            .map(|_| AttentionBlock::new(init, config, channels, config.mid_attention_groups(), scale))
+            .collect();
+        Self { resnets: vec![first, resnet(init)], attentions }
+    }
+
+    pub(crate) fn forward(&self, x: Tensor<4>, emb: &Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
+        let x = self.resnets[0].forward(x, emb.clone(), dropout);
+        let x = self.attentions.iter().fold(x, |x, attention| attention.forward(x));
+        self.resnets[1].forward(x, emb.clone(), dropout)
+    }
+}
+
+/// A level of the up path.
+#[derive(Module, Debug)]
+pub struct UpBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<AttentionBlock>,
+    upsamplers: Vec<Sampler>,
+}
+
+impl UpBlock {
+    /// Level number `index` from the coarsest. `channels` come from below; `skips` holds the channels of the down
+    /// path's outputs, the last first to go.
+    pub(crate) fn new(
+        init: &mut Init,
+        config: &Config,
+        numbering: &mut Numbering,
+        index: usize,
+        channels: usize,
+        skips: &mut Vec<usize>,
+    ) -> Self {
+        let levels = config.block_out_channels.len();
+        let c_out = config.block_out_channels[levels - 1 - index];
+        let layers = config.layers_per_block + 1;
+        let resnets = (0..layers)
+            .map(|j| {
+                let from_below = if j == 0 { channels } else { c_out };
+                let c_in = from_below + skips.pop().unwrap_or(0);
+                ResnetBlock::new(init, config, numbering, c_in, c_out, 1.0)
+            })
+            .collect();
+        let attentions = match config.up_block_types[index] {
+            UpBlockType::AttnUpBlock2D => layers,
+            UpBlockType::UpBlock2D | UpBlockType::ResnetUpsampleBlock2D => 0,
+        };
+        Self {
+            resnets,
+            attentions: (0..attentions)
+                .map(|_| AttentionBlock::new(init, config, c_out, Some(config.norm_num_groups), 1.0))
+                .collect(),
+            upsamplers: (0..usize::from(index + 1 < levels))
+                .map(|_| match config.upsample(index) {
+                    ResampleType::Conv => {
+                        let conv = Conv2d::new(init, c_out, c_out, 3, Geometry::same(3), ONE);
+                        Sampler::Conv(ConvSampler { conv })
+                    }
+                    ResampleType::Resnet => {
+                        Sampler::Resnet(ResnetBlock::resampling(init, config, numbering, c_out, Resampling::Up))
+                    }
+                })
+                .collect(),
+        }
+    }
+
+    /// Takes what it joins from the end of `skips`.
+    pub(crate) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        emb: &Tensor<2>,
+        dropout: Option<&Dropout>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            if let Some(skip) = skips.pop() {
+                x = Tensor::cat(vec![x, skip], 3);
+            }
+            x = resnet.forward(x, emb.clone(), dropout);
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.forward(x);
+            }
+        }
+        for upsampler in &self.upsamplers {
+            x = match upsampler {
+                Sampler::Conv(sampler) => sampler.conv.forward(ops::upsample2x(x)),
+                Sampler::Resnet(block) => block.forward(x, emb.clone(), dropout),
+            };
+        }
+        x
+    }
+}

@@ -1,0 +1,594 @@
+//! The network's configuration: the keys of diffusers' `UNet2DModel`, read from and written to its `config.json`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// One number for a square, or `[height, width]`; diffusers' `sample_size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SampleSize {
+    /// Height and width are the same.
+    Square(usize),
+    /// `[height, width]`.
+    Rectangle([usize; 2]),
+}
+
+impl SampleSize {
+    /// The size as diffusers writes it.
+    pub fn of(height: usize, width: usize) -> Self {
+        if height == width { Self::Square(height) } else { Self::Rectangle([height, width]) }
+    }
+
+    /// `(height, width)` in pixels.
+    pub fn height_width(self) -> (usize, usize) {
+        match self {
+            Self::Square(side) => (side, side),
+            Self::Rectangle([height, width]) => (height, width),
+        }
+    }
+}
+
+/// How a timestep becomes a vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeEmbeddingType {
+    /// Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, §3.5).
+    #[default]
+    Positional,
+    /// Sines and cosines of random frequencies of ln t (Song et al. 2021, "Score SDE").
+    Fourier,
+    /// A table with a row for each timestep.
+    Learned,
+}
+
+/// What the time embedding does to a residual block's activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResnetTimeScaleShift {
+    /// It is added before the second normalisation (Ho et al. 2020).
+    #[default]
+    Default,
+    /// It scales and shifts after the second normalisation (Dhariwal & Nichol 2021).
+    ScaleShift,
+}
+
+/// What a class label is before it joins the time embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassEmbedType {
+    /// The label goes through the same embedding as the timestep.
+    Timestep,
+    /// The label is a vector as wide as the time embedding.
+    Identity,
+}
+
+/// What halves or doubles the size after a level with attention; the other levels' names say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResampleType {
+    /// A convolution.
+    #[default]
+    Conv,
+    /// A residual block.
+    Resnet,
+}
+
+/// The middle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MidBlockType {
+    /// Two residual blocks with attention between them.
+    UNetMidBlock2D,
+}
+
+/// A level of the down path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DownBlockType {
+    /// Residual blocks.
+    DownBlock2D,
+    /// Residual blocks, each followed by self-attention.
+    AttnDownBlock2D,
+    /// Residual blocks, and one more that halves the size (Dhariwal & Nichol 2021).
+    ResnetDownsampleBlock2D,
+}
+
+/// A level of the up path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpBlockType {
+    /// Residual blocks.
+    UpBlock2D,
+    /// Residual blocks, each followed by self-attention.
+    AttnUpBlock2D,
+    /// Residual blocks, and one more that doubles the size (Dhariwal & Nichol 2021).
+    ResnetUpsampleBlock2D,
+}
+
+/// The configuration of a [`Unet`](crate::Unet), in the words and with the defaults of diffusers' `UNet2DModel`.
+///
+/// ```
+/// use unet::{Config, DownBlockType, UpBlockType};
+/// // Ho et al.'s CIFAR-10 network.
+/// let config = Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]);
+/// assert_eq!(config.down_block_types[1], DownBlockType::AttnDownBlock2D);
+/// assert_eq!(config.up_block_types[2], UpBlockType::AttnUpBlock2D);
+/// assert_eq!(config.parameter_count(), 35_746_307);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The images the network was made for, if it was made for one size.
+    pub sample_size: Option<SampleSize>,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output: those of the input, or twice as many where the variance is learned.
+    pub out_channels: usize,
+    /// Maps the input x to 2x − 1 first.
+    pub center_input_sample: bool,
+    /// How a timestep becomes a vector.
+    pub time_embedding_type: TimeEmbeddingType,
+    /// Width of the time embedding; 4 × the first of `block_out_channels` where absent.
+    pub time_embedding_dim: Option<usize>,
+    /// The frequencies' exponents are divided by (half the width − freq_shift): 1 in Ho et al., 0 in OpenAI's code.
+    pub freq_shift: f64,
+    /// Cosines before sines.
+    pub flip_sin_to_cos: bool,
+    /// The middle, if there is one.
+    pub mid_block_type: Option<MidBlockType>,
+    /// The levels of the down path, from the finest.
+    pub down_block_types: Vec<DownBlockType>,
+    /// The levels of the up path, from the coarsest.
+    pub up_block_types: Vec<UpBlockType>,
+    /// Channels of each level, from the finest.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of each level of the down path; the up path has one more.
+    pub layers_per_block: usize,
+    /// The middle's residual sums are divided by it.
+    pub mid_block_scale_factor: f64,
+    /// Padding of the stride-2 convolutions: 1 on all sides, or 0 for one row and column at the bottom and right,
+    /// which is TensorFlow's `SAME` and Ho et al.'s.
+    pub downsample_padding: usize,
+    /// What halves the size after an `AttnDownBlock2D`.
+    pub downsample_type: ResampleType,
+    /// What doubles the size after an `AttnUpBlock2D`.
+    pub upsample_type: ResampleType,
+    /// Dropout probability inside residual blocks.
+    pub dropout: f64,
+    /// Channels of one attention head; one head of all channels where absent.
+    pub attention_head_dim: Option<usize>,
+    /// Groups of every group normalisation.
+    pub norm_num_groups: usize,
+    /// Groups of the middle attention's normalisation, where they differ.
+    pub attn_norm_num_groups: Option<usize>,
+    /// ε of every group normalisation.
+    pub norm_eps: f64,
+    /// What the time embedding does.
+    pub resnet_time_scale_shift: ResnetTimeScaleShift,
+    /// Attention in the middle.
+    pub add_attention: bool,
+    /// What a class label is embedded by, where it is not a table.
+    pub class_embed_type: Option<ClassEmbedType>,
+    /// Classes of the embedding table; without effect beside a `class_embed_type`.
+    pub num_class_embeds: Option<usize>,
+    /// Rows of the table of a learned time embedding.
+    pub num_train_timesteps: Option<usize>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        use DownBlockType::{AttnDownBlock2D, DownBlock2D};
+        use UpBlockType::{AttnUpBlock2D, UpBlock2D};
+        Self {
+            sample_size: None,
+            in_channels: 3,
+            out_channels: 3,
+            center_input_sample: false,
+            time_embedding_type: TimeEmbeddingType::Positional,
+            time_embedding_dim: None,
+            freq_shift: 0.0,
+            flip_sin_to_cos: true,
+            mid_block_type: Some(MidBlockType::UNetMidBlock2D),
+            down_block_types: vec![DownBlock2D, AttnDownBlock2D, AttnDownBlock2D, AttnDownBlock2D],
+            up_block_types: vec![AttnUpBlock2D, AttnUpBlock2D, AttnUpBlock2D, UpBlock2D],
+            block_out_channels: vec![224, 448, 672, 896],
+            layers_per_block: 2,
+            mid_block_scale_factor: 1.0,
+            downsample_padding: 1,
+            downsample_type: ResampleType::Conv,
+            upsample_type: ResampleType::Conv,
+            dropout: 0.0,
+            attention_head_dim: Some(8),
+            norm_num_groups: 32,
+            attn_norm_num_groups: None,
+            norm_eps: 1e-5,
+            resnet_time_scale_shift: ResnetTimeScaleShift::Default,
+            add_attention: true,
+            class_embed_type: None,
+            num_class_embeds: None,
+            num_train_timesteps: None,
+        }
+    }
+}
+
+/// Keys of `UNet2DModel` that this network has one answer to: anything but these values is refused by name.
+fn fixed_keys() -> [(&'static str, &'static [&'static str]); 2] {
+    [
+        ("act_fn", &["\"silu\"", "\"swish\""]),
+        ("_class_name", &["\"UNet2DModel\""]),
+    ]
+}
+
+impl Config {
+    /// Ho et al.'s network: one attention head, sines before cosines, padding at the bottom and right, ε of 1e-6.
+    ///
+    /// `channels` are those of each level from the finest; attention sits on the levels whose height is in
+    /// `attention_resolutions`.
+    pub fn ho(
+        sample_size: usize,
+        image_channels: usize,
+        channels: &[usize],
+        layers_per_block: usize,
+        attention_resolutions: &[usize],
+    ) -> Self {
+        Self {
+            sample_size: Some(SampleSize::Square(sample_size)),
+            in_channels: image_channels,
+            out_channels: image_channels,
+            freq_shift: 1.0,
+            flip_sin_to_cos: false,
+            layers_per_block,
+            downsample_padding: 0,
+            attention_head_dim: None,
+            norm_eps: 1e-6,
+            ..Self::default()
+        }
+        .with_levels(channels, sample_size, attention_resolutions)
+    }
+
+    /// Sets the levels: their channels, and attention on those whose height is in `attention_resolutions`.
+    pub fn with_levels(mut self, channels: &[usize], height: usize, attention_resolutions: &[usize]) -> Self {
+        let attends = |level: usize| attention_resolutions.contains(&(height >> level));
+        let levels = 0..channels.len();
+        self.block_out_channels = channels.to_vec();
+        self.down_block_types = levels
+            .clone()
+            .map(|i| if attends(i) { DownBlockType::AttnDownBlock2D } else { DownBlockType::DownBlock2D })
+            .collect();
+        self.up_block_types = levels
+            .rev()
+            .map(|i| if attends(i) { UpBlockType::AttnUpBlock2D } else { UpBlockType::UpBlock2D })
+            .collect();
+        self
+    }
+
+    /// Reads diffusers' `config.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not JSON, has a key or a value that is not supported (named), or does not
+    /// describe a network.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        Self::from_json(&text).map_err(|error| Error::ConfigFile { path: path.into(), source: Box::new(error) })
+    }
+
+    /// As [`Config::read`], from the text itself.
+    ///
+    /// # Errors
+    /// See [`Config::read`].
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        let invalid = |message: String| Error::Config(message);
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(format!("not JSON: {e}")))?;
+        let serde_json::Value::Object(mut keys) = value else {
+            return Err(invalid("expected a JSON object".into()));
+        };
+        for (key, accepted) in fixed_keys() {
+            if let Some(value) = keys.remove(key) {
+                let value = value.to_string();
+                if !accepted.contains(&value.as_str()) {
+                    let accepted = accepted.join(" or ");
+                    return Err(invalid(format!("`{key}` is {value}; this network supports {accepted}")));
+                }
+            }
+        }
+        keys.retain(|key, _| !key.starts_with('_'));
+        let known = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
+        for (key, value) in &keys {
+            if known.get(key).is_none() && !value.is_null() {
+                return Err(invalid(format!("`{key}` = {value} is not a key of UNet2DModel that is supported")));
+            }
+        }
+        // One field at a time, so that a bad value is reported with its key.
+        let mut config = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
+        for (key, value) in keys {
+            if known.get(&key).is_none() {
+                continue;
+            }
+            let mut one = config.clone();
+            one[&key] = value.clone();
+            serde_json::from_value::<Self>(one.clone()).map_err(|e| invalid(format!("`{key}` = {value}: {e}")))?;
+            config = one;
+        }
+        let config: Self = serde_json::from_value(config).map_err(|e| invalid(e.to_string()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The text of diffusers' `config.json`, which [`Config::from_json`] and diffusers read.
+    pub fn to_json(&self) -> String {
+        let mut value = serde_json::json!({ "_class_name": "UNet2DModel", "_diffusers_version": "0.35.0" });
+        for (key, accepted) in fixed_keys() {
+            value[key] = serde_json::from_str(accepted[0]).unwrap_or_default();
+        }
+        if let (Some(all), Ok(serde_json::Value::Object(own))) = (value.as_object_mut(), serde_json::to_value(self)) {
+            all.extend(own);
+            // diffusers computes with the shift as it is written: 1, not 1.0.
+            if self.freq_shift.fract() == 0.0 {
+                all.insert("freq_shift".into(), (self.freq_shift as i64).into());
+            }
+        }
+        format!("{value:#}\n")
+    }
+
+    /// Checks that the keys together describe a network.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn validate(&self) -> Result<(), Error> {
+        let check = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Config(message)) };
+        let levels = self.block_out_channels.len();
+        check(levels >= 1, "`block_out_channels` is empty; expected the channels of at least one level".into())?;
+        check(levels <= 16, format!("`block_out_channels` has {levels} levels; at most 16 are supported"))?;
+        for (key, len) in
+            [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
+        {
+            check(len == levels, format!("`{key}` has {len} entries but `block_out_channels` has {levels}"))?;
+        }
+        for (key, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("layers_per_block", self.layers_per_block),
+            ("norm_num_groups", self.norm_num_groups),
+            ("attention_head_dim", self.attention_head_dim.unwrap_or(1)),
+            ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
+            ("time_embedding_dim", self.time_embedding_dim.unwrap_or(1)),
+            ("attn_norm_num_groups", self.attn_norm_num_groups.unwrap_or(1)),
+            ("num_train_timesteps", self.num_train_timesteps.unwrap_or(1)),
+        ] {
+            check((1..=1 << 16).contains(&value), format!("`{key}` is {value}; expected 1 to 65536"))?;
+        }
+        check(
+            self.downsample_padding <= 1,
+            format!("`downsample_padding` is {}; expected 0 or 1", self.downsample_padding),
+        )?;
+        check((0.0..1.0).contains(&self.dropout), format!("`dropout` is {}; expected 0 ≤ p < 1", self.dropout))?;
+        check(
+            self.norm_eps > 0.0 && self.norm_eps.is_finite(),
+            format!("`norm_eps` is {}; expected > 0", self.norm_eps),
+        )?;
+        check(
+            self.mid_block_scale_factor != 0.0 && self.mid_block_scale_factor.is_finite(),
+            "`mid_block_scale_factor` must not be 0".into(),
+        )?;
+        check(
+            self.time_embedding_type != TimeEmbeddingType::Learned || self.num_train_timesteps.is_some(),
+            "`time_embedding_type` = \"learned\" needs `num_train_timesteps`".into(),
+        )?;
+        for (level, &channels) in self.block_out_channels.iter().enumerate() {
+            let key = format!("`block_out_channels[{level}]` = {channels}");
+            check((1..=1 << 16).contains(&channels), format!("{key}; expected 1 to 65536"))?;
+            check(
+                channels % self.norm_num_groups == 0,
+                format!("{key} is not a multiple of `norm_num_groups` = {}", self.norm_num_groups),
+            )?;
+            if let Some(head_dim) = self.attention_head_dim
+                && (self.attends(level) || (level + 1 == levels && self.add_attention))
+            {
+                check(
+                    channels >= head_dim,
+                    format!("{key} is less than one head of `attention_head_dim` = {head_dim}"),
+                )?;
+            }
+        }
+        if let (Some(groups), Some(&last)) = (self.attn_norm_num_groups, self.block_out_channels.last()) {
+            check(last % groups == 0, format!("`attn_norm_num_groups` = {groups} does not divide {last} channels"))?;
+        }
+        let first = self.block_out_channels[0];
+        check(
+            self.time_embedding_type != TimeEmbeddingType::Positional || (first / 2) as f64 > self.freq_shift,
+            format!("half of `block_out_channels[0]` = {first} must be greater than `freq_shift`"),
+        )?;
+        if let Some(size) = self.sample_size {
+            let (height, width) = size.height_width();
+            self.check_size(height, width)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that images of a size can go down all levels and up again.
+    ///
+    /// # Errors
+    /// If height or width is not a multiple of 2^(levels − 1).
+    pub fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
+        let multiple = 1 << (self.block_out_channels.len() - 1);
+        if height == 0 || width == 0 || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
+            let next = |n: usize| n.max(1).next_multiple_of(multiple);
+            return Err(Error::Config(format!(
+                "images of {height}x{width} do not fit {} levels: both sides must be multiples of {multiple}; \
+                 pad to {}x{} or use fewer levels",
+                self.block_out_channels.len(),
+                next(height),
+                next(width),
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a level (0 is the finest) has attention on the way down or up.
+    fn attends(&self, level: usize) -> bool {
+        let up = self.up_block_types.len() - 1 - level;
+        self.down_block_types[level] == DownBlockType::AttnDownBlock2D
+            || self.up_block_types[up] == UpBlockType::AttnUpBlock2D
+    }
+
+    /// Width of the time embedding.
+    pub fn time_embed_dim(&self) -> usize {
+        self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
+    }
+
+    /// Width of what goes into the time embedding's first linear layer.
+    pub(crate) fn time_proj_dim(&self) -> usize {
+        match self.time_embedding_type {
+            TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => self.block_out_channels[0],
+            TimeEmbeddingType::Fourier => 2 * self.block_out_channels[0],
+        }
+    }
+
+    /// Groups of the middle attention's normalisation. diffusers leaves that normalisation out where the time
+    /// embedding scales and shifts, unless `attn_norm_num_groups` asks for it.
+    pub(crate) fn mid_attention_groups(&self) -> Option<usize> {
+        self.attn_norm_num_groups.or(match self.resnet_time_scale_shift {
+            ResnetTimeScaleShift::Default => Some(self.norm_num_groups),
+            ResnetTimeScaleShift::ScaleShift => None,
+        })
+    }
+
+    /// Attention heads of a block with these channels.
+    pub(crate) fn heads(&self, channels: usize) -> usize {
+        channels / self.attention_head_dim.unwrap_or(channels)
+    }
+
+    /// What halves the size after a level of the down path.
+    pub(crate) fn downsample(&self, level: usize) -> ResampleType {
+        match self.down_block_types[level] {
+            DownBlockType::DownBlock2D => ResampleType::Conv,
+            DownBlockType::AttnDownBlock2D => self.downsample_type,
+            DownBlockType::ResnetDownsampleBlock2D => ResampleType::Resnet,
+        }
+    }
+
+    /// What doubles the size after a level of the up path, counted from the coarsest.
+    pub(crate) fn upsample(&self, index: usize) -> ResampleType {
+        match self.up_block_types[index] {
+            UpBlockType::UpBlock2D => ResampleType::Conv,
+            UpBlockType::AttnUpBlock2D => self.upsample_type,
+            UpBlockType::ResnetUpsampleBlock2D => ResampleType::Resnet,
+        }
+    }
+
+    /// The number of parameters, without building the network.
+    pub fn parameter_count(&self) -> usize {
+        let conv = |i: usize, o: usize, k: usize| i * o * k * k + o;
+        let linear = |i: usize, o: usize| i * o + o;
+        let temb = self.time_embed_dim();
+        let widths = &self.block_out_channels;
+        let resnet = |i: usize, o: usize| {
+            let time = match self.resnet_time_scale_shift {
+                ResnetTimeScaleShift::Default => o,
+                ResnetTimeScaleShift::ScaleShift => 2 * o,
+            };
+            2 * i + conv(i, o, 3) + linear(temb, time) + 2 * o + conv(o, o, 3) + if i != o { conv(i, o, 1) } else { 0 }
+        };
+        let attention = |c: usize, norm: bool| {
+            let inner = self.heads(c) * self.attention_head_dim.unwrap_or(c);
+            3 * linear(c, inner) + linear(inner, c) + if norm { 2 * c } else { 0 }
+        };
+        let resample = |c: usize, kind: ResampleType| match kind {
+            ResampleType::Conv => conv(c, c, 3),
+            ResampleType::Resnet => resnet(c, c),
+        };
+        let mut count = linear(self.time_proj_dim(), temb) + linear(temb, temb);
+        count += match self.time_embedding_type {
+            TimeEmbeddingType::Positional => 0,
+            TimeEmbeddingType::Fourier => widths[0],
+            TimeEmbeddingType::Learned => self.num_train_timesteps.unwrap_or(0) * widths[0],
+        };
+        count += match (self.class_embed_type, self.num_class_embeds) {
+            (Some(ClassEmbedType::Timestep), _) => linear(self.time_proj_dim(), temb) + linear(temb, temb),
+            (Some(ClassEmbedType::Identity), _) | (None, None) => 0,
+            (None, Some(classes)) => classes * temb,
+        };
+        count += conv(self.in_channels, widths[0], 3);
+        let (mut skips, mut channels) = (vec![widths[0]], widths[0]);
+        for (level, &out) in widths.iter().enumerate() {
+            for _ in 0..self.layers_per_block {
+                count += resnet(channels, out);
+                if self.down_block_types[level] == DownBlockType::AttnDownBlock2D {
+                    count += attention(out, true);
+                }
+                channels = out;
+                skips.push(channels);
+            }
+            if level + 1 < widths.len() {
+                count += resample(channels, self.downsample(level));
+                skips.push(channels);
+            }
+        }
+        if self.mid_block_type.is_some() {
+            count += 2 * resnet(channels, channels);
+            if self.add_attention {
+                count += attention(channels, self.mid_attention_groups().is_some());
+            }
+        }
+        for (index, &out) in widths.iter().rev().enumerate() {
+            for _ in 0..=self.layers_per_block {
+                count += resnet(channels + skips.pop().unwrap_or(0), out);
+                if self.up_block_types[index] == UpBlockType::AttnUpBlock2D {
+                    count += attention(out, true);
+                }
+                channels = out;
+            }
+            if index + 1 < widths.len() {
+                count += resample(channels, self.upsample(index));
+            }
+        }
+        count + 2 * channels + conv(channels, self.out_channels, 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paper_networks_have_the_published_parameter_counts() {
+        assert_eq!(Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
+        assert_eq!(Config::ho(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(), 113_673_219);
+        // With a learned variance the last convolution has twice the outputs.
+        let learned = Config { out_channels: 6, ..Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]) };
+        assert_eq!(learned.parameter_count(), 35_749_766);
+        // The network of the ten-minute race (docs/performance.md).
+        let race = Config { norm_num_groups: 16, ..Config::ho(32, 1, &[32, 64, 64], 1, &[8]) };
+        assert_eq!(race.parameter_count(), 1_112_801);
+    }
+
+    #[test]
+    fn json_round_trips() {
+        let config = Config { num_class_embeds: Some(10), ..Config::ho(32, 3, &[32, 64], 1, &[16]) };
+        assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+    }
+
+    #[test]
+    fn reads_the_old_hub_config() {
+        let text = r#"{ "_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "act_fn": "silu",
+            "attention_head_dim": null, "block_out_channels": [128, 256, 256, 256], "center_input_sample": false,
+            "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+            "downsample_padding": 0, "flip_sin_to_cos": false, "freq_shift": 1, "in_channels": 3,
+            "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32,
+            "out_channels": 3, "sample_size": 32, "time_embedding_type": "positional",
+            "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"] }"#;
+        assert_eq!(Config::from_json(text).unwrap(), Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_support_by_name() {
+        let message = |text: &str| Config::from_json(text).unwrap_err().to_string();
+        assert!(message(r#"{"act_fn": "gelu"}"#).contains("`act_fn` is \"gelu\""));
+        assert!(message(r#"{"attention_type": "linear"}"#).contains("`attention_type`"));
+        assert!(message(r#"{"block_out_channels": [32, -1]}"#).contains("`block_out_channels`"));
+        assert!(message(r#"{"norm_num_groups": 48}"#).contains("`norm_num_groups` = 48"));
+        assert!(message(r#"{"down_block_types": ["CrossAttnDownBlock2D"]}"#).contains("`down_block_types`"));
+        assert!(message(r#"{"sample_size": 36}"#).contains("multiples of 8"));
+        assert!(message("[1]").contains("JSON object"));
+    }
+}

@@ -1,0 +1,168 @@
+//! Layers with parameters, and their initialisation. Field names are diffusers' parameter names.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use random::{Random, Stream};
+
+use crate::ops::{self, Geometry};
+
+/// Draws initial parameters as Ho et al. (2020) do: uniform with variance scale/fan_avg, biases 0.
+pub struct Init<'a> {
+    random: Random,
+    device: &'a Device,
+    drawn: u64,
+}
+
+impl<'a> Init<'a> {
+    /// Parameters from a seed, on a device.
+    pub fn new(seed: u64, device: &'a Device) -> Self {
+        Self { random: Random::new(seed), device, drawn: 0 }
+    }
+
+    fn tensor<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    fn constant(&self, value: f32, len: usize) -> Param<Tensor<1>> {
+        self.tensor(vec![value; len], [len])
+    }
+
+    /// `variance_scaling(scale, "fan_avg", "uniform")`: ±√(3·scale/fan_avg).
+    fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_avg: f64, scale: f64) -> Param<Tensor<D>> {
+        let mut values = vec![0.0; shape.iter().product()];
+        self.random.uniforms(Stream::Parameters, self.drawn, 0, &mut values);
+        self.drawn += 1;
+        let limit = (3.0 * scale / fan_avg).sqrt();
+        values.iter_mut().for_each(|v| *v = (limit * (2.0 * f64::from(*v) - 1.0)) as f32);
+        self.tensor(values, shape)
+    }
+
+    fn normal<const D: usize>(&mut self, shape: [usize; D], deviation: f32) -> Param<Tensor<D>> {
+        let mut values = vec![0.0; shape.iter().product()];
+        self.random.normals(Stream::Parameters, self.drawn, 0, &mut values);
+        self.drawn += 1;
+        values.iter_mut().for_each(|v| *v *= deviation);
+        self.tensor(values, shape)
+    }
+}
+
+/// Scale of an ordinary layer's initial weights.
+pub const ONE: f64 = 1.0;
+/// Ho et al.'s "zero": a layer that starts at almost nothing, so that a block starts as the identity.
+pub const ALMOST_ZERO: f64 = 1e-10;
+
+/// A convolution. Weights are `[kh,kw,I,O]` here and `[O,I,kh,kw]` on disk.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    weight: Param<Tensor<4>>,
+    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    geometry: Geometry,
+}
+
+impl Conv2d {
+    /// A `kernel`×`kernel` convolution.
+    pub fn new(init: &mut Init, c_in: usize, c_out: usize, kernel: usize, geometry: Geometry, scale: f64) -> Self {
+        let fan_avg = (kernel * kernel * (c_in + c_out)) as f64 / 2.0;
+        Self {
+            weight: init.uniform([kernel, kernel, c_in, c_out], fan_avg, scale),
+            bias: init.constant(0.0, c_out),
+            geometry,
+        }
+    }
+
+    /// `[N,H,W,I]` to `[N,H′,W′,O]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward_with(x, None, None)
+    }
+
+    /// As [`Conv2d::forward`], with `shift` `[N,O]` and `residual` `[N,H′,W′,O]` added.
+    pub fn forward_with(&self, x: Tensor<4>, shift: Option<Tensor<2>>, residual: Option<Tensor<4>>) -> Tensor<4> {
+        ops::conv2d(x, self.weight.val(), self.bias.val(), shift, residual, self.geometry)
+    }
+}
+
+/// A linear layer. Weights are `[I,O]` here and `[O,I]` on disk.
+#[derive(Module, Debug)]
+pub struct Linear {
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl Linear {
+    /// A layer of `c_in` inputs and `c_out` outputs.
+    pub fn new(init: &mut Init, c_in: usize, c_out: usize, scale: f64) -> Self {
+        let fan_avg = (c_in + c_out) as f64 / 2.0;
+        Self { weight: init.uniform([c_in, c_out], fan_avg, scale), bias: init.constant(0.0, c_out) }
+    }
+
+    /// `[M,I]` to `[M,O]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::linear(x, self.weight.val(), self.bias.val())
+    }
+}
+
+/// Group normalisation.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    groups: usize,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    /// Normalises `channels` in `groups`.
+    pub fn new(init: &mut Init, channels: usize, groups: usize, epsilon: f64) -> Self {
+        Self { weight: init.constant(1.0, channels), bias: init.constant(0.0, channels), groups, epsilon }
+    }
+
+    /// `[N,H,W,C]` to the same.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::group_norm(x, self.weight.val(), self.bias.val(), None, self.groups, self.epsilon, false)
+    }
+
+    /// Followed by ·(1 + scale) + shift, where `[N,2C]` is given, and SiLU.
+    pub fn forward_silu(&self, x: Tensor<4>, scale_shift: Option<Tensor<2>>) -> Tensor<4> {
+        ops::group_norm(x, self.weight.val(), self.bias.val(), scale_shift, self.groups, self.epsilon, true)
+    }
+}
+
+/// A table of vectors, one for each class.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// `classes` vectors of `width`.
+    pub fn new(init: &mut Init, classes: usize, width: usize) -> Self {
+        Self { weight: init.normal([classes, width], 1.0) }
+    }
+
+    /// The vectors of labels, `[N,width]`.
+    pub fn forward(&self, labels: &[u32]) -> Tensor<2> {
+        let table = self.weight.val();
+        let labels: Vec<i64> = labels.iter().map(|&l| i64::from(l)).collect();
+        let indices = Tensor::from_data(TensorData::from(labels.as_slice()), &table.device());
+        table.select(0, indices)
+    }
+}
+
+/// Random frequencies (Song et al. 2021): never trained, kept with the parameters.
+#[derive(Module, Debug)]
+pub struct FourierFrequencies {
+    weight: Param<Tensor<1>>,
+}
+
+impl FourierFrequencies {
+    /// `width` frequencies of deviation 16.
+    pub fn new(init: &mut Init, width: usize) -> Self {
+        Self { weight: init.normal([width], 16.0).set_require_grad(false) }
+    }
+
+    /// The frequencies.
+    pub fn values(&self) -> Vec<f32> {
+        self.weight.val().into_data().iter::<f32>().collect()
+    }
+}

@@ -1,0 +1,34 @@
+//! The network of denoising diffusion probabilistic models: diffusers' `UNet2DModel` on Burn, activations in N,H,W,C.
+//!
+//! [`Config`] has diffusers' keys, [`Unet`] its parameter names. On the CPU back end the operations are those of the
+//! crate `kernels`; every other back end runs the same definitions as ordinary Burn operations ([`ops`]).
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use unet::{Config, Unet};
+//! let config = Config { norm_num_groups: 8, ..Config::ho(16, 1, &[16, 32], 1, &[8]) };
+//! let device = Device::flex();
+//! let network = Unet::new(&config, 0, &device)?;
+//! let epsilon = network.forward(Tensor::zeros([2, 16, 16, 1], &device), &[0.0, 999.0], None, None);
+//! assert_eq!(epsilon.dims(), [2, 16, 16, 1]);
+//! # Ok::<(), unet::Error>(())
+//! ```
+
+mod blocks;
+mod config;
+mod error;
+mod layers;
+mod model;
+pub mod ops;
+mod parameters;
+mod time_embedding;
+
+pub use blocks::Dropout;
+pub use config::{
+    ClassEmbedType, Config, DownBlockType, MidBlockType, ResampleType, ResnetTimeScaleShift, SampleSize,
+    TimeEmbeddingType, UpBlockType,
+};
+pub use error::Error;
+pub use model::Unet;
+pub use parameters::{Flat, count_by_part};
+pub use time_embedding::Labels;

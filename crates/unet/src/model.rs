@@ -1,0 +1,149 @@
+//! The network as a whole.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::Error;
+use crate::blocks::{DownBlock, Dropout, MidBlock, Numbering, UpBlock};
+use crate::config::{ClassEmbedType, Config, TimeEmbeddingType};
+use crate::layers::{ALMOST_ZERO, Conv2d, GroupNorm, Init, ONE};
+use crate::ops::Geometry;
+use crate::time_embedding::{Labels, TimeEmbedding};
+
+/// The U-Net of denoising diffusion models: diffusers' `UNet2DModel`, and with [`Config::ho`] the network of Ho et al.
+/// (2020), appendix B. Activations are in N,H,W,C.
+#[derive(Module, Debug)]
+pub struct Unet {
+    pub(crate) time: TimeEmbedding,
+    pub(crate) conv_in: Conv2d,
+    pub(crate) down_blocks: Vec<DownBlock>,
+    pub(crate) mid_block: Option<MidBlock>,
+    pub(crate) up_blocks: Vec<UpBlock>,
+    pub(crate) conv_norm_out: GroupNorm,
+    pub(crate) conv_out: Conv2d,
+    #[module(skip)]
+    config: Config,
+}
+
+impl Unet {
+    /// A new network with Ho et al.'s initialisation: what it draws depends on the seed alone.
+    ///
+    /// # Errors
+    /// If the configuration does not describe a network.
+    pub fn new(config: &Config, seed: u64, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        let init = &mut Init::new(seed, device);
+        let numbering = &mut Numbering::default();
+        let widths = &config.block_out_channels;
+        let same = Geometry::same(3);
+
+        let time = TimeEmbedding::new(init, config);
+        let conv_in = Conv2d::new(init, config.in_channels, widths[0], 3, same, ONE);
+        let (mut skips, mut channels) = (vec![widths[0]], widths[0]);
+        let mut down_blocks = Vec::new();
+        for (level, &c_out) in widths.iter().enumerate() {
+            down_blocks.push(DownBlock::new(init, config, numbering, level, channels));
+            channels = c_out;
+            let downsampled = usize::from(level + 1 < widths.len());
+            skips.extend(std::iter::repeat_n(channels, config.layers_per_block + downsampled));
+        }
+        let mid_block = config.mid_block_type.map(|_| MidBlock::new(init, config, numbering, channels));
+        let mut up_blocks = Vec::new();
+        for (index, &c_out) in widths.iter().rev().enumerate() {
+            up_blocks.push(UpBlock::new(init, config, numbering, index, channels, &mut skips));
+            channels = c_out;
+        }
+        Ok(Self {
+            time,
+            conv_in,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: GroupNorm::new(init, channels, config.norm_num_groups, config.norm_eps),
+            conv_out: Conv2d::new(init, channels, config.out_channels, 3, same, ALMOST_ZERO),
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration that the network was built from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The network's output for noisy images.
+    ///
+    /// # Shapes
+    /// x `[N,H,W,in_channels]` in [-1, 1] plus noise, result `[N,H,W,out_channels]`; `timesteps` and `labels` have N
+    /// entries. With `dropout`, activations are dropped (training).
+    ///
+    /// # Panics
+    /// If shapes do not agree: callers check sizes with [`Config::check_size`] and labels with
+    /// [`Unet::check_labels`] first.
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        timesteps: &[f32],
+        labels: Option<Labels>,
+        dropout: Option<&Dropout>,
+    ) -> Tensor<4> {
+        assert_eq!(x.dims()[0], timesteps.len(), "one timestep for each image");
+        let device = x.device();
+        let emb = self.time.forward(timesteps, labels, &device);
+        let x = if self.config.center_input_sample { x.mul_scalar(2.0).sub_scalar(1.0) } else { x };
+        let mut x = self.conv_in.forward(x);
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, &emb, dropout, &mut skips);
+        }
+        if let Some(block) = &self.mid_block {
+            x = block.forward(x, &emb, dropout);
+        }
+        for block in &self.up_blocks {
+            x = block.forward(x, &emb, dropout, &mut skips);
+        }
+        let y = self.conv_out.forward(self.conv_norm_out.forward_silu(x, None));
+        match self.config.time_embedding_type {
+            TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => y,
+            // The score is the network's output over σ (Song et al. 2021); diffusers divides by the timestep.
+            TimeEmbeddingType::Fourier => {
+                let sigmas = TensorData::new(timesteps.to_vec(), [timesteps.len(), 1, 1, 1]);
+                y / Tensor::from_data(sigmas, &device)
+            }
+        }
+    }
+
+    /// Checks that labels are given exactly where the network has classes, and are in range.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn check_labels(&self, images: usize, labels: Option<Labels>) -> Result<(), Error> {
+        let classes = self.config.num_class_embeds;
+        let expected = match (self.config.class_embed_type, classes) {
+            (None, None) => "the network has no classes: no labels".to_owned(),
+            (None, Some(classes)) => format!("{images} class numbers below {classes}"),
+            (Some(ClassEmbedType::Timestep), _) => format!("{images} class numbers"),
+            (Some(ClassEmbedType::Identity), _) => {
+                format!("{images} vectors of {} numbers", self.config.time_embed_dim())
+            }
+        };
+        let fits = match (self.config.class_embed_type, classes, labels) {
+            (None, None, labels) => labels.is_none(),
+            (None, Some(classes), Some(Labels::Classes(labels))) => {
+                labels.len() == images && labels.iter().all(|&label| (label as usize) < classes)
+            }
+            (Some(ClassEmbedType::Timestep), _, Some(Labels::Classes(labels))) => labels.len() == images,
+            (Some(ClassEmbedType::Identity), _, Some(Labels::Vectors(vectors))) => {
+                vectors.len() == images * self.config.time_embed_dim()
+            }
+            _ => false,
+        };
+        let found = match labels {
+            None => "none".to_owned(),
+            Some(Labels::Classes(labels)) => {
+                format!("{} class numbers up to {}", labels.len(), labels.iter().max().unwrap_or(&0))
+            }
+            Some(Labels::Vectors(vectors)) => format!("{} numbers", vectors.len()),
+        };
+        if fits { Ok(()) } else { Err(Error::Labels(format!("expected {expected}; found {found}"))) }
+    }
+}

@@ -1,0 +1,252 @@
+//! The kernels' gradients in Burn's autodiff graph.
+
+use std::fmt;
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Flex};
+use burn_flex::FlexTensor;
+use kernels::MatMul;
+
+use super::flex::{self, FlexOps, Maybe, dims, filled, values};
+use super::{AdamStep, Geometry};
+
+/// A gradient of the result to the gradients of those inputs that need one.
+type Pullback<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
+
+/// A node's saved state: the function that owns what the gradient needs.
+#[derive(Clone)]
+struct Saved<const N: usize>(Arc<Pullback<N>>);
+
+impl<const N: usize> fmt::Debug for Saved<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Saved")
+    }
+}
+
+#[derive(Debug)]
+struct Step;
+
+impl<const N: usize> Backward<Flex, N> for Step {
+    type State = Saved<N>;
+
+    fn backward(self, ops: Ops<Saved<N>, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let needed = ops.parents.each_ref().map(Option::is_some);
+        for (parent, gradient) in ops.parents.into_iter().zip(ops.state.0(dy, needed)) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// Puts a result and its pullback into the graph. An input that is absent is given by another input's guard, and
+/// its gradient is `None`.
+fn record<C: CheckpointStrategy, const N: usize>(
+    inputs: [NodeGuard; N],
+    output: FlexTensor,
+    pullback: impl Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync + 'static,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    match Step.prepare::<C>(inputs).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(Saved(Arc::new(pullback)), output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
+    }
+}
+
+/// The tensor and guard of a [`Maybe`].
+fn split<C: CheckpointStrategy>(maybe: Maybe<Autodiff<Flex, C>>) -> (Option<FlexTensor>, Option<NodeGuard>) {
+    match maybe {
+        Maybe::Given(tensor) => {
+            let (tensor, guard) = tensor.into_parts();
+            (Some(tensor.to_contiguous()), Some(guard))
+        }
+        Maybe::Absent => (None, None),
+    }
+}
+
+impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
+    fn conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shift: Maybe<Self>,
+        residual: Maybe<Self>,
+        geometry: Geometry,
+    ) -> FloatTensor<Self> {
+        let absent = || x.node();
+        let (shift, shift_node) = split(shift);
+        let (residual, residual_node) = split(residual);
+        let nodes = [
+            x.node(),
+            weight.node(),
+            bias.node(),
+            shift_node.unwrap_or_else(absent),
+            residual_node.unwrap_or_else(absent),
+        ];
+        let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
+        let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
+        let bias = bias.into_primitive().to_contiguous();
+        let y = flex::conv2d(&x, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
+        record::<C, 5>(nodes, y, move |dy, [dx, dw, db, dshift, dresidual]| {
+            let shape = flex::conv_shape(&x, &weight, geometry);
+            let shift_gradient = (has_shift && dshift).then(|| {
+                filled([shape.n, shape.c_out], |d| {
+                    kernels::per_image_channel_sums(shape.n, values(&dy), d)
+                })
+            });
+            [
+                dx.then(|| {
+                    filled(dims::<4>(&x), |d| kernels::conv2d_grad_input(&shape, values(&dy), values(&weight), d))
+                }),
+                dw.then(|| {
+                    filled(dims::<4>(&weight), |d| kernels::conv2d_grad_weight(&shape, values(&x), values(&dy), d))
+                }),
+                db.then(|| {
+                    filled([shape.c_out], |d| match &shift_gradient {
+                        Some(sums) => kernels::channel_sums(values(sums), d),
+                        None => kernels::channel_sums(values(&dy), d),
+                    })
+                }),
+                shift_gradient,
+                (has_residual && dresidual).then_some(dy),
+            ]
+        })
+    }
+
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
+        let y = flex::linear(&x, &weight, &bias.into_primitive().to_contiguous());
+        record::<C, 3>(nodes, y, move |dy, [dx, dw, db]| {
+            let ([m, k], [_, n]) = (dims(&x), dims(&weight));
+            [
+                dx.then(|| {
+                    let shape = MatMul::new(m, n, k).transpose_b();
+                    filled([m, k], |d| kernels::matmul(&shape, values(&dy), values(&weight), None, d))
+                }),
+                dw.then(|| {
+                    let shape = MatMul::new(k, m, n).transpose_a();
+                    filled([k, n], |d| kernels::matmul(&shape, values(&x), values(&dy), None, d))
+                }),
+                db.then(|| filled([n], |d| kernels::channel_sums(values(&dy), d))),
+            ]
+        })
+    }
+
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale_shift: Maybe<Self>,
+        groups: usize,
+        epsilon: f64,
+        silu: bool,
+    ) -> FloatTensor<Self> {
+        let (scale_shift, scale_shift_node) = split(scale_shift);
+        let nodes = [x.node(), gamma.node(), beta.node(), scale_shift_node.unwrap_or_else(|| x.node())];
+        let x = x.into_primitive().to_contiguous();
+        let (gamma, beta) = (gamma.into_primitive().to_contiguous(), beta.into_primitive().to_contiguous());
+        let (y, mean_rstd) = flex::group_norm(&x, &gamma, &beta, scale_shift.as_ref(), groups, epsilon, silu);
+        record::<C, 4>(nodes, y, move |dy, _| {
+            let shape = flex::group_norm_shape(&x, groups, epsilon);
+            let [mut dgamma, mut dbeta] = [vec![0.0; shape.channels], vec![0.0; shape.channels]];
+            let halves = scale_shift.as_ref().map(|s| flex::halves(values(s), shape.channels));
+            let mut dhalves = halves.clone();
+            let dx = filled(dims::<4>(&x), |dx| {
+                kernels::group_norm_backward(
+                    &shape,
+                    values(&x),
+                    values(&gamma),
+                    values(&beta),
+                    halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
+                    silu,
+                    &mean_rstd,
+                    values(&dy),
+                    dx,
+                    &mut dgamma,
+                    &mut dbeta,
+                    dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
+                );
+            });
+            let copied = |v: Vec<f32>| filled([v.len()], |d| d.copy_from_slice(&v));
+            [
+                Some(dx),
+                Some(copied(dgamma)),
+                Some(copied(dbeta)),
+                dhalves.map(|[scale, shift]| {
+                    filled([shape.n, 2 * shape.channels], |d| {
+                        let c = shape.channels;
+                        for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
+                            row[..c].copy_from_slice(scale);
+                            row[c..].copy_from_slice(shift);
+                        }
+                    })
+                }),
+            ]
+        })
+    }
+
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        let [q, k, v] = [q, k, v].map(|x| x.into_primitive().to_contiguous());
+        let (out, log_sum_exp) = flex::attention(&q, &k, &v, heads);
+        let saved = out.clone();
+        record::<C, 3>(nodes, out, move |dy, _| {
+            let shape = flex::attention_shape(&q, heads);
+            let mut gradients = [&q, &k, &v].map(|x| filled(dims::<3>(x), |_| {}));
+            let [dq, dk, dv] = gradients.each_mut().map(|x| x.storage_mut::<f32>());
+            let (q, k, v, out) = (values(&q), values(&k), values(&v), values(&saved));
+            kernels::attention_backward(&shape, q, k, v, out, &log_sum_exp, values(&dy), dq, dk, dv);
+            gradients.map(Some)
+        })
+    }
+
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let x = x.into_primitive().to_contiguous();
+        let y = <Flex as FlexOps>::silu(x.clone());
+        record::<C, 1>(nodes, y, move |dy, _| {
+            [Some(filled(dims::<2>(&x), |d| kernels::silu_backward(values(&x), values(&dy), d)))]
+        })
+    }
+
+    fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        let [n, h, w, c] = dims(&x);
+        record::<C, 1>(nodes, <Flex as FlexOps>::upsample2x(x), move |dy, _| {
+            [Some(filled([n, h, w, c], |d| kernels::upsample2x_backward(n, h, w, c, values(&dy), d)))]
+        })
+    }
+
+    fn adam(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        moment1: FloatTensor<Self>,
+        moment2: FloatTensor<Self>,
+        average: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        // An optimizer's step has no gradient: the results are new leaves.
+        let [parameter, gradient, moment1, moment2, average] =
+            [parameter, gradient, moment1, moment2, average].map(|x| x.into_primitive());
+        let (parameter, moment1, moment2, average) =
+            <Flex as FlexOps>::adam(parameter, gradient, moment1, moment2, average, step);
+        let leaf = FloatTensor::<Self>::new;
+        (leaf(parameter), leaf(moment1), leaf(moment2), leaf(average))
+    }
+
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        FloatTensor::<Self>::new(<Flex as FlexOps>::sum_of_squares(x.into_primitive()))
+    }
+}

@@ -1,0 +1,247 @@
+//! The operations as single kernels on Burn's CPU back end, Flex, and the gradients of those kernels.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
+use burn::tensor::{DType, Shape};
+use burn_flex::FlexTensor;
+use kernels::{Attention, Conv, GroupNorm, MatMul, Pad};
+
+use super::{AdamStep, Geometry};
+
+/// A tensor that may be left out.
+#[derive(ExtensionType)]
+pub enum Maybe<B: Backend> {
+    /// It is there.
+    Given(FloatTensor<B>),
+    /// It is not.
+    Absent,
+}
+
+/// The operations that have a kernel. Shapes are those of the functions of the same names in [`super`].
+#[backend_extension(Flex, Autodiff)]
+pub trait FlexOps: Backend {
+    /// See [`super::conv2d`].
+    fn conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        #[extension_type] shift: Maybe<Self>,
+        #[extension_type] residual: Maybe<Self>,
+        geometry: Geometry,
+    ) -> FloatTensor<Self>;
+    /// See [`super::linear`].
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`super::group_norm`].
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        #[extension_type] scale_shift: Maybe<Self>,
+        groups: usize,
+        epsilon: f64,
+        silu: bool,
+    ) -> FloatTensor<Self>;
+    /// See [`super::attention`].
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+    /// See [`super::silu`].
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`super::upsample2x`].
+    fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`super::adam`].
+    fn adam(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        moment1: FloatTensor<Self>,
+        moment2: FloatTensor<Self>,
+        average: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// See [`super::sum_of_squares`]: the sum as `[rounded to f32, the rest]`.
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+impl FlexOps for Flex {
+    fn conv2d(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shift: Maybe<Self>,
+        residual: Maybe<Self>,
+        geometry: Geometry,
+    ) -> FlexTensor {
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let (shift, residual) = (given(shift), given(residual));
+        conv2d(&x, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry)
+    }
+
+    fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        linear(&x.to_contiguous(), &weight.to_contiguous(), &bias.to_contiguous())
+    }
+
+    fn group_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        scale_shift: Maybe<Self>,
+        groups: usize,
+        epsilon: f64,
+        silu: bool,
+    ) -> FlexTensor {
+        let (x, gamma, beta) = (x.to_contiguous(), gamma.to_contiguous(), beta.to_contiguous());
+        group_norm(&x, &gamma, &beta, given(scale_shift).as_ref(), groups, epsilon, silu).0
+    }
+
+    fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
+        attention(&q.to_contiguous(), &k.to_contiguous(), &v.to_contiguous(), heads).0
+    }
+
+    fn silu(x: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        filled(dims::<2>(&x), |y| kernels::silu(values(&x), y))
+    }
+
+    fn upsample2x(x: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        let [n, h, w, c] = dims(&x);
+        filled([n, 2 * h, 2 * w, c], |y| kernels::upsample2x(n, h, w, c, values(&x), y))
+    }
+
+    fn adam(
+        mut parameter: FlexTensor,
+        gradient: FlexTensor,
+        mut moment1: FlexTensor,
+        mut moment2: FlexTensor,
+        mut average: FlexTensor,
+        step: AdamStep,
+    ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        let gradient = gradient.to_contiguous();
+        let step = kernels::AdamStep {
+            lr: step.learning_rate as f32,
+            beta1: step.beta1 as f32,
+            beta2: step.beta2 as f32,
+            eps: step.epsilon as f32,
+            step: step.step,
+            grad_scale: step.gradient_scale as f32,
+            ema_decay: Some(step.ema_decay as f32),
+        };
+        kernels::adam(
+            &step,
+            parameter.storage_mut(),
+            values(&gradient),
+            moment1.storage_mut(),
+            moment2.storage_mut(),
+            Some(average.storage_mut()),
+        );
+        (parameter, moment1, moment2, average)
+    }
+
+    fn sum_of_squares(x: FlexTensor) -> FlexTensor {
+        let sum = kernels::sum_of_squares(values(&x.to_contiguous()));
+        let high = sum as f32;
+        filled([2], |y| y.copy_from_slice(&[high, (sum - f64::from(high)) as f32]))
+    }
+}
+
+/// The elements of a contiguous tensor. What is passed here went through `to_contiguous`.
+pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("a contiguous f32 tensor")
+}
+
+/// The shape of a tensor of known rank.
+pub(super) fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
+    tensor.layout().shape().dims()
+}
+
+/// A new tensor, written whole by `fill`.
+pub(super) fn filled<const D: usize>(dims: [usize; D], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let mut tensor = FlexTensor::empty(Shape::from(dims), DType::F32);
+    fill(tensor.storage_mut());
+    tensor
+}
+
+/// The tensor of a [`Maybe`], contiguous.
+pub(super) fn given(maybe: Maybe<Flex>) -> Option<FlexTensor> {
+    match maybe {
+        Maybe::Given(tensor) => Some(tensor.to_contiguous()),
+        Maybe::Absent => None,
+    }
+}
+
+/// The kernels' description of a convolution of these tensors.
+pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry) -> Conv {
+    let ([n, h, w, c_in], [kh, kw, _, c_out]) = (dims(x), dims(weight));
+    let Geometry { stride, before, after } = geometry;
+    let pad = Pad { top: before, bottom: after, left: before, right: after };
+    Conv { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
+}
+
+pub(super) fn conv2d(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: &FlexTensor,
+    shift: Option<&FlexTensor>,
+    residual: Option<&FlexTensor>,
+    geometry: Geometry,
+) -> FlexTensor {
+    let shape = conv_shape(x, weight, geometry);
+    filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
+        let (shift, residual) = (shift.map(values), residual.map(values));
+        kernels::conv2d(&shape, values(x), values(weight), Some(values(bias)), shift, residual, y);
+    })
+}
+
+pub(super) fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
+    let ([m, k], [_, n]) = (dims(x), dims(weight));
+    filled([m, n], |y| kernels::matmul(&MatMul::new(m, k, n), values(x), values(weight), Some(values(bias)), y))
+}
+
+pub(super) fn group_norm_shape(x: &FlexTensor, groups: usize, epsilon: f64) -> GroupNorm {
+    let [n, h, w, channels] = dims(x);
+    GroupNorm { n, pixels: h * w, channels, groups, eps: epsilon as f32 }
+}
+
+/// The result, and each image's and group's mean and 1/σ `[N,groups,2]`.
+pub(super) fn group_norm(
+    x: &FlexTensor,
+    gamma: &FlexTensor,
+    beta: &FlexTensor,
+    scale_shift: Option<&FlexTensor>,
+    groups: usize,
+    epsilon: f64,
+    silu: bool,
+) -> (FlexTensor, Vec<f32>) {
+    let shape = group_norm_shape(x, groups, epsilon);
+    let mut mean_rstd = vec![0.0; shape.n * groups * 2];
+    let y = filled(dims::<4>(x), |y| {
+        let halves = scale_shift.map(|s| halves(values(s), shape.channels));
+        let halves = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
+        kernels::group_norm(&shape, values(x), values(gamma), values(beta), halves, silu, y, &mut mean_rstd);
+    });
+    (y, mean_rstd)
+}
+
+/// The scales and the shifts of rows of both, each `[N,C]`.
+pub(super) fn halves(rows: &[f32], channels: usize) -> [Vec<f32>; 2] {
+    let half = |start: usize| rows.chunks(2 * channels).flat_map(|row| row[start..][..channels].iter().copied()).collect();
+    [half(0), half(channels)]
+}
+
+pub(super) fn attention_shape(q: &FlexTensor, heads: usize) -> Attention {
+    let [n, tokens, channels] = dims(q);
+    Attention { n, tokens, heads, head_dim: channels / heads }
+}
+
+/// The result, and the log-sum-exp of each row of scores `[N,heads,tokens]`.
+pub(super) fn attention(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, heads: usize) -> (FlexTensor, Vec<f32>) {
+    let shape = attention_shape(q, heads);
+    let mut log_sum_exp = vec![0.0; shape.n * heads * shape.tokens];
+    let out = filled(dims::<3>(q), |out| {
+        kernels::attention(&shape, values(q), values(k), values(v), out, &mut log_sum_exp);
+    });
+    (out, log_sum_exp)
+}

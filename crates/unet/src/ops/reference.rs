@@ -1,0 +1,104 @@
+//! The operations as ordinary Burn operations: what every back end but the CPU's runs, and the readable definition of
+//! what the kernels compute. Burn differentiates them.
+
+use burn::tensor::module;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Tensor, activation};
+
+use super::{AdamStep, Geometry};
+
+/// See [`super::conv2d`].
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    shift: Option<Tensor<2>>,
+    residual: Option<Tensor<4>>,
+    geometry: Geometry,
+) -> Tensor<4> {
+    let Geometry { stride, before, after } = geometry;
+    let (x, weight) = (x.permute([0, 3, 1, 2]), weight.permute([3, 2, 0, 1]));
+    let mut options = ConvOptions::new([stride, stride], [0, 0], [1, 1], 1);
+    options.padding = [(before, after); 2];
+    let mut y = module::conv2d(x, weight, Some(bias), options).permute([0, 2, 3, 1]);
+    if let Some(shift) = shift {
+        let [n, channels] = shift.dims();
+        y = y + shift.reshape([n, 1, 1, channels]);
+    }
+    match residual {
+        Some(residual) => y + residual,
+        None => y,
+    }
+}
+
+/// See [`super::linear`].
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    x.matmul(weight) + bias.unsqueeze()
+}
+
+/// See [`super::group_norm`].
+pub fn group_norm(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    scale_shift: Option<Tensor<2>>,
+    groups: usize,
+    epsilon: f64,
+    silu: bool,
+) -> Tensor<4> {
+    let [n, h, w, channels] = x.dims();
+    let grouped = x.reshape([n, h * w, groups, channels / groups]);
+    let mean = grouped.clone().mean_dim(3).mean_dim(1);
+    let centred = grouped - mean;
+    let variance = centred.clone().mul(centred.clone()).mean_dim(3).mean_dim(1);
+    let normed = (centred / variance.add_scalar(epsilon).sqrt()).reshape([n, h, w, channels]);
+    let mut y = normed * gamma.reshape([1, 1, 1, channels]) + beta.reshape([1, 1, 1, channels]);
+    if let Some(scale_shift) = scale_shift {
+        let scale_shift = scale_shift.reshape([n, 1, 1, 2 * channels]);
+        let scale = scale_shift.clone().narrow(3, 0, channels);
+        let shift = scale_shift.narrow(3, channels, channels);
+        y = y * scale.add_scalar(1.0) + shift;
+    }
+    if silu { activation::silu(y) } else { y }
+}
+
+/// See [`super::attention`].
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [n, tokens, channels] = q.dims();
+    let head_dim = channels / heads;
+    let split = |x: Tensor<3>| x.reshape([n, tokens, heads, head_dim]).swap_dims(1, 2);
+    let scores = split(q).matmul(split(k).transpose()).div_scalar((head_dim as f64).sqrt());
+    activation::softmax(scores, 3).matmul(split(v)).swap_dims(1, 2).reshape([n, tokens, channels])
+}
+
+/// See [`super::silu`].
+pub fn silu(x: Tensor<2>) -> Tensor<2> {
+    activation::silu(x)
+}
+
+/// See [`super::upsample2x`].
+pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
+    let [n, h, w, c] = x.dims();
+    x.reshape([n, h, 1, w, 1, c]).expand([n, h, 2, w, 2, c]).reshape([n, 2 * h, 2 * w, c])
+}
+
+/// See [`super::adam`].
+pub fn adam(
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    moment1: Tensor<1>,
+    moment2: Tensor<1>,
+    average: Tensor<1>,
+    step: AdamStep,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>) {
+    let AdamStep { learning_rate, beta1, beta2, epsilon, step, gradient_scale, ema_decay } = step;
+    let gradient = gradient.mul_scalar(gradient_scale);
+    let moment1 = moment1.mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
+    let moment2 = moment2.mul_scalar(beta2) + gradient.clone().mul(gradient).mul_scalar(1.0 - beta2);
+    let correct1 = 1.0 - beta1.powf(step as f64);
+    let correct2 = 1.0 - beta2.powf(step as f64);
+    let direction = moment1.clone() / (moment2.clone().sqrt().div_scalar(correct2.sqrt()).add_scalar(epsilon));
+    let parameter = parameter - direction.mul_scalar(learning_rate / correct1);
+    let average = average.mul_scalar(ema_decay) + parameter.clone().mul_scalar(1.0 - ema_decay);
+    (parameter, moment1, moment2, average)
+}

@@ -1,0 +1,296 @@
+//! The network's parameters by diffusers' names, in diffusers' layout.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use weights::Tensors;
+
+use crate::{Error, Unet};
+
+/// How a parameter's layout here differs from that on disk.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    /// It does not.
+    Same,
+    /// `[I,O]` here, `[O,I]` on disk.
+    Linear,
+    /// `[kh,kw,I,O]` here, `[O,I,kh,kw]` on disk.
+    Convolution,
+}
+
+impl Layout {
+    fn of(name: &str, rank: usize) -> Self {
+        match rank {
+            // The tables have a row for each class or timestep, here as there.
+            2 if !["class_embedding.weight", "time_proj.weight"].contains(&name) => Self::Linear,
+            4 => Self::Convolution,
+            _ => Self::Same,
+        }
+    }
+
+    /// Axes of the layout on disk, in terms of those here.
+    fn to_disk(self) -> &'static [usize] {
+        match self {
+            Self::Same => &[],
+            Self::Linear => &[1, 0],
+            Self::Convolution => &[3, 2, 0, 1],
+        }
+    }
+
+    /// Axes of the layout here, in terms of those on disk.
+    fn from_disk(self) -> &'static [usize] {
+        match self {
+            Self::Same => &[],
+            Self::Linear => &[1, 0],
+            Self::Convolution => &[2, 3, 1, 0],
+        }
+    }
+}
+
+/// Values with axes permuted: axis i of the result is axis `axes[i]` of the values.
+fn permuted(values: &[f32], shape: &[usize], axes: &[usize]) -> (Vec<f32>, Vec<usize>) {
+    if axes.is_empty() {
+        return (values.to_vec(), shape.to_vec());
+    }
+    let mut strides = vec![1; shape.len()];
+    for i in (0..shape.len().saturating_sub(1)).rev() {
+        strides[i] = strides[i + 1] * shape[i + 1];
+    }
+    let new_shape: Vec<usize> = axes.iter().map(|&a| shape[a]).collect();
+    let new_strides: Vec<usize> = axes.iter().map(|&a| strides[a]).collect();
+    let mut index = vec![0; shape.len()];
+    let mut result = Vec::with_capacity(values.len());
+    for _ in 0..values.len() {
+        result.push(values[index.iter().zip(&new_strides).map(|(i, s)| i * s).sum::<usize>()]);
+        for axis in (0..index.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < new_shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    (result, new_shape)
+}
+
+/// The name of the parameter that a traversal is at.
+#[derive(Default)]
+struct Path(Vec<(String, bool)>);
+
+impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        // The struct that gathers what belongs to time has no name in diffusers, nor has the choice of an enum.
+        let hidden = name == "time" || container.starts_with("Enum:");
+        self.0.push((name.to_owned(), hidden));
+    }
+
+    fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    fn name(&self) -> String {
+        let shown: Vec<&str> = self.0.iter().filter(|(_, hidden)| !hidden).map(|(name, _)| name.as_str()).collect();
+        shown.join(".")
+    }
+}
+
+/// One parameter, flat and in the network's own layout.
+#[derive(Clone, Debug)]
+pub struct Flat {
+    /// diffusers' name.
+    pub name: String,
+    /// The shape in the network's own layout.
+    pub shape: Vec<usize>,
+    /// The values, `[len]`.
+    pub values: Tensor<1>,
+}
+
+struct Visitor<F> {
+    path: Path,
+    each: F,
+}
+
+impl<F: FnMut(&str, ParamId, Vec<usize>, Tensor<1>, bool)> ModuleVisitor for Visitor<F> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        let shape = value.dims().to_vec();
+        let len: usize = shape.iter().product();
+        let trained = value.is_require_grad();
+        (self.each)(&self.path.name(), param.id, shape, value.inner().reshape([len]), trained);
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+}
+
+struct Replace<F> {
+    path: Path,
+    each: F,
+}
+
+impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Replace<F> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.name();
+        let (id, value, mapper) = param.consume();
+        let (shape, trained, autodiff) = (value.dims(), value.is_require_grad(), value.is_autodiff());
+        let len: usize = shape.iter().product();
+        let new = (self.each)(&name, value.inner().reshape([len])).reshape(shape);
+        let new = if autodiff { Tensor::from_inner(new).set_require_grad(trained) } else { new };
+        Param::from_mapped_value(id, new, mapper)
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+}
+
+struct TakeGradients<'a> {
+    gradients: &'a mut Gradients,
+    taken: Vec<Option<Tensor<1>>>,
+}
+
+impl ModuleVisitor for TakeGradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        let len: usize = value.dims().iter().product();
+        self.taken.push(value.grad_remove(self.gradients).map(|g| g.reshape([len])));
+    }
+}
+
+impl Unet {
+    /// Every parameter in a fixed order: flat, off the autodiff graph, sharing memory with the network.
+    pub fn flat_parameters(&self) -> Vec<Flat> {
+        let mut all = Vec::new();
+        let each = |name: &str, _, shape, values, _| all.push(Flat { name: name.to_owned(), shape, values });
+        self.visit(&mut Visitor { path: Path::default(), each });
+        all
+    }
+
+    /// The gradients of the parameters in the order of [`Unet::flat_parameters`], taken out of a backward pass's result.
+    /// `None` for what is not trained.
+    pub fn take_gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor<1>>> {
+        let mut visitor = TakeGradients { gradients, taken: Vec::new() };
+        self.visit(&mut visitor);
+        visitor.taken
+    }
+
+    /// The network with each flat parameter replaced, in the order of [`Unet::flat_parameters`]; a function that owns
+    /// what it is given may change it in place.
+    pub fn map_parameters(self, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
+        self.map(&mut Replace { path: Path::default(), each })
+    }
+
+    /// Parameters by diffusers' names and in its layout. `values` has one tensor for each parameter in the order of
+    /// [`Unet::flat_parameters`], for instance averages of them.
+    ///
+    /// # Errors
+    /// If a back end cannot hand its values over.
+    pub fn tensors_of(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Result<Tensors, Error> {
+        let mut tensors = Tensors::new();
+        for (flat, values) in self.flat_parameters().into_iter().zip(values) {
+            let data = values.try_into_vec_as::<f32>().map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
+            let axes = Layout::of(&flat.name, flat.shape.len()).to_disk();
+            let (data, shape) = permuted(&data, &flat.shape, axes);
+            tensors.insert(flat.name, weights::Tensor { shape, data });
+        }
+        Ok(tensors)
+    }
+
+    /// The parameters by diffusers' names and in its layout.
+    ///
+    /// # Errors
+    /// If a back end cannot hand its values over.
+    pub fn tensors(&self) -> Result<Tensors, Error> {
+        self.tensors_of(self.flat_parameters().into_iter().map(|flat| flat.values))
+    }
+
+    /// Flat values in the order of [`Unet::flat_parameters`] from tensors by diffusers' names.
+    ///
+    /// # Errors
+    /// Names the tensors that are missing, left over or of another shape.
+    pub fn flat_from(&self, mut tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, Error> {
+        let mut values = Vec::new();
+        let mut missing = Vec::new();
+        for flat in self.flat_parameters() {
+            let layout = Layout::of(&flat.name, flat.shape.len());
+            let Some(tensor) = tensors.remove(&flat.name) else {
+                missing.push(flat.name);
+                continue;
+            };
+            let expected = match layout {
+                Layout::Same => flat.shape.clone(),
+                _ => layout.to_disk().iter().map(|&a| flat.shape[a]).collect(),
+            };
+            if tensor.shape != expected {
+                return Err(Error::Shape { name: flat.name, found: tensor.shape, expected });
+            }
+            let (data, _) = permuted(&tensor.data, &expected, layout.from_disk());
+            let len = data.len();
+            values.push(Tensor::from_data(TensorData::new(data, [len]), device));
+        }
+        if !missing.is_empty() || !tensors.is_empty() {
+            return Err(Error::Names { missing, unexpected: tensors.into_keys().collect() });
+        }
+        Ok(values)
+    }
+
+    /// The network with its parameters replaced by tensors of diffusers' names.
+    ///
+    /// # Errors
+    /// As [`Unet::flat_from`].
+    pub fn with_tensors(self, tensors: Tensors) -> Result<Self, Error> {
+        let device = self.device();
+        let mut values = self.flat_from(tensors, &device)?.into_iter();
+        Ok(self.map_parameters(|_, old| values.next().unwrap_or(old)))
+    }
+
+    /// The device that holds the parameters, without autodiff.
+    pub fn device(&self) -> Device {
+        let mut device = None;
+        let each = |_: &str, _, _, values: Tensor<1>, _| device = Some(values.device());
+        self.visit(&mut Visitor { path: Path::default(), each });
+        device.unwrap_or_default().without_autodiff()
+    }
+
+    /// The gradients of a backward pass by parameter name, in diffusers' layout, for whoever compares them.
+    ///
+    /// # Errors
+    /// If a back end cannot hand its values over.
+    pub fn gradient_tensors(&self, gradients: &mut Gradients) -> Result<Tensors, Error> {
+        let taken = self.take_gradients(gradients);
+        let mut tensors = Tensors::new();
+        for (flat, gradient) in self.flat_parameters().into_iter().zip(taken) {
+            if let Some(gradient) = gradient {
+                let data = gradient.try_into_vec_as::<f32>().map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
+                let (data, shape) = permuted(&data, &flat.shape, Layout::of(&flat.name, flat.shape.len()).to_disk());
+                tensors.insert(flat.name, weights::Tensor { shape, data });
+            }
+        }
+        Ok(tensors)
+    }
+}
+
+/// Parameter counts by the network's parts, in order: for `ddpm inspect`.
+pub fn count_by_part(parameters: &[Flat]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for flat in parameters {
+        let mut words = flat.name.split('.');
+        let first = words.next().unwrap_or_default();
+        let part = match words.next() {
+            Some(index) if index.parse::<usize>().is_ok() => format!("{first}.{index}"),
+            _ => first.to_owned(),
+        };
+        *counts.entry(part).or_default() += flat.shape.iter().product::<usize>();
+    }
+    counts
+}

@@ -1,0 +1,75 @@
+//! Parameter names of older diffusers releases, brought to today's.
+//!
+//! Early releases called the attention's layers `query`, `key`, `value` and `proj_attn`, and so do the `google/ddpm-*`
+//! repositories; diffusers renames them when it loads such a file
+//! (`ModelMixin._fix_state_dict_keys_on_load`), and so does this.
+
+use crate::{Error, Result, Tensor, Tensors};
+use std::path::Path;
+
+/// Old and new names of the layers under `attentions.N.`.
+const ATTENTION: [(&str, &str); 4] = [
+    ("query", "to_q"),
+    ("key", "to_k"),
+    ("value", "to_v"),
+    ("proj_attn", "to_out.0"),
+];
+
+/// Today's name of a `UNet2DModel` parameter; other names are returned as they are.
+///
+/// ```
+/// assert_eq!(weights::names::modern("mid_block.attentions.0.proj_attn.bias"), "mid_block.attentions.0.to_out.0.bias");
+/// ```
+pub fn modern(name: &str) -> String {
+    match attention_layer(name) {
+        Some((before, layer, after)) => match ATTENTION.iter().find(|(old, _)| *old == layer) {
+            Some((_, new)) => format!("{before}{new}{after}"),
+            None => name.to_owned(),
+        },
+        None => name.to_owned(),
+    }
+}
+
+/// All tensors under [`modern`] names; attention weights that are stored as 1×1 convolutions, `[O, I, 1, 1]`, as in Ho
+/// et al.'s code and its ports, become `[O, I]`.
+///
+/// # Errors
+/// If two tensors (of the file `path`) come to have the same name.
+pub fn modernize(path: impl AsRef<Path>, tensors: Tensors) -> Result<Tensors> {
+    let mut modern_tensors = Tensors::new();
+    for (name, mut tensor) in tensors {
+        let new = modern(&name);
+        squeeze(&new, &mut tensor);
+        if modern_tensors.contains_key(&new) {
+            return Err(Error::tensor(
+                path.as_ref(),
+                &name,
+                format!("another tensor is called `{new}` already"),
+            ));
+        }
+        modern_tensors.insert(new, tensor);
+    }
+    Ok(modern_tensors)
+}
+
+fn squeeze(name: &str, tensor: &mut Tensor) {
+    let is_projection =
+        attention_layer(name).is_some_and(|(_, layer, after)| after.ends_with(".weight") && layer.starts_with("to_"));
+    if is_projection && matches!(tensor.shape[..], [_, _, 1] | [_, _, 1, 1]) {
+        tensor.shape.truncate(2);
+    }
+}
+
+/// Splits `….attentions.N.LAYER.…` into what is before the layer, the layer, and what is after it.
+fn attention_layer(name: &str) -> Option<(&str, &str, &str)> {
+    let start = if name.starts_with("attentions.") {
+        0
+    } else {
+        name.find(".attentions.")? + 1
+    };
+    let block = &name[start + "attentions.".len()..];
+    let (number, rest) = block.split_once('.')?;
+    let (layer, after) = rest.split_at(rest.find('.')?);
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| (&name[..name.len() - rest.len()], layer, after))
+}

@@ -1,0 +1,236 @@
+//! Where a model is on disk: from the path that a user gives to the files that make it up.
+
+use crate::{Error, Result, whole};
+use std::fs;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+/// The weights of a U-Net, in the order in which they are preferred.
+const WEIGHTS: [&str; 3] = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+];
+/// Weights that only Python can read.
+const PICKLES: [&str; 3] = [
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.bin",
+    "diffusion_model.pt",
+];
+
+/// The files of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The folder of the pipeline, of the checkpoint, or of the network alone.
+    pub root: PathBuf,
+    /// `config.json` of the `UNet2DModel`.
+    pub unet_config: PathBuf,
+    /// Its weights: a `.safetensors` or a `.safetensors.index.json`.
+    pub unet_weights: PathBuf,
+    /// `scheduler_config.json`, if there is one.
+    pub scheduler_config: Option<PathBuf>,
+    /// `model_index.json`, if there is one.
+    pub model_index: Option<PathBuf>,
+}
+
+/// Finds the model that `path` means.
+///
+/// - a diffusers pipeline: `model_index.json`, `unet/`, `scheduler/`; our checkpoints are such folders;
+/// - a flat repository such as `google/ddpm-cifar10-32`: all in the root;
+/// - a `unet/` folder: `config.json` and weights; the scheduler is looked for beside it;
+/// - a run, or its `checkpoints` folder: the checkpoint that `checkpoints/latest` names, else the newest complete one;
+/// - a `.safetensors` file with its `config.json` beside it.
+///
+/// # Errors
+/// [`Error::NoModel`] says what was looked for, [`Error::Pickle`] how to convert the weights.
+pub fn locate(path: impl AsRef<Path>) -> Result<Located> {
+    let path = path.as_ref();
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => locate_file(path),
+        Ok(_) => locate_folder(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let looks_like_repository = path.is_relative() && path.components().count() == 2;
+            let hint = if looks_like_repository {
+                " (a Hugging Face repository has to be downloaded first: `hf download NAME --local-dir FOLDER`)"
+            } else {
+                ""
+            };
+            Err(no_model(path, format!("there is no such file or folder{hint}")))
+        }
+        Err(error) => Err(Error::read(path)(error)),
+    }
+}
+
+fn locate_file(path: &Path) -> Result<Located> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = whole::parent(path);
+    if name == "model_index.json" || name == "config.json" {
+        locate_folder(folder)
+    } else if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
+        network(folder, Some(path))
+    } else if [".bin", ".pt", ".pth", ".ckpt"]
+        .iter()
+        .any(|extension| name.ends_with(extension))
+    {
+        Err(Error::Pickle { path: path.to_owned() })
+    } else {
+        Err(no_model(path, "a model is a folder or a .safetensors file"))
+    }
+}
+
+fn locate_folder(path: &Path) -> Result<Located> {
+    let unet = path.join("unet");
+    if unet.is_dir() {
+        let mut located = network(&unet, None)?;
+        located.root = path.to_owned();
+        located.scheduler_config = scheduler(path);
+        located.model_index = existing(path.join("model_index.json"));
+        return Ok(located);
+    }
+    if path.join("config.json").is_file() {
+        return network(path, None);
+    }
+    let checkpoints_folder = path.join("checkpoints");
+    let folder = if checkpoints_folder.is_dir() {
+        &*checkpoints_folder
+    } else {
+        path
+    };
+    if let Some(name) = latest(folder)? {
+        // The checkpoint was complete when it was named; if someone removed it since, the newest one is next best.
+        let checkpoint = folder.join(name);
+        if checkpoint.join("unet").is_dir() {
+            return locate_folder(&checkpoint);
+        }
+    }
+    let numbered = checkpoints(folder)?;
+    let newest_complete = numbered
+        .iter()
+        .rev()
+        .find_map(|(_, checkpoint)| pipeline_of(checkpoint));
+    newest_complete.ok_or_else(|| {
+        let reason = "looked for unet/config.json (a diffusers pipeline or a checkpoint), config.json (a network or a \
+                      flat repository), checkpoints/latest and checkpoints/NUMBER (a run)";
+        no_model(path, reason)
+    })
+}
+
+/// The checkpoint in `folder`, if it is complete.
+fn pipeline_of(folder: &Path) -> Option<Located> {
+    if folder.join("unet").is_dir() {
+        locate_folder(folder).ok()
+    } else {
+        None
+    }
+}
+
+/// The network in `folder`: its `config.json` and its weights, or those given.
+fn network(folder: &Path, weights: Option<&Path>) -> Result<Located> {
+    let Some(unet_config) = existing(folder.join("config.json")) else {
+        return Err(no_model(folder, "it has no config.json (that of the UNet2DModel)"));
+    };
+    let find = |names: &[&str]| names.iter().find_map(|name| existing(folder.join(name)));
+    let unet_weights = match weights.map(Path::to_owned).or_else(|| find(&WEIGHTS)) {
+        Some(weights) => weights,
+        None => match find(&PICKLES) {
+            Some(path) => return Err(Error::Pickle { path }),
+            None => {
+                return Err(no_model(
+                    folder,
+                    format!("no weights; looked for {}", WEIGHTS.join(", ")),
+                ));
+            }
+        },
+    };
+    // `MODEL/unet` means the same network as MODEL, so its scheduler is the one beside it.
+    let is_unet = folder.file_name().is_some_and(|name| name == "unet");
+    let scheduler_config = scheduler(folder).or_else(|| is_unet.then(|| scheduler(whole::parent(folder)))?);
+    let model_index = existing(folder.join("model_index.json"));
+    Ok(Located {
+        root: folder.to_owned(),
+        unet_config,
+        unet_weights,
+        scheduler_config,
+        model_index,
+    })
+}
+
+fn scheduler(root: &Path) -> Option<PathBuf> {
+    existing(root.join("scheduler/scheduler_config.json")).or_else(|| existing(root.join("scheduler_config.json")))
+}
+
+fn existing(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+fn no_model(path: &Path, reason: impl ToString) -> Error {
+    Error::NoModel {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+/// The numbered folders in `folder` (a run's `checkpoints`), the oldest first: their numbers and paths.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn checkpoints(folder: impl AsRef<Path>) -> Result<Vec<(u64, PathBuf)>> {
+    let folder = folder.as_ref();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::read(folder))? {
+        let path = entry.map_err(Error::read(folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.bytes().all(|b| b.is_ascii_digit()) && path.is_dir() {
+            found.extend(name.parse().ok().map(|number: u64| (number, path)));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The name in `folder/latest` (of a run's `checkpoints`), if there is such a file.
+///
+/// # Errors
+/// If it cannot be read, or does not hold the name of a folder beside it.
+pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
+    let path = folder.as_ref().join("latest");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    let file = fs::File::open(&path).map_err(Error::read(&path))?;
+    file.take(4096).read_to_string(&mut text).map_err(Error::read(&path))?;
+    let name = text.trim();
+    let mut components = Path::new(name).components();
+    match (components.next(), components.next()) {
+        (Some(Component::Normal(_)), None) => Ok(Some(name.to_owned())),
+        _ => Err(Error::file(
+            &path,
+            "should hold the name of a checkpoint beside it, such as 000010000",
+        )),
+    }
+}
+
+/// Makes `folder/latest` name the checkpoint `name`.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
+    whole::write_file(folder.as_ref().join("latest"), |file| writeln!(file, "{name}"))
+}
+
+/// Writes `folder/model_index.json`, by which diffusers knows the folder for a `DDPMPipeline`.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_model_index(folder: impl AsRef<Path>) -> Result<()> {
+    let index = serde_json::json!({
+        "_class_name": "DDPMPipeline",
+        "_diffusers_version": "0.35.0",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    });
+    whole::write_file(folder.as_ref().join("model_index.json"), |file| {
+        writeln!(file, "{index:#}")
+    })
+}

@@ -1,0 +1,259 @@
+//! Reading safetensors: a length, a JSON header of names, dtypes, shapes and offsets, then the values.
+//!
+//! Files come from strangers. Nothing is allocated for a tensor before its bytes are known to be in the file, and every
+//! byte of the file belongs to exactly one tensor, or it is refused (the format's own rules).
+
+use crate::{Error, Metadata, Result, Tensor, Tensors, elements};
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Component, Path};
+
+/// The format's limit.
+const MAX_HEADER: u64 = 100_000_000;
+/// How much is read at a time.
+const CHUNK: usize = 1 << 20;
+
+/// The tensors and the metadata of a `.safetensors` file, or of all shards of a `.safetensors.index.json`.
+///
+/// Values become f32 whatever they are stored as: f16, bf16 and integers up to 24 bits exactly, f64 and larger integers
+/// rounded to the nearest, booleans 0 or 1. The tensors take at most four times the file's size in memory.
+///
+/// # Errors
+/// If the file cannot be read or breaks the format (names the tensor), or a dtype is none of BOOL, U8…U64, I8…I64, F16,
+/// BF16, F32, F64.
+pub fn read_safetensors(path: impl AsRef<Path>) -> Result<(Tensors, Metadata)> {
+    let path = path.as_ref();
+    if path.extension().is_some_and(|extension| extension == "json") {
+        read_sharded(path)
+    } else {
+        read_file(path)
+    }
+}
+
+fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
+    let (mut file, length) = open(path)?;
+    let mut prefix = [0; 8];
+    if length < 8 {
+        return Err(Error::file(path, format!("{length} bytes are no safetensors file")));
+    }
+    file.read_exact(&mut prefix).map_err(Error::read(path))?;
+    let header_length = u64::from_le_bytes(prefix);
+    if header_length > MAX_HEADER {
+        return Err(Error::file(
+            path,
+            format!("no safetensors file: its header would have {header_length} bytes"),
+        ));
+    }
+    let Some(data_length) = (length - 8).checked_sub(header_length) else {
+        let reason = format!("cut short: {length} bytes, of which the header alone should take {header_length}");
+        return Err(Error::file(path, reason));
+    };
+    let mut header = vec![0; header_length as usize];
+    file.read_exact(&mut header).map_err(Error::read(path))?;
+    let header: Header = serde_json::from_slice(&header)
+        .map_err(|error| Error::file(path, format!("bad safetensors header: {error}")))?;
+
+    let mut order: Vec<_> = header.tensors.iter().collect();
+    order.sort_by_key(|(_, info)| info.data_offsets);
+    let mut end = 0;
+    for (name, info) in &order {
+        end = check(info, end).map_err(|reason| Error::tensor(path, name, reason))?;
+    }
+    if end != data_length {
+        let reason = format!("cut short or too long: the header describes {end} bytes of values, {data_length} follow");
+        return Err(Error::file(path, reason));
+    }
+
+    let mut tensors = Tensors::new();
+    let mut buffer = vec![0; CHUNK.min(data_length as usize)];
+    for (name, info) in order {
+        let data = read_values(&mut file, info, &mut buffer).map_err(|error| Error::tensor(path, name, error))?;
+        tensors.insert(
+            name.clone(),
+            Tensor {
+                shape: info.shape.clone(),
+                data,
+            },
+        );
+    }
+    Ok((tensors, header.metadata))
+}
+
+/// `path` opened and its length; folders, pipes and devices are refused before something waits for them.
+fn open(path: &Path) -> Result<(File, u64)> {
+    let metadata = fs::metadata(path).map_err(Error::read(path))?;
+    if !metadata.is_file() {
+        return Err(Error::file(path, "is not a regular file"));
+    }
+    Ok((File::open(path).map_err(Error::read(path))?, metadata.len()))
+}
+
+/// Checks that the tensor's bytes begin at `begin` and are as many as its shape and dtype say; where they end.
+fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
+    let (first, last) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+    if first != begin {
+        return Err(format!(
+            "its values begin at byte {first}, the previous ones end at {begin}"
+        ));
+    }
+    let bytes = elements(&info.shape)
+        .and_then(|n| n.checked_mul(info.dtype.bitsize()))
+        .filter(|bits| bits % 8 == 0)
+        .map(|bits| bits as u64 / 8);
+    if bytes.is_none() || last.checked_sub(first) != bytes {
+        return Err(format!(
+            "shape {:?} of {} does not take bytes {first}..{last}",
+            info.shape, info.dtype
+        ));
+    }
+    Ok(last)
+}
+
+/// The next tensor's values as f32; `info` has been checked against the file's length.
+fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<Vec<f32>, String> {
+    let mut bytes = info.data_offsets.1 - info.data_offsets.0;
+    let mut values = Vec::with_capacity(bytes / (info.dtype.bitsize() / 8).max(1));
+    loop {
+        let chunk = &mut buffer[..bytes.min(CHUNK)];
+        file.read_exact(chunk).map_err(|error| error.to_string())?;
+        if !convert(info.dtype, chunk, &mut values) {
+            return Err(format!(
+                "{} is not supported (BOOL, U8…U64, I8…I64, F16, BF16, F32 and F64 are)",
+                info.dtype
+            ));
+        }
+        bytes -= chunk.len();
+        if bytes == 0 {
+            return Ok(values);
+        }
+    }
+}
+
+/// Appends the little-endian values in `bytes`; false if the dtype is not one of those known.
+fn convert(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) -> bool {
+    macro_rules! from {
+        ($type:ty, $to_f32:expr) => {
+            values.extend(
+                bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|&bytes| $to_f32(<$type>::from_le_bytes(bytes))),
+            )
+        };
+    }
+    match dtype {
+        Dtype::BOOL => from!(u8, |x| f32::from(u8::from(x != 0))),
+        Dtype::U8 => from!(u8, f32::from),
+        Dtype::I8 => from!(i8, f32::from),
+        Dtype::U16 => from!(u16, f32::from),
+        Dtype::I16 => from!(i16, f32::from),
+        Dtype::U32 => from!(u32, |x| x as f32),
+        Dtype::I32 => from!(i32, |x| x as f32),
+        Dtype::U64 => from!(u64, |x| x as f32),
+        Dtype::I64 => from!(i64, |x| x as f32),
+        Dtype::F16 => from!(half::f16, f32::from),
+        Dtype::BF16 => from!(half::bf16, f32::from),
+        Dtype::F32 => from!(f32, |x| x),
+        Dtype::F64 => from!(f64, |x| x as f32),
+        _ => return false,
+    }
+    true
+}
+
+/// The JSON header. Read by hand, since a derived map would let a repeated name pass and not name the tensor at fault.
+struct Header {
+    metadata: Metadata,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl<'de> de::Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HeaderVisitor;
+        impl<'de> Visitor<'de> for HeaderVisitor {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a map of tensors by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut header = Header {
+                    metadata: Metadata::new(),
+                    tensors: BTreeMap::new(),
+                };
+                while let Some(name) = map.next_key::<String>()? {
+                    let wrong = |error: A::Error| de::Error::custom(format!("`{name}`: {error}"));
+                    if name == "__metadata__" {
+                        header.metadata = map.next_value().map_err(wrong)?;
+                    } else {
+                        let info = map.next_value().map_err(wrong)?;
+                        if header.tensors.contains_key(&name) {
+                            return Err(de::Error::custom(format!("`{name}` is there twice")));
+                        }
+                        header.tensors.insert(name, info);
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+/// `*.safetensors.index.json`: which shard holds which tensor.
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
+    let (file, length) = open(path)?;
+    if length > MAX_HEADER {
+        return Err(Error::file(path, format!("{length} bytes are no index of shards")));
+    }
+    let mut text = Vec::with_capacity(length as usize);
+    file.take(MAX_HEADER)
+        .read_to_end(&mut text)
+        .map_err(Error::read(path))?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|error| Error::file(path, format!("bad index of safetensors shards: {error}")))?;
+
+    let mut tensors = Tensors::new();
+    let mut metadata = Metadata::new();
+    for shard in index.weight_map.values().collect::<BTreeSet<_>>() {
+        // An index may only name its neighbours.
+        let mut components = Path::new(shard).components();
+        if !matches!(
+            (components.next(), components.next()),
+            (Some(Component::Normal(_)), None)
+        ) {
+            return Err(Error::file(
+                path,
+                format!("`{shard}` is not the name of a file in the same folder"),
+            ));
+        }
+        let shard = path.with_file_name(shard);
+        let (part, about) = read_file(&shard)?;
+        for (name, tensor) in part {
+            if tensors.contains_key(&name) {
+                return Err(Error::tensor(&shard, &name, "another shard has it too"));
+            }
+            tensors.insert(name, tensor);
+        }
+        metadata.extend(about);
+    }
+    for (name, shard) in &index.weight_map {
+        if !tensors.contains_key(name) {
+            return Err(Error::tensor(
+                path,
+                name,
+                format!("is not in `{shard}`, where the index has it"),
+            ));
+        }
+    }
+    Ok((tensors, metadata))
+}

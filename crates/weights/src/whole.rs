@@ -1,0 +1,233 @@
+//! Files and folders that appear complete or not at all, whenever the program or the machine stops.
+//!
+//! Everything is written beside its target under a temporary name, brought to the disk, and only then renamed. A rename
+//! alone is not enough: without the flushes, file systems may keep the new name and lose what it names (Pillai et al.,
+//! "All file systems are not created equal", OSDI 2014).
+
+use crate::{Error, Result};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What to do about a folder that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Leave it, and fail with [`Error::Exists`].
+    Refuse,
+    /// Replace it by the new one, and remove it.
+    Replace,
+}
+
+/// Writes the file `path`, replacing one that is there: what `write` writes, or, if anything fails, nothing.
+///
+/// A symbolic link is followed. A device or pipe (`/dev/stdout`) is written to directly.
+///
+/// # Errors
+/// If `write` fails or the system refuses (disk full, no permission, no such folder); an earlier file is untouched.
+pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    let fail = || Error::write(path);
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match fs::metadata(&target) {
+        Ok(metadata) if metadata.is_dir() => return Err(Error::file(path, "is a folder, not a file")),
+        Ok(metadata) if !metadata.is_file() => {
+            let mut file = OpenOptions::new().write(true).open(&target).map_err(fail())?;
+            return write(&mut file).and_then(|()| file.flush()).map_err(fail());
+        }
+        _ => {}
+    }
+    let temporary = Temporary::beside(&target)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&temporary.path)
+        .map_err(fail())?;
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    write(&mut file).map_err(fail())?;
+    let file = file.into_inner().map_err(|error| fail()(error.into_error()))?;
+    file.sync_all().map_err(fail())?;
+    drop(file);
+    fs::rename(&temporary.path, &target).map_err(fail())?;
+    temporary.keep();
+    sync_folder(parent(&target)).map_err(fail())
+}
+
+/// Writes the folder `path`: `build` fills a temporary folder beside it, which then takes its place.
+///
+/// Replacing takes two renames. Between them, for microseconds, neither is in place; the earlier folder is then still
+/// whole under its temporary name `.NAME.tmp-…`.
+///
+/// # Errors
+/// If the folder exists and is not to be replaced, `build` fails, or the system refuses; an earlier folder is untouched.
+pub fn write_folder<E: From<Error>>(
+    path: impl AsRef<Path>,
+    existing: Existing,
+    build: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let path = path.as_ref();
+    let fail = || Error::write(path);
+    is_free(path, existing)?;
+    let new = Temporary::beside(path)?;
+    fs::create_dir(&new.path).map_err(fail())?;
+    build(&new.path)?;
+    sync_all(&new.path)?;
+
+    // Again: building may have taken minutes.
+    if is_free(path, existing)? {
+        fs::rename(&new.path, path).map_err(fail())?;
+        new.keep();
+        sync_folder(parent(path)).map_err(fail())?;
+    } else {
+        let old = Temporary::beside(path)?;
+        fs::rename(path, &old.path).map_err(fail())?;
+        if let Err(error) = fs::rename(&new.path, path) {
+            // Should this fail too, the earlier one is still there under its temporary name.
+            let _ = fs::rename(&old.path, path);
+            old.keep();
+            return Err(fail()(error).into());
+        }
+        new.keep();
+        // The old one goes, with `old`, once the new one is on the disk.
+        sync_folder(parent(path)).map_err(fail())?;
+    }
+    Ok(())
+}
+
+/// True if nothing is at `path`, false if there is a folder that may be replaced.
+fn is_free(path: &Path, existing: Existing) -> Result<bool> {
+    match (path.symlink_metadata(), existing) {
+        (Err(_), _) => Ok(true),
+        (Ok(_), Existing::Refuse) => Err(Error::Exists { path: path.to_owned() }),
+        (Ok(_), Existing::Replace) if path.is_dir() => Ok(false),
+        (Ok(_), Existing::Replace) => Err(Error::file(path, "is not a folder and will not be replaced by one")),
+    }
+}
+
+/// Removes from `folder` what writers that were killed left behind: temporary files and folders of other processes that
+/// have not been touched for `age`. Returns how many.
+///
+/// With an age of zero nothing else may be writing there, as when a run starts. Names that are not of the form
+/// `.NAME.tmp-PROCESS-NUMBER` are never touched.
+///
+/// # Errors
+/// If the folder cannot be read or one of them cannot be removed.
+pub fn remove_leftovers(folder: impl AsRef<Path>, age: Duration) -> Result<usize> {
+    let folder = folder.as_ref();
+    let mut removed = 0;
+    for entry in fs::read_dir(folder).map_err(Error::read(folder))? {
+        let entry = entry.map_err(Error::read(folder))?;
+        let path = entry.path();
+        let Some(process) = entry.file_name().to_str().and_then(writer) else {
+            continue;
+        };
+        let metadata = entry.metadata().map_err(Error::read(&path))?;
+        let idle = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.elapsed().ok())
+            .unwrap_or_default();
+        if process == std::process::id() || idle < age {
+            continue;
+        }
+        let gone = if metadata.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        gone.map_err(Error::write(&path))?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// The process that a temporary name belongs to.
+fn writer(name: &str) -> Option<u32> {
+    let (name, suffix) = name.strip_prefix('.')?.rsplit_once(".tmp-")?;
+    let (process, number) = suffix.split_once('-')?;
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    (!name.is_empty() && digits(process) && digits(number)).then(|| process.parse().ok())?
+}
+
+/// A temporary name; whatever has it is removed when this is dropped, by a failure or a panic, unless kept.
+struct Temporary {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Temporary {
+    /// A fresh name in the folder of `target`, so that a rename never crosses file systems.
+    fn beside(target: &Path) -> Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let Some(name) = target.file_name() else {
+            return Err(Error::file(target, "is not the name of a file or folder to write"));
+        };
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".tmp-{}-{number}", std::process::id()));
+        Ok(Temporary {
+            path: target.with_file_name(temporary),
+            kept: false,
+        })
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Nothing can be done about a failure here; `remove_leftovers` will see what is left.
+            let _ = match self.path.symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&self.path),
+                Ok(_) => fs::remove_file(&self.path),
+                Err(_) => Ok(()),
+            };
+        }
+    }
+}
+
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != "" => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Brings everything under `folder`, and the folder itself, to the disk.
+fn sync_all(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::read(folder))? {
+        let entry = entry.map_err(Error::read(folder))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(Error::read(&path))?;
+        if kind.is_dir() {
+            sync_all(&path)?;
+        } else if kind.is_file() {
+            // Opened for writing, which Windows wants for a flush.
+            let file = OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .map_err(Error::write(&path))?;
+            file.sync_all().map_err(Error::write(&path))?;
+        }
+    }
+    sync_folder(folder).map_err(Error::write(folder))
+}
+
+/// Brings the names in `folder` to the disk. Only Unix can, and some network file systems cannot.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        match File::open(folder)?.sync_all() {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    } else {
+        Ok(())
+    }
+}

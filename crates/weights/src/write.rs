@@ -1,0 +1,60 @@
+//! Writing safetensors, always f32: the same tensors give the same bytes, and memory for one buffer is all it takes.
+
+use crate::{Error, Metadata, Result, elements, whole};
+use serde_json::{Map, Value, json};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Writes tensors (name, shape, values) as a `.safetensors` file, whole or not at all; an existing file is replaced.
+///
+/// The bytes depend on the contents alone: tensors are in the order of their names, metadata too. `"format": "pt"` is
+/// added to `metadata` if it has no `format`, because Hugging Face's loaders ask for it.
+///
+/// # Errors
+/// If a name comes twice, a shape does not fit its values, or the file cannot be written.
+pub fn write_safetensors<'a>(
+    path: impl AsRef<Path>,
+    tensors: impl IntoIterator<Item = (&'a str, &'a [usize], &'a [f32])>,
+    metadata: &Metadata,
+) -> Result<()> {
+    let path = path.as_ref();
+    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    tensors.sort_by_key(|&(name, ..)| name);
+
+    let mut about = metadata.clone();
+    about.entry("format".into()).or_insert_with(|| "pt".into());
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!(about))]);
+    let mut begin = 0;
+    for &(name, shape, data) in &tensors {
+        if elements(shape) != Some(data.len()) {
+            let reason = format!("has shape {shape:?} but {} values", data.len());
+            return Err(Error::tensor(path, name, reason));
+        }
+        let end = begin + size_of_val(data);
+        let info = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] });
+        if header.insert(name.to_owned(), info).is_some() {
+            return Err(Error::tensor(path, name, "the name is taken"));
+        }
+        begin = end;
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    // The format wants the values aligned for whoever maps the file into memory.
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    whole::write_file(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        tensors.iter().try_for_each(|(.., data)| write_values(file, data))
+    })
+}
+
+fn write_values(file: &mut dyn Write, values: &[f32]) -> io::Result<()> {
+    let mut buffer = [0; 1 << 14];
+    for values in values.chunks(buffer.len() / 4) {
+        for (bytes, value) in buffer.as_chunks_mut().0.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
+        }
+        file.write_all(&buffer[..size_of_val(values)])?;
+    }
+    Ok(())
+}

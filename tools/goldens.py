@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Writes the golden files that the Rust tests compare with. See tools/README.md; never needed to build or test.
+
+    python tools/goldens.py [unet] [formula] [sample] [schedules]      (default: all)
+
+Everything random here comes from torch's CPU generator with fixed seeds, so a rerun with the same torch and diffusers
+writes the same bytes. Networks run in float64 from float32 weights: a golden is the exact answer, rounded once.
+"""
+
+import sys
+
+from goldens_sample import sample
+from goldens_schedules import schedules
+from goldens_unet import formula, unet
+
+JOBS = {job.__name__: job for job in (unet, formula, sample, schedules)}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or JOBS:
+        if name not in JOBS:
+            sys.exit(f"{name}: not one of {', '.join(JOBS)}")
+        JOBS[name]()
