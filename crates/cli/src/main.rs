@@ -1,5 +1,6 @@
 //! The program `ddpm`.
 
+mod bench;
 mod inspect;
 mod predict;
 mod sample;
@@ -68,6 +69,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Print a sampler's table of coefficients
     Schedule(schedule::Arguments),
+    /// Measure how fast this machine trains and samples a preset
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -112,5 +115,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Predict(arguments) => predict::run(arguments, &cli.global),
         Command::Inspect(arguments) => inspect::run(arguments, &cli.global),
         Command::Schedule(arguments) => schedule::run(arguments, &cli.global),
+        Command::Bench(arguments) => bench::run(arguments, &cli.global),
     }
 }

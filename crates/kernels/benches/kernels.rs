@@ -122,6 +122,10 @@ impl Bench {
             self.time(&format!("forward {name}"), work, "GFLOP/s", || {
                 conv2d(&shape, black_box(&x), &w, Some(&bias), None, None, &mut out);
             });
+            let filter = PreparedFilter::new(&shape, &w);
+            self.time(&format!("prepared {name}"), work, "GFLOP/s", || {
+                conv2d_prepared(&shape, black_box(&x), &filter, Some(&bias), None, None, &mut out);
+            });
             self.time(&format!("grad_input {name}"), work, "GFLOP/s", || {
                 conv2d_grad_input(&shape, black_box(&dy), &w, &mut dx);
             });

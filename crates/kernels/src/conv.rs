@@ -371,7 +371,10 @@ pub fn conv2d_grad_weight(shape: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     match Way::of(shape, shape.c_in, shape.c_out) {
         Way::Winograd => winograd::weight_gradient(&shape.windows(), shape.c_in, shape.c_out, x, dy, dw),
         Way::Few => few::weight_gradient(&shape.gather(x, &taps), shape.c_out, dy, dw),
-        Way::Gather => outer(&shape.gather(x, &taps), dy, shape.c_out, dw),
+        Way::Gather => {
+            let g = shape.gather(x, &taps);
+            outer(&g, &Gather::matrix(dy, g.rows(), shape.c_out), dw);
+        }
     }
 }
 

@@ -120,36 +120,26 @@ fn convolve_kernel<S: Simd>(
 pub(crate) fn weight_gradient(g: &Gather, c_out: usize, dy: &[f32], dw: &mut [f32]) {
     let [images, height, width] = g.grid;
     let columns = g.taps.len() * c_out;
-    let pixels = images * g.height * g.width;
-    if dw.is_empty() {
-        return;
-    }
-    let mut work = scratch::take(pixels * columns + g.channels * columns);
-    let (right, product) = work.split_at_mut(pixels * columns);
-    let lines = Shared::new(&mut *right);
-    let line = g.width * columns;
-    parallel::for_each(images * g.height, |row| {
-        let (image, y) = (row / g.height, row % g.height);
-        // SAFETY: a task writes its own row.
-        let to = unsafe { lines.part(row * line, line) };
-        for (x, to) in to.chunks_exact_mut(columns).enumerate() {
-            for (tap, to) in to.chunks_exact_mut(c_out).enumerate() {
-                let (oy, ox) = (y as isize - g.taps[tap].0, x as isize - g.taps[tap].1);
-                if oy < 0 || oy >= height as isize || ox < 0 || ox >= width as isize {
-                    to.fill(0.0);
-                } else {
-                    let from = ((image * height + oy as usize) * width + ox as usize) * c_out;
-                    to.copy_from_slice(&dy[from..from + c_out]);
-                }
-            }
-        }
-    });
-    outer(&Gather::matrix(g.source, pixels, g.channels), right, columns, product);
-    for tap in 0..g.taps.len() {
-        for i in 0..g.channels {
-            for o in 0..c_out {
-                dw[(tap * g.channels + i) * c_out + o] = product[i * columns + tap * c_out + o];
-            }
+    let back: Vec<_> = g.taps.iter().map(|(dy, dx)| (-dy, -dx)).collect();
+    let grid = [images, g.height, g.width];
+    let met = Gather {
+        source: dy,
+        height,
+        width,
+        channels: c_out,
+        grid,
+        step: 1,
+        taps: &back,
+    };
+    let mut product = scratch::take(g.channels * columns);
+    outer(
+        &Gather::matrix(g.source, images * g.height * g.width, g.channels),
+        &met,
+        &mut product,
+    );
+    for (tap, dw) in dw.chunks_exact_mut((g.channels * c_out).max(1)).enumerate() {
+        for (i, dw) in dw.chunks_exact_mut(c_out).enumerate() {
+            dw.copy_from_slice(&product[i * columns + tap * c_out..][..c_out]);
         }
     }
 }

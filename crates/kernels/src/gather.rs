@@ -52,41 +52,23 @@ impl<'a> Gather<'a> {
         let [_, grid_h, grid_w] = self.grid;
         let (mut x, mut y, mut image) = (first % grid_w, first / grid_w % grid_h, first / grid_w / grid_h);
         for row in rows.first..rows.first + rows.count {
-            // A vector may straddle pixels where channels are not a multiple of 16: then it is filled here first.
-            let (mut line, mut filled, mut at) = ([0.0f32; LANES], 0, row * LANES);
-            for &(dy, dx) in self.taps {
-                let (sy, sx) = ((y * self.step) as isize + dy, (x * self.step) as isize + dx);
-                let inside = sy >= 0 && sx >= 0 && sy < self.height as isize && sx < self.width as isize;
-                let start = if inside {
-                    (image * self.height + sy as usize) * self.width + sx as usize
-                } else {
-                    0
-                };
-                let pixel = &self.source[start * self.channels..][..self.channels];
-                if self.channels.is_multiple_of(LANES) {
-                    for vector in pixel.as_chunks::<LANES>().0 {
-                        let v = if inside { s.load(vector) } else { s.splat(0.0) };
+            if self.channels.is_multiple_of(LANES) {
+                let mut at = row * LANES;
+                for &tap in self.taps {
+                    let pixel = self.pixel(image, y, x, tap);
+                    for block in 0..self.channels / LANES {
+                        let v = match pixel {
+                            Some(pixel) => s.load_up_to(&pixel[block * LANES..][..LANES]),
+                            None => s.splat(0.0),
+                        };
                         // SAFETY: the caller's promise.
                         s.store_up_to(v, unsafe { out.part(at, LANES) });
                         at += rows.of * LANES;
                     }
-                    continue;
                 }
-                for &value in pixel {
-                    line[filled] = if inside { value } else { 0.0 };
-                    filled += 1;
-                    if filled == LANES {
-                        // SAFETY: as above.
-                        unsafe { out.part(at, LANES) }.copy_from_slice(&line);
-                        at += rows.of * LANES;
-                        filled = 0;
-                    }
-                }
-            }
-            if filled > 0 {
-                line[filled..].fill(0.0);
-                // SAFETY: as above.
-                unsafe { out.part(at, LANES) }.copy_from_slice(&line);
+            } else {
+                // SAFETY: the caller's promise.
+                unsafe { self.pack_odd_row(image, y, x, row, rows.of, out) };
             }
             x += 1;
             if x == grid_w {
@@ -96,6 +78,42 @@ impl<'a> Gather<'a> {
                 }
             }
         }
+    }
+
+    /// One row where channels are not a multiple of 16, so that vectors straddle pixels.
+    ///
+    /// # Safety
+    /// As for [`Gather::pack`].
+    #[inline(always)]
+    unsafe fn pack_odd_row(&self, image: usize, y: usize, x: usize, row: usize, of: usize, out: Shared) {
+        let (mut line, mut filled, mut at) = ([0.0f32; LANES], 0, row * LANES);
+        for &tap in self.taps {
+            let pixel = self.pixel(image, y, x, tap);
+            for channel in 0..self.channels {
+                line[filled] = pixel.map_or(0.0, |pixel| pixel[channel]);
+                filled += 1;
+                if filled == LANES {
+                    // SAFETY: the caller's promise.
+                    unsafe { out.part(at, LANES) }.copy_from_slice(&line);
+                    at += of * LANES;
+                    filled = 0;
+                }
+            }
+        }
+        if filled > 0 {
+            line[filled..].fill(0.0);
+            // SAFETY: the caller's promise.
+            unsafe { out.part(at, LANES) }.copy_from_slice(&line);
+        }
+    }
+
+    /// The pixel that a tap of row (image, y, x) meets, if it is inside.
+    #[inline(always)]
+    fn pixel(&self, image: usize, y: usize, x: usize, (dy, dx): (isize, isize)) -> Option<&'a [f32]> {
+        let y = (y * self.step).wrapping_add_signed(dy);
+        let x = (x * self.step).wrapping_add_signed(dx);
+        (y < self.height && x < self.width)
+            .then(|| &self.source[((image * self.height + y) * self.width + x) * self.channels..][..self.channels])
     }
 }
 
@@ -249,9 +267,10 @@ fn product_part_kernel<S: Simd>(
 /// Rows that an outer product sums before it adds the sum to the total; fixed, since it is part of the result.
 const OUTER_ROWS: usize = 256;
 
-/// out [gathered columns, `columns`] = gatheredᵀ·right, where `right` is row-major [gathered rows, `columns`].
-pub(crate) fn outer(g: &Gather, right: &[f32], columns: usize, out: &mut [f32]) {
-    let (rows, terms) = (g.rows(), g.columns());
+/// out [left columns, right columns] = leftᵀ·right, two gathered factors with the same rows.
+pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
+    let (rows, terms, columns) = (left.rows(), left.columns(), right.columns());
+    assert_eq!(rows, right.rows());
     let (blocks, term_blocks) = (columns.div_ceil(LANES), terms.div_ceil(LANES));
     if columns == 0 || terms == 0 {
         return;
@@ -277,7 +296,7 @@ pub(crate) fn outer(g: &Gather, right: &[f32], columns: usize, out: &mut [f32]) 
                 of,
             };
             let (a, b) = (to_a.tail(chunk * a_chunk), to_b.tail(chunk * b_chunk));
-            pack_factors(g, right, columns, start + first, piece, a, b);
+            pack_factors(left, right, start + first, piece, a, b);
         });
         let tasks = 4 * parallel::threads();
         let height = if term_blocks >= 2 * tasks { 2 } else { 1 };
@@ -300,27 +319,17 @@ pub(crate) fn outer(g: &Gather, right: &[f32], columns: usize, out: &mut [f32]) 
 }
 
 dispatch! {
-    fn pack_factors(g: &Gather, right: &[f32], columns: usize, first: usize, rows: Rows, a: Shared, b: Shared)
+    fn pack_factors(left: &Gather, right: &Gather, first: usize, rows: Rows, a: Shared, b: Shared)
         = pack_factors_kernel;
     fn outer_part(a: &[f32], b: &[f32], rows: usize, size: [usize; 2], part: Part, out: Shared) = outer_part_kernel;
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn pack_factors_kernel<S: Simd>(
-    s: S,
-    g: &Gather,
-    right: &[f32],
-    columns: usize,
-    first: usize,
-    rows: Rows,
-    a: Shared,
-    b: Shared,
-) {
+fn pack_factors_kernel<S: Simd>(s: S, left: &Gather, right: &Gather, first: usize, rows: Rows, a: Shared, b: Shared) {
     // SAFETY: a task has its own rows.
     unsafe {
-        g.pack(s, first, rows, a);
-        Gather::matrix(right, g.rows(), columns).pack(s, first, rows, b);
+        left.pack(s, first, rows, a);
+        right.pack(s, first, rows, b);
     }
 }
 

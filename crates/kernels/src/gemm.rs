@@ -26,7 +26,7 @@ pub(crate) struct Rows {
 /// Copies the row-major `source` (rows `stride` apart) into the blocked `out`, whose blocks have `block_rows` rows,
 /// starting at row `row`.
 #[inline(always)]
-pub(crate) fn pack_row<S: Simd>(s: S, source: &[f32], out: &mut [f32], block_rows: usize, row: usize) {
+fn pack_row<S: Simd>(s: S, source: &[f32], out: &mut [f32], block_rows: usize, row: usize) {
     for (block, vector) in source.chunks(LANES).enumerate() {
         s.store_up_to(
             s.load_up_to(vector),

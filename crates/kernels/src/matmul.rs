@@ -70,7 +70,7 @@ pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &
     assert_eq!(out.len(), m * n, "matmul: out");
     assert!(bias.is_none_or(|bias| bias.len() == n), "matmul: bias");
     if a_transposed && !b_transposed {
-        outer(&Gather::matrix(a, k, m), b, n, out);
+        outer(&Gather::matrix(a, k, m), &Gather::matrix(b, k, n), out);
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(n.max(1)) {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);

@@ -51,6 +51,7 @@ fn detect() -> InstructionSet {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("fma")
         {
             return InstructionSet::Avx512;
         }
@@ -257,7 +258,7 @@ mod x86 {
 
     impl Avx512 {
         /// # Safety
-        /// The processor has AVX-512 F, VL, DQ and BW.
+        /// The processor has AVX-512 F, VL, DQ and BW, and FMA.
         #[inline(always)]
         pub(crate) unsafe fn assume() -> Self {
             Avx512(())

@@ -24,7 +24,7 @@ const IN: usize = 6;
 /// Products of a tile.
 const POINTS: usize = IN * IN;
 
-/// The squares of the two pairs of points ±a, ±b; a²b² = 1 saves multiplications.
+/// The points ±a and ±b and their squares. That a²b² = 1 saves multiplications.
 const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const B: f32 = std::f32::consts::SQRT_2;
 const A2: f32 = 0.5;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use kernels::{Conv, MatMul, Pad, conv2d, conv2d_grad_input, conv2d_grad_weight, matmul, reference};
+use kernels::*;
 use proptest::prelude::*;
 
 /// Relative to the largest value. Winograd's transforms cost a digit; everything else is far better.
@@ -112,6 +112,17 @@ proptest! {
             assert_same_bits(&alone.forward(&one), &part(&all, one.output_len()), "forward");
             assert_same_bits(&alone.grad_input(&one), &part(&dx, one.input_len()), "grad_input");
         }
+    }
+
+    #[test]
+    fn a_prepared_filter_gives_the_same_bits(shape in convolutions()) {
+        let case = Case::new(&shape);
+        // Prepared for one image of another size.
+        let filter = PreparedFilter::new(&Conv { n: 1, h: 20, w: 9, ..shape }, &case.w);
+        let mut out = vec![f32::NAN; shape.output_len()];
+        let (bias, shift, residual) = (Some(&case.bias[..]), Some(&case.shift[..]), Some(&case.residual[..]));
+        conv2d_prepared(&shape, &case.x, &filter, bias, shift, residual, &mut out);
+        assert_same_bits(&out, &case.forward(&shape), "prepared");
     }
 
     #[test]

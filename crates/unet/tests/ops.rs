@@ -1,0 +1,148 @@
+//! Every operation against its definition in ordinary Burn operations: values and gradients, over random shapes.
+
+use burn::tensor::{Device, Distribution, Tensor};
+use proptest::prelude::*;
+use unet::ops::{self, Geometry, reference};
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex()).autodiff().require_grad()
+}
+
+/// Greatest difference over greatest value.
+fn relative<const D: usize>(got: &Tensor<D>, expected: &Tensor<D>) -> f64 {
+    let values = |t: &Tensor<D>| t.clone().inner().into_data().iter::<f64>().collect::<Vec<_>>();
+    let (got, expected) = (values(got), values(expected));
+    assert_eq!(got.len(), expected.len());
+    let scale = expected.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
+    got.iter().zip(&expected).fold(0f64, |m, (g, e)| m.max((g - e).abs())) / scale
+}
+
+/// Runs both bodies, pulls the same random gradient back through both, and compares all of it.
+macro_rules! compare {
+    ($tolerance:expr, [$($input:ident),+], $fused:expr, $reference:expr) => {{
+        let (fused, reference) = ($fused, $reference);
+        let error = relative(&fused, &reference);
+        prop_assert!(error < $tolerance, "value off by {error:e}");
+        let weights = random(fused.dims()).detach();
+        let gradients = (fused * weights.clone()).sum().backward();
+        let expected = (reference * weights).sum().backward();
+        $(
+            let got = $input.grad(&gradients).unwrap();
+            let reference = $input.grad(&expected).unwrap();
+            let error = relative(&got, &reference);
+            prop_assert!(error < $tolerance, "gradient of {} off by {error:e}", stringify!($input));
+        )+
+    }};
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn conv2d(
+        (n, h, w) in (1usize..4, 2usize..10, 2usize..10), (c_in, c_out) in (1usize..20, 1usize..20),
+        kind in 0usize..4, extras in 0usize..4,
+    ) {
+        let (kernel, geometry) = [
+            (3, Geometry::same(3)),
+            (1, Geometry::same(1)),
+            (3, Geometry { stride: 2, before: 1, after: 1 }),
+            (3, Geometry { stride: 2, before: 0, after: 1 }),
+        ][kind];
+        let x = random([n, h, w, c_in]);
+        let weight = random([kernel, kernel, c_in, c_out]);
+        let bias = random([c_out]);
+        let shift = random([n, c_out]);
+        let residual = random([n, geometry.out(h, kernel), geometry.out(w, kernel), c_out]);
+        let call = |f: fn(_, _, _, _, _, _) -> _| -> Tensor<4> {
+            let (shift, residual) = ((extras & 1 == 1).then(|| shift.clone()), (extras & 2 == 2).then(|| residual.clone()));
+            f(x.clone(), weight.clone(), bias.clone(), shift, residual, geometry)
+        };
+        match extras {
+            0 => compare!(2e-5, [x, weight, bias], call(ops::conv2d), call(reference::conv2d)),
+            1 => compare!(2e-5, [x, weight, bias, shift], call(ops::conv2d), call(reference::conv2d)),
+            2 => compare!(2e-5, [x, weight, bias, residual], call(ops::conv2d), call(reference::conv2d)),
+            _ => compare!(2e-5, [x, weight, bias, shift, residual], call(ops::conv2d), call(reference::conv2d)),
+        }
+    }
+
+    #[test]
+    fn linear(m in 1usize..40, k in 1usize..40, n in 1usize..40) {
+        let (x, weight, bias) = (random([m, k]), random([k, n]), random([n]));
+        compare!(
+            1e-5, [x, weight, bias],
+            ops::linear(x.clone(), weight.clone(), bias.clone()),
+            reference::linear(x.clone(), weight.clone(), bias.clone())
+        );
+    }
+
+    #[test]
+    fn group_norm(
+        (n, h, w) in (1usize..4, 1usize..7, 2usize..7), groups in 1usize..5, size in 1usize..9,
+        scaled in any::<bool>(), silu in any::<bool>(),
+    ) {
+        let channels = groups * size;
+        let (x, gamma, beta) = (random([n, h, w, channels]), random([channels]), random([channels]));
+        let scale_shift = random([n, 2 * channels]);
+        let call = |f: fn(_, _, _, _, _, _, _) -> _| -> Tensor<4> {
+            let scale_shift = scaled.then(|| scale_shift.clone());
+            f(x.clone(), gamma.clone(), beta.clone(), scale_shift, groups, 1e-2, silu)
+        };
+        if scaled {
+            compare!(1e-4, [x, gamma, beta, scale_shift], call(ops::group_norm), call(reference::group_norm));
+        } else {
+            compare!(1e-4, [x, gamma, beta], call(ops::group_norm), call(reference::group_norm));
+        }
+    }
+
+    #[test]
+    fn attention(n in 1usize..4, tokens in 1usize..40, heads in 1usize..4, head_dim in 1usize..20) {
+        let shape = [n, tokens, heads * head_dim];
+        let (q, k, v) = (random(shape), random(shape), random(shape));
+        compare!(
+            2e-5, [q, k, v],
+            ops::attention(q.clone(), k.clone(), v.clone(), heads),
+            reference::attention(q.clone(), k.clone(), v.clone(), heads)
+        );
+    }
+
+    #[test]
+    fn silu_and_upsample2x((n, h, w, c) in (1usize..4, 1usize..6, 1usize..6, 1usize..20)) {
+        let rows = random([n * h, w * c]);
+        compare!(1e-5, [rows], ops::silu(rows.clone()), reference::silu(rows.clone()));
+        let x = random([n, h, w, c]);
+        compare!(1e-6, [x], ops::upsample2x(x.clone()), reference::upsample2x(x.clone()));
+    }
+
+    #[test]
+    fn adam(len in 1usize..3000, step in 1u64..1000) {
+        let inner = |_: ()| Tensor::<1>::random([len], Distribution::Normal(0.0, 1.0), &Device::flex());
+        let (parameter, gradient, moment1, average) = (inner(()), inner(()), inner(()), inner(()));
+        let moment2 = inner(()).abs();
+        let step = ops::AdamStep {
+            learning_rate: 2e-4, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step, gradient_scale: 0.3, ema_decay: 0.99,
+        };
+        let call = |f: fn(_, _, _, _, _, _) -> _| -> (Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>) {
+            f(parameter.clone(), gradient.clone(), moment1.clone(), moment2.clone(), average.clone(), step)
+        };
+        let (fused, reference) = (call(ops::adam), call(reference::adam));
+        for error in [
+            relative(&fused.0, &reference.0), relative(&fused.1, &reference.1),
+            relative(&fused.2, &reference.2), relative(&fused.3, &reference.3),
+        ] {
+            prop_assert!(error < 1e-6, "{error:e}");
+        }
+        let sum = gradient.to_data().iter::<f64>().map(|v| v * v).sum::<f64>();
+        prop_assert!((ops::sum_of_squares(gradient) - sum).abs() < 1e-9 * sum);
+    }
+}
+
+#[test]
+fn the_cpu_is_fused() {
+    assert!(ops::is_fused(&device()));
+    assert!(ops::is_fused(&Device::flex()));
+}
