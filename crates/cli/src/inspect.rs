@@ -46,7 +46,7 @@ fn is_model(path: &Path) -> bool {
         || has("model_index.json")
         || has("config.json")
         || has("latest")
-        || path.extension().is_some_and(|e| e == "safetensors")
+        || path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
 }
 
 fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {

@@ -13,9 +13,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use ddpm::Device;
 
-// Tensors come and go in large blocks; glibc returns them to the system each time and pays for fresh pages.
+// Tensors come and go in large blocks, which the system's allocator would return and fetch each time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ddpm::Keeping = ddpm::Keeping::new();
 
 /// Denoising diffusion probabilistic models: train, sample, inspect.
 #[derive(Parser)]
@@ -53,21 +53,16 @@ struct Global {
 
 impl Global {
     fn device(&self) -> anyhow::Result<Device> {
-        Ok(ddpm::device(self.device.as_deref())?)
+        ddpm::device(self.device.as_deref()).map_err(usage)
     }
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a model on images, or go on with a run
     Train(train::Arguments),
-    /// Draw images from a model
     Sample(sample::Arguments),
-    /// Run the bare network on tensors from a file
     Predict(predict::Arguments),
-    /// Say what a model, a run or a set of images is
     Inspect(inspect::Arguments),
-    /// Print a sampler's table of coefficients
     Schedule(schedule::Arguments),
     /// Measure how fast this machine trains and samples a preset
     Bench(bench::Arguments),
@@ -78,10 +73,23 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
+}
+
+/// An error and its causes, less those whose words are in it already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line += &format!(": {cause}");
+        }
+    }
+    line
 }
 
 /// A mistake in the command itself: exit status 2.

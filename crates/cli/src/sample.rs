@@ -80,8 +80,8 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         Sampler::Ddim { .. } => Sampler::Ddim { eta: arguments.eta },
         sampler => sampler,
     };
-    let spacing = arguments.spacing.as_deref().map(word::<TimestepSpacing>).transpose()?;
-    let variance = arguments.variance.as_deref().map(word::<Variance>).transpose()?;
+    let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
+    let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
     if arguments.n == 0 || arguments.batch_size == 0 {
         return Err(usage("-n and --batch-size must be at least 1"));
     }
@@ -102,6 +102,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         None => {
             let [height, width] = size(&arguments, &pipeline)?;
             let shape = [height, width, pipeline.unet.config().in_channels];
+            check_memory(arguments.n, shape)?;
             initial_noise(arguments.seed, arguments.first, arguments.n, shape)
         }
     };
@@ -174,9 +175,10 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One of a serde enum's words.
-pub fn word<T: DeserializeOwned>(name: &str) -> anyhow::Result<T> {
-    serde_json::from_value(name.into()).map_err(|e| usage(format!("`{name}`: {e}")))
+/// One of a serde enum's words, where a flag has one.
+pub fn word<T: DeserializeOwned>(flag: &str, name: Option<&str>) -> anyhow::Result<Option<T>> {
+    let word = |name: &str| serde_json::from_value(name.into()).map_err(|e| usage(format!("{flag}: {e}")));
+    name.map(word).transpose()
 }
 
 /// The rows whose predictions make an animation: about 40 of them, the first and the last included.
@@ -216,6 +218,16 @@ fn size(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<[usize; 2]
         }
         None => bail!("the model does not say for which size it is: add --size HEIGHTxWIDTH"),
     }
+}
+
+/// Whether so many images can be held at all.
+fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> anyhow::Result<()> {
+    let sides = [n, height, width, channels, size_of::<f32>()];
+    let bytes = sides.into_iter().try_fold(1usize, usize::checked_mul);
+    if bytes.is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok()) {
+        return Ok(());
+    }
+    bail!("{n} images of {height}x{width}x{channels} do not fit into memory; draw fewer at a time, and go on with --first")
 }
 
 fn labels(arguments: &Arguments, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {

@@ -45,8 +45,8 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             None => SchedulerConfig::default(),
         },
     };
-    let spacing = arguments.spacing.as_deref().map(word::<TimestepSpacing>).transpose()?;
-    let variance = arguments.variance.as_deref().map(word::<Variance>).transpose()?;
+    let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
+    let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
     let table = sampler.table(&scheduler, arguments.steps, spacing, variance)?;
     if global.json {
         println!("{}", serde_json::to_string(&table)?);

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 use ddpm::train::config::{Config, DEFAULT_PRESET};
 use ddpm::train::{Event, metrics::Record};
-use ddpm::{train, weights};
+use ddpm::train;
 
 use crate::terminal::{Progress, duration};
 use crate::{Global, usage};
@@ -20,7 +20,7 @@ use crate::{Global, usage};
 /// pipeline folder that Python's diffusers loads. Ctrl-C and SIGTERM finish the step, save and exit; a second one aborts.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm train\n  ddpm train --preset cifar10 --data cifar-10-binary.tar.gz\n  \
-    ddpm train --data photos/ --set data.resolution=64 --set train.steps=20000 --out runs/photos\n  \
+    ddpm train --preset emoji64 --data photos/ --set train.steps=20000 --out runs/photos\n  \
     ddpm train --out runs/photos --resume                  go on where it stopped\n  \
     ddpm train --out runs/photos --resume --set train.steps=40000")]
 pub struct Arguments {
@@ -61,6 +61,9 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         None if arguments.resume => PathBuf::from("runs").join(&name),
         None => free_folder(&PathBuf::from("runs").join(&name)),
     };
+    if out.exists() && !out.is_dir() {
+        anyhow::bail!("{}: is a file, expected a folder", out.display());
+    }
     let saved = out.join("config.toml");
     let holds_run = saved.exists() || train::steps_done(&out).is_some();
     if arguments.resume && !holds_run {
@@ -95,15 +98,15 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         config.train.seed = seed;
     }
     config.validate().map_err(usage)?;
-    let text = config.to_toml()?;
     if arguments.dry_run {
-        print!("{text}");
+        if global.json {
+            println!("{}", serde_json::to_string(&config)?);
+        } else {
+            print!("{}", config.to_toml()?);
+        }
         return Ok(());
     }
     let device = global.device()?;
-    std::fs::create_dir_all(&out).with_context(|| format!("{}: cannot be created", out.display()))?;
-    weights::whole::write_file(&saved, |file| file.write_all(text.as_bytes()))?;
-
     let signals = catch_signals()?;
     let stop = || signals.load(Ordering::Relaxed) > 0;
     let mut screen = Screen::new(global, &config);
@@ -153,14 +156,16 @@ fn free_folder(path: &Path) -> PathBuf {
     (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| path.to_owned())
 }
 
-/// Counts SIGINT and SIGTERM; the second ends the program at once.
+/// Counts SIGINT and SIGTERM; the second ends the program at once, unless it comes on the heels of the first, as
+/// from `timeout`, which signals the process and then its group.
 fn catch_signals() -> anyhow::Result<Arc<AtomicUsize>> {
     let count = Arc::new(AtomicUsize::new(0));
-    let seen = count.clone();
+    let (seen, mut first) = (count.clone(), None);
     ctrlc::set_handler(move || {
+        let since = first.get_or_insert_with(Instant::now).elapsed();
         if seen.fetch_add(1, Ordering::Relaxed) == 0 {
             eprintln!("finishing the step and saving; once more to stop at once");
-        } else {
+        } else if since > Duration::from_secs(1) {
             std::process::exit(130);
         }
     })?;

@@ -30,6 +30,7 @@ pub use burn::tensor::Device;
 pub use data;
 pub use device::{DeviceError, device, devices};
 pub use diffusion;
+pub use kernels::{self, Keeping};
 pub use random;
 pub use sample::output::{self, Images, Output};
 pub use sample::{self, Pipeline, Request, Sampler, initial_noise, walk};

@@ -57,6 +57,11 @@ pub fn read_input(path: &Path, unet: &Unet) -> Result<(Tensor<4>, Vec<f32>, Opti
 /// See [`read_input`]; and if the result cannot be written.
 pub fn predict(unet: &Unet, input: &Path, output: &Path) -> Result<[usize; 4], Error> {
     let (x, t, labels) = read_input(input, unet)?;
+    let by_number = unet.config().class_embed_type != Some(ClassEmbedType::Identity);
+    if let Some(wrong) = labels.iter().flatten().find(|v| by_number && (v.fract() != 0.0 || **v < 0.0)) {
+        let message = format!("`labels` has {wrong}; expected class numbers, 0 and more");
+        return Err(Error::Input { path: input.to_owned(), message });
+    }
     let classes: Option<Vec<u32>> = labels.as_ref().map(|l| l.iter().map(|&v| v as u32).collect());
     let labels = match unet.config().class_embed_type {
         Some(ClassEmbedType::Identity) => labels.as_deref().map(Labels::Vectors),

@@ -284,7 +284,8 @@ pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
     let (a, b) = work.split_at_mut(step * a_chunk);
     for start in (0..rows).step_by(OUTER_ROWS * step.max(1)) {
         let span = (OUTER_ROWS * step).min(rows - start);
-        const PIECE: usize = 32;
+        // A piece lies in one chunk.
+        const PIECE: usize = OUTER_ROWS / 8;
         let (to_a, to_b) = (Shared::new(&mut *a), Shared::new(&mut *b));
         parallel::for_each(span.div_ceil(PIECE), |piece| {
             let first = piece * PIECE;

@@ -12,12 +12,13 @@
 //! * **Instructions**: AVX-512, AVX2 or the target's baseline, found at run time ([`instruction_set`]). Bits differ
 //!   between instruction sets, never within one.
 //!
-//! [`reference`] holds the same operations as plain loops in f64: what the fast ones are tested against, and the place
+//! [`mod@reference`] holds the same operations as plain loops in f64: what the fast ones are tested against, and the place
 //! to read what they compute.
 
 #![allow(unsafe_code)]
 
 mod activation;
+mod allocator;
 mod attention;
 mod conv;
 mod few;
@@ -35,6 +36,7 @@ mod sums;
 mod winograd;
 
 pub use activation::{silu, silu_backward};
+pub use allocator::Keeping;
 pub use attention::{Attention, attention, attention_backward};
 pub use conv::{Conv, Pad, PreparedFilter, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_prepared};
 pub use matmul::{MatMul, matmul};

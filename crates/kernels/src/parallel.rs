@@ -44,8 +44,9 @@ impl<'a> Shared<'a> {
     pub(crate) fn tail(self, start: usize) -> Self {
         assert!(start <= self.len);
         // SAFETY: within, or one past, the slice.
+        let from = unsafe { self.start.add(start) };
         Shared {
-            start: unsafe { self.start.add(start) },
+            start: from,
             len: self.len - start,
             slice: PhantomData,
         }

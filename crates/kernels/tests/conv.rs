@@ -85,7 +85,7 @@ fn compare(shape: &Conv) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(120) })]
 
     #[test]
     fn convolution_is_that_of_the_plain_loops(shape in convolutions()) {

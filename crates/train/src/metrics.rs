@@ -36,7 +36,6 @@ pub struct Record {
 /// Sums of reports until a record is due.
 #[derive(Default)]
 pub struct Window {
-    steps: usize,
     moved: usize,
     images: usize,
     loss: f64,
@@ -47,7 +46,6 @@ pub struct Window {
 impl Window {
     /// Adds a step. Those that were skipped count for speed only.
     pub fn add(&mut self, report: &Report, timesteps: usize) {
-        self.steps += 1;
         self.images += report.each.len();
         if !report.moved {
             return;
@@ -62,14 +60,14 @@ impl Window {
         }
     }
 
-    /// Whether nothing was added.
+    /// Whether no step was added that moved the parameters, so that there is no loss to record.
     pub fn is_empty(&self) -> bool {
-        self.steps == 0
+        self.moved == 0
     }
 
     /// The record of what was added over `elapsed` seconds.
     pub fn record(&self, step: u64, learning_rate: f64, elapsed: f64, seconds: f64, skipped: u64) -> Record {
-        let mean = |sum: f64| sum / self.moved.max(1) as f64;
+        let mean = |sum: f64| sum / self.moved as f64;
         Record {
             step,
             loss: mean(self.loss),

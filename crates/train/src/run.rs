@@ -1,5 +1,6 @@
 //! A training run from its first step to its last, with everything that its folder holds.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,10 +88,6 @@ pub fn train(
     tell: &mut dyn FnMut(Event),
 ) -> Result<Finished, Error> {
     config.validate()?;
-    for folder in [run.to_path_buf(), run.join("samples"), run.join("checkpoints")] {
-        std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
-        whole::remove_leftovers(&folder, Duration::ZERO)?;
-    }
     let set = Arc::new(config.open(data::Split::Train)?);
     for (path, reason) in &set.report().bad {
         tell(Event::Warning(format!("{}: {reason}; left out", path.display())));
@@ -103,6 +100,8 @@ pub fn train(
 struct Run<'a> {
     config: &'a Config,
     folder: &'a Path,
+    /// Held until the run ends.
+    _lock: Option<File>,
     set: Arc<ImageSet>,
     scheduler: SchedulerConfig,
     trainer: Option<Trainer>,
@@ -123,9 +122,14 @@ impl<'a> Run<'a> {
         let scheduler = config.scheduler();
         let objective = config.objective()?;
         let image = [set.height(), set.width(), set.channels()];
-        let found = checkpoint::newest(folder, &device, |path, error| {
-            tell(Event::Warning(format!("{}: {error}; an earlier checkpoint is used", path.display())));
-        })?;
+        // Only now: what could not begin leaves no folder behind, and changes none.
+        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.into(), source })?;
+        let lock = lock(folder)?;
+        for folder in [folder.to_path_buf(), folder.join("samples"), folder.join("checkpoints")] {
+            std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
+            whole::remove_leftovers(&folder, Duration::ZERO)?;
+        }
+        let found = newest(folder, &device, tell)?;
         let Checkpoint { unet, optimizer, state } = match found {
             Some(checkpoint) if *checkpoint.unet.config() != network => {
                 return Err(Error::Run(format!(
@@ -145,12 +149,15 @@ impl<'a> Run<'a> {
                 Checkpoint { optimizer: Optimizer::new(&unet), unet, state }
             }
         };
+        let text = config.to_toml()?;
+        whole::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
         let logs = Logs::open(folder, &folder.display().to_string(), state.step)?;
         tell(Event::Started { set: &set, unet: &unet, step: state.step, steps: config.train.steps as u64 });
         let trainer = Trainer { unet, optimizer, objective, state, image, config: config.clone(), device };
         Ok(Self {
             config,
             folder,
+            _lock: lock,
             set,
             scheduler,
             trainer: Some(trainer),
@@ -182,6 +189,7 @@ impl<'a> Run<'a> {
         let mut window = Window::default();
         let mut since = Instant::now();
         let mut skipped_in_a_row = 0usize;
+        let mut unsaved = false;
         let mut stopped = false;
         while trainer.state.step < steps && !stopped {
             let batch = batches
@@ -203,7 +211,7 @@ impl<'a> Run<'a> {
             if skipped_in_a_row >= train.nonfinite_limit {
                 trainer = self.roll_back(trainer, skipped_in_a_row, tell)?;
                 batches = self.plan(&trainer).stream(self.set.clone(), trainer.state.step);
-                (window, since, skipped_in_a_row) = (Window::default(), Instant::now(), 0);
+                (window, since, skipped_in_a_row, unsaved) = (Window::default(), Instant::now(), 0, false);
                 continue;
             }
 
@@ -218,14 +226,19 @@ impl<'a> Run<'a> {
                 self.logs.record(record)?;
                 (window, since) = (Window::default(), Instant::now());
             }
-            if due(step, train.checkpoint_every) || last {
-                self.save(&trainer, tell)?;
-                since = Instant::now();
+            let pause = Instant::now();
+            // While steps are skipped the weights may be those that a roll-back has to undo: they wait, and at the end
+            // they do not take the place of better ones.
+            unsaved |= due(step, train.checkpoint_every);
+            if (unsaved && skipped_in_a_row == 0) || last {
+                let keep = if skipped_in_a_row == 0 { train.keep_checkpoints } else { usize::MAX };
+                self.save(&trainer, keep, tell)?;
+                unsaved = false;
             }
             if due(step, train.sample_every) || (last && !stopped) {
-                self.draw(&trainer, tell)?;
-                since = Instant::now();
+                self.draw(&trainer, stop, tell)?;
             }
+            since += pause.elapsed();
         }
         let checkpoint = match self.last_checkpoint.take() {
             Some(path) => path,
@@ -236,9 +249,8 @@ impl<'a> Run<'a> {
         Ok(Finished { step, stopped: step < steps, samples: self.last_samples.take(), checkpoint, records })
     }
 
-    fn save(&mut self, trainer: &Trainer, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
+    fn save(&mut self, trainer: &Trainer, keep: usize, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let Trainer { unet, optimizer, state, .. } = trainer;
-        let keep = self.config.train.keep_checkpoints;
         let path = checkpoint::save(self.folder, unet, optimizer, &self.scheduler, state, keep)?;
         tell(Event::Saved(&path));
         self.last_checkpoint = Some(path);
@@ -250,16 +262,20 @@ impl<'a> Run<'a> {
         const LIMIT: u32 = 8;
         let rollbacks = trainer.state.rollbacks + 1;
         if rollbacks > LIMIT {
-            let message = format!("training diverged {rollbacks} times in spite of smaller learning rates; it ends here");
+            let message = format!(
+                "training diverged {rollbacks} times in spite of smaller learning rates; it ends here, and the last good \
+                 checkpoint stays. Try a smaller `train.learning_rate`, or a `train.grad_clip` such as 1"
+            );
             return Err(Error::Run(message));
         }
         let at = trainer.state.step;
         let Trainer { objective, image, config, device, state, .. } = trainer;
-        let found = checkpoint::newest(self.folder, &device, |path, error| {
-            tell(Event::Warning(format!("{}: {error}; an earlier checkpoint is used", path.display())));
-        })?;
+        let found = newest(self.folder, &device, tell)?;
         let Some(Checkpoint { unet, optimizer, state: saved }) = found else {
-            let message = format!("step {at}: {skipped} steps in a row were not finite, and no checkpoint is there to go back to");
+            let message = format!(
+                "step {at}: {skipped} steps in a row were not finite, and no checkpoint is there to go back to. \
+                 Try a smaller `train.learning_rate`, or a `train.grad_clip` such as 1"
+            );
             return Err(Error::Run(message));
         };
         let state = State { rollbacks, skipped: state.skipped, ..saved };
@@ -271,8 +287,8 @@ impl<'a> Run<'a> {
         Ok(Trainer { unet, optimizer, objective, state, image, config, device })
     }
 
-    /// Draws a picture of samples of the averaged network, always from the same noise.
-    fn draw(&mut self, trainer: &Trainer, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
+    /// Draws a picture of samples of the averaged network, always from the same noise; or none, if asked to stop.
+    fn draw(&mut self, trainer: &Trainer, stop: &dyn Fn() -> bool, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let count = self.config.train.samples;
         if count == 0 {
             return Ok(());
@@ -290,9 +306,10 @@ impl<'a> Run<'a> {
         let images = walk(&unet, &table, self.scheduler.prediction_type, &request, |step| {
             let (done, total) = (step.first / batch_size * step.rows + step.row + 1, batches * step.rows);
             tell(Event::Sampling { done, total });
-            true
+            !stop()
         });
         let images = match images {
+            Err(sample::Error::Stopped) => return Ok(()),
             // A network that is still far from any image is not an end of training.
             Err(error @ sample::Error::NotFinite { .. }) => {
                 tell(Event::Warning(error.to_string()));
@@ -310,6 +327,38 @@ impl<'a> Run<'a> {
         self.last_samples = Some(path);
         Ok(())
     }
+}
+
+/// Keeps another process from training in the same folder, where the file system can; until the file is dropped.
+fn lock(folder: &Path) -> Result<Option<File>, Error> {
+    let Ok(file) = File::open(folder) else {
+        return Ok(None);
+    };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::Run(format!("{}: another process is training there; choose another folder", folder.display())))
+        }
+        _ => Ok(Some(file)),
+    }
+}
+
+/// The newest whole checkpoint. If there are some, but none is whole, that is an error: beginning again would bury them.
+fn newest(run: &Path, device: &Device, tell: &mut dyn FnMut(Event)) -> Result<Option<Checkpoint>, Error> {
+    let mut damaged = 0;
+    let found = checkpoint::newest(run, device, |path, error| {
+        damaged += 1;
+        // Most errors name the file already.
+        let (path, error) = (path.display().to_string(), error.to_string());
+        let place = if error.contains(&path) { String::new() } else { format!("{path}: ") };
+        tell(Event::Warning(format!("{place}{error}; this checkpoint is passed over")));
+    })?;
+    if found.is_none() && damaged > 0 {
+        return Err(Error::Run(format!(
+            "{}: no checkpoint is whole ({damaged} damaged); bring one back, or begin again in another folder",
+            run.join("checkpoints").display()
+        )));
+    }
+    Ok(found)
 }
 
 /// Steps a run has done, by its newest checkpoint; `None` where there is no run.

@@ -39,13 +39,22 @@ impl Config {
     /// If the keys do not describe a network, or labels are wanted and there are none.
     pub fn network(&self, set: &ImageSet) -> Result<unet::Config, Error> {
         let classes = set.class_names().len();
+        let needed = classes + usize::from(self.train.label_dropout > 0.0);
         let num_class_embeds = match (self.data.labels, self.model.num_class_embeds) {
             (false, _) => None,
             (true, _) if classes == 0 => {
                 return Err(Error::Run(format!("`data.labels` is true, but {} has no labels", set.name())));
             }
             // One row more stands for "no class".
-            (true, None) => Some(classes + usize::from(self.train.label_dropout > 0.0)),
+            (true, None) => Some(needed),
+            (true, Some(rows)) if rows < needed => {
+                return Err(Error::Run(format!(
+                    "`model.num_class_embeds` is {rows}, but {} has {classes} classes{}: expected {needed} or more, \
+                     or leave it out",
+                    set.name(),
+                    if needed > classes { ", and `train.label_dropout` needs one more" } else { "" }
+                )));
+            }
             (true, Some(rows)) => Some(rows),
         };
         let model = &self.model;

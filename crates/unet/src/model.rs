@@ -119,7 +119,7 @@ impl Unet {
     pub fn check_labels(&self, images: usize, labels: Option<Labels>) -> Result<(), Error> {
         let classes = self.config.num_class_embeds;
         let expected = match (self.config.class_embed_type, classes) {
-            (None, None) => "the network has no classes: no labels".to_owned(),
+            (None, None) => "none, since the network has no classes".to_owned(),
             (None, Some(classes)) => format!("{images} class numbers below {classes}"),
             (Some(ClassEmbedType::Timestep), _) => format!("{images} class numbers"),
             (Some(ClassEmbedType::Identity), _) => {
