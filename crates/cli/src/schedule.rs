@@ -12,7 +12,9 @@ use crate::{Global, usage};
 
 /// Print a sampler's table: at which timesteps the network is asked, and how its answers take one image to the next.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  ddpm schedule --sampler ddim --steps 10\n  ddpm schedule runs/fashion --steps 50 --json")]
+#[command(
+    after_help = "Examples:\n  ddpm schedule --sampler ddim --steps 10\n  ddpm schedule runs/fashion --steps 50 --json"
+)]
 pub struct Arguments {
     /// A model whose chain is used; by default Ho et al.'s (T = 1000, linear, 1e-4 to 0.02)
     model: Option<PathBuf>,

@@ -34,7 +34,7 @@ pub struct Speed {
     pub sample_steps: usize,
     /// Hours of the configuration's whole training run at that speed.
     pub full_run_h: f64,
-    /// The most memory that the process held, where the system tells.
+    /// The most memory that the process held while it trained, where the system tells.
     pub peak_bytes: Option<u64>,
 }
 
@@ -42,7 +42,13 @@ pub struct Speed {
 ///
 /// # Errors
 /// If the configuration does not describe a network.
-pub fn bench(config: &Config, batch: usize, warmup: usize, runs: usize, device: &Device) -> Result<Speed, train::Error> {
+pub fn bench(
+    config: &Config,
+    batch: usize,
+    warmup: usize,
+    runs: usize,
+    device: &Device,
+) -> Result<Speed, train::Error> {
     let mut config = config.clone();
     config.train.batch_size = batch;
     config.train.gradient_accumulation = 1;
@@ -57,7 +63,14 @@ pub fn bench(config: &Config, batch: usize, warmup: usize, runs: usize, device: 
         TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
         _ => None,
     };
-    let state = State { step: 0, updates: 0, skipped: 0, rollbacks: 0, seconds: 0.0, importance };
+    let state = State {
+        step: 0,
+        updates: 0,
+        skipped: 0,
+        rollbacks: 0,
+        seconds: 0.0,
+        importance,
+    };
     let parameters = unet.config().parameter_count();
     let trainer = Trainer {
         optimizer: Optimizer::new(&unet),
@@ -73,17 +86,10 @@ pub fn bench(config: &Config, batch: usize, warmup: usize, runs: usize, device: 
     set.read(&(0..batch).map(|i| i % set.len()).collect::<Vec<_>>(), &mut pixels)?;
     let x0: Vec<f32> = pixels.iter().map(|&u| f32::from(u) / 127.5 - 1.0).collect();
 
-    // Forward first: the optimizer's state would only take memory from it.
-    let inference = trainer.unet.valid();
-    let x = Tensor::<4>::from_data(TensorData::new(x0.clone(), [batch, image[0], image[1], image[2]]), device);
-    let timesteps: Vec<f32> = (0..batch).map(|i| (i * 61 % config.diffusion.timesteps) as f32).collect();
-    let forward_s = median(warmup, runs, || {
-        // Reading a value waits for the device.
-        inference.forward(x.clone(), &timesteps, None::<Labels>, None).slice([0..1, 0..1, 0..1, 0..1]).into_data();
-    });
-    drop(inference);
-
-    let images = train::Batch { x0, labels: None };
+    let images = train::Batch {
+        x0: x0.clone(),
+        labels: None,
+    };
     let mut failure = None;
     let mut slot = Some(trainer);
     let train_step_s = median(warmup, runs, || {
@@ -97,6 +103,29 @@ pub fn bench(config: &Config, batch: usize, warmup: usize, runs: usize, device: 
     if let Some(error) = failure {
         return Err(error);
     }
+    // Before the forward passes, which keep filters in a form of their own.
+    let peak_bytes = peak_bytes();
+
+    let Some(trainer) = slot else {
+        return Err(train::Error::Run("the benchmark lost its network".into()));
+    };
+    let inference = trainer.unet.valid();
+    drop(trainer);
+    let x = Tensor::<4>::from_data(
+        TensorData::new(x0.clone(), [batch, image[0], image[1], image[2]]),
+        device,
+    );
+    let timesteps: Vec<f32> = (0..batch)
+        .map(|i| (i * 61 % config.diffusion.timesteps) as f32)
+        .collect();
+    let forward_s = median(warmup, runs, || {
+        // Reading a value waits for the device.
+        inference
+            .forward(x.clone(), &timesteps, None::<Labels>, None)
+            .slice([0..1, 0..1, 0..1, 0..1])
+            .into_data();
+    });
+
     let sample_steps = config.sample.steps.unwrap_or(config.diffusion.timesteps);
     let train_images_s = batch as f64 / train_step_s;
     let preset_images = (config.train.steps * config.train.batch_size) as f64;
@@ -110,7 +139,7 @@ pub fn bench(config: &Config, batch: usize, warmup: usize, runs: usize, device: 
         sample_images_s: batch as f64 / (forward_s * sample_steps as f64),
         sample_steps,
         full_run_h: preset_images / train_images_s / 3600.0,
-        peak_bytes: peak_bytes(),
+        peak_bytes,
     })
 }
 

@@ -13,7 +13,8 @@ const SMALLEST: usize = 64 * 1024;
 const ALIGN: usize = 4096;
 /// Classes per doubling of the size; a block is at most 1/8 larger than asked for.
 const STEPS: usize = 8;
-const CLASSES: usize = STEPS * 26;
+/// Enough for blocks of 16 GiB.
+const CLASSES: usize = STEPS * 18;
 
 /// Keeps blocks of 64 KiB and more for their next use, up to a limit; everything else is the system allocator's.
 ///
@@ -42,12 +43,19 @@ struct List {
 
 impl List {
     const fn new() -> Self {
-        Self { locked: AtomicBool::new(false), head: AtomicUsize::new(0) }
+        Self {
+            locked: AtomicBool::new(false),
+            head: AtomicUsize::new(0),
+        }
     }
 
     /// Runs `change` on the head with the list to itself. A lock is held for a few instructions, so waiting is spinning.
     fn with(&self, change: impl FnOnce(usize) -> (usize, usize)) -> usize {
-        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        while self
+            .locked
+            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
             std::hint::spin_loop();
         }
         let (head, result) = change(self.head.load(Ordering::Relaxed));
@@ -91,7 +99,10 @@ fn class(size: usize) -> Option<(usize, usize)> {
 impl Keeping {
     /// An allocator that keeps nothing yet.
     pub const fn new() -> Self {
-        Self { lists: [const { List::new() }; CLASSES], kept: AtomicUsize::new(0) }
+        Self {
+            lists: [const { List::new() }; CLASSES],
+            kept: AtomicUsize::new(0),
+        }
     }
 
     fn kept(&self, layout: Layout) -> Option<(&List, usize)> {
@@ -110,7 +121,13 @@ impl Keeping {
             return (std::ptr::null_mut(), true);
         };
         // SAFETY: the size is not zero.
-        let block = unsafe { if zeroed { System.alloc_zeroed(layout) } else { System.alloc(layout) } };
+        let block = unsafe {
+            if zeroed {
+                System.alloc_zeroed(layout)
+            } else {
+                System.alloc(layout)
+            }
+        };
         (block, true)
     }
 }
@@ -243,7 +260,11 @@ mod tests {
                             let block = keeping.alloc(layout);
                             block.write_bytes(id, layout.size());
                             std::hint::black_box(block);
-                            assert!(std::slice::from_raw_parts(block, layout.size()).iter().all(|&b| b == id));
+                            assert!(
+                                std::slice::from_raw_parts(block, layout.size())
+                                    .iter()
+                                    .all(|&b| b == id)
+                            );
                             keeping.dealloc(block, layout);
                         }
                     }

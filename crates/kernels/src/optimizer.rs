@@ -7,19 +7,19 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
     /// Learning rate.
-    pub lr: f32,
+    pub lr: f64,
     /// Decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Added to the root of the second moment.
-    pub eps: f32,
+    pub eps: f64,
     /// Number of this step; the first is 1.
     pub step: u64,
     /// Multiplies the gradient first: min(1, largest norm / norm) clips it.
-    pub grad_scale: f32,
+    pub grad_scale: f64,
     /// Decay of the moving average, if it is to be updated.
-    pub ema_decay: Option<f32>,
+    pub ema_decay: Option<f64>,
 }
 
 /// One step of `torch.optim.Adam` (no weight decay) on a parameter and its moments, then
@@ -59,17 +59,17 @@ struct Coefficients {
 
 impl Coefficients {
     fn new(step: &AdamStep) -> Self {
-        let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
+        let AdamStep { beta1, beta2, .. } = *step;
         let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
         Coefficients {
-            grad_scale: step.grad_scale,
+            grad_scale: step.grad_scale as f32,
             m_gain: (1.0 - beta1) as f32,
-            beta2: step.beta2,
+            beta2: beta2 as f32,
             v_gain: (1.0 - beta2) as f32,
             root_correction: (1.0 / correction(beta2).sqrt()) as f32,
-            eps: step.eps,
-            step_size: (f64::from(step.lr) / correction(beta1)) as f32,
-            ema_gain: step.ema_decay.map_or(0.0, |decay| (1.0 - f64::from(decay)) as f32),
+            eps: step.eps as f32,
+            step_size: (step.lr / correction(beta1)) as f32,
+            ema_gain: step.ema_decay.map_or(0.0, |decay| (1.0 - decay) as f32),
         }
     }
 }

@@ -365,8 +365,7 @@ fn adam_is_that_of_the_formula() {
     const LEN: usize = 1003;
     let (mut p, mut m, mut v, mut ema) = (numbers(LEN, 1), vec![0.0; LEN], vec![0.0; LEN], numbers(LEN, 1));
     let (mut wp, mut wm, mut wv, mut wema) = (wide(&p), vec![0.0f64; LEN], vec![0.0f64; LEN], wide(&p));
-    let (lr, beta1, beta2, eps, decay, scale) = (2e-2f32, 0.9f32, 0.999f32, 1e-8f32, 0.99f32, 0.5f32);
-    let [lr64, b1, b2, eps64, decay64, scale64] = [lr, beta1, beta2, eps, decay, scale].map(f64::from);
+    let (lr, beta1, beta2, eps, decay, scale) = (2e-2, 0.9, 0.999, 1e-8, 0.99, 0.5);
     for t in 1..=10 {
         let grad = numbers(LEN, 10 + t);
         let step = AdamStep {
@@ -380,12 +379,15 @@ fn adam_is_that_of_the_formula() {
         };
         adam(&step, &mut p, &grad, &mut m, &mut v, Some(&mut ema));
         for i in 0..LEN {
-            let g = f64::from(grad[i]) * scale64;
-            wm[i] = b1 * wm[i] + (1.0 - b1) * g;
-            wv[i] = b2 * wv[i] + (1.0 - b2) * g * g;
-            let (m_hat, v_hat) = (wm[i] / (1.0 - b1.powf(t as f64)), wv[i] / (1.0 - b2.powf(t as f64)));
-            wp[i] -= lr64 * m_hat / (v_hat.sqrt() + eps64);
-            wema[i] = decay64 * wema[i] + (1.0 - decay64) * wp[i];
+            let g = f64::from(grad[i]) * scale;
+            wm[i] = beta1 * wm[i] + (1.0 - beta1) * g;
+            wv[i] = beta2 * wv[i] + (1.0 - beta2) * g * g;
+            let (m_hat, v_hat) = (
+                wm[i] / (1.0 - beta1.powf(t as f64)),
+                wv[i] / (1.0 - beta2.powf(t as f64)),
+            );
+            wp[i] -= lr * m_hat / (v_hat.sqrt() + eps);
+            wema[i] = decay * wema[i] + (1.0 - decay) * wp[i];
         }
     }
     assert_close(&p, &wp, 2e-6, "parameters");

@@ -59,15 +59,28 @@ fn name(step: u64) -> String {
 ///
 /// # Errors
 /// If a file cannot be written; earlier checkpoints are then as they were.
-pub fn save(run: &Path, unet: &Unet, optimizer: &Optimizer, scheduler: &SchedulerConfig, state: &State, keep: usize) -> Result<PathBuf, Error> {
+pub fn save(
+    run: &Path,
+    unet: &Unet,
+    optimizer: &Optimizer,
+    scheduler: &SchedulerConfig,
+    state: &State,
+    keep: usize,
+) -> Result<PathBuf, Error> {
     let checkpoints = run.join("checkpoints");
-    std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
+    std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write {
+        path: checkpoints.clone(),
+        source,
+    })?;
     let target = checkpoints.join(name(state.step));
     let averages = unet.tensors_of(optimizer.averages())?;
     whole::write_folder(&target, Existing::Replace, |folder| {
         sample::write_pipeline(folder, unet.config(), scheduler, &averages)?;
         let training = folder.join("training");
-        std::fs::create_dir(&training).map_err(|source| Error::Write { path: training.clone(), source })?;
+        std::fs::create_dir(&training).map_err(|source| Error::Write {
+            path: training.clone(),
+            source,
+        })?;
         let write = |file: &str, tensors: &weights::Tensors| {
             weights::write_safetensors(training.join(file), weights::views(tensors), &Metadata::new())
         };
@@ -83,8 +96,16 @@ pub fn save(run: &Path, unet: &Unet, optimizer: &Optimizer, scheduler: &Schedule
     pipeline::set_latest(&checkpoints, &name(state.step))?;
     // Only now that the new one is whole may old ones go.
     let all = pipeline::checkpoints(&checkpoints)?;
-    for (_, old) in all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1)) {
-        std::fs::remove_dir_all(old).map_err(|source| Error::Write { path: old.clone(), source })?;
+    for (_, old) in all
+        .iter()
+        .rev()
+        .filter(|(step, _)| *step < state.step)
+        .skip(keep.saturating_sub(1))
+    {
+        std::fs::remove_dir_all(old).map_err(|source| Error::Write {
+            path: old.clone(),
+            source,
+        })?;
     }
     Ok(target)
 }
@@ -102,7 +123,10 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let read = |file: &str| weights::read_safetensors(folder.join(file)).map(|(tensors, _)| tensors);
     let training = folder.join("training");
     let state = training.join("state.json");
-    let text = std::fs::read_to_string(&state).map_err(|source| Error::Read { path: state.clone(), source })?;
+    let text = std::fs::read_to_string(&state).map_err(|source| Error::Read {
+        path: state.clone(),
+        source,
+    })?;
     let state: State =
         serde_json::from_str(&text).map_err(|e| Error::Checkpoint(format!("{}: {e}", state.display())))?;
     let unet = Unet::new(&config, 0, device)?.with_tensors(read("training/weights.safetensors")?)?;
@@ -116,7 +140,11 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
 ///
 /// # Errors
 /// If the folder cannot be read.
-pub fn newest(run: &Path, device: &Device, mut damaged: impl FnMut(&Path, &Error)) -> Result<Option<Checkpoint>, Error> {
+pub fn newest(
+    run: &Path,
+    device: &Device,
+    mut damaged: impl FnMut(&Path, &Error),
+) -> Result<Option<Checkpoint>, Error> {
     let checkpoints = run.join("checkpoints");
     if !checkpoints.is_dir() {
         return Ok(None);

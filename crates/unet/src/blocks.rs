@@ -60,7 +60,14 @@ impl Resampling {
 pub struct Numbering(usize);
 
 impl ResnetBlock {
-    fn new(init: &mut Init, config: &Config, numbering: &mut Numbering, c_in: usize, c_out: usize, output_scale: f64) -> Self {
+    fn new(
+        init: &mut Init,
+        config: &Config,
+        numbering: &mut Numbering,
+        c_in: usize,
+        c_out: usize,
+        output_scale: f64,
+    ) -> Self {
         let (groups, epsilon) = (config.norm_num_groups, config.norm_eps);
         let scale_shift = config.resnet_time_scale_shift == ResnetTimeScaleShift::ScaleShift;
         let same = Geometry::same(3);
@@ -86,14 +93,27 @@ impl ResnetBlock {
     }
 
     /// A block of the same channels that halves or doubles the size (Dhariwal & Nichol 2021).
-    fn resampling(init: &mut Init, config: &Config, numbering: &mut Numbering, channels: usize, to: Resampling) -> Self {
-        Self { resampling: to, ..Self::new(init, config, numbering, channels, channels, 1.0) }
+    fn resampling(
+        init: &mut Init,
+        config: &Config,
+        numbering: &mut Numbering,
+        channels: usize,
+        to: Resampling,
+    ) -> Self {
+        Self {
+            resampling: to,
+            ..Self::new(init, config, numbering, channels, channels, 1.0)
+        }
     }
 
     /// x `[N,H,W,I]`, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
     fn forward(&self, x: Tensor<4>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
         let time = self.time_emb_proj.forward(emb);
-        let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
+        let (shift, scale_shift) = if self.scale_shift {
+            (None, Some(time))
+        } else {
+            (Some(time), None)
+        };
         let h = self.resampling.apply(self.norm1.forward_silu(x.clone(), None));
         let x = self.resampling.apply(x);
         let h = self.conv1.forward_with(h, shift, None);
@@ -104,7 +124,11 @@ impl ResnetBlock {
             None => x,
         };
         let y = self.conv2.forward_with(h, None, Some(shortcut));
-        if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
+        if self.output_scale == 1.0 {
+            y
+        } else {
+            y.div_scalar(self.output_scale)
+        }
     }
 
     fn drop(&self, h: Tensor<4>, dropout: Option<&Dropout>) -> Tensor<4> {
@@ -115,7 +139,9 @@ impl ResnetBlock {
         let mut mask = vec![1.0; dims.iter().product()];
         for (i, image) in mask.chunks_mut((dims[1] * dims[2] * dims[3]).max(1)).enumerate() {
             let index = (self.number as u64) << 32 | (dropout.first_image + i as u64);
-            dropout.random.dropout(Stream::Dropout, index, dropout.step, 0, self.dropout as f32, image);
+            dropout
+                .random
+                .dropout(Stream::Dropout, index, dropout.step, 0, self.dropout as f32, image);
         }
         let mask = Tensor::from_data(TensorData::new(mask, dims), &h.device());
         h.mul(mask)
@@ -166,8 +192,14 @@ impl AttentionBlock {
         let v = tokens(self.to_v.forward(rows));
         let out = ops::attention(q, k, v, self.heads);
         let inner = out.dims()[2];
-        let y = x + self.to_out[0].forward(out.reshape([n * h * w, inner])).reshape([n, h, w, c]);
-        if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
+        let y = x + self.to_out[0]
+            .forward(out.reshape([n * h * w, inner]))
+            .reshape([n, h, w, c]);
+        if self.output_scale == 1.0 {
+            y
+        } else {
+            y.div_scalar(self.output_scale)
+        }
     }
 }
 
@@ -208,7 +240,11 @@ impl DownBlock {
         };
         let last = level + 1 == config.block_out_channels.len();
         let padding = config.downsample_padding;
-        let geometry = Geometry { stride: 2, before: padding, after: 1 };
+        let geometry = Geometry {
+            stride: 2,
+            before: padding,
+            after: 1,
+        };
         Self {
             resnets,
             attentions: (0..attentions)
@@ -216,9 +252,9 @@ impl DownBlock {
                 .collect(),
             downsamplers: (0..usize::from(!last))
                 .map(|_| match config.downsample(level) {
-                    ResampleType::Conv => {
-                        Sampler::Conv(ConvSampler { conv: Conv2d::new(init, c_out, c_out, 3, geometry, ONE) })
-                    }
+                    ResampleType::Conv => Sampler::Conv(ConvSampler {
+                        conv: Conv2d::new(init, c_out, c_out, 3, geometry, ONE),
+                    }),
                     ResampleType::Resnet => Sampler::Resnet(ResnetBlock::resampling(
                         init,
                         config,
@@ -272,7 +308,10 @@ impl MidBlock {
         let attentions = (0..usize::from(config.add_attention))
             .map(|_| AttentionBlock::new(init, config, channels, config.mid_attention_groups(), scale))
             .collect();
-        Self { resnets: vec![first, resnet(init)], attentions }
+        Self {
+            resnets: vec![first, resnet(init)],
+            attentions,
+        }
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>, emb: &Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {

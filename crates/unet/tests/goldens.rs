@@ -13,8 +13,16 @@ use burn::tensor::{Device, Tensor, TensorData};
 use unet::{ClassEmbedType, Config, Labels, Unet};
 use weights::{Tensors, read_safetensors};
 
-const STORED: [&str; 8] =
-    ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time"];
+const STORED: [&str; 8] = [
+    "ho",
+    "defaults",
+    "learned_range",
+    "adm",
+    "attn_resample",
+    "fourier",
+    "odd",
+    "learned_time",
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
@@ -74,7 +82,11 @@ fn check_stored(name: &str, device: &Device) {
     let config = Config::read(&folder.join("config.json")).unwrap();
     let (weights, _) = read_safetensors(folder.join("weights.safetensors")).unwrap();
     let (golden, _) = read_safetensors(folder.join("golden.safetensors")).unwrap();
-    assert_eq!(config.parameter_count(), weights.values().map(|t| t.data.len()).sum::<usize>(), "{name}");
+    assert_eq!(
+        config.parameter_count(),
+        weights.values().map(|t| t.data.len()).sum::<usize>(),
+        "{name}"
+    );
     let run = run(&config, weights, &golden, device);
 
     let output = relative(&run.output, &golden["output"].data);
@@ -97,11 +109,19 @@ fn check_stored(name: &str, device: &Device) {
             worst = (error, parameter.to_owned());
         }
     }
-    println!("{name}: output {output:.1e}, loss {loss:.1e}, x {grad_x:.1e}, worst parameter {:.1e} {}", worst.0, worst.1);
+    println!(
+        "{name}: output {output:.1e}, loss {loss:.1e}, x {grad_x:.1e}, worst parameter {:.1e} {}",
+        worst.0, worst.1
+    );
     assert!(output <= 1e-5, "{name}: output is off by {output:e}");
     assert!(loss <= 1e-5, "{name}: loss is off by {loss:e}");
     assert!(grad_x <= 1e-5, "{name}: the gradient of x is off by {grad_x:e}");
-    assert!(worst.0 <= 1e-5, "{name}: the gradient of {} is off by {:e}", worst.1, worst.0);
+    assert!(
+        worst.0 <= 1e-5,
+        "{name}: the gradient of {} is off by {:e}",
+        worst.1,
+        worst.0
+    );
 }
 
 #[test]
@@ -116,7 +136,9 @@ struct Formula(u64);
 
 impl Formula {
     fn of(name: &str) -> Self {
-        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)))
+        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        }))
     }
 
     fn next(&mut self) -> f32 {
@@ -161,14 +183,22 @@ fn check_formula(name: &str, device: &Device) {
         let gradient = &run.gradients[name];
         let norm = gradient.data.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
         let mut formula = Formula::of(&format!("dot.{name}"));
-        let dot: f64 = gradient.data.iter().map(|&g| f64::from(g) * f64::from(formula.next())).sum();
-        let (expected_norm, expected_dot) =
-            (f64::from(golden["grad_norms"].data[i]), f64::from(golden["grad_dots"].data[i]));
+        let dot: f64 = gradient
+            .data
+            .iter()
+            .map(|&g| f64::from(g) * f64::from(formula.next()))
+            .sum();
+        let (expected_norm, expected_dot) = (
+            f64::from(golden["grad_norms"].data[i]),
+            f64::from(golden["grad_dots"].data[i]),
+        );
         if name.ends_with("to_k.bias") {
             assert!(norm < 1e-5, "{name}: {norm}");
             continue;
         }
-        worst = worst.max((norm - expected_norm).abs() / expected_norm).max((dot - expected_dot).abs() / expected_norm);
+        worst = worst
+            .max((norm - expected_norm).abs() / expected_norm)
+            .max((dot - expected_dot).abs() / expected_norm);
     }
     println!("{name}: output {output:.1e}, x {grad_x:.1e}, worst parameter {worst:.1e}");
     assert!(output <= 1e-5, "{name}: output is off by {output:e}");

@@ -9,7 +9,9 @@ fn device() -> Device {
 }
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex()).autodiff().require_grad()
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+        .autodiff()
+        .require_grad()
 }
 
 /// Greatest difference over greatest value.
@@ -62,11 +64,14 @@ proptest! {
             let (shift, residual) = ((extras & 1 == 1).then(|| shift.clone()), (extras & 2 == 2).then(|| residual.clone()));
             f(x.clone(), weight.clone(), bias.clone(), shift, residual, geometry)
         };
+        let fused = |x, weight, bias, shift, residual, geometry| {
+            ops::conv2d(x, weight, bias, shift, residual, geometry, &ops::Prepared::default())
+        };
         match extras {
-            0 => compare!(2e-5, [x, weight, bias], call(ops::conv2d), call(reference::conv2d)),
-            1 => compare!(2e-5, [x, weight, bias, shift], call(ops::conv2d), call(reference::conv2d)),
-            2 => compare!(2e-5, [x, weight, bias, residual], call(ops::conv2d), call(reference::conv2d)),
-            _ => compare!(2e-5, [x, weight, bias, shift, residual], call(ops::conv2d), call(reference::conv2d)),
+            0 => compare!(2e-5, [x, weight, bias], call(fused), call(reference::conv2d)),
+            1 => compare!(2e-5, [x, weight, bias, shift], call(fused), call(reference::conv2d)),
+            2 => compare!(2e-5, [x, weight, bias, residual], call(fused), call(reference::conv2d)),
+            _ => compare!(2e-5, [x, weight, bias, shift, residual], call(fused), call(reference::conv2d)),
         }
     }
 
@@ -138,6 +143,33 @@ proptest! {
         }
         let sum = gradient.to_data().iter::<f64>().map(|v| v * v).sum::<f64>();
         prop_assert!((ops::sum_of_squares(gradient) - sum).abs() < 1e-9 * sum);
+    }
+}
+
+/// Without autodiff filters are kept between calls: the same bits, and not those of weights that were there before.
+#[test]
+fn prepared_filters_follow_their_weights() {
+    let inner = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
+    let (x, bias) = (inner([2, 8, 8, 16]), Tensor::<1>::zeros([32], &Device::flex()));
+    let prepared = ops::Prepared::default();
+    for _ in 0..3 {
+        let weight = inner([3, 3, 16, 32]);
+        let call = |weight: Tensor<4>, prepared: &ops::Prepared| {
+            ops::conv2d(x.clone(), weight, bias.clone(), None, None, Geometry::same(3), prepared).into_data()
+        };
+        let fresh = call(weight.clone(), &ops::Prepared::default());
+        assert_eq!(call(weight.clone(), &prepared), fresh);
+        assert_eq!(call(weight.clone(), &prepared), fresh);
+        let tracked = ops::conv2d(
+            x.clone().autodiff(),
+            weight.autodiff().require_grad(),
+            bias.clone().autodiff(),
+            None,
+            None,
+            Geometry::same(3),
+            &prepared,
+        );
+        assert_eq!(tracked.inner().into_data(), fresh);
     }
 }
 

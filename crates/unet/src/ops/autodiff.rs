@@ -12,7 +12,7 @@ use burn::backend::{Autodiff, Flex};
 use burn_flex::FlexTensor;
 use kernels::MatMul;
 
-use super::flex::{self, FlexOps, Maybe, dims, filled, values};
+use super::flex::{self, FlexOps, Maybe, Prepared, dims, filled, values};
 use super::{AdamStep, Geometry};
 
 /// A gradient of the result to the gradients of those inputs that need one.
@@ -77,6 +77,8 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         shift: Maybe<Self>,
         residual: Maybe<Self>,
         geometry: Geometry,
+        // Weights in training change at every step.
+        _: Prepared,
     ) -> FloatTensor<Self> {
         let absent = || x.node();
         let (shift, shift_node) = split(shift);
@@ -89,7 +91,10 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             residual_node.unwrap_or_else(absent),
         ];
         let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
-        let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
+        let (x, weight) = (
+            x.into_primitive().to_contiguous(),
+            weight.into_primitive().to_contiguous(),
+        );
         let bias = bias.into_primitive().to_contiguous();
         let y = flex::conv2d(&x, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
         record::<C, 5>(nodes, y, move |dy, [dx, dw, db, dshift, dresidual]| {
@@ -101,10 +106,14 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             });
             [
                 dx.then(|| {
-                    filled(dims::<4>(&x), |d| kernels::conv2d_grad_input(&shape, values(&dy), values(&weight), d))
+                    filled(dims::<4>(&x), |d| {
+                        kernels::conv2d_grad_input(&shape, values(&dy), values(&weight), d)
+                    })
                 }),
                 dw.then(|| {
-                    filled(dims::<4>(&weight), |d| kernels::conv2d_grad_weight(&shape, values(&x), values(&dy), d))
+                    filled(dims::<4>(&weight), |d| {
+                        kernels::conv2d_grad_weight(&shape, values(&x), values(&dy), d)
+                    })
                 }),
                 db.then(|| {
                     filled([shape.c_out], |d| match &shift_gradient {
@@ -120,14 +129,19 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
 
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
-        let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
+        let (x, weight) = (
+            x.into_primitive().to_contiguous(),
+            weight.into_primitive().to_contiguous(),
+        );
         let y = flex::linear(&x, &weight, &bias.into_primitive().to_contiguous());
         record::<C, 3>(nodes, y, move |dy, [dx, dw, db]| {
             let ([m, k], [_, n]) = (dims(&x), dims(&weight));
             [
                 dx.then(|| {
                     let shape = MatMul::new(m, n, k).transpose_b();
-                    filled([m, k], |d| kernels::matmul(&shape, values(&dy), values(&weight), None, d))
+                    filled([m, k], |d| {
+                        kernels::matmul(&shape, values(&dy), values(&weight), None, d)
+                    })
                 }),
                 dw.then(|| {
                     let shape = MatMul::new(k, m, n).transpose_a();
@@ -148,9 +162,17 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         silu: bool,
     ) -> FloatTensor<Self> {
         let (scale_shift, scale_shift_node) = split(scale_shift);
-        let nodes = [x.node(), gamma.node(), beta.node(), scale_shift_node.unwrap_or_else(|| x.node())];
+        let nodes = [
+            x.node(),
+            gamma.node(),
+            beta.node(),
+            scale_shift_node.unwrap_or_else(|| x.node()),
+        ];
         let x = x.into_primitive().to_contiguous();
-        let (gamma, beta) = (gamma.into_primitive().to_contiguous(), beta.into_primitive().to_contiguous());
+        let (gamma, beta) = (
+            gamma.into_primitive().to_contiguous(),
+            beta.into_primitive().to_contiguous(),
+        );
         let (y, mean_rstd) = flex::group_norm(&x, &gamma, &beta, scale_shift.as_ref(), groups, epsilon, silu);
         record::<C, 4>(nodes, y, move |dy, _| {
             let shape = flex::group_norm_shape(&x, groups, epsilon);
@@ -163,14 +185,18 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                     values(&x),
                     values(&gamma),
                     values(&beta),
-                    halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
+                    halves
+                        .as_ref()
+                        .map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
                     silu,
                     &mean_rstd,
                     values(&dy),
                     dx,
                     &mut dgamma,
                     &mut dbeta,
-                    dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
+                    dhalves
+                        .as_mut()
+                        .map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
                 );
             });
             let copied = |v: Vec<f32>| filled([v.len()], |d| d.copy_from_slice(&v));
@@ -191,12 +217,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         })
     }
 
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        heads: usize,
-    ) -> FloatTensor<Self> {
+    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let [q, k, v] = [q, k, v].map(|x| x.into_primitive().to_contiguous());
         let (out, log_sum_exp) = flex::attention(&q, &k, &v, heads);
@@ -216,7 +237,9 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive().to_contiguous();
         let y = <Flex as FlexOps>::silu(x.clone());
         record::<C, 1>(nodes, y, move |dy, _| {
-            [Some(filled(dims::<2>(&x), |d| kernels::silu_backward(values(&x), values(&dy), d)))]
+            [Some(filled(dims::<2>(&x), |d| {
+                kernels::silu_backward(values(&x), values(&dy), d)
+            }))]
         })
     }
 
@@ -225,7 +248,9 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive();
         let [n, h, w, c] = dims(&x);
         record::<C, 1>(nodes, <Flex as FlexOps>::upsample2x(x), move |dy, _| {
-            [Some(filled([n, h, w, c], |d| kernels::upsample2x_backward(n, h, w, c, values(&dy), d)))]
+            [Some(filled([n, h, w, c], |d| {
+                kernels::upsample2x_backward(n, h, w, c, values(&dy), d)
+            }))]
         })
     }
 
@@ -236,7 +261,12 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         moment2: FloatTensor<Self>,
         average: FloatTensor<Self>,
         step: AdamStep,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
         // An optimizer's step has no gradient: the results are new leaves.
         let [parameter, gradient, moment1, moment2, average] =
             [parameter, gradient, moment1, moment2, average].map(|x| x.into_primitive());

@@ -1,10 +1,13 @@
 //! The operations as single kernels on Burn's CPU back end, Flex, and the gradients of those kernels.
 
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
 use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
-use kernels::{Attention, Conv, GroupNorm, MatMul, Pad};
+use kernels::{Attention, Conv, GroupNorm, MatMul, Pad, PreparedFilter};
 
 use super::{AdamStep, Geometry};
 
@@ -15,6 +18,32 @@ pub enum Maybe<B: Backend> {
     Given(FloatTensor<B>),
     /// It is not.
     Absent,
+}
+
+/// The weights of a convolution in its kernel's form, made at the first call without autodiff and used until the weights
+/// are others. Sampling calls a network a thousand times with the same weights.
+#[derive(Clone, Default)]
+pub struct Prepared(Arc<Mutex<Option<(FlexTensor, Arc<PreparedFilter>)>>>);
+
+impl Prepared {
+    /// The filter of `weight`. Holding the tensor that it was made from keeps that tensor's address from being another's.
+    fn of(&self, shape: &Conv, weight: &FlexTensor) -> Arc<PreparedFilter> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some((made_from, filter)) if Arc::ptr_eq(&made_from.data_arc(), &weight.data_arc()) => filter.clone(),
+            _ => {
+                let filter = Arc::new(PreparedFilter::new(shape, values(weight)));
+                *slot = Some((weight.clone(), filter.clone()));
+                filter
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prepared")
+    }
 }
 
 /// The operations that have a kernel. Shapes are those of the functions of the same names in [`super`].
@@ -28,6 +57,7 @@ pub trait FlexOps: Backend {
         #[extension_type] shift: Maybe<Self>,
         #[extension_type] residual: Maybe<Self>,
         geometry: Geometry,
+        prepared: Prepared,
     ) -> FloatTensor<Self>;
     /// See [`super::linear`].
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -42,12 +72,7 @@ pub trait FlexOps: Backend {
         silu: bool,
     ) -> FloatTensor<Self>;
     /// See [`super::attention`].
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        heads: usize,
-    ) -> FloatTensor<Self>;
+    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
     /// See [`super::silu`].
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::upsample2x`].
@@ -60,7 +85,12 @@ pub trait FlexOps: Backend {
         moment2: FloatTensor<Self>,
         average: FloatTensor<Self>,
         step: AdamStep,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    );
     /// See [`super::sum_of_squares`]: the sum as `[rounded to f32, the rest]`.
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -73,10 +103,16 @@ impl FlexOps for Flex {
         shift: Maybe<Self>,
         residual: Maybe<Self>,
         geometry: Geometry,
+        prepared: Prepared,
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let (shift, residual) = (given(shift), given(residual));
-        conv2d(&x, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry)
+        let shape = conv_shape(&x, &weight, geometry);
+        let filter = prepared.of(&shape, &weight);
+        filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
+            let (shift, residual) = (shift.as_ref().map(values), residual.as_ref().map(values));
+            kernels::conv2d_prepared(&shape, values(&x), &filter, Some(values(&bias)), shift, residual, y);
+        })
     }
 
     fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
@@ -121,13 +157,13 @@ impl FlexOps for Flex {
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let gradient = gradient.to_contiguous();
         let step = kernels::AdamStep {
-            lr: step.learning_rate as f32,
-            beta1: step.beta1 as f32,
-            beta2: step.beta2 as f32,
-            eps: step.epsilon as f32,
+            lr: step.learning_rate,
+            beta1: step.beta1,
+            beta2: step.beta2,
+            eps: step.epsilon,
             step: step.step,
-            grad_scale: step.gradient_scale as f32,
-            ema_decay: Some(step.ema_decay as f32),
+            grad_scale: step.gradient_scale,
+            ema_decay: Some(step.ema_decay),
         };
         kernels::adam(
             &step,
@@ -176,8 +212,22 @@ pub(super) fn given(maybe: Maybe<Flex>) -> Option<FlexTensor> {
 pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry) -> Conv {
     let ([n, h, w, c_in], [kh, kw, _, c_out]) = (dims(x), dims(weight));
     let Geometry { stride, before, after } = geometry;
-    let pad = Pad { top: before, bottom: after, left: before, right: after };
-    Conv { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
+    let pad = Pad {
+        top: before,
+        bottom: after,
+        left: before,
+        right: after,
+    };
+    Conv {
+        n,
+        h,
+        w,
+        c_in,
+        c_out,
+        kernel: (kh, kw),
+        stride,
+        pad,
+    }
 }
 
 pub(super) fn conv2d(
@@ -191,18 +241,34 @@ pub(super) fn conv2d(
     let shape = conv_shape(x, weight, geometry);
     filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
         let (shift, residual) = (shift.map(values), residual.map(values));
-        kernels::conv2d(&shape, values(x), values(weight), Some(values(bias)), shift, residual, y);
+        kernels::conv2d(
+            &shape,
+            values(x),
+            values(weight),
+            Some(values(bias)),
+            shift,
+            residual,
+            y,
+        );
     })
 }
 
 pub(super) fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
     let ([m, k], [_, n]) = (dims(x), dims(weight));
-    filled([m, n], |y| kernels::matmul(&MatMul::new(m, k, n), values(x), values(weight), Some(values(bias)), y))
+    filled([m, n], |y| {
+        kernels::matmul(&MatMul::new(m, k, n), values(x), values(weight), Some(values(bias)), y)
+    })
 }
 
 pub(super) fn group_norm_shape(x: &FlexTensor, groups: usize, epsilon: f64) -> GroupNorm {
     let [n, h, w, channels] = dims(x);
-    GroupNorm { n, pixels: h * w, channels, groups, eps: epsilon as f32 }
+    GroupNorm {
+        n,
+        pixels: h * w,
+        channels,
+        groups,
+        eps: epsilon as f32,
+    }
 }
 
 /// The result, and each image's and group's mean and 1/σ `[N,groups,2]`.
@@ -219,21 +285,41 @@ pub(super) fn group_norm(
     let mut mean_rstd = vec![0.0; shape.n * groups * 2];
     let y = filled(dims::<4>(x), |y| {
         let halves = scale_shift.map(|s| halves(values(s), shape.channels));
-        let halves = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
-        kernels::group_norm(&shape, values(x), values(gamma), values(beta), halves, silu, y, &mut mean_rstd);
+        let halves = halves
+            .as_ref()
+            .map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
+        kernels::group_norm(
+            &shape,
+            values(x),
+            values(gamma),
+            values(beta),
+            halves,
+            silu,
+            y,
+            &mut mean_rstd,
+        );
     });
     (y, mean_rstd)
 }
 
 /// The scales and the shifts of rows of both, each `[N,C]`.
 pub(super) fn halves(rows: &[f32], channels: usize) -> [Vec<f32>; 2] {
-    let half = |start: usize| rows.chunks(2 * channels).flat_map(|row| row[start..][..channels].iter().copied()).collect();
+    let half = |start: usize| {
+        rows.chunks(2 * channels)
+            .flat_map(|row| row[start..][..channels].iter().copied())
+            .collect()
+    };
     [half(0), half(channels)]
 }
 
 pub(super) fn attention_shape(q: &FlexTensor, heads: usize) -> Attention {
     let [n, tokens, channels] = dims(q);
-    Attention { n, tokens, heads, head_dim: channels / heads }
+    Attention {
+        n,
+        tokens,
+        heads,
+        head_dim: channels / heads,
+    }
 }
 
 /// The result, and the log-sum-exp of each row of scores `[N,heads,tokens]`.

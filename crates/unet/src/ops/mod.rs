@@ -11,6 +11,7 @@ pub mod reference;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{Device, Tensor};
 
+pub use flex::Prepared;
 use flex::{FlexOps, Maybe};
 
 /// Stride and padding of a convolution.
@@ -27,7 +28,11 @@ pub struct Geometry {
 impl Geometry {
     /// Stride 1, as many zeros on each side as keep a `kernel`×`kernel` convolution's size.
     pub fn same(kernel: usize) -> Self {
-        Self { stride: 1, before: kernel / 2, after: kernel / 2 }
+        Self {
+            stride: 1,
+            before: kernel / 2,
+            after: kernel / 2,
+        }
     }
 
     /// Rows (or columns) of the output.
@@ -71,7 +76,7 @@ fn maybe<const D: usize>(tensor: Option<Tensor<D>>) -> Maybe<Dispatch> {
 ///
 /// # Shapes
 /// x `[N,H,W,I]`, weight `[kh,kw,I,O]`, bias `[O]`, shift `[N,O]` (the time embedding's), residual and result
-/// `[N,H′,W′,O]`.
+/// `[N,H′,W′,O]`. `prepared` belongs to the weights, and keeps them in the kernel's form between calls.
 pub fn conv2d(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -79,6 +84,7 @@ pub fn conv2d(
     shift: Option<Tensor<2>>,
     residual: Option<Tensor<4>>,
     geometry: Geometry,
+    prepared: &Prepared,
 ) -> Tensor<4> {
     if !is_fused(&x.device()) {
         return reference::conv2d(x, weight, bias, shift, residual, geometry);
@@ -90,6 +96,7 @@ pub fn conv2d(
         maybe(shift),
         maybe(residual),
         geometry,
+        prepared.clone(),
     ))
 }
 
@@ -167,7 +174,10 @@ pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
 /// The mean of each 2×2 square. Shapes: `[N,H,W,C]` to `[N,H/2,W/2,C]`.
 pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
     let [n, h, w, c] = x.dims();
-    let pairs = x.narrow(1, 0, h / 2 * 2).narrow(2, 0, w / 2 * 2).reshape([n, h / 2, 2, w / 2, 2, c]);
+    let pairs = x
+        .narrow(1, 0, h / 2 * 2)
+        .narrow(2, 0, w / 2 * 2)
+        .reshape([n, h / 2, 2, w / 2, 2, c]);
     pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
 }
 
@@ -206,7 +216,9 @@ pub fn sum_of_squares(x: Tensor<1>) -> f64 {
     if !is_fused(&x.device()) {
         return x.clone().mul(x).sum().into_scalar::<f32>().into();
     }
-    match Tensor::<1>::from_dispatch(<Dispatch as FlexOps>::sum_of_squares(x.into_dispatch())).into_data().as_slice::<f32>()
+    match Tensor::<1>::from_dispatch(<Dispatch as FlexOps>::sum_of_squares(x.into_dispatch()))
+        .into_data()
+        .as_slice::<f32>()
     {
         // Two f32 carry the f64: its rounding and the rest.
         Ok(&[high, low]) => f64::from(high) + f64::from(low),

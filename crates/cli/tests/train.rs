@@ -1,0 +1,302 @@
+//! `ddpm train`: what a run leaves behind, and what its result depends on.
+
+mod common;
+
+use common::*;
+use predicates::str::contains;
+use std::fs;
+
+#[test]
+fn a_run_leaves_everything_that_it_promises() {
+    let place = Place::new();
+    let output = place.train("run", 8, &[]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{error}");
+    assert!(output.stdout.is_empty());
+    for words in [
+        "step 2/8",
+        "step 8/8",
+        "saved:",
+        "samples:",
+        "images/s",
+        "ETA",
+        "ddpm sample run",
+        "--resume",
+    ] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+
+    let run = place.path("run");
+    let mut all = files(&run);
+    let events = all
+        .iter()
+        .position(|name| name.starts_with("events.out.tfevents."))
+        .expect("TensorBoard events");
+    all.remove(events);
+    let in_checkpoint = |step: &str| {
+        [
+            "checksums.json",
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            "training/optimizer.safetensors",
+            "training/state.json",
+            "training/weights.safetensors",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.safetensors",
+        ]
+        .map(|file| format!("checkpoints/{step}/{file}"))
+    };
+    let mut expected = [in_checkpoint("000000004"), in_checkpoint("000000008")].concat();
+    let others = [
+        "checkpoints/latest",
+        "config.toml",
+        "loss.png",
+        "metrics.jsonl",
+        "samples/000000004.png",
+        "samples/000000008.png",
+    ];
+    expected.extend(others.map(String::from));
+    assert_eq!(all, expected);
+
+    let steps: Vec<_> = metrics(&run)
+        .iter()
+        .map(|record| record["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [2, 4, 6, 8]);
+    for record in metrics(&run) {
+        for key in ["loss", "gradient_norm", "images_per_second", "learning_rate"] {
+            assert!(record[key].as_f64().unwrap() > 0.0, "{key}: {record}");
+        }
+        assert_eq!(record["loss_q"].as_array().unwrap().len(), 4);
+    }
+    for step in [4, 8] {
+        // Two images of 8x8 beside each other with two pixels between and around them.
+        let (width, height) = image::image_dimensions(run.join(format!("samples/{step:09}.png"))).unwrap();
+        assert!(width >= 16 && height >= 8, "{width}x{height}");
+    }
+}
+
+#[test]
+fn a_checkpoint_is_a_diffusers_pipeline() {
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    let root = place.path("run/checkpoints/000000004");
+    let read =
+        |name: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(root.join(name)).unwrap()).unwrap() };
+    let index = read("model_index.json");
+    assert_eq!(index["_class_name"], "DDPMPipeline");
+    assert_eq!(index["unet"], serde_json::json!(["diffusers", "UNet2DModel"]));
+    assert_eq!(index["scheduler"], serde_json::json!(["diffusers", "DDPMScheduler"]));
+    let unet = read("unet/config.json");
+    assert_eq!(unet["_class_name"], "UNet2DModel");
+    assert_eq!(unet["block_out_channels"], serde_json::json!([8, 8]));
+    assert_eq!(
+        unet["down_block_types"],
+        serde_json::json!(["DownBlock2D", "AttnDownBlock2D"])
+    );
+    assert_eq!(unet["sample_size"], 8);
+    let scheduler = read("scheduler/scheduler_config.json");
+    assert_eq!(scheduler["_class_name"], "DDPMScheduler");
+    assert_eq!(scheduler["num_train_timesteps"], 50);
+    // Weights on disk are O,I,H,W.
+    let file = root.join("unet/diffusion_pytorch_model.safetensors");
+    assert_eq!(tensor(&file, "conv_in.weight").shape, [8, 1, 3, 3]);
+    assert_eq!(tensor(&file, "mid_block.attentions.0.to_q.weight").shape, [8, 8]);
+}
+
+#[test]
+fn training_lowers_the_loss() {
+    let place = Place::new();
+    place.trained("run", 120, &["--set", "train.log_every=20", "--set", "train.samples=0"]);
+    let losses: Vec<f64> = metrics(&place.path("run"))
+        .iter()
+        .map(|record| record["loss"].as_f64().unwrap())
+        .collect();
+    assert!(losses[5] < 0.6 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    let place = Place::new();
+    let all = [
+        "--set",
+        "model.dropout=0.1",
+        "--set",
+        "data.flip=true",
+        "--set",
+        "data.labels=true",
+    ];
+    for threads in ["1", "2", "4"] {
+        place.trained(threads, 6, &[&all[..], &["--threads", threads]].concat());
+    }
+    let one = place.weights("1", 6);
+    assert_eq!(one, place.weights("2", 6));
+    assert_eq!(one, place.weights("4", 6));
+}
+
+#[test]
+fn the_seed_decides() {
+    let place = Place::new();
+    place.trained("a", 2, &["--seed", "1"]);
+    place.trained("b", 2, &["--set", "train.seed=1"]);
+    place.trained("c", 2, &["--seed", "2"]);
+    assert_eq!(place.weights("a", 2), place.weights("b", 2));
+    assert_ne!(place.weights("a", 2), place.weights("c", 2));
+}
+
+/// The gradient of two passes of 4 is that of one pass of 8, up to rounding; so is the first step's move.
+#[test]
+fn accumulated_gradients_are_those_of_the_whole_batch() {
+    let place = Place::new();
+    place.trained("whole", 1, &["--set", "train.batch_size=8"]);
+    place.trained("parts", 1, &["--set", "train.gradient_accumulation=2"]);
+    let file = "checkpoints/000000001/training/optimizer.safetensors";
+    let moments = |run: &str| ddpm::weights::read_safetensors(place.path(run).join(file)).unwrap().0;
+    let (whole, parts) = (moments("whole"), moments("parts"));
+    let squares = |tensors: &ddpm::weights::Tensors| -> f32 {
+        tensors
+            .iter()
+            .filter(|(name, _)| name.starts_with("moment1."))
+            .flat_map(|(_, t)| &t.data)
+            .map(|v| v * v)
+            .sum()
+    };
+    let norm = squares(&whole).sqrt();
+    assert!(norm > 1e-3);
+    for (name, tensor) in whole.iter().filter(|(name, _)| name.starts_with("moment1.")) {
+        for (a, b) in tensor.data.iter().zip(&parts[name].data) {
+            assert!((a - b).abs() < 1e-5 * norm, "{name}: {a} {b}");
+        }
+    }
+}
+
+/// Everything that can be combined trains, is saved, and draws samples.
+#[test]
+fn every_objective_trains_and_draws() {
+    let place = Place::new();
+    let samplers = ["uniform", "low_discrepancy", "importance"];
+    let mut count = 0;
+    for prediction in ["epsilon", "sample", "v_prediction", "previous_mean"] {
+        for (variance, losses) in [
+            ("fixed_small", &["l_simple", "vlb", "min_snr"][..]),
+            ("fixed_large", &["l_simple", "vlb"]),
+            ("learned", &["vlb", "hybrid"]),
+            ("learned_range", &["vlb", "hybrid"]),
+        ] {
+            for loss in losses {
+                if (prediction, *loss) == ("previous_mean", "min_snr") {
+                    continue;
+                }
+                let run = format!("{prediction}-{variance}-{loss}");
+                let sets = [
+                    format!("diffusion.prediction={prediction}"),
+                    format!("diffusion.variance={variance}"),
+                    format!("diffusion.loss={loss}"),
+                    format!("diffusion.timestep_sampler={}", samplers[count % 3]),
+                    "sample.sampler=ddpm".to_owned(),
+                ];
+                let arguments: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+                place.trained(&run, 2, &arguments);
+                assert!(place.path(&run).join("samples/000000002.png").exists(), "{run}");
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 35);
+}
+
+#[test]
+fn images_of_every_kind_train() {
+    use image::ColorType::{L8, Rgb8, Rgba8};
+    let place = Place::new();
+    for (name, colour, channels) in [("grey", L8, "1"), ("rgb", Rgb8, "3"), ("rgba", Rgba8, "4")] {
+        write_pngs(&place.path(format!("{name}/cat")), 8, 12, colour);
+        write_pngs(&place.path(format!("{name}/dog")), 8, 12, colour);
+        let mut train = place.train(&format!("run-{name}"), 2, &["--data", name]);
+        train.args([
+            "--set",
+            &format!("data.channels={channels}"),
+            "--set",
+            "data.resolution=[8,12]",
+        ]);
+        train.args(["--set", "data.labels=true", "--set", "train.label_dropout=0.5"]);
+        train
+            .assert()
+            .success()
+            .stderr(contains("8x12").and(contains("2 classes")));
+        // Not square, not padded; and one class more, which stands for none.
+        let file = place.path(format!(
+            "run-{name}/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors"
+        ));
+        assert_eq!(tensor(&file, "class_embedding.weight").shape, [3, 32]);
+        let samples = json(place.ddpm(&["sample", &format!("run-{name}"), "-n", "3", "--steps", "2"]));
+        assert_eq!((&samples["height"], &samples["width"]), (&8.into(), &12.into()));
+        assert_eq!(samples["channels"].to_string(), channels);
+    }
+}
+
+use predicates::prelude::PredicateBooleanExt;
+
+#[test]
+fn the_built_in_images_need_nothing() {
+    let place = Place::new();
+    let sets = [
+        "train.steps=1",
+        "model.block_out_channels=[8,8]",
+        "model.norm_num_groups=4",
+        "model.attention_resolutions=[]",
+    ];
+    let mut command = place.ddpm(&["train", "--set", "train.samples=0", "--set", "train.batch_size=2"]);
+    command
+        .args(sets.iter().flat_map(|set| ["--set", set]))
+        .assert()
+        .success()
+        .stderr(contains("10000 images"));
+    assert!(place.path("runs/fashion/checkpoints/000000001").is_dir());
+    // Again: beside it, not over it.
+    let mut command = place.ddpm(&["train", "--set", "train.samples=0", "--set", "train.batch_size=2"]);
+    command
+        .args(sets.iter().flat_map(|set| ["--set", set]))
+        .assert()
+        .success();
+    assert!(place.path("runs/fashion-2/checkpoints/000000001").is_dir());
+}
+
+#[test]
+fn output_for_programs_is_one_object() {
+    let place = Place::new();
+    let result = json(place.train("run", 4, &["--quiet"]));
+    assert_eq!(result["step"], 4);
+    assert_eq!(result["stopped"], false);
+    assert_eq!(result["checkpoint"], "run/checkpoints/000000004");
+    assert_eq!(result["samples"], "run/samples/000000004.png");
+    assert_eq!(result["last"]["step"], 4);
+}
+
+#[test]
+fn a_dry_run_prints_the_configuration_and_writes_nothing() {
+    let place = Place::new();
+    let dry = [
+        "train",
+        "--preset",
+        "cifar10",
+        "--set",
+        "train.batch_size=7",
+        "--dry-run",
+    ];
+    let output = place.ddpm(&dry).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("batch_size = 7") && text.contains("block_out_channels = [128, 256, 256, 256]"),
+        "{text}"
+    );
+    assert_eq!(json(place.ddpm(&dry))["train"]["batch_size"], 7);
+    assert_eq!(names(&place.path("")), [""; 0]);
+    // What was printed is a configuration.
+    fs::write(place.path("again.toml"), &text).unwrap();
+    place
+        .ddpm(&["train", "--config", "again.toml", "--dry-run"])
+        .assert()
+        .success()
+        .stdout(text);
+}
