@@ -41,13 +41,11 @@ RUNS = {1: 20, 16: 5}  # repetitions within a process, by batch
 
 class Bench:
     def __init__(self, threads):
-        self.threads, self.figures, self.raw, self.versions, self.disturbed = threads, {}, [], {}, 0
+        self.threads, self.figures, self.raw, self.versions = threads, {}, [], {}
         self.reference = None
 
     def measure(self, who, what, batch):
         """One process; its figures are filed under `who` and the columns."""
-        others = measure.busy()
-        self.disturbed += (others or 0) > measure.BUSY
         if who == "ours":
             result = measure.ours(batch, self.threads, RUNS[batch])
             found = {f"forward{batch}": result["forward_s"], f"step{batch}": result["train_step_s"]}
@@ -59,7 +57,7 @@ class Bench:
             self.versions |= result["versions"]
         if (who == "ours" or what == "step") and result["peak_bytes"]:
             found[f"peak{batch}"] = result["peak_bytes"] / 1e9
-        self.raw.append({"who": who, "busy": others, **result})
+        self.raw.append({"who": who, **result})
         for column, value in found.items():
             self.figures.setdefault((who, column), []).append(value)
         measure.say(f"  {who:13} " + "  ".join(f"{c} {v:.4g} {c.startswith('peak') and 'GB' or 's'}" for c, v in found.items()))
@@ -121,13 +119,14 @@ def main():
     facts = [
         f"{measure.machine(bench.threads)}; {time.strftime('%Y-%m-%d')}.",
         f"{measure.version()}; " + ", ".join(f"{name} {number}" for name, number in bench.versions.items()) + ".",
-        f"{bench.reference['parameters']:,} parameters, dropout 0. Medians over {a.rounds} rounds of medians, ours and peers in turn; "
-        f"rounds differed by up to {100 * (bench.spread() - 1):.0f} %. Load average at the start {load:.2f}.",
+        f"{bench.reference['parameters']:,} parameters, dropout 0. Medians over {a.rounds} round{'s' * (a.rounds > 1)} of medians, ours and peers in turn; "
+        f"rounds differed by up to {100 * (bench.spread() - 1):.0f} %. {measure.quiet(load)}",
     ]
     if not a.compile:
         facts.append("Without `torch.compile`, so PyTorch's best mode is the better of its eager ones.")
-    if bench.disturbed:
-        facts.append(f"**Something else was running before {bench.disturbed} of {len(bench.raw)} measurements.**")
+    imported = max(result.get("imported_bytes") or 0 for result in bench.raw)
+    if imported:
+        facts.append(f"Of PyTorch's peak memory {imported / 1e9:.2f} GB is there once it is imported.")
     text = "\n".join(facts) + "\n\n" + table(bench, modes) + "\n"
     measure.RESULTS.mkdir(exist_ok=True)
     (measure.RESULTS / "compare.md").write_text(text)

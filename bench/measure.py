@@ -13,6 +13,7 @@ RESULTS = BENCH / "results"
 PICTURES = BENCH.parent / "docs" / "pictures"
 DDPM = Path(os.environ.get("DDPM", BENCH.parent / "target/release/ddpm")).resolve()
 BUSY = 0.15  # cores that others may keep busy before a measurement is called into question
+others = []  # what they kept busy before each measurement
 
 
 def cores(wanted=None):
@@ -29,10 +30,11 @@ def child(command, threads, cwd=None):
     # The compiler's cache makes the compiled modes wait for their minutes once, not in every process.
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_CACHE_DIR": str(RESULTS / "inductor")}
     command = [str(word) for word in command]
+    others.append(busy())
     done = subprocess.run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0 or not done.stdout.strip():
         sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1]) | {"busy": others[-1]}
 
 
 def ours(batch, threads, runs, side=32, width=128):
@@ -59,7 +61,7 @@ def same_network(a, b):
 
 
 def busy(seconds=0.5):
-    """How many cores others keep busy, from what the system counts while this process waits; None if it does not tell."""
+    """How many cores others keep busy, from what the system counts while this process waits; 0 if it does not tell."""
 
     def ticks():
         counts = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
@@ -70,17 +72,24 @@ def busy(seconds=0.5):
         time.sleep(seconds)
         later, later_idle = ticks()
     except OSError:
-        return None
+        return 0.0
     return os.cpu_count() * (1 - (later_idle - idle) / max(1, later - total))
 
 
 def check_quiet():
-    """Warns when something else is running; to be called before the first measurement."""
-    load, others = os.getloadavg()[0], busy(2)
-    if load > 0.5 or (others or 0) > BUSY:
-        now = "" if others is None else f", {others:.2f} cores busy now"
-        say(f"warning: something else is running (load average {load:.2f}{now}); the figures will not be worth much")
+    """Warns when something else is running; to be called before the first measurement. Returns the load average."""
+    load, now = os.getloadavg()[0], busy(2)
+    if load > 0.5 or now > BUSY:
+        # A program whose threads wait for each other, as PyTorch's do, suffers most.
+        say(f"warning: something else is running (load average {load:.2f}, {now:.2f} cores busy now); the figures will not be fair")
     return load
+
+
+def quiet(load):
+    """The sentence about it in a report."""
+    disturbed = sum(cores > BUSY for cores in others)
+    during = f" **Something else was running before {disturbed} of {len(others)} measurements.**" if disturbed else ""
+    return f"Load average at the start {load:.2f}.{during}"
 
 
 def machine(threads):

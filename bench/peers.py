@@ -9,6 +9,7 @@ and no more: forward, squared error, backward, clipping, Adam; no moving average
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import statistics
 import time
@@ -122,7 +123,7 @@ def main():
     x, t = torch.randn(a.batch, 3, a.side, a.side), torch.randint(0, 1000, (a.batch,))
     if a.mode.startswith("openvino"):
         call = openvino(net, a.mode.removeprefix("openvino-"), x, t, a.threads)
-        versions["openvino"] = __import__("openvino").__version__
+        versions["openvino"] = importlib.metadata.version("openvino")
     else:
         call = pytorch(net, a.mode, a.what, x, t)
     times = seconds(call, a.warmup, a.runs)

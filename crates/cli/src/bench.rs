@@ -9,10 +9,8 @@ use crate::{Global, usage};
 
 /// Measure how fast this machine trains and samples a preset, and how long its whole run would take.
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch 16 --threads 2\n  \
-    ddpm bench --preset cifar10 --batch 1 --json"
-)]
+#[command(after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch 16 --threads 2\n  \
+    ddpm bench --preset cifar10 --batch 1 --json")]
 pub struct Arguments {
     /// The preset whose network is measured
     #[arg(long, default_value = DEFAULT_PRESET, value_name = "NAME")]
@@ -38,32 +36,15 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     if batch == 0 || arguments.runs == 0 {
         return Err(usage("--batch and --runs must be at least 1"));
     }
-    // A full run of the preset sees so many images, whatever the batch that is measured.
-    let images = config.train.steps * config.train.batch_size * config.train.gradient_accumulation;
-    let mut speed = ddpm::bench::bench(&config, batch, 2, arguments.runs, &global.device()?)?;
-    speed.full_run_h = images as f64 / speed.train_images_s / 3600.0;
+    let speed = ddpm::bench::bench(&config, batch, 2, arguments.runs, &global.device()?)?;
     if global.json {
         println!("{}", serde_json::to_string(&speed)?);
         return Ok(());
     }
-    println!(
-        "preset {}: {} parameters, batch {batch}",
-        arguments.preset,
-        grouped(speed.parameters)
-    );
-    println!(
-        "training step  {:>9.4} s  {:>9.1} images/s",
-        speed.train_step_s, speed.train_images_s
-    );
-    println!(
-        "forward        {:>9.4} s  {:>9.1} images/s",
-        speed.forward_s,
-        batch as f64 / speed.forward_s
-    );
-    println!(
-        "sampling       {:>9} evaluations: {:.2} images/s",
-        speed.sample_steps, speed.sample_images_s
-    );
+    println!("preset {}: {} parameters, batch {batch}", arguments.preset, grouped(speed.parameters));
+    println!("training step  {:>9.4} s  {:>9.1} images/s", speed.train_step_s, speed.train_images_s);
+    println!("forward        {:>9.4} s  {:>9.1} images/s", speed.forward_s, batch as f64 / speed.forward_s);
+    println!("sampling       {:>9} evaluations: {:.2} images/s", speed.sample_steps, speed.sample_images_s);
     println!("the whole run  {}", duration(3600.0 * speed.full_run_h));
     if let Some(peak) = speed.peak_bytes {
         println!("peak memory    {:.2} GB", peak as f64 / 1e9);

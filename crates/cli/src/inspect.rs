@@ -16,10 +16,8 @@ use crate::train::grouped;
 /// For images: how many, sizes, channels, classes, and which files could not be read; and a contact sheet.
 /// For a model: parameters by part, configuration, noise schedule, and how far it was trained.
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  ddpm inspect train-images-idx3-ubyte.gz\n  \
-    ddpm inspect runs/fashion\n  ddpm inspect google-ddpm-cifar10-32/ --json\n  ddpm inspect                     the built-in images"
-)]
+#[command(after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  ddpm inspect train-images-idx3-ubyte.gz\n  \
+    ddpm inspect runs/fashion\n  ddpm inspect google-ddpm-cifar10-32/ --json\n  ddpm inspect                     the built-in images")]
 pub struct Arguments {
     /// Images or a model; by default the built-in images
     path: Option<PathBuf>,
@@ -48,9 +46,7 @@ fn is_model(path: &Path) -> bool {
         || has("model_index.json")
         || has("config.json")
         || has("latest")
-        || path
-            .extension()
-            .is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
+        || path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
 }
 
 fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
@@ -59,9 +55,7 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
         match sides.as_deref() {
             Ok([side]) => Ok((*side, *side)),
             Ok([height, width]) => Ok((*height, *width)),
-            _ => Err(crate::usage(format!(
-                "--resolution {text}: expected a number, or HEIGHTxWIDTH"
-            ))),
+            _ => Err(crate::usage(format!("--resolution {text}: expected a number, or HEIGHTxWIDTH"))),
         }
     });
     let mut options = Options {
@@ -91,10 +85,7 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
     let sheet = data::grid(&pixels, shape, 10, 1)?;
     sheet_to(&arguments.output, &sheet)?;
     if global.json {
-        println!(
-            "{}",
-            serde_json::json!({ "images": summary, "contact_sheet": arguments.output })
-        );
+        println!("{}", serde_json::json!({ "images": summary, "contact_sheet": arguments.output }));
     } else {
         println!("{summary}");
         println!("contact sheet: {}", arguments.output.display());
@@ -105,9 +96,7 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
 fn sheet_to(path: &Path, sheet: &image::RgbImage) -> anyhow::Result<()> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     sheet.write_to(&mut bytes, image::ImageFormat::Png)?;
-    Ok(weights::whole::write_file(path, |file| {
-        file.write_all(bytes.get_ref())
-    })?)
+    Ok(weights::whole::write_file(path, |file| file.write_all(bytes.get_ref()))?)
 }
 
 fn model(path: &Path, global: &Global) -> anyhow::Result<()> {
@@ -144,18 +133,9 @@ fn model(path: &Path, global: &Global) -> anyhow::Result<()> {
         let (height, width) = size.height_width();
         format!("{height}x{width}")
     });
-    println!(
-        "images:     {size}, {} channels in, {} out",
-        config.in_channels, config.out_channels
-    );
-    println!(
-        "levels:     {:?}, {} residual blocks each",
-        config.block_out_channels, config.layers_per_block
-    );
-    println!(
-        "blocks:     {:?} | {:?}",
-        config.down_block_types, config.up_block_types
-    );
+    println!("images:     {size}, {} channels in, {} out", config.in_channels, config.out_channels);
+    println!("levels:     {:?}, {} residual blocks each", config.block_out_channels, config.layers_per_block);
+    println!("blocks:     {:?} | {:?}", config.down_block_types, config.up_block_types);
     if let Some(classes) = config.num_class_embeds {
         println!("classes:    {classes}");
     }
@@ -172,23 +152,12 @@ fn model(path: &Path, global: &Global) -> anyhow::Result<()> {
         scheduler.variance_type,
         scheduler.clip_sample
     );
-    println!(
-        "            alphas_cumprod {:.6} .. {:.3e}",
-        schedule.alpha_cumprod(0),
-        schedule.alpha_cumprod(last)
-    );
+    println!("            alphas_cumprod {:.6} .. {:.3e}", schedule.alpha_cumprod(0), schedule.alpha_cumprod(last));
     if let Some(state) = state {
         let of = steps.map_or(String::new(), |steps| format!(" of {steps}"));
-        println!(
-            "training:   step {}{of}, {}",
-            state.step,
-            crate::terminal::duration(state.seconds)
-        );
+        println!("training:   step {}{of}, {}", state.step, crate::terminal::duration(state.seconds));
         if state.skipped > 0 {
-            println!(
-                "            {} steps skipped, {} roll-backs",
-                state.skipped, state.rollbacks
-            );
+            println!("            {} steps skipped, {} roll-backs", state.skipped, state.rollbacks);
         }
     }
     Ok(())

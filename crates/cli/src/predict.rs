@@ -12,12 +12,10 @@ use crate::Global;
 /// The input has `x` [N,C,H,W] (f32), `t` [N] (i64 or f32) and, for a conditional network, `labels`; the output
 /// `prediction` [N,C,H,W].
 #[derive(Args)]
-#[command(
-    after_help = "Example:\n  ddpm predict runs/fashion --input in.safetensors -o out.safetensors\n\n\
+#[command(after_help = "Example:\n  ddpm predict runs/fashion --input in.safetensors -o out.safetensors\n\n\
     In Python:\n  save_file({\"x\": x, \"t\": t}, \"in.safetensors\")\n  \
     theirs = DDPMPipeline.from_pretrained(checkpoint).unet(x, t).sample\n  \
-    ours = load_file(\"out.safetensors\")[\"prediction\"]"
-)]
+    ours = load_file(\"out.safetensors\")[\"prediction\"]")]
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,

@@ -122,35 +122,26 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let start = Instant::now();
     let wanted = frame_rows(table.rows.len());
     let mut frames: Vec<Vec<Images>> = Vec::new();
-    let images = walk(
-        &pipeline.unet,
-        &table,
-        pipeline.scheduler.prediction_type,
-        &request,
-        |step| {
-            let batch = step.first / arguments.batch_size;
-            let done = (batch * step.rows + step.row + 1) as u64;
-            let image_steps = (step.first * step.rows + step.images * (step.row + 1)) as f64;
-            let rate = image_steps / step.rows as f64 / start.elapsed().as_secs_f64();
-            progress.set(done, || format!("{rate:.2} images/s"));
-            progress.line_every(Duration::from_secs(10), || {
-                let left = (noise.n as f64 - image_steps / step.rows as f64) / rate;
-                format!(
-                    "{done}/{passes} steps, {rate:.2} images/s, ETA {}",
-                    crate::terminal::duration(left)
-                )
-            });
-            if arguments.progress && wanted.contains(&step.row) {
-                if step.row == wanted[0] {
-                    frames.push(Vec::new());
-                }
-                if let Some(batch) = frames.last_mut() {
-                    batch.push(step.sample());
-                }
+    let images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |step| {
+        let batch = step.first / arguments.batch_size;
+        let done = (batch * step.rows + step.row + 1) as u64;
+        let image_steps = (step.first * step.rows + step.images * (step.row + 1)) as f64;
+        let rate = image_steps / step.rows as f64 / start.elapsed().as_secs_f64();
+        progress.set(done, || format!("{rate:.2} images/s"));
+        progress.line_every(Duration::from_secs(10), || {
+            let left = (noise.n as f64 - image_steps / step.rows as f64) / rate;
+            format!("{done}/{passes} steps, {rate:.2} images/s, ETA {}", crate::terminal::duration(left))
+        });
+        if arguments.progress && wanted.contains(&step.row) {
+            if step.row == wanted[0] {
+                frames.push(Vec::new());
             }
-            true
-        },
-    )?;
+            if let Some(batch) = frames.last_mut() {
+                batch.push(step.sample());
+            }
+        }
+        true
+    })?;
     progress.finish();
     let seconds = start.elapsed().as_secs_f64();
     let frames = join(frames);
@@ -179,11 +170,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         println!("{object}");
     } else if !global.quiet {
         let path = arguments.output.display();
-        eprintln!(
-            "{} images in {}, {rate:.2} images/s: {path}",
-            images.n,
-            crate::terminal::duration(seconds)
-        );
+        eprintln!("{} images in {}, {rate:.2} images/s: {path}", images.n, crate::terminal::duration(seconds));
     }
     Ok(())
 }
@@ -250,15 +237,8 @@ fn labels(arguments: &Arguments, pipeline: &Pipeline, n: usize) -> anyhow::Resul
     match (&arguments.labels, classes) {
         (Some(labels), _) if labels.len() == 1 => Ok(Some(vec![labels[0]; n])),
         (Some(labels), _) if labels.len() == n => Ok(Some(labels.clone())),
-        (Some(labels), _) => Err(usage(format!(
-            "--labels has {} classes; expected 1 or {n}",
-            labels.len()
-        ))),
-        (None, Some(classes)) => Ok(Some(
-            (0..n)
-                .map(|i| ((arguments.first as usize + i) % classes) as u32)
-                .collect(),
-        )),
+        (Some(labels), _) => Err(usage(format!("--labels has {} classes; expected 1 or {n}", labels.len()))),
+        (None, Some(classes)) => Ok(Some((0..n).map(|i| ((arguments.first as usize + i) % classes) as u32).collect())),
         (None, None) => Ok(None),
     }
 }
@@ -266,25 +246,16 @@ fn labels(arguments: &Arguments, pipeline: &Pipeline, n: usize) -> anyhow::Resul
 /// The tensor `noise` `[N,C,H,W]`, of which the first `n` images are used.
 fn read_noise(path: &Path, n: usize) -> anyhow::Result<Images> {
     let (tensors, _) = weights::read_safetensors(path)?;
-    let tensor = tensors
-        .get("noise")
-        .with_context(|| format!("{}: tensor `noise` is missing", path.display()))?;
+    let tensor = tensors.get("noise").with_context(|| format!("{}: tensor `noise` is missing", path.display()))?;
     let [count, channels, height, width] = match tensor.shape[..] {
         [count, channels, height, width] if count > 0 => [count, channels, height, width],
-        _ => bail!(
-            "{}: `noise` has shape {:?}; expected [N, C, H, W]",
-            path.display(),
-            tensor.shape
-        ),
+        _ => bail!("{}: `noise` has shape {:?}; expected [N, C, H, W]", path.display(), tensor.shape),
     };
     if count < n {
         bail!("{}: `noise` is for {count} images, but -n asks for {n}", path.display());
     }
     if let Some(bad) = tensor.data.iter().position(|v| !v.is_finite()) {
-        bail!(
-            "{}: `noise` has a value that is not finite (element {bad})",
-            path.display()
-        );
+        bail!("{}: `noise` has a value that is not finite (element {bad})", path.display());
     }
     let mut pixels = Vec::with_capacity(n * channels * height * width);
     for image in tensor.data.chunks(channels * height * width).take(n) {
@@ -292,11 +263,5 @@ fn read_noise(path: &Path, n: usize) -> anyhow::Result<Images> {
             pixels.extend((0..channels).map(|c| image[c * height * width + pixel]));
         }
     }
-    Ok(Images {
-        n,
-        height,
-        width,
-        channels,
-        pixels,
-    })
+    Ok(Images { n, height, width, channels, pixels })
 }

@@ -27,12 +27,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
-        Self {
-            bar,
-            quiet,
-            last_line: Instant::now(),
-            name,
-        }
+        Self { bar, quiet, last_line: Instant::now(), name }
     }
 
     /// Moves the bar; `message` follows it.

@@ -19,12 +19,10 @@ use crate::{Global, usage};
 /// config.toml, metrics.jsonl, TensorBoard events, loss.png, samples/STEP.png and checkpoints/STEP, each of them a
 /// pipeline folder that Python's diffusers loads. Ctrl-C and SIGTERM finish the step, save and exit; a second one aborts.
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  ddpm train\n  ddpm train --preset cifar10 --data cifar-10-binary.tar.gz\n  \
+#[command(after_help = "Examples:\n  ddpm train\n  ddpm train --preset cifar10 --data cifar-10-binary.tar.gz\n  \
     ddpm train --preset emoji64 --data photos/ --set train.steps=20000 --out runs/photos\n  \
     ddpm train --out runs/photos --resume                  go on where it stopped\n  \
-    ddpm train --out runs/photos --resume --set train.steps=40000"
-)]
+    ddpm train --out runs/photos --resume --set train.steps=40000")]
 pub struct Arguments {
     /// Start from a preset: fashion, mnist, emoji64, cifar10, celebahq256, lsun-bedroom, lsun-church, lsun-cat
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
@@ -69,10 +67,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let saved = out.join("config.toml");
     let holds_run = saved.exists() || train::steps_done(&out).is_some();
     if arguments.resume && !holds_run {
-        anyhow::bail!(
-            "{}: there is no run to go on with; leave out --resume to begin one",
-            out.display()
-        );
+        anyhow::bail!("{}: there is no run to go on with; leave out --resume to begin one", out.display());
     }
     if !arguments.resume && holds_run && !arguments.dry_run {
         anyhow::bail!(
@@ -83,9 +78,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     }
     let mut config = if arguments.resume {
         if arguments.preset.is_some() || arguments.config.is_some() {
-            return Err(usage(
-                "--resume takes the configuration of the run; use --set to change a key of it",
-            ));
+            return Err(usage("--resume takes the configuration of the run; use --set to change a key of it"));
         }
         Config::from_file(&saved)?
     } else {
@@ -137,11 +130,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 fn report(out: &Path, finished: &train::Finished) {
     let shown = out.display();
     if finished.stopped {
-        eprintln!(
-            "stopped at step {}; saved in {}",
-            finished.step,
-            finished.checkpoint.display()
-        );
+        eprintln!("stopped at step {}; saved in {}", finished.step, finished.checkpoint.display());
         eprintln!("go on:        ddpm train --out {shown} --resume");
         return;
     }
@@ -155,10 +144,7 @@ fn report(out: &Path, finished: &train::Finished) {
     eprintln!("loss curve:   {}", out.join("loss.png").display());
     eprintln!("checkpoint:   {}", finished.checkpoint.display());
     eprintln!("draw more:    ddpm sample {shown} -n 64 -o samples.png");
-    eprintln!(
-        "train longer: ddpm train --out {shown} --resume --set train.steps={}",
-        2 * finished.step
-    );
+    eprintln!("train longer: ddpm train --out {shown} --resume --set train.steps={}", 2 * finished.step);
 }
 
 /// `path`, or `path-2`, `path-3` … : the first that is not there.
@@ -167,10 +153,7 @@ fn free_folder(path: &Path) -> PathBuf {
         1 => path.to_owned(),
         n => PathBuf::from(format!("{}-{n}", path.display())),
     };
-    (1..)
-        .map(numbered)
-        .find(|path| !path.exists())
-        .unwrap_or_else(|| path.to_owned())
+    (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| path.to_owned())
 }
 
 /// Counts SIGINT and SIGTERM; the second ends the program at once, unless it comes on the heels of the first, as
@@ -245,11 +228,7 @@ impl Screen {
 
     /// A log line: loss, its quarters of the chain, gradient norm, speed and time to go.
     fn line(&self, r: &Record) -> String {
-        let quarters: Vec<String> = r
-            .loss_q
-            .iter()
-            .map(|q| q.map_or("-".into(), |q| format!("{q:.3}")))
-            .collect();
+        let quarters: Vec<String> = r.loss_q.iter().map(|q| q.map_or("-".into(), |q| format!("{q:.3}"))).collect();
         let images = (self.steps - r.step) as f64 * self.images_per_step as f64;
         format!(
             "step {}/{}  loss {:.4} [{}]  grad {:.3}  lr {:.1e}  {:.1} images/s  ETA {}",
@@ -298,11 +277,7 @@ mod tests {
     #[test]
     fn help_names_every_preset() {
         use clap::CommandFactory;
-        let help = crate::Cli::command()
-            .find_subcommand_mut("train")
-            .unwrap()
-            .render_long_help()
-            .to_string();
+        let help = crate::Cli::command().find_subcommand_mut("train").unwrap().render_long_help().to_string();
         for (name, _) in PRESETS {
             assert!(help.contains(name), "{name}");
         }

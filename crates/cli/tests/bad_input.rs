@@ -18,94 +18,26 @@ fn refused(place: &Place, more: &[&str], status: i32, words: &[&str]) {
 #[test]
 fn usage() {
     let place = Place::new();
-    refused(
-        &place,
-        &["--preset", "fashon"],
-        2,
-        &["`fashon`", "`fashion`", "cifar10"],
-    );
-    refused(
-        &place,
-        &["--set", "train.batchsize=3"],
-        2,
-        &["`train.batchsize`", "`train.batch_size`"],
-    );
-    refused(
-        &place,
-        &["--set", "train.steps"],
-        2,
-        &["`train.steps`", "section.key=value"],
-    );
-    refused(
-        &place,
-        &["--set", "train.steps=many"],
-        2,
-        &["`train.steps`", "\"many\"", "whole number"],
-    );
+    refused(&place, &["--preset", "fashon"], 2, &["`fashon`", "`fashion`", "cifar10"]);
+    refused(&place, &["--set", "train.batchsize=3"], 2, &["`train.batchsize`", "`train.batch_size`"]);
+    refused(&place, &["--set", "train.steps"], 2, &["`train.steps`", "section.key=value"]);
+    refused(&place, &["--set", "train.steps=many"], 2, &["`train.steps`", "\"many\"", "whole number"]);
     refused(&place, &["--set", "train.steps=0"], 2, &["`train.steps`", "1 or more"]);
-    refused(
-        &place,
-        &["--set", "diffusion.schedule=cosin"],
-        2,
-        &["`diffusion.schedule`", "cosine"],
-    );
-    refused(
-        &place,
-        &["--set", "sample.sampler=euler"],
-        2,
-        &["`sample.sampler`", "ddim"],
-    );
-    refused(
-        &place,
-        &["--set", "diffusion.beta_end=nan"],
-        2,
-        &["`diffusion.beta_end`"],
-    );
-    refused(
-        &place,
-        &["--set", "data.resolution=9"],
-        2,
-        &["`data.resolution`", "9×9", "multiples of 2"],
-    );
-    refused(
-        &place,
-        &["--set", "model.attention_resolutions=[5]"],
-        2,
-        &["`model.attention_resolutions`", "8, 4"],
-    );
-    refused(
-        &place,
-        &["--set", "train.label_dropout=0.1"],
-        2,
-        &["`train.label_dropout`", "data.labels"],
-    );
+    refused(&place, &["--set", "diffusion.schedule=cosin"], 2, &["`diffusion.schedule`", "cosine"]);
+    refused(&place, &["--set", "sample.sampler=euler"], 2, &["`sample.sampler`", "ddim"]);
+    refused(&place, &["--set", "diffusion.beta_end=nan"], 2, &["`diffusion.beta_end`"]);
+    refused(&place, &["--set", "data.resolution=9"], 2, &["`data.resolution`", "9×9", "multiples of 2"]);
+    refused(&place, &["--set", "model.attention_resolutions=[5]"], 2, &["`model.attention_resolutions`", "8, 4"]);
+    refused(&place, &["--set", "train.label_dropout=0.1"], 2, &["`train.label_dropout`", "data.labels"]);
     refused(&place, &["--device", "tpu"], 2, &["`tpu`", "cpu"]);
     refused(&place, &["--threads", "0"], 2, &["--threads"]);
     refused(&place, &["--resume"], 1, &["run", "no run"]);
-    fails(
-        place.ddpm(&["train", "--config", "nowhere.toml"]),
-        1,
-        &["nowhere.toml", "No such file"],
-    );
+    fails(place.ddpm(&["train", "--config", "nowhere.toml"]), 1, &["nowhere.toml", "No such file"]);
     fs::write(place.path("bad.toml"), "[train]\nsteps = 3\nbatchsize = 4\n").unwrap();
-    fails(
-        place.ddpm(&["train", "--config", "bad.toml"]),
-        1,
-        &["bad.toml:3", "`train.batch_size`"],
-    );
+    fails(place.ddpm(&["train", "--config", "bad.toml"]), 1, &["bad.toml:3", "`train.batch_size`"]);
     // Those that clap finds, in its words.
-    for arguments in [
-        &["train", "--threads", "x"][..],
-        &["tran"],
-        &["sample"],
-        &["predict", "run"],
-    ] {
-        place
-            .ddpm(arguments)
-            .assert()
-            .code(2)
-            .stdout("")
-            .stderr(contains("error:"));
+    for arguments in [&["train", "--threads", "x"][..], &["tran"], &["sample"], &["predict", "run"]] {
+        place.ddpm(arguments).assert().code(2).stdout("").stderr(contains("error:"));
     }
 }
 
@@ -129,33 +61,18 @@ fn images() {
     let whole = fs::read(&file).unwrap();
     for length in [whole.len() - 1, 100, 16, 10, 3, 0] {
         fs::write(&file, &whole[..length]).unwrap();
-        refused(
-            &place,
-            &["--data", file.to_str().unwrap()],
-            1,
-            &["train-images-idx3-ubyte"],
-        );
+        refused(&place, &["--data", file.to_str().unwrap()], 1, &["train-images-idx3-ubyte"]);
     }
     let mut lie = whole.clone();
     lie[4..8].fill(255);
     fs::write(&file, lie).unwrap();
-    refused(
-        &place,
-        &["--data", file.to_str().unwrap()],
-        1,
-        &["train-images-idx3-ubyte"],
-    );
+    refused(&place, &["--data", file.to_str().unwrap()], 1, &["train-images-idx3-ubyte"]);
     fs::write(&file, &whole).unwrap();
     // Labels for other images.
     let labels = images.join("train-labels-idx1-ubyte");
     let all = fs::read(&labels).unwrap();
     fs::write(&labels, &all[..all.len() - 5]).unwrap();
-    refused(
-        &place,
-        &["--data", file.to_str().unwrap()],
-        1,
-        &["train-labels-idx1-ubyte"],
-    );
+    refused(&place, &["--data", file.to_str().unwrap()], 1, &["train-labels-idx1-ubyte"]);
     fs::remove_file(&labels).unwrap();
     let wanted = ["--data", file.to_str().unwrap(), "--set", "data.labels=true"];
     refused(&place, &wanted, 1, &["`data.labels`", "no labels"]);
@@ -187,9 +104,7 @@ fn npz(dtype: &str, shape: &[usize], values: &[u8]) -> Vec<u8> {
     npy.push(b'\n');
     npy.extend(values);
     let crc = !npy.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(crc & 1))
-        })
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(crc & 1)))
     });
     let name = b"arr_0.npy";
     let entry = |out: &mut Vec<u8>| {
@@ -228,21 +143,12 @@ fn bad_files_among_good_ones_are_named_and_left_out() {
     fs::write(folder.join("zz.png"), "hello").unwrap();
     // Of another size: fitted, as asked for.
     image::GrayImage::new(20, 9).save(folder.join("wide.png")).unwrap();
-    let warned = contains("warning: photos/3.png")
-        .and(contains("warning: photos/zz.png"))
-        .and(contains("6 images of 8x8x1"));
-    place
-        .train("run", 2, &["--data", "photos"])
-        .assert()
-        .success()
-        .stderr(warned);
+    let warned =
+        contains("warning: photos/3.png").and(contains("warning: photos/zz.png")).and(contains("6 images of 8x8x1"));
+    place.train("run", 2, &["--data", "photos"]).assert().success().stderr(warned);
     // Also where little is said.
     let quiet = contains("warning: photos/3.png").and(contains("network").not());
-    place
-        .train("quiet", 2, &["--data", "photos", "--quiet"])
-        .assert()
-        .success()
-        .stderr(quiet);
+    place.train("quiet", 2, &["--data", "photos", "--quiet"]).assert().success().stderr(quiet);
 }
 
 #[test]
@@ -250,31 +156,16 @@ fn classes() {
     let place = Place::new();
     let few = ["--set", "data.labels=true", "--set", "model.num_class_embeds=2"];
     refused(&place, &few, 1, &["`model.num_class_embeds` is 2", "3 classes"]);
-    let no_room = [
-        "--set",
-        "data.labels=true",
-        "--set",
-        "model.num_class_embeds=3",
-        "--set",
-        "train.label_dropout=0.1",
-    ];
-    refused(
-        &place,
-        &no_room,
-        1,
-        &["`model.num_class_embeds` is 3", "train.label_dropout", "4 or more"],
-    );
+    let no_room =
+        ["--set", "data.labels=true", "--set", "model.num_class_embeds=3", "--set", "train.label_dropout=0.1"];
+    refused(&place, &no_room, 1, &["`model.num_class_embeds` is 3", "train.label_dropout", "4 or more"]);
 }
 
 #[test]
 fn places_that_cannot_be_written() {
     let place = Place::new();
     fs::write(place.path("file"), "").unwrap();
-    fails(
-        place.train("file", 2, &[]),
-        1,
-        &["file", "is a file, expected a folder"],
-    );
+    fails(place.train("file", 2, &[]), 1, &["file", "is a file, expected a folder"]);
     fails(place.train("file/run", 2, &[]), 1, &["file/run", "Not a directory"]);
     assert_eq!(fs::read(place.path("file")).unwrap(), b"");
 }
@@ -309,15 +200,9 @@ fn models() {
 
     let whole = fs::read(place.path("run/checkpoints/000000002").join(weights)).unwrap();
     for length in [whole.len() - 4, 2000, 100, 8, 3, 0] {
-        let model = changed(&place, "cut", |root| {
-            fs::write(root.join(weights), &whole[..length]).unwrap()
-        });
+        let model = changed(&place, "cut", |root| fs::write(root.join(weights), &whole[..length]).unwrap());
         fails(sample(&model), 1, &["cut/unet/diffusion_pytorch_model.safetensors"]);
-        fails(
-            place.ddpm(&["inspect", &model]),
-            1,
-            &["cut/unet/diffusion_pytorch_model.safetensors"],
-        );
+        fails(place.ddpm(&["inspect", &model]), 1, &["cut/unet/diffusion_pytorch_model.safetensors"]);
     }
     let model = changed(&place, "lie", |root| {
         let mut lie = whole.clone();
@@ -336,38 +221,23 @@ fn models() {
     assert!(!place.path("samples.png").exists() || place.path("samples.png").metadata().unwrap().len() > 0);
 
     let model = changed(&place, "shape", |root| {
-        edit(&root.join("unet/config.json"), |config| {
-            config["block_out_channels"] = serde_json::json!([8, 16])
-        });
+        edit(&root.join("unet/config.json"), |config| config["block_out_channels"] = serde_json::json!([8, 16]));
     });
     fails(
         sample(&model),
         1,
-        &[
-            "shape/unet/diffusion_pytorch_model.safetensors",
-            "shape",
-            "[8, 8, 3, 3]",
-            "[16, 8, 3, 3]",
-        ],
+        &["shape/unet/diffusion_pytorch_model.safetensors", "shape", "[8, 8, 3, 3]", "[16, 8, 3, 3]"],
     );
 
     let model = changed(&place, "deeper", |root| {
-        edit(&root.join("unet/config.json"), |config| {
-            config["layers_per_block"] = 2.into()
-        });
+        edit(&root.join("unet/config.json"), |config| config["layers_per_block"] = 2.into());
     });
     fails(sample(&model), 1, &["deeper/unet/diffusion_pytorch_model.safetensors"]);
 
     let model = changed(&place, "activation", |root| {
-        edit(&root.join("unet/config.json"), |config| {
-            config["act_fn"] = "gelu".into()
-        });
+        edit(&root.join("unet/config.json"), |config| config["act_fn"] = "gelu".into());
     });
-    let line = fails(
-        sample(&model),
-        1,
-        &["activation/unet/config.json", "`act_fn`", "\"gelu\"", "\"silu\""],
-    );
+    let line = fails(sample(&model), 1, &["activation/unet/config.json", "`act_fn`", "\"gelu\"", "\"silu\""]);
     assert_eq!(line.matches("gelu").count(), 1, "said once: {line}");
 
     let model = changed(&place, "key", |root| {
@@ -376,19 +246,11 @@ fn models() {
     fails(sample(&model), 1, &["key/unet/config.json", "novelty"]);
 
     let model = changed(&place, "threshold", |root| {
-        edit(&root.join("scheduler/scheduler_config.json"), |config| {
-            config["thresholding"] = true.into()
-        });
+        edit(&root.join("scheduler/scheduler_config.json"), |config| config["thresholding"] = true.into());
     });
-    fails(
-        sample(&model),
-        1,
-        &["threshold/scheduler/scheduler_config.json", "`thresholding`"],
-    );
+    fails(sample(&model), 1, &["threshold/scheduler/scheduler_config.json", "`thresholding`"]);
 
-    let model = changed(&place, "json", |root| {
-        fs::write(root.join("unet/config.json"), "{\"a\": ").unwrap()
-    });
+    let model = changed(&place, "json", |root| fs::write(root.join("unet/config.json"), "{\"a\": ").unwrap());
     fails(sample(&model), 1, &["json/unet/config.json"]);
     let model = changed(&place, "gone", |root| fs::remove_file(root.join(weights)).unwrap());
     fails(sample(&model), 1, &["gone"]);
@@ -399,12 +261,5 @@ fn models() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(sealed, bytes).unwrap();
-    fails(
-        sample("run"),
-        1,
-        &[
-            "run/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors",
-            "CRC-32",
-        ],
-    );
+    fails(sample("run"), 1, &["run/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors", "CRC-32"]);
 }

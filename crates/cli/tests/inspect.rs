@@ -20,32 +20,17 @@ fn images_are_described_and_shown() {
     let set = json(place.ddpm(&["inspect", "photos", "-o", "sheet.png"]));
     let images = &set["images"];
     assert_eq!((&images["images"], &images["channels"]), (&11.into(), &3.into()));
-    assert_eq!(
-        images["sizes"],
-        serde_json::json!([{ "height": 8, "width": 12, "images": 11 }])
-    );
+    assert_eq!(images["sizes"], serde_json::json!([{ "height": 8, "width": 12, "images": 11 }]));
     let classes = serde_json::json!([{ "name": "cats", "images": 6 }, { "name": "dogs", "images": 5 }]);
     assert_eq!(images["classes"], classes);
-    let mut bad: Vec<_> = images["bad"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|bad| bad["path"].as_str().unwrap())
-        .collect();
+    let mut bad: Vec<_> = images["bad"].as_array().unwrap().iter().map(|bad| bad["path"].as_str().unwrap()).collect();
     bad.sort_unstable();
     assert_eq!(bad, ["photos/dogs/3.png", "photos/dogs/broken.png"]);
     assert_eq!(images["other_files"], 1);
     assert!(image::image_dimensions(place.path("sheet.png")).unwrap().0 > 12);
 
-    let text = contains("11 images of 8x12x3")
-        .and(contains("photos/dogs/broken.png"))
-        .and(contains("sheet.png"));
-    place
-        .ddpm(&["inspect", "photos", "-o", "sheet.png"])
-        .assert()
-        .success()
-        .stdout(text)
-        .stderr("");
+    let text = contains("11 images of 8x12x3").and(contains("photos/dogs/broken.png")).and(contains("sheet.png"));
+    place.ddpm(&["inspect", "photos", "-o", "sheet.png"]).assert().success().stdout(text).stderr("");
 }
 
 #[test]
@@ -72,32 +57,12 @@ fn a_model_is_described() {
     assert_eq!(model["scheduler"]["num_train_timesteps"], 50);
     // Parameters are the numbers in the file.
     let file = place.path("run/checkpoints/000000004/unet/diffusion_pytorch_model.safetensors");
-    let count: usize = ddpm::weights::read_safetensors(file)
-        .unwrap()
-        .0
-        .values()
-        .map(|tensor| tensor.data.len())
-        .sum();
+    let count: usize = ddpm::weights::read_safetensors(file).unwrap().0.values().map(|tensor| tensor.data.len()).sum();
     assert_eq!(model["parameters"], count);
-    assert_eq!(
-        model["parts"]
-            .as_object()
-            .unwrap()
-            .values()
-            .map(|n| n.as_u64().unwrap())
-            .sum::<u64>(),
-        count as u64
-    );
-    let text = contains("parameters:")
-        .and(contains("step 4 of 4"))
-        .and(contains("T = 50"))
-        .and(contains("classes:    3"));
-    place
-        .ddpm(&["inspect", "run"])
-        .assert()
-        .success()
-        .stdout(text)
-        .stderr("");
+    assert_eq!(model["parts"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>(), count as u64);
+    let text =
+        contains("parameters:").and(contains("step 4 of 4")).and(contains("T = 50")).and(contains("classes:    3"));
+    place.ddpm(&["inspect", "run"]).assert().success().stdout(text).stderr("");
 }
 
 #[test]
@@ -107,11 +72,7 @@ fn nothing_there_is_said_so() {
     fails(place.ddpm(&["inspect", "nowhere"]), 1, &["nowhere", "No such file"]);
     fails(place.ddpm(&["inspect", "empty"]), 1, &["empty", "no image files"]);
     fails(place.ddpm(&["inspect", "--resolution", "0"]), 1, &["0x0"]);
-    fails(
-        place.ddpm(&["inspect", "--resolution", "big"]),
-        2,
-        &["--resolution big"],
-    );
+    fails(place.ddpm(&["inspect", "--resolution", "big"]), 2, &["--resolution big"]);
     fails(place.ddpm(&["inspect", "-o", "empty"]), 1, &["empty", "is a folder"]);
 }
 
@@ -119,21 +80,10 @@ fn nothing_there_is_said_so() {
 fn a_schedule_is_a_table() {
     let place = Place::new();
     let table = json(place.ddpm(&["schedule", "--sampler", "ddim", "--steps", "10"]));
-    let timesteps: Vec<_> = table["rows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| row["timestep"].as_f64().unwrap())
-        .collect();
-    assert_eq!(
-        timesteps,
-        (0..10).rev().map(|i| 100.0 * f64::from(i)).collect::<Vec<_>>()
-    );
-    place
-        .ddpm(&["schedule", "--steps", "10"])
-        .assert()
-        .success()
-        .stdout(contains("timestep").and(contains("900")));
+    let timesteps: Vec<_> =
+        table["rows"].as_array().unwrap().iter().map(|row| row["timestep"].as_f64().unwrap()).collect();
+    assert_eq!(timesteps, (0..10).rev().map(|i| 100.0 * f64::from(i)).collect::<Vec<_>>());
+    place.ddpm(&["schedule", "--steps", "10"]).assert().success().stdout(contains("timestep").and(contains("900")));
     fails(place.ddpm(&["schedule", "--steps", "0"]), 1, &["0 steps"]);
     fails(place.ddpm(&["schedule", "--sampler", "euler"]), 2, &["`euler`"]);
 }
@@ -142,30 +92,11 @@ fn a_schedule_is_a_table() {
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
     for command in ["train", "sample", "predict", "inspect", "schedule"] {
-        let example = contains("Example")
-            .and(contains(format!("ddpm {command}")))
-            .and(contains("--json"));
-        place
-            .ddpm(&[command, "--help"])
-            .assert()
-            .success()
-            .stdout(example)
-            .stderr("");
+        let example = contains("Example").and(contains(format!("ddpm {command}"))).and(contains("--json"));
+        place.ddpm(&[command, "--help"]).assert().success().stdout(example).stderr("");
     }
-    place
-        .ddpm(&["--help"])
-        .assert()
-        .success()
-        .stdout(contains("ddpm train"));
+    place.ddpm(&["--help"]).assert().success().stdout(contains("ddpm train"));
     // The long text, not only the title.
-    place
-        .ddpm(&["train", "--help"])
-        .assert()
-        .success()
-        .stdout(contains("the images inside the program"));
-    place
-        .ddpm(&["--version"])
-        .assert()
-        .success()
-        .stdout(contains(env!("CARGO_PKG_VERSION")));
+    place.ddpm(&["train", "--help"]).assert().success().stdout(contains("the images inside the program"));
+    place.ddpm(&["--version"]).assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
 }

@@ -16,12 +16,7 @@ fn predict(place: &Place, model: &str, input: &str) -> assert_cmd::Command {
 
 /// The prediction of an input.
 fn answer(place: &Place, model: &str, input: &str) -> Vec<f32> {
-    predict(place, model, input)
-        .arg("-q")
-        .assert()
-        .success()
-        .stdout("")
-        .stderr("");
+    predict(place, model, input).arg("-q").assert().success().stdout("").stderr("");
     tensor(&place.path("out.safetensors"), "prediction").data
 }
 
@@ -37,10 +32,7 @@ fn an_image_does_not_depend_on_those_beside_it() {
     assert_eq!(together.shape, SHAPE);
     assert!(together.data.iter().all(|v| v.is_finite()));
     for i in 0..3 {
-        let one = [
-            ("x", &[1usize, 1, 8, 8][..], x[64 * i..][..64].to_vec()),
-            ("t", &[1], vec![t[i]]),
-        ];
+        let one = [("x", &[1usize, 1, 8, 8][..], x[64 * i..][..64].to_vec()), ("t", &[1], vec![t[i]])];
         let one = place.tensors("one.safetensors", one);
         assert_eq!(answer(&place, "run", &one), together.data[64 * i..][..64], "image {i}");
     }
@@ -49,18 +41,10 @@ fn an_image_does_not_depend_on_those_beside_it() {
 #[test]
 fn time_and_class_make_a_difference() {
     let place = Place::new();
-    place.trained(
-        "run",
-        8,
-        &["--set", "data.labels=true", "--set", "train.learning_rate=0.01"],
-    );
+    place.trained("run", 8, &["--set", "data.labels=true", "--set", "train.learning_rate=0.01"]);
     let (x, _) = inputs();
     let ask = |t: f32, label: f32| {
-        let input = [
-            ("x", &SHAPE[..], x.clone()),
-            ("t", &[3], vec![t; 3]),
-            ("labels", &[3], vec![label; 3]),
-        ];
+        let input = [("x", &SHAPE[..], x.clone()), ("t", &[3], vec![t; 3]), ("labels", &[3], vec![label; 3])];
         answer(&place, "run", &place.tensors("in.safetensors", input))
     };
     let base = ask(10.0, 0.0);
@@ -79,44 +63,20 @@ fn inputs_that_do_not_fit_are_named() {
     let without = place.tensors(file, [("x", &SHAPE, x.clone())]);
     fails(predict(&place, "run", &without), 1, &[file, "`t` is missing"]);
     let short = place.tensors(file, [("x", &SHAPE, x.clone()), ("t", &[2], vec![1.0; 2])]);
-    fails(
-        predict(&place, "run", &short),
-        1,
-        &[file, "`t` has 2 values", "3 images"],
-    );
+    fails(predict(&place, "run", &short), 1, &[file, "`t` has 2 values", "3 images"]);
     let rgb = place.tensors(file, [("x", &[1, 3, 8, 8], x.clone()), ("t", &[1], vec![1.0])]);
-    fails(
-        predict(&place, "run", &rgb),
-        1,
-        &[file, "`x` has shape [1, 3, 8, 8]", "[N, 1, H, W]"],
-    );
+    fails(predict(&place, "run", &rgb), 1, &[file, "`x` has shape [1, 3, 8, 8]", "[N, 1, H, W]"]);
     let odd = place.tensors(file, [("x", &[3, 1, 64, 1], x.clone()), ("t", &[3], t.clone())]);
     fails(predict(&place, "run", &odd), 1, &[file, "`x`", "64x1"]);
     let good = place.tensors(file, [("x", &SHAPE, x.clone()), ("t", &[3], t.clone())]);
-    fails(
-        predict(&place, "classes", &good),
-        1,
-        &["labels", "below 3", "found none"],
-    );
+    fails(predict(&place, "classes", &good), 1, &["labels", "below 3", "found none"]);
     for (label, words) in [(3.0, "below 3"), (-1.0, "`labels` has -1"), (0.5, "`labels` has 0.5")] {
-        let input = [
-            ("x", &SHAPE[..], x.clone()),
-            ("t", &[3], t.clone()),
-            ("labels", &[3], vec![label; 3]),
-        ];
+        let input = [("x", &SHAPE[..], x.clone()), ("t", &[3], t.clone()), ("labels", &[3], vec![label; 3])];
         let input = place.tensors(file, input);
         fails(predict(&place, "classes", &input), 1, &["labels", words]);
         fails(predict(&place, "run", &input), 1, &["labels"]);
     }
-    fails(
-        predict(&place, "run", "nowhere.safetensors"),
-        1,
-        &["nowhere.safetensors"],
-    );
+    fails(predict(&place, "run", "nowhere.safetensors"), 1, &["nowhere.safetensors"]);
     let good = place.tensors(file, [("x", &SHAPE, x), ("t", &[3], t)]);
-    fails(
-        place.ddpm(&["predict", "run", "--input", &good, "-o", "no/such/out.safetensors"]),
-        1,
-        &["no/such/out"],
-    );
+    fails(place.ddpm(&["predict", "run", "--input", &good, "-o", "no/such/out.safetensors"]), 1, &["no/such/out"]);
 }

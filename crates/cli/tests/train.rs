@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;
 
@@ -13,25 +14,13 @@ fn a_run_leaves_everything_that_it_promises() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{error}");
     assert!(output.stdout.is_empty());
-    for words in [
-        "step 2/8",
-        "step 8/8",
-        "saved:",
-        "samples:",
-        "images/s",
-        "ETA",
-        "ddpm sample run",
-        "--resume",
-    ] {
+    for words in ["step 2/8", "step 8/8", "saved:", "samples:", "images/s", "ETA", "ddpm sample run", "--resume"] {
         assert!(error.contains(words), "{words}: {error}");
     }
 
     let run = place.path("run");
     let mut all = files(&run);
-    let events = all
-        .iter()
-        .position(|name| name.starts_with("events.out.tfevents."))
-        .expect("TensorBoard events");
+    let events = all.iter().position(|name| name.starts_with("events.out.tfevents.")).expect("TensorBoard events");
     all.remove(events);
     let in_checkpoint = |step: &str| {
         [
@@ -58,10 +47,7 @@ fn a_run_leaves_everything_that_it_promises() {
     expected.extend(others.map(String::from));
     assert_eq!(all, expected);
 
-    let steps: Vec<_> = metrics(&run)
-        .iter()
-        .map(|record| record["step"].as_u64().unwrap())
-        .collect();
+    let steps: Vec<_> = metrics(&run).iter().map(|record| record["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [2, 4, 6, 8]);
     for record in metrics(&run) {
         for key in ["loss", "gradient_norm", "images_per_second", "learning_rate"] {
@@ -90,10 +76,7 @@ fn a_checkpoint_is_a_diffusers_pipeline() {
     let unet = read("unet/config.json");
     assert_eq!(unet["_class_name"], "UNet2DModel");
     assert_eq!(unet["block_out_channels"], serde_json::json!([8, 8]));
-    assert_eq!(
-        unet["down_block_types"],
-        serde_json::json!(["DownBlock2D", "AttnDownBlock2D"])
-    );
+    assert_eq!(unet["down_block_types"], serde_json::json!(["DownBlock2D", "AttnDownBlock2D"]));
     assert_eq!(unet["sample_size"], 8);
     let scheduler = read("scheduler/scheduler_config.json");
     assert_eq!(scheduler["_class_name"], "DDPMScheduler");
@@ -108,24 +91,14 @@ fn a_checkpoint_is_a_diffusers_pipeline() {
 fn training_lowers_the_loss() {
     let place = Place::new();
     place.trained("run", 120, &["--set", "train.log_every=20", "--set", "train.samples=0"]);
-    let losses: Vec<f64> = metrics(&place.path("run"))
-        .iter()
-        .map(|record| record["loss"].as_f64().unwrap())
-        .collect();
+    let losses: Vec<f64> = metrics(&place.path("run")).iter().map(|record| record["loss"].as_f64().unwrap()).collect();
     assert!(losses[5] < 0.6 * losses[0], "{losses:?}");
 }
 
 #[test]
 fn threads_do_not_change_a_byte() {
     let place = Place::new();
-    let all = [
-        "--set",
-        "model.dropout=0.1",
-        "--set",
-        "data.flip=true",
-        "--set",
-        "data.labels=true",
-    ];
+    let all = ["--set", "model.dropout=0.1", "--set", "data.flip=true", "--set", "data.labels=true"];
     for threads in ["1", "2", "4"] {
         place.trained(threads, 6, &[&all[..], &["--threads", threads]].concat());
     }
@@ -154,12 +127,7 @@ fn accumulated_gradients_are_those_of_the_whole_batch() {
     let moments = |run: &str| ddpm::weights::read_safetensors(place.path(run).join(file)).unwrap().0;
     let (whole, parts) = (moments("whole"), moments("parts"));
     let squares = |tensors: &ddpm::weights::Tensors| -> f32 {
-        tensors
-            .iter()
-            .filter(|(name, _)| name.starts_with("moment1."))
-            .flat_map(|(_, t)| &t.data)
-            .map(|v| v * v)
-            .sum()
+        tensors.iter().filter(|(name, _)| name.starts_with("moment1.")).flat_map(|(_, t)| &t.data).map(|v| v * v).sum()
     };
     let norm = squares(&whole).sqrt();
     assert!(norm > 1e-3);
@@ -213,29 +181,17 @@ fn images_of_every_kind_train() {
         write_pngs(&place.path(format!("{name}/cat")), 8, 12, colour);
         write_pngs(&place.path(format!("{name}/dog")), 8, 12, colour);
         let mut train = place.train(&format!("run-{name}"), 2, &["--data", name]);
-        train.args([
-            "--set",
-            &format!("data.channels={channels}"),
-            "--set",
-            "data.resolution=[8,12]",
-        ]);
+        train.args(["--set", &format!("data.channels={channels}"), "--set", "data.resolution=[8,12]"]);
         train.args(["--set", "data.labels=true", "--set", "train.label_dropout=0.5"]);
-        train
-            .assert()
-            .success()
-            .stderr(contains("8x12").and(contains("2 classes")));
+        train.assert().success().stderr(contains("8x12").and(contains("2 classes")));
         // Not square, not padded; and one class more, which stands for none.
-        let file = place.path(format!(
-            "run-{name}/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors"
-        ));
+        let file = place.path(format!("run-{name}/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors"));
         assert_eq!(tensor(&file, "class_embedding.weight").shape, [3, 32]);
         let samples = json(place.ddpm(&["sample", &format!("run-{name}"), "-n", "3", "--steps", "2"]));
         assert_eq!((&samples["height"], &samples["width"]), (&8.into(), &12.into()));
         assert_eq!(samples["channels"].to_string(), channels);
     }
 }
-
-use predicates::prelude::PredicateBooleanExt;
 
 #[test]
 fn the_built_in_images_need_nothing() {
@@ -247,18 +203,11 @@ fn the_built_in_images_need_nothing() {
         "model.attention_resolutions=[]",
     ];
     let mut command = place.ddpm(&["train", "--set", "train.samples=0", "--set", "train.batch_size=2"]);
-    command
-        .args(sets.iter().flat_map(|set| ["--set", set]))
-        .assert()
-        .success()
-        .stderr(contains("10000 images"));
+    command.args(sets.iter().flat_map(|set| ["--set", set])).assert().success().stderr(contains("10000 images"));
     assert!(place.path("runs/fashion/checkpoints/000000001").is_dir());
     // Again: beside it, not over it.
     let mut command = place.ddpm(&["train", "--set", "train.samples=0", "--set", "train.batch_size=2"]);
-    command
-        .args(sets.iter().flat_map(|set| ["--set", set]))
-        .assert()
-        .success();
+    command.args(sets.iter().flat_map(|set| ["--set", set])).assert().success();
     assert!(place.path("runs/fashion-2/checkpoints/000000001").is_dir());
 }
 
@@ -276,27 +225,13 @@ fn output_for_programs_is_one_object() {
 #[test]
 fn a_dry_run_prints_the_configuration_and_writes_nothing() {
     let place = Place::new();
-    let dry = [
-        "train",
-        "--preset",
-        "cifar10",
-        "--set",
-        "train.batch_size=7",
-        "--dry-run",
-    ];
+    let dry = ["train", "--preset", "cifar10", "--set", "train.batch_size=7", "--dry-run"];
     let output = place.ddpm(&dry).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        text.contains("batch_size = 7") && text.contains("block_out_channels = [128, 256, 256, 256]"),
-        "{text}"
-    );
+    assert!(text.contains("batch_size = 7") && text.contains("block_out_channels = [128, 256, 256, 256]"), "{text}");
     assert_eq!(json(place.ddpm(&dry))["train"]["batch_size"], 7);
     assert_eq!(names(&place.path("")), [""; 0]);
     // What was printed is a configuration.
     fs::write(place.path("again.toml"), &text).unwrap();
-    place
-        .ddpm(&["train", "--config", "again.toml", "--dry-run"])
-        .assert()
-        .success()
-        .stdout(text);
+    place.ddpm(&["train", "--config", "again.toml", "--dry-run"]).assert().success().stdout(text);
 }

@@ -11,18 +11,10 @@ use std::io::Write;
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let source = std::env::args_os()
-        .nth(1)
-        .ok_or("give the folder of Fashion-MNIST's IDX files")?;
+    let source = std::env::args_os().nth(1).ok_or("give the folder of Fashion-MNIST's IDX files")?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("builtin");
     for (split, name, each) in [(Split::Train, "train", 1_000), (Split::Test, "t10k", 100)] {
-        let set = data::open(
-            Path::new(&source),
-            &Options {
-                split,
-                ..Options::default()
-            },
-        )?;
+        let set = data::open(Path::new(&source), &Options { split, ..Options::default() })?;
         let labels = set.labels().ok_or("the labels are missing")?;
         let mut taken = [0; 10];
         let mut chosen = Vec::new();

@@ -5,28 +5,14 @@ use crate::set::{Found, ImageSet, Source};
 use std::path::Path;
 
 /// Gzipped IDX files of images and labels; `builtin/README.md` says how they were made.
-const TRAIN: [&[u8]; 2] = [
-    include_bytes!("../builtin/train-images-idx3-ubyte.gz"),
-    include_bytes!("../builtin/train-labels-idx1-ubyte.gz"),
-];
-const TEST: [&[u8]; 2] = [
-    include_bytes!("../builtin/t10k-images-idx3-ubyte.gz"),
-    include_bytes!("../builtin/t10k-labels-idx1-ubyte.gz"),
-];
+const TRAIN: [&[u8]; 2] =
+    [include_bytes!("../builtin/train-images-idx3-ubyte.gz"), include_bytes!("../builtin/train-labels-idx1-ubyte.gz")];
+const TEST: [&[u8]; 2] =
+    [include_bytes!("../builtin/t10k-images-idx3-ubyte.gz"), include_bytes!("../builtin/t10k-labels-idx1-ubyte.gz")];
 
 /// Fashion-MNIST's names of its classes.
-const CLASS_NAMES: [&str; 10] = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-];
+const CLASS_NAMES: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
 /// The set inside the binary: 28x28 grey images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT licence), 10,000
 /// from its training part and 1,000 held-out from its test part, as many of each of the ten classes.

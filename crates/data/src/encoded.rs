@@ -36,9 +36,7 @@ impl Encoded {
         let head = read(HEAD_BYTES).map_err(|e| e.to_string())?;
         let whole = (head.len() as u64) < HEAD_BYTES;
         match header(&head) {
-            Err(_) if !whole => read(MAX_IMAGE_BYTES)
-                .map_err(ImageError::IoError)
-                .and_then(|bytes| header(&bytes)),
+            Err(_) if !whole => read(MAX_IMAGE_BYTES).map_err(ImageError::IoError).and_then(|bytes| header(&bytes)),
             found => found,
         }
         .map_err(reason)
@@ -46,9 +44,7 @@ impl Encoded {
 
     /// Decodes image `index` and brings it to the target.
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> Result<(), String> {
-        let bytes = (self.open)(index)
-            .and_then(|source| bytes(source, MAX_IMAGE_BYTES))
-            .map_err(|e| e.to_string())?;
+        let bytes = (self.open)(index).and_then(|source| bytes(source, MAX_IMAGE_BYTES)).map_err(|e| e.to_string())?;
         convert(pixels(&bytes).map_err(reason)?, target, out)
     }
 }
@@ -62,9 +58,7 @@ fn bytes(source: Box<dyn Read>, limit: u64) -> io::Result<Vec<u8>> {
 fn decoder(bytes: &[u8]) -> image::ImageResult<(ImageFormat, impl ImageDecoder + '_)> {
     // The content decides, not the name: a JPEG that is called .png is common and harmless.
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let format = reader
-        .format()
-        .ok_or_else(|| ImageError::IoError(io::Error::other("is not an image")))?;
+    let format = reader.format().ok_or_else(|| ImageError::IoError(io::Error::other("is not an image")))?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
     limits.max_image_height = Some(MAX_SIDE as u32);
@@ -73,10 +67,7 @@ fn decoder(bytes: &[u8]) -> image::ImageResult<(ImageFormat, impl ImageDecoder +
     let decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     if decoder.total_bytes() > MAX_IMAGE_BYTES {
-        let message = format!(
-            "claims {height}x{width} pixels, over {} MiB when decoded",
-            MAX_IMAGE_BYTES >> 20
-        );
+        let message = format!("claims {height}x{width} pixels, over {} MiB when decoded", MAX_IMAGE_BYTES >> 20);
         return Err(ImageError::IoError(io::Error::other(message)));
     }
     Ok((format, decoder))
@@ -86,28 +77,19 @@ fn header(bytes: &[u8]) -> image::ImageResult<Header> {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     let (_, mut decoder) = decoder(bytes)?;
     let (mut width, mut height) = decoder.dimensions();
-    if matches!(
-        orientation(&mut decoder),
-        Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH
-    ) {
+    if matches!(orientation(&mut decoder), Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH) {
         (width, height) = (height, width);
     }
     let color = decoder.color_type();
     let channels = if color.has_color() { 3 } else { 1 } + usize::from(color.has_alpha());
-    Ok(Header {
-        height: height as usize,
-        width: width as usize,
-        channels,
-    })
+    Ok(Header { height: height as usize, width: width as usize, channels })
 }
 
 /// Decodes an image to 8 bits a channel, upright as its EXIF orientation says (like the datasets library).
 fn pixels(bytes: &[u8]) -> image::ImageResult<Pixels<'static>> {
     let (format, mut decoder) = decoder(bytes)?;
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-        return Err(ImageError::IoError(io::Error::other(
-            "is truncated: the JPEG has no end marker",
-        )));
+        return Err(ImageError::IoError(io::Error::other("is truncated: the JPEG has no end marker")));
     }
     let orientation = orientation(&mut decoder);
     let mut image = DynamicImage::from_decoder(decoder)?;
@@ -120,12 +102,7 @@ fn pixels(bytes: &[u8]) -> image::ImageResult<Pixels<'static>> {
         (true, false) => (3, image.into_rgb8().into_raw()),
         (true, true) => (4, image.into_rgba8().into_raw()),
     };
-    Ok(Pixels {
-        height,
-        width,
-        channels,
-        data: data.into(),
-    })
+    Ok(Pixels { height, width, channels, data: data.into() })
 }
 
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {

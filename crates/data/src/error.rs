@@ -86,17 +86,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
-        Error::Io {
-            path: path.to_owned(),
-            source,
-        }
+        Error::Io { path: path.to_owned(), source }
     }
 
     pub(crate) fn malformed(path: &Path, message: impl Into<String>) -> Self {
-        Error::Malformed {
-            path: path.to_owned(),
-            message: message.into(),
-        }
+        Error::Malformed { path: path.to_owned(), message: message.into() }
     }
 
     /// Sorts an error met while reading a file: its contents' fault (truncated, corrupt) or the system's.

@@ -12,10 +12,7 @@ use image::{Rgb, RgbImage};
 /// would be longer than 65,535 pixels on a side.
 pub fn grid(images: &[u8], shape: [usize; 3], columns: usize, gap: usize) -> Result<RgbImage> {
     let [height, width, channels] = shape;
-    let stride = height
-        .checked_mul(width)
-        .and_then(|area| area.checked_mul(channels))
-        .unwrap_or(0);
+    let stride = height.checked_mul(width).and_then(|area| area.checked_mul(channels)).unwrap_or(0);
     if stride == 0
         || ![1, 3, 4].contains(&channels)
         || images.is_empty()
@@ -34,9 +31,7 @@ pub fn grid(images: &[u8], shape: [usize; 3], columns: usize, gap: usize) -> Res
         u32::try_from(pixels).ok().filter(|&pixels| pixels <= 65_535)
     };
     let (Some(sheet_width), Some(sheet_height)) = (side(columns, width), side(rows, height)) else {
-        return Err(Error::Argument(format!(
-            "a grid of {rows}x{columns} images of {height}x{width} is too large"
-        )));
+        return Err(Error::Argument(format!("a grid of {rows}x{columns} images of {height}x{width} is too large")));
     };
     let mut sheet = RgbImage::from_pixel(sheet_width, sheet_height, Rgb([255; 3]));
     for (index, image) in images.chunks_exact(stride).enumerate() {

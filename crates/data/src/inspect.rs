@@ -105,10 +105,7 @@ impl Counts {
                 }
             }
             Err(Error::Malformed { path, message }) => self.bad.push(Bad::new(&path, message)),
-            Err(error) => self.bad.push(Bad {
-                path: format!("image {index}"),
-                reason: error.to_string(),
-            }),
+            Err(error) => self.bad.push(Bad { path: format!("image {index}"), reason: error.to_string() }),
         }
         self
     }
@@ -124,10 +121,7 @@ impl Counts {
 
 impl Bad {
     fn new(path: &Path, reason: impl Into<String>) -> Bad {
-        Bad {
-            path: path.display().to_string(),
-            reason: reason.into(),
-        }
+        Bad { path: path.display().to_string(), reason: reason.into() }
     }
 }
 
@@ -150,29 +144,14 @@ pub fn summary(set: &ImageSet) -> Summary {
         .unzip();
 
     let report = set.report();
-    let mut sizes: Vec<_> = report
-        .sizes
-        .iter()
-        .map(|(&(height, width), &images)| Size { height, width, images })
-        .collect();
+    let mut sizes: Vec<_> =
+        report.sizes.iter().map(|(&(height, width), &images)| Size { height, width, images }).collect();
     sizes.sort_by_key(|size| std::cmp::Reverse(size.images));
-    let mut classes: Vec<_> = set
-        .class_names()
-        .iter()
-        .map(|name| Class {
-            name: name.clone(),
-            images: 0,
-        })
-        .collect();
+    let mut classes: Vec<_> = set.class_names().iter().map(|name| Class { name: name.clone(), images: 0 }).collect();
     for &label in set.labels().unwrap_or_default() {
         classes[label as usize].images += 1;
     }
-    let mut bad: Vec<_> = report
-        .bad
-        .iter()
-        .map(|(path, reason)| Bad::new(path, reason))
-        .chain(counts.bad)
-        .collect();
+    let mut bad: Vec<_> = report.bad.iter().map(|(path, reason)| Bad::new(path, reason)).chain(counts.bad).collect();
     bad.sort();
     Summary {
         name: set.name().to_owned(),
@@ -203,48 +182,24 @@ const SHOWN: usize = 20;
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let more = |total: usize| {
-            if total > SHOWN {
-                format!(", and {} more", total - SHOWN)
-            } else {
-                String::new()
-            }
+            if total > SHOWN { format!(", and {} more", total - SHOWN) } else { String::new() }
         };
         let list = |items: &mut dyn Iterator<Item = String>| items.take(SHOWN).collect::<Vec<_>>().join(", ");
         let numbers = |values: &[f64]| values.iter().map(|v| format!("{v:.4}")).collect::<Vec<_>>().join(", ");
 
         writeln!(f, "{}", self.description)?;
-        let mut sizes = self
-            .sizes
-            .iter()
-            .map(|size| format!("{} of {}x{}", size.images, size.height, size.width));
-        writeln!(
-            f,
-            "sizes     {}{} (height x width)",
-            list(&mut sizes),
-            more(self.sizes.len())
-        )?;
+        let mut sizes = self.sizes.iter().map(|size| format!("{} of {}x{}", size.images, size.height, size.width));
+        writeln!(f, "sizes     {}{} (height x width)", list(&mut sizes), more(self.sizes.len()))?;
         let kinds = ["grey", "grey and alpha", "RGB", "RGBA"];
-        let mut channels = self
-            .source_channels
-            .iter()
-            .map(|c| format!("{} {}", c.images, kinds[c.channels - 1]));
+        let mut channels = self.source_channels.iter().map(|c| format!("{} {}", c.images, kinds[c.channels - 1]));
         writeln!(f, "channels  {}", list(&mut channels))?;
         if !self.classes.is_empty() {
-            let mut classes = self
-                .classes
-                .iter()
-                .map(|class| format!("{} {}", class.name, class.images));
+            let mut classes = self.classes.iter().map(|class| format!("{} {}", class.name, class.images));
             writeln!(f, "classes   {}{}", list(&mut classes), more(self.classes.len()))?;
         }
         writeln!(f, "mean      {} (of 1, by channel)", numbers(&self.mean))?;
         writeln!(f, "std       {}", numbers(&self.std))?;
-        write!(
-            f,
-            "files     {}, {} of other kinds passed over, {} bad",
-            self.files,
-            self.other_files,
-            self.bad.len()
-        )?;
+        write!(f, "files     {}, {} of other kinds passed over, {} bad", self.files, self.other_files, self.bad.len())?;
         for bad in self.bad.iter().take(SHOWN) {
             write!(f, "\n  bad     {}: {}", bad.path, bad.reason)?;
         }

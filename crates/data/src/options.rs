@@ -69,15 +69,11 @@ impl Options {
         if let Some((h, w)) = self.resolution
             && !((1..=MAX_SIDE).contains(&h) && (1..=MAX_SIDE).contains(&w))
         {
-            return Err(Error::Argument(format!(
-                "resolution {h}x{w}: each side must be 1 to {MAX_SIDE}"
-            )));
+            return Err(Error::Argument(format!("resolution {h}x{w}: each side must be 1 to {MAX_SIDE}")));
         }
         match self.channels {
             None | Some(1 | 3 | 4) => Ok(()),
-            Some(c) => Err(Error::Argument(format!(
-                "channels = {c}: expected 1 (grey), 3 (RGB) or 4 (RGBA)"
-            ))),
+            Some(c) => Err(Error::Argument(format!("channels = {c}: expected 1 (grey), 3 (RGB) or 4 (RGBA)"))),
         }
     }
 }

@@ -83,11 +83,7 @@ fn with_channels<'a>(image: Pixels<'a>, channels: usize, background: [u8; 3]) ->
             _ => data.extend([r, g, b, a]),
         }
     }
-    Pixels {
-        channels,
-        data: data.into(),
-        ..image
-    }
+    Pixels { channels, data: data.into(), ..image }
 }
 
 /// The smallest size of the same shape that covers the target: one side equal, the other at least as long
@@ -117,14 +113,9 @@ fn resize<'a>(image: Pixels<'a>, height: usize, width: usize) -> Result<Pixels<'
         return Ok(image);
     }
     // A line of 65,535 pixels that is to cover a square would first become an enormous strip.
-    let bytes = height
-        .checked_mul(width)
-        .and_then(|area| area.checked_mul(image.channels));
+    let bytes = height.checked_mul(width).and_then(|area| area.checked_mul(image.channels));
     if bytes.is_none_or(|bytes| bytes as u64 > MAX_IMAGE_BYTES) {
-        return Err(format!(
-            "is {}x{}: resized to {height}x{width} it would be too large",
-            image.height, image.width
-        ));
+        return Err(format!("is {}x{}: resized to {height}x{width} it would be too large", image.height, image.width));
     }
     let side = |n: usize| u32::try_from(n).map_err(|_| format!("an image side of {n} pixels is too long"));
     let kind = match image.channels {
@@ -137,15 +128,8 @@ fn resize<'a>(image: Pixels<'a>, height: usize, width: usize) -> Result<Pixels<'
     let mut resized = Image::new(side(width)?, side(height)?, kind);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     // `use_alpha` is on by default: colours are weighted by their alpha, so that transparent pixels do not bleed.
-    Resizer::new()
-        .resize(&source, &mut resized, &options)
-        .map_err(|e| e.to_string())?;
-    Ok(Pixels {
-        height,
-        width,
-        channels: image.channels,
-        data: resized.into_vec().into(),
-    })
+    Resizer::new().resize(&source, &mut resized, &options).map_err(|e| e.to_string())?;
+    Ok(Pixels { height, width, channels: image.channels, data: resized.into_vec().into() })
 }
 
 /// Where a window of `inner` starts in `outer` so that it is centred: Python's `round((outer − inner) / 2)`, as in

@@ -47,21 +47,8 @@ impl Records {
                 Cow::Owned(data)
             }
         };
-        let data = if self.planar {
-            Cow::Owned(interleave(&data, self.channels))
-        } else {
-            data
-        };
-        convert(
-            Pixels {
-                height: self.height,
-                width: self.width,
-                channels: self.channels,
-                data,
-            },
-            target,
-            out,
-        )
+        let data = if self.planar { Cow::Owned(interleave(&data, self.channels)) } else { data };
+        convert(Pixels { height: self.height, width: self.width, channels: self.channels, data }, target, out)
     }
 
     /// The pixels themselves, if they are in memory and already as the target wants them.
@@ -78,19 +65,12 @@ pub(crate) fn promised(path: &Path, sizes: &[u64]) -> Result<u64> {
     sizes
         .iter()
         .try_fold(1u64, |product, &size| product.checked_mul(size))
-        .ok_or_else(|| {
-            Error::malformed(
-                path,
-                format!("the header promises {sizes:?} values, more than can exist"),
-            )
-        })
+        .ok_or_else(|| Error::malformed(path, format!("the header promises {sizes:?} values, more than can exist")))
 }
 
 fn interleave(planes: &[u8], channels: usize) -> Vec<u8> {
     let area = planes.len() / channels;
-    (0..planes.len())
-        .map(|i| planes[i % channels * area + i / channels])
-        .collect()
+    (0..planes.len()).map(|i| planes[i % channels * area + i / channels]).collect()
 }
 
 #[cfg(unix)]

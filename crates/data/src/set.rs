@@ -77,11 +77,7 @@ impl Source {
 
     fn probe(&self, index: usize) -> std::result::Result<Header, String> {
         match self {
-            Source::Records(r) => Ok(Header {
-                height: r.height,
-                width: r.width,
-                channels: r.channels,
-            }),
+            Source::Records(r) => Ok(Header { height: r.height, width: r.width, channels: r.channels }),
             Source::Encoded(encoded) => encoded.probe(index),
         }
     }
@@ -98,21 +94,8 @@ impl Source {
 impl ImageSet {
     /// Looks at the head of every image, settles size and channels, and decodes the set if it fits into memory.
     pub(crate) fn new(name: String, path: &Path, found: Found, options: &Options) -> Result<ImageSet> {
-        let Found {
-            format,
-            source,
-            labels,
-            mut class_names,
-            files,
-            bad,
-            other_files,
-        } = found;
-        let mut report = Report {
-            files,
-            bad,
-            other_files,
-            ..Report::default()
-        };
+        let Found { format, source, labels, mut class_names, files, bad, other_files } = found;
+        let mut report = Report { files, bad, other_files, ..Report::default() };
         let mut kept = survey(path, &source, &mut report)?;
 
         let (height, width) = options.resolution.map_or_else(|| only_size(path, &report.sizes), Ok)?;
@@ -131,10 +114,7 @@ impl ImageSet {
         let storage = if fits {
             Storage::Memory(load(path, source, &mut kept, &target, &mut report)?)
         } else {
-            Storage::Streamed {
-                source,
-                kept: kept.clone(),
-            }
+            Storage::Streamed { source, kept: kept.clone() }
         };
 
         let labels: Option<Vec<u32>> = labels.map(|labels| kept.iter().map(|&i| labels[i as usize]).collect());
@@ -142,16 +122,7 @@ impl ImageSet {
             let classes = labels.iter().max().map_or(0, |&last| last + 1);
             class_names = (0..classes).map(|label| label.to_string()).collect();
         }
-        Ok(ImageSet {
-            name,
-            format,
-            target,
-            len: kept.len(),
-            storage,
-            labels,
-            class_names,
-            report,
-        })
+        Ok(ImageSet { name, format, target, len: kept.len(), storage, labels, class_names, report })
     }
 
     /// How many images there are; at least one.
@@ -202,12 +173,7 @@ impl ImageSet {
 
     /// The set in a line, as a log shows it.
     pub fn describe(&self) -> String {
-        let Target {
-            height,
-            width,
-            channels,
-            ..
-        } = self.target;
+        let Target { height, width, channels, .. } = self.target;
         let classes = match self.class_names.len() {
             0 => String::new(),
             n => format!(" in {n} classes"),
@@ -232,10 +198,7 @@ impl ImageSet {
         let stride = self.target.bytes();
         if out.len() != indices.len() * stride {
             let (n, wanted) = (indices.len(), indices.len() * stride);
-            return Err(Error::Argument(format!(
-                "{n} images take {wanted} bytes, the buffer has {}",
-                out.len()
-            )));
+            return Err(Error::Argument(format!("{n} images take {wanted} bytes, the buffer has {}", out.len())));
         }
         if let Some(index) = indices.iter().find(|&&index| index >= self.len) {
             return Err(Error::Argument(format!("image {index} of a set of {}", self.len)));
@@ -248,14 +211,10 @@ impl ImageSet {
                 Ok(())
             }
             Storage::Streamed { source, kept } => {
-                out.par_chunks_exact_mut(stride)
-                    .zip(indices)
-                    .try_for_each(|(out, &index)| {
-                        let index = kept[index] as usize;
-                        source
-                            .decode(index, &self.target, out)
-                            .map_err(|m| Error::malformed(source.name(index), m))
-                    })
+                out.par_chunks_exact_mut(stride).zip(indices).try_for_each(|(out, &index)| {
+                    let index = kept[index] as usize;
+                    source.decode(index, &self.target, out).map_err(|m| Error::malformed(source.name(index), m))
+                })
             }
         }
     }
@@ -279,11 +238,7 @@ fn survey(path: &Path, source: &Source, report: &mut Report) -> Result<Vec<u32>>
             Err(reason) => report.bad.push((source.name(index).to_owned(), reason)),
         }
     }
-    if kept.is_empty() {
-        Err(empty(path, report))
-    } else {
-        Ok(kept)
-    }
+    if kept.is_empty() { Err(empty(path, report)) } else { Ok(kept) }
 }
 
 /// Decodes the images `kept` of a source. Those that fail go from `kept` to the report.
@@ -341,16 +296,10 @@ fn only_size(path: &Path, sizes: &BTreeMap<(usize, usize), usize>) -> Result<(us
     let total = sizes.values().sum();
     match sizes.iter().max_by_key(|&(_, &count)| count) {
         Some((&size, &count)) if count == total => Ok(size),
-        Some((&common, &count)) => Err(Error::MixedSizes {
-            path: path.to_owned(),
-            common,
-            differ: total - count,
-            total,
-        }),
-        None => Err(Error::Empty {
-            path: path.to_owned(),
-            message: "holds no images".to_owned(),
-        }),
+        Some((&common, &count)) => {
+            Err(Error::MixedSizes { path: path.to_owned(), common, differ: total - count, total })
+        }
+        None => Err(Error::Empty { path: path.to_owned(), message: "holds no images".to_owned() }),
     }
 }
 
@@ -363,8 +312,5 @@ fn empty(path: &Path, report: &Report) -> Error {
         ),
         None => "holds no images".to_owned(),
     };
-    Error::Empty {
-        path: path.to_owned(),
-        message,
-    }
+    Error::Empty { path: path.to_owned(), message }
 }

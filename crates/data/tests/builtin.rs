@@ -6,22 +6,14 @@ use data::{Fit, Options, builtin, inspect};
 
 #[test]
 fn is_fashion_mnist_and_balanced() {
-    for (options, count, mean, std) in [
-        (Options::default(), 10_000, 0.2860, 0.3530),
-        (test_split(), 1_000, 0.2868, 0.3524),
-    ] {
+    for (options, count, mean, std) in
+        [(Options::default(), 10_000, 0.2860, 0.3530), (test_split(), 1_000, 0.2868, 0.3524)]
+    {
         let set = builtin(&options).unwrap();
         assert_eq!(shape(&set), [count, 28, 28, 1]);
         let summary = inspect::summary(&set);
-        assert!(
-            summary.classes.iter().all(|class| class.images == count / 10),
-            "{:?}",
-            summary.classes
-        );
-        assert_eq!(
-            (summary.classes.len(), summary.classes[9].name.as_str()),
-            (10, "Ankle boot")
-        );
+        assert!(summary.classes.iter().all(|class| class.images == count / 10), "{:?}", summary.classes);
+        assert_eq!((summary.classes.len(), summary.classes[9].name.as_str()), (10, "Ankle boot"));
         // The published moments of the whole set; a part of it differs by about a standard error.
         assert!((summary.mean[0] - mean).abs() < 0.01, "{}", summary.mean[0]);
         assert!((summary.std[0] - std).abs() < 0.01, "{}", summary.std[0]);
@@ -38,9 +30,8 @@ fn the_first_image_is_the_original_first() {
     assert_eq!(image[5 * 28..6 * 28], ROW);
 }
 
-const ROW: [u8; 28] = [
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 102, 204, 176, 134, 144, 123, 23, 0, 0, 0, 0, 12, 10, 0,
-];
+const ROW: [u8; 28] =
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 102, 204, 176, 134, 144, 123, 23, 0, 0, 0, 0, 12, 10, 0];
 
 #[test]
 fn held_out_images_are_not_in_training() {
@@ -53,11 +44,7 @@ fn held_out_images_are_not_in_training() {
 #[test]
 fn pads_to_32() {
     let plain = all(&builtin(&test_split()).unwrap());
-    let options = Options {
-        resolution: Some((32, 32)),
-        fit: Fit::Pad,
-        ..test_split()
-    };
+    let options = Options { resolution: Some((32, 32)), fit: Fit::Pad, ..test_split() };
     let padded = all(&builtin(&options).unwrap());
     let middle: Vec<u8> = (0..1000)
         .flat_map(|n| (2..30).flat_map(move |y| (2..30).map(move |x| (n, y, x))))

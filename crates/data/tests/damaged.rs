@@ -15,9 +15,7 @@ fn whole() -> Vec<(&'static str, Vec<u8>)> {
     let mut npz = Cursor::new(Vec::new());
     write_npz(&mut npz, &rgb, [1, 16, 16, 3], Some(&[3])).unwrap();
     let images = idx(&[3, 16, 16], &rgb);
-    let batches: Vec<_> = (1..6)
-        .map(|i| format!("cifar-10-batches-bin/data_batch_{i}.bin"))
-        .collect();
+    let batches: Vec<_> = (1..6).map(|i| format!("cifar-10-batches-bin/data_batch_{i}.bin")).collect();
     let batch = noise(3073);
     let members: Vec<_> = batches.iter().map(|name| (name.as_str(), batch.as_slice())).collect();
     vec![
@@ -26,10 +24,7 @@ fn whole() -> Vec<(&'static str, Vec<u8>)> {
         ("cifar.tar", tar(&members)),
         ("cifar.tar.gz", gzip(&tar(&members))),
         ("stored.npz", npz.into_inner()),
-        (
-            "deflated.npz",
-            npz_of("arr_0", "|u1", "(1, 16, 16, 3)", false, &rgb, true),
-        ),
+        ("deflated.npz", npz_of("arr_0", "|u1", "(1, 16, 16, 3)", false, &rgb, true)),
         ("folder/1.png", picture(ImageFormat::Png)),
         ("folder/1.jpg", picture(ImageFormat::Jpeg)),
         ("folder/1.webp", picture(ImageFormat::WebP)),
@@ -73,18 +68,8 @@ fn whole_files_are_read() {
     for (name, bytes) in whole() {
         let folder = tempdir().unwrap();
         let file = put(&folder.path().join(name), &bytes);
-        let path = if name.starts_with("folder") {
-            file.parent().unwrap()
-        } else {
-            &file
-        };
-        let set = opened(
-            path,
-            &Options {
-                resolution: Some((8, 8)),
-                ..Options::default()
-            },
-        );
+        let path = if name.starts_with("folder") { file.parent().unwrap() } else { &file };
+        let set = opened(path, &Options { resolution: Some((8, 8)), ..Options::default() });
         assert!(set.report().bad.is_empty(), "{:?}", set.report());
     }
 }

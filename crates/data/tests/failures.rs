@@ -42,46 +42,22 @@ fn broken_idx() {
     wrong_sum[end] ^= 1;
     refuses(&path, &wrong_sum, &["corrupt"]);
     // A bomb: much more inside than the header promises. It is not unpacked.
-    refuses(
-        &path,
-        &gzip(&[idx(&[3, 4, 5], &noise(60)), vec![0; 50_000_000]].concat()),
-        &["more than the 60 bytes"],
-    );
+    refuses(&path, &gzip(&[idx(&[3, 4, 5], &noise(60)), vec![0; 50_000_000]].concat()), &["more than the 60 bytes"]);
     // And one whose header promises it.
-    refuses(
-        &path,
-        &gzip(&idx(&[u32::MAX, 1000, 1000], &[])),
-        &["memory limit", "gunzip"],
-    );
-    refuses(
-        &path,
-        &gzip(&idx(&[4000, 1000, 1000], &[1; 100])),
-        &["truncated", "4000000000"],
-    );
+    refuses(&path, &gzip(&idx(&[u32::MAX, 1000, 1000], &[])), &["memory limit", "gunzip"]);
+    refuses(&path, &gzip(&idx(&[4000, 1000, 1000], &[1; 100])), &["truncated", "4000000000"]);
 }
 
 #[test]
 fn idx_labels_that_do_not_fit() {
     let folder = tempdir().unwrap();
-    put(
-        &folder.path().join("train-images-idx3-ubyte"),
-        &idx(&[3, 4, 5], &noise(60)),
-    );
+    put(&folder.path().join("train-images-idx3-ubyte"), &idx(&[3, 4, 5], &noise(60)));
     let labels = put(&folder.path().join("train-labels-idx1-ubyte"), &idx(&[2], &[0, 1]));
     let message = open(folder.path(), &Options::default()).err().unwrap().to_string();
-    assert!(
-        message.starts_with(&*labels.to_string_lossy()) && message.contains("2 labels"),
-        "{message}"
-    );
+    assert!(message.starts_with(&*labels.to_string_lossy()) && message.contains("2 labels"), "{message}");
     assert!(message.contains("3 images"), "{message}");
-    assert!(matches!(
-        open(folder.path(), &test_split()),
-        Err(Error::NoHeldOut { .. })
-    ));
-    put(
-        &folder.path().join("extra-train-images-idx3-ubyte"),
-        &idx(&[3, 4, 5], &noise(60)),
-    );
+    assert!(matches!(open(folder.path(), &test_split()), Err(Error::NoHeldOut { .. })));
+    put(&folder.path().join("extra-train-images-idx3-ubyte"), &idx(&[3, 4, 5], &noise(60)));
     assert!(refused(folder.path(), &Options::default()).contains("several sets"));
 }
 
@@ -96,35 +72,17 @@ fn broken_cifar() {
     assert_eq!(open(folder.path(), &Options::default()).unwrap().len(), 5);
     put(&batch, &[0; 3072]);
     let message = open(folder.path(), &Options::default()).err().unwrap().to_string();
-    assert!(
-        message.starts_with(&*batch.to_string_lossy()) && message.contains("3073-byte"),
-        "{message}"
-    );
+    assert!(message.starts_with(&*batch.to_string_lossy()) && message.contains("3073-byte"), "{message}");
     put(&batch, &[10; 3073]);
     put(&folder.path().join("batches.meta.txt"), b"a\nb\n");
     assert!(refused(folder.path(), &Options::default()).contains("label 10"));
-    assert!(matches!(
-        open(folder.path(), &streamed(&Options::default())),
-        Err(Error::TooLarge { .. })
-    ));
+    assert!(matches!(open(folder.path(), &streamed(&Options::default())), Err(Error::TooLarge { .. })));
 
     let archive = gzip(&tar(&[("cifar-10-batches-py/data_batch_1", b"pickle")]));
-    refuses(
-        &folder.path().join("cifar-10-python.tar.gz"),
-        &archive,
-        &["Python version", "binary version"],
-    );
-    refuses(
-        &folder.path().join("other.tgz"),
-        &gzip(&tar(&[("a.txt", b"a")])),
-        &["holds no CIFAR files"],
-    );
+    refuses(&folder.path().join("cifar-10-python.tar.gz"), &archive, &["Python version", "binary version"]);
+    refuses(&folder.path().join("other.tgz"), &gzip(&tar(&[("a.txt", b"a")])), &["holds no CIFAR files"]);
     let whole = gzip(&tar(&[("data_batch_1.bin", &noise(3073))]));
-    refuses(
-        &folder.path().join("half.tar.gz"),
-        &whole[..whole.len() / 2],
-        &["half.tar.gz"],
-    );
+    refuses(&folder.path().join("half.tar.gz"), &whole[..whole.len() / 2], &["half.tar.gz"]);
     refuses(&folder.path().join("junk.tar.gz"), &noise(2000), &["junk.tar.gz"]);
 }
 
@@ -133,32 +91,16 @@ fn broken_npz() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("x.npz");
     let npz = |dtype: &str, shape: &str, bytes: usize| npz_of("arr_0", dtype, shape, false, &noise(bytes), false);
-    refuses(
-        &path,
-        &npz("<f4", "(1, 2, 2, 3)", 48),
-        &["arr_0", "<f4", "u8", "astype"],
-    );
+    refuses(&path, &npz("<f4", "(1, 2, 2, 3)", 48), &["arr_0", "<f4", "u8", "astype"]);
     refuses(&path, &npz("|u1", "(12,)", 12), &["[12]", "N,H,W,C"]);
     refuses(&path, &npz("|u1", "(1, 2, 2, 2)", 8), &["N,H,W,C"]);
     refuses(&path, &npz("|u1", "(1, 0, 2, 3)", 0), &["N,H,W,C"]);
     refuses(&path, &npz("|u1", "(2, 2, 2, 3)", 23), &["truncated", "24 bytes", "23"]);
-    refuses(
-        &path,
-        &npz("|u1", "(18446744073709551615, 2, 2, 3)", 12),
-        &["more than can exist"],
-    );
+    refuses(&path, &npz("|u1", "(18446744073709551615, 2, 2, 3)", 12), &["more than can exist"]);
     refuses(&path, &npz("|u1", "(18446744073709551616, 2, 2, 3)", 12), &["shape"]);
     refuses(&path, &npz("|u1", "(0, 2, 2, 3)", 0), &["holds no images"]);
-    refuses(
-        &path,
-        &npz_of("arr_0", "|u1", "(1, 2, 2, 3)", true, &noise(12), false),
-        &["Fortran"],
-    );
-    refuses(
-        &path,
-        &npz_of("mu", "<f8", "(2,)", false, &[0; 16], false),
-        &["arr_0", "mu.npy"],
-    );
+    refuses(&path, &npz_of("arr_0", "|u1", "(1, 2, 2, 3)", true, &noise(12), false), &["Fortran"]);
+    refuses(&path, &npz_of("mu", "<f8", "(2,)", false, &[0; 16], false), &["arr_0", "mu.npy"]);
     refuses(&path, b"PK\x03\x04 but no zip", &["zip"]);
     refuses(&path, b"", &["zip"]);
     let whole = npz("|u1", "(1, 2, 2, 3)", 12);
@@ -194,8 +136,7 @@ fn bad_files_are_named_counted_and_left_out() {
         ("b/photo.TIFF", good.clone(), "TIFF files are not read"),
         ("b/text.png", b"<html>404</html>".to_vec(), "not an image"),
     ];
-    bad.iter()
-        .for_each(|(name, bytes, _)| drop(put(&folder.path().join(name), bytes)));
+    bad.iter().for_each(|(name, bytes, _)| drop(put(&folder.path().join(name), bytes)));
 
     let set = open(folder.path(), &Options::default()).unwrap();
     assert_eq!((set.len(), set.report().files, all(&set)), (1, 8, noise(400)));
@@ -205,10 +146,7 @@ fn bad_files_are_named_counted_and_left_out() {
     found.sort();
     assert_eq!(found.len(), bad.len(), "{found:?}");
     for ((path, reason), (name, _, word)) in found.iter().zip(&bad) {
-        assert!(
-            path.ends_with(name) && reason.contains(word) && !reason.is_empty(),
-            "{path:?}: {reason}"
-        );
+        assert!(path.ends_with(name) && reason.contains(word) && !reason.is_empty(), "{path:?}: {reason}");
     }
     assert!(set.describe().contains("7 bad left out"), "{}", set.describe());
 
@@ -219,13 +157,7 @@ fn bad_files_are_named_counted_and_left_out() {
     assert!(error.contains("corrupt.png: "), "{error}");
     let summary = data::inspect::summary(&set);
     assert_eq!((summary.images, summary.bad.len()), (1, 7));
-    assert!(
-        summary
-            .bad
-            .iter()
-            .zip(&bad)
-            .all(|(found, (name, ..))| found.path.ends_with(name))
-    );
+    assert!(summary.bad.iter().zip(&bad).all(|(found, (name, ..))| found.path.ends_with(name)));
 
     fs::remove_file(folder.path().join("a/good.png")).unwrap();
     assert!(refused(folder.path(), &Options::default()).contains("not one of 7 image files can be read"));
@@ -241,23 +173,13 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn sizes_that_differ_need_a_resolution() {
     let folder = tempdir().unwrap();
     for (name, size) in [("1", (4, 6)), ("2", (4, 6)), ("3", (5, 5))] {
-        put(
-            &folder.path().join(format!("{name}.png")),
-            &grey_png(&[9; 36][..(size.0 * size.1) as usize], size),
-        );
+        put(&folder.path().join(format!("{name}.png")), &grey_png(&[9; 36][..(size.0 * size.1) as usize], size));
     }
     let message = refused(folder.path(), &Options::default());
     for word in ["4x6", "1 of 3", "[4, 6]"] {
         assert!(message.contains(word), "{message}");
     }
-    let set = open(
-        folder.path(),
-        &Options {
-            resolution: Some((3, 2)),
-            ..Options::default()
-        },
-    )
-    .unwrap();
+    let set = open(folder.path(), &Options { resolution: Some((3, 2)), ..Options::default() }).unwrap();
     assert_eq!((shape(&set), all(&set)), ([3, 3, 2, 1], vec![9; 18]));
 }
 
@@ -266,14 +188,7 @@ fn a_line_is_not_blown_up_to_a_square() {
     let folder = tempdir().unwrap();
     put(&folder.path().join("line.png"), &grey_png(&[1; 60_000], (1, 60_000)));
     put(&folder.path().join("square.png"), &grey_png(&[1; 4], (2, 2)));
-    let set = open(
-        folder.path(),
-        &Options {
-            resolution: Some((4000, 4000)),
-            ..Options::default()
-        },
-    )
-    .unwrap();
+    let set = open(folder.path(), &Options { resolution: Some((4000, 4000)), ..Options::default() }).unwrap();
     assert_eq!((set.len(), set.report().bad.len()), (1, 1));
     assert!(set.report().bad[0].1.contains("is 1x60000"), "{:?}", set.report().bad);
 }
@@ -293,18 +208,9 @@ fn nothing_there() {
 #[test]
 fn arguments_that_cannot_be_meant() {
     let wrong = |options: Options| matches!(builtin(&options), Err(Error::Argument(_)));
-    assert!(wrong(Options {
-        channels: Some(2),
-        ..Options::default()
-    }));
-    assert!(wrong(Options {
-        resolution: Some((0, 28)),
-        ..Options::default()
-    }));
-    assert!(wrong(Options {
-        resolution: Some((28, usize::MAX)),
-        ..Options::default()
-    }));
+    assert!(wrong(Options { channels: Some(2), ..Options::default() }));
+    assert!(wrong(Options { resolution: Some((0, 28)), ..Options::default() }));
+    assert!(wrong(Options { resolution: Some((28, usize::MAX)), ..Options::default() }));
     let set = builtin(&test_split()).unwrap();
     assert!(matches!(set.read(&[1000], &mut [0; 784]), Err(Error::Argument(_))));
     assert!(matches!(set.read(&[0], &mut [0; 783]), Err(Error::Argument(_))));

@@ -11,14 +11,8 @@ use tempfile::tempdir;
 fn idx_folder_plain_and_gzipped() {
     let folder = tempdir().unwrap();
     let (train, test) = (noise(3 * 4 * 5), noise(4 * 5));
-    put(
-        &folder.path().join("train-images-idx3-ubyte.gz"),
-        &gzip(&idx(&[3, 4, 5], &train)),
-    );
-    put(
-        &folder.path().join("train-labels-idx1-ubyte.gz"),
-        &gzip(&idx(&[3], &[2, 0, 2])),
-    );
+    put(&folder.path().join("train-images-idx3-ubyte.gz"), &gzip(&idx(&[3, 4, 5], &train)));
+    put(&folder.path().join("train-labels-idx1-ubyte.gz"), &gzip(&idx(&[3], &[2, 0, 2])));
     put(&folder.path().join("t10k-images-idx3-ubyte"), &idx(&[1, 4, 5], &test));
 
     let set = opened(folder.path(), &Options::default());
@@ -37,14 +31,8 @@ fn idx_folder_plain_and_gzipped() {
 
     // torchvision's nested folders, and the spelling with a dot.
     let nested = tempdir().unwrap();
-    put(
-        &nested.path().join("MNIST/raw/train-images.idx3-ubyte"),
-        &idx(&[3, 4, 5], &train),
-    );
-    put(
-        &nested.path().join("MNIST/raw/train-labels.idx1-ubyte"),
-        &idx(&[3], &[1, 1, 0]),
-    );
+    put(&nested.path().join("MNIST/raw/train-images.idx3-ubyte"), &idx(&[3, 4, 5], &train));
+    put(&nested.path().join("MNIST/raw/train-labels.idx1-ubyte"), &idx(&[3], &[1, 1, 0]));
     let set = opened(nested.path(), &Options::default());
     assert_eq!((all(&set), set.labels()), (train, Some(&[1, 1, 0][..])));
 }
@@ -80,33 +68,17 @@ fn cifar10_folder_and_archives() {
     for (name, bytes) in &files {
         put(&folder.path().join("unpacked/cifar-10-batches-bin").join(name), bytes);
     }
-    let names: Vec<_> = files
-        .iter()
-        .map(|(name, _)| format!("cifar-10-batches-bin/{name}"))
-        .collect();
-    let members: Vec<_> = names
-        .iter()
-        .zip(&files)
-        .map(|(name, (_, bytes))| (name.as_str(), bytes.as_slice()))
-        .collect();
+    let names: Vec<_> = files.iter().map(|(name, _)| format!("cifar-10-batches-bin/{name}")).collect();
+    let members: Vec<_> =
+        names.iter().zip(&files).map(|(name, (_, bytes))| (name.as_str(), bytes.as_slice())).collect();
     let archive = tar(&members);
     // Beside the folder, as it is left after unpacking.
     let gz = put(&folder.path().join("unpacked/cifar-10-binary.tar.gz"), &gzip(&archive));
     let plain = put(&folder.path().join("cifar.tar"), &archive);
 
-    for path in [
-        folder.path().join("unpacked"),
-        folder.path().join("unpacked/cifar-10-batches-bin"),
-        gz,
-        plain,
-    ] {
+    for path in [folder.path().join("unpacked"), folder.path().join("unpacked/cifar-10-batches-bin"), gz, plain] {
         let set = opened(&path, &Options::default());
-        assert_eq!(
-            (shape(&set), all(&set) == pixels),
-            ([10, 32, 32, 3], true),
-            "{}",
-            path.display()
-        );
+        assert_eq!((shape(&set), all(&set) == pixels), ([10, 32, 32, 3], true), "{}", path.display());
         assert_eq!(set.labels(), Some(&[0, 9, 1, 8, 2, 7, 3, 6, 4, 5][..]));
         assert_eq!((set.class_names().len(), set.class_names()[9].as_str()), (10, "truck"));
         let test = opened(&path, &test_split());
@@ -117,14 +89,8 @@ fn cifar10_folder_and_archives() {
 #[test]
 fn cifar100_takes_the_fine_labels() {
     let folder = tempdir().unwrap();
-    put(
-        &folder.path().join("train.bin"),
-        &[[3, 41].as_slice(), &noise(3072)].concat(),
-    );
-    put(
-        &folder.path().join("test.bin"),
-        &[[4, 42].as_slice(), &noise(3072)].concat(),
-    );
+    put(&folder.path().join("train.bin"), &[[3, 41].as_slice(), &noise(3072)].concat());
+    put(&folder.path().join("test.bin"), &[[4, 42].as_slice(), &noise(3072)].concat());
     assert_eq!(opened(folder.path(), &Options::default()).labels(), Some(&[41][..]));
     assert_eq!(opened(folder.path(), &test_split()).labels(), Some(&[42][..]));
 }
@@ -149,25 +115,14 @@ fn npz_is_read_as_written() {
 fn npz_compressed_planar_grey_and_keras() {
     let folder = tempdir().unwrap();
     let pixels = noise(2 * 3 * 4 * 5);
-    let interleaved: Vec<u8> = (0..pixels.len())
-        .map(|i| pixels[i / 60 * 60 + i % 3 * 20 + i % 60 / 3])
-        .collect();
+    let interleaved: Vec<u8> = (0..pixels.len()).map(|i| pixels[i / 60 * 60 + i % 3 * 20 + i % 60 / 3]).collect();
     for compress in [false, true] {
-        let path = put(
-            &folder.path().join("p.npz"),
-            &npz_of("arr_0", "|u1", "(2, 3, 4, 5)", false, &pixels, compress),
-        );
+        let path = put(&folder.path().join("p.npz"), &npz_of("arr_0", "|u1", "(2, 3, 4, 5)", false, &pixels, compress));
         let set = opened(&path, &Options::default());
         assert_eq!((shape(&set), all(&set)), ([2, 4, 5, 3], interleaved.clone()));
-        let path = put(
-            &folder.path().join("k.npz"),
-            &npz_of("x_test", "|u1", "(6, 4, 5)", false, &pixels, compress),
-        );
+        let path = put(&folder.path().join("k.npz"), &npz_of("x_test", "|u1", "(6, 4, 5)", false, &pixels, compress));
         let set = opened(&path, &test_split());
-        assert_eq!(
-            (shape(&set), all(&set), set.labels()),
-            ([6, 4, 5, 1], pixels.clone(), None)
-        );
+        assert_eq!((shape(&set), all(&set), set.labels()), ([6, 4, 5, 1], pixels.clone(), None));
     }
 }
 
@@ -176,23 +131,11 @@ fn image_folder_of_every_format() {
     let folder = tempdir().unwrap();
     let rgb = noise(8 * 8 * 3);
     let size = (8, 8);
-    put(
-        &folder.path().join("cats/1.PNG"),
-        &png(&rgb, size, ExtendedColorType::Rgb8),
-    );
-    put(
-        &folder.path().join("cats/deep/er/2.webp"),
-        &encode(ImageFormat::WebP, &rgb, size, ExtendedColorType::Rgb8),
-    );
+    put(&folder.path().join("cats/1.PNG"), &png(&rgb, size, ExtendedColorType::Rgb8));
+    put(&folder.path().join("cats/deep/er/2.webp"), &encode(ImageFormat::WebP, &rgb, size, ExtendedColorType::Rgb8));
     // A JPEG with another's name is read for what it is.
-    put(
-        &folder.path().join("dogs/3.png"),
-        &encode(ImageFormat::Jpeg, &[200; 192], size, ExtendedColorType::Rgb8),
-    );
-    put(
-        &folder.path().join("dogs/4.gif"),
-        &encode(ImageFormat::Gif, &[90; 192], size, ExtendedColorType::Rgb8),
-    );
+    put(&folder.path().join("dogs/3.png"), &encode(ImageFormat::Jpeg, &[200; 192], size, ExtendedColorType::Rgb8));
+    put(&folder.path().join("dogs/4.gif"), &encode(ImageFormat::Gif, &[90; 192], size, ExtendedColorType::Rgb8));
     put(&folder.path().join("dogs/.DS_Store.png"), b"hidden");
     put(&folder.path().join("dogs/list.txt"), b"passed over, but counted");
 
@@ -214,39 +157,24 @@ fn image_folder_of_every_format() {
     // Any images, in any order, more than once.
     let mut out = vec![0; 3 * 192];
     set.read(&[3, 0, 3], &mut out).unwrap();
-    assert_eq!(
-        (&out[..192], &out[192..384], &out[384..]),
-        (&pixels[576..], &pixels[..192], &pixels[576..])
-    );
+    assert_eq!((&out[..192], &out[192..384], &out[384..]), (&pixels[576..], &pixels[..192], &pixels[576..]));
 }
 
 #[test]
 fn image_folder_splits_and_plain_folders() {
     let folder = tempdir().unwrap();
     for (name, value) in [("train/a/1", 1), ("train/b/2", 2), ("val/a/3", 3), ("val/b/4", 4)] {
-        put(
-            &folder.path().join(format!("{name}.png")),
-            &grey_png(&[value; 4], (2, 2)),
-        );
+        put(&folder.path().join(format!("{name}.png")), &grey_png(&[value; 4], (2, 2)));
     }
     let set = opened(folder.path(), &Options::default());
-    assert_eq!(
-        (all(&set), set.labels()),
-        ([[1; 4], [2; 4]].concat(), Some(&[0, 1][..]))
-    );
+    assert_eq!((all(&set), set.labels()), ([[1; 4], [2; 4]].concat(), Some(&[0, 1][..])));
     let set = opened(folder.path(), &test_split());
-    assert_eq!(
-        (all(&set), set.labels()),
-        ([[3; 4], [4; 4]].concat(), Some(&[0, 1][..]))
-    );
+    assert_eq!((all(&set), set.labels()), ([[3; 4], [4; 4]].concat(), Some(&[0, 1][..])));
 
     // One folder is no class, and images beside folders make the folders none.
     let set = opened(&folder.path().join("val/a"), &Options::default());
     assert_eq!((set.labels(), set.class_names().len()), (None, 0));
-    assert!(matches!(
-        open(&folder.path().join("val/a"), &test_split()),
-        Err(Error::NoHeldOut { .. })
-    ));
+    assert!(matches!(open(&folder.path().join("val/a"), &test_split()), Err(Error::NoHeldOut { .. })));
     put(&folder.path().join("val/0.png"), &grey_png(&[5; 4], (2, 2)));
     assert_eq!(opened(&folder.path().join("val"), &Options::default()).labels(), None);
 }
@@ -259,17 +187,11 @@ fn exif_orientation_is_obeyed() {
     let tiff = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let segment = [&[0xff, 0xe1][..], &(tiff.len() as u16 + 2).to_be_bytes(), tiff].concat();
     let folder = tempdir().unwrap();
-    put(
-        &folder.path().join("1.jpg"),
-        &[&jpeg[..2], &segment, &jpeg[2..]].concat(),
-    );
+    put(&folder.path().join("1.jpg"), &[&jpeg[..2], &segment, &jpeg[2..]].concat());
     let set = opened(folder.path(), &Options::default());
     assert_eq!(shape(&set), [1, 16, 8, 1]);
     let (upright, at) = (all(&set), |y: usize, x: usize| y * 8 + x);
-    assert!(
-        upright[at(8, 0)].abs_diff(220) < 8 && upright[at(8, 7)].abs_diff(20) < 8,
-        "{upright:?}"
-    );
+    assert!(upright[at(8, 0)].abs_diff(220) < 8 && upright[at(8, 7)].abs_diff(20) < 8, "{upright:?}");
 }
 
 #[test]
@@ -291,31 +213,16 @@ fn reads_from_many_threads() {
 #[test]
 fn summary_counts() {
     let folder = tempdir().unwrap();
-    put(
-        &folder.path().join("a/1.png"),
-        &png(&[[255, 0, 51]; 4].concat(), (2, 2), ExtendedColorType::Rgb8),
-    );
-    put(
-        &folder.path().join("b/2.png"),
-        &png(&[[0, 0, 51]; 6].concat(), (2, 3), ExtendedColorType::Rgb8),
-    );
+    put(&folder.path().join("a/1.png"), &png(&[[255, 0, 51]; 4].concat(), (2, 2), ExtendedColorType::Rgb8));
+    put(&folder.path().join("b/2.png"), &png(&[[0, 0, 51]; 6].concat(), (2, 3), ExtendedColorType::Rgb8));
     put(&folder.path().join("b/3.png"), b"not a picture");
-    let set = opened(
-        folder.path(),
-        &Options {
-            resolution: Some((2, 2)),
-            ..Options::default()
-        },
-    );
+    let set = opened(folder.path(), &Options { resolution: Some((2, 2)), ..Options::default() });
     let summary = inspect::summary(&set);
     assert_eq!((summary.images, summary.files, summary.channels), (2, 3, 3));
     let close = |a: &[f64], b: [f64; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
     assert!(close(&summary.mean, [0.5, 0.0, 0.2]), "{:?}", summary.mean);
     assert!(close(&summary.std, [0.5, 0.0, 0.0]), "{:?}", summary.std);
-    assert_eq!(
-        summary.classes.iter().map(|class| class.images).collect::<Vec<_>>(),
-        [1, 1]
-    );
+    assert_eq!(summary.classes.iter().map(|class| class.images).collect::<Vec<_>>(), [1, 1]);
     assert_eq!(summary.sizes.len(), 2);
     assert!(summary.bad[0].path.ends_with("3.png"));
     let text = summary.to_string();

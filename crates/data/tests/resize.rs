@@ -13,21 +13,11 @@ fn convert(image: &[u8], [h, w, c]: [usize; 3], options: &Options) -> Vec<u8> {
     let folder = tempdir().unwrap();
     let path = folder.path().join("one.npz");
     write_npz(File::create(&path).unwrap(), image, [1, h, w, c], None).unwrap();
-    all(&opened(
-        &path,
-        &Options {
-            channels: Some(options.channels.unwrap_or(c)),
-            ..options.clone()
-        },
-    ))
+    all(&opened(&path, &Options { channels: Some(options.channels.unwrap_or(c)), ..options.clone() }))
 }
 
 fn to(height: usize, width: usize, fit: Fit) -> Options {
-    Options {
-        resolution: Some((height, width)),
-        fit,
-        ..Options::default()
-    }
+    Options { resolution: Some((height, width)), fit, ..Options::default() }
 }
 
 /// The picture of `resize_golden.py`.
@@ -55,10 +45,7 @@ fn resizes_and_crops_like_pillow() {
     for (shape, size, expected) in PILLOW {
         let found = convert(&picture(shape), shape, &to(size, size, Fit::Crop));
         let worst = found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(
-            found.len() == expected.len() && worst <= Some(1),
-            "{shape:?}: off by {worst:?}\n{found:?}"
-        );
+        assert!(found.len() == expected.len() && worst <= Some(1), "{shape:?}: off by {worst:?}\n{found:?}");
     }
 }
 
@@ -77,11 +64,7 @@ fn resample(image: &[u8], [h, w, c]: [usize; 3], height: usize, width: usize) ->
         for x in 0..width {
             let columns = weights(w, width, x);
             for k in 0..c {
-                let sum = |j: usize| {
-                    (0..w)
-                        .map(|i| columns[i] * f64::from(image[(j * w + i) * c + k]))
-                        .sum::<f64>()
-                };
+                let sum = |j: usize| (0..w).map(|i| columns[i] * f64::from(image[(j * w + i) * c + k])).sum::<f64>();
                 out.push((0..h).map(|j| rows[j] * sum(j)).sum());
             }
         }
@@ -149,9 +132,7 @@ proptest! {
 #[test]
 fn a_fine_checkerboard_becomes_grey() {
     // Without anti-aliasing, every second pixel is picked, and the picture comes out black or white.
-    let image: Vec<u8> = (0..64 * 64)
-        .map(|i| if (i / 64 + i % 64) % 2 == 0 { 255 } else { 0 })
-        .collect();
+    let image: Vec<u8> = (0..64 * 64).map(|i| if (i / 64 + i % 64) % 2 == 0 { 255 } else { 0 }).collect();
     let found = convert(&image, [64, 64, 1], &to(16, 16, Fit::Crop));
     let inside = (1..15).flat_map(|y| found[y * 16 + 1..y * 16 + 15].iter());
     assert!(inside.clone().all(|v| (127..=128).contains(v)), "{found:?}");
@@ -161,9 +142,7 @@ fn a_fine_checkerboard_becomes_grey() {
 #[test]
 fn pad_shrinks_what_does_not_fit() {
     let found = convert(&[200; 20 * 10], [20, 10, 1], &to(10, 10, Fit::Pad));
-    let expected: Vec<u8> = (0..100)
-        .map(|i| if (2..7).contains(&(i % 10)) { 200 } else { 0 })
-        .collect();
+    let expected: Vec<u8> = (0..100).map(|i| if (2..7).contains(&(i % 10)) { 200 } else { 0 }).collect();
     assert_eq!(found, expected);
     // However thin.
     assert_eq!(convert(&[7; 100], [100, 1, 1], &to(2, 1, Fit::Pad)), [7, 7]);
@@ -172,57 +151,29 @@ fn pad_shrinks_what_does_not_fit() {
 #[test]
 fn alpha_is_composited_exactly() {
     // Every value over every alpha, on white and on another colour.
-    let image: Vec<u8> = (0..=65_535u32)
-        .flat_map(|i| [i as u8, 255 - i as u8, 0, (i >> 8) as u8])
-        .collect();
+    let image: Vec<u8> = (0..=65_535u32).flat_map(|i| [i as u8, 255 - i as u8, 0, (i >> 8) as u8]).collect();
     let folder = tempdir().unwrap();
-    put(
-        &folder.path().join("1.png"),
-        &png(&image, (256, 256), ExtendedColorType::Rgba8),
-    );
+    put(&folder.path().join("1.png"), &png(&image, (256, 256), ExtendedColorType::Rgba8));
     for background in [[255; 3], [10, 200, 0]] {
-        let found = all(&opened(
-            folder.path(),
-            &Options {
-                background,
-                ..Options::default()
-            },
-        ));
+        let found = all(&opened(folder.path(), &Options { background, ..Options::default() }));
         for (found, source) in found.chunks(3).zip(image.chunks(4)) {
             for c in 0..3 {
                 let alpha = f64::from(source[3]) / 255.0;
                 let expected = f64::from(source[c]) * alpha + f64::from(background[c]) * (1.0 - alpha);
-                assert!(
-                    (f64::from(found[c]) - expected).abs() <= 0.5 + 1e-9,
-                    "{found:?} from {source:?}"
-                );
+                assert!((f64::from(found[c]) - expected).abs() <= 0.5 + 1e-9, "{found:?} from {source:?}");
             }
         }
     }
-    assert_eq!(
-        all(&opened(
-            folder.path(),
-            &Options {
-                channels: Some(4),
-                ..Options::default()
-            }
-        )),
-        image
-    );
+    assert_eq!(all(&opened(folder.path(), &Options { channels: Some(4), ..Options::default() })), image);
 }
 
 #[test]
 fn transparent_colours_do_not_bleed() {
     // Invisible red beside opaque blue: shrunk as RGBA there is blue, and no purple.
-    let image: Vec<u8> = (0..64)
-        .flat_map(|i| if i % 2 == 0 { [255, 0, 0, 0] } else { [0, 0, 255, 255] })
-        .collect();
+    let image: Vec<u8> = (0..64).flat_map(|i| if i % 2 == 0 { [255, 0, 0, 0] } else { [0, 0, 255, 255] }).collect();
     let found = convert(&image, [8, 8, 4], &to(2, 2, Fit::Crop));
     for pixel in found.chunks(4) {
-        assert!(
-            pixel[0] == 0 && pixel[2] >= 254 && pixel[3].abs_diff(128) < 16,
-            "{found:?}"
-        );
+        assert!(pixel[0] == 0 && pixel[2] >= 254 && pixel[3].abs_diff(128) < 16, "{found:?}");
     }
 }
 
@@ -232,15 +183,7 @@ fn colours_convert() {
     let one = |name: &str, bytes: Vec<u8>| {
         let folder = folder.path().join(name);
         put(&folder.join("1.png"), &bytes);
-        move |channels| {
-            all(&opened(
-                &folder,
-                &Options {
-                    channels,
-                    ..Options::default()
-                },
-            ))
-        }
+        move |channels| all(&opened(&folder, &Options { channels, ..Options::default() }))
     };
     let wide = |values: &[u16]| values.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>();
 
@@ -249,30 +192,15 @@ fn colours_convert() {
     assert_eq!(grey(Some(4)), [0, 0, 0, 255, 77, 77, 77, 255]);
     // Grey with alpha stays grey: there is no colour in the set.
     let grey_alpha = one("la", png(&[0, 255, 0, 0], (1, 2), ExtendedColorType::La8));
-    assert_eq!(
-        (grey_alpha(None), grey_alpha(Some(4))),
-        (vec![0, 255], vec![0, 0, 0, 255, 0, 0, 0, 0])
-    );
+    assert_eq!((grey_alpha(None), grey_alpha(Some(4))), (vec![0, 255], vec![0, 0, 0, 255, 0, 0, 0, 0]));
     // PIL: Image.new("RGB", (1, 1), c).convert("L") of red, green, blue, (10, 20, 30) is 76, 150, 29, 18.
     let colours = [255, 0, 0, 0, 255, 0, 0, 0, 255, 10, 20, 30];
-    assert_eq!(
-        one("rgb", png(&colours, (1, 4), ExtendedColorType::Rgb8))(Some(1)),
-        [76, 150, 29, 18]
-    );
+    assert_eq!(one("rgb", png(&colours, (1, 4), ExtendedColorType::Rgb8))(Some(1)), [76, 150, 29, 18]);
     // 16 bits: round(v / 257).
-    let deep = one(
-        "l16",
-        png(&wide(&[0, 128, 129, 32_768, 65_535]), (1, 5), ExtendedColorType::L16),
-    );
+    let deep = one("l16", png(&wide(&[0, 128, 129, 32_768, 65_535]), (1, 5), ExtendedColorType::L16));
     assert_eq!(deep(None), [0, 0, 1, 128, 255]);
-    let deep = one(
-        "rgba16",
-        png(
-            &wide(&[65_535, 0, 257, 0, 257, 514, 771, 65_535]),
-            (1, 2),
-            ExtendedColorType::Rgba16,
-        ),
-    );
+    let deep =
+        one("rgba16", png(&wide(&[65_535, 0, 257, 0, 257, 514, 771, 65_535]), (1, 2), ExtendedColorType::Rgba16));
     assert_eq!(deep(None), [255, 255, 255, 1, 2, 3]);
 }
 
@@ -298,8 +226,5 @@ fn palettes_are_expanded() {
     .concat();
     let folder = tempdir().unwrap();
     put(&folder.path().join("1.png"), &file);
-    assert_eq!(
-        all(&opened(folder.path(), &Options::default())),
-        [10, 20, 30, 204, 204, 204]
-    );
+    assert_eq!(all(&opened(folder.path(), &Options::default())), [10, 20, 30, 204, 204, 204]);
 }

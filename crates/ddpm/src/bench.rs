@@ -49,6 +49,8 @@ pub fn bench(
     runs: usize,
     device: &Device,
 ) -> Result<Speed, train::Error> {
+    // A whole run sees so many images, whatever the batch that is measured.
+    let run_images = config.train.steps * config.train.batch_size * config.train.gradient_accumulation;
     let mut config = config.clone();
     config.train.batch_size = batch;
     config.train.gradient_accumulation = 1;
@@ -63,14 +65,7 @@ pub fn bench(
         TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
         _ => None,
     };
-    let state = State {
-        step: 0,
-        updates: 0,
-        skipped: 0,
-        rollbacks: 0,
-        seconds: 0.0,
-        importance,
-    };
+    let state = State { step: 0, updates: 0, skipped: 0, rollbacks: 0, seconds: 0.0, importance };
     let parameters = unet.config().parameter_count();
     let trainer = Trainer {
         optimizer: Optimizer::new(&unet),
@@ -86,10 +81,7 @@ pub fn bench(
     set.read(&(0..batch).map(|i| i % set.len()).collect::<Vec<_>>(), &mut pixels)?;
     let x0: Vec<f32> = pixels.iter().map(|&u| f32::from(u) / 127.5 - 1.0).collect();
 
-    let images = train::Batch {
-        x0: x0.clone(),
-        labels: None,
-    };
+    let images = train::Batch { x0: x0.clone(), labels: None };
     let mut failure = None;
     let mut slot = Some(trainer);
     let train_step_s = median(warmup, runs, || {
@@ -111,24 +103,15 @@ pub fn bench(
     };
     let inference = trainer.unet.valid();
     drop(trainer);
-    let x = Tensor::<4>::from_data(
-        TensorData::new(x0.clone(), [batch, image[0], image[1], image[2]]),
-        device,
-    );
-    let timesteps: Vec<f32> = (0..batch)
-        .map(|i| (i * 61 % config.diffusion.timesteps) as f32)
-        .collect();
+    let x = Tensor::<4>::from_data(TensorData::new(x0.clone(), [batch, image[0], image[1], image[2]]), device);
+    let timesteps: Vec<f32> = (0..batch).map(|i| (i * 61 % config.diffusion.timesteps) as f32).collect();
     let forward_s = median(warmup, runs, || {
         // Reading a value waits for the device.
-        inference
-            .forward(x.clone(), &timesteps, None::<Labels>, None)
-            .slice([0..1, 0..1, 0..1, 0..1])
-            .into_data();
+        inference.forward(x.clone(), &timesteps, None::<Labels>, None).slice([0..1, 0..1, 0..1, 0..1]).into_data();
     });
 
     let sample_steps = config.sample.steps.unwrap_or(config.diffusion.timesteps);
     let train_images_s = batch as f64 / train_step_s;
-    let preset_images = (config.train.steps * config.train.batch_size) as f64;
     Ok(Speed {
         parameters,
         batch,
@@ -138,7 +121,7 @@ pub fn bench(
         train_images_s,
         sample_images_s: batch as f64 / (forward_s * sample_steps as f64),
         sample_steps,
-        full_run_h: preset_images / train_images_s / 3600.0,
+        full_run_h: run_images as f64 / train_images_s / 3600.0,
         peak_bytes,
     })
 }

@@ -39,10 +39,7 @@ pub fn devices() -> Vec<&'static str> {
 /// If the name is unknown, or the kind was not compiled in (says with which feature it would be).
 pub fn device(name: Option<&str>) -> Result<Device, DeviceError> {
     let name = name.unwrap_or(devices()[0]);
-    let fail = |reason: String| DeviceError {
-        name: name.to_owned(),
-        reason,
-    };
+    let fail = |reason: String| DeviceError { name: name.to_owned(), reason };
     let (kind, number) = match name.split_once(':') {
         Some((kind, number)) => (kind, Some(number)),
         None => (name, None),
@@ -57,12 +54,8 @@ pub fn device(name: Option<&str>) -> Result<Device, DeviceError> {
             devices().join(", ")
         )));
     }
-    let index = || {
-        number.map_or(Ok(0), |n| {
-            n.parse::<usize>()
-                .map_err(|_| fail(format!("`{n}` is not the number of a card")))
-        })
-    };
+    let index =
+        || number.map_or(Ok(0), |n| n.parse::<usize>().map_err(|_| fail(format!("`{n}` is not the number of a card"))));
     match kind {
         "cpu" => match number {
             None => Ok(Device::flex()),
@@ -103,10 +96,7 @@ fn gpu(
             }
         }
         #[cfg(not(feature = "wgpu"))]
-        _ => Err(DeviceError {
-            name: kind.into(),
-            reason: "not compiled in".into(),
-        }),
+        _ => Err(DeviceError { name: kind.into(), reason: "not compiled in".into() }),
     }
 }
 
@@ -120,12 +110,7 @@ mod tests {
         assert!(device(Some("tpu")).unwrap_err().to_string().contains("unknown"));
         assert!(device(Some("cpu:1")).unwrap_err().to_string().contains("--threads"));
         if !cfg!(feature = "cuda") {
-            assert!(
-                device(Some("cuda"))
-                    .unwrap_err()
-                    .to_string()
-                    .contains("--features cuda")
-            );
+            assert!(device(Some("cuda")).unwrap_err().to_string().contains("--features cuda"));
         }
     }
 }

@@ -26,22 +26,24 @@ pub enum Error {
     },
 }
 
+/// What the network is asked.
+struct Input {
+    /// `[N,H,W,C]`.
+    x: Tensor<4>,
+    /// A timestep for each image.
+    timesteps: Vec<f32>,
+    /// As the file has them.
+    labels: Option<Vec<f32>>,
+}
+
 /// Reads `x` `[N,C,H,W]`, `t` `[N]` and, for a conditional network, `labels` from a safetensors file.
-///
-/// # Errors
-/// Names the tensor that is missing or does not fit.
-pub fn read_input(path: &Path, unet: &Unet) -> Result<(Tensor<4>, Vec<f32>, Option<Vec<f32>>), Error> {
-    let fail = |message: String| Error::Input {
-        path: path.to_owned(),
-        message,
-    };
+fn read_input(path: &Path, unet: &Unet) -> Result<Input, Error> {
+    let fail = |message: String| Error::Input { path: path.to_owned(), message };
     let (mut tensors, _) = read_safetensors(path)?;
     let mut take = |name: &str| {
-        tensors.remove(name).ok_or_else(|| {
-            fail(format!(
-                "tensor `{name}` is missing; expected `x`, `t` and, with classes, `labels`"
-            ))
-        })
+        tensors
+            .remove(name)
+            .ok_or_else(|| fail(format!("tensor `{name}` is missing; expected `x`, `t` and, with classes, `labels`")))
     };
     let (x, t) = (take("x")?, take("t")?);
     let labels = tensors.remove("labels").map(|labels| labels.data);
@@ -49,57 +51,38 @@ pub fn read_input(path: &Path, unet: &Unet) -> Result<(Tensor<4>, Vec<f32>, Opti
     let [n, c, h, w] = match x.shape[..] {
         [n, c, h, w] if c == channels && n > 0 => [n, c, h, w],
         _ => {
-            return Err(fail(format!(
-                "`x` has shape {:?}; expected [N, {channels}, H, W]",
-                x.shape
-            )));
+            return Err(fail(format!("`x` has shape {:?}; expected [N, {channels}, H, W]", x.shape)));
         }
     };
     unet.config().check_size(h, w).map_err(|e| fail(format!("`x`: {e}")))?;
     if t.data.len() != n {
-        return Err(fail(format!(
-            "`t` has {} values; expected one for each of {n} images",
-            t.data.len()
-        )));
+        return Err(fail(format!("`t` has {} values; expected one for each of {n} images", t.data.len())));
     }
     let x = Tensor::from_data(TensorData::new(x.data, [n, c, h, w]), &unet.device()).permute([0, 2, 3, 1]);
-    Ok((x, t.data, labels))
+    Ok(Input { x, timesteps: t.data, labels })
 }
 
 /// Runs the network on a file of inputs and writes `prediction` `[N,C,H,W]`.
 ///
 /// # Errors
-/// See [`read_input`]; and if the result cannot be written.
+/// Names the tensor that is missing or does not fit; and if the result cannot be written.
 pub fn predict(unet: &Unet, input: &Path, output: &Path) -> Result<[usize; 4], Error> {
-    let (x, t, labels) = read_input(input, unet)?;
+    let Input { x, timesteps, labels } = read_input(input, unet)?;
     let by_number = unet.config().class_embed_type != Some(ClassEmbedType::Identity);
-    if let Some(wrong) = labels
-        .iter()
-        .flatten()
-        .find(|v| by_number && (v.fract() != 0.0 || **v < 0.0))
-    {
+    if let Some(wrong) = labels.iter().flatten().find(|v| by_number && (v.fract() != 0.0 || **v < 0.0)) {
         let message = format!("`labels` has {wrong}; expected class numbers, 0 and more");
-        return Err(Error::Input {
-            path: input.to_owned(),
-            message,
-        });
+        return Err(Error::Input { path: input.to_owned(), message });
     }
     let classes: Option<Vec<u32>> = labels.as_ref().map(|l| l.iter().map(|&v| v as u32).collect());
     let labels = match unet.config().class_embed_type {
         Some(ClassEmbedType::Identity) => labels.as_deref().map(Labels::Vectors),
         _ => classes.as_deref().map(Labels::Classes),
     };
-    unet.check_labels(t.len(), labels)?;
-    let prediction = unet.forward(x, &t, labels, None).permute([0, 3, 1, 2]);
+    unet.check_labels(timesteps.len(), labels)?;
+    let prediction = unet.forward(x, &timesteps, labels, None).permute([0, 3, 1, 2]);
     let shape = prediction.dims();
     let data = prediction.into_data().iter::<f32>().collect();
-    let tensors = Tensors::from([(
-        "prediction".to_owned(),
-        weights::Tensor {
-            shape: shape.to_vec(),
-            data,
-        },
-    )]);
+    let tensors = Tensors::from([("prediction".to_owned(), weights::Tensor { shape: shape.to_vec(), data })]);
     write_safetensors(output, views(&tensors), &Metadata::new())?;
     Ok(shape)
 }

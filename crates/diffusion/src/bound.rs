@@ -76,36 +76,16 @@ pub struct Term {
 pub fn discretized_gaussian_nll(x: f64, mean: f64, log_variance: f64, cdf: Cdf) -> Term {
     let inv_stdv = (-0.5 * log_variance).exp();
     // The edges are told by a tolerance, not by equality: x has been through f32.
-    let upper = if x > 0.999 {
-        f64::INFINITY
-    } else {
-        inv_stdv * (x - mean + 1.0 / 255.0)
-    };
-    let lower = if x < -0.999 {
-        f64::NEG_INFINITY
-    } else {
-        inv_stdv * (x - mean - 1.0 / 255.0)
-    };
+    let upper = if x > 0.999 { f64::INFINITY } else { inv_stdv * (x - mean + 1.0 / 255.0) };
+    let lower = if x < -0.999 { f64::NEG_INFINITY } else { inv_stdv * (x - mean - 1.0 / 255.0) };
     // Φ(b) − Φ(a) = Φ(−a) − Φ(−b): take the side where the numbers are small.
-    let mass = if lower > 0.0 {
-        cdf.at(-lower) - cdf.at(-upper)
-    } else {
-        cdf.at(upper) - cdf.at(lower)
-    };
+    let mass = if lower > 0.0 { cdf.at(-lower) - cdf.at(-upper) } else { cdf.at(upper) - cdf.at(lower) };
     if mass <= cdf.floor() {
-        return Term {
-            nats: -cdf.floor().ln(),
-            by_mean: 0.0,
-            by_log_variance: 0.0,
-        };
+        return Term { nats: -cdf.floor().ln(), by_mean: 0.0, by_log_variance: 0.0 };
     }
     // (φ, zφ), which both vanish at ±∞.
     let edge = |z: f64| {
-        if z.is_finite() {
-            (cdf.density(z), z * cdf.density(z))
-        } else {
-            (0.0, 0.0)
-        }
+        if z.is_finite() { (cdf.density(z), z * cdf.density(z)) } else { (0.0, 0.0) }
     };
     let ((upper, upper_z), (lower, lower_z)) = (edge(upper), edge(lower));
     Term {
@@ -153,10 +133,7 @@ impl<'a> VariationalBound<'a> {
         mean: &[T],
         log_variance: &[T],
     ) -> Result<f64, Error> {
-        let nats = self
-            .elements(t, x0, xt, mean, log_variance)?
-            .map(|term| term.nats)
-            .sum::<f64>();
+        let nats = self.elements(t, x0, xt, mean, log_variance)?.map(|term| term.nats).sum::<f64>();
         Ok(nats / (x0.len() as f64 * LN_2))
     }
 
@@ -182,18 +159,11 @@ impl<'a> VariationalBound<'a> {
     /// KL(q(x_T | x_0) ‖ N(0, I)) of one image, in bits/dim; nothing the network does changes it.
     pub fn prior<T: Copy + Into<f64>>(&self, x0: &[T]) -> Result<f64, Error> {
         if x0.is_empty() {
-            return Err(Error::Length {
-                name: "x0",
-                found: 0,
-                expected: 1,
-            });
+            return Err(Error::Length { name: "x0", found: 0, expected: 1 });
         }
         let (signal, noise) = self.schedule.q_sample(self.schedule.len() - 1);
         let log_variance = 2.0 * noise.ln();
-        let nats = x0
-            .iter()
-            .map(|&x0| normal_kl(signal * x0.into(), log_variance, 0.0, 0.0))
-            .sum::<f64>();
+        let nats = x0.iter().map(|&x0| normal_kl(signal * x0.into(), log_variance, 0.0, 0.0)).sum::<f64>();
         Ok(nats / (x0.len() as f64 * LN_2))
     }
 
@@ -206,25 +176,13 @@ impl<'a> VariationalBound<'a> {
         log_variance: &[T],
     ) -> Result<impl Iterator<Item = Term>, Error> {
         if t >= self.schedule.len() {
-            return Err(Error::Timestep {
-                index: 0,
-                timestep: t,
-                num_train_timesteps: self.schedule.len(),
-            });
+            return Err(Error::Timestep { index: 0, timestep: t, num_train_timesteps: self.schedule.len() });
         }
         let dims = x0.len();
-        let broadcast = if log_variance.len() == 1 {
-            dims
-        } else {
-            log_variance.len()
-        };
+        let broadcast = if log_variance.len() == 1 { dims } else { log_variance.len() };
         for (name, found) in [("xt", xt.len()), ("mean", mean.len()), ("log_variance", broadcast)] {
             if found != dims || dims == 0 {
-                return Err(Error::Length {
-                    name,
-                    found,
-                    expected: dims.max(1),
-                });
+                return Err(Error::Length { name, found, expected: dims.max(1) });
             }
         }
         let posterior = self.schedule.posterior(t);

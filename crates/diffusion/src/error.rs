@@ -16,7 +16,7 @@ pub enum Error {
         beta: f64,
     },
     /// A noise level that f64 cannot tell from the one before it, or from nothing.
-    #[error("alphas_cumprod[{t}] is {alpha_cumprod}, expected to be below {prev} and above 0")]
+    #[error("alphas_cumprod[{t}] is {alpha_cumprod:e}, expected to be below {prev:e} and above 0")]
     AlphaCumprod {
         /// Index of the entry.
         t: usize,

@@ -39,27 +39,15 @@ impl LossWeight {
             Self::MinSnr { gamma } => {
                 if !(*gamma > 0.0 && gamma.is_finite()) {
                     let expected = "a positive number";
-                    return Err(Error::Value {
-                        name: "min_snr gamma",
-                        value: *gamma,
-                        expected,
-                    });
+                    return Err(Error::Value { name: "min_snr gamma", value: *gamma, expected });
                 }
-                (0..steps)
-                    .map(|t| min_snr(schedule.snr(t), *gamma, prediction))
-                    .collect()
+                (0..steps).map(|t| min_snr(schedule.snr(t), *gamma, prediction)).collect()
             }
-            Self::List(weights) if weights.len() != steps => Err(Error::Length {
-                name: "loss weights",
-                found: weights.len(),
-                expected: steps,
-            }),
+            Self::List(weights) if weights.len() != steps => {
+                Err(Error::Length { name: "loss weights", found: weights.len(), expected: steps })
+            }
             Self::List(weights) => match weights.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite())) {
-                Some(&value) => Err(Error::Value {
-                    name: "loss weight",
-                    value,
-                    expected: "0 or a positive number",
-                }),
+                Some(&value) => Err(Error::Value { name: "loss weight", value, expected: "0 or a positive number" }),
                 None => Ok(weights.clone()),
             },
         }
@@ -73,9 +61,9 @@ fn min_snr(snr: f64, gamma: f64, prediction: Prediction) -> Result<f64, Error> {
         Prediction::Epsilon => Ok((gamma / snr).min(1.0)),
         Prediction::Sample => Ok(snr.min(gamma)),
         Prediction::VPrediction => Ok(snr.min(gamma) / (snr + 1.0)),
-        Prediction::PreviousMean => Err(Error::Unsupported(
-            "min-SNR weights are defined for epsilon, sample and v_prediction".to_owned(),
-        )),
+        Prediction::PreviousMean => {
+            Err(Error::Unsupported("min-SNR weights are defined for epsilon, sample and v_prediction".to_owned()))
+        }
     }
 }
 

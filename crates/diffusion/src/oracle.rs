@@ -20,10 +20,7 @@ impl Gaussian {
     /// q(x_t): the data scaled by √ᾱ plus noise of variance 1−ᾱ.
     pub fn marginal(self, alpha_cumprod: f64) -> Self {
         let variance = alpha_cumprod * self.variance + 1.0 - alpha_cumprod;
-        Self {
-            mean: alpha_cumprod.sqrt() * self.mean,
-            variance,
-        }
+        Self { mean: alpha_cumprod.sqrt() * self.mean, variance }
     }
 
     /// The exact denoiser x̂0 = E[x_0 | x_t].
@@ -92,27 +89,15 @@ impl Mixture {
     pub fn new(mut components: Vec<Component>) -> Result<Self, Error> {
         let dims = components.first().map_or(0, |component| component.mean.len());
         if dims == 0 {
-            return Err(Error::Length {
-                name: "mixture components",
-                found: 0,
-                expected: 1,
-            });
+            return Err(Error::Length { name: "mixture components", found: 0, expected: 1 });
         }
         for Component { weight, mean, variance } in &components {
             if mean.len() != dims {
-                return Err(Error::Length {
-                    name: "component mean",
-                    found: mean.len(),
-                    expected: dims,
-                });
+                return Err(Error::Length { name: "component mean", found: mean.len(), expected: dims });
             }
             for (name, value) in [("component weight", *weight), ("component variance", *variance)] {
                 if !(value > 0.0 && value.is_finite()) {
-                    return Err(Error::Value {
-                        name,
-                        value,
-                        expected: "a positive number",
-                    });
+                    return Err(Error::Value { name, value, expected: "a positive number" });
                 }
             }
         }
@@ -123,11 +108,7 @@ impl Mixture {
 
     /// A mixture on the line, from (weight, mean, variance) triples.
     pub fn on_line(components: &[(f64, f64, f64)]) -> Result<Self, Error> {
-        let component = |&(weight, mean, variance): &(f64, f64, f64)| Component {
-            weight,
-            mean: vec![mean],
-            variance,
-        };
+        let component = |&(weight, mean, variance): &(f64, f64, f64)| Component { weight, mean: vec![mean], variance };
         Self::new(components.iter().map(component).collect())
     }
 
@@ -144,13 +125,11 @@ impl Mixture {
     /// ln of w_k N(x_t; √ᾱ m_k, V_k I) for each component.
     fn log_joint(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         let gaussian = |component: &Component| {
-            let log_density = component.mean.iter().zip(x_t).map(|(&mean, &x)| {
-                Gaussian {
-                    mean,
-                    variance: component.variance,
-                }
-                .log_density(x, alpha_cumprod)
-            });
+            let log_density = component
+                .mean
+                .iter()
+                .zip(x_t)
+                .map(|(&mean, &x)| Gaussian { mean, variance: component.variance }.log_density(x, alpha_cumprod));
             component.weight.ln() + log_density.sum::<f64>()
         };
         self.components.iter().map(gaussian).collect()
@@ -184,13 +163,7 @@ impl Mixture {
         let mut sum = vec![0.0; x_t.len()];
         for (component, r) in self.components.iter().zip(responsibilities) {
             for ((sum, &mean), &x) in sum.iter_mut().zip(&component.mean).zip(x_t) {
-                *sum += r * f(
-                    Gaussian {
-                        mean,
-                        variance: component.variance,
-                    },
-                    x,
-                );
+                *sum += r * f(Gaussian { mean, variance: component.variance }, x);
             }
         }
         sum
@@ -202,12 +175,7 @@ impl Mixture {
             gaussian.mse(alpha_cumprod) + gaussian.sample(x, alpha_cumprod).powi(2)
         });
         let first = self.sample(x_t, alpha_cumprod);
-        second
-            .iter()
-            .zip(&first)
-            .map(|(second, first)| second - first * first)
-            .sum::<f64>()
-            / x_t.len() as f64
+        second.iter().zip(&first).map(|(second, first)| second - first * first).sum::<f64>() / x_t.len() as f64
     }
 
     /// M_t = E(x_0 − x̂0)² of a mixture on the line, by quadrature over x_t. Errors for D > 1.
@@ -223,11 +191,7 @@ impl Mixture {
         const POINTS_PER_DEVIATION: f64 = 16.0;
         let mut sum = 0.0;
         for component in &self.components {
-            let at = Gaussian {
-                mean: component.mean[0],
-                variance: component.variance,
-            }
-            .marginal(alpha_cumprod);
+            let at = Gaussian { mean: component.mean[0], variance: component.variance }.marginal(alpha_cumprod);
             let deviation = at.variance.sqrt();
             let points = (REACH * POINTS_PER_DEVIATION) as i64;
             let integral: f64 = (-points..=points)
@@ -244,11 +208,7 @@ impl Mixture {
         self.check_line()?;
         let (mut below, mut above) = (0.0, 0.0);
         for component in &self.components {
-            let at = Gaussian {
-                mean: component.mean[0],
-                variance: component.variance,
-            }
-            .marginal(alpha_cumprod);
+            let at = Gaussian { mean: component.mean[0], variance: component.variance }.marginal(alpha_cumprod);
             let z = (x - at.mean) / at.variance.sqrt() * FRAC_1_SQRT_2;
             below += 0.5 * component.weight * libm::erfc(-z);
             above += 0.5 * component.weight * libm::erfc(z);
@@ -265,11 +225,7 @@ impl Mixture {
         let mut high = f64::NEG_INFINITY;
         for component in &self.components {
             let mean = component.mean[0];
-            let at = Gaussian {
-                mean,
-                variance: component.variance,
-            }
-            .marginal(alpha_cumprod_s);
+            let at = Gaussian { mean, variance: component.variance }.marginal(alpha_cumprod_s);
             let reach = 40.0 * at.variance.sqrt();
             low = low.min(at.mean - reach);
             high = high.max(at.mean + reach);
@@ -280,11 +236,7 @@ impl Mixture {
                 return Ok(middle);
             }
             let (below_middle, above_middle) = self.cdf(middle, alpha_cumprod_s)?;
-            let too_low = if below < above {
-                below_middle < below
-            } else {
-                above_middle > above
-            };
+            let too_low = if below < above { below_middle < below } else { above_middle > above };
             if too_low {
                 low = middle;
             } else {
@@ -296,11 +248,7 @@ impl Mixture {
     fn check_line(&self) -> Result<(), Error> {
         match self.dims() {
             1 => Ok(()),
-            found => Err(Error::Length {
-                name: "component mean",
-                found,
-                expected: 1,
-            }),
+            found => Err(Error::Length { name: "component mean", found, expected: 1 }),
         }
     }
 }

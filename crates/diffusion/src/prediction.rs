@@ -66,21 +66,12 @@ impl Prediction {
     pub fn sample(self, alpha_cumprod: f64, alpha_cumprod_prev: f64) -> FromOutput {
         let (signal, noise) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
         match self {
-            Self::Epsilon => FromOutput {
-                x: 1.0 / signal,
-                output: -noise / signal,
-            },
+            Self::Epsilon => FromOutput { x: 1.0 / signal, output: -noise / signal },
             Self::Sample => FromOutput { x: 0.0, output: 1.0 },
-            Self::VPrediction => FromOutput {
-                x: signal,
-                output: -noise,
-            },
+            Self::VPrediction => FromOutput { x: signal, output: -noise },
             Self::PreviousMean => {
                 let posterior = Posterior::between(alpha_cumprod, alpha_cumprod_prev);
-                FromOutput {
-                    x: -posterior.coef_xt / posterior.coef_x0,
-                    output: 1.0 / posterior.coef_x0,
-                }
+                FromOutput { x: -posterior.coef_xt / posterior.coef_x0, output: 1.0 / posterior.coef_x0 }
             }
         }
     }
@@ -90,17 +81,11 @@ impl Prediction {
         let (signal, noise) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
         match self {
             Self::Epsilon => FromOutput { x: 0.0, output: 1.0 },
-            Self::VPrediction => FromOutput {
-                x: noise,
-                output: signal,
-            },
+            Self::VPrediction => FromOutput { x: noise, output: signal },
             Self::Sample | Self::PreviousMean => {
                 let sample = self.sample(alpha_cumprod, alpha_cumprod_prev);
                 let epsilon = epsilon_from_sample(alpha_cumprod);
-                FromOutput {
-                    x: epsilon.x + epsilon.output * sample.x,
-                    output: epsilon.output * sample.output,
-                }
+                FromOutput { x: epsilon.x + epsilon.output * sample.x, output: epsilon.output * sample.output }
             }
         }
     }
@@ -109,24 +94,12 @@ impl Prediction {
     pub fn target(self, schedule: &NoiseSchedule, t: usize) -> Target {
         let (signal, noise) = schedule.q_sample(t);
         match self {
-            Self::Epsilon => Target {
-                sample: 0.0,
-                epsilon: 1.0,
-            },
-            Self::Sample => Target {
-                sample: 1.0,
-                epsilon: 0.0,
-            },
-            Self::VPrediction => Target {
-                sample: -noise,
-                epsilon: signal,
-            },
+            Self::Epsilon => Target { sample: 0.0, epsilon: 1.0 },
+            Self::Sample => Target { sample: 1.0, epsilon: 0.0 },
+            Self::VPrediction => Target { sample: -noise, epsilon: signal },
             Self::PreviousMean => {
                 let posterior = schedule.posterior(t);
-                Target {
-                    sample: posterior.coef_x0 + posterior.coef_xt * signal,
-                    epsilon: posterior.coef_xt * noise,
-                }
+                Target { sample: posterior.coef_x0 + posterior.coef_xt * signal, epsilon: posterior.coef_xt * noise }
             }
         }
     }
@@ -135,10 +108,7 @@ impl Prediction {
 /// ε as a map of x_t and x̂0 (in place of the output): (x_t − √ᾱ x̂0)/√(1−ᾱ).
 pub fn epsilon_from_sample(alpha_cumprod: f64) -> FromOutput {
     let noise = (1.0 - alpha_cumprod).sqrt();
-    FromOutput {
-        x: 1.0 / noise,
-        output: -alpha_cumprod.sqrt() / noise,
-    }
+    FromOutput { x: 1.0 / noise, output: -alpha_cumprod.sqrt() / noise }
 }
 
 impl fmt::Display for Prediction {

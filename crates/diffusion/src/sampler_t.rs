@@ -34,10 +34,7 @@ impl TimestepDistribution {
                 Some(*total)
             })
             .collect();
-        Self {
-            probabilities,
-            cumulative,
-        }
+        Self { probabilities, cumulative }
     }
 
     /// p_0 … p_{T−1}, which sum to 1.
@@ -48,10 +45,7 @@ impl TimestepDistribution {
     /// t drawn with one uniform, and the weight 1/(T p_t) that keeps the mean of the loss what it is under uniform t.
     pub fn sample(&self, u: f64) -> (usize, f64) {
         let last = self.cumulative.len() - 1;
-        let t = self
-            .cumulative
-            .partition_point(|&c| c <= u * self.cumulative[last])
-            .min(last);
+        let t = self.cumulative.partition_point(|&c| c <= u * self.cumulative[last]).min(last);
         (t, 1.0 / (self.probabilities.len() as f64 * self.probabilities[t]))
     }
 }
@@ -81,28 +75,15 @@ impl LossSecondMoment {
     /// The sampler with other numbers. Errors for no timesteps, no history and `uniform_prob` outside (0, 1].
     pub fn with(num_train_timesteps: usize, history_per_term: usize, uniform_prob: f64) -> Result<Self, Error> {
         let loss_history = vec![Vec::new(); num_train_timesteps];
-        State {
-            history_per_term,
-            uniform_prob,
-            loss_history,
-        }
-        .try_into()
+        State { history_per_term, uniform_prob, loss_history }.try_into()
     }
 
     /// Takes note of the (unweighted) loss of one image at `t`. A loss that is not finite, which the trainer skips, is
     /// left out. Errors for `t` past the chain.
     pub fn update(&mut self, t: usize, loss: f64) -> Result<(), Error> {
-        let State {
-            history_per_term,
-            loss_history,
-            ..
-        } = &mut self.0;
+        let State { history_per_term, loss_history, .. } = &mut self.0;
         let num_train_timesteps = loss_history.len();
-        let history = loss_history.get_mut(t).ok_or(Error::Timestep {
-            index: 0,
-            timestep: t,
-            num_train_timesteps,
-        })?;
+        let history = loss_history.get_mut(t).ok_or(Error::Timestep { index: 0, timestep: t, num_train_timesteps })?;
         if loss.is_finite() {
             if history.len() == *history_per_term {
                 history.remove(0);
@@ -114,38 +95,26 @@ impl LossSecondMoment {
 
     /// Whether every t has its full history, so that draws are by importance.
     pub fn is_warmed_up(&self) -> bool {
-        self.0
-            .loss_history
-            .iter()
-            .all(|history| history.len() == self.0.history_per_term)
+        self.0.loss_history.iter().all(|history| history.len() == self.0.history_per_term)
     }
 
     /// What to draw the next batch from.
     pub fn distribution(&self) -> TimestepDistribution {
-        let State {
-            uniform_prob,
-            loss_history,
-            ..
-        } = &self.0;
+        let State { uniform_prob, loss_history, .. } = &self.0;
         let uniform = vec![1.0; loss_history.len()];
         if !self.is_warmed_up() {
             return TimestepDistribution::new(&uniform);
         }
         let second_moment = |history: &Vec<f64>| history.iter().map(|loss| loss * loss).sum::<f64>();
-        let weights: Vec<f64> = loss_history
-            .iter()
-            .map(|history| (second_moment(history) / history.len() as f64).sqrt())
-            .collect();
+        let weights: Vec<f64> =
+            loss_history.iter().map(|history| (second_moment(history) / history.len() as f64).sqrt()).collect();
         let sum: f64 = weights.iter().sum();
         // All losses zero: nothing to prefer. (Also where a sum overflows.)
         if !(sum > 0.0 && sum.is_finite()) {
             return TimestepDistribution::new(&uniform);
         }
         let floor = uniform_prob / weights.len() as f64;
-        let mixed: Vec<f64> = weights
-            .iter()
-            .map(|weight| (1.0 - uniform_prob) * weight / sum + floor)
-            .collect();
+        let mixed: Vec<f64> = weights.iter().map(|weight| (1.0 - uniform_prob) * weight / sum + floor).collect();
         TimestepDistribution::new(&mixed)
     }
 }
@@ -154,41 +123,21 @@ impl TryFrom<State> for LossSecondMoment {
     type Error = Error;
 
     fn try_from(state: State) -> Result<Self, Error> {
-        let State {
-            history_per_term,
-            uniform_prob,
-            loss_history,
-        } = &state;
+        let State { history_per_term, uniform_prob, loss_history } = &state;
         if loss_history.is_empty() {
             return Err(Error::EmptySchedule);
         }
         if *history_per_term == 0 {
-            return Err(Error::Value {
-                name: "history_per_term",
-                value: 0.0,
-                expected: "at least 1",
-            });
+            return Err(Error::Value { name: "history_per_term", value: 0.0, expected: "at least 1" });
         }
         if !(*uniform_prob > 0.0 && *uniform_prob <= 1.0) {
-            return Err(Error::Value {
-                name: "uniform_prob",
-                value: *uniform_prob,
-                expected: "above 0, at most 1",
-            });
+            return Err(Error::Value { name: "uniform_prob", value: *uniform_prob, expected: "above 0, at most 1" });
         }
         if let Some(long) = loss_history.iter().find(|history| history.len() > *history_per_term) {
-            return Err(Error::Length {
-                name: "loss_history",
-                found: long.len(),
-                expected: *history_per_term,
-            });
+            return Err(Error::Length { name: "loss_history", found: long.len(), expected: *history_per_term });
         }
         if let Some(&value) = loss_history.iter().flatten().find(|loss| !loss.is_finite()) {
-            return Err(Error::Value {
-                name: "loss_history",
-                value,
-                expected: "finite numbers",
-            });
+            return Err(Error::Value { name: "loss_history", value, expected: "finite numbers" });
         }
         Ok(Self(state))
     }

@@ -66,10 +66,9 @@ impl BetaSchedule {
         };
         match self {
             Self::Linear => linspace(beta_start, beta_end, steps),
-            Self::ScaledLinear => linspace(beta_start.sqrt(), beta_end.sqrt(), steps)
-                .iter()
-                .map(|root| root * root)
-                .collect(),
+            Self::ScaledLinear => {
+                linspace(beta_start.sqrt(), beta_end.sqrt(), steps).iter().map(|root| root * root).collect()
+            }
             Self::Const => vec![beta_end; steps],
             Self::Jsd => (0..steps).map(|t| 1.0 / (steps - t) as f64).collect(),
             Self::Warmup10 => warmup(0.1),
@@ -213,16 +212,11 @@ impl NoiseSchedule {
         let first = self.alphas_cumprod[0].sqrt();
         let last = self.alphas_cumprod[self.len() - 1].sqrt();
         if self.len() < 2 {
-            return Err(Error::Unsupported(
-                "zero terminal SNR needs at least two timesteps".to_owned(),
-            ));
+            return Err(Error::Unsupported("zero terminal SNR needs at least two timesteps".to_owned()));
         }
         let scale = first / (first - last);
         Self::from_alphas_cumprod(
-            self.alphas_cumprod
-                .iter()
-                .map(|alpha| ((alpha.sqrt() - last) * scale).powi(2))
-                .collect(),
+            self.alphas_cumprod.iter().map(|alpha| ((alpha.sqrt() - last) * scale).powi(2)).collect(),
         )
     }
 
@@ -277,10 +271,7 @@ impl NoiseSchedule {
             (0, _) => at(1).variance.ln(),
             (t, _) => at(t).variance.ln(),
         };
-        Posterior {
-            log_variance_clipped,
-            ..at(t)
-        }
+        Posterior { log_variance_clipped, ..at(t) }
     }
 }
 

@@ -88,11 +88,8 @@ impl Default for SchedulerConfig {
 }
 
 /// The schedules that diffusers' DDPM and DDIM know by the same name.
-const DIFFUSERS_SCHEDULES: [BetaSchedule; 3] = [
-    BetaSchedule::Linear,
-    BetaSchedule::ScaledLinear,
-    BetaSchedule::SquaredcosCapV2,
-];
+const DIFFUSERS_SCHEDULES: [BetaSchedule; 3] =
+    [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::SquaredcosCapV2];
 
 impl SchedulerConfig {
     /// Reads a `scheduler_config.json`. Errors, naming the key, for JSON that is broken, another scheduler, a key or
@@ -100,9 +97,7 @@ impl SchedulerConfig {
     pub fn from_json(json: &str) -> Result<Self, Error> {
         let mut keys: Map<String, Value> = serde_json::from_str(json).map_err(error)?;
         if !keys.contains_key("_class_name") {
-            return Err(error(
-                "there is no `_class_name`, expected DDPMScheduler or DDIMScheduler",
-            ));
+            return Err(error("there is no `_class_name`, expected DDPMScheduler or DDIMScheduler"));
         }
         keys.retain(|key, _| !key.starts_with('_') || key == "_class_name");
         modernise(&mut keys)?;
@@ -157,25 +152,12 @@ impl SchedulerConfig {
         let schedule = match &self.trained_betas {
             Some(betas) if betas.len() != self.num_train_timesteps => {
                 let expected = self.num_train_timesteps;
-                return Err(Error::Length {
-                    name: "trained_betas",
-                    found: betas.len(),
-                    expected,
-                });
+                return Err(Error::Length { name: "trained_betas", found: betas.len(), expected });
             }
             Some(betas) => NoiseSchedule::from_betas(betas.clone()),
-            None => NoiseSchedule::new(
-                self.beta_schedule,
-                self.beta_start,
-                self.beta_end,
-                self.num_train_timesteps,
-            ),
+            None => NoiseSchedule::new(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps),
         }?;
-        if self.rescale_betas_zero_snr {
-            schedule.rescale_zero_terminal_snr()
-        } else {
-            Ok(schedule)
-        }
+        if self.rescale_betas_zero_snr { schedule.rescale_zero_terminal_snr() } else { Ok(schedule) }
     }
 
     /// The bound of x̂0, or `None` where it is not clipped.
@@ -185,8 +167,7 @@ impl SchedulerConfig {
 
     /// The timesteps of a sampler with so many steps, descending (diffusers' `set_timesteps`).
     pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, Error> {
-        self.timestep_spacing
-            .timesteps(self.num_train_timesteps, steps, self.steps_offset)
+        self.timestep_spacing.timesteps(self.num_train_timesteps, steps, self.steps_offset)
     }
 
     /// The sampler that diffusers' scheduler of this class runs with so many inference steps, its two peculiarities
@@ -204,25 +185,15 @@ impl SchedulerConfig {
             SchedulerClass::Ddpm => {
                 let mut table = solver::ddpm(&schedule, &timesteps, self.variance_type, self.clip())?;
                 if let (Some(row), Some(&t @ 1..)) = (table.rows.last_mut(), timesteps.last()) {
-                    solver::set_noise(
-                        row,
-                        self.variance_type
-                            .diffusers_log_variance(schedule.alpha_cumprod(t), 1.0),
-                    );
+                    solver::set_noise(row, self.variance_type.diffusers_log_variance(schedule.alpha_cumprod(t), 1.0));
                 }
                 Ok(table)
             }
             SchedulerClass::Ddim => {
                 let stride = self.num_train_timesteps / steps;
-                let last = if self.set_alpha_to_one {
-                    1.0
-                } else {
-                    schedule.alpha_cumprod(0)
-                };
+                let last = if self.set_alpha_to_one { 1.0 } else { schedule.alpha_cumprod(0) };
                 let alpha_cumprod_s = |t: usize| t.checked_sub(stride).map_or(last, |s| schedule.alpha_cumprod(s));
-                let rows = timesteps
-                    .iter()
-                    .map(|&t| solver::ddim_row(&schedule, t, alpha_cumprod_s(t), eta));
+                let rows = timesteps.iter().map(|&t| solver::ddim_row(&schedule, t, alpha_cumprod_s(t), eta));
                 solver::checked(SolverTable {
                     name: format!("ddim eta={eta}"),
                     rows: rows.collect::<Result<_, _>>()?,

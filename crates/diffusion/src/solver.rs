@@ -49,10 +49,7 @@ impl Row {
     pub fn predictions(&self, prediction: Prediction) -> Result<(FromOutput, FromOutput), Error> {
         let sample = prediction.sample(self.alpha_cumprod, self.alpha_cumprod_prev);
         let epsilon = prediction.epsilon(self.alpha_cumprod, self.alpha_cumprod_prev);
-        if [sample.x, sample.output, epsilon.x, epsilon.output]
-            .iter()
-            .all(|c| c.is_finite())
-        {
+        if [sample.x, sample.output, epsilon.x, epsilon.output].iter().all(|c| c.is_finite()) {
             Ok((sample, epsilon))
         } else {
             let (t, alpha) = (self.timestep, self.alpha_cumprod);
@@ -91,13 +88,7 @@ pub fn ddpm(
 ) -> Result<SolverTable, Error> {
     let chain = schedule.respace(timesteps)?;
     let log_variances: Vec<_> = (0..chain.len()).map(|i| variance.log_variance(&chain, i)).collect();
-    ancestral(
-        format!("ddpm {variance}"),
-        schedule,
-        timesteps,
-        &log_variances,
-        clip_sample,
-    )
+    ancestral(format!("ddpm {variance}"), schedule, timesteps, &log_variances, clip_sample)
 }
 
 /// [`ddpm`] with a variance given for each step, in the order of `timesteps`; the last one is not used. For instance
@@ -109,24 +100,10 @@ pub fn ddpm_with_variances(
     clip_sample: Option<f64>,
 ) -> Result<SolverTable, Error> {
     if variances.len() != timesteps.len() {
-        return Err(Error::Length {
-            name: "variances",
-            found: variances.len(),
-            expected: timesteps.len(),
-        });
+        return Err(Error::Length { name: "variances", found: variances.len(), expected: timesteps.len() });
     }
-    let log_variances: Vec<_> = variances
-        .iter()
-        .rev()
-        .map(|variance| LogVariance::fixed(variance.ln()))
-        .collect();
-    ancestral(
-        "ddpm given variances".to_owned(),
-        schedule,
-        timesteps,
-        &log_variances,
-        clip_sample,
-    )
+    let log_variances: Vec<_> = variances.iter().rev().map(|variance| LogVariance::fixed(variance.ln())).collect();
+    ancestral("ddpm given variances".to_owned(), schedule, timesteps, &log_variances, clip_sample)
 }
 
 /// `log_variances` ascend, as the chain's own index does.
@@ -148,32 +125,19 @@ fn ancestral(
             row
         })
         .collect();
-    checked(SolverTable {
-        name,
-        rows,
-        clip_sample,
-        epsilon_from_clipped: false,
-    })
+    checked(SolverTable { name, rows, clip_sample, epsilon_from_clipped: false })
 }
 
 /// (t, ᾱ_s) for each step of a descending list; the last one leads to the data.
 fn steps<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize]) -> impl Iterator<Item = (usize, f64)> + 'a {
-    let next = timesteps
-        .iter()
-        .skip(1)
-        .map(|&s| schedule.alpha_cumprod(s))
-        .chain([1.0]);
+    let next = timesteps.iter().skip(1).map(|&s| schedule.alpha_cumprod(s)).chain([1.0]);
     timesteps.iter().copied().zip(next)
 }
 
 /// The mean of the ancestral step t → s, without its noise.
 pub(crate) fn ddpm_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64) -> Row {
     let posterior = Posterior::between(schedule.alpha_cumprod(t), alpha_cumprod_s);
-    Row {
-        x: posterior.coef_xt,
-        sample: vec![posterior.coef_x0],
-        ..blank_row(schedule, t)
-    }
+    Row { x: posterior.coef_xt, sample: vec![posterior.coef_x0], ..blank_row(schedule, t) }
 }
 
 /// Gives a row the noise of a log-variance or of a range of them.
@@ -198,28 +162,16 @@ pub fn ddim(
     let rows = steps(schedule, timesteps)
         .map(|(t, alpha_cumprod_s)| ddim_row(schedule, t, alpha_cumprod_s, eta))
         .collect::<Result<_, _>>()?;
-    checked(SolverTable {
-        name: format!("ddim eta={eta}"),
-        rows,
-        clip_sample,
-        epsilon_from_clipped: false,
-    })
+    checked(SolverTable { name: format!("ddim eta={eta}"), rows, clip_sample, epsilon_from_clipped: false })
 }
 
 /// The DDIM step from t to noise level ᾱ_s.
 pub(crate) fn ddim_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64, eta: f64) -> Result<Row, Error> {
-    let noise = eta
-        * Posterior::between(schedule.alpha_cumprod(t), alpha_cumprod_s)
-            .variance
-            .sqrt();
+    let noise = eta * Posterior::between(schedule.alpha_cumprod(t), alpha_cumprod_s).variance.sqrt();
     let direction = 1.0 - alpha_cumprod_s - noise * noise;
     // Rounding can leave a hair below zero at eta = 1.
     if !(eta >= 0.0 && direction > -1e-12) {
-        return Err(Error::Value {
-            name: "eta",
-            value: eta,
-            expected: "0 to 1",
-        });
+        return Err(Error::Value { name: "eta", value: eta, expected: "0 to 1" });
     }
     Ok(Row {
         sample: vec![alpha_cumprod_s.sqrt()],
@@ -251,13 +203,8 @@ impl SolverTable {
     /// Errors, naming the row, for a table that cannot be applied: no rows, numbers that are not finite, ᾱ outside
     /// [0, 1], negative noise, or a prediction from before the first row. Tables from here pass; one from a file may not.
     pub fn check(&self) -> Result<(), Error> {
-        let problem = |row: usize, problem: &str| {
-            Err(Error::Row {
-                table: self.name.clone(),
-                row,
-                problem: problem.to_owned(),
-            })
-        };
+        let problem =
+            |row: usize, problem: &str| Err(Error::Row { table: self.name.clone(), row, problem: problem.to_owned() });
         if self.rows.is_empty() {
             return problem(0, "the table has no rows");
         }
@@ -267,12 +214,7 @@ impl SolverTable {
         for (i, row) in self.rows.iter().enumerate() {
             let (min, max) = row.learned_log_variance.unwrap_or_default();
             let scalars = [row.timestep, row.x, row.noise, min, max];
-            if !scalars
-                .iter()
-                .chain(&row.sample)
-                .chain(&row.epsilon)
-                .all(|c| c.is_finite())
-            {
+            if !scalars.iter().chain(&row.sample).chain(&row.epsilon).all(|c| c.is_finite()) {
                 return problem(i, "a coefficient is not finite");
             }
             if !(0.0..=1.0).contains(&row.alpha_cumprod) || !(0.0..=1.0).contains(&row.alpha_cumprod_prev) {
@@ -290,11 +232,7 @@ impl SolverTable {
 
     /// How many predictions a row looks back on at most, its own included.
     pub fn history(&self) -> usize {
-        self.rows
-            .iter()
-            .map(|row| row.sample.len().max(row.epsilon.len()))
-            .max()
-            .unwrap_or(0)
+        self.rows.iter().map(|row| row.sample.len().max(row.epsilon.len())).max().unwrap_or(0)
     }
 
     /// Applies the table to `x_init` in f64: the reference for every other application of it.
@@ -312,11 +250,7 @@ impl SolverTable {
         self.check()?;
         let dims = x_init.len();
         let length = |name, found: usize, expected: usize| {
-            if found == expected {
-                Ok(())
-            } else {
-                Err(Error::Length { name, found, expected })
-            }
+            if found == expected { Ok(()) } else { Err(Error::Length { name, found, expected }) }
         };
         let mut x = x_init.to_vec();
         let mut samples: VecDeque<Vec<f64>> = VecDeque::new();
@@ -324,32 +258,16 @@ impl SolverTable {
         for (i, row) in self.rows.iter().enumerate() {
             let (to_sample, to_epsilon) = row.predictions(prediction)?;
             let mut output = model(&x, row.timestep);
-            let v = if output.len() == 2 * dims {
-                output.split_off(dims)
-            } else {
-                Vec::new()
-            };
+            let v = if output.len() == 2 * dims { output.split_off(dims) } else { Vec::new() };
             length("model output", output.len(), dims)?;
 
-            let mut sample: Vec<f64> = x
-                .iter()
-                .zip(&output)
-                .map(|(&x, &out)| to_sample.apply(x, out))
-                .collect();
-            let mut epsilon: Vec<f64> = x
-                .iter()
-                .zip(&output)
-                .map(|(&x, &out)| to_epsilon.apply(x, out))
-                .collect();
+            let mut sample: Vec<f64> = x.iter().zip(&output).map(|(&x, &out)| to_sample.apply(x, out)).collect();
+            let mut epsilon: Vec<f64> = x.iter().zip(&output).map(|(&x, &out)| to_epsilon.apply(x, out)).collect();
             if let Some(clip) = self.clip_sample {
                 sample.iter_mut().for_each(|x0| *x0 = x0.clamp(-clip, clip));
                 if self.epsilon_from_clipped {
                     let from_sample = epsilon_from_sample(row.alpha_cumprod);
-                    epsilon = x
-                        .iter()
-                        .zip(&sample)
-                        .map(|(&x, &x0)| from_sample.apply(x, x0))
-                        .collect();
+                    epsilon = x.iter().zip(&sample).map(|(&x, &x0)| from_sample.apply(x, x0)).collect();
                 }
             }
             samples.push_front(sample);
@@ -371,10 +289,7 @@ impl SolverTable {
                         length("learned variance", v.len(), dims)?;
                         let range = LogVariance { min, max };
                         let deviation = v.iter().map(|&v| (0.5 * range.interpolate(v)).exp());
-                        x.iter_mut()
-                            .zip(&z)
-                            .zip(deviation)
-                            .for_each(|((x, z), deviation)| *x += deviation * z);
+                        x.iter_mut().zip(&z).zip(deviation).for_each(|((x, z), deviation)| *x += deviation * z);
                     }
                 }
             }
@@ -385,33 +300,11 @@ impl SolverTable {
 
 impl fmt::Display for SolverTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{}, {} rows, clip_sample {:?}",
-            self.name,
-            self.rows.len(),
-            self.clip_sample
-        )?;
-        writeln!(
-            f,
-            "{:>9} {:>12} {:>12} {:>12}  sample; epsilon",
-            "timestep", "alpha_cumprod", "x", "noise"
-        )?;
-        let list = |coefficients: &[f64]| {
-            coefficients
-                .iter()
-                .map(|c| format!("{c:.9}"))
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
+        writeln!(f, "{}, {} rows, clip_sample {:?}", self.name, self.rows.len(), self.clip_sample)?;
+        writeln!(f, "{:>9} {:>12} {:>12} {:>12}  sample; epsilon", "timestep", "alpha_cumprod", "x", "noise")?;
+        let list = |coefficients: &[f64]| coefficients.iter().map(|c| format!("{c:.9}")).collect::<Vec<_>>().join(" ");
         for row in &self.rows {
-            let Row {
-                timestep,
-                alpha_cumprod,
-                x,
-                noise,
-                ..
-            } = row;
+            let Row { timestep, alpha_cumprod, x, noise, .. } = row;
             write!(f, "{timestep:>9.2} {alpha_cumprod:>12.6e} {x:>12.9} {noise:>12.6e}  ")?;
             write!(f, "{}; {}", list(&row.sample), list(&row.epsilon))?;
             match row.learned_log_variance {

@@ -45,24 +45,15 @@ impl TimestepSpacing {
         let total = num_train_timesteps;
         if steps == 0 || steps > total {
             let spacing = self.to_string();
-            return Err(Error::Steps {
-                steps,
-                num_train_timesteps,
-                spacing,
-            });
+            return Err(Error::Steps { steps, num_train_timesteps, spacing });
         }
         let mut timesteps: Vec<usize> = match self {
-            Self::Leading => (0..steps)
-                .rev()
-                .map(|i| (i * (total / steps)).saturating_add(steps_offset))
-                .collect(),
+            Self::Leading => (0..steps).rev().map(|i| (i * (total / steps)).saturating_add(steps_offset)).collect(),
             Self::Trailing => {
                 // numpy.arange(T, 0, -T/K) advances by its first difference, which is what decides ties.
                 let start = total as f64;
                 let stride = (start - start / steps as f64) - start;
-                (0..steps)
-                    .map(|i| (start + i as f64 * stride).round_ties_even() as usize - 1)
-                    .collect()
+                (0..steps).map(|i| (start + i as f64 * stride).round_ties_even() as usize - 1).collect()
             }
             Self::Linspace => {
                 let points = linspace(0.0, (total - 1) as f64, steps);
@@ -90,11 +81,7 @@ impl FromStr for TimestepSpacing {
 
     /// Reads the names of [`TimestepSpacing::NAMES`] and `quad`.
     fn from_str(name: &str) -> Result<Self, Error> {
-        named(
-            "timestep spacing",
-            if name == "quad" { "quadratic" } else { name },
-            &Self::NAMES,
-        )
+        named("timestep spacing", if name == "quad" { "quadratic" } else { name }, &Self::NAMES)
     }
 }
 
@@ -104,11 +91,7 @@ impl FromStr for TimestepSpacing {
 /// `"ddim50"`: the integer stride that gives exactly 50.
 pub fn space_timesteps(num_train_timesteps: usize, respacing: &str) -> Result<Vec<usize>, Error> {
     let unreadable = || Error::Respacing(respacing.to_owned());
-    let impossible = |steps: usize| Error::Steps {
-        steps,
-        num_train_timesteps,
-        spacing: format!("`{respacing}`"),
-    };
+    let impossible = |steps: usize| Error::Steps { steps, num_train_timesteps, spacing: format!("`{respacing}`") };
     if let Some(count) = respacing.strip_prefix("ddim") {
         let count: usize = count.trim().parse().map_err(|_| unreadable())?;
         let stride = (1..num_train_timesteps).find(|&stride| num_train_timesteps.div_ceil(stride) == count);
@@ -158,17 +141,9 @@ pub(crate) fn check(timesteps: &[usize], num_train_timesteps: usize) -> Result<(
     let mut bound = num_train_timesteps;
     for (index, &timestep) in timesteps.iter().enumerate() {
         if timestep >= bound {
-            return Err(Error::Timestep {
-                index,
-                timestep,
-                num_train_timesteps,
-            });
+            return Err(Error::Timestep { index, timestep, num_train_timesteps });
         }
         bound = timestep;
     }
-    if timesteps.is_empty() {
-        Err(Error::NoTimesteps)
-    } else {
-        Ok(())
-    }
+    if timesteps.is_empty() { Err(Error::NoTimesteps) } else { Ok(()) }
 }

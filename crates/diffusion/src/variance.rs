@@ -41,10 +41,7 @@ pub struct LogVariance {
 impl LogVariance {
     /// A log-variance that no network changes.
     pub fn fixed(log_variance: f64) -> Self {
-        Self {
-            min: log_variance,
-            max: log_variance,
-        }
+        Self { min: log_variance, max: log_variance }
     }
 
     /// The log-variance where the network answers `v`.

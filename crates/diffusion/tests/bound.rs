@@ -18,10 +18,7 @@ fn linear(steps: usize) -> NoiseSchedule {
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (found - expected).abs() <= tolerance,
-        "{found:e} is not {expected:e} to {tolerance:e}"
-    );
+    assert!((found - expected).abs() <= tolerance, "{found:e} is not {expected:e} to {tolerance:e}");
 }
 
 fn pixel(byte: u32) -> f64 {
@@ -50,15 +47,9 @@ fn the_distribution_function() {
     close(Cdf::Erf.at(1.0), 0.841344746068543, 1e-15);
     close(Cdf::Erf.at(-6.0), 9.865_876_450_376_98e-10, 1e-23);
     // The tanh approximation at z = 1: ½(1 + tanh(√(2/π)·1.044715)).
-    close(
-        Cdf::Tanh.at(1.0),
-        0.5 * (1.0 + (0.797_884_560_802_865_4_f64 * 1.044715).tanh()),
-        1e-15,
-    );
-    let worst = (-600..600)
-        .map(|i| f64::from(i) / 100.0)
-        .map(|z| (Cdf::Tanh.at(z) - Cdf::Erf.at(z)).abs())
-        .fold(0.0, f64::max);
+    close(Cdf::Tanh.at(1.0), 0.5 * (1.0 + (0.797_884_560_802_865_4_f64 * 1.044715).tanh()), 1e-15);
+    let worst =
+        (-600..600).map(|i| f64::from(i) / 100.0).map(|z| (Cdf::Tanh.at(z) - Cdf::Erf.at(z)).abs()).fold(0.0, f64::max);
     assert!((1.7e-4..1.9e-4).contains(&worst), "{worst:e}");
     for cdf in CDFS {
         assert_eq!((cdf.at(f64::INFINITY), cdf.at(f64::NEG_INFINITY)), (1.0, 0.0));
@@ -72,17 +63,9 @@ fn the_distribution_function() {
 #[test]
 fn the_discretised_decoder_sums_to_one() {
     for cdf in CDFS {
-        for (mean, log_variance) in [
-            (0.0, -9.8),
-            (0.31, -5.0),
-            (-1.0, -3.0),
-            (1.7, -1.0),
-            (0.99, 4.0),
-            (0.0, -14.0),
-        ] {
-            let total: f64 = (0..256)
-                .map(|b| (-discretized_gaussian_nll(pixel(b), mean, log_variance, cdf).nats).exp())
-                .sum();
+        for (mean, log_variance) in [(0.0, -9.8), (0.31, -5.0), (-1.0, -3.0), (1.7, -1.0), (0.99, 4.0), (0.0, -14.0)] {
+            let total: f64 =
+                (0..256).map(|b| (-discretized_gaussian_nll(pixel(b), mean, log_variance, cdf).nats).exp()).sum();
             // The floor of 1e-12 per bin is part of the reference code.
             close(total, 1.0, if cdf == Cdf::Tanh { 3e-10 } else { 1e-12 });
         }
@@ -159,20 +142,8 @@ fn expected_term(bound: &VariationalBound, data: Gaussian, t: usize, log_varianc
 /// With the exact denoiser and the optimal variance each KL is the information gained, I(x_0; x_{t−1}) − I(x_0; x_t).
 #[test]
 fn each_term_is_the_information_gained() {
-    for data in [
-        Gaussian {
-            mean: 0.3,
-            variance: 0.35,
-        },
-        Gaussian {
-            mean: 0.0,
-            variance: 1.0,
-        },
-    ] {
-        for schedule in [
-            linear(1000),
-            linear(1000).respace(&[999, 801, 400, 120, 33, 4, 0]).unwrap(),
-        ] {
+    for data in [Gaussian { mean: 0.3, variance: 0.35 }, Gaussian { mean: 0.0, variance: 1.0 }] {
+        for schedule in [linear(1000), linear(1000).respace(&[999, 801, 400, 120, 33, 4, 0]).unwrap()] {
             let bound = VariationalBound::new(&schedule, Cdf::Erf);
             let mut total = 0.0;
             for t in 1..schedule.len() {
@@ -212,28 +183,13 @@ fn slices_that_do_not_fit() {
     let (two, three) = ([0.0_f32; 2], [0.0_f32; 3]);
     assert!(bound.term(1, &two, &two, &two, &two).is_ok());
     // One log-variance stands for all.
-    assert_eq!(
-        bound.term(1, &two, &two, &two, &[-3.0]),
-        bound.term(1, &two, &two, &two, &[-3.0, -3.0])
-    );
+    assert_eq!(bound.term(1, &two, &two, &two, &[-3.0]), bound.term(1, &two, &two, &two, &[-3.0, -3.0]));
     let message = |result: Result<f64, diffusion::Error>| result.unwrap_err().to_string();
-    assert_eq!(
-        message(bound.term(1, &two, &three, &two, &two)),
-        "xt has 3 entries, expected 2"
-    );
-    assert_eq!(
-        message(bound.term(1, &two, &two, &three, &two)),
-        "mean has 3 entries, expected 2"
-    );
-    assert_eq!(
-        message(bound.term(1, &two, &two, &two, &three)),
-        "log_variance has 3 entries, expected 2"
-    );
+    assert_eq!(message(bound.term(1, &two, &three, &two, &two)), "xt has 3 entries, expected 2");
+    assert_eq!(message(bound.term(1, &two, &two, &three, &two)), "mean has 3 entries, expected 2");
+    assert_eq!(message(bound.term(1, &two, &two, &two, &three)), "log_variance has 3 entries, expected 2");
     assert!(bound.term(1, &two, &two, &two, &[]).is_err());
-    assert_eq!(
-        message(bound.term::<f32>(1, &[], &[], &[], &[0.0])),
-        "xt has 0 entries, expected 1"
-    );
+    assert_eq!(message(bound.term::<f32>(1, &[], &[], &[], &[0.0])), "xt has 0 entries, expected 1");
     assert!(bound.term(10, &two, &two, &two, &two).is_err());
 }
 
@@ -255,24 +211,12 @@ fn loss_weights() {
         }
     }
     assert!(min_snr.weights(&schedule, Prediction::PreviousMean).is_err());
-    assert!(
-        LossWeight::MinSnr { gamma: 0.0 }
-            .weights(&schedule, Prediction::Epsilon)
-            .is_err()
-    );
+    assert!(LossWeight::MinSnr { gamma: 0.0 }.weights(&schedule, Prediction::Epsilon).is_err());
     let list = LossWeight::List(vec![0.0, 2.0, 1.0]);
     assert_eq!(weights(list.clone(), Prediction::Epsilon), [0.0, 2.0, 1.0]);
-    assert!(
-        LossWeight::List(vec![1.0])
-            .weights(&schedule, Prediction::Epsilon)
-            .is_err()
-    );
+    assert!(LossWeight::List(vec![1.0]).weights(&schedule, Prediction::Epsilon).is_err());
     for wrong in [-1.0, f64::NAN, f64::INFINITY] {
-        assert!(
-            LossWeight::List(vec![1.0, wrong, 1.0])
-                .weights(&schedule, Prediction::Epsilon)
-                .is_err()
-        );
+        assert!(LossWeight::List(vec![1.0, wrong, 1.0]).weights(&schedule, Prediction::Epsilon).is_err());
     }
     // At zero SNR the weight of an ε prediction has a limit.
     let jsd = NoiseSchedule::new(BetaSchedule::Jsd, 0.0, 0.0, 4).unwrap();

@@ -36,10 +36,7 @@ fn word<T: std::str::FromStr<Err = diffusion::Error>>(value: &Value) -> T {
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64, what: &str) {
-    assert!(
-        (found - expected).abs() <= tolerance,
-        "{what}: {found:e} is not {expected:e} to {tolerance:e}"
-    );
+    assert!((found - expected).abs() <= tolerance, "{what}: {found:e} is not {expected:e} to {tolerance:e}");
 }
 
 /// The network and the noise of make.py.
@@ -52,9 +49,7 @@ fn variance_channels(x: &[f64], t: f64) -> Vec<f64> {
 }
 
 fn noise(call: usize) -> Vec<f64> {
-    (0..4)
-        .map(|d| 1.4 * (1.7 * call as f64 + 0.9 * f64::from(d) + 0.3).sin())
-        .collect()
+    (0..4).map(|d| 1.4 * (1.7 * call as f64 + 0.9 * f64::from(d) + 0.3).sin()).collect()
 }
 
 const X_INIT: [f64; 4] = [1.2, -0.4, 0.1, -1.9];
@@ -71,12 +66,8 @@ fn tables_of_diffusers() {
         let what = table["beta_schedule"].as_str().unwrap();
         let index = integers(&table["index"]);
         let column = |name: &str| floats(&table[name]);
-        let (betas, alphas, betas_f64, alphas_f64) = (
-            column("betas"),
-            column("alphas_cumprod"),
-            column("betas_f64"),
-            column("alphas_cumprod_f64"),
-        );
+        let (betas, alphas, betas_f64, alphas_f64) =
+            (column("betas"), column("alphas_cumprod"), column("betas_f64"), column("alphas_cumprod_f64"));
         for (i, &t) in index.iter().enumerate() {
             close(schedule.betas()[t], betas_f64[i], 1e-12, what);
             close(schedule.alpha_cumprod(t), alphas_f64[i], 1e-12, what);
@@ -93,11 +84,7 @@ fn timesteps_of_diffusers() {
     for case in list(&read("schedules")["timesteps"]) {
         let spacing: TimestepSpacing = word(&case["timestep_spacing"]);
         let (steps, offset) = (integer(&case["num_inference_steps"]), integer(&case["steps_offset"]));
-        assert_eq!(
-            spacing.timesteps(1000, steps, offset).unwrap(),
-            integers(&case["timesteps"]),
-            "{case}"
-        );
+        assert_eq!(spacing.timesteps(1000, steps, offset).unwrap(), integers(&case["timesteps"]), "{case}");
     }
     for case in list(&read("diffusers")["spacings"]) {
         let spacing: TimestepSpacing = word(&case["spacing"]);
@@ -119,12 +106,7 @@ fn variances_of_diffusers() {
             close(found, expected, 1e-3 * expected + 1e-19, &case.to_string());
         }
         if let Some(prev) = at("ddim_prev_t") {
-            close(
-                Posterior::between(now, prev).variance,
-                case["ddim"].as_f64().unwrap(),
-                1e-6,
-                &case.to_string(),
-            );
+            close(Posterior::between(now, prev).variance, case["ddim"].as_f64().unwrap(), 1e-6, &case.to_string());
         }
     }
 }
@@ -137,9 +119,7 @@ fn sampling_runs_of_diffusers() {
     for run in list(&goldens["runs"]) {
         let json = run["json"].as_str().unwrap();
         let config = SchedulerConfig::from_json(json).unwrap();
-        let table = config
-            .solver_table(integer(&run["steps"]), run["eta"].as_f64().unwrap())
-            .unwrap();
+        let table = config.solver_table(integer(&run["steps"]), run["eta"].as_f64().unwrap()).unwrap();
         let model = |x: &[f64], t: f64| {
             let mut output = network(x, t);
             if config.variance_type.is_learned() {
@@ -162,10 +142,7 @@ fn sampling_runs_of_diffusers() {
         if expected["clip_sample_range"] == 1.0 && expected["trained_betas"].is_null() {
             assert_eq!(config.to_json().unwrap(), written);
         }
-        assert_eq!(
-            serde_json::from_str::<Value>(&config.to_json().unwrap()).unwrap(),
-            expected
-        );
+        assert_eq!(serde_json::from_str::<Value>(&config.to_json().unwrap()).unwrap(), expected);
     }
 }
 
@@ -208,22 +185,13 @@ fn bound_terms_of_improved_diffusion() {
             })
             .collect();
         let range = variance.log_variance(&chain, t);
-        let v = if variance.is_learned() {
-            variance_channels(&x_t, original_t)
-        } else {
-            vec![0.0]
-        };
+        let v = if variance.is_learned() { variance_channels(&x_t, original_t) } else { vec![0.0] };
         let log_variance: Vec<f64> = v.iter().map(|&v| range.interpolate(v)).collect();
 
         let expected = case["term"].as_f64().unwrap();
         let found = bound.term(t, &x0, &x_t, &mean, &log_variance).unwrap();
         close(found, expected, 1e-5 * expected.abs() + 5e-7, &case.to_string());
-        close(
-            bound.prior(&x0).unwrap(),
-            case["prior"].as_f64().unwrap(),
-            3e-7,
-            "prior",
-        );
+        close(bound.prior(&x0).unwrap(), case["prior"].as_f64().unwrap(), 3e-7, "prior");
     }
 }
 
@@ -238,13 +206,7 @@ fn ddim_of_improved_diffusion() {
         let kept = run(&table);
         table.epsilon_from_clipped = true;
         let expected = floats(&case["result"]);
-        run(&table)
-            .iter()
-            .zip(&expected)
-            .for_each(|(&found, &e)| close(found, e, 2e-5, "ddim"));
-        assert!(
-            kept.iter().zip(&expected).any(|(kept, e)| (kept - e).abs() > 1e-2),
-            "the flag matters here"
-        );
+        run(&table).iter().zip(&expected).for_each(|(&found, &e)| close(found, e, 2e-5, "ddim"));
+        assert!(kept.iter().zip(&expected).any(|(kept, e)| (kept - e).abs() > 1e-2), "the flag matters here");
     }
 }

@@ -4,16 +4,10 @@ use diffusion::oracle::{Component, Gaussian, Mixture};
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (found - expected).abs() <= tolerance,
-        "{found:e} is not {expected:e} to {tolerance:e}"
-    );
+    assert!((found - expected).abs() <= tolerance, "{found:e} is not {expected:e} to {tolerance:e}");
 }
 
-const DATA: Gaussian = Gaussian {
-    mean: 0.7,
-    variance: 0.3,
-};
+const DATA: Gaussian = Gaussian { mean: 0.7, variance: 0.3 };
 
 fn three() -> Mixture {
     Mixture::on_line(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap()
@@ -46,11 +40,7 @@ fn gaussian_denoiser_is_bayes_rule() {
             close(DATA.mse(alpha_cumprod), variance, 1e-10);
             // x_t = √ᾱ x̂0 + √(1−ᾱ) ε̂
             let epsilon = DATA.epsilon(x_t, alpha_cumprod);
-            close(
-                alpha_cumprod.sqrt() * mean + (1.0 - alpha_cumprod).sqrt() * epsilon,
-                x_t,
-                1e-10,
-            );
+            close(alpha_cumprod.sqrt() * mean + (1.0 - alpha_cumprod).sqrt() * epsilon, x_t, 1e-10);
             // ε̂ = −√(1−ᾱ) ∇ log q
             let h = 1e-5;
             let score =
@@ -100,11 +90,7 @@ fn flows_solve_the_probability_flow_ode() {
                 (scaled(sigma + h) - scaled(sigma - h)) / (2.0 * h)
             };
             close(slope(&|s| DATA.flow(x, now, s)), DATA.epsilon(x, now), 1e-6);
-            close(
-                slope(&|s| mixture.flow(x, now, s).unwrap()),
-                mixture.epsilon(&[x], now)[0],
-                1e-6,
-            );
+            close(slope(&|s| mixture.flow(x, now, s).unwrap()), mixture.epsilon(&[x], now)[0], 1e-6);
         }
         close(mixture.flow(0.3, now, now).unwrap(), 0.3, 1e-13);
     }
@@ -125,28 +111,16 @@ fn mixture_denoiser_is_bayes_rule() {
             close(mixture.sample(&[x_t], alpha_cumprod)[0], mean, 1e-9);
             close(mixture.posterior_variance(&[x_t], alpha_cumprod), variance, 1e-9);
             let epsilon = mixture.epsilon(&[x_t], alpha_cumprod)[0];
-            close(
-                alpha_cumprod.sqrt() * mean + (1.0 - alpha_cumprod).sqrt() * epsilon,
-                x_t,
-                1e-9,
-            );
+            close(alpha_cumprod.sqrt() * mean + (1.0 - alpha_cumprod).sqrt() * epsilon, x_t, 1e-9);
         }
         // Tweedie: E x̂0 = E x_0, and M_t = E x_0² − E x̂0².
         let moment = |power| mixture.expectation(alpha_cumprod, |x| mixture.sample(&[x], alpha_cumprod)[0].powi(power));
         let data_moment = |power| mixture.expectation(1.0, |x| x.powi(power)).unwrap();
         close(moment(1).unwrap(), data_moment(1), 1e-10);
-        close(
-            mixture.mse(alpha_cumprod).unwrap(),
-            data_moment(2) - moment(2).unwrap(),
-            1e-9,
-        );
+        close(mixture.mse(alpha_cumprod).unwrap(), data_moment(2) - moment(2).unwrap(), 1e-9);
     }
     close(mixture.expectation(0.4, |_| 1.0).unwrap(), 1.0, 1e-12);
-    close(
-        mixture.expectation(1.0, |x| x).unwrap(),
-        -0.3 + 0.5 * 0.4 + 0.2 * 1.5,
-        1e-12,
-    );
+    close(mixture.expectation(1.0, |x| x).unwrap(), -0.3 + 0.5 * 0.4 + 0.2 * 1.5, 1e-12);
 }
 
 #[test]
@@ -167,11 +141,7 @@ fn a_mixture_of_one_is_a_gaussian() {
 
 #[test]
 fn mixtures_in_the_plane() {
-    let component = |weight, mean: [f64; 2], variance| Component {
-        weight,
-        mean: mean.to_vec(),
-        variance,
-    };
+    let component = |weight, mean: [f64; 2], variance| Component { weight, mean: mean.to_vec(), variance };
     let mixture = Mixture::new(vec![component(1.0, [-1.0, 0.5], 0.1), component(3.0, [1.0, 0.0], 0.3)]).unwrap();
     let (x, a) = ([0.2, -0.4], 0.5);
     let r = mixture.responsibilities(&x, a);
@@ -199,11 +169,7 @@ fn mixtures_in_the_plane() {
             (at(h) - 2.0 * at(0.0) + at(-h)) / (h * h)
         })
         .sum();
-    close(
-        mixture.posterior_variance(&x, a),
-        (1.0 - a) / a * (2.0 + (1.0 - a) * laplacian) / 2.0,
-        1e-6,
-    );
+    close(mixture.posterior_variance(&x, a), (1.0 - a) / a * (2.0 + (1.0 - a) * laplacian) / 2.0, 1e-6);
     assert_eq!(mixture.dims(), 2);
     assert!(mixture.cdf(0.0, a).is_err() && mixture.flow(0.0, a, 1.0).is_err() && mixture.mse(a).is_err());
 }
@@ -211,18 +177,9 @@ fn mixtures_in_the_plane() {
 #[test]
 fn what_is_no_mixture() {
     assert!(Mixture::new(vec![]).is_err());
-    for wrong in [
-        (0.0, 1.0, 1.0),
-        (1.0, 1.0, 0.0),
-        (f64::NAN, 1.0, 1.0),
-        (1.0, 1.0, f64::INFINITY),
-    ] {
+    for wrong in [(0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (f64::NAN, 1.0, 1.0), (1.0, 1.0, f64::INFINITY)] {
         assert!(Mixture::on_line(&[wrong]).is_err(), "{wrong:?}");
     }
-    let component = |mean: Vec<f64>| Component {
-        weight: 1.0,
-        mean,
-        variance: 1.0,
-    };
+    let component = |mean: Vec<f64>| Component { weight: 1.0, mean, variance: 1.0 };
     assert!(Mixture::new(vec![component(vec![0.0]), component(vec![0.0, 1.0])]).is_err());
 }

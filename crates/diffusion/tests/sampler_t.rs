@@ -90,10 +90,7 @@ fn importance_sampling_is_unbiased() {
         assert!((weight * p[t] * STEPS as f64 - 1.0).abs() < 1e-12);
     }
     assert!((estimate - mean).abs() < 1e-4, "{estimate} {mean}");
-    counts
-        .iter()
-        .zip(p)
-        .for_each(|(count, p)| assert!((count - p).abs() < 1e-4));
+    counts.iter().zip(p).for_each(|(count, p)| assert!((count - p).abs() < 1e-4));
     assert_eq!((distribution.sample(0.0).0, distribution.sample(1.0).0), (0, STEPS - 1));
 }
 

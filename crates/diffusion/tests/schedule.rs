@@ -9,10 +9,7 @@ fn linear(steps: usize) -> NoiseSchedule {
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (found - expected).abs() <= tolerance,
-        "{found:e} is not {expected:e} to {tolerance:e}"
-    );
+    assert!((found - expected).abs() <= tolerance, "{found:e} is not {expected:e} to {tolerance:e}");
 }
 
 /// Ho et al.'s schedule, T = 1000: numbers computed outside of this crate.
@@ -36,16 +33,8 @@ fn ho_numbers() {
     }
     close(Variance::FixedSmall.log_variance(&s, 1).min, 5.453188e-5_f64.ln(), 1e-6);
     close(Variance::FixedLarge.log_variance(&s, 1).min, 1.199199e-4_f64.ln(), 1e-6);
-    close(
-        Variance::FixedLarge.diffusers_log_variance(s.alpha_cumprod(0), 1.0).min,
-        1e-4_f64.ln(),
-        1e-11,
-    );
-    close(
-        Variance::FixedSmall.diffusers_log_variance(s.alpha_cumprod(0), 1.0).min,
-        1e-20_f64.ln(),
-        1e-12,
-    );
+    close(Variance::FixedLarge.diffusers_log_variance(s.alpha_cumprod(0), 1.0).min, 1e-4_f64.ln(), 1e-11);
+    close(Variance::FixedSmall.diffusers_log_variance(s.alpha_cumprod(0), 1.0).min, 1e-20_f64.ln(), 1e-12);
     assert_eq!((s.posterior(0).coef_x0, s.posterior(0).coef_xt), (1.0, 0.0));
 }
 
@@ -89,10 +78,7 @@ fn every_rule_against_its_formula() {
         found.iter().zip(expected).for_each(|(&f, &e)| close(f, e, 1e-15));
     };
     close_all(&BetaSchedule::Linear.betas(0.1, 0.4, 4), &[0.1, 0.2, 0.3, 0.4]);
-    close_all(
-        &BetaSchedule::ScaledLinear.betas(0.01, 0.16, 4),
-        &[0.01, 0.04, 0.09, 0.16],
-    );
+    close_all(&BetaSchedule::ScaledLinear.betas(0.01, 0.16, 4), &[0.01, 0.04, 0.09, 0.16]);
     close_all(&BetaSchedule::Const.betas(0.1, 0.4, 3), &[0.4, 0.4, 0.4]);
     close_all(&BetaSchedule::Jsd.betas(0.1, 0.4, 4), &[0.25, 1.0 / 3.0, 0.5, 1.0]);
     // Both ends exactly, whatever the arithmetic between them rounds to.
@@ -106,10 +92,7 @@ fn every_rule_against_its_formula() {
     close_all(&warm, &[0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4]);
     close_all(&BetaSchedule::Warmup10.betas(0.1, 0.4, 5), &[0.4; 5]);
     let logistic = |x: f64| 0.1 + 0.3 * (1.0 + (0.5 * x).tanh()) / 2.0;
-    close_all(
-        &BetaSchedule::Sigmoid.betas(0.1, 0.4, 5),
-        &[-6.0, -3.0, 0.0, 3.0, 6.0].map(logistic),
-    );
+    close_all(&BetaSchedule::Sigmoid.betas(0.1, 0.4, 5), &[-6.0, -3.0, 0.0, 3.0, 6.0].map(logistic));
 
     // Cosine: ᾱ_t is the squared cosine itself, relative to its value at 0, until the cap acts.
     let s = NoiseSchedule::new(BetaSchedule::SquaredcosCapV2, 0.0, 0.0, 1000).unwrap();
@@ -138,11 +121,7 @@ fn respacing_keeps_the_noise_levels() {
         assert_eq!(chain.alpha_cumprod(i), s.alpha_cumprod(t));
     }
     close(chain.betas()[0], 1.0 - s.alpha_cumprod(3), 1e-15);
-    close(
-        chain.betas()[2],
-        1.0 - s.alpha_cumprod(700) / s.alpha_cumprod(20),
-        1e-15,
-    );
+    close(chain.betas()[2], 1.0 - s.alpha_cumprod(700) / s.alpha_cumprod(20), 1e-15);
     close(
         chain.posterior(3).variance,
         {
@@ -151,20 +130,13 @@ fn respacing_keeps_the_noise_levels() {
         },
         1e-15,
     );
-    assert_eq!(
-        chain.posterior(0).log_variance_clipped,
-        chain.posterior(1).variance.ln()
-    );
+    assert_eq!(chain.posterior(0).log_variance_clipped, chain.posterior(1).variance.ln());
     let all: Vec<usize> = (0..1000).rev().collect();
     for (respaced, &beta) in s.respace(&all).unwrap().betas().iter().zip(s.betas()) {
         close(*respaced, beta, 1e-12);
     }
     let one = s.respace(&[999]).unwrap();
-    close(
-        one.posterior(0).log_variance_clipped,
-        (1.0 - s.alpha_cumprod(999)).ln(),
-        1e-15,
-    );
+    close(one.posterior(0).log_variance_clipped, (1.0 - s.alpha_cumprod(999)).ln(), 1e-15);
 }
 
 #[test]
@@ -182,30 +154,14 @@ fn zero_terminal_snr() {
 #[test]
 fn what_is_no_schedule() {
     assert_eq!(NoiseSchedule::from_betas(vec![]), Err(Error::EmptySchedule));
-    for (betas, t) in [
-        (vec![0.1, 0.0], 1),
-        (vec![-0.1], 0),
-        (vec![1.0, 0.5], 0),
-        (vec![0.1, 1.5], 1),
-    ] {
+    for (betas, t) in [(vec![0.1, 0.0], 1), (vec![-0.1], 0), (vec![1.0, 0.5], 0), (vec![0.1, 1.5], 1)] {
         let beta = betas[t];
         assert_eq!(NoiseSchedule::from_betas(betas), Err(Error::Beta { t, beta }));
     }
-    assert!(matches!(
-        NoiseSchedule::from_betas(vec![0.1, f64::NAN]),
-        Err(Error::Beta { t: 1, .. })
-    ));
-    assert!(matches!(
-        NoiseSchedule::from_betas(vec![1e-30]),
-        Err(Error::AlphaCumprod { t: 0, .. })
-    ));
-    assert!(matches!(
-        NoiseSchedule::from_betas(vec![0.999; 200]),
-        Err(Error::AlphaCumprod { .. })
-    ));
-    let message = NoiseSchedule::new(BetaSchedule::Linear, 0.5, 1.2, 10)
-        .unwrap_err()
-        .to_string();
+    assert!(matches!(NoiseSchedule::from_betas(vec![0.1, f64::NAN]), Err(Error::Beta { t: 1, .. })));
+    assert!(matches!(NoiseSchedule::from_betas(vec![1e-30]), Err(Error::AlphaCumprod { t: 0, .. })));
+    assert!(matches!(NoiseSchedule::from_betas(vec![0.999; 200]), Err(Error::AlphaCumprod { .. })));
+    let message = NoiseSchedule::new(BetaSchedule::Linear, 0.5, 1.2, 10).unwrap_err().to_string();
     assert!(message.contains("betas[7] is 1.04"), "{message}");
     let s = linear(10);
     for timesteps in [&[3, 3][..], &[3, 5], &[10, 1], &[]] {
@@ -238,10 +194,7 @@ fn q_sample_then_posterior_is_bayes_rule() {
 
 #[test]
 fn predictions_are_inverse_to_their_targets() {
-    for s in [
-        linear(1000),
-        NoiseSchedule::new(BetaSchedule::SquaredcosCapV2, 0.0, 0.0, 50).unwrap(),
-    ] {
+    for s in [linear(1000), NoiseSchedule::new(BetaSchedule::SquaredcosCapV2, 0.0, 0.0, 50).unwrap()] {
         for (_, prediction) in Prediction::NAMES {
             for t in [0, 1, s.len() / 2, s.len() - 2] {
                 let (x0, epsilon) = (0.37, -1.21);
@@ -260,14 +213,8 @@ fn predictions_are_inverse_to_their_targets() {
     let target = |prediction: Prediction| prediction.target(&s, 0);
     close(target(Prediction::VPrediction).sample, -0.8, 1e-15);
     close(target(Prediction::VPrediction).epsilon, 0.6, 1e-15);
-    assert_eq!(
-        (target(Prediction::Epsilon).sample, target(Prediction::Epsilon).epsilon),
-        (0.0, 1.0)
-    );
-    assert_eq!(
-        (target(Prediction::Sample).sample, target(Prediction::Sample).epsilon),
-        (1.0, 0.0)
-    );
+    assert_eq!((target(Prediction::Epsilon).sample, target(Prediction::Epsilon).epsilon), (0.0, 1.0));
+    assert_eq!((target(Prediction::Sample).sample, target(Prediction::Sample).epsilon), (1.0, 0.0));
     // The previous mean one step above the data is the data.
     close(target(Prediction::PreviousMean).sample, 1.0, 1e-15);
     close(target(Prediction::PreviousMean).epsilon, 0.0, 1e-15);
@@ -280,21 +227,11 @@ fn learned_variances() {
     assert_eq!(range.interpolate(-1.0), s.posterior(40).variance.ln());
     assert_eq!(range.interpolate(1.0), s.betas()[40].ln());
     close(range.interpolate(0.5), 0.75 * range.max + 0.25 * range.min, 1e-14);
-    close(
-        range.interpolate(0.3 + 1e-3) - range.interpolate(0.3),
-        range.slope() * 1e-3,
-        1e-12,
-    );
-    assert_eq!(
-        Variance::LearnedRange.log_variance(&s, 0).min,
-        s.posterior(1).variance.ln()
-    );
+    close(range.interpolate(0.3 + 1e-3) - range.interpolate(0.3), range.slope() * 1e-3, 1e-12);
+    assert_eq!(Variance::LearnedRange.log_variance(&s, 0).min, s.posterior(1).variance.ln());
     assert_eq!(Variance::LearnedRange.log_variance(&s, 0).max, s.betas()[0].ln());
     // A plainly learned one passes through.
-    assert_eq!(
-        Variance::Learned.diffusers_log_variance(0.5, 0.7),
-        Variance::Learned.log_variance(&s, 7)
-    );
+    assert_eq!(Variance::Learned.diffusers_log_variance(0.5, 0.7), Variance::Learned.log_variance(&s, 7));
     for v in [-9.5, -1.0, 0.0, 2.0] {
         close(Variance::Learned.log_variance(&s, 7).interpolate(v), v, 1e-14);
     }
@@ -311,18 +248,10 @@ fn the_optimal_variance_spans_the_fixed_ones() {
         let (now, before) = (s.alpha_cumprod(t), s.alpha_cumprod(prev));
         let posterior = Posterior::between(now, before);
         close(variance::optimal_variance(now, before, 0.0), posterior.variance, 1e-16);
-        close(
-            variance::optimal_variance(now, before, 1.0 - now),
-            1.0 - now / before,
-            1e-14,
-        );
+        close(variance::optimal_variance(now, before, 1.0 - now), 1.0 - now / before, 1e-14);
         let mse = 0.37;
         let ratio = variance::optimal_variance(now, before, mse) / posterior.variance;
-        close(
-            ratio,
-            1.0 + (schedule::snr(before) - schedule::snr(now)) * mse,
-            1e-9 * ratio,
-        );
+        close(ratio, 1.0 + (schedule::snr(before) - schedule::snr(now)) * mse, 1e-9 * ratio);
         close(variance::optimal_rate(now, before, mse), 0.5 * ratio.ln(), 1e-9);
     }
     close(variance::optimal_variance(s.alpha_cumprod(5), 1.0, 0.02), 0.02, 1e-15);
@@ -348,16 +277,9 @@ fn names() {
     round_trip(&Prediction::NAMES);
     round_trip(&Variance::NAMES);
     round_trip(&diffusion::TimestepSpacing::NAMES);
-    let alias = |name: &str| {
-        (
-            name.parse::<BetaSchedule>().unwrap(),
-            serde_json::from_str(&format!("\"{name}\"")).unwrap(),
-        )
-    };
-    assert_eq!(
-        alias("cosine"),
-        (BetaSchedule::SquaredcosCapV2, BetaSchedule::SquaredcosCapV2)
-    );
+    let alias =
+        |name: &str| (name.parse::<BetaSchedule>().unwrap(), serde_json::from_str(&format!("\"{name}\"")).unwrap());
+    assert_eq!(alias("cosine"), (BetaSchedule::SquaredcosCapV2, BetaSchedule::SquaredcosCapV2));
     assert_eq!(alias("quad"), (BetaSchedule::ScaledLinear, BetaSchedule::ScaledLinear));
     assert_eq!("fixed_large_log".parse(), Ok(Variance::FixedLarge));
     assert_eq!("fixed_small_log".parse(), Ok(Variance::FixedSmall));
@@ -368,28 +290,14 @@ fn a_schedule_is_serialised_as_its_betas() {
     let s = linear(37);
     let json = serde_json::to_string(&s).unwrap();
     assert_eq!(serde_json::from_str::<NoiseSchedule>(&json).unwrap(), s);
-    assert!(
-        serde_json::from_str::<NoiseSchedule>("[0.1, 2.0]")
-            .unwrap_err()
-            .to_string()
-            .contains("betas[1]")
-    );
+    assert!(serde_json::from_str::<NoiseSchedule>("[0.1, 2.0]").unwrap_err().to_string().contains("betas[1]"));
 }
 
 fn any_schedule() -> impl Strategy<Value = (BetaSchedule, NoiseSchedule)> {
     let rules = BetaSchedule::NAMES.map(|(_, rule)| rule);
-    (
-        proptest::sample::select(rules.to_vec()),
-        2_usize..4000,
-        1e-5..1e-3_f64,
-        1e-3..0.05_f64,
+    (proptest::sample::select(rules.to_vec()), 2_usize..4000, 1e-5..1e-3_f64, 1e-3..0.05_f64).prop_map(
+        |(rule, steps, start, end)| (rule, NoiseSchedule::new(rule, start, end, steps).expect("a valid schedule")),
     )
-        .prop_map(|(rule, steps, start, end)| {
-            (
-                rule,
-                NoiseSchedule::new(rule, start, end, steps).expect("a valid schedule"),
-            )
-        })
 }
 
 proptest! {

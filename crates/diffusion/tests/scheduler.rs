@@ -22,17 +22,8 @@ fn with(key: &str, value: &str) -> String {
 #[test]
 fn the_paper_s_cifar10_model() {
     let config = SchedulerConfig::from_json(CIFAR10).unwrap();
-    assert_eq!(
-        config,
-        SchedulerConfig {
-            variance_type: Variance::FixedLarge,
-            ..SchedulerConfig::default()
-        }
-    );
-    assert_eq!(
-        (config.clip(), config.prediction_type),
-        (Some(1.0), Prediction::Epsilon)
-    );
+    assert_eq!(config, SchedulerConfig { variance_type: Variance::FixedLarge, ..SchedulerConfig::default() });
+    assert_eq!((config.clip(), config.prediction_type), (Some(1.0), Prediction::Epsilon));
     let schedule = config.noise_schedule().unwrap();
     assert!((schedule.alpha_cumprod(999) - 4.03583e-5).abs() < 1e-10);
     let table = config.solver_table(1000, 0.0).unwrap();
@@ -46,19 +37,10 @@ fn early_diffusers_keys() {
     assert_eq!(read("tensor_format", "\"pt\"").unwrap(), SchedulerConfig::default());
     assert_eq!(read("timestep_values", "null").unwrap(), SchedulerConfig::default());
     assert!(refused(&with("timestep_values", "[1, 2]")).contains("timestep_values"));
-    assert_eq!(
-        read("predict_epsilon", "true").unwrap().prediction_type,
-        Prediction::Epsilon
-    );
-    assert_eq!(
-        read("predict_epsilon", "false").unwrap().prediction_type,
-        Prediction::Sample
-    );
+    assert_eq!(read("predict_epsilon", "true").unwrap().prediction_type, Prediction::Epsilon);
+    assert_eq!(read("predict_epsilon", "false").unwrap().prediction_type, Prediction::Sample);
     assert!(refused(&with("predict_epsilon", "1")).contains("predict_epsilon"));
-    assert_eq!(
-        read("variance_type", "\"fixed_large_log\"").unwrap().variance_type,
-        Variance::FixedLarge
-    );
+    assert_eq!(read("variance_type", "\"fixed_large_log\"").unwrap().variance_type, Variance::FixedLarge);
 }
 
 #[test]
@@ -110,14 +92,7 @@ fn what_is_written_is_read_back() {
         assert_eq!(config.clip(), None);
     }
     // Each class writes its own keys.
-    let keys = |class| {
-        SchedulerConfig {
-            class,
-            ..SchedulerConfig::default()
-        }
-        .to_json()
-        .unwrap()
-    };
+    let keys = |class| SchedulerConfig { class, ..SchedulerConfig::default() }.to_json().unwrap();
     assert!(keys(SchedulerClass::Ddpm).contains("variance_type") && !keys(SchedulerClass::Ddpm).contains("set_alpha"));
     assert!(!keys(SchedulerClass::Ddim).contains("variance_type") && keys(SchedulerClass::Ddim).contains("set_alpha"));
 }
@@ -132,12 +107,7 @@ fn other_schedules_become_trained_betas() {
         (SchedulerClass::Ddim, BetaSchedule::Sigmoid, true),
         (SchedulerClass::Ddim, BetaSchedule::SquaredcosCapV2, false),
     ] {
-        let config = SchedulerConfig {
-            class,
-            beta_schedule: schedule,
-            num_train_timesteps: 60,
-            ..Default::default()
-        };
+        let config = SchedulerConfig { class, beta_schedule: schedule, num_train_timesteps: 60, ..Default::default() };
         let read = SchedulerConfig::from_json(&config.to_json().unwrap()).unwrap();
         assert_eq!(read.trained_betas.is_some(), as_list, "{schedule}");
         assert_eq!(read.noise_schedule().unwrap(), config.noise_schedule().unwrap());
@@ -146,15 +116,9 @@ fn other_schedules_become_trained_betas() {
 
 #[test]
 fn rescaling_and_alpha_of_the_end() {
-    let config = SchedulerConfig {
-        rescale_betas_zero_snr: true,
-        ..Default::default()
-    };
+    let config = SchedulerConfig { rescale_betas_zero_snr: true, ..Default::default() };
     assert_eq!(config.noise_schedule().unwrap().alpha_cumprod(999), 0.0);
-    let mut config = SchedulerConfig {
-        class: SchedulerClass::Ddim,
-        ..Default::default()
-    };
+    let mut config = SchedulerConfig { class: SchedulerClass::Ddim, ..Default::default() };
     let schedule = config.noise_schedule().unwrap();
     let last = |config: &SchedulerConfig| config.solver_table(10, 0.0).unwrap().rows[9].clone();
     assert_eq!(last(&config).sample, [1.0]);

@@ -10,19 +10,10 @@ use proptest::prelude::*;
 #[test]
 fn fifty_of_a_thousand() {
     let of = |spacing: TimestepSpacing| spacing.timesteps(1000, 50, 0).unwrap();
-    assert_eq!(
-        of(TimestepSpacing::Leading),
-        (0..50).rev().map(|i| 20 * i).collect::<Vec<_>>()
-    );
-    assert_eq!(
-        of(TimestepSpacing::Trailing),
-        (1..=50).rev().map(|i| 20 * i - 1).collect::<Vec<_>>()
-    );
+    assert_eq!(of(TimestepSpacing::Leading), (0..50).rev().map(|i| 20 * i).collect::<Vec<_>>());
+    assert_eq!(of(TimestepSpacing::Trailing), (1..=50).rev().map(|i| 20 * i - 1).collect::<Vec<_>>());
     let linspace = of(TimestepSpacing::Linspace);
-    assert_eq!(
-        (&linspace[..4], &linspace[48..]),
-        (&[999, 979, 958, 938][..], &[20, 0][..])
-    );
+    assert_eq!((&linspace[..4], &linspace[48..]), (&[999, 979, 958, 938][..], &[20, 0][..]));
     let openai = space_timesteps(1000, "50").unwrap();
     assert_eq!((&openai[..2], &openai[46..]), (&[999, 979][..], &[61, 41, 20, 0][..]));
     assert_eq!(space_timesteps(1000, "ddim50").unwrap(), of(TimestepSpacing::Leading));
@@ -37,11 +28,7 @@ fn one_step_and_every_step() {
     assert_eq!(steps(TimestepSpacing::Trailing, 1), [999]);
     assert_eq!(steps(TimestepSpacing::Linspace, 1), [0]);
     assert_eq!(space_timesteps(1000, "1").unwrap(), [0]);
-    for spacing in [
-        TimestepSpacing::Leading,
-        TimestepSpacing::Trailing,
-        TimestepSpacing::Linspace,
-    ] {
+    for spacing in [TimestepSpacing::Leading, TimestepSpacing::Trailing, TimestepSpacing::Linspace] {
         assert_eq!(steps(spacing, 1000), all(1000));
     }
     assert_eq!(space_timesteps(1000, "1000").unwrap(), all(1000));
@@ -51,46 +38,27 @@ fn one_step_and_every_step() {
 fn sections_offsets_and_lists() {
     let sections = space_timesteps(300, "10,15,20").unwrap();
     assert_eq!(sections.len(), 45);
-    assert_eq!(
-        (sections.iter().filter(|&&t| t < 100).count(), sections[0], sections[20]),
-        (10, 299, 199)
-    );
-    assert_eq!(
-        TimestepSpacing::Leading.timesteps(1000, 5, 1).unwrap(),
-        [801, 601, 401, 201, 1]
-    );
-    assert_eq!(
-        TimestepSpacing::Trailing.timesteps(1000, 5, 1).unwrap(),
-        [999, 799, 599, 399, 199]
-    );
+    assert_eq!((sections.iter().filter(|&&t| t < 100).count(), sections[0], sections[20]), (10, 299, 199));
+    assert_eq!(TimestepSpacing::Leading.timesteps(1000, 5, 1).unwrap(), [801, 601, 401, 201, 1]);
+    assert_eq!(TimestepSpacing::Trailing.timesteps(1000, 5, 1).unwrap(), [999, 799, 599, 399, 199]);
     assert_eq!(explicit(1000, &[3, 999, 40]).unwrap(), [999, 40, 3]);
 }
 
 #[test]
 fn what_cannot_be_spaced() {
     for steps in [0, 1001, usize::MAX] {
-        assert!(matches!(
-            TimestepSpacing::Leading.timesteps(1000, steps, 0),
-            Err(Error::Steps { .. })
-        ));
+        assert!(matches!(TimestepSpacing::Leading.timesteps(1000, steps, 0), Err(Error::Steps { .. })));
     }
     assert!(matches!(
         TimestepSpacing::Leading.timesteps(1000, 1000, 1),
-        Err(Error::Timestep {
-            index: 0,
-            timestep: 1000,
-            ..
-        })
+        Err(Error::Timestep { index: 0, timestep: 1000, .. })
     ));
     assert!(TimestepSpacing::Leading.timesteps(1000, 10, usize::MAX).is_err());
     for word in ["", "fifty", "10,", "ddim", "ddimx", "-3", "1.5"] {
         assert_eq!(space_timesteps(1000, word), Err(Error::Respacing(word.to_owned())));
     }
     for word in ["1001", "ddim999", "ddim0", "600,1"] {
-        assert!(
-            matches!(space_timesteps(1000, word), Err(Error::Steps { .. })),
-            "{word}"
-        );
+        assert!(matches!(space_timesteps(1000, word), Err(Error::Steps { .. })), "{word}");
     }
     assert_eq!(space_timesteps(1000, "0"), Err(Error::NoTimesteps));
     assert!(space_timesteps(0, "1").is_err());

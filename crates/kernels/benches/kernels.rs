@@ -8,19 +8,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 fn main() {
-    let words: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with("--"))
-        .collect();
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let threads = words.iter().find_map(|word| word.parse().ok()).unwrap_or(0);
-    let filter = words
-        .into_iter()
-        .find(|word| word.parse::<usize>().is_err())
-        .unwrap_or_default();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .expect("threads");
+    let filter = words.into_iter().find(|word| word.parse::<usize>().is_err()).unwrap_or_default();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
     println!("{:?}, {} threads", instruction_set(), pool.current_num_threads());
     pool.install(|| {
         let bench = Bench { filter };
@@ -48,11 +39,7 @@ impl Bench {
             least = least.min(begin.elapsed());
         }
         let seconds = least.as_secs_f64();
-        println!(
-            "{name:<44} {:>9.3} ms {:>8.1} {unit}",
-            seconds * 1e3,
-            work as f64 / seconds / 1e9
-        );
+        println!("{name:<44} {:>9.3} ms {:>8.1} {unit}", seconds * 1e3, work as f64 / seconds / 1e9);
     }
 
     fn convolutions(&self) {
@@ -66,21 +53,9 @@ impl Bench {
             stride: 1,
             pad: Pad::same(1),
         };
-        let down = |n, side, c| Conv {
-            stride: 2,
-            pad: Pad {
-                top: 0,
-                bottom: 1,
-                left: 0,
-                right: 1,
-            },
-            ..same(n, side, c, c)
-        };
-        let one = |n, side, c_in, c_out| Conv {
-            kernel: (1, 1),
-            pad: Pad::default(),
-            ..same(n, side, c_in, c_out)
-        };
+        let down =
+            |n, side, c| Conv { stride: 2, pad: Pad { top: 0, bottom: 1, left: 0, right: 1 }, ..same(n, side, c, c) };
+        let one = |n, side, c_in, c_out| Conv { kernel: (1, 1), pad: Pad::default(), ..same(n, side, c_in, c_out) };
         let shapes = [
             same(16, 32, 128, 128),
             same(16, 16, 256, 256),
@@ -105,15 +80,7 @@ impl Bench {
             one(16, 32, 256, 128),
         ];
         for shape in shapes {
-            let Conv {
-                n,
-                h,
-                c_in,
-                c_out,
-                kernel,
-                stride,
-                ..
-            } = shape;
+            let Conv { n, h, c_in, c_out, kernel, stride, .. } = shape;
             let name = format!("n{n} {c_in}->{c_out} @{h} k{} s{stride}", kernel.0);
             let work = 2 * n * shape.out_h() * shape.out_w() * shape.weight_len();
             let (x, w, bias) = (ramp(shape.input_len()), ramp(shape.weight_len()), ramp(c_out));
@@ -143,47 +110,25 @@ impl Bench {
             });
         }
         for (n, tokens, heads, head_dim) in [(16, 256, 1, 256), (1, 256, 1, 256), (64, 64, 4, 16), (16, 1024, 1, 128)] {
-            let shape = Attention {
-                n,
-                tokens,
-                heads,
-                head_dim,
-            };
+            let shape = Attention { n, tokens, heads, head_dim };
             let len = n * tokens * heads * head_dim;
             let x = ramp(len);
-            let (mut out, mut saved) = (vec![0.0; len], vec![0.0; n * heads * tokens]);
+            let mut out = vec![0.0; len];
             let work = 4 * len * tokens;
             let name = format!("n{n} {tokens} tokens {heads}x{head_dim}");
             self.time(&format!("attention {name}"), work, "GFLOP/s", || {
-                attention(&shape, black_box(&x), &x, &x, &mut out, &mut saved);
+                attention(&shape, black_box(&x), &x, &x, &mut out);
             });
             let (mut dq, mut dk, mut dv) = (x.clone(), x.clone(), x.clone());
             self.time(&format!("attention backward {name}"), work * 5 / 2, "GFLOP/s", || {
-                attention_backward(
-                    &shape,
-                    black_box(&x),
-                    &x,
-                    &x,
-                    &out,
-                    &saved,
-                    &x,
-                    &mut dq,
-                    &mut dk,
-                    &mut dv,
-                );
+                attention_backward(&shape, black_box(&x), &x, &x, &x, &mut dq, &mut dk, &mut dv);
             });
         }
     }
 
     fn the_rest(&self) {
         for (n, pixels, channels) in [(16, 1024, 128), (16, 256, 256), (1, 1024, 128), (64, 784, 32)] {
-            let shape = GroupNorm {
-                n,
-                pixels,
-                channels,
-                groups: 32,
-                eps: 1e-5,
-            };
+            let shape = GroupNorm { n, pixels, channels, groups: 32, eps: 1e-5 };
             let len = n * pixels * channels;
             let (x, gamma) = (ramp(len), ramp(channels));
             let (mut out, mut saved, mut dx) = (x.clone(), vec![0.0; n * 64], x.clone());
@@ -213,20 +158,14 @@ impl Bench {
         let (x, mut y, mut z) = (ramp(len), ramp(len), ramp(len));
         self.time("copy", 8 * len, "GB/s", || y.copy_from_slice(black_box(&x)));
         self.time("silu", 8 * len, "GB/s", || silu(black_box(&x), &mut y));
-        self.time("silu backward", 12 * len, "GB/s", || {
-            silu_backward(black_box(&x), &y, &mut z)
-        });
+        self.time("silu backward", 12 * len, "GB/s", || silu_backward(black_box(&x), &y, &mut z));
         self.time("sum_of_squares", 4 * len, "GB/s", || {
             black_box(sum_of_squares(black_box(&x)));
         });
         let mut sums = vec![0.0; 128];
-        self.time("channel_sums", 4 * len, "GB/s", || {
-            channel_sums(black_box(&x), &mut sums)
-        });
+        self.time("channel_sums", 4 * len, "GB/s", || channel_sums(black_box(&x), &mut sums));
         let mut up = vec![0.0; 4 * len];
-        self.time("upsample2x", 20 * len, "GB/s", || {
-            upsample2x(16, 32, 64, 128, black_box(&x), &mut up)
-        });
+        self.time("upsample2x", 20 * len, "GB/s", || upsample2x(16, 32, 64, 128, black_box(&x), &mut up));
         self.time("upsample2x backward", 20 * len, "GB/s", || {
             upsample2x_backward(16, 32, 64, 128, black_box(&up), &mut y);
         });
@@ -248,7 +187,5 @@ impl Bench {
 
 /// Numbers in [-1, 1), neither constant nor denormal.
 fn ramp(len: usize) -> Vec<f32> {
-    (0..len)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32768.0 - 1.0)
-        .collect()
+    (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32768.0 - 1.0).collect()
 }

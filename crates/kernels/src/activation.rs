@@ -50,9 +50,7 @@ pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
 /// If the lengths differ.
 pub fn silu(x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "silu: out");
-    out.par_chunks_mut(TASK)
-        .zip(x.par_chunks(TASK))
-        .for_each(|(out, x)| silu_part(x, out));
+    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| silu_part(x, out));
 }
 
 /// dx = dy·SiLU′(x), element by element.
@@ -63,9 +61,7 @@ pub fn silu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "silu_backward: dy");
     assert_eq!(x.len(), dx.len(), "silu_backward: dx");
     let inputs = x.par_chunks(TASK).zip(dy.par_chunks(TASK));
-    dx.par_chunks_mut(TASK)
-        .zip(inputs)
-        .for_each(|(dx, (x, dy))| silu_backward_part(x, dy, dx));
+    dx.par_chunks_mut(TASK).zip(inputs).for_each(|(dx, (x, dy))| silu_backward_part(x, dy, dx));
 }
 
 dispatch! {

@@ -43,19 +43,12 @@ struct List {
 
 impl List {
     const fn new() -> Self {
-        Self {
-            locked: AtomicBool::new(false),
-            head: AtomicUsize::new(0),
-        }
+        Self { locked: AtomicBool::new(false), head: AtomicUsize::new(0) }
     }
 
     /// Runs `change` on the head with the list to itself. A lock is held for a few instructions, so waiting is spinning.
     fn with(&self, change: impl FnOnce(usize) -> (usize, usize)) -> usize {
-        while self
-            .locked
-            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
+        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             std::hint::spin_loop();
         }
         let (head, result) = change(self.head.load(Ordering::Relaxed));
@@ -99,10 +92,7 @@ fn class(size: usize) -> Option<(usize, usize)> {
 impl Keeping {
     /// An allocator that keeps nothing yet.
     pub const fn new() -> Self {
-        Self {
-            lists: [const { List::new() }; CLASSES],
-            kept: AtomicUsize::new(0),
-        }
+        Self { lists: [const { List::new() }; CLASSES], kept: AtomicUsize::new(0) }
     }
 
     fn kept(&self, layout: Layout) -> Option<(&List, usize)> {
@@ -121,13 +111,7 @@ impl Keeping {
             return (std::ptr::null_mut(), true);
         };
         // SAFETY: the size is not zero.
-        let block = unsafe {
-            if zeroed {
-                System.alloc_zeroed(layout)
-            } else {
-                System.alloc(layout)
-            }
-        };
+        let block = unsafe { if zeroed { System.alloc_zeroed(layout) } else { System.alloc(layout) } };
         (block, true)
     }
 }
@@ -260,11 +244,7 @@ mod tests {
                             let block = keeping.alloc(layout);
                             block.write_bytes(id, layout.size());
                             std::hint::black_box(block);
-                            assert!(
-                                std::slice::from_raw_parts(block, layout.size())
-                                    .iter()
-                                    .all(|&b| b == id)
-                            );
+                            assert!(std::slice::from_raw_parts(block, layout.size()).iter().all(|&b| b == id));
                             keeping.dealloc(block, layout);
                         }
                     }

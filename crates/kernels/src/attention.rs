@@ -29,17 +29,9 @@ impl Attention {
         self.heads * self.head_dim
     }
 
-    fn check(&self, slices: &[&[f32]], log_sum_exp: usize) {
+    fn check(&self, slices: &[&[f32]]) {
         let len = self.n * self.tokens * self.channels();
-        assert!(
-            slices.iter().all(|x| x.len() == len),
-            "{self:?}: length of q, k, v, the output or a gradient"
-        );
-        assert_eq!(
-            log_sum_exp,
-            self.n * self.heads * self.tokens,
-            "{self:?}: length of log_sum_exp"
-        );
+        assert!(slices.iter().all(|x| x.len() == len), "{self:?}: length of q, k, v, the output or a gradient");
     }
 
     fn scale(&self) -> f32 {
@@ -53,13 +45,12 @@ impl Attention {
     }
 }
 
-/// out = softmax(q·kᵀ/√head_dim)·v for each head, all \[n, tokens, heads·head_dim\]; `log_sum_exp`
-/// \[n, heads, tokens\] receives the logarithm of each row's Σ exp for [`attention_backward`].
+/// out = softmax(q·kᵀ/√head_dim)·v for each head, all \[n, tokens, heads·head_dim\].
 ///
 /// # Panics
 /// If a slice has not the length that `shape` says.
-pub fn attention(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], log_sum_exp: &mut [f32]) {
-    shape.check(&[q, k, v, out], log_sum_exp.len());
+pub fn attention(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+    shape.check(&[q, k, v, out]);
     let heads = shape.n * shape.heads;
     if out.is_empty() {
         return;
@@ -69,18 +60,10 @@ pub fn attention(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [
     let splits = (2 * parallel::threads()).div_ceil(heads).clamp(1, blocks);
     let step = blocks.div_ceil(splits) * QUERIES;
     let splits = shape.tokens.div_ceil(step);
-    let (out, log_sum_exp) = (Shared::new(out), Shared::new(log_sum_exp));
+    let out = Shared::new(out);
     parallel::for_each(heads * splits, |task| {
         let (head, first) = (task / splits, task % splits * step);
-        forward(
-            shape,
-            head,
-            first,
-            (first + step).min(shape.tokens),
-            [q, k, v],
-            out,
-            log_sum_exp,
-        );
+        forward(shape, head, first, (first + step).min(shape.tokens), [q, k, v], out);
     });
 }
 
@@ -94,29 +77,26 @@ pub fn attention_backward(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    out: &[f32],
-    log_sum_exp: &[f32],
     dout: &[f32],
     dq: &mut [f32],
     dk: &mut [f32],
     dv: &mut [f32],
 ) {
-    shape.check(&[q, k, v, out, dout, dq, dk, dv], log_sum_exp.len());
-    if out.is_empty() {
+    shape.check(&[q, k, v, dout, dq, dk, dv]);
+    if q.is_empty() {
         return;
     }
     let gradients = [Shared::new(dq), Shared::new(dk), Shared::new(dv)];
     parallel::for_each(shape.n * shape.heads, |head| {
-        backward(shape, head, [q, k, v, out, dout], log_sum_exp, gradients);
+        backward(shape, head, [q, k, v, dout], gradients);
     });
 }
 
 dispatch! {
     fn forward(
-        shape: &Attention, head: usize, first: usize, end: usize, qkv: [&[f32]; 3], out: Shared, log_sum_exp: Shared,
+        shape: &Attention, head: usize, first: usize, end: usize, qkv: [&[f32]; 3], out: Shared,
     ) = forward_kernel;
-    fn backward(shape: &Attention, head: usize, inputs: [&[f32]; 5], log_sum_exp: &[f32], gradients: [Shared; 3])
-        = backward_kernel;
+    fn backward(shape: &Attention, head: usize, inputs: [&[f32]; 4], gradients: [Shared; 3]) = backward_kernel;
 }
 
 /// Splits `work` into consecutive parts of the given lengths.
@@ -150,7 +130,6 @@ fn forward_kernel<S: Simd>(
     end: usize,
     [q, k, v]: [&[f32]; 3],
     out: Shared,
-    log_sum_exp: Shared,
 ) {
     let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
     let at = |token: usize| shape.at(head, token);
@@ -170,23 +149,21 @@ fn forward_kernel<S: Simd>(
         let rows = QUERIES.min(end - start);
         pack(s, rows, d, &q[at(start)..], channels, queries);
         multiply(s, rows, d, tokens, queries, keys, scores);
-        // SAFETY: a task writes the rows of its own queries.
-        let log_sum_exp = unsafe { log_sum_exp.part(head * tokens + start, rows) };
-        for (r, log_sum_exp) in log_sum_exp.iter_mut().enumerate() {
-            *log_sum_exp = softmax(s, rows, r, tokens, shape.scale(), scores);
+        for r in 0..rows {
+            softmax(s, rows, r, tokens, shape.scale(), scores);
         }
         multiply(s, rows, tokens, d, scores, values, sums);
         for r in 0..rows {
-            // SAFETY: as above.
+            // SAFETY: a task writes the rows of its own queries.
             let to = unsafe { out.part(at(start + r), d) };
             unpack_row(s, sums, rows, r, to);
         }
     }
 }
 
-/// Replaces row `r` of the blocked [rows, tokens] scores by its softmax, and returns log Σ exp.
+/// Replaces row `r` of the blocked [rows, tokens] scores by its softmax.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, scores: &mut [f32]) -> f32 {
+fn softmax<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, scores: &mut [f32]) {
     let blocks = tokens.div_ceil(LANES);
     let line = |block: usize| (block * rows + r) * LANES;
     let last = &mut scores[line(blocks - 1)..][..LANES];
@@ -213,7 +190,6 @@ fn softmax<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, scor
         let line = &mut scores[line(block)..][..LANES];
         s.store_up_to(s.mul(s.load_up_to(line), inverse), line);
     }
-    largest * scale + sum.ln()
 }
 
 /// Row `r` of the blocked `x`, whose blocks have `rows` rows.
@@ -229,8 +205,7 @@ fn backward_kernel<S: Simd>(
     s: S,
     shape: &Attention,
     head: usize,
-    [q, k, v, out, dout]: [&[f32]; 5],
-    log_sum_exp: &[f32],
+    [q, k, v, dout]: [&[f32]; 4],
     [dq, dk, dv]: [Shared; 3],
 ) {
     let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
@@ -240,9 +215,8 @@ fn backward_kernel<S: Simd>(
         blocked_len(QUERIES, d),
         blocked_len(QUERIES, tokens),
     );
-    let lengths = [
-        keys_len, keys_len, keys_len, keys_len, keys_len, query_len, query_len, query_len, score_len, score_len,
-    ];
+    let lengths =
+        [keys_len, keys_len, keys_len, keys_len, keys_len, query_len, query_len, query_len, score_len, score_len];
     let mut work = scratch::take(lengths.iter().sum());
     let work = &mut *work;
     let [keys_t, values_t, keys, by_k, by_v, queries, upper, sums, p, ds] = parts(work, lengths);
@@ -259,11 +233,8 @@ fn backward_kernel<S: Simd>(
         multiply(s, rows, d, tokens, queries, keys_t, p);
         multiply(s, rows, d, tokens, upper, values_t, ds);
         for r in 0..rows {
-            // d score = p·(dp − Σ dp·p)·scale, and Σ dp·p = dout·out.
-            let from = at(start + r);
-            let shared = dot(s, &dout[from..from + d], &out[from..from + d]);
-            let offset = -log_sum_exp[head * tokens + start + r];
-            score_gradient(s, rows, r, tokens, [shape.scale(), offset, shared], p, ds);
+            softmax(s, rows, r, tokens, shape.scale(), p);
+            score_gradient(s, rows, r, tokens, shape.scale(), p, ds);
         }
         multiply(s, rows, tokens, d, ds, keys, sums);
         for r in 0..rows {
@@ -281,32 +252,24 @@ fn backward_kernel<S: Simd>(
     }
 }
 
-/// p ← exp(scale·p + offset) and ds ← p·(ds − shared)·scale in row `r`; zero beyond the last token.
+/// ds ← p·(ds − Σ ds·p)·scale in row `r`; zero beyond the last token, where p is.
+///
+/// Σ ds·p equals dout·out, which is cheaper, but only up to rounding: the sum over keys of the result would not be zero,
+/// and whatever keys have in common, such as a bias, would multiply the difference.
 #[inline(always)]
-fn score_gradient<S: Simd>(
-    s: S,
-    rows: usize,
-    r: usize,
-    tokens: usize,
-    [scale, offset, shared]: [f32; 3],
-    p: &mut [f32],
-    ds: &mut [f32],
-) {
-    for block in 0..tokens.div_ceil(LANES) {
-        let at = (block * rows + r) * LANES;
-        let (p, ds) = (&mut p[at..at + LANES], &mut ds[at..at + LANES]);
-        s.store_up_to(exp(s, s.fma(s.load_up_to(p), s.splat(scale), s.splat(offset))), p);
-        p[LANES.min(tokens - block * LANES)..].fill(0.0);
-        let centred = s.sub(s.load_up_to(ds), s.splat(shared));
-        s.store_up_to(s.mul(s.mul(s.load_up_to(p), centred), s.splat(scale)), ds);
+fn score_gradient<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, p: &[f32], ds: &mut [f32]) {
+    let line = |block: usize| (block * rows + r) * LANES;
+    let blocks = tokens.div_ceil(LANES);
+    // What the product left beyond the last token may be anything.
+    ds[line(blocks - 1)..][..LANES][tokens - (blocks - 1) * LANES..].fill(0.0);
+    let mut shared = s.splat(0.0);
+    for block in 0..blocks {
+        shared = s.fma(s.load_up_to(&p[line(block)..]), s.load_up_to(&ds[line(block)..]), shared);
     }
-}
-
-#[inline(always)]
-fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
-    let mut sum = s.splat(0.0);
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        sum = s.fma(s.load_up_to(a), s.load_up_to(b), sum);
+    let shared = s.splat(s.sum(shared));
+    for block in 0..blocks {
+        let ds = &mut ds[line(block)..][..LANES];
+        let centred = s.sub(s.load_up_to(ds), shared);
+        s.store_up_to(s.mul(s.mul(s.load_up_to(&p[line(block)..]), centred), s.splat(scale)), ds);
     }
-    s.sum(sum)
 }

@@ -21,12 +21,7 @@ pub struct Pad {
 impl Pad {
     /// The same on all four sides.
     pub fn same(pad: usize) -> Self {
-        Pad {
-            top: pad,
-            bottom: pad,
-            left: pad,
-            right: pad,
-        }
+        Pad { top: pad, bottom: pad, left: pad, right: pad }
     }
 }
 
@@ -82,9 +77,7 @@ impl Conv {
     fn offsets(&self) -> Vec<(isize, isize)> {
         let (top, left) = (self.pad.top as isize, self.pad.left as isize);
         let (kh, kw) = (self.kernel.0 as isize, self.kernel.1 as isize);
-        (0..kh)
-            .flat_map(|y| (0..kw).map(move |x| (y - top, x - left)))
-            .collect()
+        (0..kh).flat_map(|y| (0..kw).map(move |x| (y - top, x - left))).collect()
     }
 
     fn windows(&self) -> Windows {
@@ -101,15 +94,7 @@ impl Conv {
 
     fn gather<'a>(&self, x: &'a [f32], taps: &'a [(isize, isize)]) -> Gather<'a> {
         let grid = [self.n, self.out_h(), self.out_w()];
-        Gather {
-            source: x,
-            height: self.h,
-            width: self.w,
-            channels: self.c_in,
-            grid,
-            step: self.stride,
-            taps,
-        }
+        Gather { source: x, height: self.h, width: self.w, channels: self.c_in, grid, step: self.stride, taps }
     }
 }
 
@@ -157,13 +142,7 @@ impl PreparedFilter {
         let way = Way::of(shape, shape.c_in, shape.c_out);
         let mut data = vec![0.0; filter_len(shape, way)];
         prepare(shape, way, w, &mut data);
-        PreparedFilter {
-            c_in: shape.c_in,
-            c_out: shape.c_out,
-            kernel: shape.kernel,
-            way,
-            data,
-        }
+        PreparedFilter { c_in: shape.c_in, c_out: shape.c_out, kernel: shape.kernel, way, data }
     }
 }
 
@@ -181,23 +160,9 @@ pub fn conv2d_prepared(
     out: &mut [f32],
 ) {
     check(shape, x.len(), shape.weight_len(), out.len());
-    let PreparedFilter {
-        c_in,
-        c_out,
-        kernel,
-        way,
-        data,
-    } = filter;
-    assert_eq!(
-        (shape.c_in, shape.c_out, shape.kernel),
-        (*c_in, *c_out, *kernel),
-        "{shape:?}: another filter's"
-    );
-    assert_eq!(
-        Way::of(shape, shape.c_in, shape.c_out),
-        *way,
-        "{shape:?}: another filter's stride or padding"
-    );
+    let PreparedFilter { c_in, c_out, kernel, way, data } = filter;
+    assert_eq!((shape.c_in, shape.c_out, shape.kernel), (*c_in, *c_out, *kernel), "{shape:?}: another filter's");
+    assert_eq!(Way::of(shape, shape.c_in, shape.c_out), *way, "{shape:?}: another filter's stride or padding");
     forward(shape, *way, x, data, epilogue(shape, bias, shift, residual), out);
 }
 
@@ -216,17 +181,16 @@ enum Way {
 impl Way {
     /// For `shape`, forward or backward, reading images of `from` channels and writing images of `to`.
     fn of(shape: &Conv, from: usize, to: usize) -> Way {
-        let Pad {
-            top,
-            bottom,
-            left,
-            right,
-        } = shape.pad;
+        let Pad { top, bottom, left, right } = shape.pad;
         let taps = shape.kernel.0 * shape.kernel.1;
         if shape.stride == 1 && (2..=9).contains(&taps) && to * taps <= 64 && from >= 8 {
             Way::Few
-        } else if shape.stride == 1 && shape.kernel == (3, 3) && top.max(bottom).max(left).max(right) <= 2 && from >= 8
+        } else if shape.stride == 1
+            && shape.kernel == (3, 3)
+            && top.max(bottom).max(left).max(right) <= 2
+            && from.min(to) >= 32
         {
+            // With fewer channels its transforms cost what its products save, and it is the less exact of the two.
             Way::Winograd
         } else {
             Way::Gather
@@ -261,20 +225,8 @@ fn forward(shape: &Conv, way: Way, x: &[f32], filter: &[f32], extra: Epilogue, o
         }
         Way::Few => few::convolve(&shape.gather(x, &shape.offsets()), shape.c_out, filter, extra, out),
         Way::Gather => {
-            let target = Target {
-                height,
-                width,
-                step: 1,
-                origin: (0, 0),
-            };
-            product(
-                &shape.gather(x, &shape.offsets()),
-                filter,
-                shape.c_out,
-                target,
-                extra,
-                out,
-            );
+            let target = Target { height, width, step: 1, origin: (0, 0) };
+            product(&shape.gather(x, &shape.offsets()), filter, shape.c_out, target, extra, out);
         }
     }
 }
@@ -300,27 +252,13 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         winograd::transform_filter(shape.c_out, shape.c_in, true, w, &mut filter);
         return winograd::convolve(&windows, shape.c_out, shape.c_in, dy, &filter, Epilogue::default(), dx);
     }
-    let Conv {
-        n,
-        h,
-        w: width,
-        c_in,
-        c_out,
-        kernel,
-        stride,
-        pad,
-    } = *shape;
+    let Conv { n, h, w: width, c_in, c_out, kernel, stride, pad } = *shape;
     // Input rows iy ≡ y (mod stride) meet the taps ky with ky ≡ y + top, at output row (iy + top − ky)/stride: for each
     // residue, a convolution of dy with stride 1. The same for columns.
     let along = |residue: usize, before: usize, taps: usize| {
         (0..taps)
             .filter(move |tap| (residue + before + stride * taps - tap).is_multiple_of(stride))
-            .map(move |tap| {
-                (
-                    tap,
-                    (residue as isize + before as isize - tap as isize) / stride as isize,
-                )
-            })
+            .map(move |tap| (tap, (residue as isize + before as isize - tap as isize) / stride as isize))
     };
     for y in 0..stride.min(h) {
         for x in 0..stride.min(width) {
@@ -333,21 +271,8 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
             }
             let grid = [n, (h - y).div_ceil(stride), (width - x).div_ceil(stride)];
             let (height, out_w) = (shape.out_h(), shape.out_w());
-            let g = Gather {
-                source: dy,
-                height,
-                width: out_w,
-                channels: c_out,
-                grid,
-                step: 1,
-                taps: &taps,
-            };
-            let target = Target {
-                height: h,
-                width,
-                step: stride,
-                origin: (y, x),
-            };
+            let g = Gather { source: dy, height, width: out_w, channels: c_out, grid, step: 1, taps: &taps };
+            let target = Target { height: h, width, step: stride, origin: (y, x) };
             if way == Way::Few {
                 let mut filter = scratch::take(blocked_len(c_out, taps.len() * c_in));
                 few::pack_filter_transposed(taps.len(), c_out, c_in, w, &mut filter);
@@ -391,17 +316,8 @@ fn epilogue<'a>(
     shift: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
 ) -> Epilogue<'a> {
-    assert!(
-        bias.is_none_or(|bias| bias.len() == shape.c_out),
-        "{shape:?}: length of the bias"
-    );
-    assert!(
-        shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out),
-        "{shape:?}: length of the shift"
-    );
-    assert!(
-        residual.is_none_or(|x| x.len() == shape.output_len()),
-        "{shape:?}: length of the residual"
-    );
+    assert!(bias.is_none_or(|bias| bias.len() == shape.c_out), "{shape:?}: length of the bias");
+    assert!(shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out), "{shape:?}: length of the shift");
+    assert!(residual.is_none_or(|x| x.len() == shape.output_len()), "{shape:?}: length of the residual");
     Epilogue { bias, shift, residual }
 }

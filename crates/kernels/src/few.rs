@@ -73,11 +73,8 @@ fn convolve_kernel<S: Simd>(
     let count = BAND.min(height - first);
     // Source rows that the taps of this band reach.
     let reach = |at: usize, end: fn(isize, isize) -> isize| {
-        g.taps
-            .iter()
-            .map(|tap| tap.0)
-            .reduce(end)
-            .map_or(0, |dy| (at as isize + dy).clamp(0, g.height as isize)) as usize
+        g.taps.iter().map(|tap| tap.0).reduce(end).map_or(0, |dy| (at as isize + dy).clamp(0, g.height as isize))
+            as usize
     };
     let (top, bottom) = (reach(first, isize::min), reach(first + count, isize::max));
     let rows = g.width;
@@ -122,21 +119,9 @@ pub(crate) fn weight_gradient(g: &Gather, c_out: usize, dy: &[f32], dw: &mut [f3
     let columns = g.taps.len() * c_out;
     let back: Vec<_> = g.taps.iter().map(|(dy, dx)| (-dy, -dx)).collect();
     let grid = [images, g.height, g.width];
-    let met = Gather {
-        source: dy,
-        height,
-        width,
-        channels: c_out,
-        grid,
-        step: 1,
-        taps: &back,
-    };
+    let met = Gather { source: dy, height, width, channels: c_out, grid, step: 1, taps: &back };
     let mut product = scratch::take(g.channels * columns);
-    outer(
-        &Gather::matrix(g.source, images * g.height * g.width, g.channels),
-        &met,
-        &mut product,
-    );
+    outer(&Gather::matrix(g.source, images * g.height * g.width, g.channels), &met, &mut product);
     for (tap, dw) in dw.chunks_exact_mut((g.channels * c_out).max(1)).enumerate() {
         for (i, dw) in dw.chunks_exact_mut(c_out).enumerate() {
             dw.copy_from_slice(&product[i * columns + tap * c_out..][..c_out]);

@@ -24,15 +24,7 @@ pub(crate) struct Gather<'a> {
 impl<'a> Gather<'a> {
     /// The row-major [rows, columns] matrix as it is.
     pub(crate) fn matrix(source: &'a [f32], rows: usize, columns: usize) -> Self {
-        Gather {
-            source,
-            height: 1,
-            width: rows,
-            channels: columns,
-            grid: [1, 1, rows],
-            step: 1,
-            taps: &[(0, 0)],
-        }
+        Gather { source, height: 1, width: rows, channels: columns, grid: [1, 1, rows], step: 1, taps: &[(0, 0)] }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -141,11 +133,9 @@ impl Epilogue<'_> {
         columns: usize,
     ) -> S::V {
         let mut sum = sum;
-        for (terms, start) in [
-            (self.bias, column),
-            (self.shift, image * columns + column),
-            (self.residual, row * columns + column),
-        ] {
+        for (terms, start) in
+            [(self.bias, column), (self.shift, image * columns + column), (self.residual, row * columns + column)]
+        {
             if let Some(terms) = terms {
                 sum = s.add(sum, s.load_up_to(&terms[start..start + used]));
             }
@@ -182,12 +172,7 @@ pub(crate) fn product(g: &Gather, weights: &[f32], columns: usize, target: Targe
     let out = Shared::new(out);
     parallel::for_each(row_tasks * groups, |task| {
         let (first, block) = (task / groups * step, task % groups * group);
-        let part = Part {
-            first,
-            rows: step.min(rows - first),
-            block,
-            blocks: group.min(blocks - block),
-        };
+        let part = Part { first, rows: step.min(rows - first), block, blocks: group.min(blocks - block) };
         product_part(g, weights, columns, target, extra, part, out);
     });
 }
@@ -217,38 +202,18 @@ fn product_part_kernel<S: Simd>(
     part: Part,
     out: Shared,
 ) {
-    let Part {
-        first,
-        rows,
-        block,
-        blocks,
-    } = part;
+    let Part { first, rows, block, blocks } = part;
     let terms = g.columns();
     let (a_len, c_len) = (blocked_len(rows, terms), rows * blocks * LANES);
     let mut work = scratch::take(a_len + c_len);
     let work = &mut *work;
     let (a, c) = work.split_at_mut(a_len);
     // SAFETY: the work space is this task's own.
-    unsafe {
-        g.pack(
-            s,
-            first,
-            Rows {
-                first: 0,
-                count: rows,
-                of: rows,
-            },
-            Shared::new(&mut *a),
-        )
-    };
+    unsafe { g.pack(s, first, Rows { first: 0, count: rows, of: rows }, Shared::new(&mut *a)) };
     multiply(s, rows, terms, blocks * LANES, a, &weights[block * terms * LANES..], c);
     let [_, grid_h, grid_w] = g.grid;
     for r in 0..rows {
-        let (x, y, image) = (
-            (first + r) % grid_w,
-            (first + r) / grid_w % grid_h,
-            (first + r) / grid_w / grid_h,
-        );
+        let (x, y, image) = ((first + r) % grid_w, (first + r) / grid_w % grid_h, (first + r) / grid_w / grid_h);
         let row = (image * target.height + y * target.step + target.origin.0) * target.width
             + x * target.step
             + target.origin.1;
@@ -291,11 +256,7 @@ pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
             let first = piece * PIECE;
             let (chunk, in_chunk) = (first / OUTER_ROWS, first % OUTER_ROWS);
             let of = OUTER_ROWS.min(span - chunk * OUTER_ROWS);
-            let piece = Rows {
-                first: in_chunk,
-                count: PIECE.min(span - first),
-                of,
-            };
+            let piece = Rows { first: in_chunk, count: PIECE.min(span - first), of };
             let (a, b) = (to_a.tail(chunk * a_chunk), to_b.tail(chunk * b_chunk));
             pack_factors(left, right, start + first, piece, a, b);
         });
@@ -308,12 +269,7 @@ pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
         let (a, b, out) = (&*a, &*b, Shared::new(&mut *out));
         parallel::for_each(row_tasks * groups, |task| {
             let (first, block) = (task / groups * height, task % groups * group);
-            let part = Part {
-                first,
-                rows: height.min(term_blocks - first),
-                block,
-                blocks: group.min(blocks - block),
-            };
+            let part = Part { first, rows: height.min(term_blocks - first), block, blocks: group.min(blocks - block) };
             outer_part(a, b, span, [terms, columns], part, out);
         });
     }
@@ -345,12 +301,7 @@ fn outer_part_kernel<S: Simd>(
     part: Part,
     out: Shared,
 ) {
-    let Part {
-        first,
-        rows: height,
-        block,
-        blocks,
-    } = part;
+    let Part { first, rows: height, block, blocks } = part;
     let (a_width, b_width) = (terms.next_multiple_of(LANES), columns.next_multiple_of(LANES));
     let height = height * LANES;
     let mut c = scratch::take(height * blocks * LANES);
@@ -367,10 +318,7 @@ fn outer_part_kernel<S: Simd>(
             let used = LANES.min(columns - column);
             // SAFETY: a task writes the rows and columns of its part only.
             let to = unsafe { out.part((first * LANES + r) * columns + column, used) };
-            s.store_up_to(
-                s.add(s.load_up_to(to), s.load_up_to(&c[(b * height + r) * LANES..][..used])),
-                to,
-            );
+            s.store_up_to(s.add(s.load_up_to(to), s.load_up_to(&c[(b * height + r) * LANES..][..used])), to);
         }
     }
 }

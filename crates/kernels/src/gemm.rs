@@ -28,10 +28,7 @@ pub(crate) struct Rows {
 #[inline(always)]
 fn pack_row<S: Simd>(s: S, source: &[f32], out: &mut [f32], block_rows: usize, row: usize) {
     for (block, vector) in source.chunks(LANES).enumerate() {
-        s.store_up_to(
-            s.load_up_to(vector),
-            &mut out[(block * block_rows + row) * LANES..][..LANES],
-        );
+        s.store_up_to(s.load_up_to(vector), &mut out[(block * block_rows + row) * LANES..][..LANES]);
     }
 }
 

@@ -25,29 +25,17 @@ pub struct MatMul {
 impl MatMul {
     /// Neither factor transposed.
     pub fn new(m: usize, k: usize, n: usize) -> Self {
-        MatMul {
-            m,
-            k,
-            n,
-            a_transposed: false,
-            b_transposed: false,
-        }
+        MatMul { m, k, n, a_transposed: false, b_transposed: false }
     }
 
     /// With `a` stored \[k, m\].
     pub fn transpose_a(self) -> Self {
-        MatMul {
-            a_transposed: true,
-            ..self
-        }
+        MatMul { a_transposed: true, ..self }
     }
 
     /// With `b` stored \[n, k\].
     pub fn transpose_b(self) -> Self {
-        MatMul {
-            b_transposed: true,
-            ..self
-        }
+        MatMul { b_transposed: true, ..self }
     }
 }
 
@@ -58,13 +46,7 @@ impl MatMul {
 /// # Panics
 /// If a slice has not the length that `shape` says.
 pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let MatMul {
-        m,
-        k,
-        n,
-        a_transposed,
-        b_transposed,
-    } = *shape;
+    let MatMul { m, k, n, a_transposed, b_transposed } = *shape;
     assert_eq!(a.len(), m * k, "matmul: a");
     assert_eq!(b.len(), k * n, "matmul: b");
     assert_eq!(out.len(), m * n, "matmul: out");
@@ -85,16 +67,7 @@ pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &
         for (r, row) in copy.chunks_exact_mut(k.max(1)).enumerate() {
             row.iter_mut().enumerate().for_each(|(c, value)| *value = a[c * m + r]);
         }
-        return matmul(
-            &MatMul {
-                a_transposed: false,
-                ..*shape
-            },
-            copy,
-            b,
-            bias,
-            out,
-        );
+        return matmul(&MatMul { a_transposed: false, ..*shape }, copy, b, bias, out);
     }
     let mut packed = scratch::take(blocked_len(k, n));
     let packed = &mut *packed;
@@ -103,21 +76,6 @@ pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &
     } else {
         pack_weights(k, n, b, packed);
     }
-    let target = Target {
-        height: 1,
-        width: m,
-        step: 1,
-        origin: (0, 0),
-    };
-    product(
-        &Gather::matrix(a, m, k),
-        packed,
-        n,
-        target,
-        Epilogue {
-            bias,
-            ..Epilogue::default()
-        },
-        out,
-    );
+    let target = Target { height: 1, width: m, step: 1, origin: (0, 0) };
+    product(&Gather::matrix(a, m, k), packed, n, target, Epilogue { bias, ..Epilogue::default() }, out);
 }

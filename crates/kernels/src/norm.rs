@@ -34,20 +34,11 @@ impl GroupNorm {
     }
 
     fn check(&self, x: usize, gamma: &[f32], beta: &[f32], extra: Option<(&[f32], &[f32])>, mean_rstd: usize) {
-        assert!(
-            self.groups > 0 && self.channels.is_multiple_of(self.groups),
-            "{self:?}: channels of a group"
-        );
+        assert!(self.groups > 0 && self.channels.is_multiple_of(self.groups), "{self:?}: channels of a group");
         assert_eq!(x, self.n * self.image(), "{self:?}: length of x");
-        assert!(
-            gamma.len() == self.channels && beta.len() == self.channels,
-            "{self:?}: length of gamma or beta"
-        );
+        assert!(gamma.len() == self.channels && beta.len() == self.channels, "{self:?}: length of gamma or beta");
         let nc = self.n * self.channels;
-        assert!(
-            extra.is_none_or(|(a, b)| a.len() == nc && b.len() == nc),
-            "{self:?}: length of scale or shift"
-        );
+        assert!(extra.is_none_or(|(a, b)| a.len() == nc && b.len() == nc), "{self:?}: length of scale or shift");
         assert_eq!(mean_rstd, 2 * self.n * self.groups, "{self:?}: length of mean_rstd");
     }
 
@@ -63,10 +54,7 @@ impl GroupNorm {
 
     /// Start and length, in an image, of chunk `index`.
     fn chunk(&self, index: usize) -> (usize, usize) {
-        (
-            index * CHUNK * self.channels,
-            CHUNK.min(self.pixels - index * CHUNK) * self.channels,
-        )
+        (index * CHUNK * self.channels, CHUNK.min(self.pixels - index * CHUNK) * self.channels)
     }
 }
 
@@ -96,10 +84,7 @@ pub fn group_norm(
     }
     let c = shape.channels;
     let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
-    let images = images
-        .zip(mean_rstd.par_chunks_mut(2 * shape.groups))
-        .enumerate()
-        .with_max_len(1);
+    let images = images.zip(mean_rstd.par_chunks_mut(2 * shape.groups)).enumerate().with_max_len(1);
     images.for_each(|(image, ((x, out), mean_rstd))| {
         let mut work = scratch::take((shape.pixels.div_ceil(CHUNK) + 1) * 2 * c);
         let work = &mut *work;
@@ -112,11 +97,8 @@ pub fn group_norm(
             moments(&x[..c], &x[start..start + len], sums);
         });
         statistics(shape, &x[..c], partial, mean_rstd);
-        let affine = Affine {
-            gamma,
-            beta,
-            scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))),
-        };
+        let affine =
+            Affine { gamma, beta, scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))) };
         let (gain, offset) = line.split_at_mut(c);
         affine.coefficients(mean_rstd, gain, offset);
         let (gain, offset) = (&*gain, &*offset);
@@ -164,14 +146,7 @@ impl Affine<'_> {
 fn statistics(shape: &GroupNorm, first: &[f32], partial: &[f32], mean_rstd: &mut [f32]) {
     let per_group = shape.channels / shape.groups;
     let pixels = shape.pixels as f64;
-    let total = |at: usize| {
-        partial
-            .iter()
-            .skip(at)
-            .step_by(2 * shape.channels)
-            .map(|&x| f64::from(x))
-            .sum::<f64>()
-    };
+    let total = |at: usize| partial.iter().skip(at).step_by(2 * shape.channels).map(|&x| f64::from(x)).sum::<f64>();
     for (group, out) in mean_rstd.chunks_exact_mut(2).enumerate() {
         let channels = group * per_group..(group + 1) * per_group;
         let mean_of = |c: usize| f64::from(first[c]) + total(c) / pixels;
@@ -210,15 +185,9 @@ pub fn group_norm_backward(
     dscale_shift: Option<(&mut [f32], &mut [f32])>,
 ) {
     shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
-    assert!(
-        dy.len() == x.len() && dx.len() == x.len(),
-        "{shape:?}: length of dy or dx"
-    );
+    assert!(dy.len() == x.len() && dx.len() == x.len(), "{shape:?}: length of dy or dx");
     let c = shape.channels;
-    assert!(
-        dgamma.len() == c && dbeta.len() == c,
-        "{shape:?}: length of dgamma or dbeta"
-    );
+    assert!(dgamma.len() == c && dbeta.len() == c, "{shape:?}: length of dgamma or dbeta");
     dgamma.fill(0.0);
     dbeta.fill(0.0);
     if x.is_empty() {
@@ -228,29 +197,21 @@ pub fn group_norm_backward(
     let mut sums = scratch::take(2 * shape.n * c);
     let sums = &mut *sums;
     let images = x.par_chunks(shape.image()).zip(dy.par_chunks(shape.image()));
-    let images = images
-        .zip(dx.par_chunks_mut(shape.image()))
-        .zip(sums.par_chunks_mut(2 * c));
-    images
-        .enumerate()
-        .with_max_len(1)
-        .for_each(|(image, (((x, dy), dx), sums))| {
-            let affine = Affine {
-                gamma,
-                beta,
-                scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))),
-            };
-            backward_image(
-                shape,
-                &affine,
-                silu,
-                &mean_rstd[2 * image * shape.groups..][..2 * shape.groups],
-                x,
-                dy,
-                dx,
-                sums,
-            );
-        });
+    let images = images.zip(dx.par_chunks_mut(shape.image())).zip(sums.par_chunks_mut(2 * c));
+    images.enumerate().with_max_len(1).for_each(|(image, (((x, dy), dx), sums))| {
+        let affine =
+            Affine { gamma, beta, scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))) };
+        backward_image(
+            shape,
+            &affine,
+            silu,
+            &mean_rstd[2 * image * shape.groups..][..2 * shape.groups],
+            x,
+            dy,
+            dx,
+            sums,
+        );
+    });
     let scale = |image: usize, channel: usize| scale_shift.map_or(1.0, |(scale, _)| 1.0 + scale[image * c + channel]);
     for channel in 0..c {
         let (mut by_gamma, mut by_beta) = (0.0f64, 0.0f64);
@@ -261,14 +222,8 @@ pub fn group_norm_backward(
         (dgamma[channel], dbeta[channel]) = (by_gamma as f32, by_beta as f32);
     }
     if let Some((dscale, dshift)) = dscale_shift {
-        assert!(
-            scale_shift.is_some(),
-            "{shape:?}: a gradient for a scale and shift that are not there"
-        );
-        assert!(
-            dscale.len() == shape.n * c && dshift.len() == shape.n * c,
-            "{shape:?}: length of dscale_shift"
-        );
+        assert!(scale_shift.is_some(), "{shape:?}: a gradient for a scale and shift that are not there");
+        assert!(dscale.len() == shape.n * c && dshift.len() == shape.n * c, "{shape:?}: length of dscale_shift");
         for (image, sums) in sums.chunks_exact(2 * c).enumerate() {
             for channel in 0..c {
                 dshift[image * c + channel] = sums[channel];
@@ -299,9 +254,7 @@ fn backward_image(
         std::array::from_fn(|_| lines.next().expect("six lines"))
     };
     affine.coefficients(mean_rstd, gain, offset);
-    mean.iter_mut()
-        .enumerate()
-        .for_each(|(i, mean)| *mean = mean_rstd[2 * (i / per_group)]);
+    mean.iter_mut().enumerate().for_each(|(i, mean)| *mean = mean_rstd[2 * (i / per_group)]);
 
     let parts = Shared::new(&mut *partial);
     let to = Shared::new(&mut *dx);
@@ -313,11 +266,7 @@ fn backward_image(
         gradients(lines, silu, &x[start..start + len], &dy[start..start + len], g, sums);
     });
     for (i, out) in sums.iter_mut().enumerate() {
-        let rstd = if i < c {
-            1.0
-        } else {
-            f64::from(mean_rstd[2 * ((i - c) / per_group) + 1])
-        };
+        let rstd = if i < c { 1.0 } else { f64::from(mean_rstd[2 * ((i - c) / per_group) + 1]) };
         let total: f64 = partial.iter().skip(i).step_by(2 * c).map(|&x| f64::from(x)).sum();
         *out = (total * rstd) as f32;
     }
@@ -326,10 +275,7 @@ fn backward_image(
     for group in 0..shape.groups {
         let channels = group * per_group..(group + 1) * per_group;
         let weighted = |sums: &[f32]| -> f64 {
-            channels
-                .clone()
-                .map(|i| f64::from(affine.gamma[i] * affine.scale(i)) * f64::from(sums[i]))
-                .sum()
+            channels.clone().map(|i| f64::from(affine.gamma[i] * affine.scale(i)) * f64::from(sums[i])).sum()
         };
         let (h, hx) = (weighted(&sums[..c]) / count, weighted(&sums[c..]) / count);
         let (mean, rstd) = (f64::from(mean_rstd[2 * group]), f64::from(mean_rstd[2 * group + 1]));
@@ -405,10 +351,7 @@ fn gradients_kernel<S: Simd>(
         let (gain, offset) = (s.load_up_to(&lines[0][c..end]), s.load_up_to(&lines[1][c..end]));
         let mean = s.load_up_to(&lines[2][c..end]);
         let (mut a, mut b) = (s.splat(0.0), s.splat(0.0));
-        let pixels = x
-            .chunks_exact(channels)
-            .zip(dy.chunks_exact(channels))
-            .zip(g.chunks_exact_mut(channels));
+        let pixels = x.chunks_exact(channels).zip(dy.chunks_exact(channels)).zip(g.chunks_exact_mut(channels));
         for ((x, dy), out) in pixels {
             let (x, mut g) = (s.load_up_to(&x[c..end]), s.load_up_to(&dy[c..end]));
             if silu {

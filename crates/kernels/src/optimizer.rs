@@ -32,10 +32,7 @@ pub fn adam(step: &AdamStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: 
     assert!([grad.len(), m.len(), v.len()] == [param.len(); 3], "adam: lengths");
     assert!(ema.as_ref().is_none_or(|ema| ema.len() == param.len()), "adam: ema");
     let coefficients = Coefficients::new(step);
-    let tasks = param
-        .par_chunks_mut(TASK)
-        .zip(grad.par_chunks(TASK))
-        .zip(m.par_chunks_mut(TASK));
+    let tasks = param.par_chunks_mut(TASK).zip(grad.par_chunks(TASK)).zip(m.par_chunks_mut(TASK));
     let tasks = tasks.zip(v.par_chunks_mut(TASK));
     match ema {
         Some(ema) if step.ema_decay.is_some() => tasks

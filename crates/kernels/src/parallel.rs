@@ -33,11 +33,7 @@ unsafe impl Sync for Shared<'_> {}
 
 impl<'a> Shared<'a> {
     pub(crate) fn new(slice: &'a mut [f32]) -> Self {
-        Shared {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            slice: PhantomData,
-        }
+        Shared { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// All from `start` on, still to be taken in disjoint parts.
@@ -45,11 +41,7 @@ impl<'a> Shared<'a> {
         assert!(start <= self.len);
         // SAFETY: within, or one past, the slice.
         let from = unsafe { self.start.add(start) };
-        Shared {
-            start: from,
-            len: self.len - start,
-            slice: PhantomData,
-        }
+        Shared { start: from, len: self.len - start, slice: PhantomData }
     }
 
     /// The start of the slice, of which the first `len` floats exist; writing through it is for the same parts as

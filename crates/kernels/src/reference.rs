@@ -41,25 +41,15 @@ pub fn conv2d_grad_weight(shape: &Conv, x: &[f64], dy: &[f64]) -> Vec<f64> {
 
 /// Calls `visit(input, weight, output)` with the indices of every product of a convolution.
 fn each_product(shape: &Conv, mut visit: impl FnMut(usize, usize, usize)) {
-    let Conv {
-        n,
-        h,
-        w,
-        c_in,
-        c_out,
-        kernel,
-        stride,
-        pad,
-    } = *shape;
+    let Conv { n, h, w, c_in, c_out, kernel, stride, pad } = *shape;
     for image in 0..n {
         for oy in 0..shape.out_h() {
             for ox in 0..shape.out_w() {
                 for ky in 0..kernel.0 {
                     for kx in 0..kernel.1 {
-                        let (Some(y), Some(x)) = (
-                            (oy * stride + ky).checked_sub(pad.top),
-                            (ox * stride + kx).checked_sub(pad.left),
-                        ) else {
+                        let (Some(y), Some(x)) =
+                            ((oy * stride + ky).checked_sub(pad.top), (ox * stride + kx).checked_sub(pad.left))
+                        else {
                             continue;
                         };
                         if y >= h || x >= w {
@@ -106,13 +96,7 @@ pub fn group_norm(
     scale_shift: Option<(&[f64], &[f64])>,
     activate: bool,
 ) -> Vec<f64> {
-    let GroupNorm {
-        n,
-        pixels,
-        channels,
-        groups,
-        eps,
-    } = *shape;
+    let GroupNorm { n, pixels, channels, groups, eps } = *shape;
     let size = channels / groups;
     let mut out = vec![0.0; x.len()];
     for image in 0..n {
@@ -138,12 +122,7 @@ pub fn group_norm(
 
 /// [`crate::attention`].
 pub fn attention(shape: &Attention, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
-    let Attention {
-        n,
-        tokens,
-        heads,
-        head_dim,
-    } = *shape;
+    let Attention { n, tokens, heads, head_dim } = *shape;
     let mut out = vec![0.0; q.len()];
     for image in 0..n {
         for head in 0..heads {

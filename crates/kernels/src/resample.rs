@@ -12,16 +12,14 @@ pub fn upsample2x(n: usize, h: usize, w: usize, c: usize, x: &[f32], out: &mut [
     if x.is_empty() {
         return;
     }
-    out.par_chunks_mut(4 * w * c)
-        .zip(x.par_chunks(w * c))
-        .for_each(|(out, x)| {
-            let (upper, lower) = out.split_at_mut(2 * w * c);
-            for (pair, pixel) in upper.chunks_exact_mut(2 * c).zip(x.chunks_exact(c)) {
-                pair[..c].copy_from_slice(pixel);
-                pair[c..].copy_from_slice(pixel);
-            }
-            lower.copy_from_slice(upper);
-        });
+    out.par_chunks_mut(4 * w * c).zip(x.par_chunks(w * c)).for_each(|(out, x)| {
+        let (upper, lower) = out.split_at_mut(2 * w * c);
+        for (pair, pixel) in upper.chunks_exact_mut(2 * c).zip(x.chunks_exact(c)) {
+            pair[..c].copy_from_slice(pixel);
+            pair[c..].copy_from_slice(pixel);
+        }
+        lower.copy_from_slice(upper);
+    });
 }
 
 /// dx \[n, h, w, c\]: every pixel the sum of its four copies in `dy` \[n, 2h, 2w, c\].
@@ -34,15 +32,13 @@ pub fn upsample2x_backward(n: usize, h: usize, w: usize, c: usize, dy: &[f32], d
     if dx.is_empty() {
         return;
     }
-    dx.par_chunks_mut(w * c)
-        .zip(dy.par_chunks(4 * w * c))
-        .for_each(|(dx, dy)| {
-            let (upper, lower) = dy.split_at(2 * w * c);
-            let pairs = upper.chunks_exact(2 * c).zip(lower.chunks_exact(2 * c));
-            for (pixel, (above, below)) in dx.chunks_exact_mut(c).zip(pairs) {
-                for (i, out) in pixel.iter_mut().enumerate() {
-                    *out = (above[i] + above[c + i]) + (below[i] + below[c + i]);
-                }
+    dx.par_chunks_mut(w * c).zip(dy.par_chunks(4 * w * c)).for_each(|(dx, dy)| {
+        let (upper, lower) = dy.split_at(2 * w * c);
+        let pairs = upper.chunks_exact(2 * c).zip(lower.chunks_exact(2 * c));
+        for (pixel, (above, below)) in dx.chunks_exact_mut(c).zip(pairs) {
+            for (i, out) in pixel.iter_mut().enumerate() {
+                *out = (above[i] + above[c + i]) + (below[i] + below[c + i]);
             }
-        });
+        }
+    });
 }

@@ -25,9 +25,7 @@ pub(crate) fn take(len: usize) -> Scratch {
     let count = len.div_ceil(16);
     let mut lines = FREE.with_borrow_mut(|free| {
         // The smallest that is large enough, else the largest, to grow.
-        let fits = (0..free.len())
-            .filter(|&i| free[i].len() >= count)
-            .min_by_key(|&i| free[i].len());
+        let fits = (0..free.len()).filter(|&i| free[i].len() >= count).min_by_key(|&i| free[i].len());
         let best = fits.or_else(|| (0..free.len()).max_by_key(|&i| free[i].len()));
         best.map(|i| free.swap_remove(i)).unwrap_or_default()
     });

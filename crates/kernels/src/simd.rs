@@ -234,9 +234,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn scale_by_power(self, p: Self::V, shifted: Self::V) -> Self::V {
-        zip(p, shifted, |p, s| {
-            f32::from_bits(p.to_bits().wrapping_add(s.to_bits() << 23))
-        })
+        zip(p, shifted, |p, s| f32::from_bits(p.to_bits().wrapping_add(s.to_bits() << 23)))
     }
 }
 

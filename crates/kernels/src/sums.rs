@@ -27,10 +27,7 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
         return;
     }
     let channels = out.len() / n;
-    assert!(
-        channels * n == out.len() && x.len().is_multiple_of(out.len()),
-        "channel sums: shapes"
-    );
+    assert!(channels * n == out.len() && x.len().is_multiple_of(out.len()), "channel sums: shapes");
     let pixels = x.len() / out.len();
     let chunks = pixels.div_ceil(ROWS);
     let mut partial = scratch::take(n * chunks * channels);
@@ -41,21 +38,12 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
         let rows = ROWS.min(pixels - chunk * ROWS);
         // SAFETY: tasks write different parts.
         let to = unsafe { parts.part(task * channels, channels) };
-        sum_rows(
-            channels,
-            &x[(image * pixels + chunk * ROWS) * channels..][..rows * channels],
-            to,
-        );
+        sum_rows(channels, &x[(image * pixels + chunk * ROWS) * channels..][..rows * channels], to);
     });
     for (image, out) in out.chunks_exact_mut(channels).enumerate() {
         let partial = &partial[image * chunks * channels..][..chunks * channels];
         for (c, out) in out.iter_mut().enumerate() {
-            *out = partial
-                .iter()
-                .skip(c)
-                .step_by(channels)
-                .map(|&x| f64::from(x))
-                .sum::<f64>() as f32;
+            *out = partial.iter().skip(c).step_by(channels).map(|&x| f64::from(x)).sum::<f64>() as f32;
         }
     }
 }

@@ -64,10 +64,7 @@ fn outputs_of_points<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
         s.add(m[0], s.add(sum_a, sum_b)),
         s.fma(s.splat(A), difference_a, s.mul(s.splat(B), difference_b)),
         s.fma(s.splat(A2), sum_a, s.mul(s.splat(B2), sum_b)),
-        s.add(
-            s.fma(s.splat(A * A2), difference_a, s.mul(s.splat(B * B2), difference_b)),
-            m[5],
-        ),
+        s.add(s.fma(s.splat(A * A2), difference_a, s.mul(s.splat(B * B2), difference_b)), m[5]),
     ]
 }
 
@@ -77,14 +74,7 @@ fn points_of_outputs<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
     let (a, b, a2, b2) = (s.splat(A), s.splat(B), s.splat(A2), s.splat(B2));
     let (even_a, odd_a) = (s.fma(a2, y[2], y[0]), s.fma(a2, y[3], y[1]));
     let (even_b, odd_b) = (s.fma(b2, y[2], y[0]), s.fma(b2, y[3], y[1]));
-    [
-        y[0],
-        s.fma(a, odd_a, even_a),
-        s.fnma(a, odd_a, even_a),
-        s.fma(b, odd_b, even_b),
-        s.fnma(b, odd_b, even_b),
-        y[3],
-    ]
+    [y[0], s.fma(a, odd_a, even_a), s.fnma(a, odd_a, even_a), s.fma(b, odd_b, even_b), s.fnma(b, odd_b, even_b), y[3]]
 }
 
 /// G: three taps to six points.
@@ -106,10 +96,7 @@ fn points_of_taps<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6] {
 /// Gᵀ: gradients of six points to gradients of three taps.
 #[inline(always)]
 fn taps_of_points<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
-    let (sum_a, sum_b) = (
-        s.mul(s.splat(NA), s.add(u[1], u[2])),
-        s.mul(s.splat(NB), s.add(u[3], u[4])),
-    );
+    let (sum_a, sum_b) = (s.mul(s.splat(NA), s.add(u[1], u[2])), s.mul(s.splat(NB), s.add(u[3], u[4])));
     let (difference_a, difference_b) = (s.sub(u[1], u[2]), s.sub(u[3], u[4]));
     [
         s.add(u[0], s.add(sum_a, sum_b)),
@@ -195,12 +182,7 @@ pub(crate) fn convolve(
     let out = Shared::new(out);
     parallel::for_each(tile_tasks * groups, |task| {
         let (first, block) = (task / groups * step, task % groups * group);
-        let part = Part {
-            first,
-            tiles: step.min(tiles - first),
-            block,
-            blocks: group.min(blocks - block),
-        };
+        let part = Part { first, tiles: step.min(tiles - first), block, blocks: group.min(blocks - block) };
         convolve_part(windows, terms, columns, source, filter, extra, part, out);
     });
 }
@@ -227,10 +209,7 @@ pub(crate) fn weight_gradient(
     // Tiles of a chunk: part of the result. Both factors of a product then lie in the first-level cache, and all
     // transformed tiles in the third.
     const BYTES: usize = 6 << 20;
-    let step = (BYTES / (4 * POINTS * LANES * (term_blocks + blocks)))
-        .clamp(16, 256)
-        .next_multiple_of(16)
-        .min(tiles);
+    let step = (BYTES / (4 * POINTS * LANES * (term_blocks + blocks))).clamp(16, 256).next_multiple_of(16).min(tiles);
     dw.fill(0.0);
     let (x_len, y_len) = (POINTS * plane(step, term_blocks), POINTS * plane(step, blocks));
     let mut work = scratch::take(x_len + y_len);
@@ -240,11 +219,7 @@ pub(crate) fn weight_gradient(
         const PIECE: usize = 8;
         let (to_x, to_y) = (Shared::new(&mut *x), Shared::new(&mut *y));
         parallel::for_each(count.div_ceil(PIECE), |piece| {
-            let part = Rows {
-                first: piece * PIECE,
-                count: PIECE.min(count - piece * PIECE),
-                of: count,
-            };
+            let part = Rows { first: piece * PIECE, count: PIECE.min(count - piece * PIECE), of: count };
             transform_part(windows, [terms, columns], source, dy, first, part, to_x, to_y);
         });
         let pairs = blocks.div_ceil(2);
@@ -358,9 +333,7 @@ unsafe fn transform_inputs<S: Simd>(
         let (image, y, x) = windows.at(tile + row);
         let (y, x) = (y as isize - windows.top as isize, x as isize - windows.left as isize);
         let (height, width) = (windows.source_height as isize, windows.source_width as isize);
-        let base = source
-            .as_ptr()
-            .wrapping_offset(((image as isize * height + y) * width + x) * channels as isize);
+        let base = source.as_ptr().wrapping_offset(((image as isize * height + y) * width + x) * channels as isize);
         let inside = y >= 0 && x >= 0 && y + IN as isize <= height && x + IN as isize <= width;
         for block in 0..blocks {
             let used = LANES.min(channels - block * LANES);
@@ -391,12 +364,7 @@ unsafe fn transform_inputs<S: Simd>(
                 let points = points_of_inputs(s, half[i]);
                 for j in 0..IN {
                     // SAFETY: within `out` by its length, and in this task's rows.
-                    unsafe {
-                        s.store_at(
-                            points[j],
-                            out.add((i * IN + j) * stride + (block * rows.of + row) * LANES),
-                        )
-                    };
+                    unsafe { s.store_at(points[j], out.add((i * IN + j) * stride + (block * rows.of + row) * LANES)) };
                 }
             }
         }
@@ -416,23 +384,14 @@ fn convolve_kernel<S: Simd>(
     part: Part,
     out: Shared,
 ) {
-    let Part {
-        first,
-        tiles,
-        block,
-        blocks,
-    } = part;
+    let Part { first, tiles, block, blocks } = part;
     let input_len = plane(tiles, terms.div_ceil(LANES));
     let filter_stride = plane(terms, columns.div_ceil(LANES));
     let mut work = scratch::take(POINTS * (input_len + plane(tiles, 2)));
     let (inputs, products) = work.split_at_mut(POINTS * input_len);
     // SAFETY: the work space is this task's own.
     unsafe {
-        let rows = Rows {
-            first: 0,
-            count: tiles,
-            of: tiles,
-        };
+        let rows = Rows { first: 0, count: tiles, of: tiles };
         transform_inputs(s, windows, terms, source, first, rows, Shared::new(&mut *inputs));
     }
     for pair in (block..block + blocks).step_by(2) {
@@ -441,15 +400,7 @@ fn convolve_kernel<S: Simd>(
         for point in 0..POINTS {
             let filter = &filter[point * filter_stride + pair * terms * LANES..];
             let product = &mut products[point * stride..][..stride];
-            multiply(
-                s,
-                tiles,
-                terms,
-                width * LANES,
-                &inputs[point * input_len..],
-                filter,
-                product,
-            );
+            multiply(s, tiles, terms, width * LANES, &inputs[point * input_len..], filter, product);
         }
         for b in 0..width {
             let column = (pair + b) * LANES;

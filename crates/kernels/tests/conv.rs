@@ -32,15 +32,7 @@ impl Case {
 
     fn forward(&self, shape: &Conv) -> Vec<f32> {
         let mut out = vec![f32::NAN; shape.output_len()];
-        conv2d(
-            shape,
-            &self.x,
-            &self.w,
-            Some(&self.bias),
-            Some(&self.shift),
-            Some(&self.residual),
-            &mut out,
-        );
+        conv2d(shape, &self.x, &self.w, Some(&self.bias), Some(&self.shift), Some(&self.residual), &mut out);
         out
     }
 
@@ -62,26 +54,11 @@ fn compare(shape: &Conv) {
     let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
     let (bias, shift, residual) = (wide(&case.bias), wide(&case.shift), wide(&case.residual));
     let expected = reference::conv2d(shape, &x, &w, Some(&bias), Some(&shift), Some(&residual));
-    assert_close(
-        &case.forward(shape),
-        &expected,
-        TOLERANCE,
-        &format!("{shape:?}: forward"),
-    );
+    assert_close(&case.forward(shape), &expected, TOLERANCE, &format!("{shape:?}: forward"));
     let expected = reference::conv2d_grad_input(shape, &dy, &w);
-    assert_close(
-        &case.grad_input(shape),
-        &expected,
-        TOLERANCE,
-        &format!("{shape:?}: grad_input"),
-    );
+    assert_close(&case.grad_input(shape), &expected, TOLERANCE, &format!("{shape:?}: grad_input"));
     let expected = reference::conv2d_grad_weight(shape, &x, &dy);
-    assert_close(
-        &case.grad_weight(shape),
-        &expected,
-        TOLERANCE,
-        &format!("{shape:?}: grad_weight"),
-    );
+    assert_close(&case.grad_weight(shape), &expected, TOLERANCE, &format!("{shape:?}: grad_weight"));
 }
 
 proptest! {
@@ -150,57 +127,20 @@ proptest! {
 #[test]
 fn wide_convolutions_keep_their_digits() {
     for (n, side, c_in, c_out) in [(1, 16, 256, 256), (3, 8, 512, 256), (2, 4, 256, 256), (2, 32, 32, 32)] {
-        compare(&Conv {
-            n,
-            h: side,
-            w: side,
-            c_in,
-            c_out,
-            kernel: (3, 3),
-            stride: 1,
-            pad: Pad::same(1),
-        });
+        compare(&Conv { n, h: side, w: side, c_in, c_out, kernel: (3, 3), stride: 1, pad: Pad::same(1) });
     }
 }
 
 /// The gradients in the reference are themselves held against finite differences of its forward pass.
 #[test]
 fn reference_gradients_are_finite_differences() {
-    let pad = Pad {
-        top: 0,
-        bottom: 1,
-        left: 1,
-        right: 2,
-    };
-    let shape = Conv {
-        n: 2,
-        h: 4,
-        w: 5,
-        c_in: 3,
-        c_out: 2,
-        kernel: (3, 2),
-        stride: 2,
-        pad,
-    };
+    let pad = Pad { top: 0, bottom: 1, left: 1, right: 2 };
+    let shape = Conv { n: 2, h: 4, w: 5, c_in: 3, c_out: 2, kernel: (3, 2), stride: 2, pad };
     let case = Case::new(&shape);
     let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
     let narrow = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<_>>();
-    let expected = finite_differences(&case.x, &case.dy, |x| {
-        reference::conv2d(&shape, x, &w, None, None, None)
-    });
-    assert_close(
-        &narrow(reference::conv2d_grad_input(&shape, &dy, &w)),
-        &expected,
-        1e-6,
-        "grad_input",
-    );
-    let expected = finite_differences(&case.w, &case.dy, |w| {
-        reference::conv2d(&shape, &x, w, None, None, None)
-    });
-    assert_close(
-        &narrow(reference::conv2d_grad_weight(&shape, &x, &dy)),
-        &expected,
-        1e-6,
-        "grad_weight",
-    );
+    let expected = finite_differences(&case.x, &case.dy, |x| reference::conv2d(&shape, x, &w, None, None, None));
+    assert_close(&narrow(reference::conv2d_grad_input(&shape, &dy, &w)), &expected, 1e-6, "grad_input");
+    let expected = finite_differences(&case.w, &case.dy, |w| reference::conv2d(&shape, &x, w, None, None, None));
+    assert_close(&narrow(reference::conv2d_grad_weight(&shape, &x, &dy)), &expected, 1e-6, "grad_weight");
 }

@@ -9,26 +9,11 @@ use proptest::prelude::*;
 
 fn norms() -> impl Strategy<Value = (GroupNorm, bool, bool)> {
     let channels = prop_oneof![(1usize..5, 1usize..12), (1usize..9, Just(8usize)), Just((32, 4))];
-    (
-        1usize..5,
-        prop_oneof![1usize..12, 60usize..150],
-        channels,
-        any::<bool>(),
-        any::<bool>(),
+    (1usize..5, prop_oneof![1usize..12, 60usize..150], channels, any::<bool>(), any::<bool>()).prop_map(
+        |(n, pixels, (groups, size), silu, scaled)| {
+            (GroupNorm { n, pixels, channels: groups * size, groups, eps: 1e-5 }, silu, scaled)
+        },
     )
-        .prop_map(|(n, pixels, (groups, size), silu, scaled)| {
-            (
-                GroupNorm {
-                    n,
-                    pixels,
-                    channels: groups * size,
-                    groups,
-                    eps: 1e-5,
-                },
-                silu,
-                scaled,
-            )
-        })
 }
 
 struct Norm {
@@ -60,20 +45,8 @@ impl Norm {
     }
 
     fn forward(&self) -> (Vec<f32>, Vec<f32>) {
-        let (mut out, mut saved) = (
-            vec![f32::NAN; self.x.len()],
-            vec![f32::NAN; 2 * self.shape.n * self.shape.groups],
-        );
-        group_norm(
-            &self.shape,
-            &self.x,
-            &self.gamma,
-            &self.beta,
-            self.scale_shift(),
-            self.silu,
-            &mut out,
-            &mut saved,
-        );
+        let (mut out, mut saved) = (vec![f32::NAN; self.x.len()], vec![f32::NAN; 2 * self.shape.n * self.shape.groups]);
+        group_norm(&self.shape, &self.x, &self.gamma, &self.beta, self.scale_shift(), self.silu, &mut out, &mut saved);
         (out, saved)
     }
 
@@ -173,7 +146,7 @@ proptest! {
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(len, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
         let forward = |shape: &Attention, q: &[f32], k: &[f32], v: &[f32]| {
             let mut out = vec![f32::NAN; q.len()];
-            attention(shape, q, k, v, &mut out, &mut vec![f32::NAN; shape.n * heads * tokens]);
+            attention(shape, q, k, v, &mut out);
             out
         };
         let out = on_every_pool(|| forward(&shape, &q, &k, &v));
@@ -238,114 +211,61 @@ proptest! {
 
 fn attention_gradients(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
     let nan = || vec![f32::NAN; q.len()];
-    let (mut out, mut saved) = (nan(), vec![f32::NAN; shape.n * shape.heads * shape.tokens]);
-    attention(shape, q, k, v, &mut out, &mut saved);
+    let mut out = nan();
+    attention(shape, q, k, v, &mut out);
     let [mut dq, mut dk, mut dv] = [nan(), nan(), nan()];
-    attention_backward(shape, q, k, v, &out, &saved, dout, &mut dq, &mut dk, &mut dv);
+    attention_backward(shape, q, k, v, dout, &mut dq, &mut dk, &mut dv);
     [dq, dk, dv]
 }
 
 #[test]
 fn attention_gradients_of_many_tokens() {
-    let shape = Attention {
-        n: 1,
-        tokens: 150,
-        heads: 2,
-        head_dim: 5,
-    };
+    let shape = Attention { n: 1, tokens: 150, heads: 2, head_dim: 5 };
     let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(1500, seed));
     let gradients = on_every_pool(|| attention_gradients(&shape, &q, &k, &v, &dout).concat());
     let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
-        reference::attention(&shape, q, k, v)
-            .iter()
-            .zip(&dout)
-            .map(|(y, &dy)| y * f64::from(dy))
-            .sum()
+        reference::attention(&shape, q, k, v).iter().zip(&dout).map(|(y, &dy)| y * f64::from(dy)).sum()
     };
     // Along one random direction of all three at once.
     let direction = numbers(4500, 9);
     let moved = |t: f64| {
-        let step = |x: &[f32], d: &[f32]| {
-            wide(x)
-                .iter()
-                .zip(d)
-                .map(|(x, &d)| x + t * f64::from(d))
-                .collect::<Vec<_>>()
-        };
-        loss(
-            &step(&q, &direction[..1500]),
-            &step(&k, &direction[1500..3000]),
-            &step(&v, &direction[3000..]),
-        )
+        let step = |x: &[f32], d: &[f32]| wide(x).iter().zip(d).map(|(x, &d)| x + t * f64::from(d)).collect::<Vec<_>>();
+        loss(&step(&q, &direction[..1500]), &step(&k, &direction[1500..3000]), &step(&v, &direction[3000..]))
     };
     let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-    let actual: f64 = gradients
-        .iter()
-        .zip(&direction)
-        .map(|(&g, &d)| f64::from(g) * f64::from(d))
-        .sum();
-    assert!(
-        (actual - expected).abs() < 1e-4 * expected.abs().max(1.0),
-        "{actual} is not {expected}"
-    );
+    let actual: f64 = gradients.iter().zip(&direction).map(|(&g, &d)| f64::from(g) * f64::from(d)).sum();
+    assert!((actual - expected).abs() < 1e-4 * expected.abs().max(1.0), "{actual} is not {expected}");
 }
 
 /// The unused lanes of a vector of scores are not scores of zero.
 #[test]
 fn attention_of_scores_far_below_zero() {
-    let shape = Attention {
-        n: 1,
-        tokens: 5,
-        heads: 1,
-        head_dim: 1,
-    };
+    let shape = Attention { n: 1, tokens: 5, heads: 1, head_dim: 1 };
     let (q, k, v) = ([100.0f32; 5], [-30.0, -30.01, -30.02, -30.03, -30.04f32], numbers(5, 1));
     let mut out = vec![f32::NAN; 5];
-    attention(&shape, &q, &k, &v, &mut out, &mut [0.0; 5]);
+    attention(&shape, &q, &k, &v, &mut out);
     // Scores near -3000 carry an error of 1e-4.
-    assert_close(
-        &out,
-        &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)),
-        1e-3,
-        "attention",
-    );
+    assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 1e-3, "attention");
 }
 
 #[test]
 fn group_norm_keeps_a_small_variance_beside_a_large_mean() {
-    let shape = GroupNorm {
-        n: 1,
-        pixels: 256,
-        channels: 8,
-        groups: 2,
-        eps: 1e-6,
-    };
+    let shape = GroupNorm { n: 1, pixels: 256, channels: 8, groups: 2, eps: 1e-6 };
     let mut case = Norm::new(shape, false, false);
     case.x = numbers(2048, 1).iter().map(|x| 100.0 + 0.1 * x).collect();
     // x itself is only known to 4e-6, of a standard deviation of 0.06.
-    assert_close(
-        &case.forward().0,
-        &case.reference(0, &wide(&case.x)),
-        2e-4,
-        "group_norm",
-    );
+    assert_close(&case.forward().0, &case.reference(0, &wide(&case.x)), 2e-4, "group_norm");
 }
 
 #[test]
 fn silu_is_accurate_and_saturates() {
-    let x: Vec<f32> = (-60_000..60_000)
-        .map(|i| i as f32 * 1.5e-3)
-        .chain([1e4, -1e4, 1e30, 0.0])
-        .collect();
+    let x: Vec<f32> = (-60_000..60_000).map(|i| i as f32 * 1.5e-3).chain([1e4, -1e4, 1e30, 0.0]).collect();
     let mut y = vec![f32::NAN; x.len()];
     silu(&x, &mut y);
     for (&x, &y) in x.iter().zip(&y) {
         let expected = reference::silu(f64::from(x));
         let allowed = 3.0 * f64::from(f32::EPSILON) * expected.abs() + 1e-30;
-        assert!(
-            (f64::from(y) - expected).abs() <= allowed,
-            "silu({x}) = {y}, not {expected}"
-        );
+        assert!((f64::from(y) - expected).abs() <= allowed, "silu({x}) = {y}, not {expected}");
     }
     let mut nan = [0.0];
     silu(&[f32::NAN], &mut nan);
@@ -368,24 +288,13 @@ fn adam_is_that_of_the_formula() {
     let (lr, beta1, beta2, eps, decay, scale) = (2e-2, 0.9, 0.999, 1e-8, 0.99, 0.5);
     for t in 1..=10 {
         let grad = numbers(LEN, 10 + t);
-        let step = AdamStep {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            step: t,
-            grad_scale: scale,
-            ema_decay: Some(decay),
-        };
+        let step = AdamStep { lr, beta1, beta2, eps, step: t, grad_scale: scale, ema_decay: Some(decay) };
         adam(&step, &mut p, &grad, &mut m, &mut v, Some(&mut ema));
         for i in 0..LEN {
             let g = f64::from(grad[i]) * scale;
             wm[i] = beta1 * wm[i] + (1.0 - beta1) * g;
             wv[i] = beta2 * wv[i] + (1.0 - beta2) * g * g;
-            let (m_hat, v_hat) = (
-                wm[i] / (1.0 - beta1.powf(t as f64)),
-                wv[i] / (1.0 - beta2.powf(t as f64)),
-            );
+            let (m_hat, v_hat) = (wm[i] / (1.0 - beta1.powf(t as f64)), wv[i] / (1.0 - beta2.powf(t as f64)));
             wp[i] -= lr * m_hat / (v_hat.sqrt() + eps);
             wema[i] = decay * wema[i] + (1.0 - decay) * wp[i];
         }
@@ -393,15 +302,7 @@ fn adam_is_that_of_the_formula() {
     assert_close(&p, &wp, 2e-6, "parameters");
     assert_close(&ema, &wema, 2e-6, "moving average");
     let before = ema.clone();
-    let step = AdamStep {
-        lr,
-        beta1,
-        beta2,
-        eps,
-        step: 11,
-        grad_scale: 1.0,
-        ema_decay: None,
-    };
+    let step = AdamStep { lr, beta1, beta2, eps, step: 11, grad_scale: 1.0, ema_decay: None };
     adam(&step, &mut p, &m.clone(), &mut m, &mut v, Some(&mut ema));
     assert_eq!(ema, before, "no decay, no update");
 }

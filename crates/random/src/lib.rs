@@ -141,11 +141,7 @@ impl Random {
         if dropped == 0 {
             return;
         }
-        let factor = if dropped == 65536 {
-            0.0
-        } else {
-            65536.0 / (65536 - dropped) as f32
-        };
+        let factor = if dropped == 65536 { 0.0 } else { 65536.0 / (65536 - dropped) as f32 };
         let factor_of = |half: u32| if half < dropped { 0.0 } else { factor };
         let counter = counter(stream, index, step);
         let mut block = first_block;
@@ -198,11 +194,7 @@ impl Random {
 fn counter(stream: Stream, index: u64, step: u64) -> [u32; 3] {
     assert!(index < 1 << 48, "random: index {index} needs more than 48 bits");
     assert!(step < 1 << 32, "random: step {step} needs more than 32 bits");
-    [
-        index as u32,
-        (index >> 32) as u32 | u32::from(stream as u16) << 16,
-        step as u32,
-    ]
+    [index as u32, (index >> 32) as u32 | u32::from(stream as u16) << 16, step as u32]
 }
 
 /// Blocks in their natural order: element `4 l + w` is word `w` of block `l`.

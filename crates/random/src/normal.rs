@@ -55,10 +55,7 @@ fn cos_sin(b: u32) -> [f32; 2] {
     let (x, y) = if quarter & 1 == 0 { (cos, sin) } else { (sin, cos) };
     let flip_x = ((quarter + 1) & 2) << 30;
     let flip_y = (quarter & 2) << 30;
-    [
-        f32::from_bits(x.to_bits() ^ flip_x),
-        f32::from_bits(y.to_bits() ^ flip_y),
-    ]
+    [f32::from_bits(x.to_bits() ^ flip_x), f32::from_bits(y.to_bits() ^ flip_y)]
 }
 
 #[cfg(test)]
@@ -86,16 +83,8 @@ mod tests {
         for b in words() {
             let theta = f64::from(b) * (std::f64::consts::TAU / 4_294_967_296.0);
             let [cos, sin] = cos_sin(b).map(f64::from);
-            assert!(
-                (cos - theta.cos()).abs() < 1.2e-7,
-                "{b:#x}: cos {cos} is not {}",
-                theta.cos()
-            );
-            assert!(
-                (sin - theta.sin()).abs() < 1.2e-7,
-                "{b:#x}: sin {sin} is not {}",
-                theta.sin()
-            );
+            assert!((cos - theta.cos()).abs() < 1.2e-7, "{b:#x}: cos {cos} is not {}", theta.cos());
+            assert!((sin - theta.sin()).abs() < 1.2e-7, "{b:#x}: sin {sin} is not {}", theta.sin());
         }
     }
 

@@ -27,11 +27,7 @@ impl Random {
         loop {
             let (mut left, mut right) = ((x % u128::from(a)) as u64, (x / u128::from(a)) as u64);
             for round in 0..ROUNDS {
-                let (half, other, modulus) = if round % 2 == 0 {
-                    (&mut left, right, a)
-                } else {
-                    (&mut right, left, b)
-                };
+                let (half, other, modulus) = if round % 2 == 0 { (&mut left, right, a) } else { (&mut right, left, b) };
                 let [low, high, ..] = self.block(Stream::Shuffle, other, epoch, round);
                 let shift = crate::multiply_shift(low, high, modulus);
                 *half = ((u128::from(*half) + u128::from(shift)) % u128::from(modulus)) as u64;

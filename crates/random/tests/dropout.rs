@@ -17,10 +17,7 @@ fn rate_and_mean() {
         // What is really applied is the nearest 1/65536.
         let q = (f64::from(p) * 65536.0).round() / 65536.0;
         let sigma = (n as f64 * q * (1.0 - q)).sqrt();
-        assert!(
-            (dropped - n as f64 * q).abs() < 3.5 * sigma,
-            "p = {p}: {dropped} of {n} dropped"
-        );
+        assert!((dropped - n as f64 * q).abs() < 3.5 * sigma, "p = {p}: {dropped} of {n} dropped");
         let factor = (1.0 / (1.0 - q)) as f32;
         assert!(x.iter().all(|&x| x == 0.0 || x == factor), "p = {p}");
     }

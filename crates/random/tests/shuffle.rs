@@ -38,17 +38,12 @@ fn permutations_are_even() {
         let epochs = 200 * factorial;
         let mut counts: HashMap<Vec<u64>, u32> = HashMap::new();
         for epoch in 0..epochs {
-            *counts
-                .entry((0..n).map(|i| random.shuffled(epoch, n, i)).collect())
-                .or_default() += 1;
+            *counts.entry((0..n).map(|i| random.shuffled(epoch, n, i)).collect()).or_default() += 1;
         }
         assert_eq!(counts.len() as u64, factorial, "n = {n}");
         let chi2: f64 = counts.values().map(|&c| (f64::from(c) - 200.0).powi(2) / 200.0).sum();
         let freedom = factorial as f64 - 1.0;
-        assert!(
-            chi2 < freedom + 3.5 * (2.0 * freedom).sqrt() + 5.0,
-            "n = {n}: chi² = {chi2}"
-        );
+        assert!(chi2 < freedom + 3.5 * (2.0 * freedom).sqrt() + 5.0, "n = {n}: chi² = {chi2}");
     }
 }
 
@@ -65,21 +60,11 @@ fn positions_are_even() {
         }
     }
     let expected = epochs as f64 / n as f64;
-    let chi2: f64 = counts
-        .iter()
-        .map(|&c| (f64::from(c) - expected).powi(2) / expected)
-        .sum();
+    let chi2: f64 = counts.iter().map(|&c| (f64::from(c) - expected).powi(2) / expected).sum();
     let freedom = ((n - 1) * (n - 1)) as f64;
-    assert!(
-        (chi2 - freedom).abs() < 3.5 * (2.0 * freedom).sqrt(),
-        "chi² = {chi2}, {freedom} degrees of freedom"
-    );
+    assert!((chi2 - freedom).abs() < 3.5 * (2.0 * freedom).sqrt(), "chi² = {chi2}, {freedom} degrees of freedom");
 
-    let order = |seed, epoch| {
-        (0..1000)
-            .map(|i| Random::new(seed).shuffled(epoch, 1000, i))
-            .collect::<Vec<_>>()
-    };
+    let order = |seed, epoch| (0..1000).map(|i| Random::new(seed).shuffled(epoch, 1000, i)).collect::<Vec<_>>();
     let matches = |a: &[u64], b: &[u64]| a.iter().zip(b).filter(|(a, b)| a == b).count();
     assert!(matches(&order(1, 0), &order(1, 1)) < 8);
     assert!(matches(&order(1, 0), &order(2, 0)) < 8);
@@ -98,9 +83,6 @@ fn own_stream() {
     let n = 2; // a 2 × 1 domain: six additions of 0 or 1 from blocks 0, 2, 4, … of index 0
     let mut all = [0; 44];
     Random::new(5).bits(Stream::Shuffle, 0, 0, &mut all);
-    let flips = (0..12)
-        .step_by(2)
-        .map(|round| u64::from(all[4 * round + 1] >> 31))
-        .sum::<u64>();
+    let flips = (0..12).step_by(2).map(|round| u64::from(all[4 * round + 1] >> 31)).sum::<u64>();
     assert_eq!(Random::new(5).shuffled(0, n, 0), flips % 2);
 }

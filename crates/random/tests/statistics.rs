@@ -22,11 +22,7 @@ fn normal_cdf(x: f64) -> f64 {
         return 0.5 + density * sum;
     }
     let fraction = (1..60).rev().fold(x.abs(), |f, k| x.abs() + f64::from(k) / f);
-    if x < 0.0 {
-        density / fraction
-    } else {
-        1.0 - density / fraction
-    }
+    if x < 0.0 { density / fraction } else { 1.0 - density / fraction }
 }
 
 #[test]
@@ -38,11 +34,7 @@ fn normal_moments() {
     for k in 1..=6 {
         let sigma = ((moments[2 * k] - f64::powi(moments[k], 2)) / N as f64).sqrt();
         let error = moment(k as i32) - moments[k];
-        assert!(
-            error.abs() < 3.5 * sigma,
-            "moment {k} is off by {} sigma",
-            error / sigma
-        );
+        assert!(error.abs() < 3.5 * sigma, "moment {k} is off by {} sigma", error / sigma);
     }
 }
 
@@ -61,10 +53,7 @@ fn normals_are_normal() {
     // The tails, where a maximum over the whole line is blind: expected counts beyond 4 and 4.5 are 66.4 and 7.1.
     for (bound, expected) in [(4.0f32, 66.4), (4.5, 7.13)] {
         let beyond = x.iter().filter(|x| x.abs() > bound).count() as f64;
-        assert!(
-            (beyond - expected).abs() < 3.5 * f64::sqrt(expected),
-            "{beyond} beyond {bound}, not {expected}"
-        );
+        assert!((beyond - expected).abs() < 3.5 * f64::sqrt(expected), "{beyond} beyond {bound}, not {expected}");
     }
 }
 
@@ -76,9 +65,7 @@ fn uniforms_are_uniform() {
     random.uniforms(Stream::Flip, 0, 0, &mut x);
     let mut y = vec![0.0f64; N];
     random.uniforms_f64(Stream::Flip, 1, 0, &mut y);
-    let below = (0..N as u64)
-        .map(|i| random.below(Stream::Timestep, i, 5, 256) as usize)
-        .collect::<Vec<_>>();
+    let below = (0..N as u64).map(|i| random.below(Stream::Timestep, i, 5, 256) as usize).collect::<Vec<_>>();
     let top = x.iter().map(|&x| (x * 256.0) as usize).collect();
     // The next eight bits too: the low ones are no worse.
     let middle = x.iter().map(|&x| (x * 65536.0) as usize % 256).collect();
@@ -89,14 +76,8 @@ fn uniforms_are_uniform() {
             counts[cell] += 1;
         }
         let expected = N as f64 / 256.0;
-        let chi2: f64 = counts
-            .iter()
-            .map(|&c| (f64::from(c) - expected).powi(2) / expected)
-            .sum();
-        assert!(
-            (170.0..345.0).contains(&chi2),
-            "{name}: chi² = {chi2} with 255 degrees of freedom"
-        );
+        let chi2: f64 = counts.iter().map(|&c| (f64::from(c) - expected).powi(2) / expected).sum();
+        assert!((170.0..345.0).contains(&chi2), "{name}: chi² = {chi2} with 255 degrees of freedom");
     }
     assert!(x.iter().all(|&x| (0.0..1.0).contains(&x)) && y.iter().all(|&y| (0.0..1.0).contains(&y)));
 }

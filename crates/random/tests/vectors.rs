@@ -10,27 +10,16 @@ const STEP: u64 = 1_234_567;
 #[test]
 fn random123() {
     let pi = [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344];
-    assert_eq!(
-        philox4x32_10([0; 4], [0; 2]),
-        [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]
-    );
-    assert_eq!(
-        philox4x32_10([!0; 4], [!0; 2]),
-        [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]
-    );
-    assert_eq!(
-        philox4x32_10(pi, [0xa4093822, 0x299f31d0]),
-        [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
-    );
+    assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+    assert_eq!(philox4x32_10([!0; 4], [!0; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+    assert_eq!(philox4x32_10(pi, [0xa4093822, 0x299f31d0]), [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]);
 }
 
 // The expected values below were computed by forty lines of Python integers and `math`, from the crate's documentation.
 
 #[test]
 fn words() {
-    let expected = [
-        0x58d7b84d, 0x445085cd, 0x8c9270ea, 0x5c0aa3d5, 0xf6834ae4, 0xcd7ecadc, 0x77df6b02, 0x62ff18e0,
-    ];
+    let expected = [0x58d7b84d, 0x445085cd, 0x8c9270ea, 0x5c0aa3d5, 0xf6834ae4, 0xcd7ecadc, 0x77df6b02, 0x62ff18e0];
     let mut bits = [0; 8];
     Random::new(SEED).bits(Stream::Noise, INDEX, STEP, &mut bits);
     assert_eq!(bits, expected);
@@ -41,10 +30,7 @@ fn uniforms() {
     let random = Random::new(SEED);
     let mut uniforms = [0.0; 4];
     random.uniforms(Stream::Noise, INDEX, STEP, &mut uniforms);
-    assert_eq!(
-        uniforms.map(|u| u * 16_777_216.0),
-        [5822392.0, 4477061.0, 9212528.0, 6032035.0]
-    );
+    assert_eq!(uniforms.map(|u| u * 16_777_216.0), [5822392.0, 4477061.0, 9212528.0, 6032035.0]);
 
     assert_eq!(random.uniform(Stream::Noise, INDEX, STEP), 0.266853678353839);
     let mut doubles = [0.0; 3];
@@ -81,9 +67,7 @@ fn normals() {
 fn normals_to_the_bit() {
     let mut normals = vec![0.0; 100_001];
     Random::new(SEED).normals(Stream::InitialNoise, 0, 0, &mut normals);
-    let hash = normals.iter().fold(0u64, |h, n| {
-        (h ^ u64::from(n.to_bits())).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = normals.iter().fold(0u64, |h, n| (h ^ u64::from(n.to_bits())).wrapping_mul(0x0000_0100_0000_01b3));
     assert_eq!(hash, 4_370_904_421_396_225_669);
 }
 

@@ -121,8 +121,7 @@ impl Images {
 
     /// The values of each image in turn, H,W,C.
     pub fn each(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.pixels
-            .chunks_exact((self.height * self.width * self.channels).max(1))
+        self.pixels.chunks_exact((self.height * self.width * self.channels).max(1))
     }
 
     /// Whether these can be shown: as many values as the shape says, at least one image, and all finite.
@@ -134,11 +133,7 @@ impl Images {
         for (index, image) in self.each().enumerate() {
             let count = image.iter().filter(|value| !value.is_finite()).count();
             if count > 0 {
-                return Err(Error::NotFinite {
-                    index,
-                    n: self.n,
-                    count,
-                });
+                return Err(Error::NotFinite { index, n: self.n, count });
             }
         }
         Ok(())
@@ -146,14 +141,10 @@ impl Images {
 
     fn check_shape(&self) -> Result<()> {
         let shape = self.shape();
-        let values = shape
-            .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(size));
+        let values = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         if values != Some(self.pixels.len()) || self.pixels.is_empty() {
             let values = self.pixels.len();
-            return Err(Error::Shape(format!(
-                "{values} values are not images of shape {shape:?} (N,H,W,C)"
-            )));
+            return Err(Error::Shape(format!("{values} values are not images of shape {shape:?} (N,H,W,C)")));
         }
         Ok(())
     }
@@ -189,10 +180,7 @@ impl Output {
     /// [`Error::Unsupported`] for another extension, or if `animated` and the path is not a `.png`, `.apng` or `.gif`.
     pub fn parse(path: &Path, animated: bool) -> Result<Self> {
         let folder = path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator);
-        let extension = path
-            .extension()
-            .filter(|_| !folder)
-            .map(|name| name.to_string_lossy().to_lowercase());
+        let extension = path.extension().filter(|_| !folder).map(|name| name.to_string_lossy().to_lowercase());
         let to = path.to_owned();
         let output = match extension.as_deref() {
             Some("png") if animated => Output::Animation(to),
@@ -202,18 +190,12 @@ impl Output {
             Some("safetensors") => Output::Safetensors(to),
             None => Output::Folder(to),
             Some(other) => {
-                return Err(Error::Unsupported {
-                    path: to,
-                    kind: format!("a .{other} file"),
-                });
+                return Err(Error::Unsupported { path: to, kind: format!("a .{other} file") });
             }
         };
         match output {
             Output::Animation(_) => Ok(output),
-            _ if animated => Err(Error::Unsupported {
-                path: path.to_owned(),
-                kind: "an animation there".into(),
-            }),
+            _ if animated => Err(Error::Unsupported { path: path.to_owned(), kind: "an animation there".into() }),
             _ => Ok(output),
         }
     }
@@ -251,21 +233,14 @@ impl Output {
             return Ok(());
         }
         let action = "cannot create a file in this folder";
-        let failed = |error| Error::Io {
-            path: folder.to_owned(),
-            action,
-            error,
-        };
+        let failed = |error| Error::Io { path: folder.to_owned(), action, error };
         tempfile::tempfile_in(folder).map(drop).map_err(failed)
     }
 
     /// Creates the folder that the output is, or is in.
     fn create_folder(&self) -> Result<&Path> {
         let path = self.path();
-        let bad = |path: &Path, reason: &str| Error::Target {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        };
+        let bad = |path: &Path, reason: &str| Error::Target { path: path.to_owned(), reason: reason.to_owned() };
         let folder = match (self, path.parent()) {
             (Output::Folder(_), _) => path,
             _ if path.is_dir() => return Err(bad(path, "is a folder, expected the name of a file to write")),
@@ -276,11 +251,7 @@ impl Output {
             Some(there) if !there.is_dir() => Err(bad(there, "is a file, expected a folder")),
             _ => {
                 let action = "cannot create this folder";
-                fs::create_dir_all(folder).map_err(|error| Error::Io {
-                    path: folder.to_owned(),
-                    action,
-                    error,
-                })?;
+                fs::create_dir_all(folder).map_err(|error| Error::Io { path: folder.to_owned(), action, error })?;
                 Ok(folder)
             }
         }
@@ -351,10 +322,7 @@ pub fn write_folder(
             Ok(file.finish()?)
         })
     };
-    pixels
-        .par_chunks_exact(pixels.len() / images.n)
-        .enumerate()
-        .try_for_each(write_one)?;
+    pixels.par_chunks_exact(pixels.len() / images.n).enumerate().try_for_each(write_one)?;
     Ok(())
 }
 
@@ -378,11 +346,7 @@ fn write_safetensors(path: &Path, images: &Images, labels: Option<&[u32]>, info:
     let (shape, count) = ([n, channels, height, width], [n]);
     let samples = [("samples", &shape[..], &samples[..])];
     let labels = labels.iter().map(|labels| ("labels", &count[..], &labels[..]));
-    Ok(weights::write_safetensors(
-        path,
-        samples.into_iter().chain(labels),
-        &info.iter().cloned().collect(),
-    )?)
+    Ok(weights::write_safetensors(path, samples.into_iter().chain(labels), &info.iter().cloned().collect())?)
 }
 
 fn check(images: &Images, labels: Option<&[u32]>) -> Result<()> {

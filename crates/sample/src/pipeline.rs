@@ -40,19 +40,9 @@ impl Pipeline {
         let tensors = names::modernize(&located.unet_weights, tensors)?;
         let unet = Unet::new(&config, 0, device)?
             .with_tensors(tensors)
-            .map_err(|error| Error::Pipeline {
-                path: located.unet_weights.clone(),
-                message: error.to_string(),
-            })?;
-        let pipeline = Self {
-            unet,
-            scheduler,
-            root: located.root,
-        };
-        pipeline.check().map_err(|message| Error::Pipeline {
-            path: located.unet_config,
-            message,
-        })?;
+            .map_err(|error| Error::Pipeline { path: located.unet_weights.clone(), message: error.to_string() })?;
+        let pipeline = Self { unet, scheduler, root: located.root };
+        pipeline.check().map_err(|message| Error::Pipeline { path: located.unet_config, message })?;
         Ok(pipeline)
     }
 
@@ -60,11 +50,7 @@ impl Pipeline {
     fn check(&self) -> Result<(), String> {
         let config = self.unet.config();
         let learned = self.scheduler.variance_type.is_learned();
-        let expected = if learned {
-            2 * config.in_channels
-        } else {
-            config.in_channels
-        };
+        let expected = if learned { 2 * config.in_channels } else { config.in_channels };
         if config.out_channels == expected || config.out_channels == 2 * config.in_channels {
             return Ok(());
         }
@@ -80,14 +66,9 @@ impl Pipeline {
 /// # Errors
 /// Names the file and the key that is not supported.
 pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::Pipeline {
-        path: path.into(),
-        message: format!("cannot be read: {e}"),
-    })?;
-    SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline {
-        path: path.into(),
-        message: e.to_string(),
-    })
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::Pipeline { path: path.into(), message: format!("cannot be read: {e}") })?;
+    SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline { path: path.into(), message: e.to_string() })
 }
 
 /// Writes a pipeline into a folder that exists: `model_index.json`, `unet/` and `scheduler/`, which
@@ -98,22 +79,16 @@ pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
 pub fn write(folder: &Path, config: &Config, scheduler: &SchedulerConfig, tensors: &Tensors) -> Result<(), Error> {
     let create = |name: &str| {
         let path = folder.join(name);
-        std::fs::create_dir_all(&path).map_err(|e| Error::Pipeline {
-            path: path.clone(),
-            message: format!("cannot be created: {e}"),
-        })?;
+        std::fs::create_dir_all(&path)
+            .map_err(|e| Error::Pipeline { path: path.clone(), message: format!("cannot be created: {e}") })?;
         Ok::<_, Error>(path)
     };
     let unet = create("unet")?;
-    whole::write_file(unet.join("config.json"), |file| {
-        file.write_all(config.to_json().as_bytes())
-    })?;
+    whole::write_file(unet.join("config.json"), |file| file.write_all(config.to_json().as_bytes()))?;
     let path = unet.join("diffusion_pytorch_model.safetensors");
     weights::write_safetensors(path, weights::views(tensors), &weights::Metadata::new())?;
     let json = scheduler.to_json()?;
-    whole::write_file(create("scheduler")?.join("scheduler_config.json"), |file| {
-        file.write_all(json.as_bytes())
-    })?;
+    whole::write_file(create("scheduler")?.join("scheduler_config.json"), |file| file.write_all(json.as_bytes()))?;
     folders::write_model_index(folder)?;
     Ok(())
 }

@@ -72,10 +72,7 @@ impl FromStr for Sampler {
         match name {
             "ddpm" => Ok(Self::Ddpm),
             "ddim" => Ok(Self::Ddim { eta: 0.0 }),
-            _ => Err(Error::Request(format!(
-                "unknown sampler `{name}`; there are {}",
-                Self::NAMES.join(", ")
-            ))),
+            _ => Err(Error::Request(format!("unknown sampler `{name}`; there are {}", Self::NAMES.join(", ")))),
         }
     }
 }

@@ -61,13 +61,7 @@ pub fn initial_noise(seed: u64, first_image: u64, count: usize, [height, width, 
     for (i, image) in pixels.chunks_mut((height * width * channels).max(1)).enumerate() {
         random.normals(Stream::InitialNoise, first_image + i as u64, 0, image);
     }
-    Images {
-        n: count,
-        height,
-        width,
-        channels,
-        pixels,
-    }
+    Images { n: count, height, width, channels, pixels }
 }
 
 /// Walks from noise to images, `[N,H,W,C]` in about [-1, 1] and not clamped. `progress` is called after every row of
@@ -84,35 +78,21 @@ pub fn walk(
     mut progress: impl FnMut(&Step) -> bool,
 ) -> Result<Images, Error> {
     table.check()?;
-    let Images {
-        n,
-        height,
-        width,
-        channels,
-        ..
-    } = *request.noise;
+    let Images { n, height, width, channels, .. } = *request.noise;
     let config = unet.config();
     config.check_size(height, width)?;
     if channels != config.in_channels {
         let expected = config.in_channels;
-        return Err(Error::Request(format!(
-            "the noise has {channels} channels, but the network takes {expected}"
-        )));
+        return Err(Error::Request(format!("the noise has {channels} channels, but the network takes {expected}")));
     }
     if request.noise.pixels.len() != n * height * width * channels {
-        return Err(Error::Request(
-            "the noise has not as many values as its shape says".into(),
-        ));
+        return Err(Error::Request("the noise has not as many values as its shape says".into()));
     }
     if request.batch_size == 0 {
         return Err(Error::Request("a batch size of 0; expected at least 1".into()));
     }
     unet.check_labels(n, request.labels.map(Labels::Classes))?;
-    let maps = table
-        .rows
-        .iter()
-        .map(|row| row.predictions(prediction))
-        .collect::<Result<Vec<_>, _>>()?;
+    let maps = table.rows.iter().map(|row| row.predictions(prediction)).collect::<Result<Vec<_>, _>>()?;
 
     let device = unet.device();
     let per_image = height * width * channels;
@@ -130,24 +110,11 @@ pub fn walk(
         };
         let rows = table.rows.len();
         let x = batch.walk(table, &maps, noise, |row, x, sample| {
-            progress(&Step {
-                first,
-                images: count,
-                row,
-                rows,
-                x,
-                sample,
-            })
+            progress(&Step { first, images: count, row, rows, x, sample })
         })?;
         pixels.extend(images_of(&x).pixels);
     }
-    Ok(Images {
-        n,
-        height,
-        width,
-        channels,
-        pixels,
-    })
+    Ok(Images { n, height, width, channels, pixels })
 }
 
 /// What one batch needs on its way.
@@ -173,15 +140,10 @@ impl Batch<'_> {
         let mut epsilons: VecDeque<Tensor<4>> = VecDeque::new();
         for (i, (row, &(to_sample, to_epsilon))) in table.rows.iter().zip(maps).enumerate() {
             let timesteps = vec![row.timestep as f32; self.dims[0]];
-            let output = self
-                .unet
-                .forward(x.clone(), &timesteps, self.labels.map(Labels::Classes), None);
+            let output = self.unet.forward(x.clone(), &timesteps, self.labels.map(Labels::Classes), None);
             let channels = self.dims[3];
             let (output, v) = if output.dims()[3] == 2 * channels {
-                (
-                    output.clone().narrow(3, 0, channels),
-                    Some(output.narrow(3, channels, channels)),
-                )
+                (output.clone().narrow(3, 0, channels), Some(output.narrow(3, channels, channels)))
             } else {
                 (output, None)
             };
@@ -224,12 +186,7 @@ impl Batch<'_> {
         let [_, height, width, channels] = self.dims;
         let mut z = vec![0.0; self.dims.iter().product()];
         for (i, image) in z.chunks_mut((height * width * channels).max(1)).enumerate() {
-            self.random.normals(
-                Stream::SamplerNoise,
-                self.first_image + i as u64,
-                row_index as u64,
-                image,
-            );
+            self.random.normals(Stream::SamplerNoise, self.first_image + i as u64, row_index as u64, image);
         }
         let z = Tensor::<4>::from_data(TensorData::new(z, self.dims), self.device);
         let Some((min, max)) = row.learned_log_variance else {
@@ -254,11 +211,5 @@ fn linear(map: FromOutput, x: &Tensor<4>, output: &Tensor<4>) -> Tensor<4> {
 
 fn images_of(x: &Tensor<4>) -> Images {
     let [n, height, width, channels] = x.dims();
-    Images {
-        n,
-        height,
-        width,
-        channels,
-        pixels: x.to_data().iter::<f32>().collect(),
-    }
+    Images { n, height, width, channels, pixels: x.to_data().iter::<f32>().collect() }
 }

@@ -34,22 +34,13 @@ fn images(tensor: &Stored) -> Images {
             pixels.extend((0..channels).map(|c| image[c * height * width + p]));
         }
     }
-    Images {
-        n,
-        height,
-        width,
-        channels,
-        pixels,
-    }
+    Images { n, height, width, channels, pixels }
 }
 
 fn worst(got: &Images, expected: &Stored) -> f32 {
     let expected = images(expected);
     assert_eq!(got.shape(), expected.shape());
-    got.pixels
-        .iter()
-        .zip(&expected.pixels)
-        .fold(0f32, |m, (g, e)| m.max((g - e).abs()))
+    got.pixels.iter().zip(&expected.pixels).fold(0f32, |m, (g, e)| m.max((g - e).abs()))
 }
 
 #[test]
@@ -62,13 +53,7 @@ fn the_networks_prediction_is_pytorchs_for_all_three_layouts() {
         let output = pipeline.unet.forward(x, &golden["t"].data, None, None);
         let [n, height, width, channels] = output.dims();
         let pixels = output.into_data().iter::<f32>().collect();
-        let got = Images {
-            n,
-            height,
-            width,
-            channels,
-            pixels,
-        };
+        let got = Images { n, height, width, channels, pixels };
         let scale = golden["prediction"].data.iter().fold(0f32, |m, v| m.max(v.abs()));
         let error = worst(&got, &golden["prediction"]) / scale;
         println!("{}: {error:.1e}", path.display());
@@ -80,17 +65,9 @@ fn the_networks_prediction_is_pytorchs_for_all_three_layouts() {
 fn ddim_over_50_steps_is_diffusers() {
     let golden = golden("ddim50.safetensors");
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
-    let table = Sampler::Ddim { eta: 0.0 }
-        .table(&pipeline.scheduler, Some(50), None, None)
-        .unwrap();
+    let table = Sampler::Ddim { eta: 0.0 }.table(&pipeline.scheduler, Some(50), None, None).unwrap();
     let noise = images(&golden["noise"]);
-    let request = Request {
-        seed: 0,
-        first_image: 0,
-        noise: &noise,
-        labels: None,
-        batch_size: 2,
-    };
+    let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2 };
     let mut after = Vec::new();
     let got = walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |step| {
         if step.row % 10 == 9 {
@@ -102,10 +79,7 @@ fn ddim_over_50_steps_is_diffusers() {
     let stored = &golden["after"];
     let size = stored.data.len() / stored.shape[0];
     for (k, state) in after.iter().take(stored.shape[0]).enumerate() {
-        let expected = Stored {
-            shape: stored.shape[1..].to_vec(),
-            data: stored.data[k * size..][..size].to_vec(),
-        };
+        let expected = Stored { shape: stored.shape[1..].to_vec(), data: stored.data[k * size..][..size].to_vec() };
         let error = worst(state, &expected);
         assert!(error <= 1e-4, "after {} steps: {error:e}", 10 * (k + 1));
     }
@@ -130,28 +104,14 @@ fn walk_with(pipeline: &Pipeline, scheduler: &SchedulerConfig, eta: f64, noise: 
         let values: Vec<f64> = output.into_data().iter::<f64>().collect();
         // All predictions, then all variances.
         let half = |from: usize| values.chunks(channels).flat_map(move |p| p[from..from + 3].to_vec());
-        if channels == 6 {
-            half(0).chain(half(3)).collect()
-        } else {
-            values.clone()
-        }
+        if channels == 6 { half(0).chain(half(3)).collect() } else { values.clone() }
     };
     let step_noise = |k: usize| {
         let data = steps.data[k * per_step..][..per_step].to_vec();
-        images(&Stored {
-            shape: steps.shape[1..].to_vec(),
-            data,
-        })
-        .pixels
-        .iter()
-        .map(|&v| f64::from(v))
-        .collect()
+        images(&Stored { shape: steps.shape[1..].to_vec(), data }).pixels.iter().map(|&v| f64::from(v)).collect()
     };
     let result = table.run(&x0, model, scheduler.prediction_type, step_noise).unwrap();
-    Images {
-        pixels: result.iter().map(|&v| v as f32).collect(),
-        ..init
-    }
+    Images { pixels: result.iter().map(|&v| v as f32).collect(), ..init }
 }
 
 fn spacing(name: &str) -> TimestepSpacing {
@@ -181,19 +141,10 @@ fn ancestral_sampling_is_diffusers_for_every_prediction_variance_and_spacing() {
     let golden = golden("ddpm_steps.safetensors");
     let steps = &read_safetensors(folder().join("step_noise.safetensors")).unwrap().0["step_noise"];
     let mut cases = 0;
-    for (name, expected) in golden
-        .iter()
-        .filter_map(|(k, v)| Some((k.strip_prefix("samples.")?, v)))
-    {
+    for (name, expected) in golden.iter().filter_map(|(k, v)| Some((k.strip_prefix("samples.")?, v))) {
         let words: Vec<&str> = name.split('.').collect();
-        let [prediction, variance, rule] = words[..] else {
-            panic!("{name}")
-        };
-        let path = if variance == "learned_range" {
-            folder().join("learned_range")
-        } else {
-            folder()
-        };
+        let [prediction, variance, rule] = words[..] else { panic!("{name}") };
+        let path = if variance == "learned_range" { folder().join("learned_range") } else { folder() };
         let pipeline = Pipeline::load(&path, &Device::flex()).unwrap();
         let scheduler = SchedulerConfig {
             prediction_type: serde_json::from_value::<Prediction>(prediction.into()).unwrap(),
@@ -218,49 +169,22 @@ fn the_walk_is_the_reference_walk() {
     let noise = sample::initial_noise(7, 3, 2, [16, 16, 3]);
     let size = 16 * 16 * 3;
     let table = Sampler::Ddpm.table(&pipeline.scheduler, Some(20), None, None).unwrap();
-    let request = Request {
-        seed: 7,
-        first_image: 3,
-        noise: &noise,
-        labels: None,
-        batch_size: 1,
-    };
-    let got = walk(
-        &pipeline.unet,
-        &table,
-        pipeline.scheduler.prediction_type,
-        &request,
-        |_| true,
-    )
-    .unwrap();
-    let mut steps = Stored {
-        shape: vec![20, 2, 3, 16, 16],
-        data: Vec::new(),
-    };
+    let request = Request { seed: 7, first_image: 3, noise: &noise, labels: None, batch_size: 1 };
+    let got = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_| true).unwrap();
+    let mut steps = Stored { shape: vec![20, 2, 3, 16, 16], data: Vec::new() };
     for k in 0..20u64 {
         for image in 0..2 {
             let mut z = vec![0.0; size];
             Random::new(7).normals(Stream::SamplerNoise, 3 + image, k, &mut z);
-            steps
-                .data
-                .extend((0..3).flat_map(|c| z.iter().skip(c).step_by(3).copied().collect::<Vec<_>>()));
+            steps.data.extend((0..3).flat_map(|c| z.iter().skip(c).step_by(3).copied().collect::<Vec<_>>()));
         }
     }
-    let mut stored = Stored {
-        shape: vec![2, 3, 16, 16],
-        data: Vec::new(),
-    };
+    let mut stored = Stored { shape: vec![2, 3, 16, 16], data: Vec::new() };
     for image in noise.pixels.chunks(size) {
-        stored
-            .data
-            .extend((0..3).flat_map(|c| image.iter().skip(c).step_by(3).copied().collect::<Vec<_>>()));
+        stored.data.extend((0..3).flat_map(|c| image.iter().skip(c).step_by(3).copied().collect::<Vec<_>>()));
     }
     let expected = walk_with(&pipeline, &pipeline.scheduler, 0.0, &stored, &steps);
-    let error = got
-        .pixels
-        .iter()
-        .zip(&expected.pixels)
-        .fold(0f32, |m, (g, e)| m.max((g - e).abs()));
+    let error = got.pixels.iter().zip(&expected.pixels).fold(0f32, |m, (g, e)| m.max((g - e).abs()));
     assert!(error <= 1e-4, "{error:e}");
 }
 
@@ -270,16 +194,8 @@ fn an_image_does_not_depend_on_the_batch_it_is_in() {
     let table = Sampler::Ddpm.table(&pipeline.scheduler, Some(5), None, None).unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
         let noise = sample::initial_noise(1, first, count, [16, 16, 3]);
-        let request = Request {
-            seed: 1,
-            first_image: first,
-            noise: &noise,
-            labels: None,
-            batch_size,
-        };
-        walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |_| true)
-            .unwrap()
-            .pixels
+        let request = Request { seed: 1, first_image: first, noise: &noise, labels: None, batch_size };
+        walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |_| true).unwrap().pixels
     };
     let all = draw(0, 7, 7);
     assert_eq!(all, draw(0, 7, 1));

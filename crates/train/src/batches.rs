@@ -43,10 +43,8 @@ impl Plan {
     pub fn batch(&self, set: &ImageSet, step: u64) -> Result<Batch, Error> {
         let (len, first) = (set.len() as u64, step * self.images as u64);
         let positions = first..first + self.images as u64;
-        let indices: Vec<usize> = positions
-            .clone()
-            .map(|p| self.random.shuffled(p / len, len, p % len) as usize)
-            .collect();
+        let indices: Vec<usize> =
+            positions.clone().map(|p| self.random.shuffled(p / len, len, p % len) as usize).collect();
         let (height, width, channels) = (set.height(), set.width(), set.channels());
         let mut pixels = vec![0; indices.len() * height * width * channels];
         set.read(&indices, &mut pixels)?;
@@ -100,27 +98,13 @@ mod tests {
     use super::*;
 
     fn plan(flip: bool) -> Plan {
-        Plan {
-            random: Random::new(5),
-            images: 64,
-            flip,
-            labels: true,
-            label_dropout: 0.25,
-            null_label: 10,
-        }
+        Plan { random: Random::new(5), images: 64, flip, labels: true, label_dropout: 0.25, null_label: 10 }
     }
 
     #[test]
     fn an_epoch_shows_every_image_once_and_labels_are_dropped_as_often_as_asked() {
-        let set = data::builtin(&data::Options {
-            split: data::Split::Test,
-            ..Default::default()
-        })
-        .unwrap();
-        let plan = Plan {
-            images: 100,
-            ..plan(false)
-        };
+        let set = data::builtin(&data::Options { split: data::Split::Test, ..Default::default() }).unwrap();
+        let plan = Plan { images: 100, ..plan(false) };
         let mut labels = vec![0; 11];
         for step in 0..10 {
             for label in plan.batch(&set, step).unwrap().labels.unwrap() {
@@ -128,10 +112,7 @@ mod tests {
             }
         }
         assert!((190..310).contains(&labels[10]), "{labels:?}");
-        let all = Plan {
-            label_dropout: 0.0,
-            ..plan
-        };
+        let all = Plan { label_dropout: 0.0, ..plan };
         let mut labels = vec![0; 10];
         for step in 0..10 {
             for label in all.batch(&set, step).unwrap().labels.unwrap() {
@@ -143,15 +124,8 @@ mod tests {
 
     #[test]
     fn about_half_the_images_are_mirrored_and_only_mirrored() {
-        let set = data::builtin(&data::Options {
-            split: data::Split::Test,
-            ..Default::default()
-        })
-        .unwrap();
-        let (plain, flipped) = (
-            plan(false).batch(&set, 3).unwrap().x0,
-            plan(true).batch(&set, 3).unwrap().x0,
-        );
+        let set = data::builtin(&data::Options { split: data::Split::Test, ..Default::default() }).unwrap();
+        let (plain, flipped) = (plan(false).batch(&set, 3).unwrap().x0, plan(true).batch(&set, 3).unwrap().x0);
         let (size, width) = (set.height() * set.width(), set.width());
         let mut mirrored = 0;
         for (a, b) in plain.chunks(size).zip(flipped.chunks(size)) {

@@ -68,19 +68,13 @@ pub fn save(
     keep: usize,
 ) -> Result<PathBuf, Error> {
     let checkpoints = run.join("checkpoints");
-    std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write {
-        path: checkpoints.clone(),
-        source,
-    })?;
+    std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
     let target = checkpoints.join(name(state.step));
     let averages = unet.tensors_of(optimizer.averages())?;
     whole::write_folder(&target, Existing::Replace, |folder| {
         sample::write_pipeline(folder, unet.config(), scheduler, &averages)?;
         let training = folder.join("training");
-        std::fs::create_dir(&training).map_err(|source| Error::Write {
-            path: training.clone(),
-            source,
-        })?;
+        std::fs::create_dir(&training).map_err(|source| Error::Write { path: training.clone(), source })?;
         let write = |file: &str, tensors: &weights::Tensors| {
             weights::write_safetensors(training.join(file), weights::views(tensors), &Metadata::new())
         };
@@ -96,16 +90,8 @@ pub fn save(
     pipeline::set_latest(&checkpoints, &name(state.step))?;
     // Only now that the new one is whole may old ones go.
     let all = pipeline::checkpoints(&checkpoints)?;
-    for (_, old) in all
-        .iter()
-        .rev()
-        .filter(|(step, _)| *step < state.step)
-        .skip(keep.saturating_sub(1))
-    {
-        std::fs::remove_dir_all(old).map_err(|source| Error::Write {
-            path: old.clone(),
-            source,
-        })?;
+    for (_, old) in all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1)) {
+        std::fs::remove_dir_all(old).map_err(|source| Error::Write { path: old.clone(), source })?;
     }
     Ok(target)
 }
@@ -123,10 +109,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let read = |file: &str| weights::read_safetensors(folder.join(file)).map(|(tensors, _)| tensors);
     let training = folder.join("training");
     let state = training.join("state.json");
-    let text = std::fs::read_to_string(&state).map_err(|source| Error::Read {
-        path: state.clone(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(&state).map_err(|source| Error::Read { path: state.clone(), source })?;
     let state: State =
         serde_json::from_str(&text).map_err(|e| Error::Checkpoint(format!("{}: {e}", state.display())))?;
     let unet = Unet::new(&config, 0, device)?.with_tensors(read("training/weights.safetensors")?)?;
@@ -136,13 +119,15 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     Ok(Checkpoint { unet, optimizer, state })
 }
 
-/// The newest whole checkpoint of a run, if there is one. Each that is torn or damaged is reported and passed over.
+/// The newest whole checkpoint of a run that is `wanted`, if there is one. Each that is torn or damaged is reported and
+/// passed over.
 ///
 /// # Errors
 /// If the folder cannot be read.
 pub fn newest(
     run: &Path,
     device: &Device,
+    wanted: impl Fn(&State) -> bool,
     mut damaged: impl FnMut(&Path, &Error),
 ) -> Result<Option<Checkpoint>, Error> {
     let checkpoints = run.join("checkpoints");
@@ -151,7 +136,8 @@ pub fn newest(
     }
     for (_, folder) in pipeline::checkpoints(&checkpoints)?.into_iter().rev() {
         match load(&folder, device) {
-            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Ok(checkpoint) if wanted(&checkpoint.state) => return Ok(Some(checkpoint)),
+            Ok(_) => {}
             Err(error) => damaged(&folder, &error),
         }
     }

@@ -262,10 +262,7 @@ impl Config {
     /// A key `preset = "NAME"` at the top of the file names the preset whose keys it replaces; without one that is
     /// [`DEFAULT_PRESET`], unless the file states every key that is not optional, and so stands for itself. Errors name the file and, where there is one, the line.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| ConfigError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
+        let text = fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::from_toml(&text).map_err(|error| ConfigError::In {
             path: path.to_owned(),
             line: error.line_in(&text),
@@ -357,10 +354,8 @@ impl Config {
 }
 
 fn preset_table(name: &str) -> Result<Table, ConfigError> {
-    let (_, text) = PRESETS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .ok_or_else(|| ConfigError::unknown_preset(name))?;
+    let (_, text) =
+        PRESETS.iter().find(|(known, _)| *known == name).ok_or_else(|| ConfigError::unknown_preset(name))?;
     toml::from_str(text).map_err(ConfigError::syntax)
 }
 
@@ -372,11 +367,7 @@ fn read(table: Table) -> Result<Config, ConfigError> {
 
 impl From<Resolution> for SquareOrNot {
     fn from(Resolution { height, width }: Resolution) -> Self {
-        if height == width {
-            Self::Square(height)
-        } else {
-            Self::Rectangle([height, width])
-        }
+        if height == width { Self::Square(height) } else { Self::Rectangle([height, width]) }
     }
 }
 
@@ -401,10 +392,7 @@ impl<'de> Deserialize<'de> for Resolution {
             fn visit_i64<E: serde::de::Error>(self, side: i64) -> Result<Resolution, E> {
                 let wrong = |_| E::invalid_value(serde::de::Unexpected::Signed(side), &self);
                 let side = usize::try_from(side).map_err(wrong)?;
-                Ok(Resolution {
-                    height: side,
-                    width: side,
-                })
+                Ok(Resolution { height: side, width: side })
             }
 
             fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut sides: A) -> Result<Resolution, A::Error> {

@@ -71,9 +71,7 @@ impl Window {
         Record {
             step,
             loss: mean(self.loss),
-            loss_q: self
-                .quarters
-                .map(|(sum, count)| (count > 0).then(|| sum / count as f64)),
+            loss_q: self.quarters.map(|(sum, count)| (count > 0).then(|| sum / count as f64)),
             gradient_norm: mean(self.gradient_norm),
             learning_rate,
             images_per_second: self.images as f64 / elapsed.max(1e-9),
@@ -111,18 +109,10 @@ impl Logs {
             .filter(|record: &Record| record.step <= step)
             .collect();
         whole::write_file(&path, |file| {
-            records
-                .iter()
-                .try_for_each(|record| writeln!(file, "{}", serde_json::to_string(record)?))
+            records.iter().try_for_each(|record| writeln!(file, "{}", serde_json::to_string(record)?))
         })?;
         let events = EventWriter::create(run, step + 1)?;
-        Ok(Self {
-            path,
-            loss_plot: run.join("loss.png"),
-            name: name.to_owned(),
-            events,
-            records,
-        })
+        Ok(Self { path, loss_plot: run.join("loss.png"), name: name.to_owned(), events, records })
     }
 
     /// Writes a record.
@@ -130,16 +120,9 @@ impl Logs {
     /// # Errors
     /// If a file cannot be written.
     pub fn record(&mut self, record: Record) -> Result<(), Error> {
-        let write = |source| Error::Write {
-            path: self.path.clone(),
-            source,
-        };
+        let write = |source| Error::Write { path: self.path.clone(), source };
         let line = serde_json::to_string(&record).map_err(|e| write(e.into()))?;
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&self.path)
-            .map_err(write)?;
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path).map_err(write)?;
         writeln!(file, "{line}").map_err(write)?;
         let mut scalars = vec![
             ("train/loss", record.loss as f32),
@@ -148,12 +131,7 @@ impl Logs {
             ("train/images_per_second", record.images_per_second as f32),
         ];
         let names = ["train/loss_q0", "train/loss_q1", "train/loss_q2", "train/loss_q3"];
-        scalars.extend(
-            names
-                .into_iter()
-                .zip(record.loss_q)
-                .filter_map(|(name, loss)| Some((name, loss? as f32))),
-        );
+        scalars.extend(names.into_iter().zip(record.loss_q).filter_map(|(name, loss)| Some((name, loss? as f32))));
         self.events.scalars(record.step, &scalars)?;
         self.records.push(record);
         Ok(())
@@ -164,10 +142,7 @@ impl Logs {
     /// # Errors
     /// If the picture or the events cannot be read or written.
     pub fn picture(&mut self, step: u64, path: &Path) -> Result<(), Error> {
-        let read = |source| Error::Read {
-            path: path.into(),
-            source,
-        };
+        let read = |source| Error::Read { path: path.into(), source };
         let png = std::fs::read(path).map_err(read)?;
         let (width, height) = image::image_dimensions(path).map_err(|e| read(std::io::Error::other(e)))?;
         self.events.image(step, "samples", &png, width, height)?;
@@ -183,10 +158,7 @@ impl Logs {
             return Ok(());
         }
         let points = self.records.iter().map(|r| (r.step as f64, r.loss)).collect();
-        let series = [Series {
-            name: "loss".into(),
-            points,
-        }];
+        let series = [Series { name: "loss".into(), points }];
         plot::loss_curve(&self.loss_plot, &self.name, &series, true)?;
         Ok(())
     }

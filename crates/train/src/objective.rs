@@ -55,10 +55,7 @@ impl Noisy {
         let coefficients: Vec<_> = self.timesteps.iter().map(|&t| coefficients(t)).collect();
         let size = self.per_image().max(1);
         let mut mixed = vec![0.0; self.x0.len()];
-        let images = mixed
-            .par_chunks_mut(size)
-            .zip(self.x0.par_chunks(size))
-            .zip(self.epsilon.par_chunks(size));
+        let images = mixed.par_chunks_mut(size).zip(self.x0.par_chunks(size)).zip(self.epsilon.par_chunks(size));
         images.zip(coefficients).for_each(|(((mixed, x0), epsilon), (a, b))| {
             let (a, b) = (a as f32, b as f32);
             for ((mixed, x0), epsilon) in mixed.iter_mut().zip(x0).zip(epsilon) {
@@ -88,10 +85,7 @@ impl Objective {
         let device = output.device();
         let [n, h, w, channels] = noisy.dims;
         let (output, v) = if output.dims()[3] == 2 * channels {
-            (
-                output.clone().narrow(3, 0, channels),
-                Some(output.narrow(3, channels, channels)),
-            )
+            (output.clone().narrow(3, 0, channels), Some(output.narrow(3, channels, channels)))
         } else {
             (output, None)
         };
@@ -123,10 +117,7 @@ impl Objective {
             }
         };
         let importance = column(noisy.importance.clone());
-        Loss {
-            mean: (weighted * importance).mean(),
-            each: each.inner(),
-        }
+        Loss { mean: (weighted * importance).mean(), each: each.inner() }
     }
 
     /// The bound's term of every pixel in bits, `[N,H,W,C]`: KL(q(x_{t−1}|x_t,x_0) ‖ p(x_{t−1}|x_t)), and −log₂ p(x_0|x_1)
@@ -140,10 +131,7 @@ impl Objective {
         let schedule = &self.schedule;
         let x0 = Tensor::<4>::from_data(TensorData::new(noisy.x0.clone(), noisy.dims), &device);
 
-        let to_sample = |t: usize| {
-            self.prediction
-                .sample(schedule.alpha_cumprod(t), schedule.alpha_cumprod_prev(t))
-        };
+        let to_sample = |t: usize| self.prediction.sample(schedule.alpha_cumprod(t), schedule.alpha_cumprod_prev(t));
         let sample = x_t.clone() * per_image(&|t| to_sample(t).x) + output * per_image(&|t| to_sample(t).output);
         let mean = |x0: Tensor<4>| {
             x0 * per_image(&|t| schedule.posterior(t).coef_x0)
@@ -213,13 +201,7 @@ mod tests {
 
     fn objective(minimised: Minimised, prediction: Prediction, variance: Variance) -> Objective {
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 100).unwrap();
-        Objective {
-            weights: vec![1.0; schedule.len()],
-            schedule,
-            prediction,
-            variance,
-            minimised,
-        }
+        Objective { weights: vec![1.0; schedule.len()], schedule, prediction, variance, minimised }
     }
 
     fn noisy(timesteps: Vec<usize>) -> Noisy {
@@ -239,24 +221,12 @@ mod tests {
     #[test]
     fn the_bound_is_that_of_crate_diffusion() {
         let device = Device::flex();
-        for prediction in [
-            Prediction::Epsilon,
-            Prediction::Sample,
-            Prediction::VPrediction,
-            Prediction::PreviousMean,
-        ] {
-            for variance in [
-                Variance::FixedSmall,
-                Variance::FixedLarge,
-                Variance::Learned,
-                Variance::LearnedRange,
-            ] {
+        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction, Prediction::PreviousMean] {
+            for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Learned, Variance::LearnedRange] {
                 let objective = objective(Minimised::Bound, prediction, variance);
                 let noisy = noisy(vec![0, 1, 40, 99]);
                 let channels = if variance.is_learned() { 2 } else { 1 };
-                let output: Vec<f32> = (0..16 * channels)
-                    .map(|i| ((i * 31 % 17) as f32 - 8.0) / 40.0)
-                    .collect();
+                let output: Vec<f32> = (0..16 * channels).map(|i| ((i * 31 % 17) as f32 - 8.0) / 40.0).collect();
                 let x_t = objective.q_sample(&noisy);
                 let tensor = |v: &[f32], c| Tensor::<4>::from_data(TensorData::new(v.to_vec(), [4, 2, 2, c]), &device);
                 let loss = objective.loss(tensor(&output, channels), &tensor(&x_t, 1), &noisy);
@@ -274,9 +244,9 @@ mod tests {
                         mean.push(posterior.coef_x0 * x0 + posterior.coef_xt * f64::from(x_t[p]));
                         log_variance.push(match variance {
                             Variance::Learned => f64::from(output[p * channels + 1]),
-                            Variance::LearnedRange => variance
-                                .log_variance(schedule, t)
-                                .interpolate(output[p * channels + 1].into()),
+                            Variance::LearnedRange => {
+                                variance.log_variance(schedule, t).interpolate(output[p * channels + 1].into())
+                            }
                             _ => variance.log_variance(schedule, t).max,
                         });
                     }
@@ -320,12 +290,7 @@ mod tests {
     #[test]
     fn targets_are_what_a_perfect_network_answers() {
         let device = Device::flex();
-        for prediction in [
-            Prediction::Epsilon,
-            Prediction::Sample,
-            Prediction::VPrediction,
-            Prediction::PreviousMean,
-        ] {
+        for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction, Prediction::PreviousMean] {
             let objective = objective(Minimised::SquaredError, prediction, Variance::FixedSmall);
             let noisy = noisy(vec![3, 70]);
             let x_t = objective.q_sample(&noisy);
@@ -339,10 +304,7 @@ mod tests {
                 })
                 .collect();
             let tensor = |v: Vec<f32>| Tensor::<4>::from_data(TensorData::new(v, [2, 2, 2, 1]), &device);
-            let loss = objective
-                .loss(tensor(output), &tensor(x_t), &noisy)
-                .mean
-                .into_scalar::<f32>();
+            let loss = objective.loss(tensor(output), &tensor(x_t), &noisy).mean.into_scalar::<f32>();
             assert!(loss < 1e-6, "{prediction}: {loss}");
         }
     }

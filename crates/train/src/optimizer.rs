@@ -25,18 +25,9 @@ pub struct Optimizer {
 impl Optimizer {
     /// Moments of zero and averages equal to the network's parameters.
     pub fn new(unet: &Unet) -> Self {
-        let state = |value: Tensor<1>| State {
-            moment1: value.zeros_like(),
-            moment2: value.zeros_like(),
-            average: value,
-        };
-        Self {
-            states: unet
-                .flat_parameters()
-                .into_iter()
-                .map(|flat| state(flat.values))
-                .collect(),
-        }
+        let state =
+            |value: Tensor<1>| State { moment1: value.zeros_like(), moment2: value.zeros_like(), average: value };
+        Self { states: unet.flat_parameters().into_iter().map(|flat| state(flat.values)).collect() }
     }
 
     /// One step: the network with its parameters moved. A parameter without a gradient is not trained and stays.
@@ -53,18 +44,10 @@ impl Optimizer {
                 return parameter;
             };
             // State is moved into the kernel and out again, so that it can work in place.
-            let State {
-                moment1,
-                moment2,
-                average,
-            } = state;
+            let State { moment1, moment2, average } = state;
             let (parameter, moment1, moment2, average) =
                 ops::adam(parameter, gradient, moment1, moment2, average, step);
-            moved.push(State {
-                moment1,
-                moment2,
-                average,
-            });
+            moved.push(State { moment1, moment2, average });
             parameter
         });
         self.states = moved;
@@ -83,18 +66,11 @@ impl Optimizer {
     pub fn tensors(&self, unet: &Unet) -> Result<Tensors, Error> {
         let mut all = Tensors::new();
         for (prefix, values) in [
-            (
-                "moment1.",
-                self.states.iter().map(|s| s.moment1.clone()).collect::<Vec<_>>(),
-            ),
+            ("moment1.", self.states.iter().map(|s| s.moment1.clone()).collect::<Vec<_>>()),
             ("moment2.", self.states.iter().map(|s| s.moment2.clone()).collect()),
         ] {
             let tensors = unet.tensors_of(values)?;
-            all.extend(
-                tensors
-                    .into_iter()
-                    .map(|(name, tensor)| (format!("{prefix}{name}"), tensor)),
-            );
+            all.extend(tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
         }
         Ok(all)
     }
@@ -117,26 +93,13 @@ impl Optimizer {
         let moment2 = unet.flat_from(moment2, device)?;
         let averages = unet.flat_from(averages, device)?;
         let states = moment1.into_iter().zip(moment2).zip(averages);
-        Ok(Self {
-            states: states
-                .map(|((moment1, moment2), average)| State {
-                    moment1,
-                    moment2,
-                    average,
-                })
-                .collect(),
-        })
+        Ok(Self { states: states.map(|((moment1, moment2), average)| State { moment1, moment2, average }).collect() })
     }
 }
 
 /// The Euclidean norm of all gradients together.
 pub fn global_norm(gradients: &[Option<Tensor<1>>]) -> f64 {
-    gradients
-        .iter()
-        .flatten()
-        .map(|g| ops::sum_of_squares(g.clone()))
-        .sum::<f64>()
-        .sqrt()
+    gradients.iter().flatten().map(|g| ops::sum_of_squares(g.clone())).sum::<f64>().sqrt()
 }
 
 #[cfg(test)]
@@ -154,12 +117,7 @@ mod tests {
     fn adam_moves_by_the_learning_rate_at_first_and_the_average_follows() {
         let device = Device::flex();
         let tensor = |v: [f32; 2]| Tensor::<1>::from_floats(v, &device);
-        let mut state = (
-            tensor([1.0, -2.0]),
-            tensor([0.0; 2]),
-            tensor([0.0; 2]),
-            tensor([1.0, -2.0]),
-        );
+        let mut state = (tensor([1.0, -2.0]), tensor([0.0; 2]), tensor([0.0; 2]), tensor([1.0, -2.0]));
         for step in 1..=2 {
             let step = AdamStep {
                 learning_rate: 0.1,
@@ -185,17 +143,10 @@ mod tests {
     #[test]
     fn state_survives_its_tensors() {
         let device = Device::flex();
-        let config = Config {
-            norm_num_groups: 4,
-            ..Config::ho(8, 1, &[8], 1, &[])
-        };
+        let config = Config { norm_num_groups: 4, ..Config::ho(8, 1, &[8], 1, &[]) };
         let unet = Unet::new(&config, 3, &device).unwrap();
         let mut optimizer = Optimizer::new(&unet);
-        let gradients = unet
-            .flat_parameters()
-            .into_iter()
-            .map(|f| Some(f.values.ones_like()))
-            .collect();
+        let gradients = unet.flat_parameters().into_iter().map(|f| Some(f.values.ones_like())).collect();
         let step = AdamStep {
             learning_rate: 1e-3,
             beta1: 0.9,

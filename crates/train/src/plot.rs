@@ -49,27 +49,17 @@ pub struct Series {
 /// Each series is a thin line through its points and, over it, a thick one of their moving average, since one batch's loss
 /// says little. `log_y` makes the value's axis logarithmic.
 pub fn loss_curve(path: &Path, title: &str, series: &[Series], log_y: bool) -> Result<(), PlotError> {
-    let fail = |reason: String| PlotError::Draw {
-        path: path.to_owned(),
-        reason,
-    };
+    let fail = |reason: String| PlotError::Draw { path: path.to_owned(), reason };
     let picture = draw(title, series, log_y).map_err(|e| fail(e.to_string()))?;
     let mut png = io::Cursor::new(Vec::new());
-    picture
-        .write_to(&mut png, ImageFormat::Png)
-        .map_err(|e| fail(e.to_string()))?;
+    picture.write_to(&mut png, ImageFormat::Png).map_err(|e| fail(e.to_string()))?;
 
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
-    fs::write(&partial, png.into_inner())
-        .and_then(|()| fs::rename(&partial, path))
-        .map_err(|error| {
-            let _ = fs::remove_file(&partial);
-            PlotError::Write {
-                path: path.to_owned(),
-                error,
-            }
-        })
+    fs::write(&partial, png.into_inner()).and_then(|()| fs::rename(&partial, path)).map_err(|error| {
+        let _ = fs::remove_file(&partial);
+        PlotError::Write { path: path.to_owned(), error }
+    })
 }
 
 const WIDTH: u32 = 960;
@@ -98,11 +88,7 @@ fn draw(title: &str, series: &[Series], log_y: bool) -> Result<RgbImage, DrawErr
     let points = || lines.iter().flat_map(|s| &s.points);
     let (left, right) = range(points().map(|p| p.0), 0.0);
     let (low, high) = range(points().map(|p| p.1), 0.05);
-    let y_ticks = if log_y {
-        log_ticks(low, high)
-    } else {
-        ticks(low, high, 7)
-    };
+    let y_ticks = if log_y { log_ticks(low, high) } else { ticks(low, high, 7) };
 
     let (width, height) = (WIDTH * SCALE, HEIGHT * SCALE);
     let px = |n: u32| n * SCALE;
@@ -118,16 +104,8 @@ fn draw(title: &str, series: &[Series], log_y: bool) -> Result<RgbImage, DrawErr
             .x_label_area_size(px(46))
             .y_label_area_size(px(70))
             .build_cartesian_2d(
-                Axis {
-                    low: left,
-                    high: right,
-                    ticks: ticks(left, right, 9),
-                },
-                Axis {
-                    low,
-                    high,
-                    ticks: y_ticks,
-                },
+                Axis { low: left, high: right, ticks: ticks(left, right, 9) },
+                Axis { low, high, ticks: y_ticks },
             )?;
         chart
             .configure_mesh()
@@ -154,8 +132,7 @@ fn draw(title: &str, series: &[Series], log_y: bool) -> Result<RgbImage, DrawErr
             chart.draw_series(smooth.iter().map(|&p| Circle::new(p, px(1), color.filled())))?;
             let line = chart.draw_series(smooth.windows(2).map(|ends| PathElement::new(ends, thick)))?;
             if !s.name.is_empty() {
-                line.label(&s.name)
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + px(22) as i32, y)], thick));
+                line.label(&s.name).legend(move |(x, y)| PathElement::new([(x, y), (x + px(22) as i32, y)], thick));
             }
         }
         if lines.iter().any(|s| !s.name.is_empty()) {
@@ -205,25 +182,14 @@ fn register_font() -> Result<(), DrawError> {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
     let bytes = include_bytes!("../assets/roboto/Roboto-Regular.ttf");
     let done = REGISTERED.get_or_init(|| plotters::style::register_font(FONT, FontStyle::Normal, bytes).is_ok());
-    if *done {
-        Ok(())
-    } else {
-        Err("the built-in font is damaged".into())
-    }
+    if *done { Ok(()) } else { Err("the built-in font is damaged".into()) }
 }
 
 /// The points of `series` that have a place on the chart, at their heights there.
 fn drawable(series: &Series, log_y: bool) -> Series {
     let height = |y: f64| if log_y { y.log10() } else { y };
-    let points = series
-        .points
-        .iter()
-        .map(|&(x, y)| (x, height(y)))
-        .filter(|(x, y)| x.is_finite() && y.is_finite());
-    Series {
-        name: series.name.clone(),
-        points: points.collect(),
-    }
+    let points = series.points.iter().map(|&(x, y)| (x, height(y))).filter(|(x, y)| x.is_finite() && y.is_finite());
+    Series { name: series.name.clone(), points: points.collect() }
 }
 
 /// The lowest and the highest of every few points, where there are more than the eye can see.
@@ -233,12 +199,7 @@ fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         return points.to_vec();
     }
     let by_height = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
-    let both = |few: &[(f64, f64)]| {
-        [
-            few.iter().min_by(by_height).copied(),
-            few.iter().max_by(by_height).copied(),
-        ]
-    };
+    let both = |few: &[(f64, f64)]| [few.iter().min_by(by_height).copied(), few.iter().max_by(by_height).copied()];
     points.chunks(every).flat_map(both).flatten().collect()
 }
 
@@ -257,15 +218,9 @@ fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let forward = average(&mut points.iter().map(|p| p.1));
     let backward = average(&mut points.iter().rev().map(|p| p.1));
     let both = forward.iter().zip(backward.iter().rev());
-    let line = points
-        .iter()
-        .zip(both)
-        .map(|(p, (f, b))| (p.0, (f.0 + b.0) / (f.1 + b.1)));
+    let line = points.iter().zip(both).map(|(p, (f, b))| (p.0, (f.0 + b.0) / (f.1 + b.1)));
     let every = points.len().div_ceil(WIDTH as usize / 2).max(1);
-    line.enumerate()
-        .filter(|(i, _)| i % every == 0 || i + 1 == points.len())
-        .map(|(_, p)| p)
-        .collect()
+    line.enumerate().filter(|(i, _)| i % every == 0 || i + 1 == points.len()).map(|(_, p)| p).collect()
 }
 
 /// The least and the greatest value, further apart by `margin` of their distance at both ends. Never empty.
@@ -285,11 +240,7 @@ fn range(values: impl Iterator<Item = f64>, margin: f64) -> (f64, f64) {
 fn ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
     let rough = (high - low) / most as f64;
     let decade = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .map(|m| m * decade)
-        .into_iter()
-        .find(|s| *s >= rough)
-        .unwrap_or(10.0 * decade);
+    let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|s| *s >= rough).unwrap_or(10.0 * decade);
     let (first, last) = ((low / step).ceil(), (high / step).floor());
     if !step.is_normal() || last - first > 100.0 {
         return vec![low, high];
@@ -349,47 +300,28 @@ mod tests {
         let noise = |i: usize| {
             (((i as u32).wrapping_mul(2654435761) >> 7).wrapping_mul(0x9e37_79b9) >> 16) as f64 / 65536.0 - 0.5
         };
-        let point = |i: usize| {
-            (
-                i as f64 * 10.0,
-                (floor + (1.0 - floor) / (1.0 + i as f64 / 3.0)) * (1.0 + 0.5 * noise(i)),
-            )
-        };
-        Series {
-            name: name.into(),
-            points: (0..n).map(point).collect(),
-        }
+        let point =
+            |i: usize| (i as f64 * 10.0, (floor + (1.0 - floor) / (1.0 + i as f64 / 3.0)) * (1.0 + 0.5 * noise(i)));
+        Series { name: name.into(), points: (0..n).map(point).collect() }
     }
 
     #[test]
     fn a_chart_is_a_png_with_the_series_colours_axes_and_text() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("loss.png");
-        loss_curve(
-            &path,
-            "fashion",
-            &[series("train", 0.03, 200), series("held out", 0.06, 200)],
-            true,
-        )
-        .unwrap();
+        loss_curve(&path, "fashion", &[series("train", 0.03, 200), series("held out", 0.06, 200)], true).unwrap();
         let picture = image::open(&path).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), (WIDTH, HEIGHT));
         let pixels_of = |c: RGBColor| picture.pixels().filter(|p| p.0 == [c.0, c.1, c.2]).count();
         assert!(pixels_of(COLORS[0]) > 300 && pixels_of(COLORS[1]) > 300);
         assert!(pixels_of(INK) > 500, "axes");
         let dark_at = |x: std::ops::Range<u32>, y: std::ops::Range<u32>| {
-            x.flat_map(|x| y.clone().map(move |y| (x, y)))
-                .filter(|&(x, y)| picture.get_pixel(x, y).0[1] < 128)
-                .count()
+            x.flat_map(|x| y.clone().map(move |y| (x, y))).filter(|&(x, y)| picture.get_pixel(x, y).0[1] < 128).count()
         };
         assert!(dark_at(300..660, 8..40) > 50, "title");
         assert!(dark_at(30..80, 60..470) > 100, "labels of the values");
         assert!(dark_at(90..950, 490..510) > 50, "labels of the steps");
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "no temporary file is left"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]
@@ -406,10 +338,7 @@ mod tests {
         ];
         for points in odd {
             for log_y in [false, true] {
-                let series = Series {
-                    name: "odd".into(),
-                    points: points.to_vec(),
-                };
+                let series = Series { name: "odd".into(), points: points.to_vec() };
                 loss_curve(&dir.path().join("odd.png"), "", &[series], log_y).unwrap();
             }
         }
@@ -430,10 +359,7 @@ mod tests {
         let spread = |p: &[(f64, f64)]| p.windows(2).map(|w| (w[1].1 - w[0].1).abs()).sum::<f64>();
         assert!(spread(&smooth(&noisy)) < spread(&noisy) / 5.0);
         let straight: Vec<_> = (0..100).map(|i| (i as f64, -i as f64)).collect();
-        assert!(
-            smooth(&straight)[40..60].iter().all(|p| (p.0 + p.1).abs() < 1e-3),
-            "no lag"
-        );
+        assert!(smooth(&straight)[40..60].iter().all(|p| (p.0 + p.1).abs() < 1e-3), "no lag");
         let few = [(0.0, 1.0), (1.0, 5.0), (2.0, 2.0)];
         assert_eq!(smooth(&few), few);
     }
@@ -442,12 +368,7 @@ mod tests {
     fn ticks_are_round_and_inside() {
         assert_eq!(ticks(0.0, 2000.0, 9), [0.0, 500.0, 1000.0, 1500.0, 2000.0]);
         assert_eq!(ticks(0.3, 1.04, 4), [0.4, 0.6000000000000001, 0.8, 1.0]);
-        let powers = |low, high| {
-            log_ticks(low, high)
-                .iter()
-                .map(|t| number(10f64.powf(*t)))
-                .collect::<Vec<_>>()
-        };
+        let powers = |low, high| log_ticks(low, high).iter().map(|t| number(10f64.powf(*t))).collect::<Vec<_>>();
         assert_eq!(powers(-2.0, 0.1), ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"]);
         assert_eq!(powers(-1.7, -1.4), ["0.02", "0.025", "0.03", "0.035"]);
         assert_eq!(powers(-9.0, 1.0), ["1e-8", "1e-6", "0.0001", "0.01", "1"]);
@@ -455,26 +376,9 @@ mod tests {
 
     #[test]
     fn labels_are_short() {
-        let labels = [
-            0.0,
-            -0.0,
-            1.0,
-            0.1 + 0.2,
-            1500.0,
-            123456.0,
-            1e6,
-            0.0001,
-            0.00001,
-            -2.5,
-            1.25e-7,
-        ];
-        let expected = [
-            "0", "0", "1", "0.3", "1500", "123456", "1e6", "0.0001", "1e-5", "-2.5", "1.25e-7",
-        ];
+        let labels = [0.0, -0.0, 1.0, 0.1 + 0.2, 1500.0, 123456.0, 1e6, 0.0001, 0.00001, -2.5, 1.25e-7];
+        let expected = ["0", "0", "1", "0.3", "1500", "123456", "1e6", "0.0001", "1e-5", "-2.5", "1.25e-7"];
         assert_eq!(labels.map(number), expected);
-        assert_eq!(
-            [0.0, 500.0, 1500.0, 20000.0, 2.4e6].map(count),
-            ["0", "500", "1.5k", "20k", "2.4M"]
-        );
+        assert_eq!([0.0, 500.0, 1500.0, 20000.0, 2.4e6].map(count), ["0", "500", "1.5k", "20k", "2.4M"]);
     }
 }

@@ -123,19 +123,13 @@ impl<'a> Run<'a> {
         let objective = config.objective()?;
         let image = [set.height(), set.width(), set.channels()];
         // Only now: what could not begin leaves no folder behind, and changes none.
-        std::fs::create_dir_all(folder).map_err(|source| Error::Write {
-            path: folder.into(),
-            source,
-        })?;
+        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.into(), source })?;
         let lock = lock(folder)?;
         for folder in [folder.to_path_buf(), folder.join("samples"), folder.join("checkpoints")] {
-            std::fs::create_dir_all(&folder).map_err(|source| Error::Write {
-                path: folder.clone(),
-                source,
-            })?;
+            std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
             whole::remove_leftovers(&folder, Duration::ZERO)?;
         }
-        let found = newest(folder, &device, tell)?;
+        let found = newest(folder, &device, |_| true, tell)?;
         let Checkpoint { unet, optimizer, state } = match found {
             Some(checkpoint) if *checkpoint.unet.config() != network => {
                 return Err(Error::Run(format!(
@@ -151,39 +145,15 @@ impl<'a> Run<'a> {
                     TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
                     _ => None,
                 };
-                let state = State {
-                    step: 0,
-                    updates: 0,
-                    skipped: 0,
-                    rollbacks: 0,
-                    seconds: 0.0,
-                    importance,
-                };
-                Checkpoint {
-                    optimizer: Optimizer::new(&unet),
-                    unet,
-                    state,
-                }
+                let state = State { step: 0, updates: 0, skipped: 0, rollbacks: 0, seconds: 0.0, importance };
+                Checkpoint { optimizer: Optimizer::new(&unet), unet, state }
             }
         };
         let text = config.to_toml()?;
         whole::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
         let logs = Logs::open(folder, &folder.display().to_string(), state.step)?;
-        tell(Event::Started {
-            set: &set,
-            unet: &unet,
-            step: state.step,
-            steps: config.train.steps as u64,
-        });
-        let trainer = Trainer {
-            unet,
-            optimizer,
-            objective,
-            state,
-            image,
-            config: config.clone(),
-            device,
-        };
+        tell(Event::Started { set: &set, unet: &unet, step: state.step, steps: config.train.steps as u64 });
+        let trainer = Trainer { unet, optimizer, objective, state, image, config: config.clone(), device };
         Ok(Self {
             config,
             folder,
@@ -222,17 +192,13 @@ impl<'a> Run<'a> {
         let mut unsaved = false;
         let mut stopped = false;
         while trainer.state.step < steps && !stopped {
-            let batch = batches
-                .recv()
-                .map_err(|_| Error::Run("the thread that reads images ended unexpectedly".into()))??;
+            let batch =
+                batches.recv().map_err(|_| Error::Run("the thread that reads images ended unexpectedly".into()))??;
             let (next, report) = trainer.step(&batch)?;
             trainer = next;
             let step = trainer.state.step;
             window.add(&report, self.config.diffusion.timesteps);
-            tell(Event::Step {
-                step,
-                loss: report.loss,
-            });
+            tell(Event::Step { step, loss: report.loss });
 
             skipped_in_a_row = if report.moved { 0 } else { skipped_in_a_row + 1 };
             if !report.moved {
@@ -264,11 +230,7 @@ impl<'a> Run<'a> {
             // they do not take the place of better ones.
             unsaved |= due(step, train.checkpoint_every);
             if (unsaved && skipped_in_a_row == 0) || last {
-                let keep = if skipped_in_a_row == 0 {
-                    train.keep_checkpoints
-                } else {
-                    usize::MAX
-                };
+                let keep = if skipped_in_a_row == 0 { train.keep_checkpoints } else { usize::MAX };
                 self.save(&trainer, keep, tell)?;
                 unsaved = false;
             }
@@ -280,25 +242,14 @@ impl<'a> Run<'a> {
         let checkpoint = match self.last_checkpoint.take() {
             Some(path) => path,
             // Nothing was left to do.
-            None => self
-                .folder
-                .join("checkpoints")
-                .join(format!("{:09}", trainer.state.step)),
+            None => self.folder.join("checkpoints").join(format!("{:09}", trainer.state.step)),
         };
         let (step, records) = (trainer.state.step, self.logs.records().to_vec());
-        Ok(Finished {
-            step,
-            stopped: step < steps,
-            samples: self.last_samples.take(),
-            checkpoint,
-            records,
-        })
+        Ok(Finished { step, stopped: step < steps, samples: self.last_samples.take(), checkpoint, records })
     }
 
     fn save(&mut self, trainer: &Trainer, keep: usize, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let Trainer {
-            unet, optimizer, state, ..
-        } = trainer;
+        let Trainer { unet, optimizer, state, .. } = trainer;
         let path = checkpoint::save(self.folder, unet, optimizer, &self.scheduler, state, keep)?;
         tell(Event::Saved(&path));
         self.last_checkpoint = Some(path);
@@ -317,46 +268,23 @@ impl<'a> Run<'a> {
             return Err(Error::Run(message));
         }
         let at = trainer.state.step;
-        let Trainer {
-            objective,
-            image,
-            config,
-            device,
-            state,
-            ..
-        } = trainer;
-        let found = newest(self.folder, &device, tell)?;
-        let Some(Checkpoint {
-            unet,
-            optimizer,
-            state: saved,
-        }) = found
-        else {
+        let Trainer { objective, image, config, device, state, .. } = trainer;
+        // One that was saved after the last update has the very weights that fail.
+        let found = newest(self.folder, &device, |saved| saved.updates < state.updates, tell)?;
+        let Some(Checkpoint { unet, optimizer, state: saved }) = found else {
             let message = format!(
                 "step {at}: {skipped} steps in a row were not finite, and no checkpoint is there to go back to. \
                  Try a smaller `train.learning_rate`, or a `train.grad_clip` such as 1"
             );
             return Err(Error::Run(message));
         };
-        let state = State {
-            rollbacks,
-            skipped: state.skipped,
-            ..saved
-        };
+        let state = State { rollbacks, skipped: state.skipped, ..saved };
         tell(Event::Warning(format!(
             "step {at}: {skipped} steps in a row were not finite; back to step {} with half the learning rate",
             state.step
         )));
         self.logs = Logs::open(self.folder, &self.folder.display().to_string(), state.step)?;
-        Ok(Trainer {
-            unet,
-            optimizer,
-            objective,
-            state,
-            image,
-            config,
-            device,
-        })
+        Ok(Trainer { unet, optimizer, objective, state, image, config, device })
     }
 
     /// Draws a picture of samples of the averaged network, always from the same noise; or none, if asked to stop.
@@ -366,25 +294,14 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let unet = trainer.averaged();
-        let table = self
-            .config
-            .sampler()
-            .table(&self.scheduler, self.config.sample.steps, None, None)?;
+        let table = self.config.sampler().table(&self.scheduler, self.config.sample.steps, None, None)?;
         let seed = self.config.train.seed;
         let noise = initial_noise(seed, 0, count, trainer.image);
         let classes = self.set.class_names().len().max(1) as u32;
-        let labels: Option<Vec<u32>> = unet
-            .config()
-            .num_class_embeds
-            .map(|_| (0..count as u32).map(|i| i % classes).collect());
+        let labels: Option<Vec<u32>> =
+            unet.config().num_class_embeds.map(|_| (0..count as u32).map(|i| i % classes).collect());
         let batch_size = self.config.sample.batch_size;
-        let request = Request {
-            seed,
-            first_image: 0,
-            noise: &noise,
-            labels: labels.as_deref(),
-            batch_size,
-        };
+        let request = Request { seed, first_image: 0, noise: &noise, labels: labels.as_deref(), batch_size };
         let batches = count.div_ceil(batch_size);
         let images = walk(&unet, &table, self.scheduler.prediction_type, &request, |step| {
             let (done, total) = (step.first / batch_size * step.rows + step.row + 1, batches * step.rows);
@@ -402,10 +319,7 @@ impl<'a> Run<'a> {
         };
         let step = trainer.state.step;
         let path = self.folder.join("samples").join(format!("{step:09}.png"));
-        let info = [
-            ("step".to_owned(), step.to_string()),
-            ("seed".to_owned(), seed.to_string()),
-        ];
+        let info = [("step".to_owned(), step.to_string()), ("seed".to_owned(), seed.to_string())];
         output::write(&Output::Grid(path.clone()), &images, None, &[], &info).map_err(sample::Error::from)?;
         self.logs.picture(step, &path)?;
         self.logs.plot()?;
@@ -421,29 +335,28 @@ fn lock(folder: &Path) -> Result<Option<File>, Error> {
         return Ok(None);
     };
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(Error::Run(format!(
-            "{}: another process is training there; choose another folder",
-            folder.display()
-        ))),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::Run(format!("{}: another process is training there; choose another folder", folder.display())))
+        }
         _ => Ok(Some(file)),
     }
 }
 
-/// The newest whole checkpoint. If there are some, but none is whole, that is an error: beginning again would bury them.
-fn newest(run: &Path, device: &Device, tell: &mut dyn FnMut(Event)) -> Result<Option<Checkpoint>, Error> {
+/// The newest whole checkpoint that is wanted. If there are some, but none is whole, that is an error: beginning again
+/// would bury them.
+fn newest(
+    run: &Path,
+    device: &Device,
+    wanted: impl Fn(&State) -> bool,
+    tell: &mut dyn FnMut(Event),
+) -> Result<Option<Checkpoint>, Error> {
     let mut damaged = 0;
-    let found = checkpoint::newest(run, device, |path, error| {
+    let found = checkpoint::newest(run, device, wanted, |path, error| {
         damaged += 1;
         // Most errors name the file already.
         let (path, error) = (path.display().to_string(), error.to_string());
-        let place = if error.contains(&path) {
-            String::new()
-        } else {
-            format!("{path}: ")
-        };
-        tell(Event::Warning(format!(
-            "{place}{error}; this checkpoint is passed over"
-        )));
+        let place = if error.contains(&path) { String::new() } else { format!("{path}: ") };
+        tell(Event::Warning(format!("{place}{error}; this checkpoint is passed over")));
     })?;
     if found.is_none() && damaged > 0 {
         return Err(Error::Run(format!(

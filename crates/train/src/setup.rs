@@ -43,10 +43,7 @@ impl Config {
         let num_class_embeds = match (self.data.labels, self.model.num_class_embeds) {
             (false, _) => None,
             (true, _) if classes == 0 => {
-                return Err(Error::Run(format!(
-                    "`data.labels` is true, but {} has no labels",
-                    set.name()
-                )));
+                return Err(Error::Run(format!("`data.labels` is true, but {} has no labels", set.name())));
             }
             // One row more stands for "no class".
             (true, None) => Some(needed),
@@ -55,11 +52,7 @@ impl Config {
                     "`model.num_class_embeds` is {rows}, but {} has {classes} classes{}: expected {needed} or more, \
                      or leave it out",
                     set.name(),
-                    if needed > classes {
-                        ", and `train.label_dropout` needs one more"
-                    } else {
-                        ""
-                    }
+                    if needed > classes { ", and `train.label_dropout` needs one more" } else { "" }
                 )));
             }
             (true, Some(rows)) => Some(rows),
@@ -69,11 +62,7 @@ impl Config {
         let network = unet::Config {
             sample_size: Some(unet::SampleSize::of(set.height(), set.width())),
             in_channels: channels,
-            out_channels: if self.diffusion.variance.is_learned() {
-                2 * channels
-            } else {
-                channels
-            },
+            out_channels: if self.diffusion.variance.is_learned() { 2 * channels } else { channels },
             freq_shift: model.freq_shift,
             flip_sin_to_cos: model.flip_sin_to_cos,
             layers_per_block: model.layers_per_block,
@@ -115,14 +104,10 @@ impl Config {
     pub fn objective(&self) -> Result<Objective, Error> {
         let schedule = self.scheduler().noise_schedule()?;
         let weight = match (self.diffusion.loss, &self.diffusion.loss_weights) {
-            (Loss::MinSnr, _) => LossWeight::MinSnr {
-                gamma: self.diffusion.min_snr_gamma,
-            },
+            (Loss::MinSnr, _) => LossWeight::MinSnr { gamma: self.diffusion.min_snr_gamma },
             (Loss::Weights, Some(list)) => LossWeight::List(list.clone()),
             (Loss::Weights, None) => {
-                return Err(Error::Run(
-                    "`diffusion.loss` = \"weights\" needs `diffusion.loss_weights`".into(),
-                ));
+                return Err(Error::Run("`diffusion.loss` = \"weights\" needs `diffusion.loss_weights`".into()));
             }
             _ => LossWeight::Simple,
         };

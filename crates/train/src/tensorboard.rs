@@ -46,10 +46,7 @@ impl EventWriter {
     /// `first_step` is the first step that is going to be logged: 0 for a new run, one past the checkpoint's step for a
     /// resumed one. TensorBoard discards what older files of the folder hold for it and for later steps.
     pub fn create(dir: &Path, first_step: u64) -> Result<Self, EventError> {
-        let fail = |path: &Path, error| EventError {
-            path: path.to_owned(),
-            error,
-        };
+        let fail = |path: &Path, error| EventError { path: path.to_owned(), error };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         // The file must sort after its predecessors, even if the clock was set back or the run restarted within a second.
         let mut seconds = match newest(dir).map_err(|e| fail(dir, e))? {
@@ -67,9 +64,7 @@ impl EventWriter {
         let mut writer = Self { file, path, length: 0 };
         writer.event(0, |event| event.bytes(event::FILE_VERSION, b"brain.Event:2"))?;
         writer.event(first_step, |event| {
-            event.message(event::SESSION_LOG, |log| {
-                log.varint(session_log::STATUS, session_log::START)
-            })
+            event.message(event::SESSION_LOG, |log| log.varint(session_log::STATUS, session_log::START))
         })?;
         Ok(writer)
     }
@@ -112,9 +107,7 @@ impl EventWriter {
             summary.message(summary::VALUE, |v| {
                 v.bytes(value::TAG, tag.as_bytes());
                 v.message(value::METADATA, |metadata| {
-                    metadata.message(metadata::PLUGIN_DATA, |plugin| {
-                        plugin.bytes(metadata::PLUGIN_NAME, b"text")
-                    });
+                    metadata.message(metadata::PLUGIN_DATA, |plugin| plugin.bytes(metadata::PLUGIN_NAME, b"text"));
                 });
                 v.message(value::TENSOR, |tensor| {
                     tensor.varint(tensor::DTYPE, tensor::DT_STRING);
@@ -131,17 +124,12 @@ impl EventWriter {
 
     /// Appends one event with the present time, whole or, where the disk is full, not at all.
     fn event(&mut self, step: u64, fill: impl FnOnce(&mut Message)) -> Result<(), EventError> {
-        let wall_time = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |d| d.as_secs_f64());
+        let wall_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         let record = record(&encode(wall_time, step, fill));
         if let Err(error) = self.file.write_all(&record) {
             // TensorBoard would never get past a torn record. If even this fails, the error at hand is the one to report.
             let _ = self.file.set_len(self.length);
-            return Err(EventError {
-                path: self.path.clone(),
-                error,
-            });
+            return Err(EventError { path: self.path.clone(), error });
         }
         self.length += record.len() as u64;
         Ok(())
@@ -156,9 +144,7 @@ fn newest(dir: &Path) -> io::Result<Option<u64>> {
     let mut newest = None;
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let seconds = name
-            .to_str()
-            .and_then(|n| n.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok());
+        let seconds = name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok());
         newest = newest.max(seconds);
     }
     Ok(newest)
@@ -167,13 +153,7 @@ fn newest(dir: &Path) -> io::Result<Option<u64>> {
 /// The TFRecord that frames `data`: its length (u64), that length's checksum, the data, the data's checksum.
 fn record(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
-    [
-        &length[..],
-        &masked_crc(&length).to_le_bytes(),
-        data,
-        &masked_crc(data).to_le_bytes(),
-    ]
-    .concat()
+    [&length[..], &masked_crc(&length).to_le_bytes(), data, &masked_crc(data).to_le_bytes()].concat()
 }
 
 /// TFRecord's checksum: CRC-32C, rotated and shifted so that the checksum of data that holds checksums stays a good one.
@@ -356,10 +336,7 @@ mod tests {
             writer.scalars(step, &[("loss", 0.5), ("lr", 1e-3)]).unwrap();
             writer.text(step, "config", "hello").unwrap();
             writer.image(step, "samples", &[1; 200], 8, 8).unwrap();
-            assert_eq!(
-                payloads(&fs::read(writer.path()).unwrap()).len() as u64,
-                2 + 3 * (step - 40)
-            );
+            assert_eq!(payloads(&fs::read(writer.path()).unwrap()).len() as u64, 2 + 3 * (step - 40));
         }
     }
 
@@ -368,9 +345,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("events.out.tfevents.9000000000.ddpm"), "").unwrap();
         fs::write(dir.path().join("events.out.tfevents.other"), "").unwrap();
-        let names: Vec<_> = (0..3)
-            .map(|_| EventWriter::create(dir.path(), 0).unwrap().path().to_owned())
-            .collect();
+        let names: Vec<_> = (0..3).map(|_| EventWriter::create(dir.path(), 0).unwrap().path().to_owned()).collect();
         assert!(names[0].ends_with("events.out.tfevents.9000000001.ddpm"));
         assert!(names.is_sorted() && names[1] != names[2]);
     }

@@ -56,11 +56,7 @@ impl Trainer {
     /// The learning rate of the next step: warmed up linearly, halved at each roll-back.
     pub fn learning_rate(&self) -> f64 {
         let warmup = self.config.train.warmup_steps as u64;
-        let ramp = if warmup == 0 {
-            1.0
-        } else {
-            ((self.state.step + 1) as f64 / warmup as f64).min(1.0)
-        };
+        let ramp = if warmup == 0 { 1.0 } else { ((self.state.step + 1) as f64 / warmup as f64).min(1.0) };
         self.config.train.learning_rate * ramp * 0.5f64.powi(self.state.rollbacks as i32)
     }
 
@@ -98,13 +94,7 @@ impl Trainer {
             .par_chunks_mut(size)
             .enumerate()
             .for_each(|(i, image)| random.normals(Stream::Noise, i as u64, step, image));
-        Noisy {
-            dims: [n, height, width, channels],
-            x0: batch.x0.clone(),
-            epsilon,
-            timesteps,
-            importance,
-        }
+        Noisy { dims: [n, height, width, channels], x0: batch.x0.clone(), epsilon, timesteps, importance }
     }
 
     /// One step on a batch. Where the loss or the gradient is not finite, nothing moves and the report says so.
@@ -139,11 +129,7 @@ impl Trainer {
         if moved {
             let clip = self.config.train.grad_clip;
             // As torch.nn.utils.clip_grad_norm_ has it; 0 is no clipping.
-            let clipped = if clip > 0.0 {
-                (clip / (gradient_norm + 1e-6)).min(1.0)
-            } else {
-                1.0
-            };
+            let clipped = if clip > 0.0 { (clip / (gradient_norm + 1e-6)).min(1.0) } else { 1.0 };
             let step = AdamStep {
                 learning_rate,
                 beta1: self.config.train.beta1,
@@ -164,16 +150,7 @@ impl Trainer {
             }
         }
         self.state.step += 1;
-        Ok((
-            self,
-            Report {
-                loss,
-                each,
-                gradient_norm,
-                learning_rate,
-                moved,
-            },
-        ))
+        Ok((self, Report { loss, each, gradient_norm, learning_rate, moved }))
     }
 
     /// Loss, each image's loss, and gradients of a part of the batch.
@@ -193,26 +170,15 @@ impl Trainer {
             timesteps: noisy.timesteps[range.clone()].to_vec(),
             importance: noisy.importance[range.clone()].to_vec(),
         };
-        let labels = batch
-            .labels
-            .as_ref()
-            .map(|labels| Labels::Classes(&labels[range.clone()]));
+        let labels = batch.labels.as_ref().map(|labels| Labels::Classes(&labels[range.clone()]));
         self.unet.check_labels(range.len(), labels)?;
         let timesteps: Vec<f32> = part.timesteps.iter().map(|&t| t as f32).collect();
-        let dropout = Dropout {
-            random: self.random(),
-            step: self.state.step,
-            first_image: range.start as u64,
-        };
+        let dropout = Dropout { random: self.random(), step: self.state.step, first_image: range.start as u64 };
         let x_t = Tensor::<4>::from_data(TensorData::new(self.objective.q_sample(&part), part.dims), &self.device);
         let output = self.unet.forward(x_t.clone(), &timesteps, labels, Some(&dropout));
         let loss = self.objective.loss(output, &x_t, &part);
         let mean = f64::from(loss.mean.clone().into_scalar::<f32>());
-        let each = part
-            .timesteps
-            .into_iter()
-            .zip(loss.each.into_data().iter::<f64>().collect::<Vec<_>>())
-            .collect();
+        let each = part.timesteps.into_iter().zip(loss.each.into_data().iter::<f64>().collect::<Vec<_>>()).collect();
         let mut gradients = loss.mean.backward();
         Ok((mean, each, self.unet.take_gradients(&mut gradients)))
     }
@@ -221,8 +187,6 @@ impl Trainer {
     pub fn averaged(&self) -> Unet {
         use burn::module::Module;
         let mut averages = self.optimizer.averages();
-        self.unet
-            .valid()
-            .map_parameters(|_, old| averages.next().unwrap_or(old))
+        self.unet.valid().map_parameters(|_, old| averages.next().unwrap_or(old))
     }
 }

@@ -75,12 +75,7 @@ impl ResnetBlock {
         Self {
             norm1: GroupNorm::new(init, c_in, groups, epsilon),
             conv1: Conv2d::new(init, c_in, c_out, 3, same, ONE),
-            time_emb_proj: Linear::new(
-                init,
-                config.time_embed_dim(),
-                if scale_shift { 2 * c_out } else { c_out },
-                ONE,
-            ),
+            time_emb_proj: Linear::new(init, config.time_embed_dim(), if scale_shift { 2 * c_out } else { c_out }, ONE),
             norm2: GroupNorm::new(init, c_out, groups, epsilon),
             conv2: Conv2d::new(init, c_out, c_out, 3, same, ALMOST_ZERO),
             conv_shortcut: (c_in != c_out).then(|| Conv2d::new(init, c_in, c_out, 1, Geometry::same(1), ONE)),
@@ -100,20 +95,13 @@ impl ResnetBlock {
         channels: usize,
         to: Resampling,
     ) -> Self {
-        Self {
-            resampling: to,
-            ..Self::new(init, config, numbering, channels, channels, 1.0)
-        }
+        Self { resampling: to, ..Self::new(init, config, numbering, channels, channels, 1.0) }
     }
 
     /// x `[N,H,W,I]`, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
     fn forward(&self, x: Tensor<4>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
         let time = self.time_emb_proj.forward(emb);
-        let (shift, scale_shift) = if self.scale_shift {
-            (None, Some(time))
-        } else {
-            (Some(time), None)
-        };
+        let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
         let h = self.resampling.apply(self.norm1.forward_silu(x.clone(), None));
         let x = self.resampling.apply(x);
         let h = self.conv1.forward_with(h, shift, None);
@@ -124,11 +112,7 @@ impl ResnetBlock {
             None => x,
         };
         let y = self.conv2.forward_with(h, None, Some(shortcut));
-        if self.output_scale == 1.0 {
-            y
-        } else {
-            y.div_scalar(self.output_scale)
-        }
+        if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
     }
 
     fn drop(&self, h: Tensor<4>, dropout: Option<&Dropout>) -> Tensor<4> {
@@ -139,9 +123,7 @@ impl ResnetBlock {
         let mut mask = vec![1.0; dims.iter().product()];
         for (i, image) in mask.chunks_mut((dims[1] * dims[2] * dims[3]).max(1)).enumerate() {
             let index = (self.number as u64) << 32 | (dropout.first_image + i as u64);
-            dropout
-                .random
-                .dropout(Stream::Dropout, index, dropout.step, 0, self.dropout as f32, image);
+            dropout.random.dropout(Stream::Dropout, index, dropout.step, 0, self.dropout as f32, image);
         }
         let mask = Tensor::from_data(TensorData::new(mask, dims), &h.device());
         h.mul(mask)
@@ -192,19 +174,14 @@ impl AttentionBlock {
         let v = tokens(self.to_v.forward(rows));
         let out = ops::attention(q, k, v, self.heads);
         let inner = out.dims()[2];
-        let y = x + self.to_out[0]
-            .forward(out.reshape([n * h * w, inner]))
-            .reshape([n, h, w, c]);
-        if self.output_scale == 1.0 {
-            y
-        } else {
-            y.div_scalar(self.output_scale)
-        }
+        let y = x + self.to_out[0].forward(out.reshape([n * h * w, inner])).reshape([n, h, w, c]);
+        if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
     }
 }
 
 /// What comes between two levels.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has a handful of them")]
 pub enum Sampler {
     /// A convolution.
     Conv(ConvSampler),
@@ -240,11 +217,7 @@ impl DownBlock {
         };
         let last = level + 1 == config.block_out_channels.len();
         let padding = config.downsample_padding;
-        let geometry = Geometry {
-            stride: 2,
-            before: padding,
-            after: 1,
-        };
+        let geometry = Geometry { stride: 2, before: padding, after: 1 };
         Self {
             resnets,
             attentions: (0..attentions)
@@ -252,16 +225,12 @@ impl DownBlock {
                 .collect(),
             downsamplers: (0..usize::from(!last))
                 .map(|_| match config.downsample(level) {
-                    ResampleType::Conv => Sampler::Conv(ConvSampler {
-                        conv: Conv2d::new(init, c_out, c_out, 3, geometry, ONE),
-                    }),
-                    ResampleType::Resnet => Sampler::Resnet(ResnetBlock::resampling(
-                        init,
-                        config,
-                        numbering,
-                        c_out,
-                        Resampling::Down,
-                    )),
+                    ResampleType::Conv => {
+                        Sampler::Conv(ConvSampler { conv: Conv2d::new(init, c_out, c_out, 3, geometry, ONE) })
+                    }
+                    ResampleType::Resnet => {
+                        Sampler::Resnet(ResnetBlock::resampling(init, config, numbering, c_out, Resampling::Down))
+                    }
                 })
                 .collect(),
         }
@@ -308,10 +277,7 @@ impl MidBlock {
         let attentions = (0..usize::from(config.add_attention))
             .map(|_| AttentionBlock::new(init, config, channels, config.mid_attention_groups(), scale))
             .collect();
-        Self {
-            resnets: vec![first, resnet(init)],
-            attentions,
-        }
+        Self { resnets: vec![first, resnet(init)], attentions }
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>, emb: &Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {

@@ -19,11 +19,7 @@ pub enum SampleSize {
 impl SampleSize {
     /// The size as diffusers writes it.
     pub fn of(height: usize, width: usize) -> Self {
-        if height == width {
-            Self::Square(height)
-        } else {
-            Self::Rectangle([height, width])
-        }
+        if height == width { Self::Square(height) } else { Self::Rectangle([height, width]) }
     }
 
     /// `(height, width)` in pixels.
@@ -217,10 +213,7 @@ impl Default for Config {
 
 /// Keys of `UNet2DModel` that this network has one answer to: anything but these values is refused by name.
 fn fixed_keys() -> [(&'static str, &'static [&'static str]); 2] {
-    [
-        ("act_fn", &["\"silu\"", "\"swish\""]),
-        ("_class_name", &["\"UNet2DModel\""]),
-    ]
+    [("act_fn", &["\"silu\"", "\"swish\""]), ("_class_name", &["\"UNet2DModel\""])]
 }
 
 impl Config {
@@ -257,23 +250,11 @@ impl Config {
         self.block_out_channels = channels.to_vec();
         self.down_block_types = levels
             .clone()
-            .map(|i| {
-                if attends(i) {
-                    DownBlockType::AttnDownBlock2D
-                } else {
-                    DownBlockType::DownBlock2D
-                }
-            })
+            .map(|i| if attends(i) { DownBlockType::AttnDownBlock2D } else { DownBlockType::DownBlock2D })
             .collect();
         self.up_block_types = levels
             .rev()
-            .map(|i| {
-                if attends(i) {
-                    UpBlockType::AttnUpBlock2D
-                } else {
-                    UpBlockType::UpBlock2D
-                }
-            })
+            .map(|i| if attends(i) { UpBlockType::AttnUpBlock2D } else { UpBlockType::UpBlock2D })
             .collect();
         self
     }
@@ -284,14 +265,8 @@ impl Config {
     /// If the file cannot be read, is not JSON, has a key or a value that is not supported (named), or does not
     /// describe a network.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.into(),
-            source,
-        })?;
-        Self::from_json(&text).map_err(|error| Error::ConfigFile {
-            path: path.into(),
-            source: Box::new(error),
-        })
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        Self::from_json(&text).map_err(|error| Error::ConfigFile { path: path.into(), source: Box::new(error) })
     }
 
     /// As [`Config::read`], from the text itself.
@@ -317,9 +292,7 @@ impl Config {
         let known = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
         for (key, value) in &keys {
             if known.get(key).is_none() && !value.is_null() {
-                return Err(invalid(format!(
-                    "`{key}` = {value} is not a key of UNet2DModel that is supported"
-                )));
+                return Err(invalid(format!("`{key}` = {value} is not a key of UNet2DModel that is supported")));
             }
         }
         // One field at a time, so that a bad value is reported with its key.
@@ -361,22 +334,12 @@ impl Config {
     pub fn validate(&self) -> Result<(), Error> {
         let check = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Config(message)) };
         let levels = self.block_out_channels.len();
-        check(
-            levels >= 1,
-            "`block_out_channels` is empty; expected the channels of at least one level".into(),
-        )?;
-        check(
-            levels <= 16,
-            format!("`block_out_channels` has {levels} levels; at most 16 are supported"),
-        )?;
-        for (key, len) in [
-            ("down_block_types", self.down_block_types.len()),
-            ("up_block_types", self.up_block_types.len()),
-        ] {
-            check(
-                len == levels,
-                format!("`{key}` has {len} entries but `block_out_channels` has {levels}"),
-            )?;
+        check(levels >= 1, "`block_out_channels` is empty; expected the channels of at least one level".into())?;
+        check(levels <= 16, format!("`block_out_channels` has {levels} levels; at most 16 are supported"))?;
+        for (key, len) in
+            [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
+        {
+            check(len == levels, format!("`{key}` has {len} entries but `block_out_channels` has {levels}"))?;
         }
         for (key, value) in [
             ("in_channels", self.in_channels),
@@ -389,19 +352,13 @@ impl Config {
             ("attn_norm_num_groups", self.attn_norm_num_groups.unwrap_or(1)),
             ("num_train_timesteps", self.num_train_timesteps.unwrap_or(1)),
         ] {
-            check(
-                (1..=1 << 16).contains(&value),
-                format!("`{key}` is {value}; expected 1 to 65536"),
-            )?;
+            check((1..=1 << 16).contains(&value), format!("`{key}` is {value}; expected 1 to 65536"))?;
         }
         check(
             self.downsample_padding <= 1,
             format!("`downsample_padding` is {}; expected 0 or 1", self.downsample_padding),
         )?;
-        check(
-            (0.0..1.0).contains(&self.dropout),
-            format!("`dropout` is {}; expected 0 ≤ p < 1", self.dropout),
-        )?;
+        check((0.0..1.0).contains(&self.dropout), format!("`dropout` is {}; expected 0 ≤ p < 1", self.dropout))?;
         check(
             self.norm_eps > 0.0 && self.norm_eps.is_finite(),
             format!("`norm_eps` is {}; expected > 0", self.norm_eps),
@@ -419,10 +376,7 @@ impl Config {
             check((1..=1 << 16).contains(&channels), format!("{key}; expected 1 to 65536"))?;
             check(
                 channels % self.norm_num_groups == 0,
-                format!(
-                    "{key} is not a multiple of `norm_num_groups` = {}",
-                    self.norm_num_groups
-                ),
+                format!("{key} is not a multiple of `norm_num_groups` = {}", self.norm_num_groups),
             )?;
             if let Some(head_dim) = self.attention_head_dim
                 && (self.attends(level) || (level + 1 == levels && self.add_attention))
@@ -434,10 +388,7 @@ impl Config {
             }
         }
         if let (Some(groups), Some(&last)) = (self.attn_norm_num_groups, self.block_out_channels.last()) {
-            check(
-                last % groups == 0,
-                format!("`attn_norm_num_groups` = {groups} does not divide {last} channels"),
-            )?;
+            check(last % groups == 0, format!("`attn_norm_num_groups` = {groups} does not divide {last} channels"))?;
         }
         let first = self.block_out_channels[0];
         check(
@@ -598,34 +549,19 @@ mod tests {
 
     #[test]
     fn paper_networks_have_the_published_parameter_counts() {
-        assert_eq!(
-            Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(),
-            35_746_307
-        );
-        assert_eq!(
-            Config::ho(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(),
-            113_673_219
-        );
+        assert_eq!(Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
+        assert_eq!(Config::ho(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(), 113_673_219);
         // With a learned variance the last convolution has twice the outputs.
-        let learned = Config {
-            out_channels: 6,
-            ..Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16])
-        };
+        let learned = Config { out_channels: 6, ..Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]) };
         assert_eq!(learned.parameter_count(), 35_749_766);
         // The network of the ten-minute race (docs/performance.md).
-        let race = Config {
-            norm_num_groups: 16,
-            ..Config::ho(32, 1, &[32, 64, 64], 1, &[8])
-        };
+        let race = Config { norm_num_groups: 16, ..Config::ho(32, 1, &[32, 64, 64], 1, &[8]) };
         assert_eq!(race.parameter_count(), 1_112_801);
     }
 
     #[test]
     fn json_round_trips() {
-        let config = Config {
-            num_class_embeds: Some(10),
-            ..Config::ho(32, 3, &[32, 64], 1, &[16])
-        };
+        let config = Config { num_class_embeds: Some(10), ..Config::ho(32, 3, &[32, 64], 1, &[16]) };
         assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
     }
 
@@ -638,10 +574,7 @@ mod tests {
             "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32,
             "out_channels": 3, "sample_size": 32, "time_embedding_type": "positional",
             "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"] }"#;
-        assert_eq!(
-            Config::from_json(text).unwrap(),
-            Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16])
-        );
+        assert_eq!(Config::from_json(text).unwrap(), Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]));
     }
 
     #[test]

@@ -16,11 +16,7 @@ pub struct Init<'a> {
 impl<'a> Init<'a> {
     /// Parameters from a seed, on a device.
     pub fn new(seed: u64, device: &'a Device) -> Self {
-        Self {
-            random: Random::new(seed),
-            device,
-            drawn: 0,
-        }
+        Self { random: Random::new(seed), device, drawn: 0 }
     }
 
     fn tensor<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
@@ -37,9 +33,7 @@ impl<'a> Init<'a> {
         self.random.uniforms(Stream::Parameters, self.drawn, 0, &mut values);
         self.drawn += 1;
         let limit = (3.0 * scale / fan_avg).sqrt();
-        values
-            .iter_mut()
-            .for_each(|v| *v = (limit * (2.0 * f64::from(*v) - 1.0)) as f32);
+        values.iter_mut().for_each(|v| *v = (limit * (2.0 * f64::from(*v) - 1.0)) as f32);
         self.tensor(values, shape)
     }
 
@@ -87,15 +81,7 @@ impl Conv2d {
 
     /// As [`Conv2d::forward`], with `shift` `[N,O]` and `residual` `[N,H′,W′,O]` added.
     pub fn forward_with(&self, x: Tensor<4>, shift: Option<Tensor<2>>, residual: Option<Tensor<4>>) -> Tensor<4> {
-        ops::conv2d(
-            x,
-            self.weight.val(),
-            self.bias.val(),
-            shift,
-            residual,
-            self.geometry,
-            &self.prepared,
-        )
+        ops::conv2d(x, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.prepared)
     }
 }
 
@@ -110,10 +96,7 @@ impl Linear {
     /// A layer of `c_in` inputs and `c_out` outputs.
     pub fn new(init: &mut Init, c_in: usize, c_out: usize, scale: f64) -> Self {
         let fan_avg = (c_in + c_out) as f64 / 2.0;
-        Self {
-            weight: init.uniform([c_in, c_out], fan_avg, scale),
-            bias: init.constant(0.0, c_out),
-        }
+        Self { weight: init.uniform([c_in, c_out], fan_avg, scale), bias: init.constant(0.0, c_out) }
     }
 
     /// `[M,I]` to `[M,O]`.
@@ -134,38 +117,17 @@ pub struct GroupNorm {
 impl GroupNorm {
     /// Normalises `channels` in `groups`.
     pub fn new(init: &mut Init, channels: usize, groups: usize, epsilon: f64) -> Self {
-        Self {
-            weight: init.constant(1.0, channels),
-            bias: init.constant(0.0, channels),
-            groups,
-            epsilon,
-        }
+        Self { weight: init.constant(1.0, channels), bias: init.constant(0.0, channels), groups, epsilon }
     }
 
     /// `[N,H,W,C]` to the same.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::group_norm(
-            x,
-            self.weight.val(),
-            self.bias.val(),
-            None,
-            self.groups,
-            self.epsilon,
-            false,
-        )
+        ops::group_norm(x, self.weight.val(), self.bias.val(), None, self.groups, self.epsilon, false)
     }
 
     /// Followed by ·(1 + scale) + shift, where `[N,2C]` is given, and SiLU.
     pub fn forward_silu(&self, x: Tensor<4>, scale_shift: Option<Tensor<2>>) -> Tensor<4> {
-        ops::group_norm(
-            x,
-            self.weight.val(),
-            self.bias.val(),
-            scale_shift,
-            self.groups,
-            self.epsilon,
-            true,
-        )
+        ops::group_norm(x, self.weight.val(), self.bias.val(), scale_shift, self.groups, self.epsilon, true)
     }
 }
 
@@ -178,9 +140,7 @@ pub struct Embedding {
 impl Embedding {
     /// `classes` vectors of `width`.
     pub fn new(init: &mut Init, classes: usize, width: usize) -> Self {
-        Self {
-            weight: init.normal([classes, width], 1.0),
-        }
+        Self { weight: init.normal([classes, width], 1.0) }
     }
 
     /// The vectors of labels, `[N,width]`.
@@ -201,9 +161,7 @@ pub struct FourierFrequencies {
 impl FourierFrequencies {
     /// `width` frequencies of deviation 16.
     pub fn new(init: &mut Init, width: usize) -> Self {
-        Self {
-            weight: init.normal([width], 16.0).set_require_grad(false),
-        }
+        Self { weight: init.normal([width], 16.0).set_require_grad(false) }
     }
 
     /// The frequencies.

@@ -47,9 +47,7 @@ impl Unet {
             let downsampled = usize::from(level + 1 < widths.len());
             skips.extend(std::iter::repeat_n(channels, config.layers_per_block + downsampled));
         }
-        let mid_block = config
-            .mid_block_type
-            .map(|_| MidBlock::new(init, config, numbering, channels));
+        let mid_block = config.mid_block_type.map(|_| MidBlock::new(init, config, numbering, channels));
         let mut up_blocks = Vec::new();
         for (index, &c_out) in widths.iter().rev().enumerate() {
             up_blocks.push(UpBlock::new(init, config, numbering, index, channels, &mut skips));
@@ -91,11 +89,7 @@ impl Unet {
         assert_eq!(x.dims()[0], timesteps.len(), "one timestep for each image");
         let device = x.device();
         let emb = self.time.forward(timesteps, labels, &device);
-        let x = if self.config.center_input_sample {
-            x.mul_scalar(2.0).sub_scalar(1.0)
-        } else {
-            x
-        };
+        let x = if self.config.center_input_sample { x.mul_scalar(2.0).sub_scalar(1.0) } else { x };
         let mut x = self.conv_in.forward(x);
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
@@ -146,18 +140,10 @@ impl Unet {
         let found = match labels {
             None => "none".to_owned(),
             Some(Labels::Classes(labels)) => {
-                format!(
-                    "{} class numbers up to {}",
-                    labels.len(),
-                    labels.iter().max().unwrap_or(&0)
-                )
+                format!("{} class numbers up to {}", labels.len(), labels.iter().max().unwrap_or(&0))
             }
             Some(Labels::Vectors(vectors)) => format!("{} numbers", vectors.len()),
         };
-        if fits {
-            Ok(())
-        } else {
-            Err(Error::Labels(format!("expected {expected}; found {found}")))
-        }
+        if fits { Ok(()) } else { Err(Error::Labels(format!("expected {expected}; found {found}"))) }
     }
 }

@@ -30,7 +30,7 @@ impl Layout {
     }
 
     /// Axes of the layout on disk, in terms of those here.
-    fn to_disk(self) -> &'static [usize] {
+    fn on_disk(self) -> &'static [usize] {
         match self {
             Self::Same => &[],
             Self::Linear => &[1, 0],
@@ -39,7 +39,7 @@ impl Layout {
     }
 
     /// Axes of the layout here, in terms of those on disk.
-    fn from_disk(self) -> &'static [usize] {
+    fn here(self) -> &'static [usize] {
         match self {
             Self::Same => &[],
             Self::Linear => &[1, 0],
@@ -90,12 +90,7 @@ impl Path {
     }
 
     fn name(&self) -> String {
-        let shown: Vec<&str> = self
-            .0
-            .iter()
-            .filter(|(_, hidden)| !hidden)
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let shown: Vec<&str> = self.0.iter().filter(|(_, hidden)| !hidden).map(|(name, _)| name.as_str()).collect();
         shown.join(".")
     }
 }
@@ -122,13 +117,7 @@ impl<F: FnMut(&str, ParamId, Vec<usize>, Tensor<1>, bool)> ModuleVisitor for Vis
         let shape = value.dims().to_vec();
         let len: usize = shape.iter().product();
         let trained = value.is_require_grad();
-        (self.each)(
-            &self.path.name(),
-            param.id,
-            shape,
-            value.inner().reshape([len]),
-            trained,
-        );
+        (self.each)(&self.path.name(), param.id, shape, value.inner().reshape([len]), trained);
     }
 
     fn enter_module(&mut self, name: &str, container: &str) {
@@ -152,11 +141,7 @@ impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Replace<F> {
         let (shape, trained, autodiff) = (value.dims(), value.is_require_grad(), value.is_autodiff());
         let len: usize = shape.iter().product();
         let new = (self.each)(&name, value.inner().reshape([len])).reshape(shape);
-        let new = if autodiff {
-            Tensor::from_inner(new).set_require_grad(trained)
-        } else {
-            new
-        };
+        let new = if autodiff { Tensor::from_inner(new).set_require_grad(trained) } else { new };
         Param::from_mapped_value(id, new, mapper)
     }
 
@@ -178,8 +163,7 @@ impl ModuleVisitor for TakeGradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val();
         let len: usize = value.dims().iter().product();
-        self.taken
-            .push(value.grad_remove(self.gradients).map(|g| g.reshape([len])));
+        self.taken.push(value.grad_remove(self.gradients).map(|g| g.reshape([len])));
     }
 }
 
@@ -187,27 +171,15 @@ impl Unet {
     /// Every parameter in a fixed order: flat, off the autodiff graph, sharing memory with the network.
     pub fn flat_parameters(&self) -> Vec<Flat> {
         let mut all = Vec::new();
-        let each = |name: &str, _, shape, values, _| {
-            all.push(Flat {
-                name: name.to_owned(),
-                shape,
-                values,
-            })
-        };
-        self.visit(&mut Visitor {
-            path: Path::default(),
-            each,
-        });
+        let each = |name: &str, _, shape, values, _| all.push(Flat { name: name.to_owned(), shape, values });
+        self.visit(&mut Visitor { path: Path::default(), each });
         all
     }
 
     /// The gradients of the parameters in the order of [`Unet::flat_parameters`], taken out of a backward pass's result.
     /// `None` for what is not trained.
     pub fn take_gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor<1>>> {
-        let mut visitor = TakeGradients {
-            gradients,
-            taken: Vec::new(),
-        };
+        let mut visitor = TakeGradients { gradients, taken: Vec::new() };
         self.visit(&mut visitor);
         visitor.taken
     }
@@ -215,10 +187,7 @@ impl Unet {
     /// The network with each flat parameter replaced, in the order of [`Unet::flat_parameters`]; a function that owns
     /// what it is given may change it in place.
     pub fn map_parameters(self, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
-        self.map(&mut Replace {
-            path: Path::default(),
-            each,
-        })
+        self.map(&mut Replace { path: Path::default(), each })
     }
 
     /// Parameters by diffusers' names and in its layout. `values` has one tensor for each parameter in the order of
@@ -229,10 +198,8 @@ impl Unet {
     pub fn tensors_of(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Result<Tensors, Error> {
         let mut tensors = Tensors::new();
         for (flat, values) in self.flat_parameters().into_iter().zip(values) {
-            let data = values
-                .try_into_vec_as::<f32>()
-                .map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
-            let axes = Layout::of(&flat.name, flat.shape.len()).to_disk();
+            let data = values.try_into_vec_as::<f32>().map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
+            let axes = Layout::of(&flat.name, flat.shape.len()).on_disk();
             let (data, shape) = permuted(&data, &flat.shape, axes);
             tensors.insert(flat.name, weights::Tensor { shape, data });
         }
@@ -262,24 +229,17 @@ impl Unet {
             };
             let expected = match layout {
                 Layout::Same => flat.shape.clone(),
-                _ => layout.to_disk().iter().map(|&a| flat.shape[a]).collect(),
+                _ => layout.on_disk().iter().map(|&a| flat.shape[a]).collect(),
             };
             if tensor.shape != expected {
-                return Err(Error::Shape {
-                    name: flat.name,
-                    found: tensor.shape,
-                    expected,
-                });
+                return Err(Error::Shape { name: flat.name, found: tensor.shape, expected });
             }
-            let (data, _) = permuted(&tensor.data, &expected, layout.from_disk());
+            let (data, _) = permuted(&tensor.data, &expected, layout.here());
             let len = data.len();
             values.push(Tensor::from_data(TensorData::new(data, [len]), device));
         }
         if !missing.is_empty() || !tensors.is_empty() {
-            return Err(Error::Names {
-                missing,
-                unexpected: tensors.into_keys().collect(),
-            });
+            return Err(Error::Names { missing, unexpected: tensors.into_keys().collect() });
         }
         Ok(values)
     }
@@ -298,10 +258,7 @@ impl Unet {
     pub fn device(&self) -> Device {
         let mut device = None;
         let each = |_: &str, _, _, values: Tensor<1>, _| device = Some(values.device());
-        self.visit(&mut Visitor {
-            path: Path::default(),
-            each,
-        });
+        self.visit(&mut Visitor { path: Path::default(), each });
         device.unwrap_or_default().without_autodiff()
     }
 
@@ -314,10 +271,9 @@ impl Unet {
         let mut tensors = Tensors::new();
         for (flat, gradient) in self.flat_parameters().into_iter().zip(taken) {
             if let Some(gradient) = gradient {
-                let data = gradient
-                    .try_into_vec_as::<f32>()
-                    .map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
-                let (data, shape) = permuted(&data, &flat.shape, Layout::of(&flat.name, flat.shape.len()).to_disk());
+                let data =
+                    gradient.try_into_vec_as::<f32>().map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
+                let (data, shape) = permuted(&data, &flat.shape, Layout::of(&flat.name, flat.shape.len()).on_disk());
                 tensors.insert(flat.name, weights::Tensor { shape, data });
             }
         }

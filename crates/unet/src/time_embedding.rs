@@ -16,10 +16,7 @@ pub struct TimestepEmbedding {
 
 impl TimestepEmbedding {
     fn new(init: &mut Init, c_in: usize, width: usize) -> Self {
-        Self {
-            linear_1: Linear::new(init, c_in, width, ONE),
-            linear_2: Linear::new(init, width, width, ONE),
-        }
+        Self { linear_1: Linear::new(init, c_in, width, ONE), linear_2: Linear::new(init, width, width, ONE) }
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
@@ -29,6 +26,7 @@ impl TimestepEmbedding {
 
 /// The embedding of a class label.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has a handful of them")]
 pub enum ClassEmbedding {
     /// A row of a table.
     Table(Embedding),
@@ -94,10 +92,7 @@ impl Positional {
         let arguments = timesteps.iter().flat_map(|&t| frequencies.iter().map(move |f| t * f));
         let mut rows = sines_and_cosines(arguments, half, self.flip_sin_to_cos);
         if self.width % 2 == 1 {
-            rows = rows
-                .chunks(2 * half)
-                .flat_map(|row| row.iter().copied().chain([0.0]))
-                .collect();
+            rows = rows.chunks(2 * half).flat_map(|row| row.iter().copied().chain([0.0])).collect();
         }
         rows
     }
@@ -125,17 +120,12 @@ impl TimeEmbedding {
         Self {
             time_proj: match config.time_embedding_type {
                 TimeEmbeddingType::Positional => None,
-                TimeEmbeddingType::Fourier => Some(TimeProjection::Fourier(FourierFrequencies::new(
-                    init,
-                    config.block_out_channels[0],
-                ))),
+                TimeEmbeddingType::Fourier => {
+                    Some(TimeProjection::Fourier(FourierFrequencies::new(init, config.block_out_channels[0])))
+                }
                 TimeEmbeddingType::Learned => {
                     let rows = config.num_train_timesteps.unwrap_or(1);
-                    Some(TimeProjection::Learned(Embedding::new(
-                        init,
-                        rows,
-                        config.block_out_channels[0],
-                    )))
+                    Some(TimeProjection::Learned(Embedding::new(init, rows, config.block_out_channels[0])))
                 }
             },
             time_embedding: TimestepEmbedding::new(init, c_in, width),
@@ -206,22 +196,14 @@ mod tests {
     #[test]
     fn positional_embedding_is_the_papers() {
         // Ho et al.'s get_timestep_embedding: half = 2, frequencies 1 and 10000^-1.
-        let positional = Positional {
-            width: 4,
-            freq_shift: 1.0,
-            flip_sin_to_cos: false,
-        };
+        let positional = Positional { width: 4, freq_shift: 1.0, flip_sin_to_cos: false };
         let [t, f] = [7.0f64, 1e-4];
         let expected = [t.sin(), (t * f).sin(), t.cos(), (t * f).cos()];
         for (got, expected) in positional.embed(&[7.0]).into_iter().zip(expected) {
             assert!((f64::from(got) - expected).abs() < 1e-7, "{got} {expected}");
         }
         // OpenAI's: cosines first, frequencies 1 and 10000^-½.
-        let positional = Positional {
-            width: 4,
-            freq_shift: 0.0,
-            flip_sin_to_cos: true,
-        };
+        let positional = Positional { width: 4, freq_shift: 0.0, flip_sin_to_cos: true };
         let expected = [t.cos(), (t * 0.01).cos(), t.sin(), (t * 0.01).sin()];
         for (got, expected) in positional.embed(&[7.0]).into_iter().zip(expected) {
             assert!((f64::from(got) - expected).abs() < 1e-7, "{got} {expected}");

@@ -59,29 +59,17 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
     let path = folder.join(MANIFEST);
     let file = File::open(&path).map_err(Error::read(&path))?;
     let mut text = Vec::new();
-    file.take(MAX_MANIFEST)
-        .read_to_end(&mut text)
-        .map_err(Error::read(&path))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
-        path: path.clone(),
-        reason: format!("no list of checksums: {error}"),
-    })?;
+    file.take(MAX_MANIFEST).read_to_end(&mut text).map_err(Error::read(&path))?;
+    let manifest: Manifest = serde_json::from_slice(&text)
+        .map_err(|error| Error::Damaged { path: path.clone(), reason: format!("no list of checksums: {error}") })?;
     for (name, expected) in &manifest.files {
-        let is_inside = Path::new(name)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
+        let is_inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         if !is_inside {
-            return Err(Error::Damaged {
-                path,
-                reason: format!("lists `{name}`, which is outside the folder"),
-            });
+            return Err(Error::Damaged { path, reason: format!("lists `{name}`, which is outside the folder") });
         }
         let file = folder.join(name);
         if !file.is_file() {
-            return Err(Error::Damaged {
-                path: file,
-                reason: "is missing".into(),
-            });
+            return Err(Error::Damaged { path: file, reason: "is missing".into() });
         }
         let found = digest(&file)?;
         if found != *expected {
@@ -125,10 +113,7 @@ fn digest(path: &Path) -> Result<Digest> {
     loop {
         let n = file.read(&mut buffer).map_err(Error::read(path))?;
         if n == 0 {
-            return Ok(Digest {
-                bytes,
-                crc32: format!("{:08x}", hasher.finalize()),
-            });
+            return Ok(Digest { bytes, crc32: format!("{:08x}", hasher.finalize()) });
         }
         hasher.update(&buffer[..n]);
         bytes += n as u64;

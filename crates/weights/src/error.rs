@@ -86,12 +86,7 @@ impl Error {
                 io::ErrorKind::PermissionDenied => " (allow yourself to read it)",
                 _ => "",
             };
-            Error::Io {
-                action: "read",
-                path: path.to_owned(),
-                error,
-                advice,
-            }
+            Error::Io { action: "read", path: path.to_owned(), error, advice }
         }
     }
 
@@ -106,27 +101,15 @@ impl Error {
                 io::ErrorKind::NotADirectory => " (a part of the path is a file)",
                 _ => "",
             };
-            Error::Io {
-                action: "write",
-                path: path.to_owned(),
-                error,
-                advice,
-            }
+            Error::Io { action: "write", path: path.to_owned(), error, advice }
         }
     }
 
     pub(crate) fn file(path: &Path, reason: impl ToString) -> Error {
-        Error::File {
-            path: path.to_owned(),
-            reason: reason.to_string(),
-        }
+        Error::File { path: path.to_owned(), reason: reason.to_string() }
     }
 
     pub(crate) fn tensor(path: &Path, name: &str, reason: impl ToString) -> Error {
-        Error::Tensor {
-            path: path.to_owned(),
-            name: name.to_owned(),
-            reason: reason.to_string(),
-        }
+        Error::Tensor { path: path.to_owned(), name: name.to_owned(), reason: reason.to_string() }
     }
 }

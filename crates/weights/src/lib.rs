@@ -51,17 +51,11 @@ pub type Metadata = BTreeMap<String, String>;
 
 /// `tensors` as [`write_safetensors`] takes them.
 pub fn views(tensors: &Tensors) -> impl Iterator<Item = (&str, &[usize], &[f32])> {
-    tensors
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), &*tensor.shape, &*tensor.data))
+    tensors.iter().map(|(name, tensor)| (name.as_str(), &*tensor.shape, &*tensor.data))
 }
 
 /// The number of values of a tensor of this shape, if it fits `usize`.
 fn elements(shape: &[usize]) -> Option<usize> {
     // A zero anywhere makes it empty, however large the rest.
-    if shape.contains(&0) {
-        Some(0)
-    } else {
-        shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size))
-    }
+    if shape.contains(&0) { Some(0) } else { shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)) }
 }

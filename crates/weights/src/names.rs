@@ -8,12 +8,7 @@ use crate::{Error, Result, Tensor, Tensors};
 use std::path::Path;
 
 /// Old and new names of the layers under `attentions.N.`.
-const ATTENTION: [(&str, &str); 4] = [
-    ("query", "to_q"),
-    ("key", "to_k"),
-    ("value", "to_v"),
-    ("proj_attn", "to_out.0"),
-];
+const ATTENTION: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
 /// Today's name of a `UNet2DModel` parameter; other names are returned as they are.
 ///
@@ -41,11 +36,7 @@ pub fn modernize(path: impl AsRef<Path>, tensors: Tensors) -> Result<Tensors> {
         let new = modern(&name);
         squeeze(&new, &mut tensor);
         if modern_tensors.contains_key(&new) {
-            return Err(Error::tensor(
-                path.as_ref(),
-                &name,
-                format!("another tensor is called `{new}` already"),
-            ));
+            return Err(Error::tensor(path.as_ref(), &name, format!("another tensor is called `{new}` already")));
         }
         modern_tensors.insert(new, tensor);
     }
@@ -62,11 +53,7 @@ fn squeeze(name: &str, tensor: &mut Tensor) {
 
 /// Splits `….attentions.N.LAYER.…` into what is before the layer, the layer, and what is after it.
 fn attention_layer(name: &str) -> Option<(&str, &str, &str)> {
-    let start = if name.starts_with("attentions.") {
-        0
-    } else {
-        name.find(".attentions.")? + 1
-    };
+    let start = if name.starts_with("attentions.") { 0 } else { name.find(".attentions.")? + 1 };
     let block = &name[start + "attentions.".len()..];
     let (number, rest) = block.split_once('.')?;
     let (layer, after) = rest.split_at(rest.find('.')?);

@@ -12,11 +12,7 @@ const WEIGHTS: [&str; 3] = [
     "diffusion_pytorch_model.fp16.safetensors",
 ];
 /// Weights that only Python can read.
-const PICKLES: [&str; 3] = [
-    "diffusion_pytorch_model.bin",
-    "diffusion_pytorch_model.fp16.bin",
-    "diffusion_model.pt",
-];
+const PICKLES: [&str; 3] = ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "diffusion_model.pt"];
 
 /// The files of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +64,7 @@ fn locate_file(path: &Path) -> Result<Located> {
         locate_folder(folder)
     } else if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
         network(folder, Some(path))
-    } else if [".bin", ".pt", ".pth", ".ckpt"]
-        .iter()
-        .any(|extension| name.ends_with(extension))
-    {
+    } else if [".bin", ".pt", ".pth", ".ckpt"].iter().any(|extension| name.ends_with(extension)) {
         Err(Error::Pickle { path: path.to_owned() })
     } else {
         Err(no_model(path, "a model is a folder or a .safetensors file"))
@@ -91,11 +84,7 @@ fn locate_folder(path: &Path) -> Result<Located> {
         return network(path, None);
     }
     let checkpoints_folder = path.join("checkpoints");
-    let folder = if checkpoints_folder.is_dir() {
-        &*checkpoints_folder
-    } else {
-        path
-    };
+    let folder = if checkpoints_folder.is_dir() { &*checkpoints_folder } else { path };
     if let Some(name) = latest(folder)? {
         // The checkpoint was complete when it was named; if someone removed it since, the newest one is next best.
         let checkpoint = folder.join(name);
@@ -104,10 +93,7 @@ fn locate_folder(path: &Path) -> Result<Located> {
         }
     }
     let numbered = checkpoints(folder)?;
-    let newest_complete = numbered
-        .iter()
-        .rev()
-        .find_map(|(_, checkpoint)| pipeline_of(checkpoint));
+    let newest_complete = numbered.iter().rev().find_map(|(_, checkpoint)| pipeline_of(checkpoint));
     newest_complete.ok_or_else(|| {
         let reason = "looked for unet/config.json (a diffusers pipeline or a checkpoint), config.json (a network or a \
                       flat repository), checkpoints/latest and checkpoints/NUMBER (a run)";
@@ -117,11 +103,7 @@ fn locate_folder(path: &Path) -> Result<Located> {
 
 /// The checkpoint in `folder`, if it is complete.
 fn pipeline_of(folder: &Path) -> Option<Located> {
-    if folder.join("unet").is_dir() {
-        locate_folder(folder).ok()
-    } else {
-        None
-    }
+    if folder.join("unet").is_dir() { locate_folder(folder).ok() } else { None }
 }
 
 /// The network in `folder`: its `config.json` and its weights, or those given.
@@ -135,10 +117,7 @@ fn network(folder: &Path, weights: Option<&Path>) -> Result<Located> {
         None => match find(&PICKLES) {
             Some(path) => return Err(Error::Pickle { path }),
             None => {
-                return Err(no_model(
-                    folder,
-                    format!("no weights; looked for {}", WEIGHTS.join(", ")),
-                ));
+                return Err(no_model(folder, format!("no weights; looked for {}", WEIGHTS.join(", "))));
             }
         },
     };
@@ -146,13 +125,7 @@ fn network(folder: &Path, weights: Option<&Path>) -> Result<Located> {
     let is_unet = folder.file_name().is_some_and(|name| name == "unet");
     let scheduler_config = scheduler(folder).or_else(|| is_unet.then(|| scheduler(whole::parent(folder)))?);
     let model_index = existing(folder.join("model_index.json"));
-    Ok(Located {
-        root: folder.to_owned(),
-        unet_config,
-        unet_weights,
-        scheduler_config,
-        model_index,
-    })
+    Ok(Located { root: folder.to_owned(), unet_config, unet_weights, scheduler_config, model_index })
 }
 
 fn scheduler(root: &Path) -> Option<PathBuf> {
@@ -164,10 +137,7 @@ fn existing(path: PathBuf) -> Option<PathBuf> {
 }
 
 fn no_model(path: &Path, reason: impl ToString) -> Error {
-    Error::NoModel {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
+    Error::NoModel { path: path.to_owned(), reason: reason.to_string() }
 }
 
 /// The numbered folders in `folder` (a run's `checkpoints`), the oldest first: their numbers and paths.
@@ -204,10 +174,7 @@ pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {
         (Some(Component::Normal(_)), None) => Ok(Some(name.to_owned())),
-        _ => Err(Error::file(
-            &path,
-            "should hold the name of a checkpoint beside it, such as 000010000",
-        )),
+        _ => Err(Error::file(&path, "should hold the name of a checkpoint beside it, such as 000010000")),
     }
 }
 
@@ -230,7 +197,5 @@ pub fn write_model_index(folder: impl AsRef<Path>) -> Result<()> {
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     });
-    whole::write_file(folder.as_ref().join("model_index.json"), |file| {
-        writeln!(file, "{index:#}")
-    })
+    whole::write_file(folder.as_ref().join("model_index.json"), |file| writeln!(file, "{index:#}"))
 }

@@ -26,11 +26,7 @@ const CHUNK: usize = 1 << 20;
 /// BF16, F32, F64.
 pub fn read_safetensors(path: impl AsRef<Path>) -> Result<(Tensors, Metadata)> {
     let path = path.as_ref();
-    if path.extension().is_some_and(|extension| extension == "json") {
-        read_sharded(path)
-    } else {
-        read_file(path)
-    }
+    if path.extension().is_some_and(|extension| extension == "json") { read_sharded(path) } else { read_file(path) }
 }
 
 fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
@@ -42,10 +38,7 @@ fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
     file.read_exact(&mut prefix).map_err(Error::read(path))?;
     let header_length = u64::from_le_bytes(prefix);
     if header_length > MAX_HEADER {
-        return Err(Error::file(
-            path,
-            format!("no safetensors file: its header would have {header_length} bytes"),
-        ));
+        return Err(Error::file(path, format!("no safetensors file: its header would have {header_length} bytes")));
     }
     let Some(data_length) = (length - 8).checked_sub(header_length) else {
         let reason = format!("cut short: {length} bytes, of which the header alone should take {header_length}");
@@ -71,13 +64,7 @@ fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
     let mut buffer = vec![0; CHUNK.min(data_length as usize)];
     for (name, info) in order {
         let data = read_values(&mut file, info, &mut buffer).map_err(|error| Error::tensor(path, name, error))?;
-        tensors.insert(
-            name.clone(),
-            Tensor {
-                shape: info.shape.clone(),
-                data,
-            },
-        );
+        tensors.insert(name.clone(), Tensor { shape: info.shape.clone(), data });
     }
     Ok((tensors, header.metadata))
 }
@@ -95,19 +82,14 @@ fn open(path: &Path) -> Result<(File, u64)> {
 fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
     let (first, last) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
     if first != begin {
-        return Err(format!(
-            "its values begin at byte {first}, the previous ones end at {begin}"
-        ));
+        return Err(format!("its values begin at byte {first}, the previous ones end at {begin}"));
     }
     let bytes = elements(&info.shape)
         .and_then(|n| n.checked_mul(info.dtype.bitsize()))
         .filter(|bits| bits % 8 == 0)
         .map(|bits| bits as u64 / 8);
     if bytes.is_none() || last.checked_sub(first) != bytes {
-        return Err(format!(
-            "shape {:?} of {} does not take bytes {first}..{last}",
-            info.shape, info.dtype
-        ));
+        return Err(format!("shape {:?} of {} does not take bytes {first}..{last}", info.shape, info.dtype));
     }
     Ok(last)
 }
@@ -120,10 +102,7 @@ fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<
         let chunk = &mut buffer[..bytes.min(CHUNK)];
         file.read_exact(chunk).map_err(|error| error.to_string())?;
         if !convert(info.dtype, chunk, &mut values) {
-            return Err(format!(
-                "{} is not supported (BOOL, U8…U64, I8…I64, F16, BF16, F32 and F64 are)",
-                info.dtype
-            ));
+            return Err(format!("{} is not supported (BOOL, U8…U64, I8…I64, F16, BF16, F32 and F64 are)", info.dtype));
         }
         bytes -= chunk.len();
         if bytes == 0 {
@@ -136,13 +115,7 @@ fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<
 fn convert(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) -> bool {
     macro_rules! from {
         ($type:ty, $to_f32:expr) => {
-            values.extend(
-                bytes
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|&bytes| $to_f32(<$type>::from_le_bytes(bytes))),
-            )
+            values.extend(bytes.as_chunks().0.iter().map(|&bytes| $to_f32(<$type>::from_le_bytes(bytes))))
         };
     }
     match dtype {
@@ -181,10 +154,7 @@ impl<'de> de::Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut header = Header {
-                    metadata: Metadata::new(),
-                    tensors: BTreeMap::new(),
-                };
+                let mut header = Header { metadata: Metadata::new(), tensors: BTreeMap::new() };
                 while let Some(name) = map.next_key::<String>()? {
                     let wrong = |error: A::Error| de::Error::custom(format!("`{name}`: {error}"));
                     if name == "__metadata__" {
@@ -216,9 +186,7 @@ fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
         return Err(Error::file(path, format!("{length} bytes are no index of shards")));
     }
     let mut text = Vec::with_capacity(length as usize);
-    file.take(MAX_HEADER)
-        .read_to_end(&mut text)
-        .map_err(Error::read(path))?;
+    file.take(MAX_HEADER).read_to_end(&mut text).map_err(Error::read(path))?;
     let index: Index = serde_json::from_slice(&text)
         .map_err(|error| Error::file(path, format!("bad index of safetensors shards: {error}")))?;
 
@@ -227,14 +195,8 @@ fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
     for shard in index.weight_map.values().collect::<BTreeSet<_>>() {
         // An index may only name its neighbours.
         let mut components = Path::new(shard).components();
-        if !matches!(
-            (components.next(), components.next()),
-            (Some(Component::Normal(_)), None)
-        ) {
-            return Err(Error::file(
-                path,
-                format!("`{shard}` is not the name of a file in the same folder"),
-            ));
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+            return Err(Error::file(path, format!("`{shard}` is not the name of a file in the same folder")));
         }
         let shard = path.with_file_name(shard);
         let (part, about) = read_file(&shard)?;
@@ -248,11 +210,7 @@ fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
     }
     for (name, shard) in &index.weight_map {
         if !tensors.contains_key(name) {
-            return Err(Error::tensor(
-                path,
-                name,
-                format!("is not in `{shard}`, where the index has it"),
-            ));
+            return Err(Error::tensor(path, name, format!("is not in `{shard}`, where the index has it")));
         }
     }
     Ok((tensors, metadata))

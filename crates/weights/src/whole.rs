@@ -39,11 +39,7 @@ pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> 
         _ => {}
     }
     let temporary = Temporary::beside(&target)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&temporary.path)
-        .map_err(fail())?;
+    let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path).map_err(fail())?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     write(&mut file).map_err(fail())?;
     let file = file.into_inner().map_err(|error| fail()(error.into_error()))?;
@@ -123,19 +119,11 @@ pub fn remove_leftovers(folder: impl AsRef<Path>, age: Duration) -> Result<usize
             continue;
         };
         let metadata = entry.metadata().map_err(Error::read(&path))?;
-        let idle = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.elapsed().ok())
-            .unwrap_or_default();
+        let idle = metadata.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
         if process == std::process::id() || idle < age {
             continue;
         }
-        let gone = if metadata.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
+        let gone = if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         gone.map_err(Error::write(&path))?;
         removed += 1;
     }
@@ -167,10 +155,7 @@ impl Temporary {
         let mut temporary = std::ffi::OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".tmp-{}-{number}", std::process::id()));
-        Ok(Temporary {
-            path: target.with_file_name(temporary),
-            kept: false,
-        })
+        Ok(Temporary { path: target.with_file_name(temporary), kept: false })
     }
 
     fn keep(mut self) {
@@ -208,10 +193,7 @@ fn sync_all(folder: &Path) -> Result<()> {
             sync_all(&path)?;
         } else if kind.is_file() {
             // Opened for writing, which Windows wants for a flush.
-            let file = OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .map_err(Error::write(&path))?;
+            let file = OpenOptions::new().write(true).open(&path).map_err(Error::write(&path))?;
             file.sync_all().map_err(Error::write(&path))?;
         }
     }

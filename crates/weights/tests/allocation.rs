@@ -23,12 +23,7 @@ fn memory_is_bounded_by_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
     // The allocator's own reserves come first.
-    write_safetensors(
-        &path,
-        [("w", &[1 << 20][..], &vec![1.0; 1 << 20][..])],
-        &Metadata::new(),
-    )
-    .unwrap();
+    write_safetensors(&path, [("w", &[1 << 20][..], &vec![1.0; 1 << 20][..])], &Metadata::new()).unwrap();
     read_safetensors(&path).unwrap();
 
     let before = peak();
@@ -37,28 +32,15 @@ fn memory_is_bounded_by_the_file() {
     assert!(read_safetensors(&path).is_err());
     write(&path, 99_000_000, header);
     assert!(read_safetensors(&path).is_err());
-    assert!(
-        peak() - before < 8 << 20,
-        "{} bytes for a header's claims",
-        peak() - before
-    );
+    assert!(peak() - before < 8 << 20, "{} bytes for a header's claims", peak() - before);
 
     // An honest file (of zeros, never in memory until now) takes its size, and a buffer.
     let header = br#"{"a":{"dtype":"F32","shape":[16777216],"data_offsets":[0,67108864]}}"#;
     write(&path, header.len(), header);
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(8 + header.len() as u64 + (64 << 20))
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8 + header.len() as u64 + (64 << 20)).unwrap();
     let before = peak();
     read_safetensors(&path).unwrap();
-    assert!(
-        peak() - before < 68 << 20,
-        "{} bytes for a file of 64 MiB",
-        peak() - before
-    );
+    assert!(peak() - before < 68 << 20, "{} bytes for a file of 64 MiB", peak() - before);
 
     // A header as dense as can be: two bytes for each dimension of eight.
     let zeros = vec!["0"; 1 << 20].join(",");
@@ -67,9 +49,5 @@ fn memory_is_bounded_by_the_file() {
     drop((header, zeros));
     let before = peak();
     assert!(read_safetensors(&path).is_err());
-    assert!(
-        peak() - before < 64 << 20,
-        "{} bytes for a header of 2 MiB",
-        peak() - before
-    );
+    assert!(peak() - before < 64 << 20, "{} bytes for a header of 2 MiB", peak() - before);
 }

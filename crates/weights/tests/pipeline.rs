@@ -55,11 +55,7 @@ fn pipeline() {
     assert_eq!(locate(root.join("model_index.json")).unwrap(), expected);
 
     // Its unet folder, and its weights, are the same network with the same scheduler.
-    for path in [
-        root.join("unet"),
-        root.join("unet").join(WEIGHTS),
-        root.join("unet/config.json"),
-    ] {
+    for path in [root.join("unet"), root.join("unet").join(WEIGHTS), root.join("unet/config.json")] {
         let unet = locate(path).unwrap();
         assert_eq!(unet.root, root.join("unet"));
         assert_eq!(unet.unet_config, expected.unet_config);
@@ -71,13 +67,7 @@ fn pipeline() {
 /// `google/ddpm-cifar10-32`.
 #[test]
 fn flat_repository() {
-    let folder = folder(&[
-        "model_index.json",
-        "config.json",
-        WEIGHTS,
-        "scheduler_config.json",
-        "README.md",
-    ]);
+    let folder = folder(&["model_index.json", "config.json", WEIGHTS, "scheduler_config.json", "README.md"]);
     let expected = located(folder.path().to_owned(), "", Some("scheduler_config.json"), true);
     assert_eq!(locate(folder.path()).unwrap(), expected);
 }
@@ -85,29 +75,21 @@ fn flat_repository() {
 #[test]
 fn bare_unet() {
     let folder = folder(&["config.json", WEIGHTS]);
-    assert_eq!(
-        locate(folder.path()).unwrap(),
-        located(folder.path().to_owned(), "", None, false)
-    );
+    assert_eq!(locate(folder.path()).unwrap(), located(folder.path().to_owned(), "", None, false));
 }
 
 #[test]
 fn kinds_of_weights() {
     let folder = folder(&["config.json", "diffusion_pytorch_model.bin"]);
     let error = locate(folder.path()).unwrap_err().to_string();
-    assert!(
-        error.contains("diffusion_pytorch_model.bin") && error.contains("save_pretrained"),
-        "{error}"
-    );
+    assert!(error.contains("diffusion_pytorch_model.bin") && error.contains("save_pretrained"), "{error}");
     assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
     let by_name = locate(folder.path().join("diffusion_pytorch_model.bin"));
     assert!(matches!(by_name, Err(Error::Pickle { .. })));
 
-    for better in [
-        "diffusion_pytorch_model.fp16.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-        WEIGHTS,
-    ] {
+    for better in
+        ["diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.json", WEIGHTS]
+    {
         add(folder.path(), &[better]);
         assert_eq!(locate(folder.path()).unwrap().unet_weights, folder.path().join(better));
     }
@@ -131,22 +113,11 @@ fn run() {
         add_checkpoint(name);
     }
     // Killed before it was complete by something that does not write whole folders; a file; not a number.
-    add(
-        &checkpoints_folder,
-        &[
-            "000030000/unet/config.json",
-            "000040000",
-            "000050000/training/state.json",
-        ],
-    );
+    add(&checkpoints_folder, &["000030000/unet/config.json", "000040000", "000050000/training/state.json"]);
     let root = |path: &Path| locate(path).unwrap().root;
     let newest = checkpoints_folder.join("000010000");
     assert_eq!(root(run), newest, "no latest: the newest complete one");
-    let numbers: Vec<u64> = checkpoints(&checkpoints_folder)
-        .unwrap()
-        .into_iter()
-        .map(|(number, _)| number)
-        .collect();
+    let numbers: Vec<u64> = checkpoints(&checkpoints_folder).unwrap().into_iter().map(|(number, _)| number).collect();
     assert_eq!(numbers, [900, 10_000, 30_000, 50_000]);
 
     assert_eq!(latest(&checkpoints_folder).unwrap(), None);
@@ -162,10 +133,7 @@ fn run() {
     for bad in ["", "../x", "/etc", "a/b", ".."] {
         fs::write(checkpoints_folder.join("latest"), bad).unwrap();
         let error = locate(run).unwrap_err().to_string();
-        assert!(
-            error.contains("latest") && error.contains("000010000"),
-            "{bad}: {error}"
-        );
+        assert!(error.contains("latest") && error.contains("000010000"), "{bad}: {error}");
     }
 }
 
@@ -181,10 +149,7 @@ fn nothing_there() {
 
     add(folder.path(), &["unet/config.json"]);
     let no_weights = message(folder.path());
-    assert!(
-        no_weights.contains("/unet") && no_weights.contains(WEIGHTS),
-        "{no_weights}"
-    );
+    assert!(no_weights.contains("/unet") && no_weights.contains(WEIGHTS), "{no_weights}");
     fs::remove_file(folder.path().join("unet/config.json")).unwrap();
     assert!(message(folder.path()).contains("config.json"));
 }
@@ -207,31 +172,16 @@ fn model_index() {
   ]
 }
 "#;
-    assert_eq!(
-        fs::read_to_string(folder.path().join("model_index.json")).unwrap(),
-        expected
-    );
+    assert_eq!(fs::read_to_string(folder.path().join("model_index.json")).unwrap(), expected);
 }
 
 #[test]
 fn modern_names() {
     let cases = [
-        (
-            "down_blocks.1.attentions.0.query.weight",
-            "down_blocks.1.attentions.0.to_q.weight",
-        ),
-        (
-            "up_blocks.2.attentions.10.key.bias",
-            "up_blocks.2.attentions.10.to_k.bias",
-        ),
-        (
-            "mid_block.attentions.0.value.weight",
-            "mid_block.attentions.0.to_v.weight",
-        ),
-        (
-            "mid_block.attentions.0.proj_attn.weight",
-            "mid_block.attentions.0.to_out.0.weight",
-        ),
+        ("down_blocks.1.attentions.0.query.weight", "down_blocks.1.attentions.0.to_q.weight"),
+        ("up_blocks.2.attentions.10.key.bias", "up_blocks.2.attentions.10.to_k.bias"),
+        ("mid_block.attentions.0.value.weight", "mid_block.attentions.0.to_v.weight"),
+        ("mid_block.attentions.0.proj_attn.weight", "mid_block.attentions.0.to_out.0.weight"),
         ("attentions.0.query.weight", "attentions.0.to_q.weight"),
     ];
     for (old, new) in cases {
@@ -257,25 +207,16 @@ fn modern_names() {
 
 #[test]
 fn modernize() {
-    let tensor = |shape: &[usize]| Tensor {
-        shape: shape.to_vec(),
-        data: vec![0.5; shape.iter().product()],
-    };
+    let tensor = |shape: &[usize]| Tensor { shape: shape.to_vec(), data: vec![0.5; shape.iter().product()] };
     let old = Tensors::from([
         ("mid_block.attentions.0.query.weight".to_owned(), tensor(&[4, 4, 1, 1])),
         ("mid_block.attentions.0.proj_attn.weight".to_owned(), tensor(&[4, 4])),
         ("mid_block.attentions.0.key.bias".to_owned(), tensor(&[4])),
         ("mid_block.attentions.0.to_v.weight".to_owned(), tensor(&[4, 4, 1])),
-        (
-            "mid_block.resnets.0.conv_shortcut.weight".to_owned(),
-            tensor(&[4, 2, 1, 1]),
-        ),
+        ("mid_block.resnets.0.conv_shortcut.weight".to_owned(), tensor(&[4, 2, 1, 1])),
     ]);
     let new = names::modernize("f", old).unwrap();
-    let shapes: Vec<_> = new
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), &tensor.shape[..]))
-        .collect();
+    let shapes: Vec<_> = new.iter().map(|(name, tensor)| (name.as_str(), &tensor.shape[..])).collect();
     let expected: [(&str, &[usize]); 5] = [
         ("mid_block.attentions.0.to_k.bias", &[4]),
         ("mid_block.attentions.0.to_out.0.weight", &[4, 4]),
@@ -286,10 +227,7 @@ fn modernize() {
     assert_eq!(shapes, expected);
 
     let both = ["attentions.0.query.weight", "attentions.0.to_q.weight"];
-    let both = both
-        .into_iter()
-        .map(|name| (name.to_owned(), tensor(&[1, 1])))
-        .collect();
+    let both = both.into_iter().map(|name| (name.to_owned(), tensor(&[1, 1]))).collect();
     let error = names::modernize("f.safetensors", both).unwrap_err().to_string();
     assert!(error.contains("f.safetensors") && error.contains("to_q"), "{error}");
 }

@@ -31,19 +31,15 @@ fn error(bytes: &[u8]) -> String {
 }
 
 fn bits(tensors: &Tensors) -> Vec<(&str, &[usize], Vec<u32>)> {
-    views(tensors)
-        .map(|(name, shape, data)| (name, shape, data.iter().map(|x| x.to_bits()).collect()))
-        .collect()
+    views(tensors).map(|(name, shape, data)| (name, shape, data.iter().map(|x| x.to_bits()).collect())).collect()
 }
 
 fn tensors() -> impl Strategy<Value = Tensors> {
     let tensor = prop::collection::vec(0usize..5, 0..5).prop_flat_map(|shape| {
         let n = shape.iter().product::<usize>();
         // All bit patterns: NaNs of any payload, infinities, subnormals, both zeros.
-        prop::collection::vec(any::<u32>().prop_map(f32::from_bits), n).prop_map(move |data| Tensor {
-            shape: shape.clone(),
-            data,
-        })
+        prop::collection::vec(any::<u32>().prop_map(f32::from_bits), n)
+            .prop_map(move |data| Tensor { shape: shape.clone(), data })
     });
     prop::collection::btree_map("\\PC{0,12}", tensor, 0..6)
 }
@@ -128,24 +124,11 @@ fn every_dtype() {
 
     // bf16 is the upper half of f32.
     for half in [0x3f80u16, 0xc000, 0x0001, 0x807f, 0x7f7f, 0x7f80, 0xff80, 0x8000] {
-        assert_eq!(
-            read_one(Dtype::BF16, &half.to_le_bytes()).to_bits(),
-            u32::from(half) << 16,
-            "{half:#x}"
-        );
+        assert_eq!(read_one(Dtype::BF16, &half.to_le_bytes()).to_bits(), u32::from(half) << 16, "{half:#x}");
     }
     assert!(read_one(Dtype::BF16, &0x7fc0u16.to_le_bytes()).is_nan());
 
-    for bits in [
-        0u32,
-        1,
-        0x8000_0000,
-        0x3f80_0000,
-        0x7f80_0000,
-        0x7fc0_1234,
-        0xff80_0001,
-        0x007f_ffff,
-    ] {
+    for bits in [0u32, 1, 0x8000_0000, 0x3f80_0000, 0x7f80_0000, 0x7fc0_1234, 0xff80_0001, 0x007f_ffff] {
         assert_eq!(read_one(Dtype::F32, &bits.to_le_bytes()).to_bits(), bits, "{bits:#x}");
     }
 
@@ -169,10 +152,7 @@ fn every_dtype() {
 fn unsupported_dtype() {
     let header = r#"{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}"#;
     let message = error(&with_header(header, 2));
-    assert!(
-        message.contains("`x`") && message.contains("F8_E4M3 is not supported"),
-        "{message}"
-    );
+    assert!(message.contains("`x`") && message.contains("F8_E4M3 is not supported"), "{message}");
 }
 
 /// A tensor larger than one chunk of the reader.
@@ -180,20 +160,8 @@ fn unsupported_dtype() {
 fn long_tensor() {
     let data: Vec<f32> = (0..700_001).map(|i| i as f32).collect();
     let tensors = Tensors::from([
-        (
-            "long".to_owned(),
-            Tensor {
-                shape: vec![700_001],
-                data,
-            },
-        ),
-        (
-            "short".to_owned(),
-            Tensor {
-                shape: vec![],
-                data: vec![7.0],
-            },
-        ),
+        ("long".to_owned(), Tensor { shape: vec![700_001], data }),
+        ("short".to_owned(), Tensor { shape: vec![], data: vec![7.0] }),
     ]);
     let (_folder, path) = file(b"");
     write_safetensors(&path, views(&tensors), &Metadata::new()).unwrap();
@@ -203,11 +171,7 @@ fn long_tensor() {
 #[test]
 fn same_tensors_same_bytes() {
     let (_folder, path) = file(b"");
-    let items = [
-        ("b", &[1usize][..], &[1.0f32][..]),
-        ("a", &[2], &[2.0, 3.0]),
-        ("c", &[0, 9], &[]),
-    ];
+    let items = [("b", &[1usize][..], &[1.0f32][..]), ("a", &[2], &[2.0, 3.0]), ("c", &[0, 9], &[])];
     let metadata = Metadata::from([("seed".into(), "1".into()), ("author".into(), "me".into())]);
     write_safetensors(&path, items, &metadata).unwrap();
     let first = fs::read(&path).unwrap();
@@ -230,9 +194,7 @@ fn same_tensors_same_bytes() {
 fn writer_refuses() {
     let (_folder, path) = file(b"before");
     let write = |items: &[(&str, &[usize], &[f32])]| {
-        write_safetensors(&path, items.iter().copied(), &Metadata::new())
-            .unwrap_err()
-            .to_string()
+        write_safetensors(&path, items.iter().copied(), &Metadata::new()).unwrap_err().to_string()
     };
     assert!(write(&[("w", &[2, 2], &[1.0; 3])]).contains("tensor `w`: has shape [2, 2] but 3 values"));
     assert!(write(&[("w", &[usize::MAX, 8], &[1.0])]).contains("tensor `w`"));
@@ -247,81 +209,21 @@ fn hostile_files() {
     let a = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
     let cases = [
         ("the header is no JSON", "{]".to_owned(), 0, "header"),
-        (
-            "overlap",
-            format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}}}"#),
-            12,
-            "`b`",
-        ),
-        (
-            "same bytes",
-            format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#),
-            8,
-            "`b`",
-        ),
-        (
-            "hole",
-            format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[12,20]}}}}"#),
-            20,
-            "`b`",
-        ),
+        ("overlap", format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}}}"#), 12, "`b`"),
+        ("same bytes", format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#), 8, "`b`"),
+        ("hole", format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[12,20]}}}}"#), 20, "`b`"),
         ("too short", format!("{{{a}}}"), 7, "cut short"),
         ("too long", format!("{{{a}}}"), 9, "too long"),
         ("values but no tensor", "{}".to_owned(), 1, "too long"),
-        (
-            "same name twice",
-            format!(r#"{{{a},"a":{{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}}}"#),
-            12,
-            "twice",
-        ),
-        (
-            "shape",
-            r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#.to_owned(),
-            8,
-            "`a`",
-        ),
-        (
-            "backwards",
-            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#.to_owned(),
-            8,
-            "`a`",
-        ),
-        (
-            "overflow",
-            r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#.into(),
-            0,
-            "`a`",
-        ),
-        (
-            "bits",
-            r#"{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0]}}"#.into(),
-            0,
-            "`a`",
-        ),
-        (
-            "huge",
-            r#"{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}"#.into(),
-            8,
-            "",
-        ),
-        (
-            "half a byte",
-            r#"{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,0]}}"#.into(),
-            0,
-            "`a`",
-        ),
-        (
-            "negative",
-            r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}"#.into(),
-            8,
-            "`a`",
-        ),
-        (
-            "dtype",
-            r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#.into(),
-            8,
-            "`a`",
-        ),
+        ("same name twice", format!(r#"{{{a},"a":{{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}}}"#), 12, "twice"),
+        ("shape", r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#.to_owned(), 8, "`a`"),
+        ("backwards", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#.to_owned(), 8, "`a`"),
+        ("overflow", r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#.into(), 0, "`a`"),
+        ("bits", r#"{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0]}}"#.into(), 0, "`a`"),
+        ("huge", r#"{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}"#.into(), 8, ""),
+        ("half a byte", r#"{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,0]}}"#.into(), 0, "`a`"),
+        ("negative", r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}"#.into(), 8, "`a`"),
+        ("dtype", r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#.into(), 8, "`a`"),
         ("metadata", r#"{"__metadata__":{"a":1}}"#.into(), 0, "`__metadata__`"),
         ("deep", format!("{{\"a\":{}", "[".repeat(100_000)), 0, "header"),
     ];
@@ -355,31 +257,15 @@ fn not_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let message = read_safetensors(folder.path()).unwrap_err().to_string();
     assert!(message.contains("is not a regular file"), "{message}");
-    let message = read_safetensors(folder.path().join("none.safetensors"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("cannot read") && message.contains("none.safetensors"),
-        "{message}"
-    );
+    let message = read_safetensors(folder.path().join("none.safetensors")).unwrap_err().to_string();
+    assert!(message.contains("cannot read") && message.contains("none.safetensors"), "{message}");
 }
 
 #[test]
 fn shards() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, items: &[(&str, f32)]| {
-        let tensors = items
-            .iter()
-            .map(|&(name, x)| {
-                (
-                    name.into(),
-                    Tensor {
-                        shape: vec![1],
-                        data: vec![x],
-                    },
-                )
-            })
-            .collect();
+        let tensors = items.iter().map(|&(name, x)| (name.into(), Tensor { shape: vec![1], data: vec![x] })).collect();
         write_safetensors(folder.path().join(name), views(&tensors), &Metadata::new()).unwrap();
     };
     write("m-1.safetensors", &[("a", 1.0), ("b", 2.0)]);
@@ -388,19 +274,14 @@ fn shards() {
     let read = |weight_map: &str| {
         let text = format!(r#"{{"metadata":{{"total_size":12}},"weight_map":{weight_map}}}"#);
         fs::write(&index, text).unwrap();
-        read_safetensors(&index)
-            .map(|(tensors, _)| tensors)
-            .map_err(|error| error.to_string())
+        read_safetensors(&index).map(|(tensors, _)| tensors).map_err(|error| error.to_string())
     };
 
     let tensors = read(r#"{"a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}"#).unwrap();
     assert_eq!(tensors.values().map(|t| t.data[0]).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
 
     let missing = read(r#"{"a":"m-1.safetensors","d":"m-2.safetensors"}"#).unwrap_err();
-    assert!(
-        missing.contains("`d`") && missing.contains("m-2.safetensors"),
-        "{missing}"
-    );
+    assert!(missing.contains("`d`") && missing.contains("m-2.safetensors"), "{missing}");
     let gone = read(r#"{"a":"m-3.safetensors"}"#).unwrap_err();
     assert!(gone.contains("m-3.safetensors"), "{gone}");
     for outside in ["../m-1.safetensors", "/etc/passwd", "sub/m.safetensors", "", ".", ".."] {

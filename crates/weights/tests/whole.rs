@@ -9,10 +9,8 @@ use weights::whole::{Existing, remove_leftovers, write_file, write_folder};
 use weights::{Error, digest, pipeline};
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -39,10 +37,7 @@ fn failure_leaves_the_old_file() {
     })
     .unwrap_err()
     .to_string();
-    assert!(
-        error.contains("cannot write") && error.contains("/f: out of ideas"),
-        "{error}"
-    );
+    assert!(error.contains("cannot write") && error.contains("/f: out of ideas"), "{error}");
     let panic = std::panic::catch_unwind(|| write_file(&path, |_| panic!("in the middle")));
     assert!(panic.is_err());
     assert_eq!(fs::read_to_string(&path).unwrap(), "old");
@@ -54,16 +49,10 @@ fn impossible_places() {
     let folder = tempfile::tempdir().unwrap();
     let write = |path: PathBuf| write_file(path, |_| Ok(())).unwrap_err().to_string();
     let missing = write(folder.path().join("none/f"));
-    assert!(
-        missing.contains("none/f") && missing.contains("create its folder first"),
-        "{missing}"
-    );
+    assert!(missing.contains("none/f") && missing.contains("create its folder first"), "{missing}");
     fs::write(folder.path().join("file"), "").unwrap();
     let below_file = write(folder.path().join("file/f"));
-    assert!(
-        below_file.contains("file/f") && below_file.contains("a part of the path is a file"),
-        "{below_file}"
-    );
+    assert!(below_file.contains("file/f") && below_file.contains("a part of the path is a file"), "{below_file}");
     let a_folder = write(folder.path().to_owned());
     assert!(a_folder.contains("is a folder"), "{a_folder}");
     let no_name = write(folder.path().join("none/.."));
@@ -76,9 +65,7 @@ fn impossible_places() {
 fn full_disk() {
     for bytes in [10, 10 << 20] {
         let error = write_file("/dev/full", |file| file.write_all(&vec![0; bytes])).unwrap_err();
-        let Error::Io { error: ref cause, .. } = error else {
-            panic!("{error}")
-        };
+        let Error::Io { error: ref cause, .. } = error else { panic!("{error}") };
         assert_eq!(cause.kind(), io::ErrorKind::StorageFull);
         assert!(error.to_string().contains("cannot write /dev/full"), "{error}");
         assert!(error.to_string().contains("free some space"), "{error}");
@@ -114,18 +101,13 @@ fn folder_is_refused_or_replaced() {
     let text = || fs::read_to_string(path.join("unet/config.json")).unwrap();
     write_folder(&path, Existing::Refuse, |new| fill(new, "one")).unwrap();
     assert_eq!(text(), "one");
-    let error = write_folder(&path, Existing::Refuse, |_| -> Result<(), Error> {
-        panic!("not even tried")
-    });
+    let error = write_folder(&path, Existing::Refuse, |_| -> Result<(), Error> { panic!("not even tried") });
     assert!(matches!(error, Err(Error::Exists { .. })));
     write_folder(&path, Existing::Replace, |new| fill(new, "two")).unwrap();
     assert_eq!(text(), "two");
     let error = write_folder(&path, Existing::Replace, |new| {
         fill(new, "three")?;
-        Err(Error::File {
-            path: new.to_owned(),
-            reason: "no".into(),
-        })
+        Err(Error::File { path: new.to_owned(), reason: "no".into() })
     });
     assert!(error.is_err());
     assert_eq!(text(), "two");
@@ -157,17 +139,13 @@ fn killed_child() {
     let Some(checkpoints) = std::env::var_os("WEIGHTS_TEST_CHECKPOINTS").map(PathBuf::from) else {
         return;
     };
-    write_folder(
-        checkpoints.join("000000200"),
-        Existing::Refuse,
-        |new| -> Result<(), Error> {
-            fill(new, "half")?;
-            write_file(new.join("half"), |file| {
-                file.write_all(b"wri")?;
-                std::process::abort()
-            })
-        },
-    )
+    write_folder(checkpoints.join("000000200"), Existing::Refuse, |new| -> Result<(), Error> {
+        fill(new, "half")?;
+        write_file(new.join("half"), |file| {
+            file.write_all(b"wri")?;
+            std::process::abort()
+        })
+    })
     .unwrap();
 }
 
@@ -191,15 +169,9 @@ fn killed_halfway() {
     assert!(pipeline::checkpoints(&checkpoints).unwrap().is_empty());
 
     // With an earlier checkpoint, that one is found.
-    write_folder(checkpoints.join("000000100"), Existing::Refuse, |new| {
-        fill(new, "whole")
-    })
-    .unwrap();
+    write_folder(checkpoints.join("000000100"), Existing::Refuse, |new| fill(new, "whole")).unwrap();
     child();
-    assert_eq!(
-        pipeline::locate(run.path()).unwrap().root,
-        checkpoints.join("000000100")
-    );
+    assert_eq!(pipeline::locate(run.path()).unwrap().root, checkpoints.join("000000100"));
 
     assert_eq!(remove_leftovers(&checkpoints, Duration::from_secs(3600)).unwrap(), 0);
     assert_eq!(remove_leftovers(&checkpoints, Duration::ZERO).unwrap(), 2);
@@ -210,17 +182,8 @@ fn killed_halfway() {
 fn leftovers_are_recognised_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let own = format!(".x.tmp-{}-0", std::process::id());
-    let others = [
-        ".x.tmp-",
-        ".x.tmp-1",
-        ".x.tmp-a-1",
-        "x.tmp-1-1",
-        ".tmp-1-1",
-        ".x.tmp-1-",
-        ".git",
-        ".x.tmp-1-2.png",
-        &own,
-    ];
+    let others =
+        [".x.tmp-", ".x.tmp-1", ".x.tmp-a-1", "x.tmp-1-1", ".tmp-1-1", ".x.tmp-1-", ".git", ".x.tmp-1-2.png", &own];
     for name in others {
         fs::write(folder.path().join(name), "").unwrap();
     }
@@ -263,16 +226,10 @@ fn manifest() {
   }
 }
 "#;
-    assert_eq!(
-        fs::read_to_string(folder.path().join(digest::MANIFEST)).unwrap(),
-        expected
-    );
+    assert_eq!(fs::read_to_string(folder.path().join(digest::MANIFEST)).unwrap(), expected);
     // Sealing again, with the manifest there, changes nothing, and more files do no harm.
     digest::seal(folder.path()).unwrap();
-    assert_eq!(
-        fs::read_to_string(folder.path().join(digest::MANIFEST)).unwrap(),
-        expected
-    );
+    assert_eq!(fs::read_to_string(folder.path().join(digest::MANIFEST)).unwrap(), expected);
     fs::write(folder.path().join("README.md"), "hello").unwrap();
     digest::verify(folder.path()).unwrap();
 }
@@ -300,10 +257,7 @@ fn damage_is_seen() {
         }
     }
     fs::write(&weights, "content").unwrap();
-    assert_eq!(
-        bad(folder.path()),
-        "unet/diffusion_pytorch_model.safetensors has 7 bytes instead of 8"
-    );
+    assert_eq!(bad(folder.path()), "unet/diffusion_pytorch_model.safetensors has 7 bytes instead of 8");
     fs::remove_file(folder.path().join("unet/config.json")).unwrap();
     assert_eq!(bad(folder.path()), "unet/config.json is missing");
     fs::write(folder.path().join("empty"), "x").unwrap();
@@ -323,22 +277,12 @@ fn damaged_manifest() {
         if whole[at].is_ascii_whitespace() && digest::verify(folder.path()).is_ok() {
             continue;
         }
-        assert!(
-            matches!(digest::verify(folder.path()), Err(Error::Damaged { .. })),
-            "byte {at}"
-        );
+        assert!(matches!(digest::verify(folder.path()), Err(Error::Damaged { .. })), "byte {at}");
         fs::write(&path, &whole[..at]).unwrap();
-        assert!(
-            at + 1 == whole.len() || digest::verify(folder.path()).is_err(),
-            "cut at {at}"
-        );
+        assert!(at + 1 == whole.len() || digest::verify(folder.path()).is_err(), "cut at {at}");
     }
     for name in ["../x", "/etc/passwd", "unet/../unet/config.json"] {
-        fs::write(
-            &path,
-            format!(r#"{{"files":{{"{name}":{{"bytes":8,"crc32":"b4fa1177"}}}}}}"#),
-        )
-        .unwrap();
+        fs::write(&path, format!(r#"{{"files":{{"{name}":{{"bytes":8,"crc32":"b4fa1177"}}}}}}"#)).unwrap();
         assert!(bad(folder.path()).contains("outside the folder"));
     }
 }

@@ -10,6 +10,32 @@ use assert_cmd::Command;
 use ddpm::weights::{self, Metadata, Tensor, Tensors};
 use tempfile::TempDir;
 
+/// The keys of a tiny run.
+const TINY: [&str; 12] = [
+    "data.resolution=8",
+    "model.block_out_channels=[8,8]",
+    "model.norm_num_groups=4",
+    "model.attention_resolutions=[4]",
+    "diffusion.timesteps=50",
+    "sample.steps=3",
+    "train.batch_size=4",
+    "train.warmup_steps=0",
+    "train.log_every=2",
+    "train.checkpoint_every=4",
+    "train.sample_every=4",
+    "train.samples=2",
+];
+
+/// A process that does not outlive its test.
+pub struct Started(pub Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A folder of its own for one test.
 pub struct Place(TempDir);
 
@@ -25,17 +51,22 @@ impl Place {
     /// The program, in this folder.
     pub fn ddpm(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm"));
-        command
-            .current_dir(self.0.path())
-            .args(arguments)
-            .timeout(std::time::Duration::from_secs(120));
+        command.current_dir(self.0.path()).args(arguments).timeout(std::time::Duration::from_secs(120));
         command
     }
 
     /// `ddpm train` with a network of a few thousand parameters on 8x8 images; `more` are further arguments.
     pub fn train(&self, out: &str, steps: usize, more: &[&str]) -> Command {
         let mut command = self.ddpm(&["train", "--out", out]);
-        command.args(self.tiny(steps)).args(more);
+        if !more.contains(&"--data") {
+            let data = self.path("train-images-idx3-ubyte");
+            if !data.exists() {
+                write_idx(&data, 40, 8);
+            }
+            command.args(["--data", "train-images-idx3-ubyte"]);
+        }
+        command.args(TINY.iter().flat_map(|set| ["--set", set]));
+        command.args(["--set", &format!("train.steps={steps}")]).args(more);
         command
     }
 
@@ -46,64 +77,23 @@ impl Place {
         command
     }
 
-    /// The arguments of a tiny run.
-    pub fn tiny(&self, steps: usize) -> Vec<String> {
-        let data = self.path("train-images-idx3-ubyte");
-        if !data.exists() {
-            write_idx(&data, 40, 8);
-        }
-        let mut arguments = vec!["--data".to_owned(), data.display().to_string()];
-        for key in [
-            &format!("train.steps={steps}"),
-            "data.resolution=8",
-            "model.block_out_channels=[8,8]",
-            "model.norm_num_groups=4",
-            "model.attention_resolutions=[4]",
-            "diffusion.timesteps=50",
-            "sample.steps=3",
-            "train.batch_size=4",
-            "train.warmup_steps=0",
-            "train.log_every=2",
-            "train.checkpoint_every=4",
-            "train.sample_every=4",
-            "train.samples=2",
-        ] {
-            arguments.extend(["--set".to_owned(), key.to_owned()]);
-        }
-        arguments
-    }
-
     /// A run of so many steps that has ended well.
     pub fn trained(&self, out: &str, steps: usize, more: &[&str]) {
-        self.train(out, steps, more)
-            .arg("--quiet")
-            .assert()
-            .success()
-            .stdout("")
-            .stderr("");
+        self.train(out, steps, more).arg("--quiet").assert().success().stdout("").stderr("");
     }
 
-    /// Starts a command and leaves it to itself, its standard error in the file `log`.
-    pub fn start(&self, command: &Command, log: &str) -> Child {
+    /// Starts a command, its standard error in the file `log`.
+    pub fn start(&self, command: &Command, log: &str) -> Started {
         let mut started = std::process::Command::new(command.get_program());
-        started
-            .args(command.get_args())
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        started
-            .stderr(fs::File::create(self.path(log)).unwrap())
-            .spawn()
-            .unwrap()
+        started.args(command.get_args()).current_dir(self.0.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        Started(started.stderr(fs::File::create(self.path(log)).unwrap()).spawn().unwrap())
     }
 
     /// Every tensor file of a run's checkpoint, by its path in there.
     pub fn weights(&self, out: &str, step: u64) -> BTreeMap<String, Vec<u8>> {
         let root = self.path(out).join(format!("checkpoints/{step:09}"));
-        let files: BTreeMap<_, _> = files(&root)
-            .into_iter()
-            .filter(|f| f.ends_with(".safetensors"))
-            .collect_bytes(&root);
+        let tensors = files(&root).into_iter().filter(|file| file.ends_with(".safetensors"));
+        let files: BTreeMap<_, _> = tensors.map(|file| (file.clone(), fs::read(root.join(file)).unwrap())).collect();
         assert_eq!(files.len(), 3, "weights, averages and optimizer");
         files
     }
@@ -116,31 +106,12 @@ impl Place {
     /// Writes tensors of f32.
     pub fn tensors<const N: usize>(&self, name: &str, tensors: [(&str, &[usize], Vec<f32>); N]) -> String {
         let tensors: Tensors = tensors
-            .map(|(name, shape, data)| {
-                (
-                    name.to_owned(),
-                    Tensor {
-                        shape: shape.to_vec(),
-                        data,
-                    },
-                )
-            })
+            .map(|(name, shape, data)| (name.to_owned(), Tensor { shape: shape.to_vec(), data }))
             .into_iter()
             .collect();
         let path = self.path(name);
         weights::write_safetensors(&path, weights::views(&tensors), &Metadata::new()).unwrap();
         path.display().to_string()
-    }
-}
-
-trait CollectBytes {
-    fn collect_bytes(self, root: &Path) -> BTreeMap<String, Vec<u8>>;
-}
-
-impl<I: Iterator<Item = String>> CollectBytes for I {
-    fn collect_bytes(self, root: &Path) -> BTreeMap<String, Vec<u8>> {
-        self.map(|name| (name.clone(), fs::read(root.join(name)).unwrap()))
-            .collect()
     }
 }
 
@@ -160,21 +131,15 @@ pub fn files(root: &Path) -> Vec<String> {
 
 /// The names in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
 /// A tensor of a safetensors file.
 pub fn tensor(path: &Path, name: &str) -> Tensor {
-    weights::read_safetensors(path)
-        .unwrap()
-        .0
-        .remove(name)
-        .unwrap_or_else(|| panic!("{path:?} has no {name}"))
+    weights::read_safetensors(path).unwrap().0.remove(name).unwrap_or_else(|| panic!("{path:?} has no {name}"))
 }
 
 /// Numbers that look random, in [0, 1).
@@ -188,10 +153,7 @@ pub fn noise(count: usize) -> impl Iterator<Item = f32> {
 
 /// Writes an IDX file of `count` square images, and its labels, of three classes, beside it.
 pub fn write_idx(path: &Path, count: u32, side: u32) {
-    let mut bytes: Vec<u8> = [0x803, count, side, side]
-        .iter()
-        .flat_map(|n: &u32| n.to_be_bytes())
-        .collect();
+    let mut bytes: Vec<u8> = [0x803, count, side, side].iter().flat_map(|n: &u32| n.to_be_bytes()).collect();
     // Bright squares on black, at places that differ: something that can be learnt.
     for i in 0..count {
         for y in 0..side {
@@ -204,12 +166,7 @@ pub fn write_idx(path: &Path, count: u32, side: u32) {
     fs::write(path, bytes).unwrap();
     let mut labels: Vec<u8> = [0x801, count].iter().flat_map(|n: &u32| n.to_be_bytes()).collect();
     labels.extend((0..count).map(|i| (i % 3) as u8));
-    let name = path
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .replace("images-idx3", "labels-idx1");
+    let name = path.file_name().unwrap().to_str().unwrap().replace("images-idx3", "labels-idx1");
     fs::write(path.with_file_name(name), labels).unwrap();
 }
 
@@ -236,11 +193,7 @@ pub fn fails(mut command: Command, status: i32, words: &[&str]) -> String {
     }
     let lines: Vec<&str> = error.lines().filter(|line| line.starts_with("error:")).collect();
     assert_eq!(lines.len(), 1, "{error}");
-    assert_eq!(
-        error.lines().last(),
-        Some(lines[0]),
-        "the error is the last line: {error}"
-    );
+    assert_eq!(error.lines().last(), Some(lines[0]), "the error is the last line: {error}");
     for word in words {
         assert!(lines[0].contains(word), "`{word}` is not in: {error}");
     }

@@ -15,11 +15,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const FORMAT: Format = Format {
     expected: "CIFAR-10 or CIFAR-100, binary version (folder or .tar.gz)",
     recognise: |path| {
-        if path.is_dir() {
-            folder(path).is_some()
-        } else {
-            is_archive(path)
-        }
+        if path.is_dir() { folder(path).is_some() } else { is_archive(path) }
     },
     open,
 };
@@ -39,13 +35,7 @@ const VERSIONS: [Version; 2] = [
     Version {
         name: "CIFAR-10",
         folder: "cifar-10-batches-bin",
-        train: &[
-            "data_batch_1.bin",
-            "data_batch_2.bin",
-            "data_batch_3.bin",
-            "data_batch_4.bin",
-            "data_batch_5.bin",
-        ],
+        train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
         test: &["test_batch.bin"],
         class_names: "batches.meta.txt",
         labels: 1,
@@ -81,12 +71,8 @@ fn is_archive(path: &Path) -> bool {
 
 /// The folder with the files: this one or, where the archive was unpacked beside itself, the one inside.
 fn folder(path: &Path) -> Option<PathBuf> {
-    let ours = |name: &str| {
-        name == PYTHON
-            || VERSIONS
-                .iter()
-                .any(|v| v.train.contains(&name) || v.test.contains(&name))
-    };
+    let ours =
+        |name: &str| name == PYTHON || VERSIONS.iter().any(|v| v.train.contains(&name) || v.test.contains(&name));
     let holds = |folder: &Path| {
         visible(folder).is_ok_and(|files| files.iter().any(|file| ours(&file_name(file)) && file.is_file()))
     };
@@ -95,24 +81,15 @@ fn folder(path: &Path) -> Option<PathBuf> {
 }
 
 fn open(path: &Path, options: &Options) -> Result<Found> {
-    let mut members = if path.is_dir() {
-        in_folder(path, options)?
-    } else {
-        in_archive(path, options)?
-    };
-    let version = VERSIONS
-        .iter()
-        .find(|v| v.train.iter().chain(v.test).any(|&name| members.contains_key(name)));
+    let mut members = if path.is_dir() { in_folder(path, options)? } else { in_archive(path, options)? };
+    let version = VERSIONS.iter().find(|v| v.train.iter().chain(v.test).any(|&name| members.contains_key(name)));
     let Some(version) = version else {
         let message = if members.contains_key(PYTHON) {
             "is the Python version of CIFAR, which is pickled; get the binary version (cifar-10-binary.tar.gz)"
         } else {
             "holds no CIFAR files; expected data_batch_1.bin … test_batch.bin (CIFAR-10) or train.bin, test.bin (CIFAR-100)"
         };
-        return Err(Error::Empty {
-            path: path.to_owned(),
-            message: message.to_owned(),
-        });
+        return Err(Error::Empty { path: path.to_owned(), message: message.to_owned() });
     };
 
     let record = version.labels + PIXELS;
@@ -124,16 +101,11 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
     for &name in files {
         let file = path.join(name);
         let Some(bytes) = members.remove(name) else {
-            return Err(Error::malformed(
-                path,
-                format!("{} is incomplete: {name} is missing", version.name),
-            ));
+            return Err(Error::malformed(path, format!("{} is incomplete: {name} is missing", version.name)));
         };
         if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
-            let message = format!(
-                "is truncated: {} bytes are not a whole number of {record}-byte records",
-                bytes.len()
-            );
+            let message =
+                format!("is truncated: {} bytes are not a whole number of {record}-byte records", bytes.len());
             return Err(Error::malformed(&file, message));
         }
         for record in bytes.chunks_exact(record) {
@@ -145,11 +117,7 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
         && !class_names.is_empty()
         && label as usize >= class_names.len()
     {
-        let message = format!(
-            "has label {label}, but {} names {} classes",
-            version.class_names,
-            class_names.len()
-        );
+        let message = format!("has label {label}, but {} names {} classes", version.class_names, class_names.len());
         return Err(Error::malformed(path, message));
     }
     let records = Records {
@@ -176,27 +144,17 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
 type Members = BTreeMap<String, Vec<u8>>;
 
 fn wanted(name: &str, split: Split) -> bool {
-    VERSIONS
-        .iter()
-        .any(|version| version.files(split).contains(&name) || version.class_names == name)
+    VERSIONS.iter().any(|version| version.files(split).contains(&name) || version.class_names == name)
 }
 
 /// Reads a member of at most what the memory limit leaves.
 fn read(source: impl Read, path: &Path, members: &Members, limit: u64) -> Result<Vec<u8>> {
     let left = limit.saturating_sub(members.values().map(|bytes| bytes.len() as u64).sum());
     let mut bytes = Vec::new();
-    source
-        .take(left.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::reading(path, e))?;
+    source.take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 > left {
         let fix = "CIFAR is read whole: raise the memory limit";
-        return Err(Error::TooLarge {
-            path: path.to_owned(),
-            bytes: limit.saturating_add(1),
-            limit,
-            fix,
-        });
+        return Err(Error::TooLarge { path: path.to_owned(), bytes: limit.saturating_add(1), limit, fix });
     }
     Ok(bytes)
 }
@@ -218,11 +176,7 @@ fn in_folder(path: &Path, options: &Options) -> Result<Members> {
 
 fn in_archive(path: &Path, options: &Options) -> Result<Members> {
     let file = BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?);
-    let source: Box<dyn Read> = if is_gzip(path) {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
+    let source: Box<dyn Read> = if is_gzip(path) { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut members = Members::new();
     let mut archive = tar::Archive::new(source);
     for entry in archive.entries().map_err(|e| archive_error(path, e))? {

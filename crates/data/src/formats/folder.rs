@@ -32,10 +32,7 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
     walk.folder(&root);
     walk.bad.extend(walk.unread.drain(..).map(|file| {
         let kind = extension(&file).to_uppercase();
-        (
-            file,
-            format!("{kind} files are not read; convert it to PNG, JPEG or WebP"),
-        )
+        (file, format!("{kind} files are not read; convert it to PNG, JPEG or WebP"))
     }));
 
     let class_of = |file: &PathBuf| {
@@ -56,10 +53,7 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
 
     if walk.images.is_empty() && walk.bad.is_empty() {
         let message = format!("holds no image files; expected files that end in {}", READ.join(", "));
-        return Err(Error::Empty {
-            path: path.to_owned(),
-            message,
-        });
+        return Err(Error::Empty { path: path.to_owned(), message });
     }
     let paths = walk.images.clone();
     Ok(Found {
@@ -80,18 +74,10 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
 fn split_folder(path: &Path, split: Split) -> Result<PathBuf> {
     let folders: Vec<_> = visible(path)?.into_iter().filter(|entry| entry.is_dir()).collect();
     let find = |names: &[&str]| {
-        names
-            .iter()
-            .find_map(|name| folders.iter().find(|folder| file_name(folder) == *name))
-            .cloned()
+        names.iter().find_map(|name| folders.iter().find(|folder| file_name(folder) == *name)).cloned()
     };
-    let divided = folders
-        .iter()
-        .all(|f| TRAIN.contains(&&*file_name(f)) || TEST.contains(&&*file_name(f)));
-    let no_held_out = || Error::NoHeldOut {
-        path: path.to_owned(),
-        expected: "folders train and test (or val)",
-    };
+    let divided = folders.iter().all(|f| TRAIN.contains(&&*file_name(f)) || TEST.contains(&&*file_name(f)));
+    let no_held_out = || Error::NoHeldOut { path: path.to_owned(), expected: "folders train and test (or val)" };
     match (find(&TRAIN), split) {
         (Some(train), Split::Train) if divided => Ok(train),
         (Some(_), Split::Test) if divided => find(&TEST).ok_or_else(no_held_out),
@@ -101,9 +87,7 @@ fn split_folder(path: &Path, split: Split) -> Result<PathBuf> {
 }
 
 fn extension(path: &Path) -> String {
-    path.extension()
-        .map(|end| end.to_string_lossy().to_lowercase())
-        .unwrap_or_default()
+    path.extension().map(|end| end.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
 #[derive(Default)]
@@ -119,11 +103,7 @@ struct Walk {
 impl Walk {
     fn folder(&mut self, folder: &Path) {
         let entries = folder.canonicalize().map_err(|e| e.to_string()).and_then(|real| {
-            if self.entered.insert(real) {
-                visible(folder).map_err(|e| e.to_string())
-            } else {
-                Ok(Vec::new())
-            }
+            if self.entered.insert(real) { visible(folder).map_err(|e| e.to_string()) } else { Ok(Vec::new()) }
         });
         let entries = match entries {
             Ok(entries) => entries,

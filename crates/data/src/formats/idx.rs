@@ -38,16 +38,9 @@ fn is_test(path: &Path) -> bool {
 }
 
 fn open(path: &Path, options: &Options) -> Result<Found> {
-    let images = if path.is_dir() {
-        images_in(path, options.split)?
-    } else {
-        path.to_owned()
-    };
+    let images = if path.is_dir() { images_in(path, options.split)? } else { path.to_owned() };
     if options.split == Split::Test && !is_test(&images) {
-        return Err(Error::NoHeldOut {
-            path: path.to_owned(),
-            expected: "t10k-images-idx3-ubyte",
-        });
+        return Err(Error::NoHeldOut { path: path.to_owned(), expected: "t10k-images-idx3-ubyte" });
     }
     let records = images_from(&images, options.memory_limit_bytes)?;
     let labels = match labels_beside(&images) {
@@ -84,24 +77,15 @@ fn images_in(folder: &Path, split: Split) -> Result<PathBuf> {
     files.dedup_by(|gz, file| file_name(gz).ends_with(".gz") && plain(gz) == *file);
     match files.as_slice() {
         [file] => Ok(file.clone()),
-        [] if split == Split::Test => Err(Error::NoHeldOut {
-            path: folder.to_owned(),
-            expected: "t10k-images-idx3-ubyte or its .gz",
-        }),
-        [] => Err(Error::Empty {
-            path: folder.to_owned(),
-            message: "has no train-images-idx3-ubyte or its .gz".into(),
-        }),
+        [] if split == Split::Test => {
+            Err(Error::NoHeldOut { path: folder.to_owned(), expected: "t10k-images-idx3-ubyte or its .gz" })
+        }
+        [] => {
+            Err(Error::Empty { path: folder.to_owned(), message: "has no train-images-idx3-ubyte or its .gz".into() })
+        }
         several => {
-            let names = several
-                .iter()
-                .map(|file| file_name(file))
-                .collect::<Vec<_>>()
-                .join(", ");
-            Err(Error::malformed(
-                folder,
-                format!("holds several sets: {names}; give the path of one"),
-            ))
+            let names = several.iter().map(|file| file_name(file)).collect::<Vec<_>>().join(", ");
+            Err(Error::malformed(folder, format!("holds several sets: {names}; give the path of one")))
         }
     }
 }
@@ -110,19 +94,12 @@ fn labels_beside(images: &Path) -> Option<PathBuf> {
     let name = images.file_name()?.to_str()?;
     let name = name.replace("images", "labels").replace("idx3", "idx1");
     let plain = name.strip_suffix(".gz").unwrap_or(&name);
-    [plain.to_owned(), format!("{plain}.gz")]
-        .iter()
-        .map(|name| images.with_file_name(name))
-        .find(|path| path.is_file())
+    [plain.to_owned(), format!("{plain}.gz")].iter().map(|name| images.with_file_name(name)).find(|path| path.is_file())
 }
 
 fn open_maybe_gzip(path: &Path) -> Result<Box<dyn Read>> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    Ok(if is_gzip(path) {
-        Box::new(MultiGzDecoder::new(BufReader::new(file)))
-    } else {
-        Box::new(BufReader::new(file))
-    })
+    Ok(if is_gzip(path) { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(BufReader::new(file)) })
 }
 
 fn images_from(path: &Path, limit: u64) -> Result<Records> {
@@ -153,12 +130,7 @@ pub(crate) fn read_images(mut source: impl Read, path: &Path, limit: u64) -> Res
     let bytes = promised(path, &[count as u64, height as u64, width as u64])?;
     if bytes > limit {
         let fix = "unpack it with gunzip to have it streamed, or raise the memory limit";
-        return Err(Error::TooLarge {
-            path: path.to_owned(),
-            bytes,
-            limit,
-            fix,
-        });
+        return Err(Error::TooLarge { path: path.to_owned(), bytes, limit, fix });
     }
     let pixels = rest(source, path, bytes)?;
     Ok(Records {
@@ -175,10 +147,7 @@ pub(crate) fn read_images(mut source: impl Read, path: &Path, limit: u64) -> Res
 /// Reads a whole IDX file of labels.
 pub(crate) fn read_labels(mut source: impl Read, path: &Path) -> Result<Vec<u32>> {
     let [count] = header(&mut source, path, LABELS)?;
-    Ok(rest(source, path, u64::from(count))?
-        .into_iter()
-        .map(u32::from)
-        .collect())
+    Ok(rest(source, path, u64::from(count))?.into_iter().map(u32::from).collect())
 }
 
 fn image_sizes(source: &mut impl Read, path: &Path) -> Result<(usize, usize, usize)> {
@@ -211,15 +180,8 @@ fn header<const N: usize>(source: &mut impl Read, path: &Path, magic: [u8; 4]) -
 /// and one byte more shows a wrong header and makes gzip check its sum.
 fn rest(source: impl Read, path: &Path, expected: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    source
-        .take(expected.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::reading(path, e))?;
-    if bytes.len() as u64 == expected {
-        Ok(bytes)
-    } else {
-        Err(wrong_length(path, bytes.len() as u64, expected))
-    }
+    source.take(expected.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
+    if bytes.len() as u64 == expected { Ok(bytes) } else { Err(wrong_length(path, bytes.len() as u64, expected)) }
 }
 
 fn wrong_length(path: &Path, found: u64, expected: u64) -> Error {

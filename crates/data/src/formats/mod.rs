@@ -38,21 +38,12 @@ pub(crate) const MAX_CLASSES: usize = 1 << 20;
 pub fn open(path: &Path, options: &Options) -> Result<ImageSet> {
     options.check()?;
     let full = path.canonicalize().map_err(|e| Error::io(path, e))?;
-    let name = full
-        .file_name()
-        .map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
+    let name = full.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
     let root = unwrap_folder(path)?;
-    let format = FORMATS
-        .iter()
-        .find(|format| (format.recognise)(&root))
-        .ok_or_else(|| Error::Unrecognised {
-            path: path.to_owned(),
-            expected: FORMATS
-                .iter()
-                .map(|format| format.expected)
-                .collect::<Vec<_>>()
-                .join("; "),
-        })?;
+    let format = FORMATS.iter().find(|format| (format.recognise)(&root)).ok_or_else(|| Error::Unrecognised {
+        path: path.to_owned(),
+        expected: FORMATS.iter().map(|format| format.expected).collect::<Vec<_>>().join("; "),
+    })?;
     ImageSet::new(name, path, (format.open)(&root, options)?, options)
 }
 
@@ -71,11 +62,7 @@ fn unwrap_folder(path: &Path) -> Result<PathBuf> {
 
 /// What a folder holds, sorted by name, without hidden files and what macOS leaves in archives.
 pub(crate) fn visible(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = || {
-        fs::read_dir(folder)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<std::io::Result<Vec<_>>>()
-    };
+    let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
     let mut paths = read().map_err(|e| Error::io(folder, e))?;
     paths.retain(|path| !file_name(path).starts_with('.') && file_name(path) != "__macosx");
     paths.sort();
@@ -84,16 +71,11 @@ pub(crate) fn visible(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// The last part of a path in lower case, for comparisons.
 pub(crate) fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().to_lowercase())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
 /// Whether a file is compressed with gzip, by its first bytes.
 pub(crate) fn is_gzip(path: &Path) -> bool {
     let mut magic = [0; 2];
-    fs::File::open(path)
-        .and_then(|mut file| file.read_exact(&mut magic))
-        .is_ok()
-        && magic == [0x1f, 0x8b]
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == [0x1f, 0x8b]
 }

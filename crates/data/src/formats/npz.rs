@@ -31,34 +31,19 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| zip_error(path, e))?;
     let has = |name: &str| archive.index_for_name(&format!("{name}.npy")).is_some();
-    let Some((_, images, labels)) = NAMES
-        .into_iter()
-        .find(|&(split, name, _)| split == options.split && has(name))
+    let Some((_, images, labels)) = NAMES.into_iter().find(|&(split, name, _)| split == options.split && has(name))
     else {
         if NAMES.iter().any(|&(_, name, _)| has(name)) {
-            return Err(Error::NoHeldOut {
-                path: path.to_owned(),
-                expected: "an array x_test or test_images",
-            });
+            return Err(Error::NoHeldOut { path: path.to_owned(), expected: "an array x_test or test_images" });
         }
-        let names: Vec<_> = archive
-            .file_names()
-            .filter_map(|name| Some(name.ok()?.escape_debug().to_string()))
-            .take(8)
-            .collect();
+        let names: Vec<_> =
+            archive.file_names().filter_map(|name| Some(name.ok()?.escape_debug().to_string())).take(8).collect();
         let message = format!("has no array arr_0 of images, only {}", names.join(", "));
-        return Err(Error::Empty {
-            path: path.to_owned(),
-            message,
-        });
+        return Err(Error::Empty { path: path.to_owned(), message });
     };
     let has_labels = has(labels);
     let records = read_images(&mut archive, path, images, options.memory_limit_bytes)?;
-    let labels = if has_labels {
-        Some(read_labels(&mut archive, path, labels, records.count)?)
-    } else {
-        None
-    };
+    let labels = if has_labels { Some(read_labels(&mut archive, path, labels, records.count)?) } else { None };
     Ok(Found {
         format: "npz",
         source: Source::Records(records),
@@ -71,9 +56,7 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
 }
 
 fn read_images(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &str, limit: u64) -> Result<Records> {
-    let mut entry = archive
-        .by_name(&format!("{name}.npy"))
-        .map_err(|e| zip_error(path, e))?;
+    let mut entry = archive.by_name(&format!("{name}.npy")).map_err(|e| zip_error(path, e))?;
     let array = Array::read_header(&mut entry, path, name)?;
     if array.dtype != "|u1" {
         let message = format!(
@@ -82,12 +65,8 @@ fn read_images(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
         );
         return Err(Error::malformed(path, message));
     }
-    let shape = || {
-        format!(
-            "{name} has shape {:?}, expected N,H,W,C with C = 1, 3 or 4 (or N,C,H,W, or N,H,W)",
-            array.shape
-        )
-    };
+    let shape =
+        || format!("{name} has shape {:?}, expected N,H,W,C with C = 1, 3 or 4 (or N,C,H,W, or N,H,W)", array.shape);
     let (count, height, width, channels, planar) = match array.shape[..] {
         [n, h, w, c @ (1 | 3 | 4)] => (n, h, w, c, false),
         [n, c @ (1 | 3 | 4), h, w] => (n, h, w, c, true),
@@ -100,10 +79,8 @@ fn read_images(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
     }
     let claimed = entry.size().saturating_sub(array.header_bytes);
     if claimed != bytes {
-        let message = format!(
-            "{name} is truncated: its shape {:?} takes {bytes} bytes, {claimed} are there",
-            array.shape
-        );
+        let message =
+            format!("{name} is truncated: its shape {:?} takes {bytes} bytes, {claimed} are there", array.shape);
         return Err(Error::malformed(path, message));
     }
     let bytes = match (entry.compression(), entry.data_start(), entry.encrypted()) {
@@ -122,48 +99,27 @@ fn read_images(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
         _ if bytes > limit => {
             let fix =
                 "save it with numpy.savez instead of savez_compressed to have it streamed, or raise the memory limit";
-            return Err(Error::TooLarge {
-                path: path.to_owned(),
-                bytes,
-                limit,
-                fix,
-            });
+            return Err(Error::TooLarge { path: path.to_owned(), bytes, limit, fix });
         }
         _ => Bytes::Memory(rest(entry, path, name, bytes)?),
     };
     // Each fits: their product does, and was seen to be there.
     let [count, height, width, channels] = [count, height, width, channels].map(|size| size as usize);
-    Ok(Records {
-        path: path.to_owned(),
-        count,
-        height,
-        width,
-        channels,
-        planar,
-        bytes,
-    })
+    Ok(Records { path: path.to_owned(), count, height, width, channels, planar, bytes })
 }
 
 fn read_labels(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &str, images: usize) -> Result<Vec<u32>> {
-    let entry = &mut archive
-        .by_name(&format!("{name}.npy"))
-        .map_err(|e| zip_error(path, e))?;
+    let entry = &mut archive.by_name(&format!("{name}.npy")).map_err(|e| zip_error(path, e))?;
     let array = Array::read_header(&mut *entry, path, name)?;
     let count = promised(path, &array.shape)?;
     if count != images as u64 {
-        let message = format!(
-            "{name} has shape {:?}, expected one label for each of {images} images",
-            array.shape
-        );
+        let message = format!("{name} has shape {:?}, expected one label for each of {images} images", array.shape);
         return Err(Error::malformed(path, message));
     }
     let mut chars = array.dtype.chars();
     let (big, kind, size) = (chars.next() == Some('>'), chars.next(), chars.as_str().parse::<usize>());
     let (Some('i' | 'u'), Ok(size @ (1 | 2 | 4 | 8))) = (kind, size) else {
-        let message = format!(
-            "{name} has dtype {}, expected integers; save it with .astype(numpy.int64)",
-            array.dtype
-        );
+        let message = format!("{name} has dtype {}, expected integers; save it with .astype(numpy.int64)", array.dtype);
         return Err(Error::malformed(path, message));
     };
     let bytes = rest(entry, path, name, promised(path, &[count, size as u64])?)?;
@@ -171,21 +127,11 @@ fn read_labels(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
         .chunks_exact(size)
         .map(|bytes| {
             let digits = |value: u64, &byte: &u8| value << 8 | u64::from(byte);
-            let value = if big {
-                bytes.iter().fold(0, digits)
-            } else {
-                bytes.iter().rev().fold(0, digits)
-            };
+            let value = if big { bytes.iter().fold(0, digits) } else { bytes.iter().rev().fold(0, digits) };
             // A negative label is huge here, and refused like any other that cannot be an index.
-            u32::try_from(value)
-                .ok()
-                .filter(|&label| (label as usize) < MAX_CLASSES)
-                .ok_or_else(|| {
-                    Error::malformed(
-                        path,
-                        format!("{name} has a label that is negative or not below {MAX_CLASSES}"),
-                    )
-                })
+            u32::try_from(value).ok().filter(|&label| (label as usize) < MAX_CLASSES).ok_or_else(|| {
+                Error::malformed(path, format!("{name} has a label that is negative or not below {MAX_CLASSES}"))
+            })
         })
         .collect()
 }
@@ -193,29 +139,20 @@ fn read_labels(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
 /// Reads the `expected` bytes that must remain; the buffer grows with what is there, not with what is promised.
 fn rest(source: impl Read, path: &Path, name: &str, expected: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    source
-        .take(expected.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::reading(path, e))?;
+    source.take(expected.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 == expected {
         return Ok(bytes);
     }
     Err(Error::malformed(
         path,
-        format!(
-            "{name} is truncated or too long: expected {expected} bytes, found {}",
-            bytes.len()
-        ),
+        format!("{name} is truncated or too long: expected {expected} bytes, found {}", bytes.len()),
     ))
 }
 
 fn zip_error(path: &Path, error: zip::result::ZipError) -> Error {
     match error {
         zip::result::ZipError::Io(e) => Error::reading(path, e),
-        e => Error::malformed(
-            path,
-            format!("is truncated or not a zip as numpy.savez writes it ({e})"),
-        ),
+        e => Error::malformed(path, format!("is truncated or not a zip as numpy.savez writes it ({e})")),
     }
 }
 
@@ -241,9 +178,7 @@ impl Array {
             [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _] => 4,
             _ => return Err(bad("wrong magic number or version")),
         };
-        source
-            .read_exact(&mut length[..digits])
-            .map_err(|e| Error::reading(path, e))?;
+        source.read_exact(&mut length[..digits]).map_err(|e| Error::reading(path, e))?;
         let length = u32::from_le_bytes(length) as usize;
         if length > Self::MAX_HEADER {
             return Err(bad(&format!("its header of {length} bytes is too long")));
@@ -253,16 +188,10 @@ impl Array {
         let text = String::from_utf8_lossy(&text);
         let value = |key: &str| Some(text.split_once(&format!("'{key}':"))?.1.trim_start());
 
-        let shape = value("shape")
-            .and_then(|text| text.strip_prefix('(')?.split_once(')'))
-            .ok_or_else(|| bad("no shape"))?
-            .0;
-        let shape: std::result::Result<Vec<u64>, _> = shape
-            .split(',')
-            .map(str::trim)
-            .filter(|size| !size.is_empty())
-            .map(str::parse)
-            .collect();
+        let shape =
+            value("shape").and_then(|text| text.strip_prefix('(')?.split_once(')')).ok_or_else(|| bad("no shape"))?.0;
+        let shape: std::result::Result<Vec<u64>, _> =
+            shape.split(',').map(str::trim).filter(|size| !size.is_empty()).map(str::parse).collect();
         match value("fortran_order") {
             Some(text) if text.starts_with("False") => {}
             Some(text) if text.starts_with("True") => {
@@ -273,10 +202,7 @@ impl Array {
         }
         let dtype = value("descr").ok_or_else(|| bad("no descr"))?;
         // A structured type is a list instead of a string: then the message shows it.
-        let dtype = dtype
-            .strip_prefix('\'')
-            .and_then(|text| text.split_once('\''))
-            .map_or(dtype, |(dtype, _)| dtype);
+        let dtype = dtype.strip_prefix('\'').and_then(|text| text.split_once('\'')).map_or(dtype, |(dtype, _)| dtype);
         Ok(Array {
             dtype: dtype.escape_debug().take(40).collect(),
             shape: shape.map_err(|_| bad("its shape is not a list of sizes"))?,
@@ -291,31 +217,20 @@ impl Array {
 /// # Errors
 /// What `out` returns; [`io::ErrorKind::InvalidInput`] if `images` or `labels` do not have the size that `shape` says.
 pub fn write<W: Write + Seek>(out: W, images: &[u8], shape: [usize; 4], labels: Option<&[u32]>) -> io::Result<()> {
-    let size = shape
-        .iter()
-        .try_fold(1usize, |product, &size| product.checked_mul(size));
+    let size = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
     if size != Some(images.len()) || labels.is_some_and(|labels| labels.len() != shape[0]) {
-        let message = format!(
-            "{} bytes and {:?} labels for shape {shape:?}",
-            images.len(),
-            labels.map(<[u32]>::len)
-        );
+        let message = format!("{} bytes and {:?} labels for shape {shape:?}", images.len(), labels.map(<[u32]>::len));
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let mut archive = ZipWriter::new(out);
-    let options = SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .large_file(true);
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
     archive.start_file("arr_0.npy", options)?;
     archive.write_all(&npy_header("|u1", &shape.map(|size| size.to_string()).join(", ")))?;
     archive.write_all(images)?;
     if let Some(labels) = labels {
         archive.start_file("arr_1.npy", options)?;
         archive.write_all(&npy_header("<i8", &format!("{},", labels.len())))?;
-        let bytes: Vec<u8> = labels
-            .iter()
-            .flat_map(|&label| i64::from(label).to_le_bytes())
-            .collect();
+        let bytes: Vec<u8> = labels.iter().flat_map(|&label| i64::from(label).to_le_bytes()).collect();
         archive.write_all(&bytes)?;
     }
     archive.finish()?.flush()
@@ -327,10 +242,5 @@ fn npy_header(dtype: &str, shape: &str) -> Vec<u8> {
     let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
     text.push_str(&" ".repeat(length - text.len() - 1));
     text.push('\n');
-    [
-        b"\x93NUMPY\x01\x00".as_slice(),
-        &(length as u16).to_le_bytes(),
-        text.as_bytes(),
-    ]
-    .concat()
+    [b"\x93NUMPY\x01\x00".as_slice(), &(length as u16).to_le_bytes(), text.as_bytes()].concat()
 }

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Bytes that differ from each other in no simple way.
 pub fn noise(count: usize) -> Vec<u8> {
-    (0..count as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect()
+    (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
 pub fn put(path: &Path, bytes: &[u8]) -> PathBuf {
@@ -38,16 +36,8 @@ pub fn npz_of(name: &str, dtype: &str, shape: &str, fortran: bool, bytes: &[u8],
     let fortran = if fortran { "True" } else { "False" };
     let text = format!("{{'descr': '{dtype}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
     let mut out = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    let method = if compress {
-        zip::CompressionMethod::Deflated
-    } else {
-        zip::CompressionMethod::Stored
-    };
-    out.start_file(
-        format!("{name}.npy"),
-        zip::write::SimpleFileOptions::default().compression_method(method),
-    )
-    .unwrap();
+    let method = if compress { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
+    out.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default().compression_method(method)).unwrap();
     out.write_all(b"\x93NUMPY\x01\x00").unwrap();
     out.write_all(&(text.len() as u16).to_le_bytes()).unwrap();
     out.write_all(text.as_bytes()).unwrap();
@@ -88,18 +78,12 @@ pub fn grey_png(bytes: &[u8], size: (u32, u32)) -> Vec<u8> {
 }
 
 pub fn test_split() -> Options {
-    Options {
-        split: Split::Test,
-        ..Options::default()
-    }
+    Options { split: Split::Test, ..Options::default() }
 }
 
 /// The same options, but nothing is kept in memory.
 pub fn streamed(options: &Options) -> Options {
-    Options {
-        memory_limit_bytes: 0,
-        ..options.clone()
-    }
+    Options { memory_limit_bytes: 0, ..options.clone() }
 }
 
 pub fn all(set: &ImageSet) -> Vec<u8> {
@@ -133,10 +117,7 @@ pub fn opened(path: &Path, options: &Options) -> ImageSet {
 pub fn refused(path: &Path, options: &Options) -> String {
     let error = open(path, options).err().expect("must be refused");
     let message = error.to_string();
-    assert!(
-        message.starts_with(&*path.to_string_lossy()),
-        "{message:?} names no file"
-    );
+    assert!(message.starts_with(&*path.to_string_lossy()), "{message:?} names no file");
     assert!(!message.contains('\n'), "{message:?} is not one line");
     message
 }

@@ -31,10 +31,7 @@ pub fn error(actual: &[f32], expected: &[f64]) -> f64 {
 #[track_caller]
 pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     let error = error(actual, expected);
-    assert!(
-        error <= tolerance,
-        "{what}: relative error {error:e}, tolerance {tolerance:e}"
-    );
+    assert!(error <= tolerance, "{what}: relative error {error:e}, tolerance {tolerance:e}");
 }
 
 /// The gradient of Σ f(x)·dy by central differences.
@@ -58,10 +55,7 @@ pub fn finite_differences(x: &[f32], dy: &[f32], f: impl Fn(&[f64]) -> Vec<f64>)
 /// The result of `f` on pools of 1, 2 and 4 threads, which must be the same to the last bit.
 pub fn on_every_pool(f: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f32> {
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .expect("threads");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
         pool.install(&f)
     };
     let one = run(1);
@@ -75,12 +69,7 @@ pub fn on_every_pool(f: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f32> {
 pub fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
     assert_eq!(a.len(), b.len(), "{what}");
     let different = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-    assert_eq!(
-        different,
-        0,
-        "{what}: {different} of {} numbers differ in bits",
-        a.len()
-    );
+    assert_eq!(different, 0, "{what}: {different} of {} numbers differ in bits", a.len());
 }
 
 /// Convolutions of all the paths: kernels, strides, one-sided pads, few and odd channels, small and odd maps.
@@ -98,15 +87,6 @@ pub fn convolutions() -> impl Strategy<Value = Conv> {
     let size = || prop_oneof![Just(4usize), Just(8), 3usize..14];
     (1usize..6, size(), size(), channels(), channels(), window).prop_map(|(n, h, w, c_in, c_out, window)| {
         let (kh, kw, stride, pad) = window;
-        Conv {
-            n,
-            h,
-            w,
-            c_in,
-            c_out,
-            kernel: (kh, kw),
-            stride,
-            pad,
-        }
+        Conv { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
     })
 }

@@ -48,12 +48,7 @@ impl Layout {
         let factor = wanted.min(PICTURE / longest(1).max(1)).max(1);
         let gap = if factor == 1 { 2 } else { 1 };
         if longest(gap) > LONGEST {
-            return Err(Error::GridTooLarge {
-                rows,
-                columns,
-                height,
-                width,
-            });
+            return Err(Error::GridTooLarge { rows, columns, height, width });
         }
         Ok(Layout { columns, gap, factor })
     }
@@ -93,30 +88,16 @@ impl Picture {
         };
         let (height, width, factor) = (rgb.height() as usize, rgb.width() as usize, layout.factor);
         let pixels = match alpha {
-            Some(alpha) => rgb
-                .pixels()
-                .zip(alpha.pixels())
-                .flat_map(|(c, a)| [c[0], c[1], c[2], a[0]])
-                .collect(),
+            Some(alpha) => rgb.pixels().zip(alpha.pixels()).flat_map(|(c, a)| [c[0], c[1], c[2], a[0]]).collect(),
             None if channels == 1 => rgb.iter().step_by(3).copied().collect(),
             None => rgb.into_raw(),
         };
-        Ok(Picture {
-            height,
-            width,
-            color,
-            factor,
-            pixels,
-        })
+        Ok(Picture { height, width, color, factor, pixels })
     }
 
     fn grid(images: &Images) -> Result<Self> {
         let [n, height, width, channels] = images.shape();
-        Self::new(
-            &to_u8(&images.pixels),
-            [height, width, channels],
-            &Layout::grid(n, height, width)?,
-        )
+        Self::new(&to_u8(&images.pixels), [height, width, channels], &Layout::grid(n, height, width)?)
     }
 
     /// Height and width once enlarged.
@@ -224,10 +205,7 @@ pub(super) fn write_animation(
     check_frames(frames, images)?;
     let last = (frames.last() != Some(images)).then_some(images);
     let frames: Vec<_> = frames.iter().chain(last).collect();
-    let pictures = frames
-        .par_iter()
-        .map(|frame| Picture::grid(frame))
-        .collect::<Result<Vec<_>>>()?;
+    let pictures = frames.par_iter().map(|frame| Picture::grid(frame)).collect::<Result<Vec<_>>>()?;
     let is_gif = path.extension().is_some_and(|name| name.eq_ignore_ascii_case("gif"));
     let write = if is_gif { write_gif } else { write_apng };
     write(path, &pictures, info)
@@ -237,9 +215,7 @@ fn check_frames(frames: &[Images], images: &Images) -> Result<()> {
     for (index, frame) in frames.iter().enumerate() {
         if frame.shape() != images.shape() {
             let (found, expected) = (frame.shape(), images.shape());
-            return Err(Error::Shape(format!(
-                "frame {index} has shape {found:?}, expected {expected:?} (N,H,W,C)"
-            )));
+            return Err(Error::Shape(format!("frame {index} has shape {found:?}, expected {expected:?} (N,H,W,C)")));
         }
         frame.check()?;
     }
@@ -249,11 +225,7 @@ fn check_frames(frames: &[Images], images: &Images) -> Result<()> {
 /// How long each of `count` frames is shown, in hundredths of a second: four seconds in all, but neither faster than
 /// viewers follow nor slower than motion.
 fn delay(index: usize, count: usize) -> u16 {
-    if index + 1 == count {
-        HOLD
-    } else {
-        (400 / count).clamp(4, 20) as u16
-    }
+    if index + 1 == count { HOLD } else { (400 / count).clamp(4, 20) as u16 }
 }
 
 fn write_apng(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> Result<()> {
@@ -276,9 +248,7 @@ fn write_apng(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> R
 
 fn write_gif(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> Result<()> {
     let frames = pictures.par_iter().map(gif_frame).collect::<Result<Vec<_>>>()?;
-    whole::write_file(path, |file| {
-        encode_gif(file, pictures, frames, info).map_err(io::Error::other)
-    })?;
+    whole::write_file(path, |file| encode_gif(file, pictures, frames, info).map_err(io::Error::other))?;
     Ok(())
 }
 

@@ -73,17 +73,11 @@ pub enum ConfigError {
 
 impl ConfigError {
     pub(super) fn value(key: &str, message: String) -> Self {
-        Self::Value {
-            key: key.to_owned(),
-            message,
-        }
+        Self::Value { key: key.to_owned(), message }
     }
 
     pub(super) fn syntax(error: toml::de::Error) -> Self {
-        Self::Syntax {
-            message: error.message().replace('\n', ", "),
-            offset: error.span().map(|s| s.start),
-        }
+        Self::Syntax { message: error.message().replace('\n', ", "), offset: error.span().map(|s| s.start) }
     }
 
     pub(super) fn unknown_preset(name: &str) -> Self {
@@ -93,10 +87,7 @@ impl ConfigError {
             Some(near) => format!("did you mean `{near}`? There are {known}"),
             None => format!("there are {known}"),
         };
-        Self::UnknownPreset {
-            name: name.to_owned(),
-            hint,
-        }
+        Self::UnknownPreset { name: name.to_owned(), hint }
     }
 
     /// The line of `text`, from 1, that the error is about.
@@ -131,12 +122,10 @@ fn offset_of(key: &str, text: &str) -> Option<usize> {
 pub(super) fn wrong_value(table: &Table, key: &str, message: &str) -> ConfigError {
     let mut parts = key.split(['.', '[']);
     let mut part = || parts.next();
-    let value = part()
-        .and_then(|section| table.get(section)?.get(part()?))
-        .and_then(|value| match part() {
-            Some(index) => value.get(index.trim_end_matches(']').parse::<usize>().ok()?),
-            None => Some(value),
-        });
+    let value = part().and_then(|section| table.get(section)?.get(part()?)).and_then(|value| match part() {
+        Some(index) => value.get(index.trim_end_matches(']').parse::<usize>().ok()?),
+        None => Some(value),
+    });
     let (Some(value), Some((_, expected))) = (value, message.split_once(", expected ")) else {
         return ConfigError::value(key, message.to_owned());
     };

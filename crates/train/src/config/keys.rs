@@ -24,48 +24,24 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("data.flip", &["random_flip", "randflip"]),
     ("data.fit", &["center_crop"]),
     ("data.labels", &["class_cond"]),
-    (
-        "model.block_out_channels",
-        &["ch", "ch_mult", "channel_mult", "dim", "dim_mults", "num_channels"],
-    ),
+    ("model.block_out_channels", &["ch", "ch_mult", "channel_mult", "dim", "dim_mults", "num_channels"]),
     ("model.layers_per_block", &["num_res_blocks", "n_res_blocks"]),
     ("model.attention_head_dim", &["num_heads", "num_head_channels"]),
     ("model.resnet_time_scale_shift", &["use_scale_shift_norm"]),
     ("model.num_class_embeds", &["num_classes"]),
     (
         "diffusion.timesteps",
-        &[
-            "t",
-            "num_train_timesteps",
-            "num_diffusion_timesteps",
-            "diffusion_steps",
-            "ddpm_num_steps",
-        ],
+        &["t", "num_train_timesteps", "num_diffusion_timesteps", "diffusion_steps", "ddpm_num_steps"],
     ),
-    (
-        "diffusion.schedule",
-        &["beta_schedule", "noise_schedule", "ddpm_beta_schedule"],
-    ),
+    ("diffusion.schedule", &["beta_schedule", "noise_schedule", "ddpm_beta_schedule"]),
     ("diffusion.betas", &["trained_betas"]),
-    (
-        "diffusion.prediction",
-        &["prediction_type", "model_mean_type", "predict_xstart", "objective"],
-    ),
-    (
-        "diffusion.variance",
-        &["variance_type", "model_var_type", "learn_sigma", "sigma_small"],
-    ),
+    ("diffusion.prediction", &["prediction_type", "model_mean_type", "predict_xstart", "objective"]),
+    ("diffusion.variance", &["variance_type", "model_var_type", "learn_sigma", "sigma_small"]),
     ("diffusion.loss", &["loss_type", "use_kl"]),
     ("diffusion.timestep_sampler", &["schedule_sampler"]),
-    (
-        "train.steps",
-        &["max_train_steps", "train_num_steps", "n_iter", "epochs", "num_epochs"],
-    ),
+    ("train.steps", &["max_train_steps", "train_num_steps", "n_iter", "epochs", "num_epochs"]),
     ("train.batch_size", &["total_bs", "train_batch_size", "microbatch"]),
-    (
-        "train.gradient_accumulation",
-        &["gradient_accumulation_steps", "gradient_accumulate_every"],
-    ),
+    ("train.gradient_accumulation", &["gradient_accumulation_steps", "gradient_accumulate_every"]),
     ("train.learning_rate", &["lr", "train_lr"]),
     ("train.beta1", &["adam_beta1"]),
     ("train.beta2", &["adam_beta2"]),
@@ -74,23 +50,9 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("train.grad_clip", &["max_grad_norm"]),
     ("train.ema_decay", &["ema_rate", "ema_max_decay"]),
     ("train.log_every", &["log_interval"]),
-    (
-        "train.checkpoint_every",
-        &["checkpointing_steps", "save_interval", "save_and_sample_every"],
-    ),
-    (
-        "train.keep_checkpoints",
-        &["checkpoints_total_limit", "keep_checkpoint_max"],
-    ),
-    (
-        "sample.steps",
-        &[
-            "num_inference_steps",
-            "ddpm_num_inference_steps",
-            "timestep_respacing",
-            "sampling_timesteps",
-        ],
-    ),
+    ("train.checkpoint_every", &["checkpointing_steps", "save_interval", "save_and_sample_every"]),
+    ("train.keep_checkpoints", &["checkpoints_total_limit", "keep_checkpoint_max"]),
+    ("sample.steps", &["num_inference_steps", "ddpm_num_inference_steps", "timestep_respacing", "sampling_timesteps"]),
     ("sample.eta", &["ddim_sampling_eta"]),
     ("sample.clip_sample", &["clip_denoised"]),
 ];
@@ -108,10 +70,7 @@ pub(super) fn check(table: &Table) -> Result<(), ConfigError> {
                 }
             }
             value if fields::<Config>().contains(&section.as_str()) => {
-                return Err(ConfigError::value(
-                    section,
-                    format!("expected a section, [{section}], got {value}"),
-                ));
+                return Err(ConfigError::value(section, format!("expected a section, [{section}], got {value}")));
             }
             _ => return Err(unknown(section)),
         }
@@ -130,23 +89,12 @@ fn unknown(key: &str) -> ConfigError {
     let (section, name) = key.split_once('.').unwrap_or(("", key));
     // The section itself may be misspelt.
     let section = nearest(section, fields::<Config>()).unwrap_or(section);
-    let keys = || {
-        sections()
-            .into_iter()
-            .flat_map(|(s, names)| names.iter().map(move |n| (s, *n)))
-    };
+    let keys = || sections().into_iter().flat_map(|(s, names)| names.iter().map(move |n| (s, *n)));
 
     let same_name = keys().filter(|(_, n)| *n == name).min_by_key(|(s, _)| *s != section);
-    let elsewhere = || {
-        KNOWN_ELSEWHERE
-            .iter()
-            .find(|(_, names)| names.contains(&name.to_lowercase().as_str()))
-    };
-    let near = || {
-        keys()
-            .filter_map(|(s, n)| Some((distance(name, n)? + usize::from(s != section), s != section, s, n)))
-            .min()
-    };
+    let elsewhere = || KNOWN_ELSEWHERE.iter().find(|(_, names)| names.contains(&name.to_lowercase().as_str()));
+    let near =
+        || keys().filter_map(|(s, n)| Some((distance(name, n)? + usize::from(s != section), s != section, s, n))).min();
 
     let key_of = |(s, n): (&str, &str)| format!("{s}.{n}");
     let meant = same_name
@@ -158,19 +106,12 @@ fn unknown(key: &str) -> ConfigError {
         (None, Some((section, names))) => format!("[{section}] has {}", names.join(", ")),
         (None, None) => format!("the sections are {}", fields::<Config>().join(", ")),
     };
-    ConfigError::UnknownKey {
-        key: key.to_owned(),
-        hint,
-    }
+    ConfigError::UnknownKey { key: key.to_owned(), hint }
 }
 
 /// The candidate that `word` most probably stands for, if any is near enough.
 pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    candidates
-        .iter()
-        .filter_map(|c| Some((distance(word, c)?, *c)))
-        .min()
-        .map(|(_, c)| c)
+    candidates.iter().filter_map(|c| Some((distance(word, c)?, *c))).min().map(|(_, c)| c)
 }
 
 /// How many slips of the keyboard lie between two words, if few enough; part of a word counts as one.

@@ -25,11 +25,7 @@ fn every_preset_is_complete_and_valid_and_survives_a_round_trip() {
         assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config, "{name}");
         assert!(text.starts_with('#'), "{name} says what it is");
         // `preset` reads the text alone: a key that it left to another preset would have been an error.
-        assert_eq!(
-            Config::from_toml(&format!("preset = \"{name}\"")).unwrap(),
-            config,
-            "{name}"
-        );
+        assert_eq!(Config::from_toml(&format!("preset = \"{name}\"")).unwrap(), config, "{name}");
     }
 }
 
@@ -38,14 +34,8 @@ fn the_papers_presets_have_the_papers_numbers() {
     // Ho et al. 2020, appendix B, and their code.
     let cifar = preset("cifar10");
     assert_eq!(cifar.model.block_out_channels, [128, 256, 256, 256]);
-    assert_eq!(
-        (cifar.train.batch_size, cifar.train.learning_rate, cifar.train.steps),
-        (128, 2e-4, 800_000)
-    );
-    assert_eq!(
-        (cifar.model.dropout, cifar.diffusion.variance),
-        (0.1, Variance::FixedLarge)
-    );
+    assert_eq!((cifar.train.batch_size, cifar.train.learning_rate, cifar.train.steps), (128, 2e-4, 800_000));
+    assert_eq!((cifar.model.dropout, cifar.diffusion.variance), (0.1, Variance::FixedLarge));
     for (name, steps, flip) in [
         ("celebahq256", 500_000, true),
         ("lsun-bedroom", 2_400_000, true),
@@ -54,54 +44,25 @@ fn the_papers_presets_have_the_papers_numbers() {
     ] {
         let large = preset(name);
         assert_eq!(large.model.block_out_channels, [128, 128, 256, 256, 512, 512], "{name}");
-        assert_eq!(
-            (large.train.batch_size, large.train.learning_rate, large.train.steps),
-            (64, 2e-5, steps),
-            "{name}"
-        );
-        assert_eq!(
-            (large.model.dropout, large.diffusion.variance),
-            (0.0, Variance::FixedSmall),
-            "{name}"
-        );
+        assert_eq!((large.train.batch_size, large.train.learning_rate, large.train.steps), (64, 2e-5, steps), "{name}");
+        assert_eq!((large.model.dropout, large.diffusion.variance), (0.0, Variance::FixedSmall), "{name}");
         assert_eq!(large.data.flip, flip, "{name}");
         // All else is as for CIFAR-10.
         let mut same = cifar.clone();
         same.data = large.data.clone();
-        same.model = Model {
-            block_out_channels: large.model.block_out_channels.clone(),
-            dropout: 0.0,
-            ..cifar.model.clone()
-        };
+        same.model =
+            Model { block_out_channels: large.model.block_out_channels.clone(), dropout: 0.0, ..cifar.model.clone() };
         same.diffusion.variance = Variance::FixedSmall;
-        same.train = Train {
-            batch_size: 64,
-            learning_rate: 2e-5,
-            steps,
-            samples: large.train.samples,
-            ..same.train
-        };
+        same.train = Train { batch_size: 64, learning_rate: 2e-5, steps, samples: large.train.samples, ..same.train };
         same.sample.batch_size = large.sample.batch_size;
         assert_eq!(large, same, "{name}");
     }
     let (d, t) = (&cifar.diffusion, &cifar.train);
-    assert_eq!(
-        (d.timesteps, d.schedule, d.beta_start, d.beta_end),
-        (1000, Schedule::Linear, 1e-4, 0.02)
-    );
-    assert_eq!(
-        (t.warmup_steps, t.ema_decay, t.ema_warmup, t.grad_clip),
-        (5000, 0.9999, false, 1.0)
-    );
+    assert_eq!((d.timesteps, d.schedule, d.beta_start, d.beta_end), (1000, Schedule::Linear, 1e-4, 0.02));
+    assert_eq!((t.warmup_steps, t.ema_decay, t.ema_warmup, t.grad_clip), (5000, 0.9999, false, 1.0));
     let m = &cifar.model;
-    assert_eq!(
-        (m.norm_num_groups, m.norm_eps, m.downsample_padding, m.layers_per_block),
-        (32, 1e-6, 0, 2)
-    );
-    assert_eq!(
-        (m.flip_sin_to_cos, m.freq_shift, &m.attention_resolutions[..]),
-        (false, 1.0, &[16][..])
-    );
+    assert_eq!((m.norm_num_groups, m.norm_eps, m.downsample_padding, m.layers_per_block), (32, 1e-6, 0, 2));
+    assert_eq!((m.flip_sin_to_cos, m.freq_shift, &m.attention_resolutions[..]), (false, 1.0, &[16][..]));
 }
 
 #[test]
@@ -143,10 +104,7 @@ fn assignments_take_toml_values_and_bare_words() {
     assert_eq!((config.train.steps, config.train.learning_rate), (1000, 1.0));
     assert_eq!(config.data.resolution, Resolution { height: 16, width: 32 });
     assert_eq!(config.data.path.as_deref(), Some(Path::new("/tmp/my photos=1")));
-    assert_eq!(
-        (config.diffusion.variance, config.diffusion.loss),
-        (Variance::LearnedRange, Loss::Hybrid)
-    );
+    assert_eq!((config.diffusion.variance, config.diffusion.loss), (Variance::LearnedRange, Loss::Hybrid));
     assert_eq!((config.model.attention_head_dim, config.sample.steps), (Some(8), None));
     config.validate().unwrap();
     assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);
@@ -182,11 +140,7 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
         let expected = format!("unknown key `{given}`: did you mean `{near}`?");
         assert_eq!(set_error(&format!("{given}=1")), expected);
     }
-    assert!(
-        set_error("train.qqq=1").contains("[train] has steps, batch_size, "),
-        "{}",
-        set_error("train.qqq=1")
-    );
+    assert!(set_error("train.qqq=1").contains("[train] has steps, batch_size, "), "{}", set_error("train.qqq=1"));
     assert!(set_error("zebra.qqq=1").contains("the sections are data, model, diffusion, train, sample"));
     assert!(set_error("train.steps").contains("section.key=value"));
 }
@@ -194,83 +148,38 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
 #[test]
 fn a_wrong_type_names_the_key_what_was_given_and_what_is_expected() {
     for (assignment, expected) in [
-        (
-            "train.batch_size=many",
-            "`train.batch_size`: got \"many\", expected a whole number, 0 or more",
-        ),
-        (
-            "train.batch_size=1.5",
-            "`train.batch_size`: got 1.5, expected a whole number, 0 or more",
-        ),
-        (
-            "train.batch_size=-1",
-            "`train.batch_size`: got -1, expected a whole number, 0 or more",
-        ),
-        (
-            "train.ema_warmup=1",
-            "`train.ema_warmup`: got 1, expected true or false",
-        ),
-        (
-            "train.learning_rate=true",
-            "`train.learning_rate`: got true, expected a number",
-        ),
-        (
-            "model.block_out_channels=64",
-            "`model.block_out_channels`: got 64, expected a list",
-        ),
-        (
-            "model.block_out_channels=[64, 'x']",
-            "`model.block_out_channels[1]`: got \"x\", expected a whole number",
-        ),
-        (
-            "data.resolution=big",
-            "`data.resolution`: got \"big\", expected a whole number, or [height, width]",
-        ),
+        ("train.batch_size=many", "`train.batch_size`: got \"many\", expected a whole number, 0 or more"),
+        ("train.batch_size=1.5", "`train.batch_size`: got 1.5, expected a whole number, 0 or more"),
+        ("train.batch_size=-1", "`train.batch_size`: got -1, expected a whole number, 0 or more"),
+        ("train.ema_warmup=1", "`train.ema_warmup`: got 1, expected true or false"),
+        ("train.learning_rate=true", "`train.learning_rate`: got true, expected a number"),
+        ("model.block_out_channels=64", "`model.block_out_channels`: got 64, expected a list"),
+        ("model.block_out_channels=[64, 'x']", "`model.block_out_channels[1]`: got \"x\", expected a whole number"),
+        ("data.resolution=big", "`data.resolution`: got \"big\", expected a whole number, or [height, width]"),
         ("data.resolution=[1, 2, 3]", "`data.resolution`: "),
-        (
-            "data.resolution=-32",
-            "`data.resolution`: got -32, expected a whole number",
-        ),
-        (
-            "sample.sampler=ddmi",
-            "`sample.sampler`: got \"ddmi\", expected `ddpm` or `ddim`; did you mean `ddim`?",
-        ),
+        ("data.resolution=-32", "`data.resolution`: got -32, expected a whole number"),
+        ("sample.sampler=ddmi", "`sample.sampler`: got \"ddmi\", expected `ddpm` or `ddim`; did you mean `ddim`?"),
         ("diffusion.variance=fixedlarge", "did you mean `fixed_large`?"),
         ("diffusion.variance=3", "`diffusion.variance`: got 3, expected a word"),
         ("train.steps=", "`train.steps`: needs a value after `=`"),
     ] {
-        assert!(
-            set_error(assignment).contains(expected),
-            "{assignment}: {}",
-            set_error(assignment)
-        );
+        assert!(set_error(assignment).contains(expected), "{assignment}: {}", set_error(assignment));
     }
 }
 
 #[test]
 fn an_unknown_preset_lists_the_known_ones() {
     let error = Config::preset("cifar").unwrap_err().to_string();
-    assert!(
-        error.starts_with("unknown preset `cifar`: did you mean `cifar10`? There are fashion, mnist, "),
-        "{error}"
-    );
-    assert!(
-        Config::preset("zebra")
-            .unwrap_err()
-            .to_string()
-            .starts_with("unknown preset `zebra`: there are fashion")
-    );
+    assert!(error.starts_with("unknown preset `cifar`: did you mean `cifar10`? There are fashion, mnist, "), "{error}");
+    assert!(Config::preset("zebra").unwrap_err().to_string().starts_with("unknown preset `zebra`: there are fashion"));
 }
 
 #[test]
 fn a_file_replaces_keys_of_its_preset() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run.toml");
-    fs::write(
-        &path,
-        "preset = \"cifar10\"\n[train]\nsteps = 5\n[diffusion]\nbetas = [0.1, 0.2]\ntimesteps = 2\n",
-    )
-    .unwrap();
+    fs::write(&path, "preset = \"cifar10\"\n[train]\nsteps = 5\n[diffusion]\nbetas = [0.1, 0.2]\ntimesteps = 2\n")
+        .unwrap();
     let config = Config::from_file(&path).unwrap();
     let mut expected = preset("cifar10");
     expected.train.steps = 5;
@@ -290,142 +199,63 @@ fn errors_in_a_file_name_the_file_and_the_line() {
             "\n[train]\nsteps = 5\nbatchsize = 3\n",
             ":4: unknown key `train.batchsize`: did you mean `train.batch_size`?",
         ),
-        (
-            "# a comment\n\n[trian]\nsteps = 5\n",
-            ":4: unknown key `trian.steps`: did you mean `train.steps`?",
-        ),
+        ("# a comment\n\n[trian]\nsteps = 5\n", ":4: unknown key `trian.steps`: did you mean `train.steps`?"),
         ("[zebra]\n", ":1: unknown key `zebra`: the sections are "),
-        (
-            "[train]\n\n\nsteps = \"many\"\n",
-            ":4: `train.steps`: got \"many\", expected a whole number",
-        ),
-        (
-            "train.steps = 5\nmodel.block_out_channels = [\n 1,\n true]\n",
-            ":2: `model.block_out_channels[1]`: got true",
-        ),
+        ("[train]\n\n\nsteps = \"many\"\n", ":4: `train.steps`: got \"many\", expected a whole number"),
+        ("train.steps = 5\nmodel.block_out_channels = [\n 1,\n true]\n", ":2: `model.block_out_channels[1]`: got true"),
         ("steps = 3\n", ":1: unknown key `steps`: did you mean `train.steps`?"),
         ("\ntrain = 3\n", ":2: `train`: expected a section, [train], got 3"),
         ("[train]\nsteps = \n", ":2: "),
         ("[train]\nsteps = 1\nsteps = 2\n", ":3: duplicate key"),
-        (
-            "\npreset = 'cifra10'\n",
-            ":2: unknown preset `cifra10`: did you mean `cifar10`?",
-        ),
+        ("\npreset = 'cifra10'\n", ":2: unknown preset `cifra10`: did you mean `cifar10`?"),
         ("preset = 3\n", ":1: `preset`: expected a name, got 3"),
     ] {
         fs::write(&path, text).unwrap();
         let error = Config::from_file(&path).unwrap_err().to_string();
         let start = format!("{}{expected}", path.display());
-        assert!(
-            error.starts_with(&start) && !error.contains('\n'),
-            "{text:?} gives {error:?}"
-        );
+        assert!(error.starts_with(&start) && !error.contains('\n'), "{text:?} gives {error:?}");
     }
     let missing = dir.path().join("none.toml");
     let error = Config::from_file(&missing).unwrap_err().to_string();
-    assert!(
-        error.starts_with(&format!("cannot read {}: ", missing.display())),
-        "{error}"
-    );
+    assert!(error.starts_with(&format!("cannot read {}: ", missing.display())), "{error}");
 }
 
 #[test]
 fn values_out_of_range_are_named_with_what_they_may_be() {
     for (assignments, expected) in [
-        (
-            &["diffusion.timesteps=0"][..],
-            "`diffusion.timesteps`: got 0, expected 1 to 1000000",
-        ),
+        (&["diffusion.timesteps=0"][..], "`diffusion.timesteps`: got 0, expected 1 to 1000000"),
         (&["train.batch_size=0"], "`train.batch_size`: got 0, expected 1 to"),
-        (
-            &["train.keep_checkpoints=0"],
-            "`train.keep_checkpoints`: got 0, expected 1 or more",
-        ),
-        (
-            &["train.learning_rate=nan"],
-            "`train.learning_rate`: got NaN, expected a number greater than 0",
-        ),
+        (&["train.keep_checkpoints=0"], "`train.keep_checkpoints`: got 0, expected 1 or more"),
+        (&["train.learning_rate=nan"], "`train.learning_rate`: got NaN, expected a number greater than 0"),
         (&["train.grad_clip=inf"], "`train.grad_clip`: got inf"),
-        (
-            &["train.ema_decay=1"],
-            "`train.ema_decay`: got 1, expected a number from 0 to less than 1",
-        ),
+        (&["train.ema_decay=1"], "`train.ema_decay`: got 1, expected a number from 0 to less than 1"),
         (&["train.label_dropout=0.1"], "set `data.labels = true`"),
-        (
-            &["data.channels=2"],
-            "`data.channels`: got 2, expected 1 (grey), 3 (RGB) or 4 (RGBA)",
-        ),
+        (&["data.channels=2"], "`data.channels`: got 2, expected 1 (grey), 3 (RGB) or 4 (RGBA)"),
         (&["data.resolution=0"], "`data.resolution`: 0×0 is not a size"),
-        (
-            &["data.resolution=30"],
-            "`data.resolution`: 30×30 cannot be halved 2 times for the 3 levels",
-        ),
+        (&["data.resolution=30"], "`data.resolution`: 30×30 cannot be halved 2 times for the 3 levels"),
         (&["data.resolution=[32, 30]"], "both sides must be multiples of 4"),
-        (
-            &["model.norm_num_groups=24"],
-            "`model.norm_num_groups`: 24 groups do not divide the 32 channels",
-        ),
+        (&["model.norm_num_groups=24"], "`model.norm_num_groups`: 24 groups do not divide the 32 channels"),
         (&["model.norm_num_groups=0"], "`model.norm_num_groups`: got 0"),
+        (&["model.block_out_channels=[]"], "`model.block_out_channels`: got 0 levels"),
+        (&["model.block_out_channels=[32, 0]"], "`model.block_out_channels`: got 0"),
         (
-            &["model.block_out_channels=[]"],
-            "`model.block_out_channels`: got 0 levels",
-        ),
-        (
-            &["model.block_out_channels=[32, 0]"],
-            "`model.block_out_channels`: got 0",
-        ),
-        (
-            &[
-                "model.block_out_channels=[3]",
-                "model.norm_num_groups=1",
-                "model.attention_resolutions=[]",
-            ],
+            &["model.block_out_channels=[3]", "model.norm_num_groups=1", "model.attention_resolutions=[]"],
             "half sines, half cosines; got 3",
         ),
-        (
-            &["model.attention_resolutions=[8, 4]"],
-            "no level is 4 pixels high; the levels are 32, 16, 8",
-        ),
-        (
-            &["model.attention_head_dim=24"],
-            "heads of 24 channels do not divide the 64 channels of level 2",
-        ),
+        (&["model.attention_resolutions=[8, 4]"], "no level is 4 pixels high; the levels are 32, 16, 8"),
+        (&["model.attention_head_dim=24"], "heads of 24 channels do not divide the 64 channels of level 2"),
         (&["model.num_class_embeds=10"], "class embeddings need labels"),
         (&["model.freq_shift=16"], "`model.freq_shift`: got 16"),
         (&["model.dropout=1"], "`model.dropout`: got 1"),
-        (
-            &["diffusion.beta_end=1"],
-            "`diffusion.beta_end`: got 1, expected a number between 0 and 1",
-        ),
-        (
-            &["diffusion.betas=[0.1]"],
-            "`diffusion.betas`: has 1 numbers, but `diffusion.timesteps` is 1000",
-        ),
-        (
-            &["diffusion.timesteps=2", "diffusion.betas=[0.1, 1.5]"],
-            "`diffusion.betas`: got 1.5 at index 1",
-        ),
-        (
-            &["diffusion.variance=learned"],
-            "`diffusion.loss`: does not train a learned variance",
-        ),
+        (&["diffusion.beta_end=1"], "`diffusion.beta_end`: got 1, expected a number between 0 and 1"),
+        (&["diffusion.betas=[0.1]"], "`diffusion.betas`: has 1 numbers, but `diffusion.timesteps` is 1000"),
+        (&["diffusion.timesteps=2", "diffusion.betas=[0.1, 1.5]"], "`diffusion.betas`: got 1.5 at index 1"),
+        (&["diffusion.variance=learned"], "`diffusion.loss`: does not train a learned variance"),
         (&["diffusion.loss=hybrid"], "with a fixed one it is `l_simple`"),
-        (
-            &["diffusion.loss=min_snr", "diffusion.prediction=previous_mean"],
-            "not defined for the prediction",
-        ),
-        (
-            &["diffusion.loss=weights"],
-            "`diffusion.loss_weights`: the loss `weights` needs a list of 1000 numbers",
-        ),
-        (
-            &["diffusion.loss_weights=[1.0]"],
-            "needs `diffusion.loss = \"weights\"`",
-        ),
-        (
-            &["sample.steps=2000"],
-            "`sample.steps`: got 2000, expected 1 to `diffusion.timesteps`, which is 1000",
-        ),
+        (&["diffusion.loss=min_snr", "diffusion.prediction=previous_mean"], "not defined for the prediction"),
+        (&["diffusion.loss=weights"], "`diffusion.loss_weights`: the loss `weights` needs a list of 1000 numbers"),
+        (&["diffusion.loss_weights=[1.0]"], "needs `diffusion.loss = \"weights\"`"),
+        (&["sample.steps=2000"], "`sample.steps`: got 2000, expected 1 to `diffusion.timesteps`, which is 1000"),
         (&["sample.eta=-1"], "`sample.eta`: got -1"),
     ] {
         let error = invalid(assignments);
@@ -433,12 +263,6 @@ fn values_out_of_range_are_named_with_what_they_may_be() {
     }
     let mut config = preset("fashion");
     config.train.seed = u64::MAX;
-    assert!(
-        config
-            .validate()
-            .unwrap_err()
-            .to_string()
-            .starts_with("`train.seed`: got 18446744073709551615")
-    );
+    assert!(config.validate().unwrap_err().to_string().starts_with("`train.seed`: got 18446744073709551615"));
     assert!(config.to_toml().is_err());
 }

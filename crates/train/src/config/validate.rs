@@ -23,11 +23,9 @@ pub(super) fn validate(config: &Config) -> Checked {
 
 fn data(data: &Data) -> Checked {
     let Resolution { height, width } = data.resolution;
-    check(
-        SIZE.contains(&height) && SIZE.contains(&width),
-        "data.resolution",
-        || format!("{height}×{width} is not a size: each side must be 1 to {}", SIZE.end()),
-    )?;
+    check(SIZE.contains(&height) && SIZE.contains(&width), "data.resolution", || {
+        format!("{height}×{width} is not a size: each side must be 1 to {}", SIZE.end())
+    })?;
     check(matches!(data.channels, 1 | 3 | 4), "data.channels", || {
         format!("got {}, expected 1 (grey), 3 (RGB) or 4 (RGBA)", data.channels)
     })
@@ -45,10 +43,7 @@ fn model(config: &Config) -> Checked {
     for &c in channels {
         between("model.block_out_channels", c, SIZE)?;
         check(c % model.norm_num_groups == 0, "model.norm_num_groups", || {
-            format!(
-                "{} groups do not divide the {c} channels of `model.block_out_channels`",
-                model.norm_num_groups
-            )
+            format!("{} groups do not divide the {c} channels of `model.block_out_channels`", model.norm_num_groups)
         })?;
     }
 
@@ -74,10 +69,8 @@ fn model(config: &Config) -> Checked {
         // The middle, at the last level's width, always has attention.
         let attends = |level: usize| level + 1 == levels || model.attention_resolutions.contains(&heights[level]);
         if let Some(level) = (0..levels).find(|&level| attends(level) && !channels[level].is_multiple_of(dim)) {
-            let message = format!(
-                "heads of {dim} channels do not divide the {} channels of level {level}",
-                channels[level]
-            );
+            let message =
+                format!("heads of {dim} channels do not divide the {} channels of level {level}", channels[level]);
             return fail("model.attention_head_dim", message);
         }
     }
@@ -110,27 +103,16 @@ fn model(config: &Config) -> Checked {
 fn diffusion(diffusion: &Diffusion) -> Checked {
     let t = diffusion.timesteps;
     between("diffusion.timesteps", t, TIMESTEPS)?;
-    for (key, beta) in [
-        ("diffusion.beta_start", diffusion.beta_start),
-        ("diffusion.beta_end", diffusion.beta_end),
-    ] {
-        check(beta > 0.0 && beta < 1.0, key, || {
-            format!("got {beta}, expected a number between 0 and 1")
-        })?;
+    for (key, beta) in [("diffusion.beta_start", diffusion.beta_start), ("diffusion.beta_end", diffusion.beta_end)] {
+        check(beta > 0.0 && beta < 1.0, key, || format!("got {beta}, expected a number between 0 and 1"))?;
     }
     if let Some(betas) = &diffusion.betas {
         check(betas.len() == t, "diffusion.betas", || {
             format!("has {} numbers, but `diffusion.timesteps` is {t}", betas.len())
         })?;
-        let wrong = betas
-            .iter()
-            .enumerate()
-            .find(|(_, beta)| !(**beta > 0.0 && **beta < 1.0));
+        let wrong = betas.iter().enumerate().find(|(_, beta)| !(**beta > 0.0 && **beta < 1.0));
         if let Some((i, beta)) = wrong {
-            return fail(
-                "diffusion.betas",
-                format!("got {beta} at index {i}, expected numbers between 0 and 1"),
-            );
+            return fail("diffusion.betas", format!("got {beta} at index {i}, expected numbers between 0 and 1"));
         }
     }
 
@@ -146,38 +128,23 @@ fn diffusion(diffusion: &Diffusion) -> Checked {
             return fail("diffusion.loss", message.to_owned());
         }
         Loss::MinSnr if diffusion.prediction == Prediction::PreviousMean => {
-            return fail(
-                "diffusion.loss",
-                "`min_snr` is not defined for the prediction `previous_mean`".to_owned(),
-            );
+            return fail("diffusion.loss", "`min_snr` is not defined for the prediction `previous_mean`".to_owned());
         }
         _ => (),
     }
     positive("diffusion.min_snr_gamma", diffusion.min_snr_gamma)?;
     match (&diffusion.loss_weights, diffusion.loss == Loss::Weights) {
         (None, false) => Ok(()),
-        (None, true) => fail(
-            "diffusion.loss_weights",
-            format!("the loss `weights` needs a list of {t} numbers"),
-        ),
-        (Some(_), false) => fail(
-            "diffusion.loss_weights",
-            "needs `diffusion.loss = \"weights\"`".to_owned(),
-        ),
+        (None, true) => fail("diffusion.loss_weights", format!("the loss `weights` needs a list of {t} numbers")),
+        (Some(_), false) => fail("diffusion.loss_weights", "needs `diffusion.loss = \"weights\"`".to_owned()),
         (Some(weights), true) => {
             check(weights.len() == t, "diffusion.loss_weights", || {
                 format!("has {} numbers, but `diffusion.timesteps` is {t}", weights.len())
             })?;
             let wrong = weights.iter().find(|w| !(**w >= 0.0 && w.is_finite()));
-            wrong.map_or(Ok(()), |w| {
-                fail(
-                    "diffusion.loss_weights",
-                    format!("got {w}, expected numbers, 0 or more"),
-                )
-            })?;
-            check(weights.iter().any(|w| *w > 0.0), "diffusion.loss_weights", || {
-                "all weights are 0".to_owned()
-            })
+            wrong
+                .map_or(Ok(()), |w| fail("diffusion.loss_weights", format!("got {w}, expected numbers, 0 or more")))?;
+            check(weights.iter().any(|w| *w > 0.0), "diffusion.loss_weights", || "all weights are 0".to_owned())
         }
     }
 }
@@ -192,27 +159,16 @@ fn train(config: &Config) -> Checked {
     share("train.beta2", train.beta2)?;
     positive("train.adam_eps", train.adam_eps)?;
     between("train.warmup_steps", train.warmup_steps, 0..=*COUNT.end())?;
-    check(
-        train.grad_clip >= 0.0 && train.grad_clip.is_finite(),
-        "train.grad_clip",
-        || {
-            format!(
-                "got {}, expected a number greater than 0, or 0 for none",
-                train.grad_clip
-            )
-        },
-    )?;
+    check(train.grad_clip >= 0.0 && train.grad_clip.is_finite(), "train.grad_clip", || {
+        format!("got {}, expected a number greater than 0, or 0 for none", train.grad_clip)
+    })?;
     share("train.ema_decay", train.ema_decay)?;
-    check(
-        (0.0..=1.0).contains(&train.label_dropout),
-        "train.label_dropout",
-        || format!("got {}, expected a number from 0 to 1", train.label_dropout),
-    )?;
-    check(
-        train.label_dropout == 0.0 || config.data.labels,
-        "train.label_dropout",
-        || "there are no labels to hide: set `data.labels = true`".to_owned(),
-    )?;
+    check((0.0..=1.0).contains(&train.label_dropout), "train.label_dropout", || {
+        format!("got {}, expected a number from 0 to 1", train.label_dropout)
+    })?;
+    check(train.label_dropout == 0.0 || config.data.labels, "train.label_dropout", || {
+        "there are no labels to hide: set `data.labels = true`".to_owned()
+    })?;
     check(i64::try_from(train.seed).is_ok(), "train.seed", || {
         format!("got {}, expected at most {}", train.seed, i64::MAX)
     })?;
@@ -233,10 +189,7 @@ fn sample(config: &Config) -> Checked {
         })?;
     }
     check((0.0..=1.0).contains(&sample.eta), "sample.eta", || {
-        format!(
-            "got {}, expected a number from 0 (no noise) to 1 (that of DDPM)",
-            sample.eta
-        )
+        format!("got {}, expected a number from 0 (no noise) to 1 (that of DDPM)", sample.eta)
     })?;
     between("sample.batch_size", sample.batch_size, SIZE)
 }
@@ -257,13 +210,9 @@ fn between(key: &str, value: usize, range: RangeInclusive<usize>) -> Checked {
 }
 
 fn positive(key: &str, value: f64) -> Checked {
-    check(value > 0.0 && value.is_finite(), key, || {
-        format!("got {value}, expected a number greater than 0")
-    })
+    check(value > 0.0 && value.is_finite(), key, || format!("got {value}, expected a number greater than 0"))
 }
 
 fn share(key: &str, value: f64) -> Checked {
-    check((0.0..1.0).contains(&value), key, || {
-        format!("got {value}, expected a number from 0 to less than 1")
-    })
+    check((0.0..1.0).contains(&value), key, || format!("got {value}, expected a number from 0 to less than 1"))
 }

@@ -91,29 +91,19 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             residual_node.unwrap_or_else(absent),
         ];
         let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
-        let (x, weight) = (
-            x.into_primitive().to_contiguous(),
-            weight.into_primitive().to_contiguous(),
-        );
+        let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
         let bias = bias.into_primitive().to_contiguous();
         let y = flex::conv2d(&x, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
         record::<C, 5>(nodes, y, move |dy, [dx, dw, db, dshift, dresidual]| {
             let shape = flex::conv_shape(&x, &weight, geometry);
-            let shift_gradient = (has_shift && dshift).then(|| {
-                filled([shape.n, shape.c_out], |d| {
-                    kernels::per_image_channel_sums(shape.n, values(&dy), d)
-                })
-            });
+            let shift_gradient = (has_shift && dshift)
+                .then(|| filled([shape.n, shape.c_out], |d| kernels::per_image_channel_sums(shape.n, values(&dy), d)));
             [
                 dx.then(|| {
-                    filled(dims::<4>(&x), |d| {
-                        kernels::conv2d_grad_input(&shape, values(&dy), values(&weight), d)
-                    })
+                    filled(dims::<4>(&x), |d| kernels::conv2d_grad_input(&shape, values(&dy), values(&weight), d))
                 }),
                 dw.then(|| {
-                    filled(dims::<4>(&weight), |d| {
-                        kernels::conv2d_grad_weight(&shape, values(&x), values(&dy), d)
-                    })
+                    filled(dims::<4>(&weight), |d| kernels::conv2d_grad_weight(&shape, values(&x), values(&dy), d))
                 }),
                 db.then(|| {
                     filled([shape.c_out], |d| match &shift_gradient {
@@ -129,19 +119,14 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
 
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
-        let (x, weight) = (
-            x.into_primitive().to_contiguous(),
-            weight.into_primitive().to_contiguous(),
-        );
+        let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
         let y = flex::linear(&x, &weight, &bias.into_primitive().to_contiguous());
         record::<C, 3>(nodes, y, move |dy, [dx, dw, db]| {
             let ([m, k], [_, n]) = (dims(&x), dims(&weight));
             [
                 dx.then(|| {
                     let shape = MatMul::new(m, n, k).transpose_b();
-                    filled([m, k], |d| {
-                        kernels::matmul(&shape, values(&dy), values(&weight), None, d)
-                    })
+                    filled([m, k], |d| kernels::matmul(&shape, values(&dy), values(&weight), None, d))
                 }),
                 dw.then(|| {
                     let shape = MatMul::new(k, m, n).transpose_a();
@@ -162,17 +147,9 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         silu: bool,
     ) -> FloatTensor<Self> {
         let (scale_shift, scale_shift_node) = split(scale_shift);
-        let nodes = [
-            x.node(),
-            gamma.node(),
-            beta.node(),
-            scale_shift_node.unwrap_or_else(|| x.node()),
-        ];
+        let nodes = [x.node(), gamma.node(), beta.node(), scale_shift_node.unwrap_or_else(|| x.node())];
         let x = x.into_primitive().to_contiguous();
-        let (gamma, beta) = (
-            gamma.into_primitive().to_contiguous(),
-            beta.into_primitive().to_contiguous(),
-        );
+        let (gamma, beta) = (gamma.into_primitive().to_contiguous(), beta.into_primitive().to_contiguous());
         let (y, mean_rstd) = flex::group_norm(&x, &gamma, &beta, scale_shift.as_ref(), groups, epsilon, silu);
         record::<C, 4>(nodes, y, move |dy, _| {
             let shape = flex::group_norm_shape(&x, groups, epsilon);
@@ -185,18 +162,14 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                     values(&x),
                     values(&gamma),
                     values(&beta),
-                    halves
-                        .as_ref()
-                        .map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
+                    halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
                     silu,
                     &mean_rstd,
                     values(&dy),
                     dx,
                     &mut dgamma,
                     &mut dbeta,
-                    dhalves
-                        .as_mut()
-                        .map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
+                    dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
                 );
             });
             let copied = |v: Vec<f32>| filled([v.len()], |d| d.copy_from_slice(&v));
@@ -220,14 +193,12 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let [q, k, v] = [q, k, v].map(|x| x.into_primitive().to_contiguous());
-        let (out, log_sum_exp) = flex::attention(&q, &k, &v, heads);
-        let saved = out.clone();
+        let out = flex::attention(&q, &k, &v, heads);
         record::<C, 3>(nodes, out, move |dy, _| {
             let shape = flex::attention_shape(&q, heads);
             let mut gradients = [&q, &k, &v].map(|x| filled(dims::<3>(x), |_| {}));
             let [dq, dk, dv] = gradients.each_mut().map(|x| x.storage_mut::<f32>());
-            let (q, k, v, out) = (values(&q), values(&k), values(&v), values(&saved));
-            kernels::attention_backward(&shape, q, k, v, out, &log_sum_exp, values(&dy), dq, dk, dv);
+            kernels::attention_backward(&shape, values(&q), values(&k), values(&v), values(&dy), dq, dk, dv);
             gradients.map(Some)
         })
     }
@@ -237,9 +208,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive().to_contiguous();
         let y = <Flex as FlexOps>::silu(x.clone());
         record::<C, 1>(nodes, y, move |dy, _| {
-            [Some(filled(dims::<2>(&x), |d| {
-                kernels::silu_backward(values(&x), values(&dy), d)
-            }))]
+            [Some(filled(dims::<2>(&x), |d| kernels::silu_backward(values(&x), values(&dy), d)))]
         })
     }
 
@@ -248,9 +217,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive();
         let [n, h, w, c] = dims(&x);
         record::<C, 1>(nodes, <Flex as FlexOps>::upsample2x(x), move |dy, _| {
-            [Some(filled([n, h, w, c], |d| {
-                kernels::upsample2x_backward(n, h, w, c, values(&dy), d)
-            }))]
+            [Some(filled([n, h, w, c], |d| kernels::upsample2x_backward(n, h, w, c, values(&dy), d)))]
         })
     }
 
@@ -261,12 +228,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         moment2: FloatTensor<Self>,
         average: FloatTensor<Self>,
         step: AdamStep,
-    ) -> (
-        FloatTensor<Self>,
-        FloatTensor<Self>,
-        FloatTensor<Self>,
-        FloatTensor<Self>,
-    ) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         // An optimizer's step has no gradient: the results are new leaves.
         let [parameter, gradient, moment1, moment2, average] =
             [parameter, gradient, moment1, moment2, average].map(|x| x.into_primitive());

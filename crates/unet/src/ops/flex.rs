@@ -23,7 +23,10 @@ pub enum Maybe<B: Backend> {
 /// The weights of a convolution in its kernel's form, made at the first call without autodiff and used until the weights
 /// are others. Sampling calls a network a thousand times with the same weights.
 #[derive(Clone, Default)]
-pub struct Prepared(Arc<Mutex<Option<(FlexTensor, Arc<PreparedFilter>)>>>);
+pub struct Prepared(Arc<Mutex<Option<Made>>>);
+
+/// A filter and the weights it was made from.
+type Made = (FlexTensor, Arc<PreparedFilter>);
 
 impl Prepared {
     /// The filter of `weight`. Holding the tensor that it was made from keeps that tensor's address from being another's.
@@ -85,12 +88,7 @@ pub trait FlexOps: Backend {
         moment2: FloatTensor<Self>,
         average: FloatTensor<Self>,
         step: AdamStep,
-    ) -> (
-        FloatTensor<Self>,
-        FloatTensor<Self>,
-        FloatTensor<Self>,
-        FloatTensor<Self>,
-    );
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// See [`super::sum_of_squares`]: the sum as `[rounded to f32, the rest]`.
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -133,7 +131,7 @@ impl FlexOps for Flex {
     }
 
     fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
-        attention(&q.to_contiguous(), &k.to_contiguous(), &v.to_contiguous(), heads).0
+        attention(&q.to_contiguous(), &k.to_contiguous(), &v.to_contiguous(), heads)
     }
 
     fn silu(x: FlexTensor) -> FlexTensor {
@@ -212,22 +210,8 @@ pub(super) fn given(maybe: Maybe<Flex>) -> Option<FlexTensor> {
 pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry) -> Conv {
     let ([n, h, w, c_in], [kh, kw, _, c_out]) = (dims(x), dims(weight));
     let Geometry { stride, before, after } = geometry;
-    let pad = Pad {
-        top: before,
-        bottom: after,
-        left: before,
-        right: after,
-    };
-    Conv {
-        n,
-        h,
-        w,
-        c_in,
-        c_out,
-        kernel: (kh, kw),
-        stride,
-        pad,
-    }
+    let pad = Pad { top: before, bottom: after, left: before, right: after };
+    Conv { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
 }
 
 pub(super) fn conv2d(
@@ -241,34 +225,18 @@ pub(super) fn conv2d(
     let shape = conv_shape(x, weight, geometry);
     filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
         let (shift, residual) = (shift.map(values), residual.map(values));
-        kernels::conv2d(
-            &shape,
-            values(x),
-            values(weight),
-            Some(values(bias)),
-            shift,
-            residual,
-            y,
-        );
+        kernels::conv2d(&shape, values(x), values(weight), Some(values(bias)), shift, residual, y);
     })
 }
 
 pub(super) fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
     let ([m, k], [_, n]) = (dims(x), dims(weight));
-    filled([m, n], |y| {
-        kernels::matmul(&MatMul::new(m, k, n), values(x), values(weight), Some(values(bias)), y)
-    })
+    filled([m, n], |y| kernels::matmul(&MatMul::new(m, k, n), values(x), values(weight), Some(values(bias)), y))
 }
 
 pub(super) fn group_norm_shape(x: &FlexTensor, groups: usize, epsilon: f64) -> GroupNorm {
     let [n, h, w, channels] = dims(x);
-    GroupNorm {
-        n,
-        pixels: h * w,
-        channels,
-        groups,
-        eps: epsilon as f32,
-    }
+    GroupNorm { n, pixels: h * w, channels, groups, eps: epsilon as f32 }
 }
 
 /// The result, and each image's and group's mean and 1/σ `[N,groups,2]`.
@@ -285,49 +253,25 @@ pub(super) fn group_norm(
     let mut mean_rstd = vec![0.0; shape.n * groups * 2];
     let y = filled(dims::<4>(x), |y| {
         let halves = scale_shift.map(|s| halves(values(s), shape.channels));
-        let halves = halves
-            .as_ref()
-            .map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
-        kernels::group_norm(
-            &shape,
-            values(x),
-            values(gamma),
-            values(beta),
-            halves,
-            silu,
-            y,
-            &mut mean_rstd,
-        );
+        let halves = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
+        kernels::group_norm(&shape, values(x), values(gamma), values(beta), halves, silu, y, &mut mean_rstd);
     });
     (y, mean_rstd)
 }
 
 /// The scales and the shifts of rows of both, each `[N,C]`.
 pub(super) fn halves(rows: &[f32], channels: usize) -> [Vec<f32>; 2] {
-    let half = |start: usize| {
-        rows.chunks(2 * channels)
-            .flat_map(|row| row[start..][..channels].iter().copied())
-            .collect()
-    };
+    let half =
+        |start: usize| rows.chunks(2 * channels).flat_map(|row| row[start..][..channels].iter().copied()).collect();
     [half(0), half(channels)]
 }
 
 pub(super) fn attention_shape(q: &FlexTensor, heads: usize) -> Attention {
     let [n, tokens, channels] = dims(q);
-    Attention {
-        n,
-        tokens,
-        heads,
-        head_dim: channels / heads,
-    }
+    Attention { n, tokens, heads, head_dim: channels / heads }
 }
 
-/// The result, and the log-sum-exp of each row of scores `[N,heads,tokens]`.
-pub(super) fn attention(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, heads: usize) -> (FlexTensor, Vec<f32>) {
+pub(super) fn attention(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, heads: usize) -> FlexTensor {
     let shape = attention_shape(q, heads);
-    let mut log_sum_exp = vec![0.0; shape.n * heads * shape.tokens];
-    let out = filled(dims::<3>(q), |out| {
-        kernels::attention(&shape, values(q), values(k), values(v), out, &mut log_sum_exp);
-    });
-    (out, log_sum_exp)
+    filled(dims::<3>(q), |out| kernels::attention(&shape, values(q), values(k), values(v), out))
 }

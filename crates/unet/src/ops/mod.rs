@@ -1,8 +1,8 @@
 //! The network's operations, on activations in N,H,W,C.
 //!
-//! Each is one function over Burn tensors with two bodies: [`reference`] composes it from ordinary Burn operations,
+//! Each is one function over Burn tensors with two bodies: [`mod@reference`] composes it from ordinary Burn operations,
 //! which every back end runs and differentiates; on the CPU back end (Flex) it is one operation with its own gradient,
-//! computed by the crate `kernels` ([`flex`]). The tests hold the two against each other.
+//! computed by the crate `kernels`. The tests hold the two against each other.
 
 mod autodiff;
 mod flex;
@@ -28,11 +28,7 @@ pub struct Geometry {
 impl Geometry {
     /// Stride 1, as many zeros on each side as keep a `kernel`×`kernel` convolution's size.
     pub fn same(kernel: usize) -> Self {
-        Self {
-            stride: 1,
-            before: kernel / 2,
-            after: kernel / 2,
-        }
+        Self { stride: 1, before: kernel / 2, after: kernel / 2 }
     }
 
     /// Rows (or columns) of the output.
@@ -174,10 +170,7 @@ pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
 /// The mean of each 2×2 square. Shapes: `[N,H,W,C]` to `[N,H/2,W/2,C]`.
 pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
     let [n, h, w, c] = x.dims();
-    let pairs = x
-        .narrow(1, 0, h / 2 * 2)
-        .narrow(2, 0, w / 2 * 2)
-        .reshape([n, h / 2, 2, w / 2, 2, c]);
+    let pairs = x.narrow(1, 0, h / 2 * 2).narrow(2, 0, w / 2 * 2).reshape([n, h / 2, 2, w / 2, 2, c]);
     pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
 }
 
@@ -211,7 +204,7 @@ pub fn adam(
     )
 }
 
-/// Σx², summed in f64 on the CPU.
+/// Σx²: short sums in f32, added up in f64 on the CPU.
 pub fn sum_of_squares(x: Tensor<1>) -> f64 {
     if !is_fused(&x.device()) {
         return x.clone().mul(x).sum().into_scalar::<f32>().into();

@@ -67,13 +67,8 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
     let [n, tokens, channels] = q.dims();
     let head_dim = channels / heads;
     let split = |x: Tensor<3>| x.reshape([n, tokens, heads, head_dim]).swap_dims(1, 2);
-    let scores = split(q)
-        .matmul(split(k).transpose())
-        .div_scalar((head_dim as f64).sqrt());
-    activation::softmax(scores, 3)
-        .matmul(split(v))
-        .swap_dims(1, 2)
-        .reshape([n, tokens, channels])
+    let scores = split(q).matmul(split(k).transpose()).div_scalar((head_dim as f64).sqrt());
+    activation::softmax(scores, 3).matmul(split(v)).swap_dims(1, 2).reshape([n, tokens, channels])
 }
 
 /// See [`super::silu`].
@@ -84,9 +79,7 @@ pub fn silu(x: Tensor<2>) -> Tensor<2> {
 /// See [`super::upsample2x`].
 pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     let [n, h, w, c] = x.dims();
-    x.reshape([n, h, 1, w, 1, c])
-        .expand([n, h, 2, w, 2, c])
-        .reshape([n, 2 * h, 2 * w, c])
+    x.reshape([n, h, 1, w, 1, c]).expand([n, h, 2, w, 2, c]).reshape([n, 2 * h, 2 * w, c])
 }
 
 /// See [`super::adam`].
@@ -98,15 +91,7 @@ pub fn adam(
     average: Tensor<1>,
     step: AdamStep,
 ) -> (Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>) {
-    let AdamStep {
-        learning_rate,
-        beta1,
-        beta2,
-        epsilon,
-        step,
-        gradient_scale,
-        ema_decay,
-    } = step;
+    let AdamStep { learning_rate, beta1, beta2, epsilon, step, gradient_scale, ema_decay } = step;
     let gradient = gradient.mul_scalar(gradient_scale);
     let moment1 = moment1.mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
     let moment2 = moment2.mul_scalar(beta2) + gradient.clone().mul(gradient).mul_scalar(1.0 - beta2);
