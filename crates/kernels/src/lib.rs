@@ -20,6 +20,7 @@
 mod activation;
 mod allocator;
 mod attention;
+mod buffer;
 mod conv;
 mod few;
 mod gather;
@@ -38,6 +39,7 @@ mod winograd;
 pub use activation::{silu, silu_backward};
 pub use allocator::Keeping;
 pub use attention::{Attention, attention, attention_backward};
+pub use buffer::{concat_channels, split_channels, written};
 pub use conv::{Conv, Pad, PreparedFilter, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_prepared};
 pub use matmul::{MatMul, matmul};
 pub use norm::{GroupNorm, group_norm, group_norm_backward};

@@ -349,7 +349,7 @@ impl UpBlock {
     ) -> Tensor<4> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             if let Some(skip) = skips.pop() {
-                x = Tensor::cat(vec![x, skip], 3);
+                x = ops::concat(x, skip);
             }
             x = resnet.forward(x, emb.clone(), dropout);
             if let Some(attention) = self.attentions.get(j) {

@@ -39,6 +39,7 @@ fn relative(got: &[f32], expected: &[f32]) -> f32 {
 }
 
 /// Euclidean length of the difference over that of the values.
+#[cfg(feature = "wgpu")]
 fn relative_length(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();

@@ -114,11 +114,13 @@ proptest! {
     }
 
     #[test]
-    fn silu_and_upsample2x((n, h, w, c) in (1usize..4, 1usize..6, 1usize..6, 1usize..20)) {
+    fn silu_upsample2x_and_concat((n, h, w, c) in (1usize..4, 1usize..6, 1usize..6, 1usize..20)) {
         let rows = random([n * h, w * c]);
         compare!(1e-5, [rows], ops::silu(rows.clone()), reference::silu(rows.clone()));
         let x = random([n, h, w, c]);
         compare!(1e-6, [x], ops::upsample2x(x.clone()), reference::upsample2x(x.clone()));
+        let y = random([n, h, w, 3]);
+        compare!(1e-6, [x, y], ops::concat(x.clone(), y.clone()), reference::concat(x.clone(), y.clone()));
     }
 
     #[test]

@@ -172,11 +172,10 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                     dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
                 );
             });
-            let copied = |v: Vec<f32>| filled([v.len()], |d| d.copy_from_slice(&v));
             [
                 Some(dx),
-                Some(copied(dgamma)),
-                Some(copied(dbeta)),
+                Some(flex::tensor([shape.channels], dgamma)),
+                Some(flex::tensor([shape.channels], dbeta)),
                 dhalves.map(|[scale, shift]| {
                     filled([shape.n, 2 * shape.channels], |d| {
                         let c = shape.channels;
@@ -196,10 +195,25 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let out = flex::attention(&q, &k, &v, heads);
         record::<C, 3>(nodes, out, move |dy, _| {
             let shape = flex::attention_shape(&q, heads);
-            let mut gradients = [&q, &k, &v].map(|x| filled(dims::<3>(x), |_| {}));
-            let [dq, dk, dv] = gradients.each_mut().map(|x| x.storage_mut::<f32>());
-            kernels::attention_backward(&shape, values(&q), values(&k), values(&v), values(&dy), dq, dk, dv);
-            gradients.map(Some)
+            let (mut dk, mut dv) = (Vec::new(), Vec::new());
+            let len = values(&q).len();
+            let dq = filled(dims::<3>(&q), |dq| {
+                dk = kernels::written(len, |dk| {
+                    dv = kernels::written(len, |dv| {
+                        kernels::attention_backward(
+                            &shape,
+                            values(&q),
+                            values(&k),
+                            values(&v),
+                            values(&dy),
+                            dq,
+                            dk,
+                            dv,
+                        );
+                    });
+                });
+            });
+            [Some(dq), Some(flex::tensor(dims::<3>(&k), dk)), Some(flex::tensor(dims::<3>(&v), dv))]
         })
     }
 
@@ -218,6 +232,20 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let [n, h, w, c] = dims(&x);
         record::<C, 1>(nodes, <Flex as FlexOps>::upsample2x(x), move |dy, _| {
             [Some(filled([n, h, w, c], |d| kernels::upsample2x_backward(n, h, w, c, values(&dy), d)))]
+        })
+    }
+
+    fn concat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node(), y.node()];
+        let (x, y) = (x.into_primitive().to_contiguous(), y.into_primitive().to_contiguous());
+        let ([n, h, w, a], [.., b]) = (dims::<4>(&x), dims::<4>(&y));
+        record::<C, 2>(nodes, flex::concat(&x, &y), move |dy, _| {
+            let pixels = n * h * w;
+            let mut second = Vec::new();
+            let first = filled([n, h, w, a], |dx| {
+                second = kernels::written(pixels * b, |second| kernels::split_channels(a, b, values(&dy), dx, second));
+            });
+            [Some(first), Some(flex::tensor([n, h, w, b], second))]
         })
     }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
-use burn::tensor::{DType, Shape};
-use burn_flex::FlexTensor;
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{FlexTensor, Layout};
 use kernels::{Attention, Conv, GroupNorm, MatMul, Pad, PreparedFilter};
 
 use super::{AdamStep, Geometry};
@@ -80,6 +80,8 @@ pub trait FlexOps: Backend {
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::upsample2x`].
     fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`super::concat`].
+    fn concat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::adam`].
     fn adam(
         parameter: FloatTensor<Self>,
@@ -145,6 +147,10 @@ impl FlexOps for Flex {
         filled([n, 2 * h, 2 * w, c], |y| kernels::upsample2x(n, h, w, c, values(&x), y))
     }
 
+    fn concat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        concat(&x.to_contiguous(), &y.to_contiguous())
+    }
+
     fn adam(
         mut parameter: FlexTensor,
         gradient: FlexTensor,
@@ -193,9 +199,12 @@ pub(super) fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
 
 /// A new tensor, written whole by `fill`.
 pub(super) fn filled<const D: usize>(dims: [usize; D], fill: impl FnOnce(&mut [f32])) -> FlexTensor {
-    let mut tensor = FlexTensor::empty(Shape::from(dims), DType::F32);
-    fill(tensor.storage_mut());
-    tensor
+    tensor(dims, kernels::written(dims.iter().product(), fill))
+}
+
+/// A tensor of values.
+pub(super) fn tensor<const D: usize>(dims: [usize; D], values: Vec<f32>) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(dims)), DType::F32)
 }
 
 /// The tensor of a [`Maybe`], contiguous.
@@ -227,6 +236,11 @@ pub(super) fn conv2d(
         let (shift, residual) = (shift.map(values), residual.map(values));
         kernels::conv2d(&shape, values(x), values(weight), Some(values(bias)), shift, residual, y);
     })
+}
+
+pub(super) fn concat(x: &FlexTensor, y: &FlexTensor) -> FlexTensor {
+    let ([n, h, w, a], [.., b]) = (dims::<4>(x), dims::<4>(y));
+    filled([n, h, w, a + b], |out| kernels::concat_channels(a, b, values(x), values(y), out))
 }
 
 pub(super) fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {

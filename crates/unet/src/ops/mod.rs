@@ -167,6 +167,14 @@ pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as FlexOps>::upsample2x(x.into_dispatch()))
 }
 
+/// The channels of x, then those of y. Shapes: `[N,H,W,A]` and `[N,H,W,B]` to `[N,H,W,A+B]`.
+pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
+    if !is_fused(&x.device()) {
+        return reference::concat(x, y);
+    }
+    Tensor::from_dispatch(<Dispatch as FlexOps>::concat(x.into_dispatch(), y.into_dispatch()))
+}
+
 /// The mean of each 2×2 square. Shapes: `[N,H,W,C]` to `[N,H/2,W/2,C]`.
 pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
     let [n, h, w, c] = x.dims();

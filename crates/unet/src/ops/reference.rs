@@ -82,6 +82,11 @@ pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     x.reshape([n, h, 1, w, 1, c]).expand([n, h, 2, w, 2, c]).reshape([n, 2 * h, 2 * w, c])
 }
 
+/// See [`super::concat`].
+pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
+    Tensor::cat(vec![x, y], 3)
+}
+
 /// See [`super::adam`].
 pub fn adam(
     parameter: Tensor<1>,
