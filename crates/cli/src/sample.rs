@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ddpm::diffusion::{TimestepSpacing, Variance};
+use ddpm::diffusion::{SchedulerConfig, TimestepSpacing, Variance};
 use ddpm::{Images, Output, Pipeline, Request, Sampler, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
 
@@ -70,7 +70,7 @@ pub struct Arguments {
     /// Height and width, where the model does not say, or another size: 32 or 32x48
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
-    /// Keep the predictions along the way: .png and .gif become animations, a folder gets progress.png
+    /// Keep the predictions along the way: .png and .gif become animations, beside a folder OUT comes OUT-progress.png
     #[arg(long)]
     progress: bool,
 }
@@ -85,6 +85,12 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     if arguments.n == 0 || arguments.batch_size == 0 {
         return Err(usage("-n and --batch-size must be at least 1"));
     }
+    if arguments.first.checked_add(arguments.n as u64).is_none_or(|end| end > 1 << 48) {
+        return Err(usage("--first and -n together go past image 2^48"));
+    }
+    if arguments.eta != 0.0 && sampler == Sampler::Ddpm {
+        return Err(usage("--eta is for --sampler ddim; ddpm's noise is --variance"));
+    }
     let animated = arguments.progress && arguments.output.extension().is_some();
     let target = Output::parse(&arguments.output, animated).map_err(usage)?;
 
@@ -94,7 +100,10 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         pipeline.scheduler.clip_sample = clip;
     }
     let table = match &arguments.timesteps {
-        Some(list) => sampler.table_over(&pipeline.scheduler, list)?,
+        Some(list) => {
+            let variance_type = variance.unwrap_or(pipeline.scheduler.variance_type);
+            sampler.table_over(&SchedulerConfig { variance_type, ..pipeline.scheduler.clone() }, list)?
+        }
         None => sampler.table(&pipeline.scheduler, arguments.steps, spacing, variance)?,
     };
     let noise = match &arguments.init {
@@ -156,7 +165,9 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         Output::Folder(folder) => {
             output::write_folder(folder, &images, labels.as_deref(), arguments.first, &info)?;
             if arguments.progress {
-                output::sheet(&folder.join("progress.png"), &frames, 10, &info)?;
+                // Beside the folder: in it, a metric would take it for a sample.
+                let name = folder.file_name().unwrap_or_default().to_string_lossy();
+                output::sheet(&folder.with_file_name(format!("{name}-progress.png")), &frames, 10, &info)?;
             }
         }
         _ => output::write(&target, &images, labels.as_deref(), &frames, &info)?,

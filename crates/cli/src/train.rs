@@ -129,9 +129,11 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 /// The end: where the pictures are, and what to type next.
 fn report(out: &Path, finished: &train::Finished) {
     let shown = out.display();
+    // As it was called: after `cargo run` there is no `ddpm` on the path.
+    let program = std::env::args().next().unwrap_or_else(|| "ddpm".into());
     if finished.stopped {
         eprintln!("stopped at step {}; saved in {}", finished.step, finished.checkpoint.display());
-        eprintln!("go on:        ddpm train --out {shown} --resume");
+        eprintln!("go on:        {program} train --out {shown} --resume");
         return;
     }
     if let Some(last) = finished.records.last() {
@@ -143,8 +145,8 @@ fn report(out: &Path, finished: &train::Finished) {
     }
     eprintln!("loss curve:   {}", out.join("loss.png").display());
     eprintln!("checkpoint:   {}", finished.checkpoint.display());
-    eprintln!("draw more:    ddpm sample {shown} -n 64 -o samples.png");
-    eprintln!("train longer: ddpm train --out {shown} --resume --set train.steps={}", 2 * finished.step);
+    eprintln!("draw more:    {program} sample {shown} -n 64 -o samples.png");
+    eprintln!("train longer: {program} train --out {shown} --resume --set train.steps={}", 2 * finished.step);
 }
 
 /// `path`, or `path-2`, `path-3` … : the first that is not there.
@@ -208,7 +210,13 @@ impl Screen {
             Event::Step { step, loss } => {
                 let last = &self.last;
                 self.progress.set(step, || match last {
-                    Some(r) => format!("loss {:.4} {:.0} images/s", r.loss, r.images_per_second),
+                    Some(r) => format!(
+                        "loss {:.4} [{}] grad {:.2} {:.0} images/s",
+                        r.loss,
+                        quarters(r),
+                        r.gradient_norm,
+                        r.images_per_second
+                    ),
                     None => format!("loss {loss:.4}"),
                 });
             }
@@ -228,14 +236,13 @@ impl Screen {
 
     /// A log line: loss, its quarters of the chain, gradient norm, speed and time to go.
     fn line(&self, r: &Record) -> String {
-        let quarters: Vec<String> = r.loss_q.iter().map(|q| q.map_or("-".into(), |q| format!("{q:.3}"))).collect();
         let images = (self.steps - r.step) as f64 * self.images_per_step as f64;
         format!(
             "step {}/{}  loss {:.4} [{}]  grad {:.3}  lr {:.1e}  {:.1} images/s  ETA {}",
             r.step,
             self.steps,
             r.loss,
-            quarters.join(" "),
+            quarters(r),
             r.gradient_norm,
             r.learning_rate,
             r.images_per_second,
@@ -246,6 +253,11 @@ impl Screen {
     fn finish(&self) {
         self.progress.finish();
     }
+}
+
+/// The loss by quarters of the chain, early t first.
+fn quarters(record: &Record) -> String {
+    record.loss_q.map(|q| q.map_or("-".into(), |q| format!("{q:.3}"))).join(" ")
 }
 
 fn device_name(unet: &ddpm::Unet) -> String {

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use ddpm::weights;
 use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
@@ -40,6 +41,29 @@ fn stopping_half_way_changes_no_byte() {
     );
     let steps: Vec<_> = metrics(&place.path("halves")).iter().map(|r| r["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [2, 4, 6, 7, 8, 10, 12, 14]);
+}
+
+/// Channels enough for the fast convolutions (Winograd), which tiny networks do not reach.
+#[test]
+fn wide_networks_go_on_to_the_same_bytes_with_any_number_of_threads() {
+    let place = Place::new();
+    let wide = ["--set", "model.block_out_channels=[32,64]", "--set", "data.resolution=16", "--set", "data.fit=pad"];
+    let wide = [&wide[..], &["--set", "model.attention_resolutions=[8]"]].concat();
+    place.trained("whole", 6, &[&wide[..], &["--threads", "1"]].concat());
+    place.trained("halves", 3, &[&wide[..], &["--threads", "4"]].concat());
+    place.resume("halves", 6, &["--threads", "2"]).assert().success();
+    assert_eq!(place.weights("whole", 6), place.weights("halves", 6));
+    for (name, batch) in [("one", "1"), ("all", "5")] {
+        let out = format!("{name}.safetensors");
+        place
+            .ddpm(&["sample", "whole", "-n", "5", "--steps", "4", "--batch-size", batch, "-o", &out])
+            .assert()
+            .success();
+    }
+    assert_eq!(
+        weights::read_safetensors(place.path("one.safetensors")).unwrap().0,
+        weights::read_safetensors(place.path("all.safetensors")).unwrap().0
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn bench(
         TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
         _ => None,
     };
-    let state = State { step: 0, updates: 0, skipped: 0, rollbacks: 0, seconds: 0.0, importance };
+    let state = State { importance, ..State::default() };
     let parameters = unet.config().parameter_count();
     let trainer = Trainer {
         optimizer: Optimizer::new(&unet),

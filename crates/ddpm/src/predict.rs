@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
-use unet::{ClassEmbedType, Labels, Unet};
+use unet::{ClassEmbedType, Labels, TimeEmbeddingType, Unet};
 use weights::{Metadata, Tensors, read_safetensors, views, write_safetensors};
 
 /// What can go wrong.
@@ -57,6 +57,13 @@ fn read_input(path: &Path, unet: &Unet) -> Result<Input, Error> {
     unet.config().check_size(h, w).map_err(|e| fail(format!("`x`: {e}")))?;
     if t.data.len() != n {
         return Err(fail(format!("`t` has {} values; expected one for each of {n} images", t.data.len())));
+    }
+    let rows = match unet.config().time_embedding_type {
+        TimeEmbeddingType::Learned => unet.config().num_train_timesteps.unwrap_or(0) as f32,
+        TimeEmbeddingType::Positional | TimeEmbeddingType::Fourier => f32::INFINITY,
+    };
+    if let Some(wrong) = t.data.iter().find(|&&t| !(t >= 0.0 && t < rows)) {
+        return Err(fail(format!("`t` has {wrong}; expected 0 ≤ t < {rows}")));
     }
     let x = Tensor::from_data(TensorData::new(x.data, [n, c, h, w]), &unet.device()).permute([0, 2, 3, 1]);
     Ok(Input { x, timesteps: t.data, labels })

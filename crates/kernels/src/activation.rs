@@ -6,7 +6,7 @@ use rayon::prelude::*;
 /// Elements of one task: 64 KB, so that a task outweighs its scheduling and fits the second-level cache.
 const TASK: usize = 16 * 1024;
 
-/// eˣ with a relative error below 2 units in the last place; saturates near 2⁻¹²⁶ and 2¹²⁷, and NaN stays NaN.
+/// eˣ with a relative error below 2 units in the last place; saturates near 2⁻¹²⁶ and 2¹²⁷, and the usual NaN stays NaN.
 ///
 /// eˣ = 2ⁿ·eʳ with n = round(x/ln 2) and |r| ≤ ln 2/2; eʳ = 1 + r + r²·p(r) with p fitted for the least relative error.
 #[inline(always)]

@@ -46,10 +46,11 @@ impl List {
         Self { locked: AtomicBool::new(false), head: AtomicUsize::new(0) }
     }
 
-    /// Runs `change` on the head with the list to itself. A lock is held for a few instructions, so waiting is spinning.
+    /// Runs `change` on the head with the list to itself. A lock is held for a few instructions.
     fn with(&self, change: impl FnOnce(usize) -> (usize, usize)) -> usize {
         while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            std::hint::spin_loop();
+            // With as many threads as cores, the one that holds the lock may be waiting for this core.
+            std::thread::yield_now();
         }
         let (head, result) = change(self.head.load(Ordering::Relaxed));
         self.head.store(head, Ordering::Relaxed);
@@ -89,6 +90,12 @@ fn class(size: usize) -> Option<(usize, usize)> {
     (index < CLASSES).then_some((index, (1 << doublings) + above * step))
 }
 
+/// The size of the blocks of a class.
+fn class_size(index: usize) -> usize {
+    let doubling = SMALLEST << (index / STEPS) >> 1;
+    doubling + (index % STEPS + 1) * (doubling / STEPS)
+}
+
 impl Keeping {
     /// An allocator that keeps nothing yet.
     pub const fn new() -> Self {
@@ -111,8 +118,31 @@ impl Keeping {
             return (std::ptr::null_mut(), true);
         };
         // SAFETY: the size is not zero.
-        let block = unsafe { if zeroed { System.alloc_zeroed(layout) } else { System.alloc(layout) } };
+        let fresh = || unsafe { if zeroed { System.alloc_zeroed(layout) } else { System.alloc(layout) } };
+        let block = fresh();
+        if block.is_null() {
+            // What other classes keep may be what is missing.
+            self.give_back();
+            return (fresh(), true);
+        }
         (block, true)
+    }
+
+    /// Returns everything that is kept to the system.
+    fn give_back(&self) {
+        for (index, list) in self.lists.iter().enumerate() {
+            let size = class_size(index);
+            let Ok(layout) = Layout::from_size_align(size, ALIGN) else { continue };
+            loop {
+                let block = list.pop();
+                if block.is_null() {
+                    break;
+                }
+                self.kept.fetch_sub(size, Ordering::Relaxed);
+                // SAFETY: `take` got the block from `System` with this layout.
+                unsafe { System.dealloc(block, layout) };
+            }
+        }
     }
 }
 
@@ -202,6 +232,7 @@ mod tests {
                 assert!((index == last_index) == (block == last_block) && index >= last_index);
             }
             assert_eq!(class(block), Some((index, block)));
+            assert_eq!(class_size(index), block);
             last = Some((index, block));
         }
         assert!(class(1 << 40).is_none());
@@ -223,6 +254,10 @@ mod tests {
             let grown = keeping.realloc(again, layout, 1_000_000);
             let layout = Layout::from_size_align(1_000_000, 64).unwrap();
             assert!(std::slice::from_raw_parts(grown, 100_000).iter().all(|&b| b == 9));
+            let spare = keeping.alloc(layout);
+            keeping.dealloc(spare, layout);
+            keeping.give_back();
+            assert_eq!(keeping.kept.load(Ordering::Relaxed), 0);
             let shrunk = keeping.realloc(grown, layout, 10);
             let layout = Layout::from_size_align(10, 64).unwrap();
             assert_eq!(std::slice::from_raw_parts(shrunk, 10), [9; 10]);

@@ -1,5 +1,5 @@
 //! Scaled dot-product attention (Vaswani et al. 2017) of q, k, v \[n, tokens, heads·head_dim\]. Scores are made for a
-//! block of queries at a time and never stored whole; the backward pass makes them again from the saved log Σ exp.
+//! block of queries at a time and never stored whole; the backward pass makes them again.
 
 use crate::activation::exp;
 use crate::gemm::{blocked_len, multiply, multiply_transposed, pack, pack_transposed};

@@ -38,6 +38,12 @@ impl Pipeline {
         };
         let (tensors, _) = weights::read_safetensors(&located.unet_weights)?;
         let tensors = names::modernize(&located.unet_weights, tensors)?;
+        // A configuration that asks for far more than its weights is not worth building a network for.
+        let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
+        if asked / 2 > held + (1 << 20) {
+            let message = format!("describes a network of {asked} parameters, but the weights beside it are {held}");
+            return Err(Error::Pipeline { path: located.unet_config, message });
+        }
         let unet = Unet::new(&config, 0, device)?
             .with_tensors(tensors)
             .map_err(|error| Error::Pipeline { path: located.unet_weights.clone(), message: error.to_string() })?;
@@ -49,6 +55,10 @@ impl Pipeline {
     /// Whether network and chain go together: a learned variance needs twice the output channels.
     fn check(&self) -> Result<(), String> {
         let config = self.unet.config();
+        let steps = self.scheduler.num_train_timesteps;
+        if let Some(rows) = config.num_train_timesteps.filter(|&rows| rows < steps) {
+            return Err(format!("`num_train_timesteps` is {rows}, but the scheduler's is {steps}"));
+        }
         let learned = self.scheduler.variance_type.is_learned();
         let expected = if learned { 2 * config.in_channels } else { config.in_channels };
         if config.out_channels == expected || config.out_channels == 2 * config.in_channels {

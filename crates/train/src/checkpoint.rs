@@ -24,7 +24,7 @@ use crate::Error;
 use crate::optimizer::Optimizer;
 
 /// What training needs besides tensors. All randomness is addressed by seed and step, so there is no more to keep.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// Steps done.
@@ -33,6 +33,8 @@ pub struct State {
     pub updates: u64,
     /// Steps skipped because the loss or a gradient was not finite.
     pub skipped: u64,
+    /// Of these, how many since the last step that was not skipped.
+    pub skipped_in_a_row: usize,
     /// Returns to an earlier checkpoint after too many skipped steps in a row.
     pub rollbacks: u32,
     /// Seconds of training so far.

@@ -72,6 +72,8 @@ pub struct Loss {
     pub mean: Tensor<1>,
     /// Each image's loss without weights: the squared error, or the bound's term in bits/dim.
     pub each: Tensor<1>,
+    /// Each image's loss as it is minimised, but for the weight of its importance: what an importance sampler remembers.
+    pub weighted: Tensor<1>,
 }
 
 impl Objective {
@@ -117,7 +119,7 @@ impl Objective {
             }
         };
         let importance = column(noisy.importance.clone());
-        Loss { mean: (weighted * importance).mean(), each: each.inner() }
+        Loss { mean: (weighted.clone() * importance).mean(), each: each.inner(), weighted: weighted.inner() }
     }
 
     /// The bound's term of every pixel in bits, `[N,H,W,C]`: KL(q(x_{t−1}|x_t,x_0) ‖ p(x_{t−1}|x_t)), and −log₂ p(x_0|x_1)

@@ -122,6 +122,11 @@ impl<'a> Run<'a> {
         let scheduler = config.scheduler();
         let objective = config.objective()?;
         let image = [set.height(), set.width(), set.channels()];
+        // A sampler that cannot read the network's prediction should not come to light at the first picture.
+        let table = config.sampler().table(&scheduler, config.sample.steps, None, None)?;
+        for row in &table.rows {
+            row.predictions(scheduler.prediction_type)?;
+        }
         // Only now: what could not begin leaves no folder behind, and changes none.
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.into(), source })?;
         let lock = lock(folder)?;
@@ -130,7 +135,7 @@ impl<'a> Run<'a> {
             whole::remove_leftovers(&folder, Duration::ZERO)?;
         }
         let found = newest(folder, &device, |_| true, tell)?;
-        let Checkpoint { unet, optimizer, state } = match found {
+        let Checkpoint { unet, optimizer, mut state } = match found {
             Some(checkpoint) if *checkpoint.unet.config() != network => {
                 return Err(Error::Run(format!(
                     "{}: the checkpoint's network is not the one that the configuration describes; \
@@ -141,14 +146,15 @@ impl<'a> Run<'a> {
             Some(checkpoint) => checkpoint,
             None => {
                 let unet = Unet::new(&network, config.train.seed, &device)?;
-                let importance = match config.diffusion.timestep_sampler {
-                    TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
-                    _ => None,
-                };
-                let state = State { step: 0, updates: 0, skipped: 0, rollbacks: 0, seconds: 0.0, importance };
-                Checkpoint { optimizer: Optimizer::new(&unet), unet, state }
+                Checkpoint { optimizer: Optimizer::new(&unet), unet, state: State::default() }
             }
         };
+        // The memory of the importance sampler goes with the chain and with the choice, both of which may have changed.
+        let timesteps = config.diffusion.timesteps;
+        let remembered = state.importance.take().filter(|all| all.distribution().probabilities().len() == timesteps);
+        if config.diffusion.timestep_sampler == TimestepSampler::Importance {
+            state.importance = Some(remembered.map_or_else(|| LossSecondMoment::new(timesteps), Ok)?);
+        }
         let text = config.to_toml()?;
         whole::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
         let logs = Logs::open(folder, &folder.display().to_string(), state.step)?;
@@ -188,29 +194,36 @@ impl<'a> Run<'a> {
         let mut batches = self.plan(&trainer).stream(self.set.clone(), trainer.state.step);
         let mut window = Window::default();
         let mut since = Instant::now();
-        let mut skipped_in_a_row = 0usize;
         let mut unsaved = false;
         let mut stopped = false;
         while trainer.state.step < steps && !stopped {
-            let batch =
-                batches.recv().map_err(|_| Error::Run("the thread that reads images ended unexpectedly".into()))??;
+            let batch = batches
+                .recv()
+                .unwrap_or_else(|_| Err(Error::Run("the thread that reads images ended unexpectedly".into())));
+            let batch = match batch {
+                Ok(batch) => batch,
+                // An image that cannot be read any more costs no step that was done.
+                Err(error) => {
+                    self.save(&trainer, usize::MAX, tell)?;
+                    return Err(error);
+                }
+            };
             let (next, report) = trainer.step(&batch)?;
             trainer = next;
             let step = trainer.state.step;
             window.add(&report, self.config.diffusion.timesteps);
             tell(Event::Step { step, loss: report.loss });
 
-            skipped_in_a_row = if report.moved { 0 } else { skipped_in_a_row + 1 };
             if !report.moved {
                 tell(Event::Warning(format!(
                     "step {step}: loss {} and gradient norm {} are not finite; the step is skipped",
                     report.loss, report.gradient_norm
                 )));
             }
-            if skipped_in_a_row >= train.nonfinite_limit {
-                trainer = self.roll_back(trainer, skipped_in_a_row, tell)?;
+            if trainer.state.skipped_in_a_row >= train.nonfinite_limit {
+                trainer = self.roll_back(trainer, tell)?;
                 batches = self.plan(&trainer).stream(self.set.clone(), trainer.state.step);
-                (window, since, skipped_in_a_row, unsaved) = (Window::default(), Instant::now(), 0, false);
+                (window, since, unsaved) = (Window::default(), Instant::now(), false);
                 continue;
             }
 
@@ -229,8 +242,9 @@ impl<'a> Run<'a> {
             // While steps are skipped the weights may be those that a roll-back has to undo: they wait, and at the end
             // they do not take the place of better ones.
             unsaved |= due(step, train.checkpoint_every);
-            if (unsaved && skipped_in_a_row == 0) || last {
-                let keep = if skipped_in_a_row == 0 { train.keep_checkpoints } else { usize::MAX };
+            let sound = trainer.state.skipped_in_a_row == 0;
+            if (unsaved && sound) || last {
+                let keep = if sound { train.keep_checkpoints } else { usize::MAX };
                 self.save(&trainer, keep, tell)?;
                 unsaved = false;
             }
@@ -257,7 +271,8 @@ impl<'a> Run<'a> {
     }
 
     /// Goes back to the newest whole checkpoint with half the learning rate and other random numbers.
-    fn roll_back(&mut self, trainer: Trainer, skipped: usize, tell: &mut dyn FnMut(Event)) -> Result<Trainer, Error> {
+    fn roll_back(&mut self, trainer: Trainer, tell: &mut dyn FnMut(Event)) -> Result<Trainer, Error> {
+        let skipped = trainer.state.skipped_in_a_row;
         const LIMIT: u32 = 8;
         let rollbacks = trainer.state.rollbacks + 1;
         if rollbacks > LIMIT {
@@ -278,7 +293,7 @@ impl<'a> Run<'a> {
             );
             return Err(Error::Run(message));
         };
-        let state = State { rollbacks, skipped: state.skipped, ..saved };
+        let state = State { rollbacks, skipped: state.skipped, skipped_in_a_row: 0, ..saved };
         tell(Event::Warning(format!(
             "step {at}: {skipped} steps in a row were not finite; back to step {} with half the learning rate",
             state.step

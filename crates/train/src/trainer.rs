@@ -47,6 +47,14 @@ pub struct Report {
     pub moved: bool,
 }
 
+/// What a part of a batch gave.
+struct Part {
+    mean: f64,
+    losses: Vec<f64>,
+    weighted: Vec<f64>,
+    gradients: Vec<Option<Tensor<1>>>,
+}
+
 impl Trainer {
     /// The randomness of the run. After each roll-back it is another, or the same step would fail again.
     pub fn random(&self) -> Random {
@@ -106,12 +114,14 @@ impl Trainer {
         let parts = self.config.train.gradient_accumulation;
         let images = noisy.dims[0] / parts;
         let mut gradients: Vec<Option<Tensor<1>>> = Vec::new();
-        let (mut loss, mut each) = (0.0, Vec::with_capacity(noisy.dims[0]));
+        let (mut loss, mut each, mut weighted) = (0.0, Vec::new(), Vec::new());
         for part in 0..parts {
             let range = part * images..(part + 1) * images;
-            let (part_loss, part_each, part_gradients) = self.gradients(&noisy, batch, range)?;
-            loss += part_loss / parts as f64;
-            each.extend(part_each);
+            let Part { mean, losses, weighted: part_weighted, gradients: part_gradients } =
+                self.gradients(&noisy, batch, range.clone())?;
+            loss += mean / parts as f64;
+            each.extend(noisy.timesteps[range].iter().copied().zip(losses));
+            weighted.extend(part_weighted);
             if gradients.is_empty() {
                 gradients = part_gradients;
             } else {
@@ -141,11 +151,13 @@ impl Trainer {
             };
             self.unet = self.optimizer.step(self.unet, gradients, step);
             self.state.updates += 1;
+            self.state.skipped_in_a_row = 0;
         } else {
             self.state.skipped += 1;
+            self.state.skipped_in_a_row += 1;
         }
         if let Some(importance) = &mut self.state.importance {
-            for &(t, loss) in &each {
+            for (&(t, _), &loss) in each.iter().zip(&weighted) {
                 importance.update(t, loss)?;
             }
         }
@@ -153,14 +165,8 @@ impl Trainer {
         Ok((self, Report { loss, each, gradient_norm, learning_rate, moved }))
     }
 
-    /// Loss, each image's loss, and gradients of a part of the batch.
-    #[expect(clippy::type_complexity, reason = "three things that are taken apart at once")]
-    fn gradients(
-        &self,
-        noisy: &Noisy,
-        batch: &Batch,
-        range: std::ops::Range<usize>,
-    ) -> Result<(f64, Vec<(usize, f64)>, Vec<Option<Tensor<1>>>), Error> {
+    /// Losses and gradients of a part of the batch.
+    fn gradients(&self, noisy: &Noisy, batch: &Batch, range: std::ops::Range<usize>) -> Result<Part, Error> {
         let size: usize = self.image.iter().product();
         let pixels = range.start * size..range.end * size;
         let part = Noisy {
@@ -177,10 +183,13 @@ impl Trainer {
         let x_t = Tensor::<4>::from_data(TensorData::new(self.objective.q_sample(&part), part.dims), &self.device);
         let output = self.unet.forward(x_t.clone(), &timesteps, labels, Some(&dropout));
         let loss = self.objective.loss(output, &x_t, &part);
-        let mean = f64::from(loss.mean.clone().into_scalar::<f32>());
-        let each = part.timesteps.into_iter().zip(loss.each.into_data().iter::<f64>().collect::<Vec<_>>()).collect();
-        let mut gradients = loss.mean.backward();
-        Ok((mean, each, self.unet.take_gradients(&mut gradients)))
+        let numbers = |values: Tensor<1>| values.into_data().iter::<f64>().collect();
+        Ok(Part {
+            mean: loss.mean.clone().into_scalar::<f32>().into(),
+            losses: numbers(loss.each),
+            weighted: numbers(loss.weighted),
+            gradients: self.unet.take_gradients(&mut loss.mean.backward()),
+        })
     }
 
     /// The network with the averaged parameters, off the autodiff graph.

@@ -169,3 +169,46 @@ impl FourierFrequencies {
         self.weight.val().into_data().iter::<f32>().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mean and mean square of a parameter.
+    fn moments<const D: usize>(parameter: &Param<Tensor<D>>) -> (f64, f64) {
+        let values: Vec<f64> = parameter.val().into_data().iter::<f64>().collect();
+        let mean = |f: &dyn Fn(f64) -> f64| values.iter().map(|&v| f(v)).sum::<f64>() / values.len() as f64;
+        (mean(&|v| v), mean(&|v| v * v))
+    }
+
+    /// Ho et al.'s `variance_scaling(scale, "fan_avg", "uniform")`: variance scale/fan_avg, with fans that count the
+    /// kernel's pixels; "zero" is a scale of 1e-10.
+    #[test]
+    fn initial_weights_have_the_papers_variance() {
+        let device = Device::flex();
+        let mut init = Init::new(0, &device);
+        for scale in [ONE, ALMOST_ZERO] {
+            let conv = Conv2d::new(&mut init, 64, 32, 3, Geometry::same(3), scale);
+            let (mean, square) = moments(&conv.weight);
+            let variance = scale / (9.0 * 48.0);
+            assert!(mean.abs() < 4.0 * (variance / 18432.0).sqrt(), "{mean}");
+            assert!((square / variance - 1.0).abs() < 0.03, "{square} {variance}");
+            assert_eq!(moments(&conv.bias), (0.0, 0.0));
+            let linear = Linear::new(&mut init, 100, 300, scale);
+            assert!((moments(&linear.weight).1 / (scale / 200.0) - 1.0).abs() < 0.03);
+        }
+    }
+
+    #[test]
+    fn initial_weights_depend_on_the_seed_alone_and_layers_differ() {
+        let device = Device::flex();
+        let draw = |seed: u64, skip: usize| {
+            let mut init = Init::new(seed, &device);
+            (0..skip).for_each(|_| drop(Linear::new(&mut init, 4, 4, ONE)));
+            Linear::new(&mut init, 4, 4, ONE).weight.val().into_data()
+        };
+        assert_eq!(draw(1, 0), draw(1, 0));
+        assert_ne!(draw(1, 0), draw(2, 0));
+        assert_ne!(draw(1, 0), draw(1, 1));
+    }
+}

@@ -18,6 +18,12 @@ pub(super) fn validate(config: &Config) -> Checked {
     model(config)?;
     diffusion(&config.diffusion)?;
     train(config)?;
+    let Resolution { height, width } = config.data.resolution;
+    let sides = [config.train.batch_size, config.train.gradient_accumulation, height, width, config.data.channels];
+    let pixels = sides.into_iter().try_fold(1usize, usize::checked_mul);
+    check(pixels.is_some_and(|pixels| pixels <= 1 << 34), "train.batch_size", || {
+        format!("a step of {} images of {height}×{width} is more than memory holds", sides[0].saturating_mul(sides[1]))
+    })?;
     sample(config)
 }
 
@@ -46,6 +52,12 @@ fn model(config: &Config) -> Checked {
             format!("{} groups do not divide the {c} channels of `model.block_out_channels`", model.norm_num_groups)
         })?;
     }
+
+    check(model.time_embedding_type == TimeEmbeddingType::Positional, "model.time_embedding_type", || {
+        "a chain of timesteps is trained with \"positional\": the logarithm in \"fourier\" has no value at t = 0, and \
+         \"learned\" is for networks that are read"
+            .into()
+    })?;
 
     let Resolution { height, width } = config.data.resolution;
     let factor = 1usize << (levels - 1);

@@ -21,8 +21,9 @@ pub enum Maybe<B: Backend> {
 }
 
 /// The weights of a convolution in its kernel's form, made at the first call without autodiff and used until the weights
-/// are others. Sampling calls a network a thousand times with the same weights.
-#[derive(Clone, Default)]
+/// are others. Sampling calls a network a thousand times with the same weights. A copy of a network has its own, made
+/// when it needs them: what a copy for sampling made must not outlive it in the network that is trained.
+#[derive(Default)]
 pub struct Prepared(Arc<Mutex<Option<Made>>>);
 
 /// A filter and the weights it was made from.
@@ -31,15 +32,28 @@ type Made = (FlexTensor, Arc<PreparedFilter>);
 impl Prepared {
     /// The filter of `weight`. Holding the tensor that it was made from keeps that tensor's address from being another's.
     fn of(&self, shape: &Conv, weight: &FlexTensor) -> Arc<PreparedFilter> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*slot {
-            Some((made_from, filter)) if Arc::ptr_eq(&made_from.data_arc(), &weight.data_arc()) => filter.clone(),
-            _ => {
-                let filter = Arc::new(PreparedFilter::new(shape, values(weight)));
-                *slot = Some((weight.clone(), filter.clone()));
-                filter
+        let slot = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot() {
+            Some((made_from, filter)) if Arc::ptr_eq(&made_from.data_arc(), &weight.data_arc()) => {
+                return filter.clone();
             }
+            _ => {}
         }
+        // Not under the lock: making it may wait for tasks that want the lock too.
+        let filter = Arc::new(PreparedFilter::new(shape, values(weight)));
+        *slot() = Some((weight.clone(), filter.clone()));
+        filter
+    }
+
+    /// The same filters for an operation.
+    pub(super) fn share(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl Clone for Prepared {
+    fn clone(&self) -> Self {
+        Self::default()
     }
 }
 

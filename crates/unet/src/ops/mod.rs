@@ -92,7 +92,7 @@ pub fn conv2d(
         maybe(shift),
         maybe(residual),
         geometry,
-        prepared.clone(),
+        prepared.share(),
     ))
 }
 
