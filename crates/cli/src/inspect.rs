@@ -8,8 +8,8 @@ use ddpm::train::{checkpoint::State, config::Config};
 use ddpm::unet::count_by_part;
 use ddpm::{Pipeline, weights};
 
-use crate::Global;
 use crate::train::grouped;
+use crate::{Global, height_width};
 
 /// Say what a model, a run or a set of images is.
 ///
@@ -50,14 +50,7 @@ fn is_model(path: &Path) -> bool {
 }
 
 fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
-    let resolution = arguments.resolution.as_deref().map(|text| {
-        let sides: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
-        match sides.as_deref() {
-            Ok([side]) => Ok((*side, *side)),
-            Ok([height, width]) => Ok((*height, *width)),
-            _ => Err(crate::usage(format!("--resolution {text}: expected a number, or HEIGHTxWIDTH"))),
-        }
-    });
+    let resolution = arguments.resolution.as_deref().map(|text| height_width("--resolution", text));
     let mut options = Options {
         resolution: resolution.transpose()?,
         split: if arguments.test { Split::Test } else { Split::Train },

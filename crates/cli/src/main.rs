@@ -108,6 +108,16 @@ fn usage(error: impl std::fmt::Display) -> anyhow::Error {
     Usage(error.to_string()).into()
 }
 
+/// The size that a flag gives: `32`, or `32x48` for height and width.
+fn height_width(flag: &str, text: &str) -> anyhow::Result<(usize, usize)> {
+    let sides: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+    match sides.as_deref() {
+        Ok(&[side]) => Ok((side, side)),
+        Ok(&[height, width]) => Ok((height, width)),
+        _ => Err(usage(format!("{flag} {text}: expected a number, or HEIGHTxWIDTH"))),
+    }
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = cli.global.threads {

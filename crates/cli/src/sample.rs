@@ -10,7 +10,7 @@ use ddpm::{Images, Output, Pipeline, Request, Sampler, initial_noise, output, wa
 use serde::de::DeserializeOwned;
 
 use crate::terminal::Progress;
-use crate::{Global, usage};
+use crate::{Global, height_width, usage};
 
 /// Draw images from a model.
 ///
@@ -215,12 +215,8 @@ fn join(batches: Vec<Vec<Images>>) -> Vec<Images> {
 
 fn size(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<[usize; 2]> {
     if let Some(text) = &arguments.size {
-        let sides: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
-        return match sides.as_deref() {
-            Ok([side]) => Ok([*side, *side]),
-            Ok([height, width]) => Ok([*height, *width]),
-            _ => Err(usage(format!("--size {text}: expected a number, or HEIGHTxWIDTH"))),
-        };
+        let (height, width) = height_width("--size", text)?;
+        return Ok([height, width]);
     }
     match pipeline.unet.config().sample_size {
         Some(size) => {
