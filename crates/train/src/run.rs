@@ -345,16 +345,23 @@ impl<'a> Run<'a> {
 }
 
 /// Keeps another process from training in the same folder, where the file system can; until the file is dropped.
+///
+/// A process that was just killed holds its lock until the system has taken its memory back, so a held lock is asked for
+/// again for a while: whoever starts a killed run anew at once should not be refused.
 fn lock(folder: &Path) -> Result<Option<File>, Error> {
+    const PATIENCE: Duration = Duration::from_secs(2);
     let Ok(file) = File::open(folder) else {
         return Ok(None);
     };
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Run(format!("{}: another process is training there; choose another folder", folder.display())))
+    let start = Instant::now();
+    while let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if start.elapsed() >= PATIENCE {
+            let folder = folder.display();
+            return Err(Error::Run(format!("{folder}: another process is training there; choose another folder")));
         }
-        _ => Ok(Some(file)),
+        std::thread::sleep(Duration::from_millis(50));
     }
+    Ok(Some(file))
 }
 
 /// The newest whole checkpoint that is wanted. If there are some, but none is whole, that is an error: beginning again
