@@ -1,6 +1,7 @@
 //! `ddpm bench`.
 
 use clap::Args;
+use ddpm::bench::Share;
 use ddpm::train::config::{Config, DEFAULT_PRESET};
 
 use crate::terminal::duration;
@@ -10,7 +11,7 @@ use crate::{Global, usage};
 /// Measure how fast this machine trains and samples a preset, and how long its whole run would take.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch 16 --threads 2\n  \
-    ddpm bench --preset cifar10 --batch 1 --json")]
+    ddpm bench --preset cifar10 --batch 1 --json\n  ddpm bench --preset cifar10 --batch 16 --operations")]
 pub struct Arguments {
     /// The preset whose network is measured
     #[arg(long, default_value = DEFAULT_PRESET, value_name = "NAME")]
@@ -24,6 +25,9 @@ pub struct Arguments {
     /// Measured repetitions, of which the median is taken
     #[arg(long, default_value_t = 5, value_name = "N")]
     runs: usize,
+    /// Print the time of each operation, beside what the machine could do at best
+    #[arg(long)]
+    operations: bool,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
@@ -49,5 +53,32 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     if let Some(peak) = speed.peak_bytes {
         println!("peak memory    {:.2} GB", peak as f64 / 1e9);
     }
+    if let Some(account) = &speed.account {
+        println!(
+            "this machine   {:.0} GFLOP/s in a plain product, {:.1} GB/s in a plain copy",
+            account.product_gflops, account.copy_gbs
+        );
+        println!("training does  {:.2} times the plain product's operations", account.share_of_peak());
+        if arguments.operations {
+            table("a training step", &account.train_step);
+            table("a forward pass", &account.forward);
+        }
+    }
     Ok(())
+}
+
+/// The operations of a step, the longest first.
+fn table(title: &str, shares: &[Share]) {
+    println!(
+        "\n{title:<52} {:>6} {:>9} {:>6} {:>8} {:>7} {:>9}",
+        "calls", "ms", "share", "GFLOP/s", "GB/s", "of limit"
+    );
+    for Share { operation, calls, seconds, share, gflops, gbs, of_limit } in shares {
+        let (ms, percent) = (1e3 * seconds, 100.0 * share);
+        print!("{operation:<52} {calls:>6.0} {ms:>9.3} {percent:>5.1}%");
+        match *of_limit > 0.0 {
+            true => println!(" {gflops:>8.0} {gbs:>7.1} {:>8.0}%", 100.0 * of_limit),
+            false => println!(),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! How fast this machine trains and samples a network.
+//! How fast this machine trains and samples a network, and where the time goes.
 
 use std::time::Instant;
 
@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use data::Split;
 use diffusion::sampler_t::LossSecondMoment;
+use rayon::prelude::*;
 use serde::Serialize;
 use train::checkpoint::State;
 use train::config::{Config, TimestepSampler};
@@ -36,6 +37,104 @@ pub struct Speed {
     pub full_run_h: f64,
     /// The most memory that the process held while it trained, where the system tells.
     pub peak_bytes: Option<u64>,
+    /// On the CPU: what the machine can do at best, and what each operation made of it.
+    pub account: Option<Account>,
+}
+
+/// Where the time of a training step and of a forward pass goes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Account {
+    /// 10⁹ f32 operations a second in a plain matrix product of 1536³, the machine's peak as far as we can reach it.
+    pub product_gflops: f64,
+    /// 10⁹ bytes a second, read and written, in a plain copy of 256 MiB.
+    pub copy_gbs: f64,
+    /// A training step.
+    pub train_step: Vec<Share>,
+    /// A forward pass.
+    pub forward: Vec<Share>,
+}
+
+/// One operation's part of a step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Share {
+    /// The operation; the last is everything outside the kernels.
+    pub operation: String,
+    /// Calls in a step.
+    pub calls: f64,
+    /// Seconds of a step.
+    pub seconds: f64,
+    /// Part of the step's time.
+    pub share: f64,
+    /// 10⁹ operations a second; a convolution's are counted as the direct one's.
+    pub gflops: f64,
+    /// 10⁹ bytes a second that had to be moved.
+    pub gbs: f64,
+    /// The greater of its operations at the plain product's speed and its bytes at the plain copy's, over its time.
+    /// More than 1 is possible: Winograd's convolution does fewer operations, and caches are faster than memory.
+    pub of_limit: f64,
+}
+
+impl Account {
+    /// Of a training step, the direct operations over its time and the plain product's speed.
+    pub fn share_of_peak(&self) -> f64 {
+        self.train_step.iter().map(|share| share.share * share.gflops).sum::<f64>() / self.product_gflops
+    }
+}
+
+/// Runs `step` several times with the account open.
+fn shares(runs: usize, product_gflops: f64, copy_gbs: f64, mut step: impl FnMut()) -> Vec<Share> {
+    kernels::start_account();
+    let start = Instant::now();
+    (0..runs).for_each(|_| step());
+    let total = start.elapsed().as_secs_f64();
+    let entries = kernels::stop_account();
+    let inside: f64 = entries.iter().map(|entry| entry.seconds).sum();
+    let per_run = |x: f64| x / runs as f64;
+    let mut shares: Vec<Share> = entries
+        .into_iter()
+        .map(|entry| {
+            let (gflops, gbs) = (entry.flop / entry.seconds / 1e9, entry.bytes / entry.seconds / 1e9);
+            Share {
+                operation: entry.operation,
+                calls: per_run(entry.calls as f64),
+                seconds: per_run(entry.seconds),
+                share: entry.seconds / total,
+                gflops,
+                gbs,
+                of_limit: (gflops / product_gflops).max(gbs / copy_gbs),
+            }
+        })
+        .collect();
+    let rest = total - inside;
+    let operation = "everything else".to_string();
+    let [calls, gflops, gbs, of_limit] = [0.0; 4];
+    shares.push(Share { operation, calls, seconds: per_run(rest), share: rest / total, gflops, gbs, of_limit });
+    shares
+}
+
+/// The least time of some runs, for what a machine can do at best.
+fn least(mut run: impl FnMut()) -> f64 {
+    let times = (0..12).map(|_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    });
+    times.fold(f64::INFINITY, f64::min)
+}
+
+fn product_gflops() -> f64 {
+    const SIDE: usize = 1536;
+    let (a, b, mut c) = (vec![0.5; SIDE * SIDE], vec![0.25; SIDE * SIDE], vec![0.0; SIDE * SIDE]);
+    let shape = kernels::MatMul::new(SIDE, SIDE, SIDE);
+    2e-9 * (SIDE as f64).powi(3) / least(|| kernels::matmul(&shape, &a, &b, None, &mut c))
+}
+
+fn copy_gbs() -> f64 {
+    const FLOATS: usize = 64 << 20;
+    let (from, mut to) = (vec![1.0f32; FLOATS], vec![0.0f32; FLOATS]);
+    let part = FLOATS / (8 * rayon::current_num_threads());
+    let copy = || to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
+    8e-9 * FLOATS as f64 / least(copy)
 }
 
 /// Measures a configuration's network: `runs` times after `warmup` unmeasured ones.
@@ -82,22 +181,25 @@ pub fn bench(
     let x0: Vec<f32> = pixels.iter().map(|&u| f32::from(u) / 127.5 - 1.0).collect();
 
     let images = train::Batch { x0: x0.clone(), labels: None };
+    let cpu = unet::ops::is_fused(device);
     let mut failure = None;
     let mut slot = Some(trainer);
-    let train_step_s = median(warmup, runs, || {
+    let mut step = || {
         if let Some(current) = slot.take() {
             match current.step(&images) {
                 Ok((next, _)) => slot = Some(next),
                 Err(error) => failure = Some(error),
             }
         }
-    });
+    };
+    let train_step_s = median(warmup, runs, &mut step);
+    // Before the forward passes, which keep filters in a form of their own.
+    let peak_bytes = peak_bytes();
+    let limits = cpu.then(|| (product_gflops(), copy_gbs()));
+    let train_step = limits.map(|(product, copy)| shares(runs, product, copy, &mut step));
     if let Some(error) = failure {
         return Err(error);
     }
-    // Before the forward passes, which keep filters in a form of their own.
-    let peak_bytes = peak_bytes();
-
     let Some(trainer) = slot else {
         return Err(train::Error::Run("the benchmark lost its network".into()));
     };
@@ -105,9 +207,16 @@ pub fn bench(
     drop(trainer);
     let x = Tensor::<4>::from_data(TensorData::new(x0.clone(), [batch, image[0], image[1], image[2]]), device);
     let timesteps: Vec<f32> = (0..batch).map(|i| (i * 61 % config.diffusion.timesteps) as f32).collect();
-    let forward_s = median(warmup, runs, || {
+    let mut forward = || {
         // Reading a value waits for the device.
         inference.forward(x.clone(), &timesteps, None::<Labels>, None).slice([0..1, 0..1, 0..1, 0..1]).into_data();
+    };
+    let forward_s = median(warmup, runs, &mut forward);
+    let account = limits.zip(train_step).map(|((product_gflops, copy_gbs), train_step)| Account {
+        product_gflops,
+        copy_gbs,
+        train_step,
+        forward: shares(runs, product_gflops, copy_gbs, &mut forward),
     });
 
     let sample_steps = config.sample.steps.unwrap_or(config.diffusion.timesteps);
@@ -123,6 +232,7 @@ pub fn bench(
         sample_steps,
         full_run_h: run_images as f64 / train_images_s / 3600.0,
         peak_bytes,
+        account,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al. 2017) of q, k, v \[n, tokens, heads·head_dim\]. Scores are made for a
 //! block of queries at a time and never stored whole; the backward pass makes them again.
 
+use crate::account;
 use crate::activation::exp;
 use crate::gemm::{blocked_len, multiply, multiply_transposed, pack, pack_transposed};
 use crate::parallel::{self, Shared};
@@ -55,6 +56,7 @@ pub fn attention(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [
     if out.is_empty() {
         return;
     }
+    let _call = account::call(|| "attention".into(), 4 * out.len() * shape.tokens, 4 * out.len());
     // Several tasks a head only where heads alone would leave threads idle: each packs all keys and values.
     let blocks = shape.tokens.div_ceil(QUERIES);
     let splits = (2 * parallel::threads()).div_ceil(heads).clamp(1, blocks);
@@ -86,6 +88,7 @@ pub fn attention_backward(
     if q.is_empty() {
         return;
     }
+    let _call = account::call(|| "attention: gradients".into(), 10 * q.len() * shape.tokens, 7 * q.len());
     let gradients = [Shared::new(dq), Shared::new(dk), Shared::new(dv)];
     parallel::for_each(shape.n * shape.heads, |head| {
         backward(shape, head, [q, k, v, dout], gradients);

@@ -1,5 +1,6 @@
 //! Buffers, and pixels joined from two images or parted again.
 
+use crate::account;
 use rayon::prelude::*;
 
 /// A new buffer that `fill` writes: all of it, as every kernel here does with its output.
@@ -32,6 +33,7 @@ pub fn concat_channels(a: usize, b: usize, x: &[f32], y: &[f32], out: &mut [f32]
         x.len().is_multiple_of(a) && y.len() * a == x.len() * b && out.len() == x.len() + y.len(),
         "concat_channels: lengths"
     );
+    let _call = account::call(|| "concatenation".into(), 0, 2 * out.len());
     let tasks = out.par_chunks_mut(TASK * (a + b)).zip(x.par_chunks(TASK * a)).zip(y.par_chunks(TASK * b));
     tasks.for_each(|((out, x), y)| {
         for ((out, x), y) in out.chunks_exact_mut(a + b).zip(x.chunks_exact(a)).zip(y.chunks_exact(b)) {
@@ -50,6 +52,7 @@ pub fn split_channels(a: usize, b: usize, joined: &[f32], x: &mut [f32], y: &mut
         x.len().is_multiple_of(a) && y.len() * a == x.len() * b && joined.len() == x.len() + y.len(),
         "split_channels: lengths"
     );
+    let _call = account::call(|| "concatenation: gradient".into(), 0, 2 * joined.len());
     let tasks = joined.par_chunks(TASK * (a + b)).zip(x.par_chunks_mut(TASK * a)).zip(y.par_chunks_mut(TASK * b));
     tasks.for_each(|((joined, x), y)| {
         for ((joined, x), y) in joined.chunks_exact(a + b).zip(x.chunks_exact_mut(a)).zip(y.chunks_exact_mut(b)) {

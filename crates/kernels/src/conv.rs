@@ -1,5 +1,6 @@
 //! Two-dimensional convolution of N,H,W,C images, with everything that a residual block adds to it, and its gradients.
 
+use crate::account::{self, Call};
 use crate::gather::{Epilogue, Gather, Target, outer, pack_weights, pack_weights_transposed, product};
 use crate::gemm::blocked_len;
 use crate::winograd::{self, Windows};
@@ -115,6 +116,7 @@ pub fn conv2d(
     out: &mut [f32],
 ) {
     check(shape, x.len(), w.len(), out.len());
+    let _call = call(shape, "forward");
     let way = Way::of(shape, shape.c_in, shape.c_out);
     let mut filter = scratch::take(filter_len(shape, way));
     prepare(shape, way, w, &mut filter);
@@ -160,6 +162,7 @@ pub fn conv2d_prepared(
     out: &mut [f32],
 ) {
     check(shape, x.len(), shape.weight_len(), out.len());
+    let _call = call(shape, "forward");
     let PreparedFilter { c_in, c_out, kernel, way, data } = filter;
     assert_eq!((shape.c_in, shape.c_out, shape.kernel), (*c_in, *c_out, *kernel), "{shape:?}: another filter's");
     assert_eq!(Way::of(shape, shape.c_in, shape.c_out), *way, "{shape:?}: another filter's stride or padding");
@@ -237,6 +240,7 @@ fn forward(shape: &Conv, way: Way, x: &[f32], filter: &[f32], extra: Epilogue, o
 /// If a slice has not the length that `shape` says.
 pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     check(shape, dx.len(), w.len(), dy.len());
+    let _call = call(shape, "gradient by input");
     let way = Way::of(shape, shape.c_out, shape.c_in);
     if way == Way::Winograd {
         let windows = Windows {
@@ -292,6 +296,7 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
 /// If a slice has not the length that `shape` says.
 pub fn conv2d_grad_weight(shape: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     check(shape, x.len(), dw.len(), dy.len());
+    let _call = call(shape, "gradient by weights");
     let taps = shape.offsets();
     match Way::of(shape, shape.c_in, shape.c_out) {
         Way::Winograd => winograd::weight_gradient(&shape.windows(), shape.c_in, shape.c_out, x, dy, dw),
@@ -301,6 +306,16 @@ pub fn conv2d_grad_weight(shape: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
             outer(&g, &Gather::matrix(dy, g.rows(), shape.c_out), dw);
         }
     }
+}
+
+/// Each of a convolution's three products has the same operations and touches input, weights and output once.
+fn call(shape: &Conv, which: &str) -> Call {
+    let Conv { n, kernel, stride, .. } = *shape;
+    let flop = 2 * n * shape.out_h() * shape.out_w() * shape.weight_len();
+    let floats = shape.input_len() + shape.weight_len() + shape.output_len();
+    let few = if shape.c_in.min(shape.c_out) < 16 { ", few channels" } else { "" };
+    let name = || format!("convolution {}×{} stride {stride}{few}: {which}", kernel.0, kernel.1);
+    account::call(name, flop, floats)
 }
 
 fn check(shape: &Conv, x: usize, w: usize, out: usize) {

@@ -17,6 +17,7 @@
 
 #![allow(unsafe_code)]
 
+mod account;
 mod activation;
 mod allocator;
 mod attention;
@@ -36,6 +37,7 @@ mod simd;
 mod sums;
 mod winograd;
 
+pub use account::{Entry, start_account, stop_account};
 pub use activation::{silu, silu_backward};
 pub use allocator::Keeping;
 pub use attention::{Attention, attention, attention_backward};

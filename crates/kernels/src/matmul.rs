@@ -1,5 +1,6 @@
 //! Matrix products: linear layers, 1×1 convolutions, and their gradients.
 
+use crate::account;
 use crate::gather::{Epilogue, Gather, Target, outer, pack_weights, pack_weights_transposed, product};
 use crate::gemm::blocked_len;
 use crate::scratch;
@@ -51,6 +52,8 @@ pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &
     assert_eq!(b.len(), k * n, "matmul: b");
     assert_eq!(out.len(), m * n, "matmul: out");
     assert!(bias.is_none_or(|bias| bias.len() == n), "matmul: bias");
+    let name = || if a_transposed { "linear: gradient by weights" } else { "linear" }.to_string();
+    let _call = account::call(name, 2 * m * k * n, a.len() + b.len() + out.len());
     if a_transposed && !b_transposed {
         outer(&Gather::matrix(a, k, m), &Gather::matrix(b, k, n), out);
         if let Some(bias) = bias {

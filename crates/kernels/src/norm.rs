@@ -4,6 +4,7 @@
 //! Only mean and 1/σ of each group are kept for the backward pass. Sums run over fixed chunks of pixels in f32 and over
 //! chunks, in order, in f64.
 
+use crate::account;
 use crate::activation::{sigmoid, silu_slope};
 use crate::parallel::{self, Shared};
 use crate::scratch;
@@ -82,6 +83,8 @@ pub fn group_norm(
     if x.is_empty() {
         return;
     }
+    // The mean has to be known before the first output: x is read twice.
+    let _call = account::call(|| "group norm + SiLU".into(), 10 * x.len(), 3 * x.len());
     let c = shape.channels;
     let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
     let images = images.zip(mean_rstd.par_chunks_mut(2 * shape.groups)).enumerate().with_max_len(1);
@@ -193,6 +196,7 @@ pub fn group_norm_backward(
     if x.is_empty() {
         return;
     }
+    let _call = account::call(|| "group norm + SiLU: gradients".into(), 25 * x.len(), 5 * x.len());
     // For each image and channel, the sums over pixels of g and of g·(x − mean)/σ, where g is the gradient by z.
     let mut sums = scratch::take(2 * shape.n * c);
     let sums = &mut *sums;

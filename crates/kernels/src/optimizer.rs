@@ -1,5 +1,6 @@
 //! Adam (Kingma & Ba 2015) with an exponential moving average of the parameters, in one pass over memory.
 
+use crate::account;
 use crate::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
 
@@ -31,6 +32,8 @@ pub fn adam(step: &AdamStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: 
     const TASK: usize = 16 * 1024;
     assert!([grad.len(), m.len(), v.len()] == [param.len(); 3], "adam: lengths");
     assert!(ema.as_ref().is_none_or(|ema| ema.len() == param.len()), "adam: ema");
+    let floats = if ema.is_some() { 9 } else { 7 } * param.len();
+    let _call = account::call(|| "Adam and average".into(), 15 * param.len(), floats);
     let coefficients = Coefficients::new(step);
     let tasks = param.par_chunks_mut(TASK).zip(grad.par_chunks(TASK)).zip(m.par_chunks_mut(TASK));
     let tasks = tasks.zip(v.par_chunks_mut(TASK));

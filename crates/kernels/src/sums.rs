@@ -1,6 +1,7 @@
 //! Sums over rows and images, each in one fixed order: vectors of partial sums in f32 over a fixed number of rows, and
 //! the partial sums in f64, first to last.
 
+use crate::account;
 use crate::parallel::{self, Shared};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
@@ -28,6 +29,7 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
     }
     let channels = out.len() / n;
     assert!(channels * n == out.len() && x.len().is_multiple_of(out.len()), "channel sums: shapes");
+    let _call = account::call(|| "sums: gradients of biases and shifts".into(), x.len(), x.len());
     let pixels = x.len() / out.len();
     let chunks = pixels.div_ceil(ROWS);
     let mut partial = scratch::take(n * chunks * channels);
@@ -51,6 +53,7 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
 /// Σ x², for the norm of a gradient.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     const TASK: usize = 64 * 1024;
+    let _call = account::call(|| "norm of the gradient".into(), 2 * x.len(), x.len());
     let partial: Vec<f64> = x.par_chunks(TASK).map(squares).collect();
     partial.iter().sum()
 }
