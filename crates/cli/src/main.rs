@@ -127,12 +127,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         pool = pool.num_threads(threads);
     }
     pool.build_global()?;
-    match cli.command {
-        Command::Train(arguments) => train::run(arguments, &cli.global),
-        Command::Sample(arguments) => sample::run(arguments, &cli.global),
-        Command::Predict(arguments) => predict::run(arguments, &cli.global),
-        Command::Inspect(arguments) => inspect::run(arguments, &cli.global),
-        Command::Schedule(arguments) => schedule::run(arguments, &cli.global),
-        Command::Bench(arguments) => bench::run(arguments, &cli.global),
-    }
+    // On one of the pool's threads: from outside, each of a network's 200 kernels would put this thread to sleep and wake
+    // it again.
+    let Cli { command, global } = cli;
+    rayon::scope(|_| match command {
+        Command::Train(arguments) => train::run(arguments, &global),
+        Command::Sample(arguments) => sample::run(arguments, &global),
+        Command::Predict(arguments) => predict::run(arguments, &global),
+        Command::Inspect(arguments) => inspect::run(arguments, &global),
+        Command::Schedule(arguments) => schedule::run(arguments, &global),
+        Command::Bench(arguments) => bench::run(arguments, &global),
+    })
 }

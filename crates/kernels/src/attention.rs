@@ -151,11 +151,11 @@ fn forward_kernel<S: Simd>(
     for start in (first..end).step_by(QUERIES) {
         let rows = QUERIES.min(end - start);
         pack(s, rows, d, &q[at(start)..], channels, queries);
-        multiply(s, rows, d, tokens, queries, keys, scores);
+        multiply(s, rows, d, tokens, queries, keys, scores, false);
         for r in 0..rows {
             softmax(s, rows, r, tokens, shape.scale(), scores);
         }
-        multiply(s, rows, tokens, d, scores, values, sums);
+        multiply(s, rows, tokens, d, scores, values, sums, false);
         for r in 0..rows {
             // SAFETY: a task writes the rows of its own queries.
             let to = unsafe { out.part(at(start + r), d) };
@@ -233,13 +233,13 @@ fn backward_kernel<S: Simd>(
         let rows = QUERIES.min(tokens - start);
         pack(s, rows, d, &q[at(start)..], channels, queries);
         pack(s, rows, d, &dout[at(start)..], channels, upper);
-        multiply(s, rows, d, tokens, queries, keys_t, p);
-        multiply(s, rows, d, tokens, upper, values_t, ds);
+        multiply(s, rows, d, tokens, queries, keys_t, p, false);
+        multiply(s, rows, d, tokens, upper, values_t, ds, false);
         for r in 0..rows {
             softmax(s, rows, r, tokens, shape.scale(), p);
             score_gradient(s, rows, r, tokens, shape.scale(), p, ds);
         }
-        multiply(s, rows, tokens, d, ds, keys, sums);
+        multiply(s, rows, tokens, d, ds, keys, sums, false);
         for r in 0..rows {
             // SAFETY: a task writes the gradients of its own head.
             unpack_row(s, sums, rows, r, unsafe { dq.part(at(start + r), d) });

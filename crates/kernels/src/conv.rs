@@ -3,7 +3,7 @@
 use crate::account::{self, Call};
 use crate::gather::{Epilogue, Gather, Target, outer, pack_weights, pack_weights_transposed, product};
 use crate::gemm::blocked_len;
-use crate::winograd::{self, Windows};
+use crate::winograd::{self, Filter, Windows};
 use crate::{few, scratch};
 
 /// Zeros around an image, in pixels.
@@ -83,6 +83,7 @@ impl Conv {
 
     fn windows(&self) -> Windows {
         Windows {
+            tile: tile(self.h.max(self.w), self.c_in, self.c_out),
             n: self.n,
             source_height: self.h,
             source_width: self.w,
@@ -118,6 +119,10 @@ pub fn conv2d(
     check(shape, x.len(), w.len(), out.len());
     let _call = call(shape, "forward");
     let way = Way::of(shape, shape.c_in, shape.c_out);
+    if way == Way::Winograd {
+        let filter = Filter::plain(shape.c_in, shape.c_out, w);
+        return winograd::convolve(&shape.windows(), x, filter, epilogue(shape, bias, shift, residual), out);
+    }
     let mut filter = scratch::take(filter_len(shape, way));
     prepare(shape, way, w, &mut filter);
     forward(shape, way, x, &filter, epilogue(shape, bias, shift, residual), out);
@@ -201,10 +206,16 @@ impl Way {
     }
 }
 
+/// Winograd's outputs of a tile in one direction. Where images are small and filters large, transforming the filter costs
+/// more than the products, and small tiles transform less.
+fn tile(side: usize, terms: usize, columns: usize) -> usize {
+    if side <= 4 && terms.min(columns) >= 128 { 2 } else { 4 }
+}
+
 fn filter_len(shape: &Conv, way: Way) -> usize {
     let taps = shape.kernel.0 * shape.kernel.1;
     match way {
-        Way::Winograd => winograd::filter_len(shape.c_in, shape.c_out),
+        Way::Winograd => winograd::blocked_filter_len(shape.c_in, shape.c_out),
         Way::Few => blocked_len(shape.c_in, taps * shape.c_out),
         Way::Gather => blocked_len(taps * shape.c_in, shape.c_out),
     }
@@ -213,7 +224,7 @@ fn filter_len(shape: &Conv, way: Way) -> usize {
 fn prepare(shape: &Conv, way: Way, w: &[f32], out: &mut [f32]) {
     let taps = shape.kernel.0 * shape.kernel.1;
     match way {
-        Way::Winograd => winograd::transform_filter(shape.c_in, shape.c_out, false, w, out),
+        Way::Winograd => winograd::block_filter(shape.c_in, shape.c_out, false, w, out),
         Way::Few => few::pack_filter(taps, shape.c_in, shape.c_out, w, out),
         Way::Gather => pack_weights(taps * shape.c_in, shape.c_out, w, out),
     }
@@ -223,8 +234,8 @@ fn forward(shape: &Conv, way: Way, x: &[f32], filter: &[f32], extra: Epilogue, o
     let (height, width) = (shape.out_h(), shape.out_w());
     match way {
         Way::Winograd => {
-            let windows = shape.windows();
-            winograd::convolve(&windows, shape.c_in, shape.c_out, x, filter, extra, out);
+            let filter = Filter::blocked(shape.c_in, shape.c_out, filter);
+            winograd::convolve(&shape.windows(), x, filter, extra, out);
         }
         Way::Few => few::convolve(&shape.gather(x, &shape.offsets()), shape.c_out, filter, extra, out),
         Way::Gather => {
@@ -244,6 +255,7 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     let way = Way::of(shape, shape.c_out, shape.c_in);
     if way == Way::Winograd {
         let windows = Windows {
+            tile: tile(shape.h.max(shape.w), shape.c_out, shape.c_in),
             n: shape.n,
             source_height: shape.out_h(),
             source_width: shape.out_w(),
@@ -252,9 +264,10 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
             height: shape.h,
             width: shape.w,
         };
-        let mut filter = scratch::take(winograd::filter_len(shape.c_out, shape.c_in));
-        winograd::transform_filter(shape.c_out, shape.c_in, true, w, &mut filter);
-        return winograd::convolve(&windows, shape.c_out, shape.c_in, dy, &filter, Epilogue::default(), dx);
+        let mut turned = scratch::take(winograd::blocked_filter_len(shape.c_out, shape.c_in));
+        winograd::block_filter(shape.c_out, shape.c_in, true, w, &mut turned);
+        let filter = Filter::blocked(shape.c_out, shape.c_in, &turned);
+        return winograd::convolve(&windows, dy, filter, Epilogue::default(), dx);
     }
     let Conv { n, h, w: width, c_in, c_out, kernel, stride, pad } = *shape;
     // Input rows iy ≡ y (mod stride) meet the taps ky with ky ≡ y + top, at output row (iy + top − ky)/stride: for each
@@ -299,7 +312,9 @@ pub fn conv2d_grad_weight(shape: &Conv, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let _call = call(shape, "gradient by weights");
     let taps = shape.offsets();
     match Way::of(shape, shape.c_in, shape.c_out) {
-        Way::Winograd => winograd::weight_gradient(&shape.windows(), shape.c_in, shape.c_out, x, dy, dw),
+        Way::Winograd => {
+            winograd::weight_gradient(&Windows { tile: 4, ..shape.windows() }, shape.c_in, shape.c_out, x, dy, dw)
+        }
         Way::Few => few::weight_gradient(&shape.gather(x, &taps), shape.c_out, dy, dw),
         Way::Gather => {
             let g = shape.gather(x, &taps);
@@ -314,7 +329,8 @@ fn call(shape: &Conv, which: &str) -> Call {
     let flop = 2 * n * shape.out_h() * shape.out_w() * shape.weight_len();
     let floats = shape.input_len() + shape.weight_len() + shape.output_len();
     let few = if shape.c_in.min(shape.c_out) < 16 { ", few channels" } else { "" };
-    let name = || format!("convolution {}×{} stride {stride}{few}: {which}", kernel.0, kernel.1);
+    let name =
+        || format!("convolution {}x{} {}->{} @{} {few}: {which}", kernel.0, kernel.1, shape.c_in, shape.c_out, shape.h);
     account::call(name, flop, floats)
 }
 

@@ -84,7 +84,7 @@ fn convolve_kernel<S: Simd>(
     for (y, products) in (top..bottom).zip(lines.chunks_exact_mut(line.max(1))) {
         let source = &g.source[(image * g.height + y) * g.width * g.channels..];
         pack(s, rows, g.channels, source, g.channels, pixels);
-        multiply(s, rows, g.channels, columns, pixels, filter, products);
+        multiply(s, rows, g.channels, columns, pixels, filter, products, false);
     }
     for y in first..first + count {
         for x in 0..width {

@@ -210,7 +210,7 @@ fn product_part_kernel<S: Simd>(
     let (a, c) = work.split_at_mut(a_len);
     // SAFETY: the work space is this task's own.
     unsafe { g.pack(s, first, Rows { first: 0, count: rows, of: rows }, Shared::new(&mut *a)) };
-    multiply(s, rows, terms, blocks * LANES, a, &weights[block * terms * LANES..], c);
+    multiply(s, rows, terms, blocks * LANES, a, &weights[block * terms * LANES..], c, false);
     let [_, grid_h, grid_w] = g.grid;
     for r in 0..rows {
         let (x, y, image) = ((first + r) % grid_w, (first + r) / grid_w % grid_h, (first + r) / grid_w / grid_h);

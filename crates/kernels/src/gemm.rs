@@ -134,9 +134,20 @@ fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).map(move |i| (i * least + i.min(longer), least + usize::from(i < longer)))
 }
 
-/// c = a·b: a blocked [rows, terms], b blocked [terms, columns] with blocks of `terms` rows, c blocked [rows, columns].
+/// c = a·b, or, to `go_on`, c += a·b: a blocked [rows, terms], b blocked [terms, columns] with blocks of `terms` rows, c
+/// blocked [rows, columns]. Terms in parts, each but the first going on, give the bits of all terms at once.
 #[inline(always)]
-pub(crate) fn multiply<S: Simd>(s: S, rows: usize, terms: usize, columns: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn multiply<S: Simd>(
+    s: S,
+    rows: usize,
+    terms: usize,
+    columns: usize,
+    a: &[f32],
+    b: &[f32],
+    c: &mut [f32],
+    go_on: bool,
+) {
     let blocks = columns.div_ceil(LANES);
     assert!(a.len() >= blocked_len(rows, terms));
     assert!(b.len() >= terms * blocks * LANES && c.len() >= rows * blocks * LANES);
@@ -151,9 +162,9 @@ pub(crate) fn multiply<S: Simd>(s: S, rows: usize, terms: usize, columns: usize,
                 let c = c.as_mut_ptr().add((block * rows + row) * LANES);
                 with_rows!(count, R => if R <= S::TILE_ROWS {
                     if pair {
-                        multiply_tile::<S, R, 2>(s, rows, terms, a, b, c)
+                        multiply_tile::<S, R, 2>(s, rows, terms, a, b, c, go_on)
                     } else {
-                        multiply_tile::<S, R, 1>(s, rows, terms, a, b, c)
+                        multiply_tile::<S, R, 1>(s, rows, terms, a, b, c, go_on)
                     }
                 });
             }
@@ -165,6 +176,7 @@ pub(crate) fn multiply<S: Simd>(s: S, rows: usize, terms: usize, columns: usize,
 /// # Safety
 /// As for [`multiply`], for a tile of `ROWS` rows and `VECTORS` blocks from `a`, `b` and `c`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     s: S,
     rows: usize,
@@ -172,11 +184,19 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     a: *const f32,
     b: *const f32,
     c: *mut f32,
+    go_on: bool,
 ) {
-    let zero = [[s.splat(0.0); VECTORS]; ROWS];
+    let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
     // SAFETY: the caller's promise.
     unsafe {
-        let sums = tile(s, Steps::<LANES, 1>, terms, a, rows * LANES, b, terms * LANES, zero);
+        if go_on {
+            for r in 0..ROWS {
+                for v in 0..VECTORS {
+                    sums[r][v] = s.load_at(c.add((v * rows + r) * LANES));
+                }
+            }
+        }
+        let sums = tile(s, Steps::<LANES, 1>, terms, a, rows * LANES, b, terms * LANES, sums);
         for r in 0..ROWS {
             for v in 0..VECTORS {
                 s.store_at(sums[r][v], c.add((v * rows + r) * LANES));

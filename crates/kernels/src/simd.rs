@@ -148,6 +148,18 @@ pub(crate) trait Simd: Copy + Send + Sync {
         lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 
+    /// Asks for the cache line of an address, which need not be valid, where the processor takes such wishes.
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of any address has no effect but on time.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
+
     /// # Safety
     /// `p` is valid for reading sixteen floats.
     #[inline(always)]

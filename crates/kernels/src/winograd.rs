@@ -1,4 +1,4 @@
-//! Winograd's minimal filtering F(4×4, 3×3) (Lavin & Gray 2016, arXiv:1509.09308): 3×3 convolutions of stride 1 with a
+//! Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin & Gray 2016, arXiv:1509.09308): 3×3 convolutions of stride 1 with a
 //! quarter of the multiplications, forward and for both gradients.
 //!
 //! A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of its 6×6 inputs d and the filter g. Over channels the product ⊙
@@ -17,11 +17,9 @@ use crate::parallel::{self, Shared};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
-/// Outputs of a tile in one direction.
-const OUT: usize = 4;
-/// Inputs of a tile in one direction.
+/// Inputs of the greatest tile in one direction.
 const IN: usize = 6;
-/// Products of a tile.
+/// Products of the greatest tile.
 const POINTS: usize = IN * IN;
 
 /// The points ±a and ±b and their squares. That a²b² = 1 saves multiplications.
@@ -39,9 +37,13 @@ fn plane(rows: usize, blocks: usize) -> usize {
     rows * blocks * LANES + 5 * LANES
 }
 
-/// Bᵀ: six inputs to six points.
+/// Bᵀ: inputs to points.
 #[inline(always)]
-fn points_of_inputs<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6] {
+fn points_of_inputs<S: Simd, const OUT: usize>(s: S, d: [S::V; 6]) -> [S::V; 6] {
+    if OUT == 2 {
+        let unused = s.splat(0.0);
+        return [s.sub(d[0], d[2]), s.add(d[1], d[2]), s.sub(d[2], d[1]), s.sub(d[1], d[3]), unused, unused];
+    }
     let (a, b, a2, b2, sum) = (s.splat(A), s.splat(B), s.splat(A2), s.splat(B2), s.splat(A2 + B2));
     let (even_a, odd_a) = (s.fnma(b2, d[2], d[4]), s.fnma(b2, d[1], d[3]));
     let (even_b, odd_b) = (s.fnma(a2, d[2], d[4]), s.fnma(a2, d[1], d[3]));
@@ -55,9 +57,13 @@ fn points_of_inputs<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6] {
     ]
 }
 
-/// Aᵀ: six points to four outputs.
+/// Aᵀ: points to outputs.
 #[inline(always)]
-fn outputs_of_points<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+fn outputs_of_points<S: Simd, const OUT: usize>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+    if OUT == 2 {
+        let unused = s.splat(0.0);
+        return [s.add(m[0], s.add(m[1], m[2])), s.sub(s.sub(m[1], m[2]), m[3]), unused, unused];
+    }
     let (sum_a, difference_a) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
     let (sum_b, difference_b) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
     [
@@ -77,9 +83,14 @@ fn points_of_outputs<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
     [y[0], s.fma(a, odd_a, even_a), s.fnma(a, odd_a, even_a), s.fma(b, odd_b, even_b), s.fnma(b, odd_b, even_b), y[3]]
 }
 
-/// G: three taps to six points.
+/// G: three taps to points.
 #[inline(always)]
-fn points_of_taps<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6] {
+fn points_of_taps<S: Simd, const OUT: usize>(s: S, g: [S::V; 3]) -> [S::V; 6] {
+    if OUT == 2 {
+        let (unused, half) = (s.splat(0.0), s.splat(0.5));
+        let (even, odd) = (s.mul(half, s.add(g[0], g[2])), s.mul(half, g[1]));
+        return [g[0], s.add(even, odd), s.sub(even, odd), g[2], unused, unused];
+    }
     let (even_a, odd_a) = (s.fma(s.splat(A2), g[2], g[0]), s.mul(s.splat(A * NA), g[1]));
     let (even_b, odd_b) = (s.fma(s.splat(B2), g[2], g[0]), s.mul(s.splat(B * NB), g[1]));
     let (na, nb) = (s.splat(NA), s.splat(NB));
@@ -109,6 +120,8 @@ fn taps_of_points<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
 /// zero outside.
 #[derive(Clone, Copy)]
 pub(crate) struct Windows {
+    /// Outputs of a tile in one direction: 2 or 4.
+    pub tile: usize,
     pub n: usize,
     pub source_height: usize,
     pub source_width: usize,
@@ -120,11 +133,11 @@ pub(crate) struct Windows {
 
 impl Windows {
     fn across(&self) -> usize {
-        self.width.div_ceil(OUT)
+        self.width.div_ceil(self.tile)
     }
 
     fn per_image(&self) -> usize {
-        self.height.div_ceil(OUT) * self.across()
+        self.height.div_ceil(self.tile) * self.across()
     }
 
     fn tiles(&self) -> usize {
@@ -135,57 +148,118 @@ impl Windows {
     #[inline(always)]
     fn at(&self, tile: usize) -> (usize, usize, usize) {
         let (image, tile) = (tile / self.per_image(), tile % self.per_image());
-        (image, tile / self.across() * OUT, tile % self.across() * OUT)
+        (image, tile / self.across() * self.tile, tile % self.across() * self.tile)
     }
 }
 
-/// Floats of the transformed weights of `terms` input and `columns` output channels.
-pub(crate) fn filter_len(terms: usize, columns: usize) -> usize {
-    POINTS * plane(terms, columns.div_ceil(LANES))
+/// Weights of `terms` input and `columns` output channels as the transform reads them.
+#[derive(Clone, Copy)]
+pub(crate) struct Filter<'a> {
+    terms: usize,
+    columns: usize,
+    data: &'a [f32],
+    /// Floats from one block of sixteen columns, one term, one tap to the next.
+    steps: [usize; 3],
 }
 
-/// Transforms weights \[3, 3, terms, columns\], or, if `flip`, weights \[3, 3, columns, terms\] turned by 180°: the
-/// filter of the gradient by the input.
-pub(crate) fn transform_filter(terms: usize, columns: usize, flip: bool, weights: &[f32], out: &mut [f32]) {
-    let blocks = columns.div_ceil(LANES);
+impl<'a> Filter<'a> {
+    /// Weights \[3, 3, terms, columns\].
+    pub(crate) fn plain(terms: usize, columns: usize, data: &'a [f32]) -> Self {
+        assert_eq!(data.len(), 9 * terms * columns);
+        Filter { terms, columns, data, steps: [LANES, columns, terms * columns] }
+    }
+
+    /// Weights \[columns/16, terms, 9, 16\]: in the order of their use, which from memory is twice as fast.
+    pub(crate) fn blocked(terms: usize, columns: usize, data: &'a [f32]) -> Self {
+        assert_eq!(data.len(), blocked_filter_len(terms, columns));
+        Filter { terms, columns, data, steps: [9 * LANES * terms, 9 * LANES, LANES] }
+    }
+
+    /// Asks for part `part` of `parts` of what [`transform_filter`] will read.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, (block, first): (usize, usize), part: usize, parts: usize) {
+        if !self.is_blocked() || first >= self.terms {
+            return;
+        }
+        let lines = 9 * TERMS.min(self.terms - first);
+        for b in block..(block + 2).min(self.columns.div_ceil(LANES)) {
+            let from = self.data.as_ptr().wrapping_add(b * self.steps[0] + first * self.steps[1]);
+            for line in lines * part / parts..lines * (part + 1) / parts {
+                s.prefetch(from.wrapping_add(line * LANES));
+            }
+        }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.steps[2] == LANES
+    }
+}
+
+/// Floats of blocked weights.
+pub(crate) fn blocked_filter_len(terms: usize, columns: usize) -> usize {
+    9 * terms * columns.next_multiple_of(LANES)
+}
+
+/// Blocks weights \[3, 3, terms, columns\], or, to `turn`, weights \[3, 3, columns, terms\] turned by 180°: the filter of
+/// the gradient by the input.
+pub(crate) fn block_filter(terms: usize, columns: usize, turn: bool, weights: &[f32], out: &mut [f32]) {
+    assert!(weights.len() == 9 * terms * columns && out.len() == blocked_filter_len(terms, columns));
     let groups = terms.div_ceil(LANES);
     let out = Shared::new(out);
-    parallel::for_each(blocks * groups, |task| {
-        filter_part(terms, columns, flip, weights, task / groups, task % groups * LANES, out);
+    parallel::for_each(columns.div_ceil(LANES) * groups, |task| {
+        block_part(terms, columns, turn, weights, task / groups, task % groups * LANES, out);
     });
 }
 
-/// out = convolution of `source` \[n, source_height, source_width, terms\] with a transformed `filter`, plus the
-/// epilogue, \[n, height, width, columns\].
-pub(crate) fn convolve(
-    windows: &Windows,
-    terms: usize,
-    columns: usize,
-    source: &[f32],
-    filter: &[f32],
-    extra: Epilogue,
-    out: &mut [f32],
-) {
+/// out = convolution of `source` \[n, source_height, source_width, terms\] with a filter, plus the epilogue, \[n, height,
+/// width, columns\].
+pub(crate) fn convolve(windows: &Windows, source: &[f32], filter: Filter, extra: Epilogue, out: &mut [f32]) {
+    let Filter { terms, columns, .. } = filter;
     let (tiles, blocks) = (windows.tiles(), columns.div_ceil(LANES));
     if tiles == 0 || columns == 0 {
         return;
     }
-    // As in `gather::product`, how the work is cut changes no sum. Few tiles of many channels read more filter than
-    // they save cache; more tiles than this fall out of the second level.
-    let tasks = 4 * parallel::threads();
-    let most = if terms <= 64 { 56 } else { 28 };
-    let step = tiles.div_ceil(tasks).next_multiple_of(14).min(most);
+    // As in `gather::product`, how the work is cut changes no sum. More tiles than this fall out of the second-level
+    // cache; few tiles are not worth transforming the filter for each part of them, so then columns are cut.
+    const MOST: usize = 56;
+    let (threads, pairs) = (parallel::threads(), blocks.div_ceil(2));
+    let (tile_tasks, groups) = match tiles < 28 * threads {
+        true => (tiles.div_ceil(MOST), threads.min(pairs)),
+        false => (tiles.div_ceil(MOST).next_multiple_of(threads), 1),
+    };
+    let step = tiles.div_ceil(tile_tasks);
     let tile_tasks = tiles.div_ceil(step);
-    let groups = (tasks / tile_tasks).clamp(1, blocks.div_ceil(2));
-    let group = blocks.div_ceil(groups).next_multiple_of(2);
+    let group = 2 * pairs.div_ceil(groups);
     let groups = blocks.div_ceil(group);
+    let chunks = terms.div_ceil(TERMS);
+    let share = tile_tasks > 4 * threads && pairs * chunks <= SHARED;
+    let mut shared = scratch::take(if share { pairs * chunks * TRANSFORMED } else { 0 });
+    if share {
+        let to = Shared::new(&mut shared);
+        parallel::for_each(pairs * chunks, |part| {
+            // SAFETY: tasks have different parts.
+            let to = unsafe { to.part(part * TRANSFORMED, TRANSFORMED) };
+            transform_filter(windows.tile, filter, part / chunks * 2, part % chunks * TERMS, to);
+        });
+    }
+    let shared = &*shared;
     let out = Shared::new(out);
     parallel::for_each(tile_tasks * groups, |task| {
         let (first, block) = (task / groups * step, task % groups * group);
         let part = Part { first, tiles: step.min(tiles - first), block, blocks: group.min(blocks - block) };
-        convolve_part(windows, terms, columns, source, filter, extra, part, out);
+        convolve_part(windows, source, filter, shared, extra, part, out);
     });
 }
+
+/// The most parts of a filter that are transformed once for all tasks: 2.4 MB. What one thread wrote another reads slowly,
+/// so a task transforms parts of a greater filter itself as it comes to them; and never all of it, for transformed weights
+/// are four times as many bytes, and memory gives weights more slowly than the transform takes them.
+const SHARED: usize = 8;
+/// Floats of a part: two blocks of columns of [`TERMS`] transformed weights.
+const TRANSFORMED: usize = POINTS * (TERMS * 2 * LANES + 5 * LANES);
+
+/// Terms whose weights a task transforms at a time.
+const TERMS: usize = 64;
 
 struct Part {
     first: usize,
@@ -210,6 +284,7 @@ pub(crate) fn weight_gradient(
     // transformed tiles in the third.
     const BYTES: usize = 6 << 20;
     let step = (BYTES / (4 * POINTS * LANES * (term_blocks + blocks))).clamp(16, 256).next_multiple_of(16).min(tiles);
+    assert_eq!(windows.tile, 4, "the gradient by the weights has tiles of 4×4");
     dw.fill(0.0);
     let (x_len, y_len) = (POINTS * plane(step, term_blocks), POINTS * plane(step, blocks));
     let mut work = scratch::take(x_len + y_len);
@@ -236,13 +311,14 @@ pub(crate) fn weight_gradient(
 }
 
 dispatch! {
-    fn filter_part(
-        terms: usize, columns: usize, flip: bool, weights: &[f32], block: usize, first: usize, out: Shared,
-    ) = filter_kernel;
+    fn block_part(
+        terms: usize, columns: usize, turn: bool, weights: &[f32], block: usize, first: usize, out: Shared,
+    ) = block_kernel;
+    fn transform_filter(tile: usize, filter: Filter, block: usize, first: usize, out: &mut [f32])
+        = transform_filter_of;
     fn convolve_part(
-        windows: &Windows, terms: usize, columns: usize, source: &[f32], filter: &[f32], extra: Epilogue, part: Part,
-        out: Shared,
-    ) = convolve_kernel;
+        windows: &Windows, source: &[f32], filter: Filter, shared: &[f32], extra: Epilogue, part: Part, out: Shared,
+    ) = convolve_of;
     fn transform_part(
         windows: &Windows, channels: [usize; 2], source: &[f32], dy: &[f32], tile: usize, rows: Rows, x: Shared,
         y: Shared,
@@ -255,57 +331,97 @@ dispatch! {
 /// Block `block` of columns and up to sixteen terms from `first`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn filter_kernel<S: Simd>(
+fn block_kernel<S: Simd>(
     s: S,
     terms: usize,
     columns: usize,
-    flip: bool,
+    turn: bool,
     weights: &[f32],
     block: usize,
     first: usize,
     out: Shared,
 ) {
-    let count = LANES.min(terms - first);
-    let column = block * LANES;
+    let (count, column) = (LANES.min(terms - first), block * LANES);
     let used = LANES.min(columns - column);
-    // [tap, term, column], sixteen of each.
-    let mut taps = [[0.0f32; LANES * LANES]; 9];
-    for (tap, lines) in taps.iter_mut().enumerate() {
-        if flip {
-            let source = &weights[((8 - tap) * columns + column) * terms + first..];
+    // SAFETY: a task has its own block and terms.
+    let out = unsafe { out.part((block * terms + first) * 9 * LANES, count * 9 * LANES) };
+    for tap in 0..9 {
+        let mut square = [[0.0f32; LANES]; LANES];
+        if turn {
             for c in 0..used {
-                for (t, &value) in source[c * terms..][..count].iter().enumerate() {
-                    lines[t * LANES + c] = value;
+                let from = &weights[((8 - tap) * columns + column + c) * terms + first..][..count];
+                for (line, &value) in square.iter_mut().zip(from) {
+                    line[c] = value;
                 }
             }
         } else {
-            for t in 0..count {
-                let from = &weights[(tap * terms + first + t) * columns + column..][..used];
-                s.store_up_to(s.load_up_to(from), &mut lines[t * LANES..]);
+            for (t, line) in square.iter_mut().enumerate().take(count) {
+                line[..used].copy_from_slice(&weights[(tap * terms + first + t) * columns + column..][..used]);
+            }
+        }
+        for (t, line) in square.iter().enumerate().take(count) {
+            s.store_up_to(s.load(line), &mut out[(t * 9 + tap) * LANES..][..LANES]);
+        }
+    }
+}
+
+/// Transforms up to [`TERMS`] terms from `first` of two blocks of columns from `block` into the blocked \[36, blocks,
+/// terms, 16\] `out`.
+#[inline(always)]
+fn transform_filter_kernel<S: Simd, const OUT: usize>(
+    s: S,
+    filter: Filter,
+    block: usize,
+    first: usize,
+    out: &mut [f32],
+    next: (usize, usize),
+) {
+    let Filter { terms, columns, data, steps: [block_step, term_step, tap_step] } = filter;
+    let (count, width) = (TERMS.min(terms - first), 2.min(columns.div_ceil(LANES) - block));
+    let stride = plane(count, width);
+    assert!(out.len() >= (OUT + 2) * (OUT + 2) * stride);
+    for t in 0..count {
+        filter.prefetch(s, next, t, TERMS + (OUT + 2) * (OUT + 2));
+        for b in 0..width {
+            let from = (block + b) * block_step + (first + t) * term_step;
+            let used = LANES.min(columns - (block + b) * LANES);
+            let mut taps = [[s.splat(0.0); 3]; 3];
+            if used == LANES || filter.is_blocked() {
+                assert!(from + 8 * tap_step + LANES <= data.len());
+                for y in 0..3 {
+                    for x in 0..3 {
+                        // SAFETY: by the assertion, the last tap's are inside.
+                        taps[x][y] = unsafe { s.load_at(data.as_ptr().add(from + (y * 3 + x) * tap_step)) };
+                    }
+                }
+            } else {
+                for y in 0..3 {
+                    for x in 0..3 {
+                        taps[x][y] = s.load_partial(&data[from + (y * 3 + x) * tap_step..][..used]);
+                    }
+                }
+            }
+            let mut half = [[s.splat(0.0); IN]; 3];
+            for x in 0..3 {
+                half[x] = points_of_taps::<S, OUT>(s, taps[x]);
+            }
+            let out = out.as_mut_ptr().wrapping_add((b * count + t) * LANES);
+            for i in 0..OUT + 2 {
+                let points = points_of_taps::<S, OUT>(s, [half[0][i], half[1][i], half[2][i]]);
+                for j in 0..OUT + 2 {
+                    // SAFETY: within `out` by the assertion.
+                    unsafe { s.store_at(points[j], out.add((i * (OUT + 2) + j) * stride)) };
+                }
             }
         }
     }
-    let stride = plane(terms, columns.div_ceil(LANES));
-    for t in 0..count {
-        let mut half = [[s.splat(0.0); 3]; IN];
-        for x in 0..3 {
-            let mut g = [s.splat(0.0); 3];
-            for y in 0..3 {
-                g[y] = s.load_up_to(&taps[y * 3 + x][t * LANES..]);
-            }
-            let points = points_of_taps(s, g);
-            for i in 0..IN {
-                half[i][x] = points[i];
-            }
-        }
-        for i in 0..IN {
-            let points = points_of_taps(s, half[i]);
-            for j in 0..IN {
-                let at = (i * IN + j) * stride + (block * terms + first + t) * LANES;
-                // SAFETY: a task writes its own block and terms.
-                s.store_up_to(points[j], unsafe { out.part(at, LANES) });
-            }
-        }
+}
+
+#[inline(always)]
+fn transform_filter_of<S: Simd>(s: S, tile: usize, filter: Filter, block: usize, first: usize, out: &mut [f32]) {
+    match tile {
+        2 => transform_filter_kernel::<S, 2>(s, filter, block, first, out, (filter.columns, filter.terms)),
+        _ => transform_filter_kernel::<S, 4>(s, filter, block, first, out, (filter.columns, filter.terms)),
     }
 }
 
@@ -315,7 +431,7 @@ fn filter_kernel<S: Simd>(
 /// Nothing else writes these rows of `out`, which has them.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn transform_inputs<S: Simd>(
+unsafe fn transform_inputs<S: Simd, const OUT: usize>(
     s: S,
     windows: &Windows,
     channels: usize,
@@ -327,20 +443,20 @@ unsafe fn transform_inputs<S: Simd>(
     let blocks = channels.div_ceil(LANES);
     let stride = plane(rows.of, blocks);
     assert!(source.len() == windows.n * windows.source_height * windows.source_width * channels);
-    let out = out.pointer(POINTS * stride);
+    let out = out.pointer((OUT + 2) * (OUT + 2) * stride);
     let zero = s.splat(0.0);
     for row in rows.first..rows.first + rows.count {
         let (image, y, x) = windows.at(tile + row);
         let (y, x) = (y as isize - windows.top as isize, x as isize - windows.left as isize);
         let (height, width) = (windows.source_height as isize, windows.source_width as isize);
         let base = source.as_ptr().wrapping_offset(((image as isize * height + y) * width + x) * channels as isize);
-        let inside = y >= 0 && x >= 0 && y + IN as isize <= height && x + IN as isize <= width;
+        let inside = y >= 0 && x >= 0 && y + OUT as isize + 2 <= height && x + OUT as isize + 2 <= width;
         for block in 0..blocks {
             let used = LANES.min(channels - block * LANES);
             let mut half = [[zero; IN]; IN];
-            for j in 0..IN {
+            for j in 0..OUT + 2 {
                 let mut d = [zero; IN];
-                for i in 0..IN {
+                for i in 0..OUT + 2 {
                     let pixel = base.wrapping_add((i * windows.source_width + j) * channels + block * LANES);
                     let here =
                         inside || (0..height).contains(&(y + i as isize)) && (0..width).contains(&(x + j as isize));
@@ -355,16 +471,18 @@ unsafe fn transform_inputs<S: Simd>(
                         };
                     }
                 }
-                let points = points_of_inputs(s, d);
-                for i in 0..IN {
+                let points = points_of_inputs::<S, OUT>(s, d);
+                for i in 0..OUT + 2 {
                     half[i][j] = points[i];
                 }
             }
-            for i in 0..IN {
-                let points = points_of_inputs(s, half[i]);
-                for j in 0..IN {
+            for i in 0..OUT + 2 {
+                let points = points_of_inputs::<S, OUT>(s, half[i]);
+                for j in 0..OUT + 2 {
                     // SAFETY: within `out` by its length, and in this task's rows.
-                    unsafe { s.store_at(points[j], out.add((i * IN + j) * stride + (block * rows.of + row) * LANES)) };
+                    unsafe {
+                        s.store_at(points[j], out.add((i * (OUT + 2) + j) * stride + (block * rows.of + row) * LANES))
+                    };
                 }
             }
         }
@@ -373,57 +491,75 @@ unsafe fn transform_inputs<S: Simd>(
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn convolve_kernel<S: Simd>(
+fn convolve_kernel<S: Simd, const OUT: usize>(
     s: S,
     windows: &Windows,
-    terms: usize,
-    columns: usize,
     source: &[f32],
-    filter: &[f32],
+    filter: Filter,
+    shared: &[f32],
     extra: Epilogue,
     part: Part,
     out: Shared,
 ) {
+    let Filter { terms, columns, .. } = filter;
+    let points = (OUT + 2) * (OUT + 2);
     let Part { first, tiles, block, blocks } = part;
     let input_len = plane(tiles, terms.div_ceil(LANES));
-    let filter_stride = plane(terms, columns.div_ceil(LANES));
-    let mut work = scratch::take(POINTS * (input_len + plane(tiles, 2)));
-    let (inputs, products) = work.split_at_mut(POINTS * input_len);
+    let mut work = scratch::take(points * (input_len + plane(tiles, 2)) + TRANSFORMED);
+    let (inputs, rest) = work.split_at_mut(points * input_len);
+    let (products, own) = rest.split_at_mut(points * plane(tiles, 2));
+    if shared.is_empty() {
+        filter.prefetch(s, (block, 0), 0, 1);
+    }
     // SAFETY: the work space is this task's own.
     unsafe {
         let rows = Rows { first: 0, count: tiles, of: tiles };
-        transform_inputs(s, windows, terms, source, first, rows, Shared::new(&mut *inputs));
+        transform_inputs::<S, OUT>(s, windows, terms, source, first, rows, Shared::new(&mut *inputs));
     }
     for pair in (block..block + blocks).step_by(2) {
         let width = 2.min(block + blocks - pair);
         let stride = plane(tiles, width);
-        for point in 0..POINTS {
-            let filter = &filter[point * filter_stride + pair * terms * LANES..];
-            let product = &mut products[point * stride..][..stride];
-            multiply(s, tiles, terms, width * LANES, &inputs[point * input_len..], filter, product);
+        for term in (0..terms).step_by(TERMS) {
+            let count = TERMS.min(terms - term);
+            let next = if term + TERMS < terms { (pair, term + TERMS) } else { (pair + 2, 0) };
+            let transformed = if shared.is_empty() {
+                transform_filter_kernel::<S, OUT>(s, filter, pair, term, own, next);
+                &*own
+            } else {
+                &shared[(pair / 2 * terms.div_ceil(TERMS) + term / TERMS) * TRANSFORMED..][..TRANSFORMED]
+            };
+            for point in 0..points {
+                if shared.is_empty() {
+                    filter.prefetch(s, next, TERMS + point, TERMS + points);
+                }
+                let input = &inputs[point * input_len + term * tiles..];
+                let filter = &transformed[point * plane(count, width)..];
+                let product = &mut products[point * stride..][..stride];
+                multiply(s, tiles, count, width * LANES, input, filter, product, term > 0);
+            }
         }
         for b in 0..width {
             let column = (pair + b) * LANES;
             let used = LANES.min(columns - column);
             for t in 0..tiles {
-                let m = products[(b * tiles + t) * LANES..].as_ptr();
-                let mut half = [[s.splat(0.0); IN]; OUT];
-                for j in 0..IN {
-                    let mut points = [s.splat(0.0); IN];
-                    for i in 0..IN {
+                let product = products[(b * tiles + t) * LANES..].as_ptr();
+                let mut half = [[s.splat(0.0); IN]; 4];
+                for j in 0..OUT + 2 {
+                    let mut m = [s.splat(0.0); IN];
+                    for i in 0..OUT + 2 {
                         // SAFETY: `products` has this row and block of every point.
-                        points[i] = unsafe { s.load_at(m.add((i * IN + j) * stride)) };
+                        m[i] = unsafe { s.load_at(product.add((i * (OUT + 2) + j) * stride)) };
                     }
-                    let outputs = outputs_of_points(s, points);
+                    let outputs = outputs_of_points::<S, OUT>(s, m);
                     for i in 0..OUT {
                         half[i][j] = outputs[i];
                     }
                 }
                 let (image, y, x) = windows.at(first + t);
                 for i in 0..OUT.min(windows.height - y) {
-                    let outputs = outputs_of_points(s, half[i]);
+                    let outputs = outputs_of_points::<S, OUT>(s, half[i]);
                     let pixel = (image * windows.height + y + i) * windows.width + x;
-                    for (j, output) in outputs.into_iter().enumerate().take(windows.width - x) {
+                    for (j, output) in outputs.into_iter().enumerate().take(OUT.min(windows.width - x)) {
                         let output = extra.apply(s, output, image, pixel + j, column, used, columns);
                         // SAFETY: a task writes the outputs of its own tiles and columns.
                         s.store_up_to(output, unsafe { out.part((pixel + j) * columns + column, used) });
@@ -431,6 +567,24 @@ fn convolve_kernel<S: Simd>(
                 }
             }
         }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn convolve_of<S: Simd>(
+    s: S,
+    windows: &Windows,
+    source: &[f32],
+    filter: Filter,
+    shared: &[f32],
+    extra: Epilogue,
+    part: Part,
+    out: Shared,
+) {
+    match windows.tile {
+        2 => convolve_kernel::<S, 2>(s, windows, source, filter, shared, extra, part, out),
+        _ => convolve_kernel::<S, 4>(s, windows, source, filter, shared, extra, part, out),
     }
 }
 
@@ -449,7 +603,7 @@ fn transform_kernel<S: Simd>(
     y: Shared,
 ) {
     // SAFETY: a task has its own rows.
-    unsafe { transform_inputs(s, windows, terms, source, tile, rows, x) };
+    unsafe { transform_inputs::<S, 4>(s, windows, terms, source, tile, rows, x) };
     let blocks = columns.div_ceil(LANES);
     let stride = plane(rows.of, blocks);
     let zero = s.splat(0.0);
@@ -458,9 +612,9 @@ fn transform_kernel<S: Simd>(
         for block in 0..blocks {
             let column = block * LANES;
             let used = LANES.min(columns - column);
-            let mut half = [[zero; OUT]; IN];
-            for j in 0..OUT.min(windows.width - left) {
-                let mut outputs = [zero; OUT];
+            let mut half = [[zero; 4]; IN];
+            for j in 0..4.min(windows.width - left) {
+                let mut outputs = [zero; 4];
                 for (i, output) in outputs.iter_mut().enumerate().take(windows.height - top) {
                     let pixel = (image * windows.height + top + i) * windows.width + left + j;
                     *output = s.load_up_to(&dy[pixel * columns + column..][..used]);
