@@ -38,7 +38,13 @@ impl Bench {
             run();
             least = least.min(begin.elapsed());
         }
-        let seconds = if name.starts_with("cold") { let start = Instant::now(); (0..400).for_each(|_| run()); start.elapsed().as_secs_f64() / 400.0 } else { least.as_secs_f64() };
+        let seconds = if name.starts_with("cold") {
+            let start = Instant::now();
+            (0..400).for_each(|_| run());
+            start.elapsed().as_secs_f64() / 400.0
+        } else {
+            least.as_secs_f64()
+        };
         println!("{name:<44} {:>9.3} ms {:>8.1} {unit}", seconds * 1e3, work as f64 / seconds / 1e9);
     }
 
@@ -86,18 +92,22 @@ impl Bench {
             let (x, w, bias) = (ramp(shape.input_len()), ramp(shape.weight_len()), ramp(c_out));
             let dy = ramp(shape.output_len());
             let (mut out, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+            let around = Around { bias: Some(&bias), ..Around::default() };
             self.time(&format!("forward {name}"), work, "GFLOP/s", || {
-                conv2d(&shape, black_box(&x), &w, Some(&bias), None, None, &mut out);
+                conv2d(&shape, black_box(&x), &w, around, &mut out);
             });
             let filter = PreparedFilter::new(&shape, &w);
             self.time(&format!("prepared {name}"), work, "GFLOP/s", || {
-                conv2d_prepared(&shape, black_box(&x), &filter, Some(&bias), None, None, &mut out);
+                conv2d_prepared(&shape, black_box(&x), &filter, around, &mut out);
             });
-            let cold: Vec<_> = (0..40).map(|_| PreparedFilter::new(&shape, &w)).collect();
-            let mut turn = 0;
+            // Filters that come from memory, as a network's do: each in turn of 100 MB of them.
+            let count = (100 << 20) / (4 * shape.weight_len()) + 1;
+            let filters: Vec<_> = (0..count.min(40)).map(|_| PreparedFilter::new(&shape, &w)).collect();
+            let mut filters = filters.iter().cycle();
             self.time(&format!("cold {name}"), work, "GFLOP/s", || {
-                turn = (turn + 1) % cold.len();
-                conv2d_prepared(&shape, black_box(&x), &cold[turn], Some(&bias), None, None, &mut out);
+                if let Some(filter) = filters.next() {
+                    conv2d_prepared(&shape, black_box(&x), filter, around, &mut out);
+                }
             });
             self.time(&format!("grad_input {name}"), work, "GFLOP/s", || {
                 conv2d_grad_input(&shape, black_box(&dy), &w, &mut dx);

@@ -114,12 +114,12 @@ fn parts<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mut [f3
 
 /// Blocks the transpose of one head's [tokens, head_dim] `x`: terms over channels, columns over tokens.
 #[inline(always)]
-fn pack_tokens_as_columns(shape: &Attention, x: &[f32], out: &mut [f32]) {
+fn pack_tokens_as_columns<S: Simd>(s: S, shape: &Attention, x: &[f32], out: &mut [f32]) {
     let d = shape.head_dim;
     for (block, out) in out.chunks_exact_mut(d * LANES).enumerate() {
         let token = block * LANES;
         let x = &x[token * shape.channels()..];
-        pack_transposed(d, LANES.min(shape.tokens - token), x, shape.channels(), out);
+        pack_transposed(s, d, LANES.min(shape.tokens - token), x, shape.channels(), out);
     }
 }
 
@@ -146,7 +146,7 @@ fn forward_kernel<S: Simd>(
     let mut work = scratch::take(lengths.iter().sum());
     let work = &mut *work;
     let [keys, values, queries, scores, sums] = parts(work, lengths);
-    pack_tokens_as_columns(shape, &k[at(0)..], keys);
+    pack_tokens_as_columns(s, shape, &k[at(0)..], keys);
     pack(s, tokens, d, &v[at(0)..], channels, values);
     for start in (first..end).step_by(QUERIES) {
         let rows = QUERIES.min(end - start);
@@ -223,8 +223,8 @@ fn backward_kernel<S: Simd>(
     let mut work = scratch::take(lengths.iter().sum());
     let work = &mut *work;
     let [keys_t, values_t, keys, by_k, by_v, queries, upper, sums, p, ds] = parts(work, lengths);
-    pack_tokens_as_columns(shape, &k[at(0)..], &mut keys_t[..blocked_len(d, tokens)]);
-    pack_tokens_as_columns(shape, &v[at(0)..], &mut values_t[..blocked_len(d, tokens)]);
+    pack_tokens_as_columns(s, shape, &k[at(0)..], &mut keys_t[..blocked_len(d, tokens)]);
+    pack_tokens_as_columns(s, shape, &v[at(0)..], &mut values_t[..blocked_len(d, tokens)]);
     pack(s, tokens, d, &k[at(0)..], channels, keys);
     by_k.fill(0.0);
     by_v.fill(0.0);

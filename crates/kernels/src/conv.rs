@@ -3,6 +3,7 @@
 use crate::account::{self, Call};
 use crate::gather::{Epilogue, Gather, Target, outer, pack_weights, pack_weights_transposed, product};
 use crate::gemm::blocked_len;
+use crate::norm::Normalization;
 use crate::winograd::{self, Filter, Windows};
 use crate::{few, scratch};
 
@@ -100,32 +101,37 @@ impl Conv {
     }
 }
 
-/// out = convolution of `x` with `w`, plus `bias` \[c_out\], plus `shift` \[n, c_out\] (one row an image: the time
-/// embedding of a residual block), plus `residual` (like `out`).
+/// What a residual block does around a convolution, and a convolution does on its way: out = conv(norm(x)) + bias + shift +
+/// residual.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Around<'a> {
+    /// Applied to the input.
+    pub norm: Option<&'a Normalization>,
+    /// \[c_out\].
+    pub bias: Option<&'a [f32]>,
+    /// One row an image \[n, c_out\]: the time embedding of a residual block.
+    pub shift: Option<&'a [f32]>,
+    /// Like the output.
+    pub residual: Option<&'a [f32]>,
+}
+
+/// out = convolution of `x` with `w`, and what is `around` it.
 ///
 /// An image of the output depends on that image of the input alone, to the last bit.
 ///
 /// # Panics
 /// If a slice has not the length that `shape` says.
-pub fn conv2d(
-    shape: &Conv,
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    shift: Option<&[f32]>,
-    residual: Option<&[f32]>,
-    out: &mut [f32],
-) {
+pub fn conv2d(shape: &Conv, x: &[f32], w: &[f32], around: Around, out: &mut [f32]) {
     check(shape, x.len(), w.len(), out.len());
     let _call = call(shape, "forward");
     let way = Way::of(shape, shape.c_in, shape.c_out);
     if way == Way::Winograd {
         let filter = Filter::plain(shape.c_in, shape.c_out, w);
-        return winograd::convolve(&shape.windows(), x, filter, epilogue(shape, bias, shift, residual), out);
+        return winograd::convolve(&shape.windows(), x, around.norm, filter, epilogue(shape, around), out);
     }
     let mut filter = scratch::take(filter_len(shape, way));
     prepare(shape, way, w, &mut filter);
-    forward(shape, way, x, &filter, epilogue(shape, bias, shift, residual), out);
+    forward(shape, way, x, &filter, around, out);
 }
 
 /// The weights of a convolution in the form in which the kernels read them, made once for many calls.
@@ -157,21 +163,13 @@ impl PreparedFilter {
 ///
 /// # Panics
 /// If a slice has not the length that `shape` says, or `filter` was prepared for another kernel, stride or padding.
-pub fn conv2d_prepared(
-    shape: &Conv,
-    x: &[f32],
-    filter: &PreparedFilter,
-    bias: Option<&[f32]>,
-    shift: Option<&[f32]>,
-    residual: Option<&[f32]>,
-    out: &mut [f32],
-) {
+pub fn conv2d_prepared(shape: &Conv, x: &[f32], filter: &PreparedFilter, around: Around, out: &mut [f32]) {
     check(shape, x.len(), shape.weight_len(), out.len());
     let _call = call(shape, "forward");
     let PreparedFilter { c_in, c_out, kernel, way, data } = filter;
     assert_eq!((shape.c_in, shape.c_out, shape.kernel), (*c_in, *c_out, *kernel), "{shape:?}: another filter's");
     assert_eq!(Way::of(shape, shape.c_in, shape.c_out), *way, "{shape:?}: another filter's stride or padding");
-    forward(shape, *way, x, data, epilogue(shape, bias, shift, residual), out);
+    forward(shape, *way, x, data, around, out);
 }
 
 /// How a convolution is computed. The choice looks at channels, kernel, stride and padding, never at images: their
@@ -230,18 +228,23 @@ fn prepare(shape: &Conv, way: Way, w: &[f32], out: &mut [f32]) {
     }
 }
 
-fn forward(shape: &Conv, way: Way, x: &[f32], filter: &[f32], extra: Epilogue, out: &mut [f32]) {
-    let (height, width) = (shape.out_h(), shape.out_w());
-    match way {
-        Way::Winograd => {
-            let filter = Filter::blocked(shape.c_in, shape.c_out, filter);
-            winograd::convolve(&shape.windows(), x, filter, extra, out);
-        }
-        Way::Few => few::convolve(&shape.gather(x, &shape.offsets()), shape.c_out, filter, extra, out),
-        Way::Gather => {
-            let target = Target { height, width, step: 1, origin: (0, 0) };
-            product(&shape.gather(x, &shape.offsets()), filter, shape.c_out, target, extra, out);
-        }
+fn forward(shape: &Conv, way: Way, x: &[f32], filter: &[f32], around: Around, out: &mut [f32]) {
+    let extra = epilogue(shape, around);
+    if way == Way::Winograd {
+        let filter = Filter::blocked(shape.c_in, shape.c_out, filter);
+        return winograd::convolve(&shape.windows(), x, around.norm, filter, extra, out);
+    }
+    let mut normed = scratch::take(if around.norm.is_some() { x.len() } else { 0 });
+    if let Some(norm) = around.norm {
+        norm.apply(x, &mut normed);
+    }
+    let taps = shape.offsets();
+    let g = shape.gather(if around.norm.is_some() { &normed } else { x }, &taps);
+    if way == Way::Few {
+        few::convolve(&g, shape.c_out, filter, extra, out);
+    } else {
+        let target = Target { height: shape.out_h(), width: shape.out_w(), step: 1, origin: (0, 0) };
+        product(&g, filter, shape.c_out, target, extra, out);
     }
 }
 
@@ -267,7 +270,7 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         let mut turned = scratch::take(winograd::blocked_filter_len(shape.c_out, shape.c_in));
         winograd::block_filter(shape.c_out, shape.c_in, true, w, &mut turned);
         let filter = Filter::blocked(shape.c_out, shape.c_in, &turned);
-        return winograd::convolve(&windows, dy, filter, Epilogue::default(), dx);
+        return winograd::convolve(&windows, dy, None, filter, Epilogue::default(), dx);
     }
     let Conv { n, h, w: width, c_in, c_out, kernel, stride, pad } = *shape;
     // Input rows iy ≡ y (mod stride) meet the taps ky with ky ≡ y + top, at output row (iy + top − ky)/stride: for each
@@ -329,8 +332,10 @@ fn call(shape: &Conv, which: &str) -> Call {
     let flop = 2 * n * shape.out_h() * shape.out_w() * shape.weight_len();
     let floats = shape.input_len() + shape.weight_len() + shape.output_len();
     let few = if shape.c_in.min(shape.c_out) < 16 { ", few channels" } else { "" };
-    let name =
-        || format!("convolution {}x{} {}->{} @{} {few}: {which}", kernel.0, kernel.1, shape.c_in, shape.c_out, shape.h);
+    let name = || match (kernel, stride) {
+        ((1, 1), 1) => format!("linear, convolution 1×1: {which}"),
+        _ => format!("convolution {}×{} stride {stride}{few}: {which}", kernel.0, kernel.1),
+    };
     account::call(name, flop, floats)
 }
 
@@ -341,12 +346,9 @@ fn check(shape: &Conv, x: usize, w: usize, out: usize) {
     assert_eq!(out, shape.output_len(), "{shape:?}: length of the output");
 }
 
-fn epilogue<'a>(
-    shape: &Conv,
-    bias: Option<&'a [f32]>,
-    shift: Option<&'a [f32]>,
-    residual: Option<&'a [f32]>,
-) -> Epilogue<'a> {
+fn epilogue<'a>(shape: &Conv, around: Around<'a>) -> Epilogue<'a> {
+    let Around { norm, bias, shift, residual } = around;
+    assert!(norm.is_none_or(|norm| norm.size() == (shape.n, shape.c_in)), "{shape:?}: size of the normalization");
     assert!(bias.is_none_or(|bias| bias.len() == shape.c_out), "{shape:?}: length of the bias");
     assert!(shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out), "{shape:?}: length of the shift");
     assert!(residual.is_none_or(|x| x.len() == shape.output_len()), "{shape:?}: length of the residual");

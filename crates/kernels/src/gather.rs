@@ -2,7 +2,7 @@
 //! a block at a time and never stored whole). It serves convolutions of any shape, their gradients, and, with one tap
 //! a row, plain matrices.
 
-use crate::gemm::{Rows, blocked_len, multiply, multiply_transposed};
+use crate::gemm::{Rows, blocked_len, multiply, multiply_transposed, pack_transposed};
 use crate::parallel::{self, Shared};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
@@ -276,6 +276,7 @@ pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
 }
 
 dispatch! {
+    fn pack_square(rows: usize, columns: usize, weights: &[f32], out: &mut [f32]) = pack_square_kernel;
     fn pack_factors(left: &Gather, right: &Gather, first: usize, rows: Rows, a: Shared, b: Shared)
         = pack_factors_kernel;
     fn outer_part(a: &[f32], b: &[f32], rows: usize, size: [usize; 2], part: Part, out: Shared) = outer_part_kernel;
@@ -288,6 +289,11 @@ fn pack_factors_kernel<S: Simd>(s: S, left: &Gather, right: &Gather, first: usiz
         left.pack(s, first, rows, a);
         right.pack(s, first, rows, b);
     }
+}
+
+#[inline(always)]
+fn pack_square_kernel<S: Simd>(s: S, rows: usize, columns: usize, weights: &[f32], out: &mut [f32]) {
+    pack_transposed(s, rows, columns, weights, rows, out);
 }
 
 /// Here the rows of a part are blocks of gathered columns.
@@ -353,7 +359,7 @@ pub(crate) fn pack_weights_transposed(
         let to = unsafe { out.part(block * all * LANES, all * LANES) };
         let used = LANES.min(columns - block * LANES);
         for (&start, to) in matrices.iter().zip(to.chunks_exact_mut((rows * LANES).max(1))) {
-            crate::gemm::pack_transposed(rows, used, &weights[start + block * LANES * rows..], rows, to);
+            pack_square(rows, used, &weights[start + block * LANES * rows..], to);
         }
     });
 }

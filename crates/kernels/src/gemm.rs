@@ -43,18 +43,23 @@ pub(crate) fn pack<S: Simd>(s: S, rows: usize, columns: usize, source: &[f32], s
 /// Packs the transpose of the row-major [columns, rows] `source` (rows of it `stride` apart) as a blocked
 /// [rows, columns] matrix, for at most sixteen columns.
 #[inline(always)]
-pub(crate) fn pack_transposed(rows: usize, columns: usize, source: &[f32], stride: usize, out: &mut [f32]) {
-    // Sixteen rows at a time, so that both sides stay in the first-level cache.
+pub(crate) fn pack_transposed<S: Simd>(
+    s: S,
+    rows: usize,
+    columns: usize,
+    source: &[f32],
+    stride: usize,
+    out: &mut [f32],
+) {
     for (r, lines) in out[..rows * LANES].chunks_mut(LANES * LANES).enumerate() {
         let count = lines.len() / LANES;
-        if columns < LANES {
-            lines.fill(0.0);
-        }
+        let mut square = [s.splat(0.0); LANES];
         for j in 0..columns {
-            let from = &source[j * stride + r * LANES..][..count];
-            for (i, &value) in from.iter().enumerate() {
-                lines[i * LANES + j] = value;
-            }
+            square[j] = s.load_up_to(&source[j * stride + r * LANES..][..count]);
+        }
+        let square = s.transpose(square);
+        for i in 0..count {
+            s.store_up_to(square[i], &mut lines[i * LANES..][..LANES]);
         }
     }
 }

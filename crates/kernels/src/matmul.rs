@@ -52,7 +52,12 @@ pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &
     assert_eq!(b.len(), k * n, "matmul: b");
     assert_eq!(out.len(), m * n, "matmul: out");
     assert!(bias.is_none_or(|bias| bias.len() == n), "matmul: bias");
-    let name = || if a_transposed { "linear: gradient by weights" } else { "linear" }.to_string();
+    let which = match (a_transposed, b_transposed) {
+        (true, _) => "gradient by weights",
+        (false, true) => "gradient by input",
+        (false, false) => "forward",
+    };
+    let name = || format!("linear, convolution 1×1: {which}");
     let _call = account::call(name, 2 * m * k * n, a.len() + b.len() + out.len());
     if a_transposed && !b_transposed {
         outer(&Gather::matrix(a, k, m), &Gather::matrix(b, k, n), out);

@@ -89,19 +89,9 @@ pub fn group_norm(
     let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
     let images = images.zip(mean_rstd.par_chunks_mut(2 * shape.groups)).enumerate().with_max_len(1);
     images.for_each(|(image, ((x, out), mean_rstd))| {
-        let mut work = scratch::take((shape.pixels.div_ceil(CHUNK) + 1) * 2 * c);
-        let work = &mut *work;
-        let (line, partial) = work.split_at_mut(2 * c);
-        let parts = Shared::new(&mut *partial);
-        shape.chunks(|chunk| {
-            let (start, len) = shape.chunk(chunk);
-            // SAFETY: chunks write different parts.
-            let sums = unsafe { parts.part(chunk * 2 * c, 2 * c) };
-            moments(&x[..c], &x[start..start + len], sums);
-        });
-        statistics(shape, &x[..c], partial, mean_rstd);
-        let affine =
-            Affine { gamma, beta, scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))) };
+        measure(shape, x, mean_rstd);
+        let mut line = scratch::take(2 * c);
+        let affine = Affine::of(gamma, beta, scale_shift, image);
         let (gain, offset) = line.split_at_mut(c);
         affine.coefficients(mean_rstd, gain, offset);
         let (gain, offset) = (&*gain, &*offset);
@@ -115,6 +105,99 @@ pub fn group_norm(
     });
 }
 
+/// A group normalisation whose means and variances are known: for each image and channel z = x·gain + offset, then SiLU if
+/// `silu`. A convolution applies it to its input as it reads it ([`crate::Around`]), so that the result is never stored.
+#[derive(Clone, Debug)]
+pub struct Normalization {
+    channels: usize,
+    /// \[n, channels\].
+    gain: Vec<f32>,
+    offset: Vec<f32>,
+    silu: bool,
+}
+
+impl Normalization {
+    /// From x \[n, pixels, channels\], as [`group_norm`], with the same bits.
+    ///
+    /// # Panics
+    /// If a slice has not the length that `shape` says.
+    pub fn new(
+        shape: &GroupNorm,
+        x: &[f32],
+        gamma: &[f32],
+        beta: &[f32],
+        scale_shift: Option<(&[f32], &[f32])>,
+        silu: bool,
+        mean_rstd: &mut [f32],
+    ) -> Self {
+        shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
+        if !x.is_empty() {
+            let _call = account::call(|| "group norm: mean and variance".into(), 4 * x.len(), x.len());
+            let images = x.par_chunks(shape.image()).zip(mean_rstd.par_chunks_mut(2 * shape.groups)).with_max_len(1);
+            images.for_each(|(x, mean_rstd)| measure(shape, x, mean_rstd));
+        }
+        Self::known(shape, gamma, beta, scale_shift, silu, mean_rstd)
+    }
+
+    /// From what [`Normalization::new`] or [`group_norm`] left in `mean_rstd`.
+    ///
+    /// # Panics
+    /// If a slice has not the length that `shape` says.
+    pub fn known(
+        shape: &GroupNorm,
+        gamma: &[f32],
+        beta: &[f32],
+        scale_shift: Option<(&[f32], &[f32])>,
+        silu: bool,
+        mean_rstd: &[f32],
+    ) -> Self {
+        shape.check(shape.n * shape.image(), gamma, beta, scale_shift, mean_rstd.len());
+        let c = shape.channels;
+        let (mut gain, mut offset) = (vec![0.0; shape.n * c], vec![0.0; shape.n * c]);
+        for (image, (gain, offset)) in gain.chunks_exact_mut(c).zip(offset.chunks_exact_mut(c)).enumerate() {
+            let mean_rstd = &mean_rstd[2 * image * shape.groups..][..2 * shape.groups];
+            Affine::of(gamma, beta, scale_shift, image).coefficients(mean_rstd, gain, offset);
+        }
+        Self { channels: c, gain, offset, silu }
+    }
+
+    /// Normalises whole images.
+    ///
+    /// # Panics
+    /// If the lengths differ from those of the images that were measured.
+    pub fn apply(&self, x: &[f32], out: &mut [f32]) {
+        let images = self.gain.len() / self.channels;
+        assert!(x.len() == out.len() && x.len().is_multiple_of(self.gain.len()), "normalization: lengths");
+        let _call = account::call(|| "group norm: normalisation".into(), 6 * x.len(), 2 * x.len());
+        let pixels = x.len() / self.gain.len();
+        let chunks = pixels.div_ceil(CHUNK);
+        let out = Shared::new(out);
+        parallel::for_each(images * chunks, |task| {
+            let (image, first) = (task / chunks, task % chunks * CHUNK);
+            let (start, len) = ((image * pixels + first) * self.channels, CHUNK.min(pixels - first) * self.channels);
+            let (gain, offset) = self.of(image);
+            // SAFETY: tasks write different parts.
+            apply(gain, offset, self.silu, &x[start..start + len], unsafe { out.part(start, len) });
+        });
+    }
+
+    /// Normalises pixels of one image, in a kernel.
+    #[inline(always)]
+    pub(crate) fn apply_part<S: Simd>(&self, s: S, image: usize, x: &[f32], out: &mut [f32]) {
+        let (gain, offset) = self.of(image);
+        apply_kernel(s, gain, offset, self.silu, x, out);
+    }
+
+    fn of(&self, image: usize) -> (&[f32], &[f32]) {
+        (row(&self.gain, image, self.channels), row(&self.offset, image, self.channels))
+    }
+
+    /// Images and channels.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.gain.len() / self.channels, self.channels)
+    }
+}
+
 fn row(x: &[f32], image: usize, channels: usize) -> &[f32] {
     &x[image * channels..][..channels]
 }
@@ -126,7 +209,12 @@ struct Affine<'a> {
     scale_shift: Option<(&'a [f32], &'a [f32])>,
 }
 
-impl Affine<'_> {
+impl<'a> Affine<'a> {
+    fn of(gamma: &'a [f32], beta: &'a [f32], scale_shift: Option<(&'a [f32], &'a [f32])>, image: usize) -> Self {
+        let c = gamma.len();
+        Affine { gamma, beta, scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))) }
+    }
+
     fn scale(&self, c: usize) -> f32 {
         self.scale_shift.map_or(1.0, |(scale, _)| 1.0 + scale[c])
     }
@@ -142,6 +230,20 @@ impl Affine<'_> {
             *offset = (self.beta[c] * self.scale(c) + shift) - mean * *gain;
         }
     }
+}
+
+/// Mean and 1/√(variance + eps) of the groups of one image.
+fn measure(shape: &GroupNorm, x: &[f32], mean_rstd: &mut [f32]) {
+    let c = shape.channels;
+    let mut partial = scratch::take(shape.pixels.div_ceil(CHUNK) * 2 * c);
+    let parts = Shared::new(&mut partial);
+    shape.chunks(|chunk| {
+        let (start, len) = shape.chunk(chunk);
+        // SAFETY: chunks write different parts.
+        let sums = unsafe { parts.part(chunk * 2 * c, 2 * c) };
+        moments(&x[..c], &x[start..start + len], sums);
+    });
+    statistics(shape, &x[..c], &partial, mean_rstd);
 }
 
 /// Mean and 1/√(variance + eps) of the groups of one image. `partial` \[chunks, 2, channels\] holds sums of x − x₀ and
@@ -203,8 +305,7 @@ pub fn group_norm_backward(
     let images = x.par_chunks(shape.image()).zip(dy.par_chunks(shape.image()));
     let images = images.zip(dx.par_chunks_mut(shape.image())).zip(sums.par_chunks_mut(2 * c));
     images.enumerate().with_max_len(1).for_each(|(image, (((x, dy), dx), sums))| {
-        let affine =
-            Affine { gamma, beta, scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))) };
+        let affine = Affine::of(gamma, beta, scale_shift, image);
         backward_image(
             shape,
             &affine,

@@ -148,6 +148,24 @@ pub(crate) trait Simd: Copy + Send + Sync {
         lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 
+    /// Rows of a square turned into its columns.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut turned = [[0.0; LANES]; LANES];
+        for (i, row) in rows.into_iter().enumerate() {
+            let mut lanes = [0.0; LANES];
+            self.store(row, &mut lanes);
+            for j in 0..LANES {
+                turned[j][i] = lanes[j];
+            }
+        }
+        let mut columns = rows;
+        for (column, lanes) in columns.iter_mut().zip(&turned) {
+            *column = self.load(lanes);
+        }
+        columns
+    }
+
     /// Asks for the cache line of an address, which need not be valid, where the processor takes such wishes.
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
@@ -313,6 +331,44 @@ mod x86 {
                 _mm512_castps_si512(p),
                 _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted)),
             ));
+        }
+
+        /// Each step swaps one bit of a row's number with the same bit of the lane's.
+        #[inline(always)]
+        fn transpose(self, mut rows: [__m512; LANES]) -> [__m512; LANES] {
+            const fn lanes(bit: usize, upper: usize) -> [i32; LANES] {
+                let (mut lanes, mut lane) = ([0; LANES], 0);
+                while lane < LANES {
+                    // Lanes of the second operand are numbered from sixteen on.
+                    let from = if lane & bit == 0 { lane + bit * upper } else { LANES + lane - bit * (1 - upper) };
+                    lanes[lane] = from as i32;
+                    lane += 1;
+                }
+                lanes
+            }
+            macro_rules! step {
+                ($bit:literal) => {{
+                    const LOWER: [i32; LANES] = lanes($bit, 0);
+                    const UPPER: [i32; LANES] = lanes($bit, 1);
+                    // SAFETY: a value of Avx512 exists only where the processor has these instructions.
+                    unsafe {
+                        let lower = _mm512_loadu_si512(LOWER.as_ptr().cast());
+                        let upper = _mm512_loadu_si512(UPPER.as_ptr().cast());
+                        for i in 0..LANES {
+                            if i & $bit == 0 {
+                                let (a, b) = (rows[i], rows[i + $bit]);
+                                rows[i] = _mm512_permutex2var_ps(a, lower, b);
+                                rows[i + $bit] = _mm512_permutex2var_ps(a, upper, b);
+                            }
+                        }
+                    }
+                }};
+            }
+            step!(1);
+            step!(2);
+            step!(4);
+            step!(8);
+            rows
         }
 
         #[inline(always)]

@@ -13,6 +13,7 @@
 
 use crate::gather::Epilogue;
 use crate::gemm::{Rows, multiply, multiply_transposed};
+use crate::norm::Normalization;
 use crate::parallel::{self, Shared};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
@@ -144,6 +145,21 @@ impl Windows {
         self.n * self.per_image()
     }
 
+    fn source_len(&self, channels: usize) -> usize {
+        self.n * self.source_height * self.source_width * channels
+    }
+
+    /// The rows of all source images, one image after the other, between the first and the last that `tiles` tiles from
+    /// `first` read.
+    #[inline(always)]
+    fn rows_met(&self, first: usize, tiles: usize) -> std::ops::Range<usize> {
+        let ((image, y, _), (last, end, _)) = (self.at(first), self.at(first + tiles - 1));
+        let height = self.source_height;
+        let end = (end + self.tile + 2).saturating_sub(self.top).min(height);
+        let start = image * height + y.saturating_sub(self.top).min(height);
+        start..(last * height + end).max(start)
+    }
+
     /// Image, first row and first column of the outputs of a tile.
     #[inline(always)]
     fn at(&self, tile: usize) -> (usize, usize, usize) {
@@ -211,9 +227,16 @@ pub(crate) fn block_filter(terms: usize, columns: usize, turn: bool, weights: &[
     });
 }
 
-/// out = convolution of `source` \[n, source_height, source_width, terms\] with a filter, plus the epilogue, \[n, height,
+/// out = convolution of `source` \[n, source_height, source_width, terms\], normalised if `norm`, with a filter, plus the epilogue, \[n, height,
 /// width, columns\].
-pub(crate) fn convolve(windows: &Windows, source: &[f32], filter: Filter, extra: Epilogue, out: &mut [f32]) {
+pub(crate) fn convolve(
+    windows: &Windows,
+    source: &[f32],
+    norm: Option<&Normalization>,
+    filter: Filter,
+    extra: Epilogue,
+    out: &mut [f32],
+) {
     let Filter { terms, columns, .. } = filter;
     let (tiles, blocks) = (windows.tiles(), columns.div_ceil(LANES));
     if tiles == 0 || columns == 0 {
@@ -247,7 +270,7 @@ pub(crate) fn convolve(windows: &Windows, source: &[f32], filter: Filter, extra:
     parallel::for_each(tile_tasks * groups, |task| {
         let (first, block) = (task / groups * step, task % groups * group);
         let part = Part { first, tiles: step.min(tiles - first), block, blocks: group.min(blocks - block) };
-        convolve_part(windows, source, filter, shared, extra, part, out);
+        convolve_part(windows, source, norm, filter, shared, extra, part, out);
     });
 }
 
@@ -317,7 +340,8 @@ dispatch! {
     fn transform_filter(tile: usize, filter: Filter, block: usize, first: usize, out: &mut [f32])
         = transform_filter_of;
     fn convolve_part(
-        windows: &Windows, source: &[f32], filter: Filter, shared: &[f32], extra: Epilogue, part: Part, out: Shared,
+        windows: &Windows, source: &[f32], norm: Option<&Normalization>, filter: Filter, shared: &[f32],
+        extra: Epilogue, part: Part, out: Shared,
     ) = convolve_of;
     fn transform_part(
         windows: &Windows, channels: [usize; 2], source: &[f32], dy: &[f32], tile: usize, rows: Rows, x: Shared,
@@ -346,21 +370,21 @@ fn block_kernel<S: Simd>(
     // SAFETY: a task has its own block and terms.
     let out = unsafe { out.part((block * terms + first) * 9 * LANES, count * 9 * LANES) };
     for tap in 0..9 {
-        let mut square = [[0.0f32; LANES]; LANES];
+        let mut square = [s.splat(0.0); LANES];
         if turn {
             for c in 0..used {
-                let from = &weights[((8 - tap) * columns + column + c) * terms + first..][..count];
-                for (line, &value) in square.iter_mut().zip(from) {
-                    line[c] = value;
-                }
+                let from = ((8 - tap) * columns + column + c) * terms + first;
+                square[c] = s.load_up_to(&weights[from..from + count]);
             }
+            square = s.transpose(square);
         } else {
-            for (t, line) in square.iter_mut().enumerate().take(count) {
-                line[..used].copy_from_slice(&weights[(tap * terms + first + t) * columns + column..][..used]);
+            for t in 0..count {
+                let from = (tap * terms + first + t) * columns + column;
+                square[t] = s.load_up_to(&weights[from..from + used]);
             }
         }
-        for (t, line) in square.iter().enumerate().take(count) {
-            s.store_up_to(s.load(line), &mut out[(t * 9 + tap) * LANES..][..LANES]);
+        for t in 0..count {
+            s.store_up_to(square[t], &mut out[(t * 9 + tap) * LANES..][..LANES]);
         }
     }
 }
@@ -428,28 +452,28 @@ fn transform_filter_of<S: Simd>(s: S, tile: usize, filter: Filter, block: usize,
 /// Transforms the inputs of tile after tile into rows of the blocked \[36, channels/16, rows, 16\] `out`.
 ///
 /// # Safety
-/// Nothing else writes these rows of `out`, which has them.
+/// Nothing else writes these rows of `out`. `source` points to where images \[n, source_height, source_width, channels\]
+/// start, of which the pixels that these tiles meet are there.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn transform_inputs<S: Simd, const OUT: usize>(
     s: S,
     windows: &Windows,
     channels: usize,
-    source: &[f32],
+    source: *const f32,
     tile: usize,
     rows: Rows,
     out: Shared,
 ) {
     let blocks = channels.div_ceil(LANES);
     let stride = plane(rows.of, blocks);
-    assert!(source.len() == windows.n * windows.source_height * windows.source_width * channels);
     let out = out.pointer((OUT + 2) * (OUT + 2) * stride);
     let zero = s.splat(0.0);
     for row in rows.first..rows.first + rows.count {
         let (image, y, x) = windows.at(tile + row);
         let (y, x) = (y as isize - windows.top as isize, x as isize - windows.left as isize);
         let (height, width) = (windows.source_height as isize, windows.source_width as isize);
-        let base = source.as_ptr().wrapping_offset(((image as isize * height + y) * width + x) * channels as isize);
+        let base = source.wrapping_offset(((image as isize * height + y) * width + x) * channels as isize);
         let inside = y >= 0 && x >= 0 && y + OUT as isize + 2 <= height && x + OUT as isize + 2 <= width;
         for block in 0..blocks {
             let used = LANES.min(channels - block * LANES);
@@ -495,6 +519,7 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
     s: S,
     windows: &Windows,
     source: &[f32],
+    norm: Option<&Normalization>,
     filter: Filter,
     shared: &[f32],
     extra: Epilogue,
@@ -511,10 +536,25 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
     if shared.is_empty() {
         filter.prefetch(s, (block, 0), 0, 1);
     }
-    // SAFETY: the work space is this task's own.
-    unsafe {
-        let rows = Rows { first: 0, count: tiles, of: tiles };
-        transform_inputs::<S, OUT>(s, windows, terms, source, first, rows, Shared::new(&mut *inputs));
+    assert!(source.len() == windows.source_len(terms));
+    let rows = Rows { first: 0, count: tiles, of: tiles };
+    match norm {
+        // SAFETY: the work space is this task's own, and the source is whole.
+        None => unsafe {
+            transform_inputs::<S, OUT>(s, windows, terms, source.as_ptr(), first, rows, Shared::new(inputs))
+        },
+        Some(norm) => {
+            // The rows that the tiles meet, normalised; then as if they were all.
+            let met = windows.rows_met(first, tiles);
+            let line = windows.source_width * terms;
+            let mut normed = scratch::take(met.len() * line);
+            for (row, out) in met.clone().zip(normed.chunks_exact_mut(line)) {
+                norm.apply_part(s, row / windows.source_height, &source[row * line..][..line], out);
+            }
+            let start = normed.as_ptr().wrapping_sub(met.start * line);
+            // SAFETY: the work space is this task's own, and all rows that its tiles meet are there.
+            unsafe { transform_inputs::<S, OUT>(s, windows, terms, start, first, rows, Shared::new(inputs)) };
+        }
     }
     for pair in (block..block + blocks).step_by(2) {
         let width = 2.min(block + blocks - pair);
@@ -576,6 +616,7 @@ fn convolve_of<S: Simd>(
     s: S,
     windows: &Windows,
     source: &[f32],
+    norm: Option<&Normalization>,
     filter: Filter,
     shared: &[f32],
     extra: Epilogue,
@@ -583,8 +624,8 @@ fn convolve_of<S: Simd>(
     out: Shared,
 ) {
     match windows.tile {
-        2 => convolve_kernel::<S, 2>(s, windows, source, filter, shared, extra, part, out),
-        _ => convolve_kernel::<S, 4>(s, windows, source, filter, shared, extra, part, out),
+        2 => convolve_kernel::<S, 2>(s, windows, source, norm, filter, shared, extra, part, out),
+        _ => convolve_kernel::<S, 4>(s, windows, source, norm, filter, shared, extra, part, out),
     }
 }
 
@@ -602,8 +643,9 @@ fn transform_kernel<S: Simd>(
     x: Shared,
     y: Shared,
 ) {
-    // SAFETY: a task has its own rows.
-    unsafe { transform_inputs::<S, 4>(s, windows, terms, source, tile, rows, x) };
+    assert!(source.len() == windows.source_len(terms));
+    // SAFETY: a task has its own rows, and the source is whole.
+    unsafe { transform_inputs::<S, 4>(s, windows, terms, source.as_ptr(), tile, rows, x) };
     let blocks = columns.div_ceil(LANES);
     let stride = plane(rows.of, blocks);
     let zero = s.splat(0.0);

@@ -30,9 +30,13 @@ impl Case {
         }
     }
 
+    fn around(&self) -> Around<'_> {
+        Around { norm: None, bias: Some(&self.bias), shift: Some(&self.shift), residual: Some(&self.residual) }
+    }
+
     fn forward(&self, shape: &Conv) -> Vec<f32> {
         let mut out = vec![f32::NAN; shape.output_len()];
-        conv2d(shape, &self.x, &self.w, Some(&self.bias), Some(&self.shift), Some(&self.residual), &mut out);
+        conv2d(shape, &self.x, &self.w, self.around(), &mut out);
         out
     }
 
@@ -92,14 +96,53 @@ proptest! {
     }
 
     #[test]
+    fn small_images_of_many_channels_have_tiles_of_their_own(
+        n in 1usize..4, h in 1usize..5, w in 1usize..5, c_in in 128usize..150, c_out in 128usize..150, pad in 0usize..3,
+    ) {
+        prop_assume!(h + 2 * pad >= 3 && w + 2 * pad >= 3);
+        let shape = Conv { n, h, w, c_in, c_out, kernel: (3, 3), stride: 1, pad: Pad::same(pad) };
+        compare(&shape);
+        let case = Case::new(&shape);
+        let all = on_every_pool(|| case.forward(&shape));
+        let one = Conv { n: 1, ..shape };
+        let first = Case { x: case.x[..one.input_len()].to_vec(), shift: case.shift[..c_out].to_vec(),
+            residual: case.residual[..one.output_len()].to_vec(), dy: case.dy[..one.output_len()].to_vec(),
+            w: case.w.clone(), bias: case.bias.clone() };
+        assert_same_bits(&first.forward(&one), &all[..one.output_len()], "forward");
+    }
+
+    #[test]
     fn a_prepared_filter_gives_the_same_bits(shape in convolutions()) {
         let case = Case::new(&shape);
         // Prepared for one image of another size.
         let filter = PreparedFilter::new(&Conv { n: 1, h: 20, w: 9, ..shape }, &case.w);
         let mut out = vec![f32::NAN; shape.output_len()];
-        let (bias, shift, residual) = (Some(&case.bias[..]), Some(&case.shift[..]), Some(&case.residual[..]));
-        conv2d_prepared(&shape, &case.x, &filter, bias, shift, residual, &mut out);
+        conv2d_prepared(&shape, &case.x, &filter, case.around(), &mut out);
         assert_same_bits(&out, &case.forward(&shape), "prepared");
+    }
+
+    #[test]
+    fn normalising_on_the_way_in_gives_the_bits_of_normalising_before(shape in convolutions(), silu: bool) {
+        let case = Case::new(&shape);
+        let norm = GroupNorm { n: shape.n, pixels: shape.h * shape.w, channels: shape.c_in, groups: 1, eps: 1e-5 };
+        let (gamma, beta) = (numbers(shape.c_in, 7), numbers(shape.c_in, 8));
+        let mut saved = vec![f32::NAN; 2 * shape.n];
+        let mut normed = vec![f32::NAN; shape.input_len()];
+        group_norm(&norm, &case.x, &gamma, &beta, None, silu, &mut normed, &mut saved);
+        let mut before = vec![f32::NAN; shape.output_len()];
+        conv2d(&shape, &normed, &case.w, case.around(), &mut before);
+
+        let mut again = vec![f32::NAN; 2 * shape.n];
+        let fused = Normalization::new(&norm, &case.x, &gamma, &beta, None, silu, &mut again);
+        assert_same_bits(&again, &saved, "mean and 1/σ");
+        let mut out = vec![f32::NAN; shape.output_len()];
+        fused.apply(&case.x, &mut normed.clone());
+        conv2d(&shape, &case.x, &case.w, Around { norm: Some(&fused), ..case.around() }, &mut out);
+        assert_same_bits(&out, &before, "normalised on the way in");
+        out.fill(f32::NAN);
+        let filter = PreparedFilter::new(&shape, &case.w);
+        conv2d_prepared(&shape, &case.x, &filter, Around { norm: Some(&fused), ..case.around() }, &mut out);
+        assert_same_bits(&out, &before, "normalised on the way in, prepared");
     }
 
     #[test]

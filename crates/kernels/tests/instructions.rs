@@ -20,7 +20,7 @@ fn every_instruction_set_agrees_with_the_plain_loops() {
             let (x, w) = (numbers(shape.input_len(), 1), numbers(shape.weight_len(), 2));
             let dy = numbers(shape.output_len(), 3);
             let mut out = vec![f32::NAN; shape.output_len()];
-            conv2d(&shape, &x, &w, None, None, None, &mut out);
+            conv2d(&shape, &x, &w, Around::default(), &mut out);
             let expected = reference::conv2d(&shape, &wide(&x), &wide(&w), None, None, None);
             assert_close(&out, &expected, 2e-5, &format!("{set:?} {shape:?}: forward"));
             let mut dx = vec![f32::NAN; shape.input_len()];

@@ -102,23 +102,29 @@ impl ResnetBlock {
     fn forward(&self, x: Tensor<4>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
         let time = self.time_emb_proj.forward(emb);
         let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
-        let h = self.resampling.apply(self.norm1.forward_silu(x.clone(), None));
+        let h = match self.resampling {
+            Resampling::None => self.conv1.forward_normed(&self.norm1, x.clone(), None, shift, None),
+            Resampling::Down | Resampling::Up => {
+                let h = self.resampling.apply(self.norm1.forward_silu(x.clone(), None));
+                self.conv1.forward_with(h, shift, None)
+            }
+        };
         let x = self.resampling.apply(x);
-        let h = self.conv1.forward_with(h, shift, None);
-        let h = self.norm2.forward_silu(h, scale_shift);
-        let h = self.drop(h, dropout);
         let shortcut = match &self.conv_shortcut {
             Some(conv) => conv.forward(x),
             None => x,
         };
-        let y = self.conv2.forward_with(h, None, Some(shortcut));
+        let y = match dropout.filter(|_| self.dropout > 0.0) {
+            None => self.conv2.forward_normed(&self.norm2, h, scale_shift, None, Some(shortcut)),
+            Some(dropout) => {
+                let h = self.drop(self.norm2.forward_silu(h, scale_shift), dropout);
+                self.conv2.forward_with(h, None, Some(shortcut))
+            }
+        };
         if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
     }
 
-    fn drop(&self, h: Tensor<4>, dropout: Option<&Dropout>) -> Tensor<4> {
-        let Some(dropout) = dropout.filter(|_| self.dropout > 0.0) else {
-            return h;
-        };
+    fn drop(&self, h: Tensor<4>, dropout: &Dropout) -> Tensor<4> {
         let dims = h.dims();
         let mut mask = vec![1.0; dims.iter().product()];
         for (i, image) in mask.chunks_mut((dims[1] * dims[2] * dims[3]).max(1)).enumerate() {

@@ -83,6 +83,22 @@ impl Conv2d {
     pub fn forward_with(&self, x: Tensor<4>, shift: Option<Tensor<2>>, residual: Option<Tensor<4>>) -> Tensor<4> {
         ops::conv2d(x, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.prepared)
     }
+
+    /// Of the normalised x followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift` and `residual` as in
+    /// [`Conv2d::forward_with`].
+    pub fn forward_normed(
+        &self,
+        norm: &GroupNorm,
+        x: Tensor<4>,
+        scale_shift: Option<Tensor<2>>,
+        shift: Option<Tensor<2>>,
+        residual: Option<Tensor<4>>,
+    ) -> Tensor<4> {
+        let kind = ops::NormKind { groups: norm.groups, epsilon: norm.epsilon, silu: true };
+        let norm = ops::Norm { gamma: norm.weight.val(), beta: norm.bias.val(), scale_shift, kind };
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        ops::norm_conv2d(x, norm, weight, bias, shift, residual, self.geometry, &self.prepared)
+    }
 }
 
 /// A linear layer. Weights are `[I,O]` here and `[O,I]` on disk.
@@ -90,18 +106,24 @@ impl Conv2d {
 pub struct Linear {
     weight: Param<Tensor<2>>,
     bias: Param<Tensor<1>>,
+    #[module(skip)]
+    prepared: Prepared,
 }
 
 impl Linear {
     /// A layer of `c_in` inputs and `c_out` outputs.
     pub fn new(init: &mut Init, c_in: usize, c_out: usize, scale: f64) -> Self {
         let fan_avg = (c_in + c_out) as f64 / 2.0;
-        Self { weight: init.uniform([c_in, c_out], fan_avg, scale), bias: init.constant(0.0, c_out) }
+        Self {
+            weight: init.uniform([c_in, c_out], fan_avg, scale),
+            bias: init.constant(0.0, c_out),
+            prepared: Prepared::default(),
+        }
     }
 
     /// `[M,I]` to `[M,O]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::linear(x, self.weight.val(), self.bias.val())
+        ops::linear(x, self.weight.val(), self.bias.val(), &self.prepared)
     }
 }
 

@@ -101,7 +101,7 @@ impl Unet {
         for block in &self.up_blocks {
             x = block.forward(x, &emb, dropout, &mut skips);
         }
-        let y = self.conv_out.forward(self.conv_norm_out.forward_silu(x, None));
+        let y = self.conv_out.forward_normed(&self.conv_norm_out, x, None, None, None);
         match self.config.time_embedding_type {
             TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => y,
             // The score is the network's output over σ (Song et al. 2021); diffusers divides by the timestep.

@@ -78,7 +78,7 @@ proptest! {
         let (x, weight, bias) = (random([m, k]), random([k, n]), random([n]));
         compare!(
             1e-5, [x, weight, bias],
-            ops::linear(x.clone(), weight.clone(), bias.clone()),
+            ops::linear(x.clone(), weight.clone(), bias.clone(), &ops::Prepared::default()),
             reference::linear(x.clone(), weight.clone(), bias.clone())
         );
     }
@@ -99,6 +99,34 @@ proptest! {
             compare!(1e-4, [x, gamma, beta, scale_shift], call(ops::group_norm), call(reference::group_norm));
         } else {
             compare!(1e-4, [x, gamma, beta], call(ops::group_norm), call(reference::group_norm));
+        }
+    }
+
+    #[test]
+    fn norm_conv2d(
+        (n, h, w) in (1usize..4, 2usize..10, 2usize..10), groups in 1usize..4, size in 1usize..20,
+        c_out in 1usize..40, scaled in any::<bool>(), silu in any::<bool>(),
+    ) {
+        let channels = groups * size;
+        let (x, gamma, beta) = (random([n, h, w, channels]), random([channels]), random([channels]));
+        let (scale_shift, weight, bias) = (random([n, 2 * channels]), random([3, 3, channels, c_out]), random([c_out]));
+        let (shift, residual) = (random([n, c_out]), random([n, h, w, c_out]));
+        let geometry = Geometry::same(3);
+        let kind = ops::NormKind { groups, epsilon: 1e-2, silu };
+        let given = || scaled.then(|| scale_shift.clone());
+        let norm = ops::Norm { gamma: gamma.clone(), beta: beta.clone(), scale_shift: given(), kind };
+        let fused = ops::norm_conv2d(
+            x.clone(), norm, weight.clone(), bias.clone(), Some(shift.clone()), Some(residual.clone()), geometry,
+            &ops::Prepared::default(),
+        );
+        let normed = reference::group_norm(x.clone(), gamma.clone(), beta.clone(), given(), groups, 1e-2, silu);
+        let apart = reference::conv2d(
+            normed, weight.clone(), bias.clone(), Some(shift.clone()), Some(residual.clone()), geometry,
+        );
+        if scaled {
+            compare!(1e-4, [x, gamma, beta, scale_shift, weight, bias, shift, residual], fused, apart);
+        } else {
+            compare!(1e-4, [x, gamma, beta, weight, bias, shift, residual], fused, apart);
         }
     }
 

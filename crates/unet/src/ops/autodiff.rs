@@ -12,8 +12,8 @@ use burn::backend::{Autodiff, Flex};
 use burn_flex::FlexTensor;
 use kernels::MatMul;
 
-use super::flex::{self, FlexOps, Maybe, Prepared, dims, filled, values};
-use super::{AdamStep, Geometry};
+use super::flex::{self, FlexOps, Maybe, Measured, Prepared, dims, filled, values};
+use super::{AdamStep, Geometry, NormKind};
 
 /// A gradient of the result to the gradients of those inputs that need one.
 type Pullback<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
@@ -69,6 +69,73 @@ fn split<C: CheckpointStrategy>(maybe: Maybe<Autodiff<Flex, C>>) -> (Option<Flex
     }
 }
 
+/// The gradient of a convolution by its input; of `x` only the shape matters.
+fn grad_input(x: &FlexTensor, weight: &FlexTensor, dy: &FlexTensor, geometry: Geometry) -> FlexTensor {
+    let shape = flex::conv_shape(x, weight, geometry);
+    filled(dims::<4>(x), |d| kernels::conv2d_grad_input(&shape, values(dy), values(weight), d))
+}
+
+/// The gradient of a convolution by its weights, of which only the shape matters.
+fn grad_weight(x: &FlexTensor, weight: &FlexTensor, dy: &FlexTensor, geometry: Geometry) -> FlexTensor {
+    let shape = flex::conv_shape(x, weight, geometry);
+    filled(dims::<4>(weight), |d| kernels::conv2d_grad_weight(&shape, values(x), values(dy), d))
+}
+
+/// The gradient by a time shift: sums over the pixels of each image.
+fn per_image_sums(dy: &FlexTensor) -> FlexTensor {
+    let [n, _, _, channels] = dims(dy);
+    filled([n, channels], |d| kernels::per_image_channel_sums(n, values(dy), d))
+}
+
+/// The gradient by a bias, of the images' sums where they are known.
+fn grad_bias(dy: &FlexTensor, per_image: Option<&FlexTensor>) -> FlexTensor {
+    let [.., channels] = dims::<4>(dy);
+    filled([channels], |d| kernels::channel_sums(values(per_image.unwrap_or(dy)), d))
+}
+
+/// The gradients of a group normalisation by x, gamma, beta, and by scale and shift where they were given.
+fn grad_norm(
+    x: &FlexTensor,
+    gamma: &FlexTensor,
+    beta: &FlexTensor,
+    scale_shift: Option<&FlexTensor>,
+    kind: NormKind,
+    mean_rstd: &[f32],
+    dy: &FlexTensor,
+) -> [Option<FlexTensor>; 4] {
+    let shape = flex::group_norm_shape(x, kind.groups, kind.epsilon);
+    let [mut dgamma, mut dbeta] = [vec![0.0; shape.channels], vec![0.0; shape.channels]];
+    let halves = scale_shift.map(|s| flex::halves(values(s), shape.channels));
+    let mut dhalves = halves.clone();
+    let dx = filled(dims::<4>(x), |dx| {
+        kernels::group_norm_backward(
+            &shape,
+            values(x),
+            values(gamma),
+            values(beta),
+            halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
+            kind.silu,
+            mean_rstd,
+            values(dy),
+            dx,
+            &mut dgamma,
+            &mut dbeta,
+            dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
+        );
+    });
+    let dscale_shift = dhalves.map(|[scale, shift]| {
+        let c = shape.channels;
+        filled([shape.n, 2 * c], |d| {
+            for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
+                row[..c].copy_from_slice(scale);
+                row[c..].copy_from_slice(shift);
+            }
+        })
+    });
+    let channels = [shape.channels];
+    [Some(dx), Some(flex::tensor(channels, dgamma)), Some(flex::tensor(channels, dbeta)), dscale_shift]
+}
+
 impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     fn conv2d(
         x: FloatTensor<Self>,
@@ -93,31 +160,73 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
         let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
         let bias = bias.into_primitive().to_contiguous();
-        let y = flex::conv2d(&x, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
+        let y = flex::conv2d(&x, None, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
         record::<C, 5>(nodes, y, move |dy, [dx, dw, db, dshift, dresidual]| {
-            let shape = flex::conv_shape(&x, &weight, geometry);
-            let shift_gradient = (has_shift && dshift)
-                .then(|| filled([shape.n, shape.c_out], |d| kernels::per_image_channel_sums(shape.n, values(&dy), d)));
+            let shift_gradient = (has_shift && dshift).then(|| per_image_sums(&dy));
             [
-                dx.then(|| {
-                    filled(dims::<4>(&x), |d| kernels::conv2d_grad_input(&shape, values(&dy), values(&weight), d))
-                }),
-                dw.then(|| {
-                    filled(dims::<4>(&weight), |d| kernels::conv2d_grad_weight(&shape, values(&x), values(&dy), d))
-                }),
-                db.then(|| {
-                    filled([shape.c_out], |d| match &shift_gradient {
-                        Some(sums) => kernels::channel_sums(values(sums), d),
-                        None => kernels::channel_sums(values(&dy), d),
-                    })
-                }),
+                dx.then(|| grad_input(&x, &weight, &dy, geometry)),
+                dw.then(|| grad_weight(&x, &weight, &dy, geometry)),
+                db.then(|| grad_bias(&dy, shift_gradient.as_ref())),
                 shift_gradient,
                 (has_residual && dresidual).then_some(dy),
             ]
         })
     }
 
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn norm_conv2d(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        scale_shift: Maybe<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shift: Maybe<Self>,
+        residual: Maybe<Self>,
+        kind: NormKind,
+        geometry: Geometry,
+        _: Prepared,
+    ) -> FloatTensor<Self> {
+        let absent = || x.node();
+        let (scale_shift, scale_shift_node) = split(scale_shift);
+        let (shift, shift_node) = split(shift);
+        let (residual, residual_node) = split(residual);
+        let nodes = [
+            x.node(),
+            gamma.node(),
+            beta.node(),
+            scale_shift_node.unwrap_or_else(absent),
+            weight.node(),
+            bias.node(),
+            shift_node.unwrap_or_else(absent),
+            residual_node.unwrap_or_else(absent),
+        ];
+        let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
+        let [x, gamma, beta, weight, bias] =
+            [x, gamma, beta, weight, bias].map(|tensor| tensor.into_primitive().to_contiguous());
+        let measured = Measured::new(&x, &gamma, &beta, scale_shift.as_ref(), kind);
+        let norm = Some(&measured.normalization);
+        let y = flex::conv2d(&x, norm, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
+        record::<C, 8>(nodes, y, move |dy, [_, _, _, _, dw, db, dshift, dresidual]| {
+            let shift_gradient = (has_shift && dshift).then(|| per_image_sums(&dy));
+            let dw = dw.then(|| {
+                // Made again rather than kept: one pass over memory, for a third of the activations of a block.
+                let normed = filled(dims::<4>(&x), |y| measured.normalization.apply(values(&x), y));
+                grad_weight(&normed, &weight, &dy, geometry)
+            });
+            let dnormed = grad_input(&x, &weight, &dy, geometry);
+            let [dx, dgamma, dbeta, dscale_shift] =
+                grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), kind, &measured.mean_rstd, &dnormed);
+            let db = db.then(|| grad_bias(&dy, shift_gradient.as_ref()));
+            [dx, dgamma, dbeta, dscale_shift, dw, db, shift_gradient, (has_residual && dresidual).then_some(dy)]
+        })
+    }
+
+    fn linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        _: Prepared,
+    ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
         let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
         let y = flex::linear(&x, &weight, &bias.into_primitive().to_contiguous());
@@ -151,42 +260,8 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive().to_contiguous();
         let (gamma, beta) = (gamma.into_primitive().to_contiguous(), beta.into_primitive().to_contiguous());
         let (y, mean_rstd) = flex::group_norm(&x, &gamma, &beta, scale_shift.as_ref(), groups, epsilon, silu);
-        record::<C, 4>(nodes, y, move |dy, _| {
-            let shape = flex::group_norm_shape(&x, groups, epsilon);
-            let [mut dgamma, mut dbeta] = [vec![0.0; shape.channels], vec![0.0; shape.channels]];
-            let halves = scale_shift.as_ref().map(|s| flex::halves(values(s), shape.channels));
-            let mut dhalves = halves.clone();
-            let dx = filled(dims::<4>(&x), |dx| {
-                kernels::group_norm_backward(
-                    &shape,
-                    values(&x),
-                    values(&gamma),
-                    values(&beta),
-                    halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
-                    silu,
-                    &mean_rstd,
-                    values(&dy),
-                    dx,
-                    &mut dgamma,
-                    &mut dbeta,
-                    dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
-                );
-            });
-            [
-                Some(dx),
-                Some(flex::tensor([shape.channels], dgamma)),
-                Some(flex::tensor([shape.channels], dbeta)),
-                dhalves.map(|[scale, shift]| {
-                    filled([shape.n, 2 * shape.channels], |d| {
-                        let c = shape.channels;
-                        for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
-                            row[..c].copy_from_slice(scale);
-                            row[c..].copy_from_slice(shift);
-                        }
-                    })
-                }),
-            ]
-        })
+        let kind = NormKind { groups, epsilon, silu };
+        record::<C, 4>(nodes, y, move |dy, _| grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), kind, &mean_rstd, &dy))
     }
 
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {

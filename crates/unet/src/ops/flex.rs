@@ -7,9 +7,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
-use kernels::{Attention, Conv, GroupNorm, MatMul, Pad, PreparedFilter};
+use kernels::{Around, Attention, Conv, GroupNorm, MatMul, Normalization, Pad, PreparedFilter};
 
-use super::{AdamStep, Geometry};
+use super::{AdamStep, Geometry, NormKind};
 
 /// A tensor that may be left out.
 #[derive(ExtensionType)]
@@ -76,8 +76,28 @@ pub trait FlexOps: Backend {
         geometry: Geometry,
         prepared: Prepared,
     ) -> FloatTensor<Self>;
+    /// See [`super::norm_conv2d`].
+    #[expect(clippy::too_many_arguments, reason = "those of both operations")]
+    fn norm_conv2d(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        #[extension_type] scale_shift: Maybe<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        #[extension_type] shift: Maybe<Self>,
+        #[extension_type] residual: Maybe<Self>,
+        kind: NormKind,
+        geometry: Geometry,
+        prepared: Prepared,
+    ) -> FloatTensor<Self>;
     /// See [`super::linear`].
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        prepared: Prepared,
+    ) -> FloatTensor<Self>;
     /// See [`super::group_norm`].
     fn group_norm(
         x: FloatTensor<Self>,
@@ -124,13 +144,45 @@ impl FlexOps for Flex {
         let shape = conv_shape(&x, &weight, geometry);
         let filter = prepared.of(&shape, &weight);
         filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
-            let (shift, residual) = (shift.as_ref().map(values), residual.as_ref().map(values));
-            kernels::conv2d_prepared(&shape, values(&x), &filter, Some(values(&bias)), shift, residual, y);
+            let around = around(None, &bias, shift.as_ref(), residual.as_ref());
+            kernels::conv2d_prepared(&shape, values(&x), &filter, around, y);
         })
     }
 
-    fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        linear(&x.to_contiguous(), &weight.to_contiguous(), &bias.to_contiguous())
+    fn norm_conv2d(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        scale_shift: Maybe<Self>,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        shift: Maybe<Self>,
+        residual: Maybe<Self>,
+        kind: NormKind,
+        geometry: Geometry,
+        prepared: Prepared,
+    ) -> FlexTensor {
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let (gamma, beta) = (gamma.to_contiguous(), beta.to_contiguous());
+        let (shift, residual) = (given(shift), given(residual));
+        let shape = conv_shape(&x, &weight, geometry);
+        let norm = Measured::new(&x, &gamma, &beta, given(scale_shift).as_ref(), kind).normalization;
+        let filter = prepared.of(&shape, &weight);
+        filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
+            let around = around(Some(&norm), &bias, shift.as_ref(), residual.as_ref());
+            kernels::conv2d_prepared(&shape, values(&x), &filter, around, y);
+        })
+    }
+
+    fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, prepared: Prepared) -> FlexTensor {
+        let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
+        let ([m, c_in], [_, c_out]) = (dims(&x), dims(&weight));
+        // A convolution of one tap over an image of one row.
+        let shape = Conv { n: 1, h: 1, w: m, c_in, c_out, kernel: (1, 1), stride: 1, pad: Pad::default() };
+        let filter = prepared.of(&shape, &weight);
+        filled([m, c_out], |y| {
+            kernels::conv2d_prepared(&shape, values(&x), &filter, around(None, &bias, None, None), y)
+        })
     }
 
     fn group_norm(
@@ -237,8 +289,44 @@ pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry
     Conv { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
 }
 
+/// What is around a convolution.
+fn around<'a>(
+    norm: Option<&'a Normalization>,
+    bias: &'a FlexTensor,
+    shift: Option<&'a FlexTensor>,
+    residual: Option<&'a FlexTensor>,
+) -> Around<'a> {
+    Around { norm, bias: Some(values(bias)), shift: shift.map(values), residual: residual.map(values) }
+}
+
+/// A group normalisation of given images.
+pub(super) struct Measured {
+    pub normalization: Normalization,
+    /// Each image's and group's mean and 1/σ `[N,groups,2]`.
+    pub mean_rstd: Vec<f32>,
+}
+
+impl Measured {
+    pub(super) fn new(
+        x: &FlexTensor,
+        gamma: &FlexTensor,
+        beta: &FlexTensor,
+        scale_shift: Option<&FlexTensor>,
+        kind: NormKind,
+    ) -> Self {
+        let shape = group_norm_shape(x, kind.groups, kind.epsilon);
+        let mut mean_rstd = vec![0.0; shape.n * kind.groups * 2];
+        let halves = scale_shift.map(|s| halves(values(s), shape.channels));
+        let halves = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
+        let normalization =
+            Normalization::new(&shape, values(x), values(gamma), values(beta), halves, kind.silu, &mut mean_rstd);
+        Self { normalization, mean_rstd }
+    }
+}
+
 pub(super) fn conv2d(
     x: &FlexTensor,
+    norm: Option<&Normalization>,
     weight: &FlexTensor,
     bias: &FlexTensor,
     shift: Option<&FlexTensor>,
@@ -247,8 +335,7 @@ pub(super) fn conv2d(
 ) -> FlexTensor {
     let shape = conv_shape(x, weight, geometry);
     filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
-        let (shift, residual) = (shift.map(values), residual.map(values));
-        kernels::conv2d(&shape, values(x), values(weight), Some(values(bias)), shift, residual, y);
+        kernels::conv2d(&shape, values(x), values(weight), around(norm, bias, shift, residual), y);
     })
 }
 

@@ -96,8 +96,66 @@ pub fn conv2d(
     ))
 }
 
-/// y = x·w + b. Shapes: x `[M,I]`, weight `[I,O]`, bias `[O]`, result `[M,O]`.
-pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+/// A group normalisation: its parameters, what scales and shifts it, and whether SiLU follows.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// `[C]`.
+    pub gamma: Tensor<1>,
+    /// `[C]`.
+    pub beta: Tensor<1>,
+    /// `[N,2C]`, scales first.
+    pub scale_shift: Option<Tensor<2>>,
+    /// How it is computed.
+    pub kind: NormKind,
+}
+
+/// The numbers of a group normalisation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormKind {
+    /// Groups of channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// Whether SiLU follows.
+    pub silu: bool,
+}
+
+/// [`conv2d`] of [`group_norm`] of x. On the CPU the convolution normalises as it reads, and the normalised images are
+/// neither stored nor kept for the backward pass, which makes them again.
+#[expect(clippy::too_many_arguments, reason = "those of both operations")]
+pub fn norm_conv2d(
+    x: Tensor<4>,
+    norm: Norm,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    shift: Option<Tensor<2>>,
+    residual: Option<Tensor<4>>,
+    geometry: Geometry,
+    prepared: &Prepared,
+) -> Tensor<4> {
+    let Norm { gamma, beta, scale_shift, kind } = norm;
+    if !is_fused(&x.device()) {
+        let NormKind { groups, epsilon, silu } = kind;
+        let x = reference::group_norm(x, gamma, beta, scale_shift, groups, epsilon, silu);
+        return reference::conv2d(x, weight, bias, shift, residual, geometry);
+    }
+    Tensor::from_dispatch(<Dispatch as FlexOps>::norm_conv2d(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        maybe(scale_shift),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        maybe(shift),
+        maybe(residual),
+        kind,
+        geometry,
+        prepared.share(),
+    ))
+}
+
+/// y = x·w + b. Shapes: x `[M,I]`, weight `[I,O]`, bias `[O]`, result `[M,O]`. `prepared` belongs to the weights.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, prepared: &Prepared) -> Tensor<2> {
     if !is_fused(&x.device()) {
         return reference::linear(x, weight, bias);
     }
@@ -105,6 +163,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
+        prepared.share(),
     ))
 }
 
