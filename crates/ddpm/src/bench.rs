@@ -192,7 +192,8 @@ pub fn bench(
             }
         }
     };
-    let train_step_s = median(warmup, runs, &mut step);
+    // The first steps also find memory for activations of every size.
+    let train_step_s = median(warmup + 4, runs, &mut step);
     // Before the forward passes, which keep filters in a form of their own.
     let peak_bytes = peak_bytes();
     let limits = cpu.then(|| (product_gflops(), copy_gbs()));

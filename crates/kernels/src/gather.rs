@@ -162,19 +162,41 @@ pub(crate) fn product(g: &Gather, weights: &[f32], columns: usize, target: Targe
     }
     // How the product is cut changes no sum; it only has to keep a task's rows in the second-level cache and all
     // threads busy.
-    let tasks = 4 * parallel::threads();
     let most = (64 * 1024 / terms.max(1)).clamp(14, 112);
-    let step = rows.div_ceil(tasks).next_multiple_of(14).min(most);
-    let row_tasks = rows.div_ceil(step);
-    let groups = (tasks / row_tasks).clamp(1, blocks.div_ceil(2));
-    let group = blocks.div_ceil(groups).next_multiple_of(2);
-    let groups = blocks.div_ceil(group);
+    let Cut { step, tasks: row_tasks, group, groups } = Cut::new(rows, 28, most, blocks);
     let out = Shared::new(out);
     parallel::for_each(row_tasks * groups, |task| {
         let (first, block) = (task / groups * step, task % groups * group);
         let part = Part { first, rows: step.min(rows - first), block, blocks: group.min(blocks - block) };
         product_part(g, weights, columns, target, extra, part, out);
     });
+}
+
+/// How a product is cut among threads: along rows where there are enough, so that a task packs its rows once; else along
+/// columns, in pairs of blocks.
+pub(crate) struct Cut {
+    /// Rows of a task.
+    pub step: usize,
+    /// Tasks along the rows.
+    pub tasks: usize,
+    /// Blocks of columns of a task.
+    pub group: usize,
+    /// Tasks along the columns.
+    pub groups: usize,
+}
+
+impl Cut {
+    /// For tasks of at most `most` rows, and no fewer than `few` for each thread if columns are not to be cut.
+    pub(crate) fn new(rows: usize, few: usize, most: usize, blocks: usize) -> Self {
+        let (threads, pairs) = (parallel::threads(), blocks.div_ceil(2));
+        let (tasks, groups) = match rows < few * threads {
+            true => (rows.div_ceil(most), threads.min(pairs)),
+            false => (rows.div_ceil(most).next_multiple_of(threads), 1),
+        };
+        let step = rows.div_ceil(tasks);
+        let group = 2 * pairs.div_ceil(groups);
+        Cut { step, tasks: rows.div_ceil(step), group, groups: blocks.div_ceil(group) }
+    }
 }
 
 struct Part {

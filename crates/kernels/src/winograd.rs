@@ -11,7 +11,7 @@
 // Transforms are written with indices, as the formulas are.
 #![allow(clippy::needless_range_loop)]
 
-use crate::gather::Epilogue;
+use crate::gather::{Cut, Epilogue};
 use crate::gemm::{Rows, multiply, multiply_transposed};
 use crate::norm::Normalization;
 use crate::parallel::{self, Shared};
@@ -245,15 +245,8 @@ pub(crate) fn convolve(
     // As in `gather::product`, how the work is cut changes no sum. More tiles than this fall out of the second-level
     // cache; few tiles are not worth transforming the filter for each part of them, so then columns are cut.
     const MOST: usize = 56;
+    let Cut { step, tasks: tile_tasks, group, groups } = Cut::new(tiles, 28, MOST, blocks);
     let (threads, pairs) = (parallel::threads(), blocks.div_ceil(2));
-    let (tile_tasks, groups) = match tiles < 28 * threads {
-        true => (tiles.div_ceil(MOST), threads.min(pairs)),
-        false => (tiles.div_ceil(MOST).next_multiple_of(threads), 1),
-    };
-    let step = tiles.div_ceil(tile_tasks);
-    let tile_tasks = tiles.div_ceil(step);
-    let group = 2 * pairs.div_ceil(groups);
-    let groups = blocks.div_ceil(group);
     let chunks = terms.div_ceil(TERMS);
     let share = tile_tasks > 4 * threads && pairs * chunks <= SHARED;
     let mut shared = scratch::take(if share { pairs * chunks * TRANSFORMED } else { 0 });
