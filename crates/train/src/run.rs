@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
                 self.save(&trainer, keep, tell)?;
                 unsaved = false;
             }
-            if due(step, train.sample_every) || (last && !stopped) {
+            if due(step, train.sample_every) || (last && !stopped && train.sample_every > 0) {
                 self.draw(&trainer, stop, tell)?;
             }
             since += pause.elapsed();

@@ -180,7 +180,8 @@ impl AttentionBlock {
         let v = tokens(self.to_v.forward(rows));
         let out = ops::attention(q, k, v, self.heads);
         let inner = out.dims()[2];
-        let y = x + self.to_out[0].forward(out.reshape([n * h * w, inner])).reshape([n, h, w, c]);
+        let residual = Some(x.reshape([n * h * w, c]));
+        let y = self.to_out[0].forward_with(out.reshape([n * h * w, inner]), residual).reshape([n, h, w, c]);
         if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
     }
 }

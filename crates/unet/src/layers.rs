@@ -123,7 +123,12 @@ impl Linear {
 
     /// `[M,I]` to `[M,O]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::linear(x, self.weight.val(), self.bias.val(), &self.prepared)
+        self.forward_with(x, None)
+    }
+
+    /// As [`Linear::forward`], with `residual` `[M,O]` added.
+    pub fn forward_with(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
+        ops::linear(x, self.weight.val(), self.bias.val(), residual, &self.prepared)
     }
 }
 

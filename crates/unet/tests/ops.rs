@@ -75,11 +75,11 @@ proptest! {
 
     #[test]
     fn linear(m in 1usize..40, k in 1usize..40, n in 1usize..40) {
-        let (x, weight, bias) = (random([m, k]), random([k, n]), random([n]));
+        let (x, weight, bias, residual) = (random([m, k]), random([k, n]), random([n]), random([m, n]));
         compare!(
-            1e-5, [x, weight, bias],
-            ops::linear(x.clone(), weight.clone(), bias.clone(), &ops::Prepared::default()),
-            reference::linear(x.clone(), weight.clone(), bias.clone())
+            1e-5, [x, weight, bias, residual],
+            ops::linear(x.clone(), weight.clone(), bias.clone(), Some(residual.clone()), &ops::Prepared::default()),
+            reference::linear(x.clone(), weight.clone(), bias.clone(), Some(residual.clone()))
         );
     }
 

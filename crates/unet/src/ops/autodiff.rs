@@ -225,12 +225,16 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        residual: Maybe<Self>,
         _: Prepared,
     ) -> FloatTensor<Self> {
-        let nodes = [x.node(), weight.node(), bias.node()];
-        let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
-        let y = flex::linear(&x, &weight, &bias.into_primitive().to_contiguous());
-        record::<C, 3>(nodes, y, move |dy, [dx, dw, db]| {
+        let (residual, residual_node) = split(residual);
+        let nodes = [x.node(), weight.node(), bias.node(), residual_node.unwrap_or_else(|| x.node())];
+        let has_residual = residual.is_some();
+        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.into_primitive());
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let y = flex::linear(&x, &weight, &bias.to_contiguous(), residual.as_ref());
+        record::<C, 4>(nodes, y, move |dy, [dx, dw, db, dresidual]| {
             let ([m, k], [_, n]) = (dims(&x), dims(&weight));
             [
                 dx.then(|| {
@@ -242,6 +246,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                     filled([k, n], |d| kernels::matmul(&shape, values(&x), values(&dy), None, d))
                 }),
                 db.then(|| filled([n], |d| kernels::channel_sums(values(&dy), d))),
+                (has_residual && dresidual).then_some(dy),
             ]
         })
     }

@@ -7,7 +7,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
-use kernels::{Around, Attention, Conv, GroupNorm, MatMul, Normalization, Pad, PreparedFilter};
+use kernels::{Around, Attention, Conv, GroupNorm, Normalization, Pad, PreparedFilter};
 
 use super::{AdamStep, Geometry, NormKind};
 
@@ -96,6 +96,7 @@ pub trait FlexOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        #[extension_type] residual: Maybe<Self>,
         prepared: Prepared,
     ) -> FloatTensor<Self>;
     /// See [`super::group_norm`].
@@ -174,14 +175,19 @@ impl FlexOps for Flex {
         })
     }
 
-    fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, prepared: Prepared) -> FlexTensor {
+    fn linear(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        residual: Maybe<Self>,
+        prepared: Prepared,
+    ) -> FlexTensor {
+        let residual = given(residual);
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let ([m, c_in], [_, c_out]) = (dims(&x), dims(&weight));
-        // A convolution of one tap over an image of one row.
-        let shape = Conv { n: 1, h: 1, w: m, c_in, c_out, kernel: (1, 1), stride: 1, pad: Pad::default() };
+        let shape = linear_shape(&x, &weight);
         let filter = prepared.of(&shape, &weight);
-        filled([m, c_out], |y| {
-            kernels::conv2d_prepared(&shape, values(&x), &filter, around(None, &bias, None, None), y)
+        filled([shape.w, shape.c_out], |y| {
+            kernels::conv2d_prepared(&shape, values(&x), &filter, around(None, &bias, None, residual.as_ref()), y);
         })
     }
 
@@ -344,9 +350,22 @@ pub(super) fn concat(x: &FlexTensor, y: &FlexTensor) -> FlexTensor {
     filled([n, h, w, a + b], |out| kernels::concat_channels(a, b, values(x), values(y), out))
 }
 
-pub(super) fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
-    let ([m, k], [_, n]) = (dims(x), dims(weight));
-    filled([m, n], |y| kernels::matmul(&MatMul::new(m, k, n), values(x), values(weight), Some(values(bias)), y))
+/// A linear layer as a convolution of one tap over an image of one row.
+pub(super) fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> Conv {
+    let ([w, c_in], [_, c_out]) = (dims(x), dims(weight));
+    Conv { n: 1, h: 1, w, c_in, c_out, kernel: (1, 1), stride: 1, pad: Pad::default() }
+}
+
+pub(super) fn linear(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: &FlexTensor,
+    residual: Option<&FlexTensor>,
+) -> FlexTensor {
+    let shape = linear_shape(x, weight);
+    filled([shape.w, shape.c_out], |y| {
+        kernels::conv2d(&shape, values(x), values(weight), around(None, bias, None, residual), y);
+    })
 }
 
 pub(super) fn group_norm_shape(x: &FlexTensor, groups: usize, epsilon: f64) -> GroupNorm {

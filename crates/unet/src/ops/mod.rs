@@ -154,15 +154,23 @@ pub fn norm_conv2d(
     ))
 }
 
-/// y = x·w + b. Shapes: x `[M,I]`, weight `[I,O]`, bias `[O]`, result `[M,O]`. `prepared` belongs to the weights.
-pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, prepared: &Prepared) -> Tensor<2> {
+/// y = x·w + b (+ residual). Shapes: x `[M,I]`, weight `[I,O]`, bias `[O]`, residual and result `[M,O]`. `prepared`
+/// belongs to the weights.
+pub fn linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+    residual: Option<Tensor<2>>,
+    prepared: &Prepared,
+) -> Tensor<2> {
     if !is_fused(&x.device()) {
-        return reference::linear(x, weight, bias);
+        return reference::linear(x, weight, bias, residual);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::linear(
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
+        maybe(residual),
         prepared.share(),
     ))
 }

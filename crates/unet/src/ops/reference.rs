@@ -32,8 +32,12 @@ pub fn conv2d(
 }
 
 /// See [`super::linear`].
-pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    x.matmul(weight) + bias.unsqueeze()
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, residual: Option<Tensor<2>>) -> Tensor<2> {
+    let y = x.matmul(weight) + bias.unsqueeze();
+    match residual {
+        Some(residual) => y + residual,
+        None => y,
+    }
 }
 
 /// See [`super::group_norm`].
