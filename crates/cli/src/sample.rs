@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ddpm::diffusion::{SchedulerConfig, TimestepSpacing, Variance};
-use ddpm::{Images, Output, Pipeline, Request, Sampler, initial_noise, output, walk, weights};
+use ddpm::diffusion::{Grid, SchedulerConfig, TimestepSpacing, Variance};
+use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
 
 use crate::terminal::Progress;
@@ -21,6 +21,7 @@ use crate::{Global, height_width, usage};
     ddpm sample runs/fashion -n 50000 -o samples.npz --sampler ddim --steps 50      OpenAI's arr_0\n  \
     ddpm sample google-ddpm-cifar10-32/ -n 16 -o pictures/                          numbered PNGs\n  \
     ddpm sample runs/fashion -n 16 --progress -o denoising.gif                       how they come about\n  \
+    ddpm sample runs/fashion --sampler unipc-3 --steps 12 -o grid.png                 few steps\n  \
     ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors     from given noise")]
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
@@ -31,14 +32,22 @@ pub struct Arguments {
     /// Where they go: .png (a grid), .npz, .safetensors, .gif, or a folder
     #[arg(short, long, default_value = "samples.png", value_name = "OUT")]
     output: PathBuf,
-    /// ddpm (ancestral) or ddim
+    /// ddpm (ancestral), ddim, or one for few steps: dpmpp-1, dpmpp-2m, dpmpp-3m, dpmpp-3m-diffusers, dpmpp-sde-2m, unipc-1,
+    /// unipc-2, unipc-3, ipndm-4, pndm, deis-3, heun
     #[arg(long, default_value = "ddpm", value_name = "NAME")]
     sampler: String,
-    /// Steps of the sampler; by default as many as the chain has
+    /// Steps of the sampler; by default as many as the chain has, or 20 for samplers of few steps
     #[arg(long, value_name = "K")]
     steps: Option<usize>,
+    /// Where the network is asked: uniform (in t), quadratic, log-snr or karras, between timesteps too; by default log-snr
+    /// for samplers of few steps
+    #[arg(long, conflicts_with = "spacing", value_name = "GRID")]
+    grid: Option<String>,
+    /// Move the grid's points to whole timesteps
+    #[arg(long)]
+    snap: bool,
     /// Visit exactly these timesteps, e.g. 999,750,500,250,0
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["steps", "spacing"], value_name = "T,…")]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["steps", "spacing", "grid"], value_name = "T,…")]
     timesteps: Option<Vec<usize>>,
     /// DDIM's noise: 0 is none, 1 as much as ancestral sampling
     #[arg(long, default_value_t = 0.0, value_name = "ETA")]
@@ -82,13 +91,15 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     };
     let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
     let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
+    let grid = arguments.grid.as_deref().map(str::parse::<Grid>).transpose().map_err(usage)?;
+    let options = SamplerOptions { steps: arguments.steps, spacing, grid, snap: arguments.snap, variance };
     if arguments.n == 0 || arguments.batch_size == 0 {
         return Err(usage("-n and --batch-size must be at least 1"));
     }
     if arguments.first.checked_add(arguments.n as u64).is_none_or(|end| end > 1 << 48) {
         return Err(usage("--first and -n together go past image 2^48"));
     }
-    if arguments.eta != 0.0 && sampler == Sampler::Ddpm {
+    if arguments.eta != 0.0 && !matches!(sampler, Sampler::Ddim { .. }) {
         return Err(usage("--eta is for --sampler ddim; ddpm's noise is --variance"));
     }
     let animated = arguments.progress && arguments.output.extension().is_some();
@@ -104,7 +115,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             let variance_type = variance.unwrap_or(pipeline.scheduler.variance_type);
             sampler.table_over(&SchedulerConfig { variance_type, ..pipeline.scheduler.clone() }, list)?
         }
-        None => sampler.table(&pipeline.scheduler, arguments.steps, spacing, variance)?,
+        None => sampler.table(&pipeline.scheduler, options)?,
     };
     let noise = match &arguments.init {
         Some(path) => read_noise(path, arguments.n)?,

@@ -3,7 +3,7 @@
 //!
 //! Train a small network on the built-in images and draw from it:
 //! ```
-//! use ddpm::{Device, Images, Pipeline, Request, Sampler, initial_noise, train, walk};
+//! use ddpm::{Device, Images, Pipeline, Request, Sampler, SamplerOptions, initial_noise, train, walk};
 //!
 //! let mut config = train::Config::preset("fashion")?;
 //! for assignment in ["train.steps=2", "train.batch_size=4", "model.block_out_channels=[16, 16]",
@@ -14,7 +14,8 @@
 //! let finished = train::train(&config, folder.path(), &Device::flex(), &|| false, &mut |_event| {})?;
 //!
 //! let pipeline = Pipeline::load(&finished.checkpoint, &Device::flex())?;
-//! let table = Sampler::Ddim { eta: 0.0 }.table(&pipeline.scheduler, Some(4), None, None)?;
+//! let options = SamplerOptions { steps: Some(4), ..Default::default() };
+//! let table = Sampler::Ddim { eta: 0.0 }.table(&pipeline.scheduler, options)?;
 //! let noise = initial_noise(0, 0, 2, [32, 32, 1]);
 //! let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2 };
 //! let images: Images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_step| true)?;
@@ -33,7 +34,7 @@ pub use diffusion;
 pub use kernels::{self, Keeping};
 pub use random;
 pub use sample::output::{self, Images, Output};
-pub use sample::{self, Pipeline, Request, Sampler, initial_noise, walk};
+pub use sample::{self, Options as SamplerOptions, Pipeline, Request, Sampler, initial_noise, walk};
 pub use train;
 pub use unet::{self, Unet};
 pub use weights;

@@ -10,6 +10,8 @@
 //! | [`bound`] | the variational bound term by term in bits/dim, and its derivatives | Ho et al. 2020 |
 //! | [`sampler_t`] | how training draws t: uniform, low-discrepancy, by importance | VDM, improved-diffusion |
 //! | [`solver`] | a sampler as a table of coefficients: DDPM, DDIM | Ho et al., Song et al. |
+//! | [`multistep`] | tables of higher order: DPM-Solver++, UniPC, iPNDM, PNDM, DEIS, Heun | Lu et al., Zhao et al., Zhang & Chen |
+//! | [`grid`] | where they evaluate the network, between timesteps too | Karras et al. 2022 |
 //! | [`scheduler`] | diffusers' `scheduler_config.json` | diffusers |
 //! | [`oracle`] | data whose score, denoiser and flow are known exactly, to test all of it | |
 //!
@@ -38,7 +40,9 @@
 
 pub mod bound;
 mod error;
+pub mod grid;
 pub mod loss;
+pub mod multistep;
 mod names;
 pub mod oracle;
 pub mod prediction;
@@ -51,7 +55,9 @@ pub mod variance;
 
 pub use bound::{Cdf, VariationalBound};
 pub use error::Error;
+pub use grid::{Grid, Node};
 pub use loss::LossWeight;
+pub use multistep::Multistep;
 pub use prediction::Prediction;
 pub use schedule::{BetaSchedule, NoiseSchedule, Posterior};
 pub use scheduler::SchedulerConfig;

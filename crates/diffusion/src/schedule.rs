@@ -246,6 +246,30 @@ impl NoiseSchedule {
         if t == 0 { 1.0 } else { self.alphas_cumprod[t - 1] }
     }
 
+    /// ᾱ at a fractional t, with ln ᾱ linear between timesteps (Lu et al. 2022, appendix D). Beyond the ends it is that of
+    /// the nearest timestep.
+    pub fn alpha_cumprod_at(&self, timestep: f64) -> f64 {
+        let t = timestep.clamp(0.0, (self.len() - 1) as f64);
+        let (below, share) = (t.floor() as usize, t.fract());
+        let low = self.alphas_cumprod[below];
+        if share == 0.0 { low } else { low.powf(1.0 - share) * self.alphas_cumprod[below + 1].powf(share) }
+    }
+
+    /// The fractional t of a λ = ½ ln SNR, the inverse of [`NoiseSchedule::alpha_cumprod_at`]; 0 or T−1 beyond the ends.
+    pub fn timestep_of_lambda(&self, lambda: f64) -> f64 {
+        // ᾱ = 1/(1 + e^{−2λ}).
+        let log_alpha = -(-2.0 * lambda).exp().ln_1p();
+        let above = self.alphas_cumprod.partition_point(|alpha| alpha.ln() > log_alpha);
+        match above {
+            0 => 0.0,
+            above if above == self.len() => (self.len() - 1) as f64,
+            above => {
+                let (low, high) = (self.alphas_cumprod[above - 1].ln(), self.alphas_cumprod[above].ln());
+                (above - 1) as f64 + (log_alpha - low) / (high - low)
+            }
+        }
+    }
+
     /// (√ᾱ_t, √(1−ᾱ_t)): the factors of x_0 and of ε in x_t (Ho et al. eq. 4).
     pub fn q_sample(&self, t: usize) -> (f64, f64) {
         let alpha = self.alphas_cumprod[t];

@@ -9,5 +9,5 @@ mod walk;
 
 pub use error::Error;
 pub use pipeline::{Pipeline, read_scheduler, write as write_pipeline};
-pub use sampler::Sampler;
+pub use sampler::{Options, Sampler};
 pub use walk::{Request, Step, initial_noise, walk};

@@ -65,7 +65,9 @@ fn the_networks_prediction_is_pytorchs_for_all_three_layouts() {
 fn ddim_over_50_steps_is_diffusers() {
     let golden = golden("ddim50.safetensors");
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
-    let table = Sampler::Ddim { eta: 0.0 }.table(&pipeline.scheduler, Some(50), None, None).unwrap();
+    let table = Sampler::Ddim { eta: 0.0 }
+        .table(&pipeline.scheduler, sample::Options { steps: Some(50), ..Default::default() })
+        .unwrap();
     let noise = images(&golden["noise"]);
     let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2 };
     let mut after = Vec::new();
@@ -168,7 +170,8 @@ fn the_walk_is_the_reference_walk() {
     let pipeline = Pipeline::load(&folder().join("learned_range"), &Device::flex()).unwrap();
     let noise = sample::initial_noise(7, 3, 2, [16, 16, 3]);
     let size = 16 * 16 * 3;
-    let table = Sampler::Ddpm.table(&pipeline.scheduler, Some(20), None, None).unwrap();
+    let table =
+        Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(20), ..Default::default() }).unwrap();
     let request = Request { seed: 7, first_image: 3, noise: &noise, labels: None, batch_size: 1 };
     let got = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_| true).unwrap();
     let mut steps = Stored { shape: vec![20, 2, 3, 16, 16], data: Vec::new() };
@@ -191,7 +194,8 @@ fn the_walk_is_the_reference_walk() {
 #[test]
 fn an_image_does_not_depend_on_the_batch_it_is_in() {
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
-    let table = Sampler::Ddpm.table(&pipeline.scheduler, Some(5), None, None).unwrap();
+    let table =
+        Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(5), ..Default::default() }).unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
         let noise = sample::initial_noise(1, first, count, [16, 16, 3]);
         let request = Request { seed: 1, first_image: first, noise: &noise, labels: None, batch_size };

@@ -209,6 +209,10 @@ pub struct Train {
     pub ema_warmup: bool,
     /// Share of the labels that are hidden in training, for classifier-free guidance (Ho & Salimans 2022).
     pub label_dropout: f64,
+    /// Compute each part of the network twice instead of keeping what is inside it for the backward pass: less memory,
+    /// more time. Checkpoints and configurations from before it was there leave it off.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// Seed of all the run's randomness.
     pub seed: u64,
     /// Steps between lines of the log.

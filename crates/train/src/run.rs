@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
         let objective = config.objective()?;
         let image = [set.height(), set.width(), set.channels()];
         // A sampler that cannot read the network's prediction should not come to light at the first picture.
-        let table = config.sampler().table(&scheduler, config.sample.steps, None, None)?;
+        let table = config.sampler().table(&scheduler, config.sampler_options())?;
         for row in &table.rows {
             row.predictions(scheduler.prediction_type)?;
         }
@@ -309,7 +309,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let unet = trainer.averaged();
-        let table = self.config.sampler().table(&self.scheduler, self.config.sample.steps, None, None)?;
+        let table = self.config.sampler().table(&self.scheduler, self.config.sampler_options())?;
         let seed = self.config.train.seed;
         let noise = initial_noise(seed, 0, count, trainer.image);
         let classes = self.set.class_names().len().max(1) as u32;

@@ -131,4 +131,9 @@ impl Config {
             config::Sampler::Ddim => Sampler::Ddim { eta: self.sample.eta },
         }
     }
+
+    /// Its steps.
+    pub fn sampler_options(&self) -> sample::Options {
+        sample::Options { steps: self.sample.steps, ..Default::default() }
+    }
 }

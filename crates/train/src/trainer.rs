@@ -181,14 +181,25 @@ impl Trainer {
         let timesteps: Vec<f32> = part.timesteps.iter().map(|&t| t as f32).collect();
         let dropout = Dropout { random: self.random(), step: self.state.step, first_image: range.start as u64 };
         let x_t = Tensor::<4>::from_data(TensorData::new(self.objective.q_sample(&part), part.dims), &self.device);
-        let output = self.unet.forward(x_t.clone(), &timesteps, labels, Some(&dropout));
-        let loss = self.objective.loss(output, &x_t, &part);
+        let (loss, gradients) = if self.config.train.gradient_checkpointing {
+            let mut loss = None;
+            let gradients =
+                self.unet.checkpointed_gradients(x_t.clone(), &timesteps, labels, Some(&dropout), |output| {
+                    loss.insert(self.objective.loss(output, &x_t, &part)).mean.clone()
+                });
+            (loss.expect("the loss is always asked for"), gradients)
+        } else {
+            let output = self.unet.forward(x_t.clone(), &timesteps, labels, Some(&dropout));
+            let loss = self.objective.loss(output, &x_t, &part);
+            let gradients = self.unet.take_gradients(&mut loss.mean.backward());
+            (loss, gradients)
+        };
         let numbers = |values: Tensor<1>| values.into_data().iter::<f64>().collect();
         Ok(Part {
-            mean: loss.mean.clone().into_scalar::<f32>().into(),
+            mean: loss.mean.into_scalar::<f32>().into(),
             losses: numbers(loss.each),
             weighted: numbers(loss.weighted),
-            gradients: self.unet.take_gradients(&mut loss.mean.backward()),
+            gradients,
         })
     }
 

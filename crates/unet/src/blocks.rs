@@ -196,6 +196,22 @@ pub enum Sampler {
     Resnet(ResnetBlock),
 }
 
+impl Sampler {
+    fn down(&self) -> Layer<'_> {
+        match self {
+            Sampler::Conv(sampler) => Layer::Conv(&sampler.conv),
+            Sampler::Resnet(block) => Layer::Resnet(block, None),
+        }
+    }
+
+    fn up(&self) -> Layer<'_> {
+        match self {
+            Sampler::Conv(sampler) => Layer::UpsampleConv(&sampler.conv),
+            Sampler::Resnet(block) => Layer::Resnet(block, None),
+        }
+    }
+}
+
 /// A convolution, of stride 2 or after an enlargement.
 #[derive(Module, Debug)]
 pub struct ConvSampler {
@@ -243,29 +259,14 @@ impl DownBlock {
         }
     }
 
-    /// Adds the outputs that the up path will take to `skips`.
-    pub(crate) fn forward(
-        &self,
-        mut x: Tensor<4>,
-        emb: &Tensor<2>,
-        dropout: Option<&Dropout>,
-        skips: &mut Vec<Tensor<4>>,
-    ) -> Tensor<4> {
-        for (j, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, emb.clone(), dropout);
-            if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(x);
-            }
-            skips.push(x.clone());
-        }
-        for downsampler in &self.downsamplers {
-            x = match downsampler {
-                Sampler::Conv(sampler) => sampler.conv.forward(x),
-                Sampler::Resnet(block) => block.forward(x, emb.clone(), dropout),
-            };
-            skips.push(x.clone());
-        }
-        x
+    /// Every output goes to the up path too.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
+        layers.chain(self.downsamplers.iter().map(Sampler::down)).map(|layer| Piece {
+            layer,
+            joins: false,
+            leaves: true,
+        })
     }
 }
 
@@ -287,10 +288,10 @@ impl MidBlock {
         Self { resnets: vec![first, resnet(init)], attentions }
     }
 
-    pub(crate) fn forward(&self, x: Tensor<4>, emb: &Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
-        let x = self.resnets[0].forward(x, emb.clone(), dropout);
-        let x = self.attentions.iter().fold(x, |x, attention| attention.forward(x));
-        self.resnets[1].forward(x, emb.clone(), dropout)
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        // The attention, where there is one, comes between the two residual blocks.
+        let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
+        layers.map(|layer| Piece { layer, joins: false, leaves: false })
     }
 }
 
@@ -346,29 +347,74 @@ impl UpBlock {
         }
     }
 
-    /// Takes what it joins from the end of `skips`.
-    pub(crate) fn forward(
+    /// Residual blocks take what the down path left, the last first.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let resnet = |(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j));
+        let layers = self.resnets.iter().enumerate().map(resnet);
+        let joined = layers.map(|layer| Piece { layer, joins: true, leaves: false });
+        let up = self.upsamplers.iter().map(Sampler::up);
+        joined.chain(up.map(|layer| Piece { layer, joins: false, leaves: false }))
+    }
+}
+
+/// A part of the network from one activation to the next.
+pub(crate) struct Piece<'a> {
+    pub layer: Layer<'a>,
+    /// Its input is joined with the last output that was left and not taken yet.
+    pub joins: bool,
+    /// Its output is left for the up path.
+    pub leaves: bool,
+}
+
+/// What a piece computes.
+pub(crate) enum Layer<'a> {
+    Conv(&'a Conv2d),
+    Resnet(&'a ResnetBlock, Option<&'a AttentionBlock>),
+    UpsampleConv(&'a Conv2d),
+}
+
+impl Layer<'_> {
+    /// [`Layer::forward`] off the autodiff graph. The layer's own copy without autodiff lives as long as this call, and so
+    /// do the filters that it prepares.
+    pub(crate) fn forward_untracked(
         &self,
-        mut x: Tensor<4>,
+        x: Tensor<4>,
+        skip: Option<Tensor<4>>,
         emb: &Tensor<2>,
         dropout: Option<&Dropout>,
-        skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        for (j, resnet) in self.resnets.iter().enumerate() {
-            if let Some(skip) = skips.pop() {
-                x = ops::concat(x, skip);
-            }
-            x = resnet.forward(x, emb.clone(), dropout);
-            if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(x);
+        match self {
+            Layer::Conv(conv) => Layer::Conv(&conv.valid()).forward(x, skip, emb, dropout),
+            Layer::UpsampleConv(conv) => Layer::UpsampleConv(&conv.valid()).forward(x, skip, emb, dropout),
+            Layer::Resnet(resnet, attention) => {
+                let (resnet, attention) = (resnet.valid(), attention.map(|attention| attention.valid()));
+                Layer::Resnet(&resnet, attention.as_ref()).forward(x, skip, emb, dropout)
             }
         }
-        for upsampler in &self.upsamplers {
-            x = match upsampler {
-                Sampler::Conv(sampler) => sampler.conv.forward(ops::upsample2x(x)),
-                Sampler::Resnet(block) => block.forward(x, emb.clone(), dropout),
-            };
+    }
+
+    /// `skip` is what was left by the piece's partner on the down path.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<4>,
+        skip: Option<Tensor<4>>,
+        emb: &Tensor<2>,
+        dropout: Option<&Dropout>,
+    ) -> Tensor<4> {
+        let x = match skip {
+            Some(skip) => ops::concat(x, skip),
+            None => x,
+        };
+        match self {
+            Layer::Conv(conv) => conv.forward(x),
+            Layer::UpsampleConv(conv) => conv.forward(ops::upsample2x(x)),
+            Layer::Resnet(resnet, attention) => {
+                let x = resnet.forward(x, emb.clone(), dropout);
+                match attention {
+                    Some(attention) => attention.forward(x),
+                    None => x,
+                }
+            }
         }
-        x
     }
 }

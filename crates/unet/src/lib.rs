@@ -15,6 +15,7 @@
 //! ```
 
 mod blocks;
+mod checkpointing;
 mod config;
 mod error;
 mod layers;

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::Error;
-use crate::blocks::{DownBlock, Dropout, MidBlock, Numbering, UpBlock};
+use crate::blocks::{DownBlock, Dropout, Layer, MidBlock, Numbering, Piece, UpBlock};
 use crate::config::{ClassEmbedType, Config, TimeEmbeddingType};
 use crate::layers::{ALMOST_ZERO, Conv2d, GroupNorm, Init, ONE};
 use crate::ops::Geometry;
@@ -89,18 +89,32 @@ impl Unet {
         assert_eq!(x.dims()[0], timesteps.len(), "one timestep for each image");
         let device = x.device();
         let emb = self.time.forward(timesteps, labels, &device);
-        let x = if self.config.center_input_sample { x.mul_scalar(2.0).sub_scalar(1.0) } else { x };
-        let mut x = self.conv_in.forward(x);
-        let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, &emb, dropout, &mut skips);
+        let (mut x, mut skips) = (self.centred(x), Vec::new());
+        for piece in self.pieces() {
+            let skip = if piece.joins { skips.pop() } else { None };
+            x = piece.layer.forward(x, skip, &emb, dropout);
+            if piece.leaves {
+                skips.push(x.clone());
+            }
         }
-        if let Some(block) = &self.mid_block {
-            x = block.forward(x, &emb, dropout);
-        }
-        for block in &self.up_blocks {
-            x = block.forward(x, &emb, dropout, &mut skips);
-        }
+        self.output(x, timesteps)
+    }
+
+    /// The way from the image to the last activation.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        std::iter::once(Piece { layer: Layer::Conv(&self.conv_in), joins: false, leaves: true })
+            .chain(self.down_blocks.iter().flat_map(DownBlock::pieces))
+            .chain(self.mid_block.iter().flat_map(MidBlock::pieces))
+            .chain(self.up_blocks.iter().flat_map(UpBlock::pieces))
+    }
+
+    pub(crate) fn centred(&self, x: Tensor<4>) -> Tensor<4> {
+        if self.config.center_input_sample { x.mul_scalar(2.0).sub_scalar(1.0) } else { x }
+    }
+
+    /// The prediction from the last activation.
+    pub(crate) fn output(&self, x: Tensor<4>, timesteps: &[f32]) -> Tensor<4> {
+        let device = x.device();
         let y = self.conv_out.forward_normed(&self.conv_norm_out, x, None, None, None);
         match self.config.time_embedding_type {
             TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => y,

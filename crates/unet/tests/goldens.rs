@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use unet::{ClassEmbedType, Config, Labels, Unet};
+use unet::{ClassEmbedType, Config, Dropout, Labels, Unet};
 use weights::{Tensors, read_safetensors};
 
 const STORED: [&str; 8] = ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time"];
@@ -57,16 +57,21 @@ struct Run {
     gradients: Tensors,
 }
 
+/// The labels of a golden, which are class numbers or vectors.
+fn labels<'a>(config: &Config, values: Option<&'a [f32]>, classes: Option<&'a [u32]>) -> Option<Labels<'a>> {
+    match config.class_embed_type {
+        Some(ClassEmbedType::Identity) => values.map(Labels::Vectors),
+        _ => classes.map(Labels::Classes),
+    }
+}
+
 fn run(config: &Config, weights: Tensors, golden: &Tensors, device: &Device) -> Run {
     let device = device.clone().autodiff();
     let unet = Unet::new(config, 0, &device).unwrap().with_tensors(weights).unwrap();
     let x = nhwc(&golden["x"], &device).require_grad();
-    let labels = golden.get("labels").map(|t| t.data.clone());
-    let classes: Option<Vec<u32>> = labels.as_ref().map(|l| l.iter().map(|&v| v as u32).collect());
-    let labels = match config.class_embed_type {
-        Some(ClassEmbedType::Identity) => labels.as_deref().map(Labels::Vectors),
-        _ => classes.as_deref().map(Labels::Classes),
-    };
+    let values = golden.get("labels").map(|t| t.data.as_slice());
+    let classes: Option<Vec<u32>> = values.map(|l| l.iter().map(|&v| v as u32).collect());
+    let labels = labels(config, values, classes.as_deref());
     unet.check_labels(x.dims()[0], labels).unwrap();
     let output = unet.forward(x.clone(), &golden["t"].data, labels, None);
     let error = output.clone() - nhwc(&golden["target"], &device);
@@ -116,6 +121,42 @@ fn check_stored(name: &str, device: &Device, relative: Norm) {
     assert!(loss <= 1e-5, "{name}: loss is off by {loss:e}");
     assert!(grad_x <= 1e-5, "{name}: the gradient of x is off by {grad_x:e}");
     assert!(worst.0 <= 1e-5, "{name}: the gradient of {} is off by {:e}", worst.1, worst.0);
+}
+
+/// With dropout too: both times the same activations are dropped.
+#[test]
+fn checkpointing_changes_gradients_by_roundings_only() {
+    let device = Device::flex().autodiff();
+    for name in ["ho", "adm", "attn_resample", "fourier"] {
+        let folder = folder(name);
+        let config = Config { dropout: 0.3, ..Config::read(&folder.join("config.json")).unwrap() };
+        let (weights, _) = read_safetensors(folder.join("weights.safetensors")).unwrap();
+        let (golden, _) = read_safetensors(folder.join("golden.safetensors")).unwrap();
+        let unet = Unet::new(&config, 0, &device).unwrap().with_tensors(weights).unwrap();
+        let values = golden.get("labels").map(|t| t.data.as_slice());
+        let classes: Option<Vec<u32>> = values.map(|l| l.iter().map(|&v| v as u32).collect());
+        let labels = labels(&config, values, classes.as_deref());
+        let dropout = Dropout { random: random::Random::new(3), step: 5, first_image: 0 };
+        let (x, t) = (nhwc(&golden["x"], &device), &golden["t"].data);
+        let loss = |output: Tensor<4>| {
+            let error = output - nhwc(&golden["target"], &device);
+            (error.clone() * error).mean()
+        };
+        let whole = unet.take_gradients(&mut loss(unet.forward(x.clone(), t, labels, Some(&dropout))).backward());
+        let pieces = unet.checkpointed_gradients(x, t, labels, Some(&dropout), loss);
+        assert_eq!(whole.len(), pieces.len());
+        for ((whole, pieces), flat) in whole.into_iter().zip(pieces).zip(unet.flat_parameters()) {
+            assert_eq!(whole.is_some(), pieces.is_some(), "{name}: {}", flat.name);
+            let (Some(whole), Some(pieces)) = (whole, pieces) else { continue };
+            let numbers = |tensor: Tensor<1>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+            let (whole, pieces) = (numbers(whole), numbers(pieces));
+            if flat.name.ends_with("to_k.bias") {
+                continue; // Zero but for roundings.
+            }
+            let error = relative(&pieces, &whole);
+            assert!(error <= 1e-5, "{name}: the gradient of {} is off by {error:e}", flat.name);
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,142 @@
+//! Where a sampler evaluates the network: points between noise and data, not always at whole timesteps.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, NoiseSchedule};
+
+/// A noise level, and the t by which the network knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// What the network is fed as t.
+    pub timestep: f64,
+    /// ᾱ.
+    pub alpha_cumprod: f64,
+}
+
+impl Node {
+    /// The data: where samplers end.
+    pub const DATA: Node = Node { timestep: -1.0, alpha_cumprod: 1.0 };
+
+    /// A whole or fractional timestep of a chain.
+    pub fn at(schedule: &NoiseSchedule, timestep: f64) -> Self {
+        Node { timestep, alpha_cumprod: schedule.alpha_cumprod_at(timestep) }
+    }
+
+    /// √ᾱ, the signal's scale.
+    pub fn alpha(self) -> f64 {
+        self.alpha_cumprod.sqrt()
+    }
+
+    /// √(1−ᾱ), the noise's.
+    pub fn sigma(self) -> f64 {
+        (1.0 - self.alpha_cumprod).sqrt()
+    }
+
+    /// λ = ln(α/σ), half the log-SNR.
+    pub fn lambda(self) -> f64 {
+        0.5 * (self.alpha_cumprod / (1.0 - self.alpha_cumprod)).ln()
+    }
+
+    /// σ/α: the noise of x/α, which Karras et al. (2022) call σ.
+    pub fn noise_ratio(self) -> f64 {
+        ((1.0 - self.alpha_cumprod) / self.alpha_cumprod).sqrt()
+    }
+}
+
+/// How the points of a sampler are spread between the chain's last timestep and its first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grid {
+    /// Evenly in t.
+    Uniform,
+    /// Evenly in √t (Song et al. 2021): denser near the data.
+    Quadratic,
+    /// Evenly in log-SNR (Lu et al. 2022).
+    LogSnr,
+    /// Evenly in (σ/α)^(1/7) (Karras et al. 2022, eq. 5 with ρ = 7).
+    Karras,
+}
+
+impl Grid {
+    /// Every grid with its name.
+    pub const ALL: [(&'static str, Grid); 4] = [
+        ("uniform", Grid::Uniform),
+        ("quadratic", Grid::Quadratic),
+        ("log-snr", Grid::LogSnr),
+        ("karras", Grid::Karras),
+    ];
+
+    /// `steps` points from t = T−1 down to t = 0, and [`Node::DATA`] after them. `snap` moves each to the nearest whole
+    /// timestep, for networks that know no others; points that fall together are then one.
+    ///
+    /// Errors for no steps, and where the last noise level has no signal but the grid needs its logarithm.
+    pub fn nodes(self, schedule: &NoiseSchedule, steps: usize, snap: bool) -> Result<Vec<Node>, Error> {
+        let last = (schedule.len() - 1) as f64;
+        if steps == 0 {
+            return Err(Error::Value { name: "steps", value: 0.0, expected: "at least 1" });
+        }
+        let (high, low) = (Node::at(schedule, last), Node::at(schedule, 0.0));
+        if matches!(self, Grid::LogSnr | Grid::Karras) && high.alpha_cumprod <= 0.0 {
+            let message =
+                "a chain of zero terminal SNR has no log-SNR at its end; use the grid `uniform` or `quadratic`";
+            return Err(Error::Unsupported(message.to_owned()));
+        }
+        const RHO: f64 = 7.0;
+        let between = |from: f64, to: f64, share: f64| from + share * (to - from);
+        let timestep = |share: f64| match self {
+            Grid::Uniform => between(last, 0.0, share),
+            Grid::Quadratic => between(last.sqrt(), 0.0, share).powi(2),
+            Grid::LogSnr => schedule.timestep_of_lambda(between(high.lambda(), low.lambda(), share)),
+            Grid::Karras => {
+                let root = |node: Node| node.noise_ratio().powf(1.0 / RHO);
+                schedule.timestep_of_lambda(-between(root(high), root(low), share).powf(RHO).ln())
+            }
+        };
+        let share = |i: usize| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
+        let mut timesteps: Vec<f64> = (0..steps).map(|i| timestep(share(i))).collect();
+        if snap {
+            timesteps.iter_mut().for_each(|t| *t = t.round());
+            timesteps.dedup();
+        }
+        Ok(timesteps.into_iter().map(|t| Node::at(schedule, t)).chain([Node::DATA]).collect())
+    }
+}
+
+impl std::str::FromStr for Grid {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        crate::names::named("grid", name, &Self::ALL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BetaSchedule;
+
+    #[test]
+    fn grids_go_from_noise_to_data_as_their_names_say() {
+        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
+        for (name, grid) in Grid::ALL {
+            assert_eq!(name.parse::<Grid>().unwrap(), grid);
+            let nodes = grid.nodes(&schedule, 11, false).unwrap();
+            assert_eq!((nodes.len(), nodes[11]), (12, Node::DATA));
+            assert!((nodes[0].timestep - 999.0).abs() < 1e-9 && nodes[10].timestep.abs() < 1e-9, "{name}");
+            assert!(nodes.windows(2).all(|pair| pair[0].alpha_cumprod < pair[1].alpha_cumprod), "{name}");
+            // Even steps in what the grid is even in.
+            let even: fn(Node) -> f64 = match grid {
+                Grid::Uniform => |node| node.timestep,
+                Grid::Quadratic => |node| node.timestep.sqrt(),
+                Grid::LogSnr => Node::lambda,
+                Grid::Karras => |node| node.noise_ratio().powf(1.0 / 7.0),
+            };
+            let steps: Vec<f64> = nodes[..11].windows(2).map(|pair| even(pair[1]) - even(pair[0])).collect();
+            assert!(steps.iter().all(|step| (step / steps[0] - 1.0).abs() < 1e-6), "{name}: {steps:?}");
+            let snapped = grid.nodes(&schedule, 11, true).unwrap();
+            assert!(snapped[..snapped.len() - 1].iter().all(|node| node.timestep.fract() == 0.0));
+        }
+        assert!(Grid::Uniform.nodes(&schedule, 0, false).is_err());
+        assert_eq!(Grid::Karras.nodes(&schedule, 1, false).unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,392 @@
+//! Samplers of higher order: few evaluations of the network, each remembered for the steps that follow.
+//!
+//! All follow the probability flow from node to node of a grid; with α = √ᾱ, σ = √(1−ᾱ), λ = ln(α/σ) and h the step in λ.
+//! Those that predict data integrate x̂0 over λ, those that predict noise integrate ε̂ over σ/α. Each is a
+//! [`SolverTable`]: what a step takes from the past are coefficients of earlier predictions.
+
+use serde::{Deserialize, Serialize};
+
+use crate::grid::Node;
+use crate::solver::{Row, checked};
+use crate::{Error, SolverTable};
+
+/// A sampler of higher order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Multistep {
+    /// DPM-Solver++ of order 1 (Lu et al. 2022, arXiv 2211.01095): DDIM.
+    Dpmpp1,
+    /// DPM-Solver++(2M).
+    Dpmpp2m,
+    /// DPM-Solver++(3M), with the factor 2 in its second difference that makes it third order.
+    Dpmpp3m,
+    /// DPM-Solver++(3M) as it is published and as diffusers, k-diffusion and the authors' code have it: without that
+    /// factor, and of second order.
+    Dpmpp3mDiffusers,
+    /// SDE-DPM-Solver++(2M): 2M on the reverse diffusion, with its noise.
+    DpmppSde2m,
+    /// UniPC (Zhao et al. 2023, arXiv 2302.04867) with B₂(h), predictor and corrector of order 1.
+    Unipc1,
+    /// UniPC of order 2.
+    Unipc2,
+    /// UniPC of order 3.
+    Unipc3,
+    /// iPNDM (Zhang & Chen 2023, arXiv 2204.13902): Adams–Bashforth in σ/α with equal weights whatever the steps.
+    Ipndm4,
+    /// Pseudo numerical methods (Liu et al. 2022, arXiv 2202.09778) as diffusers' `PNDMScheduler` with `skip_prk_steps`.
+    Pndm,
+    /// DEIS (Zhang & Chen 2023) of order 3: ε̂ as a polynomial in ln(σ/α), integrated exactly.
+    Deis3,
+    /// Heun's method in σ/α (Karras et al. 2022, algorithm 1): two evaluations a step.
+    Heun,
+}
+
+use Multistep::*;
+
+impl Multistep {
+    /// Every sampler with its name.
+    pub const ALL: [(&'static str, Multistep); 12] = [
+        ("dpmpp-1", Dpmpp1),
+        ("dpmpp-2m", Dpmpp2m),
+        ("dpmpp-3m", Dpmpp3m),
+        ("dpmpp-3m-diffusers", Dpmpp3mDiffusers),
+        ("dpmpp-sde-2m", DpmppSde2m),
+        ("unipc-1", Unipc1),
+        ("unipc-2", Unipc2),
+        ("unipc-3", Unipc3),
+        ("ipndm-4", Ipndm4),
+        ("pndm", Pndm),
+        ("deis-3", Deis3),
+        ("heun", Heun),
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        crate::names::name_of(&self, &Self::ALL)
+    }
+
+    /// Evaluations of the network for a step; the last step takes one.
+    pub fn evaluations(self) -> usize {
+        if self == Heun { 2 } else { 1 }
+    }
+
+    fn order(self) -> usize {
+        match self {
+            Dpmpp1 | Unipc1 => 1,
+            Dpmpp2m | DpmppSde2m | Unipc2 | Heun => 2,
+            Dpmpp3m | Dpmpp3mDiffusers | Unipc3 | Deis3 => 3,
+            Ipndm4 | Pndm => 4,
+        }
+    }
+
+    /// The table that goes through `nodes`, the last of which is where it ends; usually [`Node::DATA`].
+    ///
+    /// Orders rise as predictions come in. As in diffusers, the step to the data is of first order, and with fewer than
+    /// 15 steps the last is of first and the one before of second order at most.
+    ///
+    /// # Errors
+    /// For fewer than two nodes, ᾱ that do not ascend, and a first node without signal.
+    pub fn table(self, nodes: &[Node], clip_sample: Option<f64>) -> Result<SolverTable, Error> {
+        if nodes.len() < 2 {
+            return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
+        }
+        if nodes[0].alpha_cumprod <= 0.0 {
+            let message =
+                format!("{} needs some signal at its first timestep; use ddim, or trailing spacing", self.name());
+            return Err(Error::Unsupported(message));
+        }
+        if let Some(i) = nodes.windows(2).position(|pair| pair[0].alpha_cumprod >= pair[1].alpha_cumprod) {
+            let problem = "its noise level is not below the one before".to_owned();
+            return Err(Error::Row { table: self.name().to_owned(), row: i + 1, problem });
+        }
+        let steps = nodes.len() - 1;
+        let at_data = nodes[steps].alpha_cumprod >= 1.0;
+        let order = |i: usize| {
+            let left = steps - i;
+            let limit = if left == 1 && (at_data || steps < 15) {
+                1
+            } else if left == 2 && steps < 15 {
+                2
+            } else {
+                usize::MAX
+            };
+            self.order().min(i + 1).min(limit)
+        };
+        let step = |i: usize| Step { nodes, i };
+        let rows = match self {
+            Dpmpp1 | Dpmpp2m | Dpmpp3m | Dpmpp3mDiffusers => {
+                let factor = if self == Dpmpp3mDiffusers { 1.0 } else { 2.0 };
+                (0..steps).map(|i| step(i).dpmpp(order(i), factor)).collect()
+            }
+            DpmppSde2m => (0..steps).map(|i| step(i).dpmpp_sde(order(i))).collect(),
+            Unipc1 | Unipc2 | Unipc3 => unipc(nodes, &(0..steps).map(order).collect::<Vec<_>>()),
+            Ipndm4 => (0..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(3)))).collect(),
+            Deis3 => (0..steps).map(|i| step(i).deis(order(i))).collect(),
+            Pndm => pndm(nodes),
+            Heun => (0..steps).flat_map(|i| step(i).heun()).collect(),
+        };
+        checked(SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped: false })
+    }
+}
+
+impl std::str::FromStr for Multistep {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        crate::names::named("sampler", name, &Self::ALL)
+    }
+}
+
+/// The row of one evaluation at a node, all coefficients zero.
+fn blank(node: Node) -> Row {
+    Row {
+        timestep: node.timestep,
+        alpha_cumprod: node.alpha_cumprod,
+        // Whoever predicts the previous mean needs whole timesteps, and these samplers do not serve him.
+        alpha_cumprod_prev: 1.0,
+        x: 0.0,
+        sample: Vec::new(),
+        epsilon: Vec::new(),
+        noise: 0.0,
+        learned_log_variance: None,
+    }
+}
+
+/// The step from node i to node i + 1.
+struct Step<'a> {
+    nodes: &'a [Node],
+    i: usize,
+}
+
+impl Step<'_> {
+    fn from(&self) -> Node {
+        self.nodes[self.i]
+    }
+
+    fn to(&self) -> Node {
+        self.nodes[self.i + 1]
+    }
+
+    /// h.
+    fn h(&self) -> f64 {
+        self.to().lambda() - self.from().lambda()
+    }
+
+    /// (λ of the node `back` before − λ)/h: where an earlier prediction lies, in steps, below zero.
+    fn r(&self, back: usize) -> f64 {
+        (self.nodes[self.i - back].lambda() - self.from().lambda()) / self.h()
+    }
+
+    /// x_t = σ_t/σ_s x_s − α_t φ₁ m₀ + α_t φ₂ D₁ − α_t φ₃ D₂, φ₁ = e^{−h} − 1, φ_{k+1} = φ_k/h + …; D₁ and D₂ are the first
+    /// and second derivative of x̂0 by λ, times h and h², from differences. D₂ has the factor `second`: 2 is right, for
+    /// ∫u² e^{−u} du brings the Taylor series' ½ twice.
+    fn dpmpp(&self, order: usize, second: f64) -> Row {
+        let (s, t) = (self.from(), self.to());
+        let phi1 = (-self.h()).exp_m1();
+        let mut sample = vec![0.0; order];
+        sample[0] = -t.alpha() * phi1;
+        // Adds `weight` times a first difference (m_a − m_b)/r.
+        let difference = |sample: &mut [f64], weight: f64, a: usize, b: usize, r: f64| {
+            sample[a] += weight / r;
+            sample[b] -= weight / r;
+        };
+        if order == 2 {
+            difference(&mut sample, -0.5 * t.alpha() * phi1, 0, 1, -self.r(1));
+        }
+        if order == 3 {
+            let h = self.h();
+            let phi2 = phi1 / h + 1.0;
+            let phi3 = phi2 / h - 0.5;
+            let (r0, r1) = (-self.r(1), self.r(1) - self.r(2));
+            // D₁ = A + r0/(r0+r1)(A − B), D₂ = second·(A − B)/(r0+r1), A and B the differences of now and of before.
+            let (d1, d2) = (t.alpha() * phi2, -t.alpha() * phi3 * second / (r0 + r1));
+            let share = r0 / (r0 + r1);
+            difference(&mut sample, d1 * (1.0 + share) + d2, 0, 1, r0);
+            difference(&mut sample, -d1 * share - d2, 1, 2, r1);
+        }
+        Row { x: t.sigma() / s.sigma(), sample, ..blank(s) }
+    }
+
+    /// x_t = σ_t/σ_s e^{−h} x_s + α_t(1 − e^{−2h})(m₀ + ½ D₁) + σ_t √(1 − e^{−2h}) z.
+    fn dpmpp_sde(&self, order: usize) -> Row {
+        let (s, t, h) = (self.from(), self.to(), self.h());
+        let lost = -(-2.0 * h).exp_m1();
+        let weight = t.alpha() * lost;
+        let mut sample = vec![weight];
+        if order == 2 {
+            let half = 0.5 * weight / -self.r(1);
+            sample = vec![weight + half, -half];
+        }
+        Row { x: t.sigma() / s.sigma() * (-h).exp(), sample, noise: t.sigma() * lost.sqrt(), ..blank(s) }
+    }
+
+    /// With y = x/α and ρ = σ/α the flow is dy/dρ = ε̂: x_t = α_t/α_s x_s + α_t Σ_k weight_k ε̂_k (ρ_t − ρ_s).
+    fn noise_step(&self, weights: &[f64]) -> Row {
+        let (s, t) = (self.from(), self.to());
+        let step = t.alpha() * (t.noise_ratio() - s.noise_ratio());
+        Row { x: t.alpha() / s.alpha(), epsilon: weights.iter().map(|weight| weight * step).collect(), ..blank(s) }
+    }
+
+    /// Weights ∫ ℓ_k(ln ρ) dρ of the Lagrange polynomials ℓ_k through the last `order` nodes.
+    fn deis(&self, order: usize) -> Row {
+        let (s, t) = (self.from(), self.to());
+        let logs: Vec<f64> = (0..order).map(|back| -self.nodes[self.i - back].lambda()).collect();
+        let weights = (0..order).map(|k| {
+            // The polynomial's coefficients in ln ρ, lowest power first.
+            let mut polynomial = vec![1.0];
+            for (_, &node) in logs.iter().enumerate().filter(|&(j, _)| j != k) {
+                let scale = 1.0 / (logs[k] - node);
+                let mut next = vec![0.0; polynomial.len() + 1];
+                for (power, c) in polynomial.iter().enumerate() {
+                    next[power + 1] += c * scale;
+                    next[power] -= c * scale * node;
+                }
+                polynomial = next;
+            }
+            // ∫ (ln ρ)^n dρ = ρ (ln ρ)^n − n ∫ (ln ρ)^{n−1} dρ, and 0 at ρ = 0.
+            let integral = |node: Node| {
+                let rho = node.noise_ratio();
+                if rho == 0.0 {
+                    return 0.0;
+                }
+                let (mut power, mut sum) = (rho, 0.0);
+                let mut antiderivative = rho;
+                for (n, c) in polynomial.iter().enumerate() {
+                    if n > 0 {
+                        power *= rho.ln();
+                        antiderivative = power - n as f64 * antiderivative;
+                    }
+                    sum += c * antiderivative;
+                }
+                sum
+            };
+            t.alpha() * (integral(t) - integral(s))
+        });
+        Row { x: t.alpha() / s.alpha(), epsilon: weights.collect(), ..blank(s) }
+    }
+
+    /// Euler's step, and where it does not end at the data a second row that takes half of it back: the mean of both slopes.
+    fn heun(&self) -> Vec<Row> {
+        let euler = self.noise_step(&[1.0]);
+        let t = self.to();
+        if t.alpha_cumprod >= 1.0 {
+            return vec![euler];
+        }
+        let half = 0.5 * euler.epsilon[0];
+        vec![euler, Row { x: 1.0, epsilon: vec![half, -half], ..blank(t) }]
+    }
+}
+
+/// Adams–Bashforth's weights with so many predictions before this one.
+fn adams_bashforth(past: usize) -> &'static [f64] {
+    const WEIGHTS: [&[f64]; 4] = [
+        &[1.0],
+        &[1.5, -0.5],
+        &[23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0],
+        &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
+    ];
+    WEIGHTS[past]
+}
+
+/// Adams–Bashforth over DDIM steps, begun by one evaluation more: the first step is Euler's, then taken back and made again
+/// with the mean of both slopes.
+fn pndm(nodes: &[Node]) -> Vec<Row> {
+    let steps = nodes.len() - 1;
+    let step = |i: usize| Step { nodes, i };
+    let mut rows = vec![step(0).noise_step(&[1.0])];
+    if steps == 1 {
+        return rows;
+    }
+    let half = 0.5 * rows[0].epsilon[0];
+    rows.push(Row { x: 1.0, epsilon: vec![half, -half], ..blank(nodes[1]) });
+    // The evaluation at node 1 counts once: the second step takes it and the first.
+    rows.extend((1..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(3)))));
+    rows
+}
+
+/// The weights ρ of UniPC with B₂(h) = e^{−h} − 1: they make Σ_j ρ_j r_j^{i−1} = b_i for i = 1 … n.
+fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
+    let n = r.len();
+    let b_h = (-h).exp_m1();
+    let mut phi = b_h / -h - 1.0;
+    let mut factorial = 1.0;
+    let mut matrix = vec![vec![0.0; n + 1]; n];
+    for (i, row) in matrix.iter_mut().enumerate() {
+        for (cell, r) in row.iter_mut().zip(r) {
+            *cell = r.powi(i as i32);
+        }
+        factorial *= (i + 1) as f64;
+        row[n] = phi * factorial / b_h;
+        phi = phi / -h - 1.0 / (factorial * (i + 2) as f64);
+    }
+    solve(matrix)
+}
+
+/// Gaussian elimination with pivots on [A | b] of at most four rows.
+fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
+    let n = rows.len();
+    for i in 0..n {
+        let pivot = (i..n).max_by(|&a, &b| rows[a][i].abs().total_cmp(&rows[b][i].abs())).unwrap_or(i);
+        rows.swap(i, pivot);
+        for j in 0..n {
+            if j != i {
+                let factor = rows[j][i] / rows[i][i];
+                for k in i..=n {
+                    rows[j][k] -= factor * rows[i][k];
+                }
+            }
+        }
+    }
+    (0..n).map(|i| rows[i][n] / rows[i][i]).collect()
+}
+
+/// UniPC: a predictor from the last evaluations, and a corrector that, once the next evaluation is there, repeats the step
+/// with it at no cost. The corrector changes x before the next predictor uses it, which is linear in the same evaluations:
+/// row i corrects step i − 1 and predicts step i.
+fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
+    // What a step adds beyond σ_t/σ_s x, by evaluation: that at its end first (0 for a predictor), then now, one ago, …
+    let terms = |i: usize, order: usize, corrector: bool| {
+        let step = Step { nodes, i };
+        let (t, h) = (step.to(), step.h());
+        let b_h = (-h).exp_m1();
+        let mut terms = vec![0.0; order + 1];
+        terms[1] = -t.alpha() * b_h;
+        let mut r: Vec<f64> = (1..order).map(|back| step.r(back)).collect();
+        if corrector {
+            r.push(1.0);
+        }
+        let weights = match (corrector, order) {
+            (false, 1) => vec![],
+            // As the authors' code has it.
+            (false, 2) | (true, 1) => vec![0.5],
+            _ => unipc_weights(h, &r),
+        };
+        for (j, (weight, r)) in weights.iter().zip(&r).enumerate() {
+            let weight = -t.alpha() * b_h * weight / r;
+            // The corrector's last weight is that of the new evaluation.
+            let of = if j + 1 < order { j + 2 } else { 0 };
+            terms[of] += weight;
+            terms[1] -= weight;
+        }
+        terms
+    };
+    (0..orders.len())
+        .map(|i| {
+            let (s, t) = (nodes[i], nodes[i + 1]);
+            let scale = t.sigma() / s.sigma();
+            let predicted = terms(i, orders[i], false);
+            let mut sample = predicted[1..].to_vec();
+            if i > 0 {
+                let order = orders[i - 1];
+                let change = terms(i - 1, order, true).into_iter().zip(terms(i - 1, order, false)).map(|(c, p)| c - p);
+                for (k, change) in change.enumerate() {
+                    if k == sample.len() {
+                        sample.push(0.0);
+                    }
+                    sample[k] += scale * change;
+                }
+            }
+            Row { x: scale, sample, ..blank(s) }
+        })
+        .collect()
+}

@@ -1,0 +1,107 @@
+//! Samplers of higher order on a mixture whose probability flow is known exactly: the observed order of accuracy.
+
+use diffusion::oracle::Mixture;
+use diffusion::{Multistep, Node, Prediction};
+
+/// Three Gaussians on a line, under the continuous VP chain β(t) = 0.1 + 19.9 t.
+fn mixture() -> Mixture {
+    Mixture::on_line(&[(0.3, -1.0, 0.16), (0.5, 0.3, 0.25), (0.2, 1.2, 0.09)]).unwrap()
+}
+
+fn alpha_cumprod(t: f64) -> f64 {
+    (-(0.1 * t + 0.5 * 19.9 * t * t)).exp()
+}
+
+/// The node of a λ, by bisection over t.
+fn node(lambda: f64) -> Node {
+    let at = |t: f64| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) };
+    let (mut low, mut high) = (0.0, 2.0);
+    for _ in 0..200 {
+        let middle = 0.5 * (low + high);
+        if at(middle).lambda() > lambda { low = middle } else { high = middle }
+    }
+    at(0.5 * (low + high))
+}
+
+/// The greatest error over starting points, going from t = 1 to 1e-3 in so many steps, even in λ.
+fn error(sampler: Multistep, steps: usize) -> f64 {
+    let data = mixture();
+    let ends = [1.0, 1e-3].map(|t| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) });
+    let (first, last) = (ends[0].lambda(), ends[1].lambda());
+    let nodes: Vec<Node> = (0..=steps).map(|i| node(first + (last - first) * i as f64 / steps as f64)).collect();
+    let table = sampler.table(&nodes, None).unwrap();
+    let starts: Vec<f64> = (0..41).map(|i| -2.5 + 0.125 * f64::from(i)).collect();
+    let model = |x: &[f64], t: f64| x.iter().map(|&x| data.epsilon(&[x], alpha_cumprod(t))[0]).collect();
+    let got = table.run(&starts, model, Prediction::Epsilon, |_| unreachable!("no noise")).unwrap();
+    let exact = |x: f64| data.flow(x, nodes[0].alpha_cumprod, nodes[steps].alpha_cumprod).unwrap();
+    starts.iter().zip(got).map(|(&x, got)| (got - exact(x)).abs()).fold(0.0, f64::max)
+}
+
+/// Between 160 and 640 steps an error falls as steps^−order.
+#[test]
+fn the_observed_order_is_the_promised_one() {
+    use Multistep::*;
+    for (sampler, order) in [
+        (Dpmpp1, 1.0),
+        (Heun, 2.0),
+        (Dpmpp2m, 2.0),
+        (Dpmpp3m, 3.0),
+        (Dpmpp3mDiffusers, 2.0),
+        (Unipc1, 2.0),
+        (Unipc2, 3.0),
+        (Unipc3, 4.0),
+        (Ipndm4, 2.0),
+        (Deis3, 3.0),
+    ] {
+        let (coarse, middle, fine) = (error(sampler, 160), error(sampler, 320), error(sampler, 640));
+        let observed = (coarse / fine).log2() / 2.0;
+        println!("{:<20} {coarse:.1e} {middle:.1e} {fine:.1e}  order {observed:.2}", sampler.name());
+        assert!((observed - order).abs() <= 0.15, "{}: order {observed:.2}, not {order}", sampler.name());
+    }
+}
+
+/// One step of any of them is DDIM's.
+#[test]
+fn the_first_step_is_ddims() {
+    let nodes = [0.9, 0.4].map(|t| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) });
+    let model = |x: &[f64], t: f64| vec![mixture().epsilon(x, alpha_cumprod(t))[0]];
+    let run = |sampler: Multistep| {
+        let table = sampler.table(&nodes, None).unwrap();
+        // Heun's second row makes it another method.
+        let table = diffusion::SolverTable { rows: table.rows[..1].to_vec(), ..table };
+        table.run(&[0.7], model, Prediction::Epsilon, |_| vec![0.0]).unwrap()[0]
+    };
+    let ddim = run(Multistep::Dpmpp1);
+    for (name, sampler) in Multistep::ALL {
+        assert_eq!(name.parse::<Multistep>().unwrap(), sampler);
+        if sampler != Multistep::DpmppSde2m {
+            assert!((run(sampler) - ddim).abs() < 1e-12, "{name}: {} {ddim}", run(sampler));
+        }
+    }
+}
+
+/// The SDE's step keeps the variance of Gaussian noise: what has no signal stays N(0, 1).
+#[test]
+fn the_stochastic_step_keeps_the_variance() {
+    let nodes = [1.0, 0.5, 0.2].map(|t| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) });
+    for row in Multistep::DpmppSde2m.table(&nodes, None).unwrap().rows {
+        // For data at 0, x_t = σ z: the mean shrinks by x, and the noise makes up for it.
+        let s = 1.0 - row.alpha_cumprod;
+        let t = 1.0 - nodes[nodes.iter().position(|n| n.timestep == row.timestep).unwrap() + 1].alpha_cumprod;
+        assert!((row.x * row.x * s + row.noise * row.noise - t).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn what_cannot_be_walked_is_refused() {
+    let node = |alpha_cumprod| Node { timestep: 1.0, alpha_cumprod };
+    for nodes in [vec![], vec![node(0.5)], vec![node(0.0), node(0.5)], vec![node(0.5), node(0.4)]] {
+        for (_, sampler) in Multistep::ALL {
+            assert!(sampler.table(&nodes, None).is_err());
+        }
+    }
+    for (_, sampler) in Multistep::ALL {
+        let table = sampler.table(&[node(0.1), node(0.5), node(0.9), Node::DATA], Some(1.0)).unwrap();
+        table.check().unwrap();
+    }
+}
