@@ -9,11 +9,12 @@ writes the same bytes. Networks run in float64 from float32 weights: a golden is
 
 import sys
 
+from goldens_multistep import multistep
 from goldens_sample import sample
 from goldens_schedules import schedules
 from goldens_unet import formula, unet
 
-JOBS = {job.__name__: job for job in (unet, formula, sample, schedules)}
+JOBS = {job.__name__: job for job in (unet, formula, sample, schedules, multistep)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or JOBS:

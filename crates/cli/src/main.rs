@@ -1,7 +1,9 @@
 //! The program `ddpm`.
 
 mod bench;
+mod evaluate;
 mod inspect;
+mod interpolate;
 mod predict;
 mod sample;
 mod schedule;
@@ -64,6 +66,8 @@ enum Command {
     Predict(predict::Arguments),
     Inspect(inspect::Arguments),
     Schedule(schedule::Arguments),
+    Evaluate(evaluate::Arguments),
+    Interpolate(interpolate::Arguments),
     /// Measure how fast this machine trains and samples a preset
     Bench(bench::Arguments),
 }
@@ -136,6 +140,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Predict(arguments) => predict::run(arguments, &global),
         Command::Inspect(arguments) => inspect::run(arguments, &global),
         Command::Schedule(arguments) => schedule::run(arguments, &global),
+        Command::Evaluate(arguments) => evaluate::run(arguments, &global),
+        Command::Interpolate(arguments) => interpolate::run(arguments, &global),
         Command::Bench(arguments) => bench::run(arguments, &global),
     })
 }

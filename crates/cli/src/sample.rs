@@ -9,6 +9,7 @@ use ddpm::diffusion::{Grid, SchedulerConfig, TimestepSpacing, Variance};
 use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
 
+use crate::evaluate::read_denoising;
 use crate::terminal::Progress;
 use crate::{Global, height_width, usage};
 
@@ -49,6 +50,9 @@ pub struct Arguments {
     /// Visit exactly these timesteps, e.g. 999,750,500,250,0
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["steps", "spacing", "grid"], value_name = "T,…")]
     timesteps: Option<Vec<usize>>,
+    /// Go along the best chain of --steps with the best variances, by what `ddpm evaluate --denoising` measured
+    #[arg(long, conflicts_with_all = ["spacing", "grid", "timesteps", "variance"], requires = "steps", value_name = "FILE")]
+    denoising: Option<PathBuf>,
     /// DDIM's noise: 0 is none, 1 as much as ancestral sampling
     #[arg(long, default_value_t = 0.0, value_name = "ETA")]
     eta: f64,
@@ -111,6 +115,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         pipeline.scheduler.clip_sample = clip;
     }
     let table = match &arguments.timesteps {
+        _ if arguments.denoising.is_some() => along_best_chain(&arguments, sampler, &pipeline.scheduler)?,
         Some(list) => {
             let variance_type = variance.unwrap_or(pipeline.scheduler.variance_type);
             sampler.table_over(&SchedulerConfig { variance_type, ..pipeline.scheduler.clone() }, list)?
@@ -282,4 +287,23 @@ fn read_noise(path: &Path, n: usize) -> anyhow::Result<Images> {
         }
     }
     Ok(Images { n, height, width, channels, pixels })
+}
+
+/// Ancestral sampling or DDIM over the timesteps that cost the fewest bits; ancestral steps have their best variances.
+fn along_best_chain(
+    arguments: &Arguments,
+    sampler: Sampler,
+    scheduler: &SchedulerConfig,
+) -> anyhow::Result<ddpm::diffusion::SolverTable> {
+    let (Some(path), Some(steps)) = (&arguments.denoising, arguments.steps) else {
+        return Err(usage("--denoising wants --steps"));
+    };
+    let schedule = scheduler.noise_schedule()?;
+    let denoising = read_denoising(path, &schedule)?;
+    let list = denoising.best_timesteps(&schedule, steps).map_err(usage)?;
+    if sampler != Sampler::Ddpm {
+        return Ok(sampler.table_over(scheduler, &list)?);
+    }
+    let variances: Vec<f64> = denoising.log_variances(&schedule, &list)?.into_iter().map(f64::exp).collect();
+    Ok(ddpm::diffusion::solver::ddpm_with_variances(&schedule, &list, &variances, scheduler.clip())?)
 }

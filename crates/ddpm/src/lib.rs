@@ -31,6 +31,7 @@ pub use burn::tensor::Device;
 pub use data;
 pub use device::{DeviceError, device, devices};
 pub use diffusion;
+pub use evaluate;
 pub use kernels::{self, Keeping};
 pub use random;
 pub use sample::output::{self, Images, Output};

@@ -8,6 +8,7 @@
 //! | [`variance`] | log-variance of p(x_s \| x_t): fixed, learned, learned_range, optimal | Nichol & Dhariwal 2021 |
 //! | [`loss`] | loss weights per timestep: L_simple, min-SNR-γ, a list | Ho et al., Hang et al. 2023 |
 //! | [`bound`] | the variational bound term by term in bits/dim, and its derivatives | Ho et al. 2020 |
+//! | [`denoising`] | from the squared error at every t: best variances, best sub-chain, bits/dim of any | Watson et al., Bao et al. |
 //! | [`sampler_t`] | how training draws t: uniform, low-discrepancy, by importance | VDM, improved-diffusion |
 //! | [`solver`] | a sampler as a table of coefficients: DDPM, DDIM | Ho et al., Song et al. |
 //! | [`multistep`] | tables of higher order: DPM-Solver++, UniPC, iPNDM, PNDM, DEIS, Heun | Lu et al., Zhao et al., Zhang & Chen |
@@ -39,6 +40,7 @@
 #![deny(missing_docs)]
 
 pub mod bound;
+pub mod denoising;
 mod error;
 pub mod grid;
 pub mod loss;
@@ -54,6 +56,7 @@ pub mod timesteps;
 pub mod variance;
 
 pub use bound::{Cdf, VariationalBound};
+pub use denoising::{Denoising, StepVariance};
 pub use error::Error;
 pub use grid::{Grid, Node};
 pub use loss::LossWeight;

@@ -299,8 +299,14 @@ fn pndm(nodes: &[Node]) -> Vec<Row> {
     }
     let half = 0.5 * rows[0].epsilon[0];
     rows.push(Row { x: 1.0, epsilon: vec![half, -half], ..blank(nodes[1]) });
-    // The evaluation at node 1 counts once: the second step takes it and the first.
-    rows.extend((1..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(3)))));
+    rows.extend((1..steps).map(|i| {
+        let mut row = step(i).noise_step(adams_bashforth(i.min(3)));
+        if i <= 3 {
+            // The second evaluation of all served to begin with, and is not remembered.
+            row.epsilon.insert(i, 0.0);
+        }
+        row
+    }));
     rows
 }
 

@@ -2,12 +2,14 @@
 //! from noise to images along a solver table, and the files that samples go to ([`output`]).
 
 mod error;
+mod interpolate;
 pub mod output;
 mod pipeline;
 mod sampler;
 mod walk;
 
 pub use error::Error;
+pub use interpolate::{Between, Mix, interpolate};
 pub use pipeline::{Pipeline, read_scheduler, write as write_pipeline};
 pub use sampler::{Options, Sampler};
 pub use walk::{Request, Step, initial_noise, walk};

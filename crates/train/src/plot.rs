@@ -49,8 +49,31 @@ pub struct Series {
 /// Each series is a thin line through its points and, over it, a thick one of their moving average, since one batch's loss
 /// says little. `log_y` makes the value's axis logarithmic.
 pub fn loss_curve(path: &Path, title: &str, series: &[Series], log_y: bool) -> Result<(), PlotError> {
+    chart(path, &Chart { title, x: "step", y: "loss", log_y, smooth: true }, series)
+}
+
+/// What is around the lines of a chart.
+#[derive(Clone, Copy, Debug)]
+pub struct Chart<'a> {
+    /// Above it.
+    pub title: &'a str,
+    /// Name and unit of the horizontal axis.
+    pub x: &'a str,
+    /// Name and unit of the vertical axis.
+    pub y: &'a str,
+    /// The vertical axis is logarithmic.
+    pub log_y: bool,
+    /// Draw thick moving averages over thin lines; else thick lines.
+    pub smooth: bool,
+}
+
+/// Draws `series`, whose points ascend, and writes the picture as [`loss_curve`] does.
+///
+/// # Errors
+/// If it cannot be drawn or written.
+pub fn chart(path: &Path, chart: &Chart, series: &[Series]) -> Result<(), PlotError> {
     let fail = |reason: String| PlotError::Draw { path: path.to_owned(), reason };
-    let picture = draw(title, series, log_y).map_err(|e| fail(e.to_string()))?;
+    let picture = draw(chart, series).map_err(|e| fail(e.to_string()))?;
     let mut png = io::Cursor::new(Vec::new());
     picture.write_to(&mut png, ImageFormat::Png).map_err(|e| fail(e.to_string()))?;
 
@@ -82,7 +105,8 @@ const COLORS: [RGBColor; 6] = [
 
 type DrawError = Box<dyn std::error::Error>;
 
-fn draw(title: &str, series: &[Series], log_y: bool) -> Result<RgbImage, DrawError> {
+fn draw(look: &Chart, series: &[Series]) -> Result<RgbImage, DrawError> {
+    let Chart { title, log_y, .. } = *look;
     register_font()?;
     let lines: Vec<Series> = series.iter().map(|s| drawable(s, log_y)).collect();
     let points = || lines.iter().flat_map(|s| &s.points);
@@ -115,8 +139,8 @@ fn draw(title: &str, series: &[Series], log_y: bool) -> Result<RgbImage, DrawErr
             .set_all_tick_mark_size(px(4))
             .label_style(text(14))
             .axis_desc_style(text(15))
-            .x_desc("step")
-            .y_desc("loss")
+            .x_desc(look.x)
+            .y_desc(look.y)
             .x_label_formatter(&|&x| count(x))
             .y_label_formatter(&|&y| number(if log_y { 10f64.powf(y) } else { y }))
             .draw()?;
@@ -128,7 +152,7 @@ fn draw(title: &str, series: &[Series], log_y: bool) -> Result<RgbImage, DrawErr
         for (s, color) in lines.iter().zip(COLORS.iter().cycle()) {
             // Piece by piece with round joints: plotters draws a thick polyline's sharp turns as long spikes.
             let thick = color.stroke_width(2 * px(1) + 1);
-            let smooth = smooth(&s.points);
+            let smooth = if look.smooth { smooth(&s.points) } else { s.points.clone() };
             chart.draw_series(smooth.iter().map(|&p| Circle::new(p, px(1), color.filled())))?;
             let line = chart.draw_series(smooth.windows(2).map(|ends| PathElement::new(ends, thick)))?;
             if !s.name.is_empty() {

@@ -11,8 +11,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub(crate) const FORMAT: Format = Format {
-    expected: "a folder of PNG, JPEG, WebP or GIF files (subfolders are classes)",
-    recognise: Path::is_dir,
+    expected: "a folder of PNG, JPEG, WebP or GIF files (subfolders are classes), or one such file",
+    recognise: |path| path.is_dir() || path.is_file() && READ.contains(&extension(path).as_str()),
     open,
 };
 
@@ -27,9 +27,12 @@ const TRAIN: [&str; 2] = ["train", "training"];
 const TEST: [&str; 6] = ["test", "testing", "val", "valid", "validation", "eval"];
 
 fn open(path: &Path, options: &Options) -> Result<Found> {
-    let root = split_folder(path, options.split)?;
+    let root = if path.is_file() { path.to_owned() } else { split_folder(path, options.split)? };
     let mut walk = Walk::default();
-    walk.folder(&root);
+    match path.is_file() {
+        true => walk.images.push(path.to_owned()),
+        false => walk.folder(&root),
+    }
     walk.bad.extend(walk.unread.drain(..).map(|file| {
         let kind = extension(&file).to_uppercase();
         (file, format!("{kind} files are not read; convert it to PNG, JPEG or WebP"))

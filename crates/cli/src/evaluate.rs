@@ -1,0 +1,299 @@
+//! `ddpm evaluate`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use ddpm::data::{self, ImageSet, Split};
+use ddpm::diffusion::{Denoising, NoiseSchedule, StepVariance, Variance, timesteps};
+use ddpm::evaluate::{Chain, Images, Likelihood, likelihood};
+use ddpm::train::plot::{self, Chart, Series};
+use ddpm::{Pipeline, weights};
+use serde::Serialize;
+
+use crate::sample::word;
+use crate::terminal::{Progress, duration};
+use crate::{Global, usage};
+
+/// Measure what a model is worth: the variational bound in bits/dim, term by term.
+///
+/// nll is Ho et al.'s bound on −log₂ p(x) of held-out images: prior, one term for each reverse step, and the decoder. It
+/// takes as many evaluations of the network for each image as the chain has steps. With --schedule the same pass says
+/// what shorter chains would cost, finds the best ones, and checks it.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  ddpm evaluate runs/fashion\n  \
+    ddpm evaluate runs/fashion --data FOLDER -n 1000 --plot rate.png --json\n  \
+    ddpm evaluate runs/fashion --steps 50 --variance fixed_small      the bound of a chain of 50 steps\n  \
+    ddpm evaluate runs/fashion --schedule --denoising mt.json         what shorter chains cost, and the best ones\n  \
+    ddpm sample runs/fashion --denoising mt.json --steps 25           sample along the best chain of 25")]
+pub struct Arguments {
+    /// A run, a checkpoint or a diffusers folder
+    model: PathBuf,
+    /// Images to measure; by default the held-out part of the built-in ones
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// The training images of a set that is divided, instead of the held-out ones
+    #[arg(long)]
+    train: bool,
+    /// What is measured
+    #[arg(long, default_value = "nll", value_delimiter = ',', value_name = "NAME,…")]
+    metrics: Vec<String>,
+    /// How many of the images, the first ones; 0 for all
+    #[arg(short, long, default_value_t = 128, value_name = "N")]
+    n: usize,
+    /// Noise draws for each image and timestep
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    draws: usize,
+    /// The bound of a chain of so many steps, even in t; by default all of the model's
+    #[arg(long, value_name = "K")]
+    steps: Option<usize>,
+    /// The bound of the chain over these timesteps
+    #[arg(long, value_delimiter = ',', conflicts_with = "steps", value_name = "T,…")]
+    timesteps: Option<Vec<usize>>,
+    /// The steps' variance: fixed_small, fixed_large, learned or learned_range; by default the model's
+    #[arg(long, value_name = "KIND")]
+    variance: Option<String>,
+    /// Clip every prediction of the image to the range of pixels; by default the model's choice
+    #[arg(long, value_name = "BOOL")]
+    clip_sample: Option<bool>,
+    /// Predict from the whole chain what shorter ones cost, and measure them too
+    #[arg(long, conflicts_with_all = ["steps", "timesteps"])]
+    schedule: bool,
+    /// Lengths of the chains of --schedule
+    #[arg(long, value_delimiter = ',', default_value = "8,16,25,50,100", value_name = "K,…")]
+    lengths: Vec<usize>,
+    /// Write the squared error at every timestep, from which `ddpm sample` takes the best chain and its variances
+    #[arg(long, conflicts_with_all = ["steps", "timesteps"], value_name = "FILE")]
+    denoising: Option<PathBuf>,
+    /// Draw the rate–distortion curve: a PNG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Noisy images that go through the network at once; never changes a number
+    #[arg(long, default_value_t = 64, value_name = "B")]
+    batch_size: usize,
+}
+
+/// What is printed with --json.
+#[derive(Serialize)]
+struct Report {
+    nll: Likelihood,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    schedule: Vec<Row>,
+}
+
+/// Chains of one length.
+#[derive(Serialize)]
+struct Row {
+    steps: usize,
+    kind: &'static str,
+    predicted: f64,
+    measured: f64,
+    timesteps: Vec<usize>,
+}
+
+pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+    if let Some(other) = arguments.metrics.iter().find(|name| *name != "nll") {
+        return Err(usage(format!("--metrics {other}: unknown; there is nll")));
+    }
+    if arguments.draws == 0 || arguments.batch_size == 0 {
+        return Err(usage("--draws and --batch-size must be at least 1"));
+    }
+    let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
+    let device = global.device()?;
+    let mut pipeline = Pipeline::load(&arguments.model, &device)?;
+    if let Some(clip) = arguments.clip_sample {
+        pipeline.scheduler.clip_sample = clip;
+    }
+    let set = open(&arguments, &pipeline)?;
+    let (pixels, labels) = read(&arguments, &pipeline, &set)?;
+    let images = Images {
+        pixels: &pixels,
+        shape: [set.height(), set.width(), set.channels()],
+        labels: labels.as_deref(),
+    };
+    let schedule = pipeline.scheduler.noise_schedule()?;
+    let total = schedule.len();
+    let list = match (&arguments.timesteps, arguments.steps) {
+        (Some(list), _) => timesteps::explicit(total, list).map_err(usage)?,
+        (None, Some(steps)) => timesteps::space_timesteps(total, &steps.to_string()).map_err(usage)?,
+        (None, None) => timesteps::all(total),
+    };
+    let chain = Chain {
+        schedule: &schedule,
+        prediction: pipeline.scheduler.prediction_type,
+        variance: variance.unwrap_or(pipeline.scheduler.variance_type),
+        log_variances: None,
+        timesteps: &list,
+        clip_sample: pipeline.scheduler.clip(),
+        draws: arguments.draws,
+        batch_size: arguments.batch_size,
+        seed: arguments.seed,
+    };
+    let nll = measure("evaluate", &pipeline, images, &chain, global)?;
+    let denoising = nll.denoising();
+    if let Some(path) = &arguments.denoising {
+        weights::whole::write_file(path, |file| {
+            use std::io::Write;
+            file.write_all(serde_json::to_string(&denoising).unwrap_or_default().as_bytes())
+        })?;
+    }
+    if let Some(path) = &arguments.plot {
+        plot(path, &nll)?;
+    }
+    let rows = match arguments.schedule {
+        true => shorter(&arguments, &pipeline, images, &chain, &denoising, global)?,
+        false => Vec::new(),
+    };
+    if global.json {
+        println!("{}", serde_json::to_string(&Report { nll, schedule: rows })?);
+        return Ok(());
+    }
+    print(&nll, &set);
+    if !rows.is_empty() {
+        print_schedule(&rows, nll.bits_per_dim, total);
+    }
+    Ok(())
+}
+
+fn open(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<ImageSet> {
+    let config = pipeline.unet.config();
+    let options = data::Options {
+        resolution: config.sample_size.map(|size| size.height_width()),
+        channels: Some(config.in_channels),
+        split: if arguments.train { Split::Train } else { Split::Test },
+        ..data::Options::default()
+    };
+    Ok(match &arguments.data {
+        None => data::builtin(&options)?,
+        Some(path) => match data::open(path, &options) {
+            // A set that is not divided is measured whole.
+            Err(data::Error::NoHeldOut { .. }) => data::open(path, &data::Options { split: Split::Train, ..options })?,
+            set => set?,
+        },
+    })
+}
+
+/// The images in [-1, 1], and their classes where the network has classes.
+fn read(arguments: &Arguments, pipeline: &Pipeline, set: &ImageSet) -> anyhow::Result<(Vec<f32>, Option<Vec<u32>>)> {
+    let n = if arguments.n == 0 { set.len() } else { arguments.n.min(set.len()) };
+    let mut bytes = vec![0; n * set.height() * set.width() * set.channels()];
+    set.read(&(0..n).collect::<Vec<_>>(), &mut bytes)?;
+    let pixels = bytes.into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let labels = match (pipeline.unet.config().num_class_embeds, set.labels()) {
+        (None, _) => None,
+        (Some(_), Some(labels)) => Some(labels[..n].to_vec()),
+        (Some(_), None) => anyhow::bail!("the network has classes, but {} has no labels", set.name()),
+    };
+    Ok((pixels, labels))
+}
+
+fn measure(
+    name: &'static str,
+    pipeline: &Pipeline,
+    images: Images,
+    chain: &Chain,
+    global: &Global,
+) -> anyhow::Result<Likelihood> {
+    let [height, width, channels] = images.shape;
+    let total = images.pixels.len() / (height * width * channels).max(1) * chain.timesteps.len() * chain.draws;
+    let mut progress = Progress::new(name, total as u64, 0, global.quiet);
+    let start = Instant::now();
+    let result = likelihood(&pipeline.unet, images, chain, |done, of| {
+        let left = start.elapsed().as_secs_f64() * (of - done) as f64 / done as f64;
+        let speed = done as f64 / start.elapsed().as_secs_f64();
+        progress.set(done as u64, || format!("{speed:.0} evaluations/s"));
+        progress.line_every(Duration::from_secs(10), || {
+            format!("{done} of {of} noisy images, {speed:.0} a second, {} left", duration(left))
+        });
+        true
+    });
+    progress.finish();
+    result.with_context(|| format!("evaluating {}", pipeline.root.display()))
+}
+
+/// Predicts and measures the bound of shorter chains, with other noise than the prediction was made from.
+fn shorter(
+    arguments: &Arguments,
+    pipeline: &Pipeline,
+    images: Images,
+    chain: &Chain,
+    denoising: &Denoising,
+    global: &Global,
+) -> anyhow::Result<Vec<Row>> {
+    let schedule: &NoiseSchedule = chain.schedule;
+    let mut rows = Vec::new();
+    for &steps in &arguments.lengths {
+        let even = timesteps::space_timesteps(schedule.len(), &steps.to_string()).map_err(usage)?;
+        let best = denoising.best_timesteps(schedule, steps).map_err(usage)?;
+        let fixed = |kind| StepVariance::Fixed(kind);
+        for (kind, list, variance) in [
+            ("even, fixed_large", &even, fixed(Variance::FixedLarge)),
+            ("even, fixed_small", &even, fixed(Variance::FixedSmall)),
+            ("even, optimal", &even, StepVariance::Optimal),
+            ("best, optimal", &best, StepVariance::Optimal),
+        ] {
+            let log_variances = denoising.log_variances(schedule, list)?;
+            let (kind_of_step, given) = match variance {
+                StepVariance::Fixed(kind) => (kind, None),
+                StepVariance::Optimal => (chain.variance, Some(log_variances.as_slice())),
+            };
+            let short = Chain {
+                timesteps: list,
+                variance: kind_of_step,
+                log_variances: given,
+                seed: chain.seed + 1,
+                ..chain.clone()
+            };
+            let measured = measure("schedule", pipeline, images, &short, global)?.bits_per_dim;
+            let predicted = denoising.bits(schedule, list, variance)?;
+            rows.push(Row { steps, kind, predicted, measured, timesteps: list.clone() });
+        }
+    }
+    Ok(rows)
+}
+
+/// Distortion over rate, as Ho et al.'s figure 5.
+fn plot(path: &Path, nll: &Likelihood) -> anyhow::Result<()> {
+    let points = nll.rate_distortion().into_iter().map(|(_, rate, rmse)| (rate, rmse)).collect();
+    let title = format!("{:.3} bits/dim: rate {:.3}, distortion {:.3}", nll.bits_per_dim, nll.rate, nll.distortion);
+    let (x, y) = ("rate, bits/dim", "distortion, RMSE of 0 to 255");
+    let look = Chart { title: &title, x, y, log_y: false, smooth: false };
+    Ok(plot::chart(path, &look, &[Series { name: String::new(), points }])?)
+}
+
+fn print(nll: &Likelihood, set: &ImageSet) {
+    println!("{} images of {}, {} evaluations each", nll.images, set.name(), nll.evaluations * nll.draws);
+    println!("bits/dim    {:>9.4} ± {:.4}", nll.bits_per_dim, nll.standard_error);
+    println!("rate        {:>9.4}   (prior {:.2e})", nll.rate, nll.prior);
+    println!("distortion  {:>9.4}", nll.distortion);
+    println!("\n{:>9} {:>12} {:>12} {:>14}", "timestep", "bits to here", "term", "RMSE of x̂0");
+    let curve = nll.rate_distortion();
+    let every = curve.len().div_ceil(16);
+    for (i, (&(t, rate, rmse), point)) in curve.iter().zip(&nll.points).enumerate() {
+        if i % every == 0 || i + 1 == curve.len() {
+            println!("{t:>9} {rate:>12.4} {:>12.5} {rmse:>14.2}", point.bits);
+        }
+    }
+}
+
+fn print_schedule(rows: &[Row], whole: f64, total: usize) {
+    println!("\n{:>6}  {:<18} {:>10} {:>10} {:>11}", "steps", "chain", "predicted", "measured", "difference");
+    for Row { steps, kind, predicted, measured, .. } in rows {
+        println!("{steps:>6}  {kind:<18} {predicted:>10.4} {measured:>10.4} {:>11.4}", measured - predicted);
+    }
+    println!("{total:>6}  {:<18} {:>10} {whole:>10.4}", "all, the model's", "");
+}
+
+/// Reads what --denoising wrote.
+pub fn read_denoising(path: &Path, schedule: &NoiseSchedule) -> anyhow::Result<Denoising> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
+    let denoising: Denoising =
+        serde_json::from_str(&text).with_context(|| format!("{name}: not what `ddpm evaluate --denoising` writes"))?;
+    denoising.check(schedule).with_context(|| format!("{name}: does not fit the model"))?;
+    Ok(denoising)
+}

@@ -1,0 +1,109 @@
+//! `ddpm evaluate`, `ddpm interpolate`, and the samplers of few steps, as a user calls them.
+
+mod common;
+
+use common::*;
+use predicates::str::contains;
+use serde_json::Value;
+
+fn place_with_model() -> Place {
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    place
+}
+
+fn json(place: &Place, arguments: &[&str]) -> Value {
+    let output = place.ddpm(arguments).args(["--json", "--quiet"]).assert().success().get_output().stdout.clone();
+    serde_json::from_slice(&output).unwrap()
+}
+
+const DATA: [&str; 2] = ["--data", "train-images-idx3-ubyte"];
+
+#[test]
+fn the_bound_adds_up_and_depends_on_no_batch() {
+    let place = place_with_model();
+    let run = |more: &[&str]| json(&place, &[&["evaluate", "run", "-n", "5"], &DATA[..], more].concat());
+    let nll = run(&["--batch-size", "7", "--threads", "1"])["nll"].clone();
+    let number = |key: &str| nll[key].as_f64().unwrap();
+    assert_eq!((nll["images"].as_u64(), nll["evaluations"].as_u64()), (Some(5), Some(50)));
+    assert!((number("rate") + number("distortion") - number("bits_per_dim")).abs() < 1e-9);
+    let terms: f64 = nll["points"].as_array().unwrap().iter().map(|point| point["bits"].as_f64().unwrap()).sum();
+    assert!((number("prior") + terms - number("bits_per_dim")).abs() < 1e-9);
+    assert_eq!(nll, run(&["--batch-size", "64", "--threads", "4"])["nll"]);
+    // All images, the last batch not full.
+    assert_eq!(run(&["-n", "0", "--steps", "3"])["nll"]["images"], 40);
+    let mut table = place.ddpm(&["evaluate", "run", "-n", "2", "--plot", "rd.png"]);
+    table.args(DATA).assert().success().stdout(contains("bits/dim")).stdout(contains("distortion"));
+    assert!(image::open(place.path("rd.png")).unwrap().width() > 500);
+}
+
+#[test]
+fn shorter_chains_are_predicted_measured_and_sampled() {
+    let place = place_with_model();
+    let command = ["evaluate", "run", "-n", "40", "--schedule", "--lengths", "5,10", "--denoising", "mt.json"];
+    let rows = json(&place, &[&command[..], &DATA].concat())["schedule"].as_array().unwrap().clone();
+    assert_eq!(rows.len(), 8);
+    let measured = |steps: u64, kind: &str| {
+        let row = rows.iter().find(|row| row["steps"] == steps && row["kind"] == kind).unwrap();
+        let (measured, predicted) = (row["measured"].as_f64().unwrap(), row["predicted"].as_f64().unwrap());
+        // With other noise than the prediction was made from, on 40 images of 64 pixels.
+        assert!((measured - predicted).abs() < 0.03 * predicted, "{row}");
+        measured
+    };
+    for steps in [5, 10] {
+        assert!(measured(steps, "best, optimal") <= measured(steps, "even, fixed_small") + 1e-9);
+        assert!(measured(steps, "best, optimal") <= measured(steps, "even, fixed_large") + 1e-9);
+    }
+    for sampler in ["ddpm", "ddim", "unipc-2"] {
+        let command = ["sample", "run", "-n", "2", "--denoising", "mt.json", "--steps", "5", "--sampler", sampler];
+        place.ddpm(&command).assert().success();
+    }
+    place.ddpm(&["sample", "run", "--denoising", "mt.json"]).assert().failure().code(2).stderr(contains("--steps"));
+    std::fs::write(place.path("torn.json"), "{\"mse\": [0.1").unwrap();
+    let torn = ["sample", "run", "--denoising", "torn.json", "--steps", "5"];
+    place.ddpm(&torn).assert().failure().code(1).stderr(contains("torn.json"));
+}
+
+#[test]
+fn every_sampler_draws_on_every_grid() {
+    let place = place_with_model();
+    for sampler in ["dpmpp-2m", "dpmpp-3m", "dpmpp-sde-2m", "unipc-3", "ipndm-4", "pndm", "deis-3", "heun", "ddim"] {
+        for grid in ["uniform", "quadratic", "log-snr", "karras"] {
+            let command = ["sample", "run", "-n", "2", "--steps", "6", "--sampler", sampler, "--grid", grid];
+            place.ddpm(&command).args(["-o", "s.safetensors", "--quiet"]).assert().success();
+            assert!(tensor(&place.path("s.safetensors"), "samples").data.iter().all(|x| x.is_finite()), "{sampler} {grid}");
+        }
+        place.ddpm(&["schedule", "run", "--sampler", sampler, "--steps", "5"]).assert().success();
+    }
+    let unknown = place.ddpm(&["sample", "run", "--sampler", "euler"]).assert().failure().code(2);
+    unknown.stderr(contains("unipc-3"));
+    place.ddpm(&["sample", "run", "--grid", "even"]).assert().failure().code(2).stderr(contains("log-snr"));
+}
+
+#[test]
+fn interpolations_begin_and_end_at_the_images() {
+    let place = place_with_model();
+    place.ddpm(&["sample", "run", "-n", "2", "--steps", "4", "--quiet", "-o", "pictures"]).assert().success();
+    let command = ["interpolate", "run", "pictures/000000.png", "pictures/000001.png", "--between", "5", "--steps", "4"];
+    place.ddpm(&command).args(["--at", "5,25,49", "--mix", "slerp", "-o", "line.png"]).assert().success();
+    let picture = image::open(place.path("line.png")).unwrap();
+    assert!(picture.width() > picture.height());
+    place.ddpm(&command).args(["--at", "50"]).assert().failure().code(1).stderr(contains("0 to 49"));
+    place.ddpm(&command).args(["--mix", "cubic"]).assert().failure().code(2).stderr(contains("slerp"));
+    let missing = ["interpolate", "run", "pictures/000000.png", "no.png"];
+    place.ddpm(&missing).assert().failure().code(1).stderr(contains("no.png"));
+}
+
+#[test]
+fn mistakes_are_named() {
+    let place = place_with_model();
+    let refused = |more: &[&str], code: i32, words: &str| {
+        place.ddpm(&["evaluate", "run"]).args(more).assert().failure().code(code).stderr(contains(words));
+    };
+    refused(&["--metrics", "nll,fid"], 2, "fid");
+    refused(&["--draws", "0"], 2, "--draws");
+    refused(&["--steps", "51"], 2, "51");
+    refused(&["--data", "nowhere"], 1, "nowhere");
+    refused(&["--steps", "5", "--schedule"], 2, "--schedule");
+    place.ddpm(&["evaluate", "nowhere"]).assert().failure().code(1).stderr(contains("nowhere"));
+}

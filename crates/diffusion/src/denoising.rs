@@ -1,0 +1,249 @@
+//! What a network's squared error at every t says about the bound: one measurement of T numbers, and the bits/dim of any
+//! sub-chain are known before it is run, its best variances are, and so is the best sub-chain.
+//!
+//! With M_t = E‖x_0 − x̂0‖²/D the step t → s under variance σ² costs ½(ln(σ²/β̃) − 1 + (β̃ + coef_x0² M_t)/σ²) nats per
+//! dimension. It depends on t and s alone, so the cheapest chain of K steps is a shortest path (Watson et al. 2021,
+//! arXiv 2106.03802), and the best σ² is [`optimal_variance`] (Bao et al. 2022).
+
+use std::f64::consts::LN_2;
+
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Posterior;
+use crate::variance::{optimal_rate, optimal_variance};
+use crate::{Error, NoiseSchedule, Variance};
+
+/// What was measured of a network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Denoising {
+    /// M_t for t = 0 … T−1, with the clipping that samplers use.
+    pub mse: Vec<f64>,
+    /// KL(q(x_T | x_0) ‖ N(0, I)) in bits/dim.
+    pub prior: f64,
+    /// The decoder's −log₂ p(x_0 | x_0 noised to t = 0) in bits/dim, by its log-variance, ascending.
+    pub decoder: Vec<(f64, f64)>,
+    /// Images that were measured.
+    pub images: usize,
+}
+
+/// The variance of a chain's steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepVariance {
+    /// β̃ or β.
+    Fixed(Variance),
+    /// σ*² of each step, and for the decoder the best there is.
+    Optimal,
+}
+
+impl Denoising {
+    /// Errors unless there are as many M_t as the chain has timesteps, all of them finite, and a decoder.
+    pub fn check(&self, schedule: &NoiseSchedule) -> Result<(), Error> {
+        if self.mse.len() != schedule.len() {
+            return Err(Error::Length { name: "mse", found: self.mse.len(), expected: schedule.len() });
+        }
+        if let Some(&value) = self.mse.iter().find(|mse| !(mse.is_finite() && **mse >= 0.0)) {
+            return Err(Error::Value { name: "mse", value, expected: "a finite number, 0 or more" });
+        }
+        if self.decoder.is_empty() || self.decoder.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+            return Err(Error::Length { name: "decoder, by ascending log-variance", found: self.decoder.len(), expected: 1 });
+        }
+        Ok(())
+    }
+
+    /// The best decoder: (log-variance, bits/dim).
+    pub fn best_decoder(&self) -> (f64, f64) {
+        self.decoder.iter().copied().fold((0.0, f64::INFINITY), |best, at| if at.1 < best.1 { at } else { best })
+    }
+
+    /// The decoder at a log-variance, between the measured ones.
+    fn decoder_at(&self, log_variance: f64) -> f64 {
+        let above = self.decoder.partition_point(|&(at, _)| at < log_variance);
+        match above {
+            0 => self.decoder[0].1,
+            above if above == self.decoder.len() => self.decoder[above - 1].1,
+            above => {
+                let ((x0, y0), (x1, y1)) = (self.decoder[above - 1], self.decoder[above]);
+                y0 + (log_variance - x0) / (x1 - x0) * (y1 - y0)
+            }
+        }
+    }
+
+    /// The bits/dim of the sub-chain over `timesteps` (descending, from T−1 to 0).
+    ///
+    /// # Errors
+    /// As [`Denoising::check`], and for another first or last timestep or a learned variance.
+    pub fn bits(&self, schedule: &NoiseSchedule, timesteps: &[usize], variance: StepVariance) -> Result<f64, Error> {
+        self.check(schedule)?;
+        let chain = schedule.respace(timesteps)?;
+        if timesteps[0] + 1 != schedule.len() || timesteps[timesteps.len() - 1] != 0 {
+            let message = "the prior and the decoder are known at t = T−1 and t = 0, where a chain has to begin and end";
+            return Err(Error::Unsupported(message.to_owned()));
+        }
+        let mut nats = 0.0;
+        for (i, pair) in timesteps.windows(2).enumerate() {
+            let (t, s) = (schedule.alpha_cumprod(pair[0]), schedule.alpha_cumprod(pair[1]));
+            let mse = self.mse[pair[0]];
+            nats += match variance {
+                StepVariance::Optimal => optimal_rate(t, s, mse),
+                StepVariance::Fixed(kind) => {
+                    let posterior = Posterior::between(t, s);
+                    let index = timesteps.len() - 1 - i;
+                    let log_variance = fixed(kind, &chain, index)?;
+                    let spread = optimal_variance(t, s, mse);
+                    0.5 * (log_variance - posterior.variance.ln() - 1.0 + spread * (-log_variance).exp())
+                }
+            };
+        }
+        let decoder = match variance {
+            StepVariance::Optimal => self.best_decoder().1,
+            StepVariance::Fixed(kind) => self.decoder_at(fixed(kind, &chain, 0)?),
+        };
+        Ok(self.prior + nats / LN_2 + decoder)
+    }
+
+    /// The log-variances of the steps of a sub-chain, in the order of `timesteps`; the last is the decoder's.
+    ///
+    /// # Errors
+    /// As [`Denoising::check`] and [`NoiseSchedule::respace`].
+    pub fn log_variances(&self, schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<Vec<f64>, Error> {
+        self.check(schedule)?;
+        crate::timesteps::check(timesteps, schedule.len())?;
+        let steps = timesteps.windows(2).map(|pair| {
+            optimal_variance(schedule.alpha_cumprod(pair[0]), schedule.alpha_cumprod(pair[1]), self.mse[pair[0]]).ln()
+        });
+        Ok(steps.chain([self.best_decoder().0]).collect())
+    }
+
+    /// The sub-chain of so many timesteps, T−1 and 0 among them, with the fewest bits under σ*²: the shortest path over all
+    /// of them, in O(steps·T²).
+    ///
+    /// # Errors
+    /// As [`Denoising::check`], and for fewer than two steps or more than T.
+    pub fn best_timesteps(&self, schedule: &NoiseSchedule, steps: usize) -> Result<Vec<usize>, Error> {
+        self.check(schedule)?;
+        let total = schedule.len();
+        if !(2..=total).contains(&steps) {
+            return Err(Error::Value { name: "steps", value: steps as f64, expected: "2 to the number of timesteps" });
+        }
+        // cost[t]: nats of the cheapest way from T−1 to t in so many steps as were made; from[k][t]: where it came from.
+        let mut cost = vec![f64::INFINITY; total];
+        cost[total - 1] = 0.0;
+        let mut from = Vec::with_capacity(steps - 1);
+        for _ in 1..steps {
+            let (mut next, mut before) = (vec![f64::INFINITY; total], vec![0; total]);
+            for (s, (next, before)) in next.iter_mut().zip(&mut before).enumerate() {
+                let at = schedule.alpha_cumprod(s);
+                for t in s + 1..total {
+                    if cost[t].is_finite() {
+                        let way = cost[t] + optimal_rate(schedule.alpha_cumprod(t), at, self.mse[t]);
+                        if way < *next {
+                            (*next, *before) = (way, t);
+                        }
+                    }
+                }
+            }
+            cost = next;
+            from.push(before);
+        }
+        let mut timesteps = vec![0];
+        for before in from.iter().rev() {
+            timesteps.push(before[timesteps[timesteps.len() - 1]]);
+        }
+        timesteps.reverse();
+        Ok(timesteps)
+    }
+}
+
+fn fixed(kind: Variance, chain: &NoiseSchedule, index: usize) -> Result<f64, Error> {
+    match kind {
+        Variance::FixedSmall | Variance::FixedLarge => Ok(kind.log_variance(chain, index).max),
+        _ => Err(Error::Unsupported("a learned variance is not known from the squared error".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BetaSchedule;
+    use crate::oracle::Gaussian;
+
+    fn schedule(total: usize) -> NoiseSchedule {
+        NoiseSchedule::new(BetaSchedule::Linear, 0.1 / total as f64, 20.0 / total as f64, total).unwrap()
+    }
+
+    /// The exact denoiser of N(0, s²): M_t in closed form.
+    fn exact(schedule: &NoiseSchedule, variance: f64) -> Denoising {
+        let data = Gaussian { mean: 0.0, variance };
+        let mse = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha)).collect();
+        Denoising { mse, prior: 0.0, decoder: vec![(-5.0, 2.0), (-4.0, 1.0), (-3.0, 3.0)], images: 1 }
+    }
+
+    /// With the reverse kernel exact, a step t → s costs I(x_0; x_s) − I(x_0; x_t), whatever is left out between.
+    #[test]
+    fn an_exact_denoiser_pays_the_information_on_any_chain() {
+        let schedule = schedule(200);
+        let (denoising, data) = (exact(&schedule, 0.3), Gaussian { mean: 0.0, variance: 0.3 });
+        let information = |t: usize| data.information(schedule.alpha_cumprod(t));
+        for timesteps in [vec![199, 0], vec![199, 120, 3, 0], (0..200).rev().collect()] {
+            let bits = denoising.bits(&schedule, &timesteps, StepVariance::Optimal).unwrap();
+            let expected = (information(0) - information(199)) / LN_2 + 1.0;
+            assert!((bits - expected).abs() < 1e-12, "{bits} {expected}");
+            // No fixed variance is better but for its decoder.
+            for kind in [Variance::FixedSmall, Variance::FixedLarge] {
+                assert!(denoising.bits(&schedule, &timesteps, StepVariance::Fixed(kind)).unwrap() >= bits - 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_timesteps_are_those_of_trying_all() {
+        let schedule = schedule(12);
+        // A network that is worse than exact, and worst in the middle.
+        let mut denoising = exact(&schedule, 0.5);
+        for (t, mse) in denoising.mse.iter_mut().enumerate() {
+            *mse *= 1.0 + 0.4 * (t as f64 / 3.0).sin().abs();
+        }
+        for steps in 2..=12 {
+            let best = denoising.best_timesteps(&schedule, steps).unwrap();
+            assert_eq!((best.len(), best[0], best[steps - 1]), (steps, 11, 0));
+            let bits = |timesteps: &[usize]| denoising.bits(&schedule, timesteps, StepVariance::Optimal).unwrap();
+            let least = (0u32..1 << 10)
+                .filter(|inner| inner.count_ones() as usize == steps - 2)
+                .map(|inner| {
+                    let middle = (1..11).rev().filter(|t| inner >> (t - 1) & 1 == 1);
+                    bits(&std::iter::once(11).chain(middle).chain([0]).collect::<Vec<_>>())
+                })
+                .fold(f64::INFINITY, f64::min);
+            assert!((bits(&best) - least).abs() < 1e-12);
+        }
+        assert!(denoising.best_timesteps(&schedule, 1).is_err());
+        assert!(denoising.best_timesteps(&schedule, 13).is_err());
+    }
+
+    #[test]
+    fn variances_are_the_optimal_ones_and_the_best_decoders() {
+        let schedule = schedule(50);
+        let denoising = exact(&schedule, 1.0);
+        let log_variances = denoising.log_variances(&schedule, &[49, 20, 0]).unwrap();
+        // For data of unit variance σ*² is β (Ho et al., section 3.2).
+        let beta = |t: usize, s: usize| 1.0 - schedule.alpha_cumprod(t) / schedule.alpha_cumprod(s);
+        assert!((log_variances[0] - beta(49, 20).ln()).abs() < 1e-12);
+        assert!((log_variances[1] - beta(20, 0).ln()).abs() < 1e-12);
+        assert_eq!(log_variances[2], -4.0);
+        assert!((denoising.decoder_at(-4.5) - 1.5).abs() < 1e-12);
+        assert_eq!((denoising.decoder_at(-9.0), denoising.decoder_at(0.0)), (2.0, 3.0));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let schedule = schedule(50);
+        let denoising = exact(&schedule, 1.0);
+        let optimal = StepVariance::Optimal;
+        assert!(denoising.bits(&schedule, &[48, 0], optimal).is_err());
+        assert!(denoising.bits(&schedule, &[49, 1], optimal).is_err());
+        assert!(denoising.bits(&schedule, &[49, 0], StepVariance::Fixed(Variance::Learned)).is_err());
+        assert!(Denoising { mse: vec![0.1; 49], ..denoising.clone() }.check(&schedule).is_err());
+        assert!(Denoising { mse: vec![f64::NAN; 50], ..denoising.clone() }.check(&schedule).is_err());
+        assert!(Denoising { decoder: vec![], ..denoising }.check(&schedule).is_err());
+    }
+}

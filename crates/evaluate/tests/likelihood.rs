@@ -1,0 +1,161 @@
+//! The bound of a small network with stored weights: against one image at a time computed here, against what the squared
+//! error alone predicts, and for any batch size.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use diffusion::bound::discretized_gaussian_nll;
+use diffusion::{BetaSchedule, Cdf, NoiseSchedule, Prediction, StepVariance, Variance};
+use evaluate::{Chain, Images, Likelihood, likelihood};
+use random::{Random, Stream};
+use unet::{Config, Unet};
+use weights::read_safetensors;
+
+fn network(name: &str) -> Unet {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../unet/tests/goldens").join(name);
+    let config = Config::read(&folder.join("config.json")).unwrap();
+    let (tensors, _) = read_safetensors(folder.join("weights.safetensors")).unwrap();
+    Unet::new(&config, 0, &Device::flex()).unwrap().with_tensors(tensors).unwrap()
+}
+
+fn schedule() -> NoiseSchedule {
+    NoiseSchedule::new(BetaSchedule::Linear, 1e-3, 0.2, 20).unwrap()
+}
+
+/// Three images of 8-bit values, both ends among them.
+fn pixels(unet: &Unet) -> (Vec<f32>, [usize; 3]) {
+    let shape = [16, 16, unet.config().in_channels];
+    let size: usize = shape.iter().product();
+    ((0..3 * size).map(|i| ((i * 7919 % 256) as f32) / 127.5 - 1.0).collect(), shape)
+}
+
+fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize], variance: Variance) -> Chain<'a> {
+    Chain {
+        schedule,
+        prediction: Prediction::Epsilon,
+        variance,
+        log_variances: None,
+        timesteps,
+        clip_sample: Some(1.0),
+        draws: 1,
+        batch_size: 7,
+        seed: 3,
+    }
+}
+
+fn all() -> Vec<usize> {
+    (0..20).rev().collect()
+}
+
+fn measure(unet: &Unet, chain: &Chain) -> Likelihood {
+    let (pixels, shape) = pixels(unet);
+    likelihood(unet, Images { pixels: &pixels, shape, labels: None }, chain, |_, _| true).unwrap()
+}
+
+/// From the definitions, one image and one timestep at a time.
+#[test]
+fn the_bound_is_that_of_its_definition() {
+    let (unet, schedule) = (network("ho"), schedule());
+    let (pixels, shape) = pixels(&unet);
+    let size: usize = shape.iter().product();
+    let timesteps = all();
+    let got = measure(&unet, &chain(&schedule, &timesteps, Variance::FixedSmall));
+    assert_eq!((got.images, got.evaluations, got.points.len()), (3, 20, 20));
+    for (image, x0) in pixels.chunks(size).enumerate() {
+        let mut nats = 0.0;
+        for t in 0..20 {
+            let mut epsilon = vec![0.0f32; size];
+            Random::new(3).normals(Stream::Evaluate, image as u64, t as u64, &mut epsilon);
+            let (signal, noise) = schedule.q_sample(t);
+            let x_t: Vec<f32> =
+                x0.iter().zip(&epsilon).map(|(x0, e)| signal as f32 * x0 + noise as f32 * e).collect();
+            let input = Tensor::<4>::from_data(
+                TensorData::new(x_t.clone(), [1, shape[0], shape[1], shape[2]]),
+                &Device::flex(),
+            );
+            let answer: Vec<f32> = unet.forward(input, &[t as f32], None, None).into_data().iter::<f32>().collect();
+            let posterior = schedule.posterior(t);
+            for i in 0..size {
+                let (x0, x_t) = (f64::from(x0[i]), f64::from(x_t[i]));
+                let sample = ((x_t - noise * f64::from(answer[i])) / signal).clamp(-1.0, 1.0);
+                nats += if t == 0 {
+                    discretized_gaussian_nll(x0, sample, schedule.posterior(1).variance.ln(), Cdf::Tanh).nats
+                } else {
+                    // KL of two Gaussians of the same variance.
+                    0.5 * (posterior.coef_x0 * (x0 - sample)).powi(2) / posterior.variance
+                };
+            }
+        }
+        for x0 in x0 {
+            let (signal, noise) = schedule.q_sample(19);
+            let mean = signal * f64::from(*x0);
+            nats += 0.5 * (mean * mean + noise * noise - 1.0 - 2.0 * noise.ln());
+        }
+        let bits = nats / (size as f64 * std::f64::consts::LN_2);
+        assert!((got.each[image] - bits).abs() < 1e-6 * bits, "{} {bits}", got.each[image]);
+    }
+    let mean = got.each.iter().sum::<f64>() / 3.0;
+    assert!((got.bits_per_dim - mean).abs() < 1e-12);
+    let terms: f64 = got.points.iter().map(|point| point.bits).sum();
+    assert!((got.prior + terms - mean).abs() < 1e-9 && (got.rate + got.distortion - mean).abs() < 1e-9);
+    let curve = got.rate_distortion();
+    assert_eq!((curve[0].0, curve[0].1, curve[19].0), (19, got.prior, 0));
+    assert!((curve[19].1 - got.rate).abs() < 1e-9);
+}
+
+/// The squared error at every t says what any chain costs: exactly, with the same noise.
+#[test]
+fn shorter_chains_cost_what_the_squared_error_predicts() {
+    let (unet, schedule) = (network("ho"), schedule());
+    let whole = all();
+    let denoising = measure(&unet, &chain(&schedule, &whole, Variance::FixedSmall)).denoising();
+    let best = denoising.best_timesteps(&schedule, 6).unwrap();
+    for timesteps in [whole.clone(), vec![19, 14, 9, 4, 0], best] {
+        for kind in [Variance::FixedSmall, Variance::FixedLarge] {
+            let measured = measure(&unet, &chain(&schedule, &timesteps, kind)).bits_per_dim;
+            let predicted = denoising.bits(&schedule, &timesteps, StepVariance::Fixed(kind)).unwrap();
+            assert!((measured - predicted).abs() < 1e-3, "{kind} {timesteps:?}: {measured} {predicted}");
+        }
+        let log_variances = denoising.log_variances(&schedule, &timesteps).unwrap();
+        let given = Chain { log_variances: Some(&log_variances), ..chain(&schedule, &timesteps, Variance::FixedSmall) };
+        let measured = measure(&unet, &given).bits_per_dim;
+        let predicted = denoising.bits(&schedule, &timesteps, StepVariance::Optimal).unwrap();
+        assert!((measured - predicted).abs() < 1e-9, "{timesteps:?}: {measured} {predicted}");
+    }
+}
+
+#[test]
+fn no_number_depends_on_the_batch_size() {
+    let (unet, schedule) = (network("ho"), schedule());
+    let timesteps = vec![19, 10, 0];
+    let with = |batch_size, draws| {
+        measure(&unet, &Chain { batch_size, draws, ..chain(&schedule, &timesteps, Variance::FixedLarge) })
+    };
+    assert_eq!(with(1, 2), with(5, 2));
+    assert_eq!(with(1, 2), with(64, 2));
+    assert_ne!(with(1, 1).each, with(1, 2).each);
+}
+
+/// Where the variance is learned, v at ±1 is β or β̃, and between the two the log-variance is.
+#[test]
+fn learned_variances_are_read_per_pixel() {
+    let (unet, schedule) = (network("learned_range"), schedule());
+    let timesteps = all();
+    let bits = |variance| measure(&unet, &chain(&schedule, &timesteps, variance)).bits_per_dim;
+    let (learned, small) = (bits(Variance::LearnedRange), bits(Variance::FixedSmall));
+    assert!(learned.is_finite() && (learned - small).abs() > 1e-6);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (unet, schedule) = (network("ho"), schedule());
+    let (pixels, shape) = pixels(&unet);
+    let timesteps = all();
+    let good = chain(&schedule, &timesteps, Variance::FixedSmall);
+    let images = Images { pixels: &pixels, shape, labels: None };
+    let refused = |images: Images, chain: &Chain| likelihood(&unet, images, chain, |_, _| true).unwrap_err().to_string();
+    assert!(refused(Images { pixels: &pixels[1..], ..images }, &good).contains("no images"));
+    assert!(refused(Images { pixels: &[], ..images }, &good).contains("no images"));
+    assert!(refused(images, &Chain { draws: 0, ..good.clone() }).contains("at least 1"));
+    assert!(refused(images, &Chain { timesteps: &[20, 0], ..good.clone() }).contains("20"));
+    assert!(refused(images, &Chain { log_variances: Some(&[0.0]), ..good.clone() }).contains("as many"));
+    assert!(likelihood(&unet, images, &good, |_, _| false).is_err());
+}
