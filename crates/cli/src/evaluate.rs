@@ -110,11 +110,8 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     }
     let set = open(&arguments, &pipeline)?;
     let (pixels, labels) = read(&arguments, &pipeline, &set)?;
-    let images = Images {
-        pixels: &pixels,
-        shape: [set.height(), set.width(), set.channels()],
-        labels: labels.as_deref(),
-    };
+    let images =
+        Images { pixels: &pixels, shape: [set.height(), set.width(), set.channels()], labels: labels.as_deref() };
     let schedule = pipeline.scheduler.noise_schedule()?;
     let total = schedule.len();
     let list = match (&arguments.timesteps, arguments.steps) {
@@ -137,7 +134,6 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let denoising = nll.denoising();
     if let Some(path) = &arguments.denoising {
         weights::whole::write_file(path, |file| {
-            use std::io::Write;
             file.write_all(serde_json::to_string(&denoising).unwrap_or_default().as_bytes())
         })?;
     }

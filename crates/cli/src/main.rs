@@ -2,6 +2,7 @@
 
 mod bench;
 mod evaluate;
+mod inpaint;
 mod inspect;
 mod interpolate;
 mod predict;
@@ -68,6 +69,7 @@ enum Command {
     Schedule(schedule::Arguments),
     Evaluate(evaluate::Arguments),
     Interpolate(interpolate::Arguments),
+    Inpaint(inpaint::Arguments),
     /// Measure how fast this machine trains and samples a preset
     Bench(bench::Arguments),
 }
@@ -142,6 +144,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Schedule(arguments) => schedule::run(arguments, &global),
         Command::Evaluate(arguments) => evaluate::run(arguments, &global),
         Command::Interpolate(arguments) => interpolate::run(arguments, &global),
+        Command::Inpaint(arguments) => inpaint::run(arguments, &global),
         Command::Bench(arguments) => bench::run(arguments, &global),
     })
 }

@@ -22,14 +22,14 @@ const DATA: [&str; 2] = ["--data", "train-images-idx3-ubyte"];
 #[test]
 fn the_bound_adds_up_and_depends_on_no_batch() {
     let place = place_with_model();
-    let run = |more: &[&str]| json(&place, &[&["evaluate", "run", "-n", "5"], &DATA[..], more].concat());
-    let nll = run(&["--batch-size", "7", "--threads", "1"])["nll"].clone();
+    let run = |more: &[&str]| json(&place, &[&["evaluate", "run"], &DATA[..], more].concat());
+    let nll = run(&["-n", "5", "--batch-size", "7", "--threads", "1"])["nll"].clone();
     let number = |key: &str| nll[key].as_f64().unwrap();
     assert_eq!((nll["images"].as_u64(), nll["evaluations"].as_u64()), (Some(5), Some(50)));
     assert!((number("rate") + number("distortion") - number("bits_per_dim")).abs() < 1e-9);
     let terms: f64 = nll["points"].as_array().unwrap().iter().map(|point| point["bits"].as_f64().unwrap()).sum();
     assert!((number("prior") + terms - number("bits_per_dim")).abs() < 1e-9);
-    assert_eq!(nll, run(&["--batch-size", "64", "--threads", "4"])["nll"]);
+    assert_eq!(nll, run(&["-n", "5", "--batch-size", "64", "--threads", "4"])["nll"]);
     // All images, the last batch not full.
     assert_eq!(run(&["-n", "0", "--steps", "3"])["nll"]["images"], 40);
     let mut table = place.ddpm(&["evaluate", "run", "-n", "2", "--plot", "rd.png"]);
@@ -71,7 +71,10 @@ fn every_sampler_draws_on_every_grid() {
         for grid in ["uniform", "quadratic", "log-snr", "karras"] {
             let command = ["sample", "run", "-n", "2", "--steps", "6", "--sampler", sampler, "--grid", grid];
             place.ddpm(&command).args(["-o", "s.safetensors", "--quiet"]).assert().success();
-            assert!(tensor(&place.path("s.safetensors"), "samples").data.iter().all(|x| x.is_finite()), "{sampler} {grid}");
+            assert!(
+                tensor(&place.path("s.safetensors"), "samples").data.iter().all(|x| x.is_finite()),
+                "{sampler} {grid}"
+            );
         }
         place.ddpm(&["schedule", "run", "--sampler", sampler, "--steps", "5"]).assert().success();
     }
@@ -84,7 +87,8 @@ fn every_sampler_draws_on_every_grid() {
 fn interpolations_begin_and_end_at_the_images() {
     let place = place_with_model();
     place.ddpm(&["sample", "run", "-n", "2", "--steps", "4", "--quiet", "-o", "pictures"]).assert().success();
-    let command = ["interpolate", "run", "pictures/000000.png", "pictures/000001.png", "--between", "5", "--steps", "4"];
+    let command =
+        ["interpolate", "run", "pictures/000000.png", "pictures/000001.png", "--between", "5", "--steps", "4"];
     place.ddpm(&command).args(["--at", "5,25,49", "--mix", "slerp", "-o", "line.png"]).assert().success();
     let picture = image::open(place.path("line.png")).unwrap();
     assert!(picture.width() > picture.height());
@@ -92,6 +96,35 @@ fn interpolations_begin_and_end_at_the_images() {
     place.ddpm(&command).args(["--mix", "cubic"]).assert().failure().code(2).stderr(contains("slerp"));
     let missing = ["interpolate", "run", "pictures/000000.png", "no.png"];
     place.ddpm(&missing).assert().failure().code(1).stderr(contains("no.png"));
+}
+
+/// What is known stays to the byte; what is not is made, differently by each noise.
+#[test]
+fn inpainting_keeps_what_is_known() {
+    let place = place_with_model();
+    let mut mask = image::GrayImage::new(8, 8);
+    let mut known = image::GrayImage::new(8, 8);
+    for (x, y, pixel) in known.enumerate_pixels_mut() {
+        pixel.0 = [(x * 16 + y * 11) as u8];
+        mask.put_pixel(x, y, image::Luma([if x >= 4 { 255 } else { 0 }]));
+    }
+    known.save(place.path("known.png")).unwrap();
+    mask.save(place.path("mask.png")).unwrap();
+    let command = ["inpaint", "run", "known.png", "mask.png", "-n", "2", "--steps", "5"];
+    for more in [&["--resample", "3"][..], &["--sampler", "ddim"], &["--batch-size", "1", "--resample", "3"]] {
+        place.ddpm(&command).args(["-o", "filled", "--quiet"]).args(more).assert().success();
+        let read = |name: &str| image::open(place.path(name)).unwrap().to_luma8();
+        let filled = [read("filled/000000.png"), read("filled/000001.png")];
+        for picture in &filled {
+            assert!(
+                picture.enumerate_pixels().all(|(x, y, pixel)| x >= 4 || pixel == known.get_pixel(x, y)),
+                "{more:?}"
+            );
+        }
+        assert_ne!(filled[0], filled[1]);
+    }
+    let refused = place.ddpm(&command).args(["--sampler", "unipc-2"]).assert().failure().code(1);
+    refused.stderr(contains("ddpm or ddim"));
 }
 
 #[test]

@@ -45,7 +45,11 @@ impl Denoising {
             return Err(Error::Value { name: "mse", value, expected: "a finite number, 0 or more" });
         }
         if self.decoder.is_empty() || self.decoder.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
-            return Err(Error::Length { name: "decoder, by ascending log-variance", found: self.decoder.len(), expected: 1 });
+            return Err(Error::Length {
+                name: "decoder, by ascending log-variance",
+                found: self.decoder.len(),
+                expected: 1,
+            });
         }
         Ok(())
     }
@@ -76,7 +80,8 @@ impl Denoising {
         self.check(schedule)?;
         let chain = schedule.respace(timesteps)?;
         if timesteps[0] + 1 != schedule.len() || timesteps[timesteps.len() - 1] != 0 {
-            let message = "the prior and the decoder are known at t = T−1 and t = 0, where a chain has to begin and end";
+            let message =
+                "the prior and the decoder are known at t = T−1 and t = 0, where a chain has to begin and end";
             return Err(Error::Unsupported(message.to_owned()));
         }
         let mut nats = 0.0;
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_best_timesteps_are_those_of_trying_all() {
-        let schedule = schedule(12);
+        let schedule = NoiseSchedule::new(BetaSchedule::Linear, 0.01, 0.5, 12).unwrap();
         // A network that is worse than exact, and worst in the middle.
         let mut denoising = exact(&schedule, 0.5);
         for (t, mse) in denoising.mse.iter_mut().enumerate() {

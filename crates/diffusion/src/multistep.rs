@@ -81,8 +81,8 @@ impl Multistep {
 
     /// The table that goes through `nodes`, the last of which is where it ends; usually [`Node::DATA`].
     ///
-    /// Orders rise as predictions come in. As in diffusers, the step to the data is of first order, and with fewer than
-    /// 15 steps the last is of first and the one before of second order at most.
+    /// Orders rise as predictions come in. As in diffusers, the step to the data is of first order, and the one before of
+    /// second at most, for UniPC always and for the others with fewer than 15 steps.
     ///
     /// # Errors
     /// For fewer than two nodes, ᾱ that do not ascend, and a first node without signal.
@@ -103,7 +103,10 @@ impl Multistep {
         let at_data = nodes[steps].alpha_cumprod >= 1.0;
         let order = |i: usize| {
             let left = steps - i;
-            let limit = if left == 1 && (at_data || steps < 15) {
+            let unipc = matches!(self, Unipc1 | Unipc2 | Unipc3);
+            let limit = if unipc && at_data {
+                left
+            } else if left == 1 && (at_data || steps < 15) {
                 1
             } else if left == 2 && steps < 15 {
                 2

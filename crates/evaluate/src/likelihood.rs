@@ -245,10 +245,8 @@ impl Measure<'_> {
         let timesteps: Vec<f32> = items.iter().map(|&item| chain.timesteps[row(item)] as f32).collect();
         let labels: Option<Vec<u32>> =
             self.images.labels.map(|labels| items.iter().map(|item| labels[item / per_image]).collect());
-        let x = Tensor::<4>::from_data(
-            TensorData::new(noisy.clone(), [items.len(), height, width, channels]),
-            self.device,
-        );
+        let x =
+            Tensor::<4>::from_data(TensorData::new(noisy.clone(), [items.len(), height, width, channels]), self.device);
         let output = self.unet.forward(x, &timesteps, labels.as_deref().map(Labels::Classes), None);
         let doubled = output.dims()[3] == 2 * channels;
         let output: Vec<f32> = output.into_data().iter::<f32>().collect();
@@ -316,9 +314,10 @@ impl Measure<'_> {
             0 => candidates
                 .iter()
                 .map(|&log_variance| {
-                    let nats = x0.iter().zip(&samples).map(|(&x0, &sample)| {
-                        discretized_gaussian_nll(x0, sample, log_variance, Cdf::Tanh).nats
-                    });
+                    let nats = x0
+                        .iter()
+                        .zip(&samples)
+                        .map(|(&x0, &sample)| discretized_gaussian_nll(x0, sample, log_variance, Cdf::Tanh).nats);
                     nats.sum::<f64>() / (size as f64 * std::f64::consts::LN_2)
                 })
                 .collect(),

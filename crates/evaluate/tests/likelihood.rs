@@ -65,8 +65,7 @@ fn the_bound_is_that_of_its_definition() {
             let mut epsilon = vec![0.0f32; size];
             Random::new(3).normals(Stream::Evaluate, image as u64, t as u64, &mut epsilon);
             let (signal, noise) = schedule.q_sample(t);
-            let x_t: Vec<f32> =
-                x0.iter().zip(&epsilon).map(|(x0, e)| signal as f32 * x0 + noise as f32 * e).collect();
+            let x_t: Vec<f32> = x0.iter().zip(&epsilon).map(|(x0, e)| signal as f32 * x0 + noise as f32 * e).collect();
             let input = Tensor::<4>::from_data(
                 TensorData::new(x_t.clone(), [1, shape[0], shape[1], shape[2]]),
                 &Device::flex(),
@@ -151,7 +150,8 @@ fn what_does_not_fit_is_refused() {
     let timesteps = all();
     let good = chain(&schedule, &timesteps, Variance::FixedSmall);
     let images = Images { pixels: &pixels, shape, labels: None };
-    let refused = |images: Images, chain: &Chain| likelihood(&unet, images, chain, |_, _| true).unwrap_err().to_string();
+    let refused =
+        |images: Images, chain: &Chain| likelihood(&unet, images, chain, |_, _| true).unwrap_err().to_string();
     assert!(refused(Images { pixels: &pixels[1..], ..images }, &good).contains("no images"));
     assert!(refused(Images { pixels: &[], ..images }, &good).contains("no images"));
     assert!(refused(images, &Chain { draws: 0, ..good.clone() }).contains("at least 1"));

@@ -1,9 +1,11 @@
 //! Two-dimensional convolution of N,H,W,C images, with everything that a residual block adds to it, and its gradients.
 
 use crate::account::{self, Call};
+use crate::buffer::concat_channels;
 use crate::gather::{Epilogue, Gather, Target, outer, pack_weights, pack_weights_transposed, product};
 use crate::gemm::blocked_len;
 use crate::norm::Normalization;
+use crate::simd::LANES;
 use crate::winograd::{self, Filter, Windows};
 use crate::{few, scratch};
 
@@ -97,7 +99,8 @@ impl Conv {
 
     fn gather<'a>(&self, x: &'a [f32], taps: &'a [(isize, isize)]) -> Gather<'a> {
         let grid = [self.n, self.out_h(), self.out_w()];
-        Gather { source: x, height: self.h, width: self.w, channels: self.c_in, grid, step: self.stride, taps }
+        let (height, width) = (self.h, self.w);
+        Gather { source: x, more: &[], height, width, channels: self.c_in, grid, step: self.stride, taps }
     }
 }
 
@@ -105,6 +108,8 @@ impl Conv {
 /// residual.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Around<'a> {
+    /// The last channels of the input, where `x` has only the first: a skip connection read where it lies.
+    pub more: Option<&'a [f32]>,
     /// Applied to the input.
     pub norm: Option<&'a Normalization>,
     /// \[c_out\].
@@ -122,12 +127,12 @@ pub struct Around<'a> {
 /// # Panics
 /// If a slice has not the length that `shape` says.
 pub fn conv2d(shape: &Conv, x: &[f32], w: &[f32], around: Around, out: &mut [f32]) {
-    check(shape, x.len(), w.len(), out.len());
+    check(shape, x.len() + around.more.map_or(0, <[f32]>::len), w.len(), out.len());
     let _call = call(shape, "forward");
     let way = Way::of(shape, shape.c_in, shape.c_out);
-    if way == Way::Winograd {
+    if way == Way::Winograd && around.more.is_none() {
         let filter = Filter::plain(shape.c_in, shape.c_out, w);
-        return winograd::convolve(&shape.windows(), x, around.norm, filter, epilogue(shape, around), out);
+        return winograd::convolve(&shape.windows(), [x, &[]], around.norm, filter, epilogue(shape, around), out);
     }
     let mut filter = scratch::take(filter_len(shape, way));
     prepare(shape, way, w, &mut filter);
@@ -164,7 +169,7 @@ impl PreparedFilter {
 /// # Panics
 /// If a slice has not the length that `shape` says, or `filter` was prepared for another kernel, stride or padding.
 pub fn conv2d_prepared(shape: &Conv, x: &[f32], filter: &PreparedFilter, around: Around, out: &mut [f32]) {
-    check(shape, x.len(), shape.weight_len(), out.len());
+    check(shape, x.len() + around.more.map_or(0, <[f32]>::len), shape.weight_len(), out.len());
     let _call = call(shape, "forward");
     let PreparedFilter { c_in, c_out, kernel, way, data } = filter;
     assert_eq!((shape.c_in, shape.c_out, shape.kernel), (*c_in, *c_out, *kernel), "{shape:?}: another filter's");
@@ -230,15 +235,27 @@ fn prepare(shape: &Conv, way: Way, w: &[f32], out: &mut [f32]) {
 
 fn forward(shape: &Conv, way: Way, x: &[f32], filter: &[f32], around: Around, out: &mut [f32]) {
     let extra = epilogue(shape, around);
-    if way == Way::Winograd {
+    let more = around.more.unwrap_or_default();
+    let taps = shape.offsets();
+    if way == Way::Winograd && (around.norm.is_some() || more.is_empty()) {
         let filter = Filter::blocked(shape.c_in, shape.c_out, filter);
-        return winograd::convolve(&shape.windows(), x, around.norm, filter, extra, out);
+        return winograd::convolve(&shape.windows(), [x, more], around.norm, filter, extra, out);
+    }
+    if !more.is_empty() {
+        let second = shape.c_in * more.len() / shape.input_len();
+        let first = shape.c_in - second;
+        if way == Way::Gather && around.norm.is_none() && first.is_multiple_of(LANES) && second.is_multiple_of(LANES) {
+            let target = Target { height: shape.out_h(), width: shape.out_w(), step: 1, origin: (0, 0) };
+            return product(&Gather { more, ..shape.gather(x, &taps) }, filter, shape.c_out, target, extra, out);
+        }
+        let mut joined = scratch::take(shape.input_len());
+        concat_channels(first, second, x, more, &mut joined);
+        return forward(shape, way, &joined, filter, Around { more: None, ..around }, out);
     }
     let mut normed = scratch::take(if around.norm.is_some() { x.len() } else { 0 });
     if let Some(norm) = around.norm {
         norm.apply(x, &mut normed);
     }
-    let taps = shape.offsets();
     let g = shape.gather(if around.norm.is_some() { &normed } else { x }, &taps);
     if way == Way::Few {
         few::convolve(&g, shape.c_out, filter, extra, out);
@@ -270,7 +287,7 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
         let mut turned = scratch::take(winograd::blocked_filter_len(shape.c_out, shape.c_in));
         winograd::block_filter(shape.c_out, shape.c_in, true, w, &mut turned);
         let filter = Filter::blocked(shape.c_out, shape.c_in, &turned);
-        return winograd::convolve(&windows, dy, None, filter, Epilogue::default(), dx);
+        return winograd::convolve(&windows, [dy, &[]], None, filter, Epilogue::default(), dx);
     }
     let Conv { n, h, w: width, c_in, c_out, kernel, stride, pad } = *shape;
     // Input rows iy ≡ y (mod stride) meet the taps ky with ky ≡ y + top, at output row (iy + top − ky)/stride: for each
@@ -291,7 +308,7 @@ pub fn conv2d_grad_input(shape: &Conv, dy: &[f32], w: &[f32], dx: &mut [f32]) {
             }
             let grid = [n, (h - y).div_ceil(stride), (width - x).div_ceil(stride)];
             let (height, out_w) = (shape.out_h(), shape.out_w());
-            let g = Gather { source: dy, height, width: out_w, channels: c_out, grid, step: 1, taps: &taps };
+            let g = Gather { source: dy, more: &[], height, width: out_w, channels: c_out, grid, step: 1, taps: &taps };
             let target = Target { height: h, width, step: stride, origin: (y, x) };
             if way == Way::Few {
                 let mut filter = scratch::take(blocked_len(c_out, taps.len() * c_in));
@@ -347,7 +364,7 @@ fn check(shape: &Conv, x: usize, w: usize, out: usize) {
 }
 
 fn epilogue<'a>(shape: &Conv, around: Around<'a>) -> Epilogue<'a> {
-    let Around { norm, bias, shift, residual } = around;
+    let Around { norm, bias, shift, residual, .. } = around;
     assert!(norm.is_none_or(|norm| norm.size() == (shape.n, shape.c_in)), "{shape:?}: size of the normalization");
     assert!(bias.is_none_or(|bias| bias.len() == shape.c_out), "{shape:?}: length of the bias");
     assert!(shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out), "{shape:?}: length of the shift");

@@ -119,7 +119,7 @@ pub(crate) fn weight_gradient(g: &Gather, c_out: usize, dy: &[f32], dw: &mut [f3
     let columns = g.taps.len() * c_out;
     let back: Vec<_> = g.taps.iter().map(|(dy, dx)| (-dy, -dx)).collect();
     let grid = [images, g.height, g.width];
-    let met = Gather { source: dy, height, width, channels: c_out, grid, step: 1, taps: &back };
+    let met = Gather { source: dy, more: &[], height, width, channels: c_out, grid, step: 1, taps: &back };
     let mut product = scratch::take(g.channels * columns);
     outer(&Gather::matrix(g.source, images * g.height * g.width, g.channels), &met, &mut product);
     for (tap, dw) in dw.chunks_exact_mut((g.channels * c_out).max(1)).enumerate() {

@@ -11,6 +11,8 @@ use crate::simd::{LANES, Simd, dispatch};
 /// source [images, height, width, channels], zero outside.
 pub(crate) struct Gather<'a> {
     pub source: &'a [f32],
+    /// The last channels of the source, if they are not in `source`; then both numbers of channels are multiples of 16.
+    pub more: &'a [f32],
     pub height: usize,
     pub width: usize,
     pub channels: usize,
@@ -24,7 +26,8 @@ pub(crate) struct Gather<'a> {
 impl<'a> Gather<'a> {
     /// The row-major [rows, columns] matrix as it is.
     pub(crate) fn matrix(source: &'a [f32], rows: usize, columns: usize) -> Self {
-        Gather { source, height: 1, width: rows, channels: columns, grid: [1, 1, rows], step: 1, taps: &[(0, 0)] }
+        let (more, grid) = (&[][..], [1, 1, rows]);
+        Gather { source, more, height: 1, width: rows, channels: columns, grid, step: 1, taps: &[(0, 0)] }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -46,11 +49,14 @@ impl<'a> Gather<'a> {
         for row in rows.first..rows.first + rows.count {
             if self.channels.is_multiple_of(LANES) {
                 let mut at = row * LANES;
+                let [first, second] = self.widths();
                 for &tap in self.taps {
-                    let pixel = self.pixel(image, y, x, tap);
+                    let index = self.pixel_index(image, y, x, tap);
                     for block in 0..self.channels / LANES {
-                        let v = match pixel {
-                            Some(pixel) => s.load_up_to(&pixel[block * LANES..][..LANES]),
+                        let from = block * LANES;
+                        let v = match index {
+                            Some(index) if from < first => s.load_up_to(&self.source[index * first + from..][..LANES]),
+                            Some(index) => s.load_up_to(&self.more[index * second + from - first..][..LANES]),
                             None => s.splat(0.0),
                         };
                         // SAFETY: the caller's promise.
@@ -99,13 +105,29 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// The pixel that a tap of row (image, y, x) meets, if it is inside.
+    /// Channels in `source` and in `more`.
     #[inline(always)]
-    fn pixel(&self, image: usize, y: usize, x: usize, (dy, dx): (isize, isize)) -> Option<&'a [f32]> {
+    fn widths(&self) -> [usize; 2] {
+        let second = if self.more.is_empty() {
+            0
+        } else {
+            self.channels * self.more.len() / (self.source.len() + self.more.len())
+        };
+        [self.channels - second, second]
+    }
+
+    /// The number of the pixel that a tap of row (image, y, x) meets, if it is inside.
+    #[inline(always)]
+    fn pixel_index(&self, image: usize, y: usize, x: usize, (dy, dx): (isize, isize)) -> Option<usize> {
         let y = (y * self.step).wrapping_add_signed(dy);
         let x = (x * self.step).wrapping_add_signed(dx);
-        (y < self.height && x < self.width)
-            .then(|| &self.source[((image * self.height + y) * self.width + x) * self.channels..][..self.channels])
+        (y < self.height && x < self.width).then(|| (image * self.height + y) * self.width + x)
+    }
+
+    /// That pixel, where all channels are in `source`.
+    #[inline(always)]
+    fn pixel(&self, image: usize, y: usize, x: usize, tap: (isize, isize)) -> Option<&'a [f32]> {
+        self.pixel_index(image, y, x, tap).map(|index| &self.source[index * self.channels..][..self.channels])
     }
 }
 

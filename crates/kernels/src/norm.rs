@@ -89,7 +89,7 @@ pub fn group_norm(
     let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
     let images = images.zip(mean_rstd.par_chunks_mut(2 * shape.groups)).enumerate().with_max_len(1);
     images.for_each(|(image, ((x, out), mean_rstd))| {
-        measure(shape, x, mean_rstd);
+        measure(shape, [x, &[]], mean_rstd);
         let mut line = scratch::take(2 * c);
         let affine = Affine::of(gamma, beta, scale_shift, image);
         let (gain, offset) = line.split_at_mut(c);
@@ -100,7 +100,7 @@ pub fn group_norm(
             let (start, len) = shape.chunk(chunk);
             // SAFETY: chunks write different parts.
             let to = unsafe { out.part(start, len) };
-            apply(gain, offset, silu, &x[start..start + len], to);
+            apply(gain, offset, silu, &x[start..start + len], to, c);
         });
     });
 }
@@ -130,11 +130,34 @@ impl Normalization {
         silu: bool,
         mean_rstd: &mut [f32],
     ) -> Self {
-        shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
-        if !x.is_empty() {
-            let _call = account::call(|| "group norm: mean and variance".into(), 4 * x.len(), x.len());
-            let images = x.par_chunks(shape.image()).zip(mean_rstd.par_chunks_mut(2 * shape.groups)).with_max_len(1);
-            images.for_each(|(x, mean_rstd)| measure(shape, x, mean_rstd));
+        Self::joined(shape, [x, &[]], gamma, beta, scale_shift, silu, mean_rstd)
+    }
+
+    /// As [`Normalization::new`], of images whose first channels are in `parts\[0\]` and whose last in `parts\[1\]`, with
+    /// the bits of the joined images.
+    ///
+    /// # Panics
+    /// If a slice has not the length that `shape` says.
+    pub fn joined(
+        shape: &GroupNorm,
+        parts: [&[f32]; 2],
+        gamma: &[f32],
+        beta: &[f32],
+        scale_shift: Option<(&[f32], &[f32])>,
+        silu: bool,
+        mean_rstd: &mut [f32],
+    ) -> Self {
+        let len = parts[0].len() + parts[1].len();
+        shape.check(len, gamma, beta, scale_shift, mean_rstd.len());
+        let pixels = shape.n * shape.pixels;
+        assert!(parts[0].len().is_multiple_of(pixels.max(1)), "{shape:?}: length of the first part");
+        if len > 0 {
+            let _call = account::call(|| "group norm: mean and variance".into(), 4 * len, len);
+            let [a, b] = parts.map(|part| part.len() / shape.n);
+            let images = mean_rstd.par_chunks_mut(2 * shape.groups).enumerate().with_max_len(1);
+            images.for_each(|(image, mean_rstd)| {
+                measure(shape, [&parts[0][image * a..][..a], &parts[1][image * b..][..b]], mean_rstd);
+            });
         }
         Self::known(shape, gamma, beta, scale_shift, silu, mean_rstd)
     }
@@ -177,15 +200,21 @@ impl Normalization {
             let (start, len) = ((image * pixels + first) * self.channels, CHUNK.min(pixels - first) * self.channels);
             let (gain, offset) = self.of(image);
             // SAFETY: tasks write different parts.
-            apply(gain, offset, self.silu, &x[start..start + len], unsafe { out.part(start, len) });
+            apply(gain, offset, self.silu, &x[start..start + len], unsafe { out.part(start, len) }, self.channels);
         });
     }
 
-    /// Normalises pixels of one image, in a kernel.
+    /// Normalises pixels of one image, in a kernel: the first channels of each are in `parts\[0\]`, the last in `parts\[1\]`.
     #[inline(always)]
-    pub(crate) fn apply_part<S: Simd>(&self, s: S, image: usize, x: &[f32], out: &mut [f32]) {
+    pub(crate) fn apply_part<S: Simd>(&self, s: S, image: usize, parts: [&[f32]; 2], out: &mut [f32]) {
         let (gain, offset) = self.of(image);
-        apply_kernel(s, gain, offset, self.silu, x, out);
+        let pixels = out.len() / self.channels;
+        let first = parts[0].len() / pixels.max(1);
+        let stride = self.channels;
+        apply_kernel(s, &gain[..first], &offset[..first], self.silu, parts[0], out, stride);
+        if first < stride {
+            apply_kernel(s, &gain[first..], &offset[first..], self.silu, parts[1], &mut out[first..], stride);
+        }
     }
 
     fn of(&self, image: usize) -> (&[f32], &[f32]) {
@@ -233,17 +262,26 @@ impl<'a> Affine<'a> {
 }
 
 /// Mean and 1/√(variance + eps) of the groups of one image.
-fn measure(shape: &GroupNorm, x: &[f32], mean_rstd: &mut [f32]) {
+fn measure(shape: &GroupNorm, parts: [&[f32]; 2], mean_rstd: &mut [f32]) {
     let c = shape.channels;
-    let mut partial = scratch::take(shape.pixels.div_ceil(CHUNK) * 2 * c);
-    let parts = Shared::new(&mut partial);
+    let widths = parts.map(|part| part.len() / shape.pixels);
+    let mut partial = scratch::take((shape.pixels.div_ceil(CHUNK) * 2 + 1) * c);
+    let (first, partial) = partial.split_at_mut(c);
+    first[..widths[0]].copy_from_slice(&parts[0][..widths[0]]);
+    first[widths[0]..].copy_from_slice(&parts[1][..widths[1]]);
+    let first = &*first;
+    let to = Shared::new(&mut *partial);
     shape.chunks(|chunk| {
-        let (start, len) = shape.chunk(chunk);
-        // SAFETY: chunks write different parts.
-        let sums = unsafe { parts.part(chunk * 2 * c, 2 * c) };
-        moments(&x[..c], &x[start..start + len], sums);
+        let pixels = chunk * CHUNK..shape.pixels.min((chunk + 1) * CHUNK);
+        let mut at = 0;
+        for (x, width) in parts.into_iter().zip(widths) {
+            // SAFETY: chunks and channels write different parts.
+            let sums = unsafe { [to.part(chunk * 2 * c + at, width), to.part((chunk * 2 + 1) * c + at, width)] };
+            moments(&first[at..at + width], &x[pixels.start * width..pixels.end * width], sums);
+            at += width;
+        }
     });
-    statistics(shape, &x[..c], &partial, mean_rstd);
+    statistics(shape, first, partial, mean_rstd);
 }
 
 /// Mean and 1/√(variance + eps) of the groups of one image. `partial` \[chunks, 2, channels\] holds sums of x − x₀ and
@@ -400,8 +438,8 @@ fn backward_image(
 }
 
 dispatch! {
-    fn moments(first: &[f32], x: &[f32], sums: &mut [f32]) = moments_kernel;
-    fn apply(gain: &[f32], offset: &[f32], silu: bool, x: &[f32], out: &mut [f32]) = apply_kernel;
+    fn moments(first: &[f32], x: &[f32], sums: [&mut [f32]; 2]) = moments_kernel;
+    fn apply(gain: &[f32], offset: &[f32], silu: bool, x: &[f32], out: &mut [f32], stride: usize) = apply_kernel;
     fn gradients(lines: [&[f32]; 3], silu: bool, x: &[f32], dy: &[f32], g: &mut [f32], sums: &mut [f32])
         = gradients_kernel;
     fn combine(lines: [&[f32]; 3], x: &[f32], dx: &mut [f32]) = combine_kernel;
@@ -409,9 +447,8 @@ dispatch! {
 
 /// sums \[2, channels\] = Σ (x − first), Σ (x − first)².
 #[inline(always)]
-fn moments_kernel<S: Simd>(s: S, first: &[f32], x: &[f32], sums: &mut [f32]) {
+fn moments_kernel<S: Simd>(s: S, first: &[f32], x: &[f32], [linear, square]: [&mut [f32]; 2]) {
     let channels = first.len();
-    let (linear, square) = sums.split_at_mut(channels);
     for c in (0..channels).step_by(LANES) {
         let end = channels.min(c + LANES);
         let origin = s.load_up_to(&first[c..end]);
@@ -426,12 +463,13 @@ fn moments_kernel<S: Simd>(s: S, first: &[f32], x: &[f32], sums: &mut [f32]) {
     }
 }
 
+/// Pixels of `out` are `stride` apart.
 #[inline(always)]
-fn apply_kernel<S: Simd>(s: S, gain: &[f32], offset: &[f32], silu: bool, x: &[f32], out: &mut [f32]) {
+fn apply_kernel<S: Simd>(s: S, gain: &[f32], offset: &[f32], silu: bool, x: &[f32], out: &mut [f32], stride: usize) {
     let channels = gain.len();
-    for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+    for (x, out) in x.chunks_exact(channels).zip(out.chunks_mut(stride)) {
         let lines = gain.chunks(LANES).zip(offset.chunks(LANES));
-        for ((x, out), (gain, offset)) in x.chunks(LANES).zip(out.chunks_mut(LANES)).zip(lines) {
+        for ((x, out), (gain, offset)) in x.chunks(LANES).zip(out[..channels].chunks_mut(LANES)).zip(lines) {
             let z = s.fma(s.load_up_to(x), s.load_up_to(gain), s.load_up_to(offset));
             s.store_up_to(if silu { s.mul(z, sigmoid(s, z)) } else { z }, out);
         }

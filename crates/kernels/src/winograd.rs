@@ -231,7 +231,7 @@ pub(crate) fn block_filter(terms: usize, columns: usize, turn: bool, weights: &[
 /// width, columns\].
 pub(crate) fn convolve(
     windows: &Windows,
-    source: &[f32],
+    source: [&[f32]; 2],
     norm: Option<&Normalization>,
     filter: Filter,
     extra: Epilogue,
@@ -333,7 +333,7 @@ dispatch! {
     fn transform_filter(tile: usize, filter: Filter, block: usize, first: usize, out: &mut [f32])
         = transform_filter_of;
     fn convolve_part(
-        windows: &Windows, source: &[f32], norm: Option<&Normalization>, filter: Filter, shared: &[f32],
+        windows: &Windows, source: [&[f32]; 2], norm: Option<&Normalization>, filter: Filter, shared: &[f32],
         extra: Epilogue, part: Part, out: Shared,
     ) = convolve_of;
     fn transform_part(
@@ -511,7 +511,7 @@ unsafe fn transform_inputs<S: Simd, const OUT: usize>(
 fn convolve_kernel<S: Simd, const OUT: usize>(
     s: S,
     windows: &Windows,
-    source: &[f32],
+    source: [&[f32]; 2],
     norm: Option<&Normalization>,
     filter: Filter,
     shared: &[f32],
@@ -529,20 +529,25 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
     if shared.is_empty() {
         filter.prefetch(s, (block, 0), 0, 1);
     }
-    assert!(source.len() == windows.source_len(terms));
+    assert!(source[0].len() + source[1].len() == windows.source_len(terms));
     let rows = Rows { first: 0, count: tiles, of: tiles };
     match norm {
-        // SAFETY: the work space is this task's own, and the source is whole.
-        None => unsafe {
-            transform_inputs::<S, OUT>(s, windows, terms, source.as_ptr(), first, rows, Shared::new(inputs))
-        },
+        None => {
+            assert!(source[1].is_empty(), "two sources are joined where they are normalised");
+            let source = source[0].as_ptr();
+            // SAFETY: the work space is this task's own, and the source is whole.
+            unsafe { transform_inputs::<S, OUT>(s, windows, terms, source, first, rows, Shared::new(inputs)) };
+        }
         Some(norm) => {
             // The rows that the tiles meet, normalised; then as if they were all.
             let met = windows.rows_met(first, tiles);
             let line = windows.source_width * terms;
             let mut normed = scratch::take(met.len() * line);
+            let all = windows.n * windows.source_height;
+            let [a, b] = [source[0].len() / all, source[1].len() / all];
             for (row, out) in met.clone().zip(normed.chunks_exact_mut(line)) {
-                norm.apply_part(s, row / windows.source_height, &source[row * line..][..line], out);
+                let parts = [&source[0][row * a..][..a], &source[1][row * b..][..b]];
+                norm.apply_part(s, row / windows.source_height, parts, out);
             }
             let start = normed.as_ptr().wrapping_sub(met.start * line);
             // SAFETY: the work space is this task's own, and all rows that its tiles meet are there.
@@ -608,7 +613,7 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
 fn convolve_of<S: Simd>(
     s: S,
     windows: &Windows,
-    source: &[f32],
+    source: [&[f32]; 2],
     norm: Option<&Normalization>,
     filter: Filter,
     shared: &[f32],

@@ -31,7 +31,8 @@ impl Case {
     }
 
     fn around(&self) -> Around<'_> {
-        Around { norm: None, bias: Some(&self.bias), shift: Some(&self.shift), residual: Some(&self.residual) }
+        let (bias, shift, residual) = (Some(&self.bias[..]), Some(&self.shift[..]), Some(&self.residual[..]));
+        Around { bias, shift, residual, ..Around::default() }
     }
 
     fn forward(&self, shape: &Conv) -> Vec<f32> {
@@ -143,6 +144,39 @@ proptest! {
         let filter = PreparedFilter::new(&shape, &case.w);
         conv2d_prepared(&shape, &case.x, &filter, Around { norm: Some(&fused), ..case.around() }, &mut out);
         assert_same_bits(&out, &before, "normalised on the way in, prepared");
+    }
+
+    #[test]
+    fn an_input_in_two_parts_gives_the_bits_of_the_joined_one(
+        shape in convolutions(), second in 1usize..64, normed: bool, sixteens: bool,
+    ) {
+        // Parts of whole vectors are read where they lie, others are joined first.
+        let (c_in, second) = if sixteens { (shape.c_in.next_multiple_of(16) + 16, second.next_multiple_of(16)) } else { (shape.c_in + 1, second) };
+        let second = second.min(c_in - if sixteens { 16 } else { 1 });
+        let shape = Conv { c_in, ..shape };
+        let case = Case::new(&shape);
+        let pixels = shape.n * shape.h * shape.w;
+        let first = c_in - second;
+        let (mut x, mut y) = (vec![0.0; pixels * first], vec![0.0; pixels * second]);
+        split_channels(first, second, &case.x, &mut x, &mut y);
+
+        let norm = GroupNorm { n: shape.n, pixels: shape.h * shape.w, channels: c_in, groups: 1, eps: 1e-5 };
+        let (gamma, beta) = (numbers(c_in, 7), numbers(c_in, 8));
+        let (mut saved, mut again) = (vec![f32::NAN; 2 * shape.n], vec![f32::NAN; 2 * shape.n]);
+        let whole = Normalization::new(&norm, &case.x, &gamma, &beta, None, true, &mut saved);
+        let joined = Normalization::joined(&norm, [&x, &y], &gamma, &beta, None, true, &mut again);
+        assert_same_bits(&again, &saved, "mean and 1/σ");
+
+        let filter = PreparedFilter::new(&shape, &case.w);
+        let (mut expected, mut out) = (vec![f32::NAN; shape.output_len()], vec![f32::NAN; shape.output_len()]);
+        let around = Around { norm: normed.then_some(&whole), ..case.around() };
+        conv2d_prepared(&shape, &case.x, &filter, around, &mut expected);
+        let around = Around { norm: normed.then_some(&joined), more: Some(&y), ..case.around() };
+        conv2d_prepared(&shape, &x, &filter, around, &mut out);
+        assert_same_bits(&out, &expected, "prepared");
+        out.fill(f32::NAN);
+        conv2d(&shape, &x, &case.w, around, &mut out);
+        assert_same_bits(&out, &expected, "not prepared");
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub enum Stream {
     Subset = 12,
     /// Labels drawn for samples.
     Label = 13,
+    /// Noise of the known part of an image that is inpainted, and of going back to try again; `index` is the image's.
+    Inpaint = 14,
 }
 
 /// A seed: the source of every random number of a run.

@@ -2,6 +2,7 @@
 //! from noise to images along a solver table, and the files that samples go to ([`output`]).
 
 mod error;
+mod inpaint;
 mod interpolate;
 pub mod output;
 mod pipeline;
@@ -9,6 +10,7 @@ mod sampler;
 mod walk;
 
 pub use error::Error;
+pub use inpaint::{Known, inpaint};
 pub use interpolate::{Between, Mix, interpolate};
 pub use pipeline::{Pipeline, read_scheduler, write as write_pipeline};
 pub use sampler::{Options, Sampler};

@@ -75,7 +75,19 @@ pub fn walk(
     table: &SolverTable,
     prediction: Prediction,
     request: &Request,
+    progress: impl FnMut(&Step) -> bool,
+) -> Result<Images, Error> {
+    walk_by(unet, table, prediction, request, progress, straight)
+}
+
+/// [`walk`], batch by batch along a `way` of its own.
+pub(crate) fn walk_by(
+    unet: &Unet,
+    table: &SolverTable,
+    prediction: Prediction,
+    request: &Request,
     mut progress: impl FnMut(&Step) -> bool,
+    way: impl Fn(&Batch, Tensor<4>, &mut Progress) -> Result<Tensor<4>, Error>,
 ) -> Result<Images, Error> {
     table.check()?;
     let Images { n, height, width, channels, .. } = *request.noise;
@@ -92,103 +104,130 @@ pub fn walk(
         return Err(Error::Request("a batch size of 0; expected at least 1".into()));
     }
     unet.check_labels(n, request.labels.map(Labels::Classes))?;
-    let maps = table.rows.iter().map(|row| row.predictions(prediction)).collect::<Result<Vec<_>, _>>()?;
-
     let device = unet.device();
     let per_image = height * width * channels;
     let mut pixels = Vec::with_capacity(n * per_image);
     for first in (0..n).step_by(request.batch_size) {
         let count = request.batch_size.min(n - first);
-        let noise = &request.noise.pixels[first * per_image..][..count * per_image];
         let batch = Batch {
             unet,
+            table,
+            maps: table.rows.iter().map(|row| row.predictions(prediction)).collect::<Result<_, _>>()?,
             labels: request.labels.map(|labels| &labels[first..][..count]),
             random: Random::new(request.seed),
             first_image: request.first_image + first as u64,
             dims: [count, height, width, channels],
             device: &device,
         };
+        let noise = request.noise.pixels[first * per_image..][..count * per_image].to_vec();
         let rows = table.rows.len();
-        let x = batch.walk(table, &maps, noise, |row, x, sample| {
+        let x = way(&batch, batch.tensor(noise), &mut |row, x, sample| {
             progress(&Step { first, images: count, row, rows, x, sample })
         })?;
+        if !x.clone().sum().into_scalar::<f32>().is_finite() {
+            return Err(Error::NotFinite { timestep: table.rows[rows - 1].timestep });
+        }
         pixels.extend(images_of(&x).pixels);
     }
     Ok(Images { n, height, width, channels, pixels })
 }
 
+/// Row after row.
+fn straight(batch: &Batch, mut x: Tensor<4>, progress: &mut Progress) -> Result<Tensor<4>, Error> {
+    let mut history = History::default();
+    for row in 0..batch.table.rows.len() {
+        x = batch.step(row, row as u64, x, &mut history)?;
+        if !progress(row, &x, &history.samples[0]) {
+            return Err(Error::Stopped);
+        }
+    }
+    Ok(x)
+}
+
+/// Told the row, the images after it and x̂0; false ends the walk.
+pub(crate) type Progress<'a> = dyn FnMut(usize, &Tensor<4>, &Tensor<4>) -> bool + 'a;
+
+/// Predictions of this and earlier rows, the newest first.
+#[derive(Default)]
+pub(crate) struct History {
+    pub samples: VecDeque<Tensor<4>>,
+    epsilons: VecDeque<Tensor<4>>,
+}
+
 /// What one batch needs on its way.
-struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     unet: &'a Unet,
+    pub table: &'a SolverTable,
+    maps: Vec<(FromOutput, FromOutput)>,
     labels: Option<&'a [u32]>,
     random: Random,
     first_image: u64,
-    dims: [usize; 4],
+    pub dims: [usize; 4],
     device: &'a Device,
 }
 
 impl Batch<'_> {
-    fn walk(
+    /// x after a row; `noise` is the number of its noise.
+    pub(crate) fn step(
         &self,
-        table: &SolverTable,
-        maps: &[(FromOutput, FromOutput)],
-        noise: &[f32],
-        mut progress: impl FnMut(usize, &Tensor<4>, &Tensor<4>) -> bool,
+        index: usize,
+        noise: u64,
+        x: Tensor<4>,
+        history: &mut History,
     ) -> Result<Tensor<4>, Error> {
-        let mut x = Tensor::<4>::from_data(TensorData::new(noise.to_vec(), self.dims), self.device);
-        let mut samples: VecDeque<Tensor<4>> = VecDeque::new();
-        let mut epsilons: VecDeque<Tensor<4>> = VecDeque::new();
-        for (i, (row, &(to_sample, to_epsilon))) in table.rows.iter().zip(maps).enumerate() {
-            let timesteps = vec![row.timestep as f32; self.dims[0]];
-            let output = self.unet.forward(x.clone(), &timesteps, self.labels.map(Labels::Classes), None);
-            let channels = self.dims[3];
-            let (output, v) = if output.dims()[3] == 2 * channels {
-                (output.clone().narrow(3, 0, channels), Some(output.narrow(3, channels, channels)))
-            } else {
-                (output, None)
-            };
-            let mut sample = linear(to_sample, &x, &output);
-            let mut epsilon = linear(to_epsilon, &x, &output);
-            if let Some(clip) = table.clip_sample {
-                sample = sample.clamp(-clip, clip);
-                if table.epsilon_from_clipped {
-                    epsilon = linear(epsilon_from_sample(row.alpha_cumprod), &x, &sample);
-                }
-            }
-            samples.push_front(sample);
-            epsilons.push_front(epsilon);
-            samples.truncate(table.history());
-            epsilons.truncate(table.history());
-
-            let mut next = x.mul_scalar(row.x);
-            let terms = row.sample.iter().zip(&samples).chain(row.epsilon.iter().zip(&epsilons));
-            for (&coefficient, past) in terms {
-                if coefficient != 0.0 {
-                    next = next + past.clone().mul_scalar(coefficient);
-                }
-            }
-            if row.is_noisy() {
-                next = next + self.noise(i, row, v)?;
-            }
-            x = next;
-            if !progress(i, &x, &samples[0]) {
-                return Err(Error::Stopped);
-            }
-            if i + 1 == table.rows.len() && !x.clone().sum().into_scalar::<f32>().is_finite() {
-                return Err(Error::NotFinite { timestep: row.timestep });
+        let (table, row, (to_sample, to_epsilon)) = (self.table, &self.table.rows[index], self.maps[index]);
+        let timesteps = vec![row.timestep as f32; self.dims[0]];
+        let output = self.unet.forward(x.clone(), &timesteps, self.labels.map(Labels::Classes), None);
+        let channels = self.dims[3];
+        let (output, v) = if output.dims()[3] == 2 * channels {
+            (output.clone().narrow(3, 0, channels), Some(output.narrow(3, channels, channels)))
+        } else {
+            (output, None)
+        };
+        let mut sample = linear(to_sample, &x, &output);
+        let mut epsilon = linear(to_epsilon, &x, &output);
+        if let Some(clip) = table.clip_sample {
+            sample = sample.clamp(-clip, clip);
+            if table.epsilon_from_clipped {
+                epsilon = linear(epsilon_from_sample(row.alpha_cumprod), &x, &sample);
             }
         }
-        Ok(x)
+        let History { samples, epsilons } = history;
+        samples.push_front(sample);
+        epsilons.push_front(epsilon);
+        samples.truncate(table.history());
+        epsilons.truncate(table.history());
+
+        let mut next = x.mul_scalar(row.x);
+        let terms = row.sample.iter().zip(&*samples).chain(row.epsilon.iter().zip(&*epsilons));
+        for (&coefficient, past) in terms {
+            if coefficient != 0.0 {
+                next = next + past.clone().mul_scalar(coefficient);
+            }
+        }
+        if row.is_noisy() {
+            next = next + self.noise(noise, row, v)?;
+        }
+        Ok(next)
     }
 
-    /// The row's noise. Where the variance is learned, v in [-1, 1] mixes its two log-variances.
-    fn noise(&self, row_index: usize, row: &Row, v: Option<Tensor<4>>) -> Result<Tensor<4>, Error> {
+    /// Standard normals of each image of the batch.
+    pub(crate) fn normals(&self, stream: Stream, step: u64) -> Tensor<4> {
         let [_, height, width, channels] = self.dims;
         let mut z = vec![0.0; self.dims.iter().product()];
         for (i, image) in z.chunks_mut((height * width * channels).max(1)).enumerate() {
-            self.random.normals(Stream::SamplerNoise, self.first_image + i as u64, row_index as u64, image);
+            self.random.normals(stream, self.first_image + i as u64, step, image);
         }
-        let z = Tensor::<4>::from_data(TensorData::new(z, self.dims), self.device);
+        self.tensor(z)
+    }
+
+    pub(crate) fn tensor(&self, values: Vec<f32>) -> Tensor<4> {
+        Tensor::from_data(TensorData::new(values, self.dims), self.device)
+    }
+
+    /// The row's noise. Where the variance is learned, v in [-1, 1] mixes its two log-variances.
+    fn noise(&self, step: u64, row: &Row, v: Option<Tensor<4>>) -> Result<Tensor<4>, Error> {
+        let z = self.normals(Stream::SamplerNoise, step);
         let Some((min, max)) = row.learned_log_variance else {
             return Ok(z.mul_scalar(row.noise));
         };

@@ -98,12 +98,17 @@ impl ResnetBlock {
         Self { resampling: to, ..Self::new(init, config, numbering, channels, channels, 1.0) }
     }
 
-    /// x `[N,H,W,I]`, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
-    fn forward(&self, x: Tensor<4>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
+    /// x `[N,H,W,I]`, or its first channels and `skip` the last, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
+    fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
+        // Only the two convolutions that read the input can read it in two parts.
+        let (x, skip) = match (&self.conv_shortcut, self.resampling) {
+            (Some(_), Resampling::None) => (x, skip),
+            _ => (ops::joined(x, skip), None),
+        };
         let time = self.time_emb_proj.forward(emb);
         let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
         let h = match self.resampling {
-            Resampling::None => self.conv1.forward_normed(&self.norm1, x.clone(), None, shift, None),
+            Resampling::None => self.conv1.forward_normed(&self.norm1, x.clone(), skip.clone(), None, shift, None),
             Resampling::Down | Resampling::Up => {
                 let h = self.resampling.apply(self.norm1.forward_silu(x.clone(), None));
                 self.conv1.forward_with(h, shift, None)
@@ -111,11 +116,11 @@ impl ResnetBlock {
         };
         let x = self.resampling.apply(x);
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward(x),
+            Some(conv) => conv.forward_joined(x, skip),
             None => x,
         };
         let y = match dropout.filter(|_| self.dropout > 0.0) {
-            None => self.conv2.forward_normed(&self.norm2, h, scale_shift, None, Some(shortcut)),
+            None => self.conv2.forward_normed(&self.norm2, h, None, scale_shift, None, Some(shortcut)),
             Some(dropout) => {
                 let h = self.drop(self.norm2.forward_silu(h, scale_shift), dropout);
                 self.conv2.forward_with(h, None, Some(shortcut))
@@ -401,15 +406,11 @@ impl Layer<'_> {
         emb: &Tensor<2>,
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
-        let x = match skip {
-            Some(skip) => ops::concat(x, skip),
-            None => x,
-        };
         match self {
-            Layer::Conv(conv) => conv.forward(x),
+            Layer::Conv(conv) => conv.forward_joined(x, skip),
             Layer::UpsampleConv(conv) => conv.forward(ops::upsample2x(x)),
             Layer::Resnet(resnet, attention) => {
-                let x = resnet.forward(x, emb.clone(), dropout);
+                let x = resnet.forward(x, skip, emb.clone(), dropout);
                 match attention {
                     Some(attention) => attention.forward(x),
                     None => x,

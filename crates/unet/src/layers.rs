@@ -81,15 +81,21 @@ impl Conv2d {
 
     /// As [`Conv2d::forward`], with `shift` `[N,O]` and `residual` `[N,H′,W′,O]` added.
     pub fn forward_with(&self, x: Tensor<4>, shift: Option<Tensor<2>>, residual: Option<Tensor<4>>) -> Tensor<4> {
-        ops::conv2d(x, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.prepared)
+        ops::conv2d(x, None, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.prepared)
     }
 
-    /// Of the normalised x followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift` and `residual` as in
+    /// Of x and `skip` joined.
+    pub fn forward_joined(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
+        ops::conv2d(x, skip, self.weight.val(), self.bias.val(), None, None, self.geometry, &self.prepared)
+    }
+
+    /// Of x and `skip` joined, normalised, and followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift` and `residual` as in
     /// [`Conv2d::forward_with`].
     pub fn forward_normed(
         &self,
         norm: &GroupNorm,
         x: Tensor<4>,
+        skip: Option<Tensor<4>>,
         scale_shift: Option<Tensor<2>>,
         shift: Option<Tensor<2>>,
         residual: Option<Tensor<4>>,
@@ -97,7 +103,7 @@ impl Conv2d {
         let kind = ops::NormKind { groups: norm.groups, epsilon: norm.epsilon, silu: true };
         let norm = ops::Norm { gamma: norm.weight.val(), beta: norm.bias.val(), scale_shift, kind };
         let (weight, bias) = (self.weight.val(), self.bias.val());
-        ops::norm_conv2d(x, norm, weight, bias, shift, residual, self.geometry, &self.prepared)
+        ops::norm_conv2d(x, skip, norm, weight, bias, shift, residual, self.geometry, &self.prepared)
     }
 }
 

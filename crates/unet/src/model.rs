@@ -115,7 +115,7 @@ impl Unet {
     /// The prediction from the last activation.
     pub(crate) fn output(&self, x: Tensor<4>, timesteps: &[f32]) -> Tensor<4> {
         let device = x.device();
-        let y = self.conv_out.forward_normed(&self.conv_norm_out, x, None, None, None);
+        let y = self.conv_out.forward_normed(&self.conv_norm_out, x, None, None, None, None);
         match self.config.time_embedding_type {
             TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => y,
             // The score is the network's output over σ (Song et al. 2021); diffusers divides by the timestep.

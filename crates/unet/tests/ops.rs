@@ -63,7 +63,7 @@ proptest! {
             f(x.clone(), weight.clone(), bias.clone(), shift, residual, geometry)
         };
         let fused = |x, weight, bias, shift, residual, geometry| {
-            ops::conv2d(x, weight, bias, shift, residual, geometry, &ops::Prepared::default())
+            ops::conv2d(x, None, weight, bias, shift, residual, geometry, &ops::Prepared::default())
         };
         match extras {
             0 => compare!(2e-5, [x, weight, bias], call(fused), call(reference::conv2d)),
@@ -116,7 +116,7 @@ proptest! {
         let given = || scaled.then(|| scale_shift.clone());
         let norm = ops::Norm { gamma: gamma.clone(), beta: beta.clone(), scale_shift: given(), kind };
         let fused = ops::norm_conv2d(
-            x.clone(), norm, weight.clone(), bias.clone(), Some(shift.clone()), Some(residual.clone()), geometry,
+            x.clone(), None, norm, weight.clone(), bias.clone(), Some(shift.clone()), Some(residual.clone()), geometry,
             &ops::Prepared::default(),
         );
         let normed = reference::group_norm(x.clone(), gamma.clone(), beta.clone(), given(), groups, 1e-2, silu);
@@ -183,13 +183,14 @@ fn prepared_filters_follow_their_weights() {
     for _ in 0..3 {
         let weight = inner([3, 3, 16, 32]);
         let call = |weight: Tensor<4>, prepared: &ops::Prepared| {
-            ops::conv2d(x.clone(), weight, bias.clone(), None, None, Geometry::same(3), prepared).into_data()
+            ops::conv2d(x.clone(), None, weight, bias.clone(), None, None, Geometry::same(3), prepared).into_data()
         };
         let fresh = call(weight.clone(), &ops::Prepared::default());
         assert_eq!(call(weight.clone(), &prepared), fresh);
         assert_eq!(call(weight.clone(), &prepared), fresh);
         let tracked = ops::conv2d(
             x.clone().autodiff(),
+            None,
             weight.autodiff().require_grad(),
             bias.clone().autodiff(),
             None,

@@ -69,6 +69,17 @@ fn split<C: CheckpointStrategy>(maybe: Maybe<Autodiff<Flex, C>>) -> (Option<Flex
     }
 }
 
+/// x and a skip connection as one tensor: the backward pass reads it several times.
+fn joined<C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<Flex, C>>,
+    skip: Maybe<Autodiff<Flex, C>>,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    match skip {
+        Maybe::Given(skip) => <Autodiff<Flex, C> as FlexOps>::concat(x, skip),
+        Maybe::Absent => x,
+    }
+}
+
 /// The gradient of a convolution by its input; of `x` only the shape matters.
 fn grad_input(x: &FlexTensor, weight: &FlexTensor, dy: &FlexTensor, geometry: Geometry) -> FlexTensor {
     let shape = flex::conv_shape(x, weight, geometry);
@@ -139,6 +150,7 @@ fn grad_norm(
 impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     fn conv2d(
         x: FloatTensor<Self>,
+        skip: Maybe<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         shift: Maybe<Self>,
@@ -147,6 +159,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         // Weights in training change at every step.
         _: Prepared,
     ) -> FloatTensor<Self> {
+        let x = joined(x, skip);
         let absent = || x.node();
         let (shift, shift_node) = split(shift);
         let (residual, residual_node) = split(residual);
@@ -175,6 +188,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
 
     fn norm_conv2d(
         x: FloatTensor<Self>,
+        skip: Maybe<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         scale_shift: Maybe<Self>,
@@ -186,6 +200,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         geometry: Geometry,
         _: Prepared,
     ) -> FloatTensor<Self> {
+        let x = joined(x, skip);
         let absent = || x.node();
         let (scale_shift, scale_shift_node) = split(scale_shift);
         let (shift, shift_node) = split(shift);
@@ -203,7 +218,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
         let [x, gamma, beta, weight, bias] =
             [x, gamma, beta, weight, bias].map(|tensor| tensor.into_primitive().to_contiguous());
-        let measured = Measured::new(&x, &gamma, &beta, scale_shift.as_ref(), kind);
+        let measured = Measured::new(&x, None, &gamma, &beta, scale_shift.as_ref(), kind);
         let norm = Some(&measured.normalization);
         let y = flex::conv2d(&x, norm, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
         record::<C, 8>(nodes, y, move |dy, [_, _, _, _, dw, db, dshift, dresidual]| {

@@ -67,8 +67,10 @@ impl fmt::Debug for Prepared {
 #[backend_extension(Flex, Autodiff)]
 pub trait FlexOps: Backend {
     /// See [`super::conv2d`].
+    #[expect(clippy::too_many_arguments, reason = "all that happens around a convolution")]
     fn conv2d(
         x: FloatTensor<Self>,
+        #[extension_type] skip: Maybe<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         #[extension_type] shift: Maybe<Self>,
@@ -80,6 +82,7 @@ pub trait FlexOps: Backend {
     #[expect(clippy::too_many_arguments, reason = "those of both operations")]
     fn norm_conv2d(
         x: FloatTensor<Self>,
+        #[extension_type] skip: Maybe<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         #[extension_type] scale_shift: Maybe<Self>,
@@ -133,6 +136,7 @@ pub trait FlexOps: Backend {
 impl FlexOps for Flex {
     fn conv2d(
         x: FlexTensor,
+        skip: Maybe<Self>,
         weight: FlexTensor,
         bias: FlexTensor,
         shift: Maybe<Self>,
@@ -141,17 +145,19 @@ impl FlexOps for Flex {
         prepared: Prepared,
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let (shift, residual) = (given(shift), given(residual));
+        let (skip, shift, residual) = (given(skip), given(shift), given(residual));
         let shape = conv_shape(&x, &weight, geometry);
         let filter = prepared.of(&shape, &weight);
         filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
             let around = around(None, &bias, shift.as_ref(), residual.as_ref());
+            let around = Around { more: skip.as_ref().map(values), ..around };
             kernels::conv2d_prepared(&shape, values(&x), &filter, around, y);
         })
     }
 
     fn norm_conv2d(
         x: FlexTensor,
+        skip: Maybe<Self>,
         gamma: FlexTensor,
         beta: FlexTensor,
         scale_shift: Maybe<Self>,
@@ -165,12 +171,13 @@ impl FlexOps for Flex {
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let (gamma, beta) = (gamma.to_contiguous(), beta.to_contiguous());
-        let (shift, residual) = (given(shift), given(residual));
+        let (skip, shift, residual) = (given(skip), given(shift), given(residual));
         let shape = conv_shape(&x, &weight, geometry);
-        let norm = Measured::new(&x, &gamma, &beta, given(scale_shift).as_ref(), kind).normalization;
+        let norm = Measured::new(&x, skip.as_ref(), &gamma, &beta, given(scale_shift).as_ref(), kind).normalization;
         let filter = prepared.of(&shape, &weight);
         filled([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
             let around = around(Some(&norm), &bias, shift.as_ref(), residual.as_ref());
+            let around = Around { more: skip.as_ref().map(values), ..around };
             kernels::conv2d_prepared(&shape, values(&x), &filter, around, y);
         })
     }
@@ -289,7 +296,8 @@ pub(super) fn given(maybe: Maybe<Flex>) -> Option<FlexTensor> {
 
 /// The kernels' description of a convolution of these tensors.
 pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry) -> Conv {
-    let ([n, h, w, c_in], [kh, kw, _, c_out]) = (dims(x), dims(weight));
+    // Of x only the first channels may be there.
+    let ([n, h, w, _], [kh, kw, c_in, c_out]) = (dims(x), dims(weight));
     let Geometry { stride, before, after } = geometry;
     let pad = Pad { top: before, bottom: after, left: before, right: after };
     Conv { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
@@ -302,7 +310,7 @@ fn around<'a>(
     shift: Option<&'a FlexTensor>,
     residual: Option<&'a FlexTensor>,
 ) -> Around<'a> {
-    Around { norm, bias: Some(values(bias)), shift: shift.map(values), residual: residual.map(values) }
+    Around { more: None, norm, bias: Some(values(bias)), shift: shift.map(values), residual: residual.map(values) }
 }
 
 /// A group normalisation of given images.
@@ -315,17 +323,20 @@ pub(super) struct Measured {
 impl Measured {
     pub(super) fn new(
         x: &FlexTensor,
+        skip: Option<&FlexTensor>,
         gamma: &FlexTensor,
         beta: &FlexTensor,
         scale_shift: Option<&FlexTensor>,
         kind: NormKind,
     ) -> Self {
-        let shape = group_norm_shape(x, kind.groups, kind.epsilon);
+        let mut shape = group_norm_shape(x, kind.groups, kind.epsilon);
+        shape.channels = dims::<1>(gamma)[0];
         let mut mean_rstd = vec![0.0; shape.n * kind.groups * 2];
         let halves = scale_shift.map(|s| halves(values(s), shape.channels));
         let halves = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
-        let normalization =
-            Normalization::new(&shape, values(x), values(gamma), values(beta), halves, kind.silu, &mut mean_rstd);
+        let parts = [values(x), skip.map(values).unwrap_or_default()];
+        let (gamma, beta) = (values(gamma), values(beta));
+        let normalization = Normalization::joined(&shape, parts, gamma, beta, halves, kind.silu, &mut mean_rstd);
         Self { normalization, mean_rstd }
     }
 }

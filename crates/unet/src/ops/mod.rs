@@ -72,9 +72,12 @@ fn maybe<const D: usize>(tensor: Option<Tensor<D>>) -> Maybe<Dispatch> {
 ///
 /// # Shapes
 /// x `[N,H,W,I]`, weight `[kh,kw,I,O]`, bias `[O]`, shift `[N,O]` (the time embedding's), residual and result
-/// `[N,H′,W′,O]`. `prepared` belongs to the weights, and keeps them in the kernel's form between calls.
+/// `[N,H′,W′,O]`. With `skip`, x has the first of the I channels and `skip` the last. `prepared` belongs to the weights,
+/// and keeps them in the kernel's form between calls.
+#[expect(clippy::too_many_arguments, reason = "all that happens around a convolution")]
 pub fn conv2d(
     x: Tensor<4>,
+    skip: Option<Tensor<4>>,
     weight: Tensor<4>,
     bias: Tensor<1>,
     shift: Option<Tensor<2>>,
@@ -83,10 +86,11 @@ pub fn conv2d(
     prepared: &Prepared,
 ) -> Tensor<4> {
     if !is_fused(&x.device()) {
-        return reference::conv2d(x, weight, bias, shift, residual, geometry);
+        return reference::conv2d(joined(x, skip), weight, bias, shift, residual, geometry);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::conv2d(
         x.into_dispatch(),
+        maybe(skip),
         weight.into_dispatch(),
         bias.into_dispatch(),
         maybe(shift),
@@ -120,11 +124,20 @@ pub struct NormKind {
     pub silu: bool,
 }
 
-/// [`conv2d`] of [`group_norm`] of x. On the CPU the convolution normalises as it reads, and the normalised images are
+/// The channels of x and of `skip`, if there is one.
+pub(crate) fn joined(x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
+    match skip {
+        Some(skip) => concat(x, skip),
+        None => x,
+    }
+}
+
+/// [`conv2d`] of [`group_norm`] of x and `skip` joined. On the CPU the convolution normalises as it reads, and the normalised images are
 /// neither stored nor kept for the backward pass, which makes them again.
 #[expect(clippy::too_many_arguments, reason = "those of both operations")]
 pub fn norm_conv2d(
     x: Tensor<4>,
+    skip: Option<Tensor<4>>,
     norm: Norm,
     weight: Tensor<4>,
     bias: Tensor<1>,
@@ -136,11 +149,12 @@ pub fn norm_conv2d(
     let Norm { gamma, beta, scale_shift, kind } = norm;
     if !is_fused(&x.device()) {
         let NormKind { groups, epsilon, silu } = kind;
-        let x = reference::group_norm(x, gamma, beta, scale_shift, groups, epsilon, silu);
+        let x = reference::group_norm(joined(x, skip), gamma, beta, scale_shift, groups, epsilon, silu);
         return reference::conv2d(x, weight, bias, shift, residual, geometry);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::norm_conv2d(
         x.into_dispatch(),
+        maybe(skip),
         gamma.into_dispatch(),
         beta.into_dispatch(),
         maybe(scale_shift),
