@@ -106,7 +106,7 @@ fn what_cannot_be_walked_is_refused() {
     }
 }
 
-/// From the same start and network as diffusers' schedulers, which compute in f32: see tools/goldens_multistep.py.
+/// From the same start and network as diffusers' schedulers, with their tables in f64 (x is f32 in some of them): see tools/goldens_multistep.py.
 #[test]
 fn diffusers_makes_the_same_images() {
     #[derive(serde::Deserialize)]

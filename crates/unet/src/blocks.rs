@@ -100,9 +100,9 @@ impl ResnetBlock {
 
     /// x `[N,H,W,I]`, or its first channels and `skip` the last, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
     fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
-        // Only the two convolutions that read the input can read it in two parts.
+        // Only the two convolutions that read the input can read it in two parts, and not where gradients want it joined.
         let (x, skip) = match (&self.conv_shortcut, self.resampling) {
-            (Some(_), Resampling::None) => (x, skip),
+            (Some(_), Resampling::None) if ops::reads_parts(&x.device()) => (x, skip),
             _ => (ops::joined(x, skip), None),
         };
         let time = self.time_emb_proj.forward(emb);

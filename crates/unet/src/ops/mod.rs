@@ -61,6 +61,11 @@ pub fn is_fused(device: &Device) -> bool {
     matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// Whether convolutions read a skip connection where it lies, instead of joining it first.
+pub(crate) fn reads_parts(device: &Device) -> bool {
+    is_fused(device) && !device.is_autodiff()
+}
+
 fn maybe<const D: usize>(tensor: Option<Tensor<D>>) -> Maybe<Dispatch> {
     match tensor {
         Some(tensor) => Maybe::Given(tensor.into_dispatch()),
