@@ -138,12 +138,10 @@ impl Denoising {
             let (mut next, mut before) = (vec![f64::INFINITY; total], vec![0; total]);
             for (s, (next, before)) in next.iter_mut().zip(&mut before).enumerate() {
                 let at = schedule.alpha_cumprod(s);
-                for t in s + 1..total {
-                    if cost[t].is_finite() {
-                        let way = cost[t] + optimal_rate(schedule.alpha_cumprod(t), at, self.mse[t]);
-                        if way < *next {
-                            (*next, *before) = (way, t);
-                        }
+                for (t, &paid) in cost.iter().enumerate().skip(s + 1).filter(|(_, paid)| paid.is_finite()) {
+                    let way = paid + optimal_rate(schedule.alpha_cumprod(t), at, self.mse[t]);
+                    if way < *next {
+                        (*next, *before) = (way, t);
                     }
                 }
             }

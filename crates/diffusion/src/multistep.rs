@@ -337,13 +337,10 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
     for i in 0..n {
         let pivot = (i..n).max_by(|&a, &b| rows[a][i].abs().total_cmp(&rows[b][i].abs())).unwrap_or(i);
         rows.swap(i, pivot);
-        for j in 0..n {
-            if j != i {
-                let factor = rows[j][i] / rows[i][i];
-                for k in i..=n {
-                    rows[j][k] -= factor * rows[i][k];
-                }
-            }
+        let pivot = rows[i].clone();
+        for row in rows.iter_mut().enumerate().filter(|&(j, _)| j != i).map(|(_, row)| row) {
+            let factor = row[i] / pivot[i];
+            row.iter_mut().zip(&pivot).for_each(|(cell, pivot)| *cell -= factor * pivot);
         }
     }
     (0..n).map(|i| rows[i][n] / rows[i][i]).collect()

@@ -1,5 +1,8 @@
 //! The operations as single kernels on Burn's CPU back end, Flex, and the gradients of those kernels.
 
+// All that happens around a convolution; the macro copies attributes of single functions to where they are not fulfilled.
+#![expect(clippy::too_many_arguments)]
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,7 +70,6 @@ impl fmt::Debug for Prepared {
 #[backend_extension(Flex, Autodiff)]
 pub trait FlexOps: Backend {
     /// See [`super::conv2d`].
-    #[expect(clippy::too_many_arguments, reason = "all that happens around a convolution")]
     fn conv2d(
         x: FloatTensor<Self>,
         #[extension_type] skip: Maybe<Self>,
@@ -79,7 +81,6 @@ pub trait FlexOps: Backend {
         prepared: Prepared,
     ) -> FloatTensor<Self>;
     /// See [`super::norm_conv2d`].
-    #[expect(clippy::too_many_arguments, reason = "those of both operations")]
     fn norm_conv2d(
         x: FloatTensor<Self>,
         #[extension_type] skip: Maybe<Self>,
