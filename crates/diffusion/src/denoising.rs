@@ -198,6 +198,25 @@ mod tests {
         }
     }
 
+    /// Under β of the sub-chain, from the definition of the KL of two Gaussians.
+    #[test]
+    fn a_fixed_variance_is_that_of_the_sub_chain() {
+        let schedule = schedule(200);
+        let denoising = exact(&schedule, 0.3);
+        let mut nats = 0.0;
+        for (t, s) in [(199, 120), (120, 3), (3, 0)] {
+            let (alpha_t, alpha_s) = (schedule.alpha_cumprod(t), schedule.alpha_cumprod(s));
+            let beta = 1.0 - alpha_t / alpha_s;
+            let small = (1.0 - alpha_s) / (1.0 - alpha_t) * beta;
+            let error = alpha_s * (beta / (1.0 - alpha_t)).powi(2) * denoising.mse[t];
+            nats += 0.5 * ((beta / small).ln() - 1.0 + (small + error) / beta);
+        }
+        let large = StepVariance::Fixed(Variance::FixedLarge);
+        let bits = denoising.bits(&schedule, &[199, 120, 3, 0], large).unwrap();
+        let decoder = schedule.respace(&[199, 120, 3, 0]).unwrap().posterior(0).log_variance_clipped;
+        assert!((bits - nats / LN_2 - denoising.decoder_at(decoder)).abs() < 1e-12);
+    }
+
     #[test]
     fn the_best_timesteps_are_those_of_trying_all() {
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 0.01, 0.5, 12).unwrap();
