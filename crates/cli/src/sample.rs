@@ -22,7 +22,7 @@ use crate::{Global, height_width, usage};
     ddpm sample runs/fashion -n 50000 -o samples.npz --sampler ddim --steps 50      OpenAI's arr_0\n  \
     ddpm sample google-ddpm-cifar10-32/ -n 16 -o pictures/                          numbered PNGs\n  \
     ddpm sample runs/fashion -n 16 --progress -o denoising.gif                       how they come about\n  \
-    ddpm sample runs/fashion --sampler unipc-3 --steps 12 -o grid.png                 few steps\n  \
+    ddpm sample MODEL --sampler unipc-2 --steps 20 -o grid.png                       few steps\n  \
     ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors     from given noise")]
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
