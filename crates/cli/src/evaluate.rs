@@ -9,7 +9,7 @@ use ddpm::data::{self, ImageSet, Split};
 use ddpm::diffusion::{Denoising, NoiseSchedule, StepVariance, Variance, timesteps};
 use ddpm::evaluate::{Chain, Images, Likelihood, likelihood};
 use ddpm::train::plot::{self, Chart, Series};
-use ddpm::{Pipeline, weights};
+use ddpm::{Pipeline, output, weights};
 use serde::Serialize;
 
 use crate::sample::word;
@@ -156,13 +156,8 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 }
 
 fn open(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<ImageSet> {
-    let config = pipeline.unet.config();
-    let options = data::Options {
-        resolution: config.sample_size.map(|size| size.height_width()),
-        channels: Some(config.in_channels),
-        split: if arguments.train { Split::Train } else { Split::Test },
-        ..data::Options::default()
-    };
+    let split = if arguments.train { Split::Train } else { Split::Test };
+    let options = data::Options { split, ..pipeline.data_options() };
     Ok(match &arguments.data {
         None => data::builtin(&options)?,
         Some(path) => match data::open(path, &options) {
@@ -178,7 +173,7 @@ fn read(arguments: &Arguments, pipeline: &Pipeline, set: &ImageSet) -> anyhow::R
     let n = if arguments.n == 0 { set.len() } else { arguments.n.min(set.len()) };
     let mut bytes = vec![0; n * set.height() * set.width() * set.channels()];
     set.read(&(0..n).collect::<Vec<_>>(), &mut bytes)?;
-    let pixels = bytes.into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let pixels = output::from_u8(&bytes);
     let labels = match (pipeline.unet.config().num_class_embeds, set.labels()) {
         (None, _) => None,
         (Some(_), Some(labels)) => Some(labels[..n].to_vec()),

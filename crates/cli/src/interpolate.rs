@@ -109,18 +109,11 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 
 /// An image file as the network wants it.
 pub fn read(path: &Path, pipeline: &Pipeline) -> anyhow::Result<Images> {
-    let config = pipeline.unet.config();
-    let options = data::Options {
-        resolution: config.sample_size.map(|size| size.height_width()),
-        channels: Some(config.in_channels),
-        ..data::Options::default()
-    };
-    let set = data::open(path, &options)?;
+    let set = data::open(path, &pipeline.data_options())?;
     let (height, width, channels) = (set.height(), set.width(), set.channels());
     let mut bytes = vec![0; height * width * channels];
     set.read(&[0], &mut bytes)?;
-    let pixels = bytes.into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
-    Ok(Images { n: 1, height, width, channels, pixels })
+    Ok(Images { n: 1, height, width, channels, pixels: output::from_u8(&bytes) })
 }
 
 fn repeated(image: &Images, n: usize) -> Images {

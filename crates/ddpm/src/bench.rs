@@ -178,7 +178,7 @@ pub fn bench(
     let size: usize = image.iter().product();
     let mut pixels = vec![0; batch * size];
     set.read(&(0..batch).map(|i| i % set.len()).collect::<Vec<_>>(), &mut pixels)?;
-    let x0: Vec<f32> = pixels.iter().map(|&u| f32::from(u) / 127.5 - 1.0).collect();
+    let x0 = sample::output::from_u8(&pixels);
 
     let images = train::Batch { x0: x0.clone(), labels: None };
     let cpu = unet::ops::is_fused(device);

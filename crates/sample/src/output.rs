@@ -150,6 +150,11 @@ impl Images {
     }
 }
 
+/// Bytes as pixels in [-1, 1]: `x/127.5 − 1`.
+pub fn from_u8(bytes: &[u8]) -> Vec<f32> {
+    bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect()
+}
+
 /// Pixels as bytes: `round(clamp((x+1)·127.5, 0, 255))`, ties to even as in NumPy and PyTorch. NaN, which
 /// [`Images::check`] finds, becomes 0.
 pub fn to_u8(pixels: &[f32]) -> Vec<u8> {

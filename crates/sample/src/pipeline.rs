@@ -52,6 +52,16 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// How a set is to be read so that its images fit the network.
+    pub fn data_options(&self) -> data::Options {
+        let config = self.unet.config();
+        data::Options {
+            resolution: config.sample_size.map(|size| size.height_width()),
+            channels: Some(config.in_channels),
+            ..data::Options::default()
+        }
+    }
+
     /// Whether network and chain go together: a learned variance needs twice the output channels.
     fn check(&self) -> Result<(), String> {
         let config = self.unet.config();

@@ -48,7 +48,7 @@ impl Plan {
         let (height, width, channels) = (set.height(), set.width(), set.channels());
         let mut pixels = vec![0; indices.len() * height * width * channels];
         set.read(&indices, &mut pixels)?;
-        let mut x0: Vec<f32> = pixels.iter().map(|&u| f32::from(u) / 127.5 - 1.0).collect();
+        let mut x0 = sample::output::from_u8(&pixels);
         if self.flip {
             let images = x0.chunks_mut(height * width * channels);
             for (i, image) in images.enumerate() {

@@ -89,8 +89,8 @@ impl Conv2d {
         ops::conv2d(x, skip, self.weight.val(), self.bias.val(), None, None, self.geometry, &self.prepared)
     }
 
-    /// Of x and `skip` joined, normalised, and followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift` and `residual` as in
-    /// [`Conv2d::forward_with`].
+    /// Of x and `skip` joined, normalised, and followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift`
+    /// and `residual` as in [`Conv2d::forward_with`].
     pub fn forward_normed(
         &self,
         norm: &GroupNorm,
