@@ -114,6 +114,10 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         Images { pixels: &pixels, shape: [set.height(), set.width(), set.channels()], labels: labels.as_deref() };
     let schedule = pipeline.scheduler.noise_schedule()?;
     let total = schedule.len();
+    // Before the long pass, not after it.
+    if let Some(wrong) = arguments.lengths.iter().find(|&&steps| arguments.schedule && !(2..=total).contains(&steps)) {
+        return Err(usage(format!("--lengths {wrong}: expected 2 to {total}, the model's timesteps")));
+    }
     let list = match (&arguments.timesteps, arguments.steps) {
         (Some(list), _) => timesteps::explicit(total, list).map_err(usage)?,
         (None, Some(steps)) => timesteps::space_timesteps(total, &steps.to_string()).map_err(usage)?,
