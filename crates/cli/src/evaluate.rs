@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use ddpm::data::{self, ImageSet, Split};
 use ddpm::diffusion::{Denoising, NoiseSchedule, StepVariance, Variance, timesteps};
-use ddpm::evaluate::{Chain, Images, Likelihood, likelihood};
+use ddpm::evaluate::{Chain, Flow, FlowLikelihood, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use ddpm::train::plot::{self, Chart, Series};
 use ddpm::{Pipeline, output, weights};
 use serde::Serialize;
@@ -21,11 +21,14 @@ use crate::{Global, usage};
 /// nll is Ho et al.'s bound on −log₂ p(x) of held-out images: prior, one term for each reverse step, and the decoder. It
 /// takes as many evaluations of the network for each image as the chain has steps. With --schedule the same pass says
 /// what shorter chains would cost, finds the best ones, and checks it.
+///
+/// ode is the exact likelihood of the probability flow, of images made continuous by uniform noise.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm evaluate runs/fashion\n  \
     ddpm evaluate runs/fashion --data FOLDER -n 1000 --plot rate.png --json\n  \
     ddpm evaluate runs/fashion --steps 50 --variance fixed_small      the bound of a chain of 50 steps\n  \
     ddpm evaluate runs/fashion --schedule --denoising mt.json         what shorter chains cost, and the best ones\n  \
+    ddpm evaluate runs/fashion --metrics nll,ode -n 64               the flow's likelihood beside the bound\n  \
     ddpm sample runs/fashion --denoising mt.json --steps 25           sample along the best chain of 25")]
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
@@ -36,9 +39,9 @@ pub struct Arguments {
     /// The training images of a set that is divided, instead of the held-out ones
     #[arg(long)]
     train: bool,
-    /// What is measured
+    /// What is measured: nll, ode
     #[arg(long, default_value = "nll", value_delimiter = ',', value_name = "NAME,…")]
-    metrics: Vec<String>,
+    metrics: Vec<Metric>,
     /// How many of the images, the first ones; 0 for all
     #[arg(short, long, default_value_t = 128, value_name = "N")]
     n: usize,
@@ -66,6 +69,13 @@ pub struct Arguments {
     /// Write the squared error at every timestep, from which `ddpm sample` takes the best chain and its variances
     #[arg(long, conflicts_with_all = ["steps", "timesteps"], value_name = "FILE")]
     denoising: Option<PathBuf>,
+    /// Runge–Kutta steps of ode, four evaluations each
+    #[arg(long, default_value_t = 32, value_name = "K")]
+    ode_steps: usize,
+    /// The flow's divergence: how many random vectors estimate it (Hutchinson), or `exact`, as many passes as an image has
+    /// numbers
+    #[arg(long, default_value = "1", value_name = "P")]
+    probes: String,
     /// Draw the rate–distortion curve: a PNG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -77,10 +87,20 @@ pub struct Arguments {
     batch_size: usize,
 }
 
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Metric {
+    Nll,
+    Ode,
+}
+
 /// What is printed with --json.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
-    nll: Likelihood,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nll: Option<Likelihood>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ode: Option<FlowLikelihood>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     schedule: Vec<Row>,
 }
@@ -96,8 +116,16 @@ struct Row {
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    if let Some(other) = arguments.metrics.iter().find(|name| *name != "nll") {
-        return Err(usage(format!("--metrics {other}: unknown; there is nll")));
+    let trace = match arguments.probes.as_str() {
+        "exact" => Trace::Exact,
+        number => match number.parse() {
+            Ok(probes) if probes > 0 => Trace::Hutchinson(probes),
+            _ => return Err(usage(format!("--probes {number}: expected a number, or exact"))),
+        },
+    };
+    let wants = |metric| arguments.metrics.contains(&metric);
+    if !wants(Metric::Nll) && (arguments.schedule || arguments.denoising.is_some() || arguments.plot.is_some()) {
+        return Err(usage("--schedule, --denoising and --plot go with --metrics nll"));
     }
     if arguments.draws == 0 || arguments.batch_size == 0 {
         return Err(usage("--draws and --batch-size must be at least 1"));
@@ -134,27 +162,52 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         batch_size: arguments.batch_size,
         seed: arguments.seed,
     };
-    let nll = measure("evaluate", &pipeline, images, &chain, global)?;
-    let denoising = nll.denoising();
-    if let Some(path) = &arguments.denoising {
-        weights::whole::write_file(path, |file| {
-            file.write_all(serde_json::to_string(&denoising).unwrap_or_default().as_bytes())
-        })?;
+    let mut report = Report::default();
+    if wants(Metric::Nll) {
+        let nll = measure("evaluate", &pipeline, images, &chain, global)?;
+        let denoising = nll.denoising();
+        if let Some(path) = &arguments.denoising {
+            weights::whole::write_file(path, |file| {
+                file.write_all(serde_json::to_string(&denoising).unwrap_or_default().as_bytes())
+            })?;
+        }
+        if let Some(path) = &arguments.plot {
+            plot(path, &nll)?;
+        }
+        if arguments.schedule {
+            report.schedule = shorter(&arguments, &pipeline, images, &chain, &denoising, global)?;
+        }
+        report.nll = Some(nll);
     }
-    if let Some(path) = &arguments.plot {
-        plot(path, &nll)?;
+    if wants(Metric::Ode) {
+        let flow = Flow {
+            schedule: &schedule,
+            prediction: chain.prediction,
+            steps: arguments.ode_steps,
+            trace,
+            draws: arguments.draws,
+            batch_size: arguments.batch_size,
+            seed: arguments.seed,
+        };
+        let mut meter = Meter::new("flow", global);
+        let ode = flow_likelihood(&pipeline.unet, images, &flow, |done, of| meter.show(done, of));
+        meter.finish();
+        report.ode = Some(ode.with_context(|| format!("evaluating {}", pipeline.root.display()))?);
     }
-    let rows = match arguments.schedule {
-        true => shorter(&arguments, &pipeline, images, &chain, &denoising, global)?,
-        false => Vec::new(),
-    };
     if global.json {
-        println!("{}", serde_json::to_string(&Report { nll, schedule: rows })?);
+        println!("{}", serde_json::to_string(&report)?);
         return Ok(());
     }
-    print(&nll, &set);
-    if !rows.is_empty() {
-        print_schedule(&rows, nll.bits_per_dim, total);
+    if let Some(nll) = &report.nll {
+        print(nll, &set);
+        if !report.schedule.is_empty() {
+            print_schedule(&report.schedule, nll.bits_per_dim, total);
+        }
+    }
+    if let Some(ode) = &report.ode {
+        let evaluations = ode.evaluations * ode.draws;
+        println!("{} images of {}, {evaluations} evaluations and gradients each", ode.images, set.name());
+        println!("flow, bits/dim {:>6.4} ± {:.4}", ode.bits_per_dim, ode.standard_error);
     }
     Ok(())
 }
@@ -193,21 +246,37 @@ fn measure(
     chain: &Chain,
     global: &Global,
 ) -> anyhow::Result<Likelihood> {
-    let [height, width, channels] = images.shape;
-    let total = images.pixels.len() / (height * width * channels).max(1) * chain.timesteps.len() * chain.draws;
-    let mut progress = Progress::new(name, total as u64, 0, global.quiet);
-    let start = Instant::now();
-    let result = likelihood(&pipeline.unet, images, chain, |done, of| {
-        let left = start.elapsed().as_secs_f64() * (of - done) as f64 / done as f64;
-        let speed = done as f64 / start.elapsed().as_secs_f64();
-        progress.set(done as u64, || format!("{speed:.0} evaluations/s"));
-        progress.line_every(Duration::from_secs(10), || {
+    let mut meter = Meter::new(name, global);
+    let result = likelihood(&pipeline.unet, images, chain, |done, of| meter.show(done, of));
+    meter.finish();
+    result.with_context(|| format!("evaluating {}", pipeline.root.display()))
+}
+
+/// Shows how many evaluations are done.
+struct Meter {
+    progress: Progress,
+    start: Instant,
+}
+
+impl Meter {
+    fn new(name: &'static str, global: &Global) -> Self {
+        Self { progress: Progress::new(name, 0, 0, global.quiet), start: Instant::now() }
+    }
+
+    fn show(&mut self, done: usize, of: usize) -> bool {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let (left, speed) = (seconds * (of - done) as f64 / done as f64, done as f64 / seconds);
+        self.progress.set_total(of as u64);
+        self.progress.set(done as u64, || format!("{speed:.0} evaluations/s"));
+        self.progress.line_every(Duration::from_secs(10), || {
             format!("{done} of {of} noisy images, {speed:.0} a second, {} left", duration(left))
         });
         true
-    });
-    progress.finish();
-    result.with_context(|| format!("evaluating {}", pipeline.root.display()))
+    }
+
+    fn finish(&mut self) {
+        self.progress.finish();
+    }
 }
 
 /// Predicts and measures the bound of shorter chains, with other noise than the prediction was made from.

@@ -1,15 +1,14 @@
 //! `ddpm inpaint`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use ddpm::data;
 use ddpm::sample::{Known, inpaint};
 use ddpm::{Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output};
 
-use crate::interpolate::read;
 use crate::terminal::Progress;
+use crate::way::{Way, info, read, show};
 use crate::{Global, usage};
 
 /// Make a part of an image anew so that it fits the rest.
@@ -42,25 +41,19 @@ pub struct Arguments {
     /// How often each step is made
     #[arg(long, default_value_t = 1, value_name = "R")]
     resample: usize,
-    /// Class of the image, where the network has classes
-    #[arg(long, value_name = "CLASS")]
-    label: Option<u32>,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    seed: u64,
-    /// Images that go through the network at once; never changes an image
-    #[arg(long, default_value_t = 16, value_name = "B")]
-    batch_size: usize,
+    #[command(flatten)]
+    way: Way,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let sampler: Sampler = arguments.sampler.parse().map_err(usage)?;
-    if arguments.n == 0 || arguments.resample == 0 || arguments.batch_size == 0 {
-        return Err(usage("-n, --resample and --batch-size must be at least 1"));
+    arguments.way.check()?;
+    if arguments.n == 0 || arguments.resample == 0 {
+        return Err(usage("-n and --resample must be at least 1"));
     }
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let image = read(&arguments.image, &pipeline)?;
+    let image = read(&[&arguments.image], &pipeline)?;
     let options =
         data::Options { resolution: Some((image.height, image.width)), channels: Some(1), ..data::Options::default() };
     let mask = data::open(&arguments.mask, &options)?;
@@ -68,33 +61,31 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     mask.read(&[0], &mut bytes)?;
     let unknown: Vec<bool> = bytes.into_iter().map(|byte| byte >= 128).collect();
     let table = sampler.table(&pipeline.scheduler, SamplerOptions { steps: arguments.steps, ..Default::default() })?;
-    let noise = initial_noise(arguments.seed, 0, arguments.n, [image.height, image.width, image.channels]);
+    let noise = initial_noise(arguments.way.seed, 0, arguments.n, [image.height, image.width, image.channels]);
     target.check_writable(noise.shape())?;
-    let labels = arguments.label.map(|label| vec![label; arguments.n]);
+    let labels = arguments.way.labels(arguments.n);
     let request = Request {
-        seed: arguments.seed,
+        seed: arguments.way.seed,
         first_image: 0,
         noise: &noise,
         labels: labels.as_deref(),
-        batch_size: arguments.batch_size,
+        batch_size: arguments.way.batch_size,
+        share_until: None,
     };
     let known = Known { image: &image, unknown: &unknown, resample: arguments.resample };
-    let total = arguments.n.div_ceil(arguments.batch_size) * table.rows.len();
+    let total = arguments.n.div_ceil(arguments.way.batch_size) * table.rows.len();
     let mut progress = Progress::new("inpaint", total as u64, 0, global.quiet);
     let images = inpaint(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, known, |step| {
-        let done = step.first / arguments.batch_size * step.rows + step.row + 1;
-        progress.set(done as u64, String::new);
-        progress.line_every(Duration::from_secs(10), || format!("{done}/{total} steps"));
+        show(&mut progress, step.first / arguments.way.batch_size * step.rows + step.row + 1, total);
         true
     })?;
     progress.finish();
-    let info = [
+    let info = info([
         ("model", arguments.model.display().to_string()),
         ("image", arguments.image.display().to_string()),
         ("sampler", format!("{sampler}, {} steps, each {} times", table.rows.len(), arguments.resample)),
-        ("seed", arguments.seed.to_string()),
-    ]
-    .map(|(key, value)| (key.to_owned(), value));
+        ("seed", arguments.way.seed.to_string()),
+    ]);
     match &target {
         Output::Folder(folder) => output::write_folder(folder, &images, labels.as_deref(), 0, &info)?,
         _ => output::write(&target, &images, labels.as_deref(), &[], &info)?,

@@ -5,11 +5,13 @@ mod evaluate;
 mod inpaint;
 mod inspect;
 mod interpolate;
+mod invert;
 mod predict;
 mod sample;
 mod schedule;
 mod terminal;
 mod train;
+mod way;
 
 use std::process::ExitCode;
 
@@ -70,6 +72,7 @@ enum Command {
     Evaluate(evaluate::Arguments),
     Interpolate(interpolate::Arguments),
     Inpaint(inpaint::Arguments),
+    Invert(invert::Arguments),
     /// Measure how fast this machine trains and samples a preset
     Bench(bench::Arguments),
 }
@@ -145,6 +148,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Evaluate(arguments) => evaluate::run(arguments, &global),
         Command::Interpolate(arguments) => interpolate::run(arguments, &global),
         Command::Inpaint(arguments) => inpaint::run(arguments, &global),
+        Command::Invert(arguments) => invert::run(arguments, &global),
         Command::Bench(arguments) => bench::run(arguments, &global),
     })
 }

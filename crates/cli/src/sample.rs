@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use ddpm::diffusion::{Grid, SchedulerConfig, TimestepSpacing, Variance};
+use ddpm::sample::noised;
 use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
 
 use crate::evaluate::read_denoising;
 use crate::terminal::Progress;
+use crate::way::read;
 use crate::{Global, height_width, usage};
 
 /// Draw images from a model.
@@ -23,7 +25,10 @@ use crate::{Global, height_width, usage};
     ddpm sample google-ddpm-cifar10-32/ -n 16 -o pictures/                          numbered PNGs\n  \
     ddpm sample runs/fashion -n 16 --progress -o denoising.gif                       how they come about\n  \
     ddpm sample MODEL --sampler unipc-2 --steps 20 -o grid.png                       few steps\n  \
-    ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors     from given noise")]
+    ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors     from given noise\n  \
+    ddpm sample MODEL --from photo.png --at 500 -n 9 -o like-it.png                  image to image\n  \
+    ddpm sample MODEL --share-until 250 -n 9 -o siblings.png                         decodings of one x_t\n  \
+    ddpm sample MODEL -n 4 --sheet steps.png                                         x_t and the prediction along the way")]
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
@@ -80,19 +85,28 @@ pub struct Arguments {
     /// x_T from the tensor `noise` [N,C,H,W] of a safetensors file
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
+    /// Begin at this image, noised to --at, and not at noise
+    #[arg(long, conflicts_with_all = ["init", "timesteps", "denoising", "size"], requires = "at", value_name = "IMAGE")]
+    from: Option<PathBuf>,
+    /// The timestep of --from: the higher, the less is left of the image
+    #[arg(long, requires = "from", value_name = "T")]
+    at: Option<usize>,
+    /// All images have the same noise until x at this timestep, and each its own from there on (for ddpm, or ddim with --eta)
+    #[arg(long, value_name = "T")]
+    share_until: Option<f64>,
     /// Height and width, where the model does not say, or another size: 32 or 32x48
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
     /// Keep the predictions along the way: .png and .gif become animations, beside a folder OUT comes OUT-progress.png
     #[arg(long)]
     progress: bool,
+    /// Draw how the first 8 images come about: x_t, and below it the prediction of the image, from left to right: a PNG
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let sampler = match arguments.sampler.parse::<Sampler>().map_err(usage)? {
-        Sampler::Ddim { .. } => Sampler::Ddim { eta: arguments.eta },
-        sampler => sampler,
-    };
+    let sampler = arguments.sampler.parse::<Sampler>().map_err(usage)?.with_eta(arguments.eta);
     let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
     let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
     let grid = arguments.grid.as_deref().map(str::parse::<Grid>).transpose().map_err(usage)?;
@@ -120,11 +134,26 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             let variance_type = variance.unwrap_or(pipeline.scheduler.variance_type);
             sampler.table_over(&SchedulerConfig { variance_type, ..pipeline.scheduler.clone() }, list)?
         }
-        None => sampler.table(&pipeline.scheduler, options)?,
+        None => match arguments.at {
+            Some(t) => sampler.table_from(&pipeline.scheduler, options, t)?,
+            None => sampler.table(&pipeline.scheduler, options)?,
+        },
     };
-    let noise = match &arguments.init {
-        Some(path) => read_noise(path, arguments.n)?,
-        None => {
+    if arguments.share_until.is_some() && !table.rows.iter().any(|row| row.is_noisy()) {
+        return Err(usage(format!(
+            "--share-until: {} adds no noise, so that all images would be the same",
+            table.name
+        )));
+    }
+    let noise = match (&arguments.init, &arguments.from, arguments.at) {
+        (Some(path), ..) => read_noise(path, arguments.n)?,
+        (None, Some(path), Some(t)) => {
+            let image = read(&[path], &pipeline)?;
+            check_memory(arguments.n, [image.height, image.width, image.channels])?;
+            let schedule = pipeline.scheduler.noise_schedule()?;
+            noised(&image, &schedule, t, arguments.seed, arguments.first, arguments.n)
+        }
+        _ => {
             let [height, width] = size(&arguments, &pipeline)?;
             let shape = [height, width, pipeline.unet.config().in_channels];
             check_memory(arguments.n, shape)?;
@@ -141,12 +170,15 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         noise: &noise,
         labels: labels.as_deref(),
         batch_size: arguments.batch_size,
+        share_until: arguments.share_until,
     };
     let passes = noise.n.div_ceil(arguments.batch_size) as u64 * table.rows.len() as u64;
     let mut progress = Progress::new("sample", passes, 0, global.quiet);
     let start = Instant::now();
-    let wanted = frame_rows(table.rows.len());
+    let wanted = frame_rows(table.rows.len(), 40);
     let mut frames: Vec<Vec<Images>> = Vec::new();
+    let columns = frame_rows(table.rows.len(), 12);
+    let mut sheet: Vec<Images> = Vec::new();
     let images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |step| {
         let batch = step.first / arguments.batch_size;
         let done = (batch * step.rows + step.row + 1) as u64;
@@ -164,6 +196,9 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             if let Some(batch) = frames.last_mut() {
                 batch.push(step.sample());
             }
+        }
+        if arguments.sheet.is_some() && step.first == 0 && columns.contains(&step.row) {
+            sheet.push(pairs(&step.x(), &step.sample(), 8));
         }
         true
     })?;
@@ -188,6 +223,9 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         }
         _ => output::write(&target, &images, labels.as_deref(), &frames, &info)?,
     }
+    if let Some(path) = &arguments.sheet {
+        output::sheet(path, &sheet, sheet.len(), &info)?;
+    }
     let rate = images.n as f64 / seconds;
     if global.json {
         let object = serde_json::json!({
@@ -208,12 +246,18 @@ pub fn word<T: DeserializeOwned>(flag: &str, name: Option<&str>) -> anyhow::Resu
     name.map(word).transpose()
 }
 
-/// The rows whose predictions make an animation: about 40 of them, the first and the last included.
-fn frame_rows(rows: usize) -> Vec<usize> {
-    let frames = rows.min(40);
+/// `most` rows at the most, even and the first and the last included: the frames of an animation, the columns of a sheet.
+fn frame_rows(rows: usize, most: usize) -> Vec<usize> {
+    let frames = rows.min(most);
     let mut wanted: Vec<usize> = (0..frames).map(|i| i * (rows - 1) / (frames - 1).max(1)).collect();
     wanted.dedup();
     wanted
+}
+
+/// x_t and x̂0 of the first images, in turn.
+fn pairs(x: &Images, sample: &Images, most: usize) -> Images {
+    let pixels = x.each().zip(sample.each()).take(most).flat_map(|(x, sample)| [x, sample].concat()).collect();
+    Images { n: 2 * x.n.min(most), pixels, ..x.clone() }
 }
 
 /// Frames of batches to frames of all images.

@@ -41,10 +41,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let sampler = match arguments.sampler.parse::<Sampler>().map_err(usage)? {
-        Sampler::Ddim { .. } => Sampler::Ddim { eta: arguments.eta },
-        sampler => sampler,
-    };
+    let sampler = arguments.sampler.parse::<Sampler>().map_err(usage)?.with_eta(arguments.eta);
     let scheduler = match &arguments.model {
         None => SchedulerConfig::default(),
         Some(model) => match weights::pipeline::locate(model)?.scheduler_config {

@@ -30,6 +30,13 @@ impl Progress {
         Self { bar, quiet, last_line: Instant::now(), name }
     }
 
+    /// Says how much work there is, where that was not known before.
+    pub fn set_total(&self, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
     /// Moves the bar; `message` follows it.
     pub fn set(&self, done: u64, message: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {

@@ -24,7 +24,7 @@ use crate::{Global, usage};
     ddpm train --out runs/photos --resume                  go on where it stopped\n  \
     ddpm train --out runs/photos --resume --set train.steps=40000")]
 pub struct Arguments {
-    /// Start from a preset: fashion, mnist, emoji64, cifar10, celebahq256, lsun-bedroom, lsun-church, lsun-cat
+    /// Start from a preset: fashion, fashion-hybrid, fashion-vlb, fashion-vdm, mnist, emoji64, cifar10, celebahq256, lsun-bedroom, lsun-church, lsun-cat
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     preset: Option<String>,
     /// Start from a TOML file (which may name a preset: `preset = "cifar10"`)

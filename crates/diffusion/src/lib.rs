@@ -9,6 +9,7 @@
 //! | [`loss`] | loss weights per timestep: L_simple, min-SNR-γ, a list | Ho et al., Hang et al. 2023 |
 //! | [`bound`] | the variational bound term by term in bits/dim, and its derivatives | Ho et al. 2020 |
 //! | [`denoising`] | from the squared error at every t: best variances, best sub-chain, bits/dim of any | Watson et al., Bao et al. |
+//! | [`flow`] | the density of the probability flow | Song et al. 2021 |
 //! | [`sampler_t`] | how training draws t: uniform, low-discrepancy, by importance | VDM, improved-diffusion |
 //! | [`solver`] | a sampler as a table of coefficients: DDPM, DDIM | Ho et al., Song et al. |
 //! | [`multistep`] | tables of higher order: DPM-Solver++, UniPC, iPNDM, PNDM, DEIS, Heun | Lu et al., Zhao et al., Zhang & Chen |
@@ -42,6 +43,7 @@
 pub mod bound;
 pub mod denoising;
 mod error;
+pub mod flow;
 pub mod grid;
 pub mod loss;
 pub mod multistep;

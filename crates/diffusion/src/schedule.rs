@@ -38,11 +38,13 @@ pub enum BetaSchedule {
     Sigmoid,
     /// ᾱ from a Laplace-distributed log-SNR, β capped at 0.999, as diffusers computes it; takes no β range.
     Laplace,
+    /// The log-SNR falls evenly from 13.3 to −5, the end points that Kingma et al. (2021, VDM) found; takes no β range.
+    LogSnr,
 }
 
 impl BetaSchedule {
     /// Every schedule with its name.
-    pub const NAMES: [(&'static str, Self); 9] = [
+    pub const NAMES: [(&'static str, Self); 10] = [
         ("linear", Self::Linear),
         ("scaled_linear", Self::ScaledLinear),
         ("const", Self::Const),
@@ -52,6 +54,7 @@ impl BetaSchedule {
         ("squaredcos_cap_v2", Self::SquaredcosCapV2),
         ("sigmoid", Self::Sigmoid),
         ("laplace", Self::Laplace),
+        ("log_snr", Self::LogSnr),
     ];
 
     /// β_0 … β_{T−1} for T = `num_train_timesteps`. The range is used as given for every T, as Ho et al. and diffusers
@@ -79,6 +82,12 @@ impl BetaSchedule {
                 .map(|x| (beta_end - beta_start) / (1.0 + (-x).exp()) + beta_start)
                 .collect(),
             Self::Laplace => betas_for_alpha_bar(steps, laplace_alpha_bar),
+            Self::LogSnr => {
+                // 1 − ᾱ_t/ᾱ_{t−1} for ᾱ = 1/(1 + e^{−log SNR}), without the cancellation near ᾱ = 1.
+                let noise: Vec<f64> = linspace(-13.3, 5.0, steps).into_iter().map(f64::exp).collect();
+                let before = std::iter::once(0.0).chain(noise.iter().copied());
+                before.zip(&noise).map(|(before, now)| (now - before) / (1.0 + now)).collect()
+            }
         }
     }
 }

@@ -181,6 +181,27 @@ pub(crate) fn ddim_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64,
     })
 }
 
+/// [`ddim`] backwards, from data to noise (Song et al. 2021, section 4.3): over `timesteps`, ascending, each row takes x at
+/// its own timestep to the next, so that the last of them is where it ends. The data counts as x at the first timestep. Over
+/// the same timesteps `ddim` brings the latents back, the nearer the more of them there are. Nothing is clipped.
+pub fn ddim_inversion(schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<SolverTable, Error> {
+    if timesteps.len() < 2 {
+        return Err(Error::Length { name: "timesteps of an inversion", found: timesteps.len(), expected: 2 });
+    }
+    let descending: Vec<usize> = timesteps.iter().rev().copied().collect();
+    timesteps::check(&descending, schedule.len())?;
+    let rows = timesteps.windows(2).map(|pair| {
+        let to = schedule.alpha_cumprod(pair[1]);
+        Row { sample: vec![to.sqrt()], epsilon: vec![(1.0 - to).sqrt()], ..blank_row(schedule, pair[0]) }
+    });
+    checked(SolverTable {
+        name: "ddim inversion".to_owned(),
+        rows: rows.collect(),
+        clip_sample: None,
+        epsilon_from_clipped: false,
+    })
+}
+
 fn blank_row(schedule: &NoiseSchedule, t: usize) -> Row {
     Row {
         timestep: t as f64,

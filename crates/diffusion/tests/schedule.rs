@@ -335,3 +335,11 @@ proptest! {
         prop_assert!((0..s.len()).all(|t| zero.alpha_cumprod(t) <= s.alpha_cumprod(t) + 1e-15));
     }
 }
+
+#[test]
+fn log_snr_runs_evenly_between_vdms_end_points() {
+    let schedule = NoiseSchedule::new(BetaSchedule::LogSnr, 0.0, 0.0, 1000).unwrap();
+    for (t, expected) in [(0, 13.3), (999, -5.0), (333, 13.3 - 18.3 / 3.0)] {
+        assert!((schedule.log_snr(t) - expected).abs() < 1e-8, "{t}: {}", schedule.log_snr(t));
+    }
+}

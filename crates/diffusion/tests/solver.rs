@@ -381,3 +381,33 @@ fn tables_are_written_and_read() {
         assert!(printed.contains("333.00") && printed.starts_with(&table.name));
     }
 }
+
+/// On Gaussian data the flow is known: the inversion ends there, the nearer the smaller its steps, and DDIM over the same
+/// timesteps comes back.
+#[test]
+fn ddim_inversion_follows_the_flow_to_noise_and_back() {
+    let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
+    let data = Gaussian { mean: 0.5, variance: 0.2 };
+    let model = |x: &[f64], t: f64| {
+        let alpha = schedule.alpha_cumprod(t as usize);
+        x.iter().map(|&x| data.epsilon(x, alpha)).collect::<Vec<_>>()
+    };
+    let x = [-0.3, 0.5, 1.2];
+    let errors = |steps: usize| {
+        let up: Vec<usize> = (0..steps).map(|i| i * 999 / (steps - 1)).collect();
+        let down: Vec<usize> = up.iter().rev().copied().collect();
+        let none = |_: usize| vec![];
+        let run = |table: &SolverTable, x: &[f64]| table.run(x, model, Prediction::Epsilon, none).unwrap();
+        let latents = run(&diffusion::solver::ddim_inversion(&schedule, &up).unwrap(), &x);
+        let back = run(&diffusion::solver::ddim(&schedule, &down, 0.0, None).unwrap(), &latents);
+        let flow = |&x: &f64| data.flow(x, schedule.alpha_cumprod(0), schedule.alpha_cumprod(999));
+        let worst = |a: Vec<f64>, b: Vec<f64>| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        (worst(latents, x.iter().map(flow).collect()), worst(back, x.to_vec()))
+    };
+    let (coarse, fine) = (errors(50), errors(200));
+    assert!(fine.0 < 0.3 * coarse.0 && fine.1 < 0.3 * coarse.1, "{coarse:?} {fine:?}");
+    assert!(fine.0 < 0.03 && fine.1 < 0.03, "{fine:?}");
+    assert!(diffusion::solver::ddim_inversion(&schedule, &[0]).is_err());
+    assert!(diffusion::solver::ddim_inversion(&schedule, &[10, 0]).is_err());
+    assert!(diffusion::solver::ddim_inversion(&schedule, &[0, 1000]).is_err());
+}

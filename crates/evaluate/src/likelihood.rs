@@ -21,6 +21,35 @@ pub struct Images<'a> {
     pub labels: Option<&'a [u32]>,
 }
 
+impl Images<'_> {
+    /// (N, numbers of an image), if they fit the network.
+    pub(crate) fn check(&self, unet: &Unet) -> Result<(usize, usize), Error> {
+        let [height, width, channels] = self.shape;
+        let size = height * width * channels;
+        let n = self.pixels.len() / size.max(1);
+        if n == 0 || self.pixels.len() != n * size {
+            let found = self.pixels.len();
+            return Err(Error::Request(format!("{found} numbers are no images of {height}x{width}x{channels}")));
+        }
+        unet.config().check_size(height, width)?;
+        if channels != unet.config().in_channels {
+            let expected = unet.config().in_channels;
+            let message = format!("the images have {channels} channels, but the network takes {expected}");
+            return Err(Error::Request(message));
+        }
+        unet.check_labels(n, self.labels.map(Labels::Classes))?;
+        Ok((n, size))
+    }
+}
+
+/// The mean, and its standard error.
+pub(crate) fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, (variance / n).sqrt())
+}
+
 /// The chain whose bound is measured, and how.
 #[derive(Clone, Debug)]
 pub struct Chain<'a> {
@@ -133,21 +162,10 @@ pub fn likelihood(
     chain: &Chain,
     mut progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<Likelihood, Error> {
-    let Images { pixels, shape: [height, width, channels], labels } = images;
-    let size = height * width * channels;
-    let n = pixels.len() / size.max(1);
-    if n == 0 || pixels.len() != n * size {
-        return Err(Error::Request(format!("{} numbers are no images of {height}x{width}x{channels}", pixels.len())));
-    }
+    let (n, size) = images.check(unet)?;
     if chain.draws == 0 || chain.batch_size == 0 {
         return Err(Error::Request("draws and the batch size must be at least 1".into()));
     }
-    unet.config().check_size(height, width)?;
-    if channels != unet.config().in_channels {
-        let expected = unet.config().in_channels;
-        return Err(Error::Request(format!("the images have {channels} channels, but the network takes {expected}")));
-    }
-    unet.check_labels(n, labels.map(Labels::Classes))?;
     let device = unet.device();
     let sub_chain = chain.schedule.respace(chain.timesteps)?;
     if chain.log_variances.is_some_and(|given| given.len() != chain.timesteps.len()) {
@@ -179,11 +197,10 @@ pub fn likelihood(
     }
 
     let bound = VariationalBound::new(&sub_chain, Cdf::Tanh);
-    let priors = pixels.par_chunks(size).map(|x0| bound.prior(x0)).collect::<Result<Vec<_>, _>>()?;
+    let priors = images.pixels.par_chunks(size).map(|x0| bound.prior(x0)).collect::<Result<Vec<_>, _>>()?;
     each.iter_mut().zip(&priors).for_each(|(each, prior)| *each += prior);
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let (prior, bits_per_dim) = (mean(&priors), mean(&each));
-    let variance = each.iter().map(|bits| (bits - bits_per_dim).powi(2)).sum::<f64>() / (n.max(2) - 1) as f64;
+    let (prior, _) = mean_and_error(&priors);
+    let (bits_per_dim, standard_error) = mean_and_error(&each);
     let measurements = (n * chain.draws) as f64;
     let points: Vec<Point> = points
         .into_iter()
@@ -198,7 +215,7 @@ pub fn likelihood(
     let distortion = points[steps - 1].bits;
     Ok(Likelihood {
         bits_per_dim,
-        standard_error: (variance / n as f64).sqrt(),
+        standard_error,
         prior,
         rate: bits_per_dim - distortion,
         distortion,

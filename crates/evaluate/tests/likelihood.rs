@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{BetaSchedule, Cdf, NoiseSchedule, Prediction, StepVariance, Variance};
-use evaluate::{Chain, Images, Likelihood, likelihood};
+use evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use random::{Random, Stream};
 use unet::{Config, Unet};
 use weights::read_safetensors;
@@ -158,4 +158,73 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(images, &Chain { timesteps: &[20, 0], ..good.clone() }).contains("20"));
     assert!(refused(images, &Chain { log_variances: Some(&[0.0]), ..good.clone() }).contains("as many"));
     assert!(likelihood(&unet, images, &good, |_, _| false).is_err());
+}
+
+fn small_flow(schedule: &NoiseSchedule, trace: Trace) -> Flow<'_> {
+    Flow { schedule, prediction: Prediction::Epsilon, steps: 4, trace, draws: 1, batch_size: 2, seed: 5 }
+}
+
+/// One small image and a network of any size: the learned_range one takes 12×12 of one channel.
+fn flow_bits(name: &str, side: usize, flow: &Flow) -> Vec<f64> {
+    let unet = network(name);
+    let shape = [side, side, unet.config().in_channels];
+    let size: usize = shape.iter().product();
+    let pixels: Vec<f32> = (0..3 * size).map(|i| ((i * 7919 % 256) as f32) / 127.5 - 1.0).collect();
+    let images = Images { pixels: &pixels, shape, labels: None };
+    flow_likelihood(&unet, images, flow, |_, _| true).unwrap().each
+}
+
+/// Hutchinson's estimate has the exact trace as its mean, and neither depends on the batch.
+#[test]
+fn the_flows_trace_is_estimated_without_bias() {
+    let schedule = schedule();
+    let bits = |flow: &Flow| flow_bits("learned_range", 4, flow);
+    let exact = bits(&small_flow(&schedule, Trace::Exact));
+    let estimate = bits(&small_flow(&schedule, Trace::Hutchinson(200)));
+    let one = small_flow(&schedule, Trace::Hutchinson(1));
+    let spread = exact.iter().zip(bits(&one)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    for (exact, estimate) in exact.iter().zip(&estimate) {
+        assert!((exact - estimate).abs() < 0.3 * spread && spread > 1e-6, "{exact} {estimate} {spread}");
+    }
+    assert_eq!(bits(&one), bits(&Flow { batch_size: 3, ..one.clone() }));
+    assert_ne!(bits(&one), bits(&Flow { seed: 6, ..one.clone() }));
+}
+
+/// The exact trace against central differences of the network, through the likelihood of one step.
+#[test]
+fn the_flows_density_is_that_of_finite_differences() {
+    let (unet, schedule) = (network("learned_range"), schedule());
+    let shape = [4, 4, 1];
+    let pixels: Vec<f32> = (0..16).map(|i| ((i * 79 % 256) as f32) / 127.5 - 1.0).collect();
+    let flow = small_flow(&schedule, Trace::Exact);
+    let got = flow_likelihood(&unet, Images { pixels: &pixels, shape, labels: None }, &flow, |_, _| true).unwrap();
+
+    let epsilon = |x: &[f64], t: f64| -> Vec<f64> {
+        let x: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+        let input = Tensor::<4>::from_data(TensorData::new(x, [1, 4, 4, 1]), &Device::flex());
+        unet.forward(input, &[t as f32], None, None).narrow(3, 0, 1).into_data().iter::<f64>().collect()
+    };
+    let mut uniforms = vec![0.0; 16];
+    Random::new(5).uniforms_f64(Stream::Dequantize, 0, 0, &mut uniforms);
+    let signal = schedule.alpha_cumprod(0).sqrt();
+    let points: Vec<f64> =
+        pixels.iter().zip(uniforms).map(|(&x, u)| signal * (f64::from(x) + (u - 0.5) / 127.5)).collect();
+    let density = diffusion::flow::log_density(&schedule, &points, 16, 4, |x, node| {
+        let h = 1e-2;
+        let trace: f64 = (0..16)
+            .map(|i| {
+                let moved = |by: f64| {
+                    let mut x = x.to_vec();
+                    x[i] += by;
+                    epsilon(&x, node.timestep)[i]
+                };
+                (moved(h) - moved(-h)) / (2.0 * h)
+            })
+            .sum();
+        Ok::<_, diffusion::Error>((epsilon(x, node.timestep), vec![trace]))
+    })
+    .unwrap();
+    let nats = -density.log_density[0] / 16.0 - signal.ln() + 127.5_f64.ln();
+    let expected = nats / std::f64::consts::LN_2;
+    assert!((got.bits_per_dim - expected).abs() < 2e-4, "{} {expected}", got.bits_per_dim);
 }

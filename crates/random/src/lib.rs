@@ -63,6 +63,10 @@ pub enum Stream {
     Label = 13,
     /// Noise of the known part of an image that is inpainted, and of going back to try again; `index` is the image's.
     Inpaint = 14,
+    /// What makes 8-bit pixels continuous; `index` is the image's.
+    Dequantize = 15,
+    /// Vectors of an estimate of a trace; `index` is the image's, `step` the vector's.
+    Trace = 16,
 }
 
 /// A seed: the source of every random number of a run.

@@ -1,13 +1,14 @@
 //! Between two images: both are noised to the same x_t with the same ε, mixed, and brought back (Ho et al. 2020, section
-//! 4.3 and figure 8). The later the t, the coarser what is mixed: from blending pixels to inventing images.
+//! 4.3 and figure 8). The later the t, the coarser what is mixed: from blending pixels to inventing images. Or both are
+//! taken up along DDIM's way, and what comes back keeps more of them (Song et al. 2021, section 5.3).
 
-use diffusion::{NoiseSchedule, SchedulerConfig};
+use diffusion::{NoiseSchedule, SchedulerConfig, SolverTable};
 use random::{Random, Stream};
 use unet::Unet;
 
 use crate::output::Images;
 use crate::walk::{Request, walk};
-use crate::{Error, Sampler};
+use crate::{Error, Options, Sampler, inversion};
 
 /// How two noisy images are mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Between<'a> {
     pub sampler: Sampler,
     /// Steps of the whole way; all by default.
     pub steps: Option<usize>,
+    /// Instead of noise: the latents that DDIM makes the images from, and its way back; `sampler` and `seed` do nothing.
+    pub invert: bool,
     /// Class of the images, where the network has classes.
     pub label: Option<u32>,
     /// Seed of the noise.
@@ -55,41 +58,55 @@ pub fn interpolate(
         return Err(Error::Request("an interpolation is between two images of one size".into()));
     }
     let schedule = scheduler.noise_schedule()?;
-    let all = scheduler.timesteps(between.steps.unwrap_or(schedule.len()))?;
-    let mut tables = Vec::new();
-    for &t in between.at {
-        if t >= schedule.len() {
-            let last = schedule.len() - 1;
-            return Err(Error::Request(format!("t = {t} is not a timestep of the chain; expected 0 to {last}")));
+    // The way up, if there is one, and the way down.
+    let ways = between.at.iter().map(|&t| {
+        if between.invert {
+            let (up, down) = inversion(scheduler, t, between.steps.unwrap_or(schedule.len()))?;
+            return Ok((Some(up), down));
         }
-        let list: Vec<usize> = std::iter::once(t).chain(all.iter().copied().filter(|&s| s < t)).collect();
-        tables.push(between.sampler.table_over(scheduler, &list)?);
-    }
+        let options = Options { steps: between.steps, ..Default::default() };
+        Ok((None, between.sampler.table_from(scheduler, options, t)?))
+    });
+    let ways: Vec<(Option<SolverTable>, SolverTable)> = ways.collect::<Result<_, Error>>()?;
     let count = between.shares.len();
     let batches = count.div_ceil(between.batch_size.max(1));
-    let total = batches * tables.iter().map(|table| table.rows.len()).sum::<usize>();
+    let rows = |(up, down): &(Option<SolverTable>, SolverTable)| {
+        up.as_ref().map_or(0, |up| 2_usize.div_ceil(between.batch_size.max(1)) * up.rows.len())
+            + batches * down.rows.len()
+    };
+    let total = ways.iter().map(rows).sum::<usize>();
 
     let mut epsilon = vec![0.0; a.pixels.len()];
     Random::new(between.seed).normals(Stream::InitialNoise, 0, 0, &mut epsilon);
-    let labels = between.label.map(|label| vec![label; count]);
+    let labels = between.label.map(|label| vec![label; count.max(2)]);
     let mut frames = vec![Images { n: 0, pixels: Vec::new(), ..a.clone() }; count];
     let mut done = 0;
-    for (&t, table) in between.at.iter().zip(&tables) {
-        let noisy = |image: &Images| q_sample(&schedule, t, &image.pixels, &epsilon);
-        let (from, to) = (noisy(a), noisy(b));
-        let pixels = between.shares.iter().flat_map(|&share| mixed(between.mix, &from, &to, share)).collect();
-        let noise = Images { n: count, pixels, ..a.clone() };
+    let mut go = |table: &SolverTable, start: &Images| {
         let request = Request {
             seed: between.seed,
             first_image: 0,
-            noise: &noise,
-            labels: labels.as_deref(),
+            noise: start,
+            labels: labels.as_ref().map(|labels| &labels[..start.n]),
             batch_size: between.batch_size,
+            share_until: None,
         };
-        let images = walk(unet, table, scheduler.prediction_type, &request, |_| {
+        walk(unet, table, scheduler.prediction_type, &request, |_| {
             done += 1;
             progress(done, total)
-        })?;
+        })
+    };
+    for (&t, (up, down)) in between.at.iter().zip(&ways) {
+        let (from, to) = match up {
+            Some(up) => {
+                let both = Images { n: 2, pixels: [a.pixels.as_slice(), &b.pixels].concat(), ..a.clone() };
+                let latents = go(up, &both)?.pixels;
+                let (from, to) = latents.split_at(a.pixels.len());
+                (from.to_vec(), to.to_vec())
+            }
+            None => (q_sample(&schedule, t, &a.pixels, &epsilon), q_sample(&schedule, t, &b.pixels, &epsilon)),
+        };
+        let pixels = between.shares.iter().flat_map(|&share| mixed(between.mix, &from, &to, share)).collect();
+        let images = go(down, &Images { n: count, pixels, ..a.clone() })?;
         for (frame, image) in frames.iter_mut().zip(images.each()) {
             frame.n += 1;
             frame.pixels.extend_from_slice(image);
@@ -98,7 +115,8 @@ pub fn interpolate(
     Ok(frames)
 }
 
-fn q_sample(schedule: &NoiseSchedule, t: usize, x0: &[f32], epsilon: &[f32]) -> Vec<f32> {
+/// x_t of an image for a given ε (Ho et al. eq. 4).
+pub(crate) fn q_sample(schedule: &NoiseSchedule, t: usize, x0: &[f32], epsilon: &[f32]) -> Vec<f32> {
     let (signal, noise) = schedule.q_sample(t);
     x0.iter().zip(epsilon).map(|(x0, e)| signal as f32 * x0 + noise as f32 * e).collect()
 }

@@ -13,5 +13,5 @@ pub use error::Error;
 pub use inpaint::{Known, inpaint};
 pub use interpolate::{Between, Mix, interpolate};
 pub use pipeline::{Pipeline, read_scheduler, write as write_pipeline};
-pub use sampler::{Options, Sampler};
-pub use walk::{Request, Step, initial_noise, walk};
+pub use sampler::{Options, Sampler, inversion};
+pub use walk::{Request, Step, initial_noise, noised, walk};

@@ -124,6 +124,17 @@ impl Images {
         self.pixels.chunks_exact((self.height * self.width * self.channels).max(1))
     }
 
+    /// The values in the order N,C,H,W of files.
+    pub fn nchw(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.pixels.len());
+        for image in self.each() {
+            for channel in 0..self.channels {
+                values.extend(image.iter().skip(channel).step_by(self.channels));
+            }
+        }
+        values
+    }
+
     /// Whether these can be shown: as many values as the shape says, at least one image, and all finite.
     ///
     /// # Errors
@@ -341,12 +352,7 @@ fn write_npz(path: &Path, images: &Images, labels: Option<&[u32]>) -> Result<()>
 
 fn write_safetensors(path: &Path, images: &Images, labels: Option<&[u32]>, info: &[(String, String)]) -> Result<()> {
     let [n, height, width, channels] = images.shape();
-    let mut samples = Vec::with_capacity(images.pixels.len());
-    for image in images.each() {
-        for channel in 0..channels {
-            samples.extend(image.iter().skip(channel).step_by(channels));
-        }
-    }
+    let samples = images.nchw();
     let labels: Option<Vec<f32>> = labels.map(|labels| labels.iter().map(|&label| label as f32).collect());
     let (shape, count) = ([n, channels, height, width], [n]);
     let samples = [("samples", &shape[..], &samples[..])];

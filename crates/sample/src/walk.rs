@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::prediction::{FromOutput, epsilon_from_sample};
 use diffusion::solver::Row;
-use diffusion::{Prediction, SolverTable};
+use diffusion::{NoiseSchedule, Prediction, SolverTable};
 use random::{Random, Stream};
 use unet::{Labels, Unet};
 
 use crate::Error;
+use crate::interpolate::q_sample;
 use crate::output::Images;
 
 /// What to sample. Image i of the request is image `first_image + i` of its seed: it is the same whatever the batch size,
@@ -26,6 +27,9 @@ pub struct Request<'a> {
     pub labels: Option<&'a [u32]>,
     /// Images that go through the network at once.
     pub batch_size: usize,
+    /// All images have the first one's noise until x at this timestep, and each its own from there on: several decodings
+    /// of one x_t (Ho et al. 2020, figure 7).
+    pub share_until: Option<f64>,
 }
 
 /// A step of the walk, as the progress function sees it.
@@ -62,6 +66,21 @@ pub fn initial_noise(seed: u64, first_image: u64, count: usize, [height, width, 
         random.normals(Stream::InitialNoise, first_image + i as u64, 0, image);
     }
     Images { n: count, height, width, channels, pixels }
+}
+
+/// One image `[1,H,W,C]` noised to x_t, with the noise of each of the images that [`initial_noise`] numbers so: where an
+/// image is to be made from another (SDEdit: Meng et al. 2022, arXiv 2108.01073).
+///
+/// # Panics
+/// If t is not a timestep of the chain.
+pub fn noised(image: &Images, schedule: &NoiseSchedule, t: usize, seed: u64, first_image: u64, count: usize) -> Images {
+    let Images { height, width, channels, .. } = *image;
+    let mut images = initial_noise(seed, first_image, count, [height, width, channels]);
+    for noise in images.pixels.chunks_mut((height * width * channels).max(1)) {
+        let x_t = q_sample(schedule, t, &image.pixels, noise);
+        noise.copy_from_slice(&x_t);
+    }
+    images
 }
 
 /// Walks from noise to images, `[N,H,W,C]` in about [-1, 1] and not clamped. `progress` is called after every row of
@@ -106,6 +125,10 @@ pub(crate) fn walk_by(
     unet.check_labels(n, request.labels.map(Labels::Classes))?;
     let device = unet.device();
     let per_image = height * width * channels;
+    let shared_rows = request.share_until.map_or(0, |t| {
+        // Row i leads to the timestep of row i + 1.
+        table.rows.iter().skip(1).take_while(|row| row.timestep >= t).count()
+    });
     let mut pixels = Vec::with_capacity(n * per_image);
     for first in (0..n).step_by(request.batch_size) {
         let count = request.batch_size.min(n - first);
@@ -116,10 +139,14 @@ pub(crate) fn walk_by(
             labels: request.labels.map(|labels| &labels[first..][..count]),
             random: Random::new(request.seed),
             first_image: request.first_image + first as u64,
+            shared: (shared_rows as u64, request.first_image),
             dims: [count, height, width, channels],
             device: &device,
         };
-        let noise = request.noise.pixels[first * per_image..][..count * per_image].to_vec();
+        let noise = match request.share_until {
+            Some(_) => request.noise.pixels[..per_image].repeat(count),
+            None => request.noise.pixels[first * per_image..][..count * per_image].to_vec(),
+        };
         let rows = table.rows.len();
         let x = way(&batch, batch.tensor(noise), &mut |row, x, sample| {
             progress(&Step { first, images: count, row, rows, x, sample })
@@ -162,6 +189,8 @@ pub(crate) struct Batch<'a> {
     labels: Option<&'a [u32]>,
     random: Random,
     first_image: u64,
+    /// So many rows of noise are those of one image.
+    shared: (u64, u64),
     pub dims: [usize; 4],
     device: &'a Device,
 }
@@ -216,7 +245,9 @@ impl Batch<'_> {
         let [_, height, width, channels] = self.dims;
         let mut z = vec![0.0; self.dims.iter().product()];
         for (i, image) in z.chunks_mut((height * width * channels).max(1)).enumerate() {
-            self.random.normals(stream, self.first_image + i as u64, step, image);
+            let (rows, one) = self.shared;
+            let number = if step < rows { one } else { self.first_image + i as u64 };
+            self.random.normals(stream, number, step, image);
         }
         self.tensor(z)
     }

@@ -32,14 +32,19 @@ use toml::{Table, Value};
 pub use data::Fit;
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
+pub use sample::Sampler;
 pub use unet::{ResnetTimeScaleShift, TimeEmbeddingType};
 
 /// The preset that a configuration starts from where nothing else is said.
 pub const DEFAULT_PRESET: &str = "fashion";
 
-/// The built-in presets, `(name, TOML)`. Each of them states every key that is not optional.
-pub const PRESETS: [(&str, &str); 8] = [
+/// The built-in presets, `(name, TOML)`. Each of them states every key that is not optional, or names another preset as a
+/// configuration file does, and what it has of its own.
+pub const PRESETS: [(&str, &str); 11] = [
     ("fashion", include_str!("../../../presets/fashion.toml")),
+    ("fashion-hybrid", include_str!("../../../presets/fashion-hybrid.toml")),
+    ("fashion-vlb", include_str!("../../../presets/fashion-vlb.toml")),
+    ("fashion-vdm", include_str!("../../../presets/fashion-vdm.toml")),
     ("mnist", include_str!("../../../presets/mnist.toml")),
     ("emoji64", include_str!("../../../presets/emoji64.toml")),
     ("cifar10", include_str!("../../../presets/cifar10.toml")),
@@ -233,9 +238,9 @@ pub struct Train {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
-    /// The way from noise to image.
+    /// The way from noise to image: any of `ddpm sample`.
     pub sampler: Sampler,
-    /// Steps of the sampler. Absent: all T.
+    /// Steps of the sampler. Absent: all T, or 20 for a sampler of few steps.
     pub steps: Option<usize>,
     /// η of DDIM: 0 draws no noise on the way, 1 as much as DDPM. DDPM ignores it.
     pub eta: f64,
@@ -243,16 +248,6 @@ pub struct Sample {
     pub clip_sample: bool,
     /// Images that are drawn at the same time. Never changes an image.
     pub batch_size: usize,
-}
-
-/// The way from noise to image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampler {
-    /// Ancestral sampling (Ho et al. 2020, Algorithm 2).
-    Ddpm,
-    /// Denoising diffusion implicit models (Song et al. 2021).
-    Ddim,
 }
 
 impl Config {
@@ -288,13 +283,7 @@ impl Config {
             Some(other) => return Err(ConfigError::value("preset", format!("expected a name, got {other}"))),
         };
         keys::check(&given)?;
-        let mut table = preset_table(&base)?;
-        for (section, values) in given {
-            if let (Some(Value::Table(all)), Value::Table(some)) = (table.get_mut(&section), values) {
-                all.extend(some);
-            }
-        }
-        read(table)
+        read(merged(preset_table(&base)?, given))
     }
 
     /// Replaces one key: `train.steps=2000`, `model.block_out_channels=[64, 128]`, `data.path=photos`.
@@ -360,7 +349,21 @@ impl Config {
 fn preset_table(name: &str) -> Result<Table, ConfigError> {
     let (_, text) =
         PRESETS.iter().find(|(known, _)| *known == name).ok_or_else(|| ConfigError::unknown_preset(name))?;
-    toml::from_str(text).map_err(ConfigError::syntax)
+    let mut table: Table = toml::from_str(text).map_err(ConfigError::syntax)?;
+    match table.remove("preset") {
+        Some(Value::String(base)) => Ok(merged(preset_table(&base)?, table)),
+        _ => Ok(table),
+    }
+}
+
+/// A configuration with some of its keys replaced.
+fn merged(mut table: Table, given: Table) -> Table {
+    for (section, values) in given {
+        if let (Some(Value::Table(all)), Value::Table(some)) = (table.get_mut(&section), values) {
+            all.extend(some);
+        }
+    }
+    table
 }
 
 fn read(table: Table) -> Result<Config, ConfigError> {

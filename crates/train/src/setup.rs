@@ -126,10 +126,7 @@ impl Config {
 
     /// The sampler that the run's pictures are drawn with.
     pub fn sampler(&self) -> Sampler {
-        match self.sample.sampler {
-            config::Sampler::Ddpm => Sampler::Ddpm,
-            config::Sampler::Ddim => Sampler::Ddim { eta: self.sample.eta },
-        }
+        self.sample.sampler.with_eta(self.sample.eta)
     }
 
     /// Its steps.
