@@ -96,12 +96,33 @@ pub fn walk(
     request: &Request,
     progress: impl FnMut(&Step) -> bool,
 ) -> Result<Images, Error> {
-    walk_by(unet, table, prediction, request, progress, straight)
+    let network = network(unet, request)?;
+    walk_by(&network, &unet.device(), table, prediction, request, progress, straight)
 }
 
-/// [`walk`], batch by batch along a `way` of its own.
+/// What a walk asks: the output for x `[N,H,W,C]` at a timestep, with a class for each image where there are classes.
+pub(crate) type Network<'a> = dyn Fn(Tensor<4>, f64, Option<&[u32]>) -> Tensor<4> + 'a;
+
+/// A network as a walk asks it, if a request's sizes and labels fit it.
+pub(crate) fn network<'a>(unet: &'a Unet, request: &Request) -> Result<Box<Network<'a>>, Error> {
+    let Images { n, height, width, channels, .. } = *request.noise;
+    let config = unet.config();
+    config.check_size(height, width)?;
+    if channels != config.in_channels {
+        let expected = config.in_channels;
+        return Err(Error::Request(format!("the noise has {channels} channels, but the network takes {expected}")));
+    }
+    unet.check_labels(n, request.labels.map(Labels::Classes))?;
+    Ok(Box::new(|x, timestep, labels| {
+        let timesteps = vec![timestep as f32; x.dims()[0]];
+        unet.forward(x, &timesteps, labels.map(Labels::Classes), None)
+    }))
+}
+
+/// [`walk`] with anything that answers as a network, batch by batch along a `way` of its own.
 pub(crate) fn walk_by(
-    unet: &Unet,
+    network: &Network,
+    device: &Device,
     table: &SolverTable,
     prediction: Prediction,
     request: &Request,
@@ -110,20 +131,12 @@ pub(crate) fn walk_by(
 ) -> Result<Images, Error> {
     table.check()?;
     let Images { n, height, width, channels, .. } = *request.noise;
-    let config = unet.config();
-    config.check_size(height, width)?;
-    if channels != config.in_channels {
-        let expected = config.in_channels;
-        return Err(Error::Request(format!("the noise has {channels} channels, but the network takes {expected}")));
-    }
     if request.noise.pixels.len() != n * height * width * channels {
         return Err(Error::Request("the noise has not as many values as its shape says".into()));
     }
     if request.batch_size == 0 {
         return Err(Error::Request("a batch size of 0; expected at least 1".into()));
     }
-    unet.check_labels(n, request.labels.map(Labels::Classes))?;
-    let device = unet.device();
     let per_image = height * width * channels;
     let shared_rows = request.share_until.map_or(0, |t| {
         // Row i leads to the timestep of row i + 1.
@@ -133,7 +146,7 @@ pub(crate) fn walk_by(
     for first in (0..n).step_by(request.batch_size) {
         let count = request.batch_size.min(n - first);
         let batch = Batch {
-            unet,
+            network,
             table,
             maps: table.rows.iter().map(|row| row.predictions(prediction)).collect::<Result<_, _>>()?,
             labels: request.labels.map(|labels| &labels[first..][..count]),
@@ -141,7 +154,7 @@ pub(crate) fn walk_by(
             first_image: request.first_image + first as u64,
             shared: (shared_rows as u64, request.first_image),
             dims: [count, height, width, channels],
-            device: &device,
+            device,
         };
         let noise = match request.share_until {
             Some(_) => request.noise.pixels[..per_image].repeat(count),
@@ -183,7 +196,7 @@ pub(crate) struct History {
 
 /// What one batch needs on its way.
 pub(crate) struct Batch<'a> {
-    unet: &'a Unet,
+    network: &'a Network<'a>,
     pub table: &'a SolverTable,
     maps: Vec<(FromOutput, FromOutput)>,
     labels: Option<&'a [u32]>,
@@ -205,8 +218,7 @@ impl Batch<'_> {
         history: &mut History,
     ) -> Result<Tensor<4>, Error> {
         let (table, row, (to_sample, to_epsilon)) = (self.table, &self.table.rows[index], self.maps[index]);
-        let timesteps = vec![row.timestep as f32; self.dims[0]];
-        let output = self.unet.forward(x.clone(), &timesteps, self.labels.map(Labels::Classes), None);
+        let output = (self.network)(x.clone(), row.timestep, self.labels);
         let channels = self.dims[3];
         let (output, v) = if output.dims()[3] == 2 * channels {
             (output.clone().narrow(3, 0, channels), Some(output.narrow(3, channels, channels)))
