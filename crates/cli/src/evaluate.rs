@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::sample::word;
 use crate::terminal::{Progress, duration};
+use crate::way::data_options;
 use crate::{Global, usage};
 
 /// Measure what a model is worth: the variational bound in bits/dim, term by term.
@@ -39,6 +40,9 @@ pub struct Arguments {
     /// The training images of a set that is divided, instead of the held-out ones
     #[arg(long)]
     train: bool,
+    /// How images of another size are brought to the network's: crop or pad; by default as the run that made it did
+    #[arg(long, value_name = "FIT")]
+    fit: Option<String>,
     /// What is measured: nll, ode
     #[arg(long, default_value = "nll", value_delimiter = ',', value_name = "NAME,…")]
     metrics: Vec<Metric>,
@@ -214,7 +218,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 
 fn open(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<ImageSet> {
     let split = if arguments.train { Split::Train } else { Split::Test };
-    let options = data::Options { split, ..pipeline.data_options() };
+    let options = data::Options { split, ..data_options(pipeline, arguments.fit.as_deref())? };
     Ok(match &arguments.data {
         None => data::builtin(&options)?,
         Some(path) => match data::open(path, &options) {

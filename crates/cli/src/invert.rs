@@ -47,7 +47,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         return Err(usage(format!("{}: latents go to a .safetensors file", arguments.output.display())));
     }
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let images = read(&arguments.images, &pipeline)?;
+    let images = read(&arguments.images, &pipeline, arguments.way.fit.as_deref())?;
     let t = arguments.at.unwrap_or(pipeline.scheduler.num_train_timesteps - 1);
     let (up, down) = inversion(&pipeline.scheduler, t, arguments.steps)?;
     target.check_writable(images.shape())?;

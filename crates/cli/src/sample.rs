@@ -91,6 +91,9 @@ pub struct Arguments {
     /// The timestep of --from: the higher, the less is left of the image
     #[arg(long, requires = "from", value_name = "T")]
     at: Option<usize>,
+    /// How the image of --from is brought to the network's size: crop or pad; by default as the run that made it did
+    #[arg(long, requires = "from", value_name = "FIT")]
+    fit: Option<String>,
     /// All images have the same noise until x at this timestep, and each its own from there on (for ddpm, or ddim with --eta)
     #[arg(long, value_name = "T")]
     share_until: Option<f64>,
@@ -148,7 +151,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let noise = match (&arguments.init, &arguments.from, arguments.at) {
         (Some(path), ..) => read_noise(path, arguments.n)?,
         (None, Some(path), Some(t)) => {
-            let image = read(&[path], &pipeline)?;
+            let image = read(&[path], &pipeline, arguments.fit.as_deref())?;
             check_memory(arguments.n, [image.height, image.width, image.channels])?;
             let schedule = pipeline.scheduler.noise_schedule()?;
             noised(&image, &schedule, t, arguments.seed, arguments.first, arguments.n)

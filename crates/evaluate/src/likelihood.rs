@@ -166,6 +166,12 @@ pub fn likelihood(
     if chain.draws == 0 || chain.batch_size == 0 {
         return Err(Error::Request("draws and the batch size must be at least 1".into()));
     }
+    let config = unet.config();
+    if chain.log_variances.is_none() && chain.variance.is_learned() && config.out_channels != 2 * config.in_channels {
+        let message =
+            format!("the variance {} is learned, but the network answers with the mean alone", chain.variance);
+        return Err(Error::Request(message));
+    }
     let device = unet.device();
     let sub_chain = chain.schedule.respace(chain.timesteps)?;
     if chain.log_variances.is_some_and(|given| given.len() != chain.timesteps.len()) {

@@ -157,6 +157,7 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(images, &Chain { draws: 0, ..good.clone() }).contains("at least 1"));
     assert!(refused(images, &Chain { timesteps: &[20, 0], ..good.clone() }).contains("20"));
     assert!(refused(images, &Chain { log_variances: Some(&[0.0]), ..good.clone() }).contains("as many"));
+    assert!(refused(images, &Chain { variance: Variance::LearnedRange, ..good.clone() }).contains("learned"));
     assert!(likelihood(&unet, images, &good, |_, _| false).is_err());
 }
 

@@ -269,6 +269,13 @@ impl Config {
         })
     }
 
+    /// The configuration of the run that a checkpoint is of, if there is one: the `config.toml` nearest above its folder.
+    pub fn of_checkpoint(folder: &Path) -> Option<Self> {
+        // RUN/checkpoints/STEP, or what a path into it names.
+        let folder = fs::canonicalize(folder).ok()?;
+        folder.ancestors().take(4).find_map(|folder| Self::from_file(&folder.join("config.toml")).ok())
+    }
+
     /// The configuration in a TOML text, as [`from_file`](Self::from_file) reads it.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let mut given: Table = toml::from_str(text).map_err(ConfigError::syntax)?;
