@@ -31,7 +31,13 @@ pub enum Multistep {
     Unipc2,
     /// UniPC of order 3.
     Unipc3,
-    /// iPNDM (Zhang & Chen 2023, arXiv 2204.13902): Adams–Bashforth in σ/α with equal weights whatever the steps.
+    /// iPNDM (Zhang & Chen 2023, arXiv 2204.13902) of order 1: DDIM.
+    Ipndm1,
+    /// iPNDM of order 2: Adams–Bashforth in σ/α with the weights of equal steps, whatever the steps.
+    Ipndm2,
+    /// iPNDM of order 3.
+    Ipndm3,
+    /// iPNDM of order 4.
     Ipndm4,
     /// Pseudo numerical methods (Liu et al. 2022, arXiv 2202.09778) as diffusers' `PNDMScheduler` with `skip_prk_steps`.
     Pndm,
@@ -45,7 +51,7 @@ use Multistep::*;
 
 impl Multistep {
     /// Every sampler with its name.
-    pub const ALL: [(&'static str, Multistep); 12] = [
+    pub const ALL: [(&'static str, Multistep); 15] = [
         ("dpmpp-1", Dpmpp1),
         ("dpmpp-2m", Dpmpp2m),
         ("dpmpp-3m", Dpmpp3m),
@@ -54,6 +60,9 @@ impl Multistep {
         ("unipc-1", Unipc1),
         ("unipc-2", Unipc2),
         ("unipc-3", Unipc3),
+        ("ipndm-1", Ipndm1),
+        ("ipndm-2", Ipndm2),
+        ("ipndm-3", Ipndm3),
         ("ipndm-4", Ipndm4),
         ("pndm", Pndm),
         ("deis-3", Deis3),
@@ -72,9 +81,9 @@ impl Multistep {
 
     fn order(self) -> usize {
         match self {
-            Dpmpp1 | Unipc1 => 1,
-            Dpmpp2m | DpmppSde2m | Unipc2 | Heun => 2,
-            Dpmpp3m | Dpmpp3mDiffusers | Unipc3 | Deis3 => 3,
+            Dpmpp1 | Unipc1 | Ipndm1 => 1,
+            Dpmpp2m | DpmppSde2m | Unipc2 | Ipndm2 | Heun => 2,
+            Dpmpp3m | Dpmpp3mDiffusers | Unipc3 | Ipndm3 | Deis3 => 3,
             Ipndm4 | Pndm => 4,
         }
     }
@@ -123,7 +132,9 @@ impl Multistep {
             }
             DpmppSde2m => (0..steps).map(|i| step(i).dpmpp_sde(order(i))).collect(),
             Unipc1 | Unipc2 | Unipc3 => unipc(nodes, &(0..steps).map(order).collect::<Vec<_>>()),
-            Ipndm4 => (0..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(3)))).collect(),
+            Ipndm1 | Ipndm2 | Ipndm3 | Ipndm4 => {
+                (0..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(self.order() - 1)))).collect()
+            }
             Deis3 => (0..steps).map(|i| step(i).deis(order(i))).collect(),
             Pndm => pndm(nodes),
             Heun => (0..steps).flat_map(|i| step(i).heun()).collect(),

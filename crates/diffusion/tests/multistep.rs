@@ -50,6 +50,9 @@ fn the_observed_order_is_the_promised_one() {
         (Unipc1, 2.0),
         (Unipc2, 3.0),
         (Unipc3, 4.0),
+        (Ipndm1, 1.0),
+        (Ipndm2, 2.0),
+        (Ipndm3, 2.0),
         (Ipndm4, 2.0),
         (Deis3, 3.0),
     ] {
@@ -57,6 +60,31 @@ fn the_observed_order_is_the_promised_one() {
         let observed = (coarse / fine).log2() / 2.0;
         println!("{:<20} {coarse:.1e} {middle:.1e} {fine:.1e}  order {observed:.2}", sampler.name());
         assert!((observed - order).abs() <= 0.15, "{}: order {observed:.2}, not {order}", sampler.name());
+    }
+}
+
+/// y = x/α moves by ∫ε̂ dσ/α. Over equal steps in σ/α Adams–Bashforth of order k is exact where ε̂ is a polynomial of degree
+/// k − 1 in σ/α; begun with lower orders, it is so for degree 0 only until it has its history.
+#[test]
+fn ipndm_integrates_polynomials_of_its_order() {
+    let nodes: Vec<Node> = (0..8)
+        .map(|i| 3.0 - 0.4 * f64::from(i))
+        .map(|y| Node { timestep: y, alpha_cumprod: 1.0 / (1.0 + y * y) })
+        .collect();
+    for (order, sampler) in
+        [Multistep::Ipndm1, Multistep::Ipndm2, Multistep::Ipndm3, Multistep::Ipndm4].into_iter().enumerate()
+    {
+        let table = sampler.table(&nodes, None).unwrap();
+        for degree in 0..=order + 1 {
+            // What the last step adds to y, its predictions being those of the nodes before.
+            let row = &table.rows[6];
+            let (from, to) = (nodes[6], nodes[7]);
+            let step: f64 =
+                row.epsilon.iter().zip((0..7).rev()).map(|(c, i)| c * nodes[i].timestep.powi(degree as i32)).sum();
+            let power = degree as i32 + 1;
+            let exact = (to.timestep.powi(power) - from.timestep.powi(power)) / f64::from(power);
+            assert_eq!((step / to.alpha() - exact).abs() < 1e-12, degree <= order, "{} {degree}", sampler.name());
+        }
     }
 }
 
