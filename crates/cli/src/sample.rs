@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(short, long, default_value = "samples.png", value_name = "OUT")]
     output: PathBuf,
     /// ddpm (ancestral), ddim, or one for few steps: dpmpp-1, dpmpp-2m, dpmpp-3m, dpmpp-3m-diffusers, dpmpp-sde-2m, unipc-1,
-    /// unipc-2, unipc-3, ipndm-4, pndm, deis-3, heun
+    /// unipc-2, unipc-3, ipndm-1 to ipndm-4, pndm, deis-3, heun, edm-sde (with noise)
     #[arg(long, default_value = "ddpm", value_name = "NAME")]
     sampler: String,
     /// Steps of the sampler; by default as many as the chain has, or 20 for samplers of few steps

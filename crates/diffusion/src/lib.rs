@@ -12,6 +12,7 @@
 //! | [`sampler_t`] | how training draws t: uniform, low-discrepancy, by importance | VDM, improved-diffusion |
 //! | [`solver`] | a sampler as a table of coefficients: DDPM, DDIM | Ho et al., Song et al. |
 //! | [`multistep`] | tables of higher order: DPM-Solver++, UniPC, iPNDM, PNDM, DEIS, Heun | Lu et al., Zhao et al., Zhang & Chen |
+//! | [`churn`] | EDM's stochastic sampler | Karras et al. 2022 |
 //! | [`grid`] | where they evaluate the network, between timesteps too | Karras et al. 2022 |
 //! | [`scheduler`] | diffusers' `scheduler_config.json` | diffusers |
 //! | [`oracle`] | data whose score, denoiser and flow are known exactly, to test all of it | |
@@ -40,6 +41,7 @@
 #![deny(missing_docs)]
 
 pub mod bound;
+pub mod churn;
 pub mod denoising;
 mod error;
 pub mod grid;
@@ -56,6 +58,7 @@ pub mod timesteps;
 pub mod variance;
 
 pub use bound::{Cdf, VariationalBound};
+pub use churn::Churn;
 pub use denoising::{Denoising, StepVariance};
 pub use error::Error;
 pub use grid::{Grid, Node};

@@ -96,18 +96,7 @@ impl Multistep {
     /// # Errors
     /// For fewer than two nodes, ᾱ that do not ascend, and a first node without signal.
     pub fn table(self, nodes: &[Node], clip_sample: Option<f64>) -> Result<SolverTable, Error> {
-        if nodes.len() < 2 {
-            return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
-        }
-        if nodes[0].alpha_cumprod <= 0.0 {
-            let message =
-                format!("{} needs some signal at its first timestep; use ddim, or trailing spacing", self.name());
-            return Err(Error::Unsupported(message));
-        }
-        if let Some(i) = nodes.windows(2).position(|pair| pair[0].alpha_cumprod >= pair[1].alpha_cumprod) {
-            let problem = "its noise level is not below the one before".to_owned();
-            return Err(Error::Row { table: self.name().to_owned(), row: i + 1, problem });
-        }
+        ascending(self.name(), nodes)?;
         let steps = nodes.len() - 1;
         let at_data = nodes[steps].alpha_cumprod >= 1.0;
         let order = |i: usize| {
@@ -151,6 +140,22 @@ impl std::str::FromStr for Multistep {
     }
 }
 
+/// Errors for nodes that cannot be walked: fewer than two, ᾱ that do not ascend, or a first one without signal.
+pub(crate) fn ascending(name: &str, nodes: &[Node]) -> Result<(), Error> {
+    if nodes.len() < 2 {
+        return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
+    }
+    if nodes[0].alpha_cumprod <= 0.0 {
+        let message = format!("{} needs some signal at its first timestep; use ddim, or trailing spacing", name);
+        return Err(Error::Unsupported(message));
+    }
+    if let Some(i) = nodes.windows(2).position(|pair| pair[0].alpha_cumprod >= pair[1].alpha_cumprod) {
+        let problem = "its noise level is not below the one before".to_owned();
+        return Err(Error::Row { table: name.to_owned(), row: i + 1, problem });
+    }
+    Ok(())
+}
+
 /// The row of one evaluation at a node, all coefficients zero.
 fn blank(node: Node) -> Row {
     Row {
@@ -167,9 +172,9 @@ fn blank(node: Node) -> Row {
 }
 
 /// The step from node i to node i + 1.
-struct Step<'a> {
-    nodes: &'a [Node],
-    i: usize,
+pub(crate) struct Step<'a> {
+    pub nodes: &'a [Node],
+    pub i: usize,
 }
 
 impl Step<'_> {
@@ -280,7 +285,7 @@ impl Step<'_> {
     }
 
     /// Euler's step, and where it does not end at the data a second row that takes half of it back: the mean of both slopes.
-    fn heun(&self) -> Vec<Row> {
+    pub(crate) fn heun(&self) -> Vec<Row> {
         let euler = self.noise_step(&[1.0]);
         let t = self.to();
         if t.alpha_cumprod >= 1.0 {

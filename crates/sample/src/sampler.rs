@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use diffusion::churn::edm_sde;
 use diffusion::scheduler::SchedulerClass;
-use diffusion::{Grid, Multistep, Node, SchedulerConfig, SolverTable, TimestepSpacing, Variance, solver, timesteps};
+use diffusion::{
+    Churn, Grid, Multistep, Node, SchedulerConfig, SolverTable, TimestepSpacing, Variance, solver, timesteps,
+};
 
 use crate::Error;
 
@@ -20,6 +23,8 @@ pub enum Sampler {
     },
     /// One of higher order: good images in 10 to 20 evaluations.
     Multistep(Multistep),
+    /// Heun's method with noise (Karras et al. 2022, algorithm 2).
+    EdmSde(Churn),
 }
 
 /// What a sampler's table depends on beside the chain. Nothing given: as many steps as the chain has, or 20 for samplers of
@@ -41,7 +46,7 @@ pub struct Options {
 impl Sampler {
     /// The names that [`Sampler::from_str`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        ["ddpm", "ddim"].into_iter().chain(Multistep::ALL.map(|(name, _)| name))
+        ["ddpm", "ddim", "edm-sde"].into_iter().chain(Multistep::ALL.map(|(name, _)| name))
     }
 
     /// The table of a sampler: for `ddpm` and `ddim` what diffusers' scheduler of the same name does.
@@ -59,16 +64,12 @@ impl Sampler {
         let (class, eta) = match self {
             Self::Ddpm => (SchedulerClass::Ddpm, 0.0),
             Self::Ddim { eta } => (SchedulerClass::Ddim, eta),
-            Self::Multistep(multistep) => {
+            Self::Multistep(_) | Self::EdmSde(_) => {
                 let (schedule, steps) = (scheduler.noise_schedule()?, steps.unwrap_or(total.min(20)));
-                let nodes = match (grid, spacing) {
-                    (None, Some(_)) => {
-                        let list = scheduler.timesteps(steps)?;
-                        list.into_iter().map(|t| Node::at(&schedule, t as f64)).chain([Node::DATA]).collect()
-                    }
-                    _ => grid.unwrap_or(Grid::LogSnr).nodes(&schedule, steps, snap)?,
-                };
-                return Ok(multistep.table(&nodes, scheduler.clip())?);
+                if let (None, Some(_)) = (grid, spacing) {
+                    return self.table_over(&scheduler, &scheduler.timesteps(steps)?);
+                }
+                return self.through(&scheduler, &grid.unwrap_or(Grid::LogSnr).nodes(&schedule, steps, snap)?);
             }
         };
         let steps = steps.unwrap_or(total);
@@ -91,11 +92,19 @@ impl Sampler {
         Ok(match self {
             Self::Ddpm => solver::ddpm(&schedule, &list, scheduler.variance_type, scheduler.clip())?,
             Self::Ddim { eta } => solver::ddim(&schedule, &list, eta, scheduler.clip())?,
-            Self::Multistep(multistep) => {
-                let nodes: Vec<Node> =
-                    list.into_iter().map(|t| Node::at(&schedule, t as f64)).chain([Node::DATA]).collect();
-                multistep.table(&nodes, scheduler.clip())?
+            Self::Multistep(_) | Self::EdmSde(_) => {
+                let nodes = list.into_iter().map(|t| Node::at(&schedule, t as f64)).chain([Node::DATA]);
+                self.through(scheduler, &nodes.collect::<Vec<_>>())?
             }
+        })
+    }
+
+    /// The table of a sampler of higher order through points of its own.
+    fn through(self, scheduler: &SchedulerConfig, nodes: &[Node]) -> Result<SolverTable, Error> {
+        Ok(match self {
+            Self::Multistep(multistep) => multistep.table(nodes, scheduler.clip())?,
+            Self::EdmSde(churn) => edm_sde(&scheduler.noise_schedule()?, nodes, churn, scheduler.clip())?,
+            Self::Ddpm | Self::Ddim { .. } => unreachable!("made of whole timesteps"),
         })
     }
 }
@@ -107,6 +116,7 @@ impl FromStr for Sampler {
         match name {
             "ddpm" => Ok(Self::Ddpm),
             "ddim" => Ok(Self::Ddim { eta: 0.0 }),
+            "edm-sde" => Ok(Self::EdmSde(Churn::default())),
             _ => name.parse().map(Self::Multistep).map_err(|_| {
                 let names: Vec<_> = Self::names().collect();
                 Error::Request(format!("unknown sampler `{name}`; there are {}", names.join(", ")))
@@ -121,6 +131,7 @@ impl fmt::Display for Sampler {
             Self::Ddpm => f.write_str("ddpm"),
             Self::Ddim { eta } => write!(f, "ddim (eta {eta})"),
             Self::Multistep(multistep) => f.write_str(multistep.name()),
+            Self::EdmSde(_) => f.write_str("edm-sde"),
         }
     }
 }
