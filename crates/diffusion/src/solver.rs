@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, NoiseSchedule, Prediction, Variance,
     prediction::{FromOutput, epsilon_from_sample},
-    schedule::Posterior,
+    schedule::{Posterior, snr},
     timesteps,
     variance::LogVariance,
 };
@@ -179,6 +179,38 @@ pub(crate) fn ddim_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64,
         noise,
         ..blank_row(schedule, t)
     })
+}
+
+/// Analytic-DPM's DDIM (Bao et al. 2022, arXiv 2201.06503, theorem 1): [`ddim`] whose noise has the variance that the
+/// step's law has when x̂0 misses x_0 by M_t = `mse[t]` per dimension. From x_s = √ᾱ_s x_0 + √(1−ᾱ_s−λ²) ε(x_t, x_0) + λ z,
+///
+/// σ*² = λ² + (√ᾱ_s − √(1−ᾱ_s−λ²) √(ᾱ_t/(1−ᾱ_t)))² M_t, λ² = η² β̃.
+///
+/// At η = 1 it is [`optimal_variance`](crate::variance::optimal_variance). The last row adds no noise.
+///
+/// # Errors
+/// As [`ddim`], and unless `mse` has a finite number, 0 or more, for each of the chain's timesteps.
+pub fn ddim_analytic(
+    schedule: &NoiseSchedule,
+    timesteps: &[usize],
+    eta: f64,
+    mse: &[f64],
+    clip_sample: Option<f64>,
+) -> Result<SolverTable, Error> {
+    if mse.len() != schedule.len() {
+        return Err(Error::Length { name: "mse", found: mse.len(), expected: schedule.len() });
+    }
+    if let Some(&value) = mse.iter().find(|mse| !(mse.is_finite() && **mse >= 0.0)) {
+        return Err(Error::Value { name: "mse", value, expected: "a finite number, 0 or more" });
+    }
+    let mut table = ddim(schedule, timesteps, eta, clip_sample)?;
+    table.name = format!("ddim analytic eta={eta}");
+    let last = table.rows.len() - 1;
+    for (row, &t) in table.rows[..last].iter_mut().zip(timesteps) {
+        let missed = row.sample[0] - row.epsilon[0] * snr(row.alpha_cumprod).sqrt();
+        row.noise = (row.noise * row.noise + missed * missed * mse[t]).sqrt();
+    }
+    Ok(table)
 }
 
 fn blank_row(schedule: &NoiseSchedule, t: usize) -> Row {

@@ -3,7 +3,7 @@
 use diffusion::{
     BetaSchedule, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
     oracle::{Gaussian, Mixture},
-    solver::{Row, ddim, ddpm, ddpm_with_variances},
+    solver::{Row, ddim, ddim_analytic, ddpm, ddpm_with_variances},
     timesteps,
     variance::optimal_variance,
 };
@@ -26,27 +26,16 @@ fn in_x_and_sample(row: &Row) -> (f64, f64, f64) {
     (row.x + epsilon / noise, sample - epsilon * signal / noise, row.noise)
 }
 
-/// Mean and variance of x after each row when x_t ~ N(mean, variance) and the denoiser, exact for `data`, is affine.
+/// Mean and variance of x after each row when x_t ~ q_t and the denoiser is exact.
 fn moments(table: &SolverTable, data: Gaussian) -> Vec<Gaussian> {
     let mut x = data.marginal(table.rows[0].alpha_cumprod);
-    let denoiser = |row: &Row| {
-        let at_zero = data.sample(0.0, row.alpha_cumprod);
-        (data.sample(1.0, row.alpha_cumprod) - at_zero, at_zero)
+    let step = |row: &Row| {
+        let rows = vec![row.clone()];
+        let one = SolverTable { name: String::new(), rows, clip_sample: None, epsilon_from_clipped: false };
+        x = data.walk(&one, x).unwrap();
+        x
     };
-    table
-        .rows
-        .iter()
-        .map(|row| {
-            let (coef_x, coef_sample, noise) = in_x_and_sample(row);
-            let (slope, offset) = denoiser(row);
-            let gain = coef_x + coef_sample * slope;
-            x = Gaussian {
-                mean: gain * x.mean + coef_sample * offset,
-                variance: gain * gain * x.variance + noise * noise,
-            };
-            x
-        })
-        .collect()
+    table.rows.iter().map(step).collect()
 }
 
 /// Every intermediate law is the exact q(x_s). The last row, without noise, gives E[x_0 | x_0 slightly noised], whose
@@ -156,6 +145,45 @@ fn ddim_keeps_the_marginals_of_a_point() {
         close(table.rows[1].epsilon[0], (1.0 - s - sigma * sigma).sqrt(), 1e-14);
         let last = &table.rows[2];
         assert_eq!((last.x, &last.sample[..], &last.epsilon[..], last.noise), (0.0, &[1.0][..], &[0.0][..], 0.0));
+    }
+}
+
+/// Whatever η and however few the steps, DDIM with its own noise has the wrong variance for data that are no point; with the
+/// optimal variance (Analytic-DPM) every law before the last row is the data's.
+#[test]
+fn analytic_ddim_reproduces_gaussian_data() {
+    let schedule = linear(1000);
+    for data in [Gaussian { mean: 0.3, variance: 0.2 }, Gaussian { mean: -0.4, variance: 1.7 }] {
+        let mse: Vec<f64> = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha)).collect();
+        for timesteps in subsets() {
+            for eta in [0.0, 0.4, 1.0] {
+                let table = ddim_analytic(&schedule, &timesteps, eta, &mse, None).unwrap();
+                is_exact(&table, data);
+                assert!(!table.rows[table.rows.len() - 1].is_noisy());
+            }
+        }
+        // At η = 1 it is the ancestral sampler with σ*².
+        let table = ddim_analytic(&schedule, &[900, 500, 100, 0], 1.0, &mse, None).unwrap();
+        for (row, s) in table.rows.iter().zip([500, 100, 0]) {
+            let alpha = schedule.alpha_cumprod(s);
+            close(row.noise.powi(2), optimal_variance(row.alpha_cumprod, alpha, data.mse(row.alpha_cumprod)), 1e-14);
+        }
+        // Without it: too little variance, by far in few steps, as each step loses what x̂0 missed.
+        let plain = ddim(&schedule, &[999, 500, 0], 0.0, None).unwrap();
+        let after = moments(&plain, data)[1];
+        let exact = data.marginal(schedule.alpha_cumprod(0));
+        close(after.mean, exact.mean, 1e-12);
+        println!("ddim in two steps: variance {:.4}, not {:.4}", after.variance, exact.variance);
+        assert!(after.variance < 0.9 * exact.variance);
+    }
+    // A perfect guess needs no more than DDIM's noise.
+    let timesteps = [999, 500, 100];
+    let perfect = ddim_analytic(&schedule, &timesteps, 0.3, &[0.0; 1000], None).unwrap();
+    perfect.rows.iter().zip(ddim(&schedule, &timesteps, 0.3, None).unwrap().rows).for_each(|(a, b)| {
+        close(a.noise, b.noise, 1e-15);
+    });
+    for mse in [vec![0.0; 999], vec![f64::NAN; 1000], vec![-0.1; 1000]] {
+        assert!(ddim_analytic(&schedule, &timesteps, 0.0, &mse, None).unwrap_err().to_string().starts_with("mse"));
     }
 }
 
