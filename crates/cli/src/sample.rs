@@ -113,6 +113,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let mut pipeline = Pipeline::load(&arguments.model, &device)?;
     if let Some(clip) = arguments.clip_sample {
         pipeline.scheduler.clip_sample = clip;
+        pipeline.scheduler.thresholding = false;
     }
     let table = match &arguments.timesteps {
         _ if arguments.denoising.is_some() => along_best_chain(&arguments, sampler, &pipeline.scheduler)?,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::grid::Node;
 use crate::multistep::{Step, ascending};
 use crate::solver::{Row, checked};
-use crate::{Error, NoiseSchedule, SolverTable};
+use crate::{Clip, Error, NoiseSchedule, SolverTable};
 
 /// How much noise is added, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub fn edm_sde(
     schedule: &NoiseSchedule,
     nodes: &[Node],
     churn: Churn,
-    clip_sample: Option<f64>,
+    clip_sample: Option<Clip>,
 ) -> Result<SolverTable, Error> {
     const NAME: &str = "edm-sde";
     let Churn { s_churn, s_tmin, s_tmax, s_noise } = churn;
@@ -80,5 +80,5 @@ pub fn edm_sde(
         }
         rows.extend(Step { nodes: &[from, pair[1]], i: 0 }.heun());
     }
-    checked(SolverTable { name: NAME.to_owned(), rows, clip_sample, epsilon_from_clipped: false })
+    checked(SolverTable { name: NAME.to_owned(), rows, clip_sample, epsilon_from_clipped: true })
 }

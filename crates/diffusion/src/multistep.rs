@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grid::Node;
 use crate::solver::{Row, checked};
-use crate::{Error, SolverTable};
+use crate::{Clip, Error, SolverTable};
 
 /// A sampler of higher order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ impl Multistep {
     ///
     /// # Errors
     /// For fewer than two nodes, ᾱ that do not ascend, and a first node without signal.
-    pub fn table(self, nodes: &[Node], clip_sample: Option<f64>) -> Result<SolverTable, Error> {
+    pub fn table(self, nodes: &[Node], clip_sample: Option<Clip>) -> Result<SolverTable, Error> {
         ascending(self.name(), nodes)?;
         let steps = nodes.len() - 1;
         let at_data = nodes[steps].alpha_cumprod >= 1.0;
@@ -128,7 +128,9 @@ impl Multistep {
             Pndm => pndm(nodes),
             Heun => (0..steps).flat_map(|i| step(i).heun()).collect(),
         };
-        checked(SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped: false })
+        // Those that predict noise know a clip by the ε̂ that follows from it; diffusers' PNDM does not clip at all.
+        let epsilon_from_clipped = self != Pndm;
+        checked(SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use diffusion::churn::edm_sde;
 use diffusion::oracle::{Gaussian, Mixture};
-use diffusion::{BetaSchedule, Churn, Grid, Multistep, Node, NoiseSchedule, Prediction};
+use diffusion::{BetaSchedule, Churn, Clip, Grid, Multistep, Node, NoiseSchedule, Prediction};
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {
@@ -119,7 +119,7 @@ fn what_makes_no_table() {
     assert!(table(Churn { s_churn: -1.0, ..NONE }).unwrap_err().to_string().starts_with("s_churn is -1"));
     assert!(table(Churn { s_noise: f64::NAN, ..NONE }).is_err());
     assert!(edm_sde(&schedule(), &nodes[..1], NONE, None).is_err());
-    let clipped = edm_sde(&schedule(), &nodes, NONE, Some(1.0)).unwrap();
+    let clipped = edm_sde(&schedule(), &nodes, NONE, Some(Clip::Range(1.0))).unwrap();
     let data = Gaussian { mean: 0.0, variance: 1.0 };
     assert!(data.walk(&clipped, data).is_err());
 }

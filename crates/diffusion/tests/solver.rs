@@ -1,7 +1,7 @@
 //! Solver tables on data whose answers are exact, and the contract of a row.
 
 use diffusion::{
-    BetaSchedule, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
+    BetaSchedule, Clip, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
     oracle::{Gaussian, Mixture},
     solver::{Row, ddim, ddim_analytic, ddpm, ddpm_with_variances},
     timesteps,
@@ -97,8 +97,8 @@ fn ancestral_sampling_reproduces_gaussian_data() {
 #[test]
 fn the_rows_are_the_posterior() {
     let schedule = linear(1000);
-    let table = ddpm(&schedule, &timesteps::all(1000), Variance::FixedSmall, Some(1.0)).unwrap();
-    assert_eq!((table.rows.len(), table.clip_sample, table.history()), (1000, Some(1.0), 1));
+    let table = ddpm(&schedule, &timesteps::all(1000), Variance::FixedSmall, Some(Clip::Range(1.0))).unwrap();
+    assert_eq!((table.rows.len(), table.clip_sample, table.history()), (1000, Some(Clip::Range(1.0)), 1));
     for (i, row) in table.rows.iter().enumerate() {
         let t = 999 - i;
         let posterior = schedule.posterior(t);
@@ -279,8 +279,8 @@ fn every_prediction_walks_the_same_way() {
     let timesteps = TimestepSpacing::Leading.timesteps(1000, 20, 0).unwrap();
     let noise = |row: usize| vec![(row as f64).sin(), (row as f64 * 0.7).cos()];
     for table in [
-        ddpm(&schedule, &timesteps, Variance::FixedLarge, Some(0.9)).unwrap(),
-        ddim(&schedule, &timesteps, 0.5, Some(0.9)).unwrap(),
+        ddpm(&schedule, &timesteps, Variance::FixedLarge, Some(Clip::Range(0.9))).unwrap(),
+        ddim(&schedule, &timesteps, 0.5, Some(Clip::Range(0.9))).unwrap(),
     ] {
         let run = |prediction: Prediction| {
             let model = |x: &[f64], t: f64| {
@@ -310,10 +310,16 @@ fn clipping() {
     table.rows[0].epsilon[0] = 0.5;
     let run = |table: &SolverTable| table.run(&[1.0], |_, _| vec![-1.0], Prediction::Epsilon, |_| vec![]).unwrap()[0];
     close(run(&table), 3.0 - 0.5, 1e-14);
-    table.clip_sample = Some(2.0);
+    table.clip_sample = Some(Clip::Range(2.0));
     close(run(&table), 2.0 - 0.5, 1e-14);
     table.epsilon_from_clipped = true; // ε = (1 − 0.6·2)/0.8 = −0.25
     close(run(&table), 2.0 - 0.125, 1e-14);
+    // Of x̂0 = 3, 0.6, 0 the quantile at ¾ is 1.8: x̂0 becomes 1, 1/3, 0.
+    table.clip_sample = Some(Clip::Dynamic { ratio: 0.75, max: 10.0 });
+    table.epsilon_from_clipped = false;
+    table.rows[0].epsilon[0] = 0.0;
+    let image = table.run(&[3.0, 0.6, 0.0], |x, _| x.to_vec(), Prediction::Sample, |_| vec![]).unwrap();
+    image.iter().zip([1.0, 1.0 / 3.0, 0.0]).for_each(|(&found, expected)| close(found, expected, 1e-14));
 }
 
 #[test]
@@ -372,14 +378,14 @@ fn arguments_that_make_no_table() {
     assert!(matches!(ddim(&schedule, &[2, 5], 0.0, None), Err(Error::Timestep { index: 1, .. })));
     assert!(ddpm(&schedule, &[10], Variance::FixedSmall, None).is_err());
     assert!(ddpm(&schedule, &[], Variance::FixedSmall, None).is_err());
-    assert!(ddpm(&schedule, &[3], Variance::FixedSmall, Some(-1.0)).is_err());
+    assert!(ddpm(&schedule, &[3], Variance::FixedSmall, Some(Clip::Range(-1.0))).is_err());
     assert!(matches!(ddpm_with_variances(&schedule, &[3, 2], &[0.1], None), Err(Error::Length { .. })));
     assert!(matches!(ddpm_with_variances(&schedule, &[3, 2], &[-0.1, 0.1], None), Err(Error::Row { row: 0, .. })));
 }
 
 #[test]
 fn tables_from_elsewhere_are_checked() {
-    let good = ddim(&linear(100), &[90, 50, 10], 0.2, Some(1.0)).unwrap();
+    let good = ddim(&linear(100), &[90, 50, 10], 0.2, Some(Clip::Range(1.0))).unwrap();
     let check = |spoil: &dyn Fn(&mut SolverTable)| {
         let mut table = good.clone();
         spoil(&mut table);
@@ -391,7 +397,7 @@ fn tables_from_elsewhere_are_checked() {
     assert!(check(&|t| t.rows[1].sample = vec![1.0, 0.0, 0.5]).contains("before the first row"));
     assert!(check(&|t| t.rows[0].alpha_cumprod = 1.5).contains("alpha_cumprod"));
     assert!(check(&|t| t.rows[0].noise = -0.1).contains("noise"));
-    assert!(check(&|t| t.clip_sample = Some(f64::NAN)).contains("clip_sample"));
+    assert!(check(&|t| t.clip_sample = Some(Clip::Range(f64::NAN))).contains("clip_sample"));
     let wrong_length = good.run(&[0.0, 1.0], |_, _| vec![0.0], Prediction::Epsilon, |_| vec![0.0]);
     assert_eq!(wrong_length, Err(Error::Length { name: "model output", found: 1, expected: 2 }));
     let wrong_noise = good.run(&[0.0, 1.0], |x, _| x.to_vec(), Prediction::Epsilon, |_| vec![0.0]);
@@ -400,7 +406,7 @@ fn tables_from_elsewhere_are_checked() {
 
 #[test]
 fn tables_are_written_and_read() {
-    let range = ddpm(&linear(1000), &[999, 333, 0], Variance::LearnedRange, Some(1.0)).unwrap();
+    let range = ddpm(&linear(1000), &[999, 333, 0], Variance::LearnedRange, Some(Clip::Range(1.0))).unwrap();
     for table in [range, ddim(&linear(1000), &[999, 333, 0], 0.37, None).unwrap()] {
         let json = serde_json::to_string(&table).unwrap();
         assert_eq!(serde_json::from_str::<SolverTable>(&json).unwrap(), table);
