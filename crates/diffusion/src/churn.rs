@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::grid::Node;
-use crate::multistep::{Step, ascending};
+use crate::multistep::{Step, walkable};
 use crate::solver::{Row, checked};
 use crate::{Clip, Error, NoiseSchedule, SolverTable};
 
@@ -62,7 +62,7 @@ pub fn edm_sde(
             return Err(Error::Value { name, value, expected: "0 or more" });
         }
     }
-    ascending(NAME, nodes)?;
+    let nodes = &walkable(NAME, nodes)?[..];
     let mut rows = Vec::new();
     for pair in nodes.windows(2) {
         let sigma = pair[0].noise_ratio();

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::grid::Node;
+use crate::grid::{NO_SIGNAL, Node};
 use crate::solver::{Row, checked};
 use crate::{Clip, Error, SolverTable};
 
@@ -94,9 +94,9 @@ impl Multistep {
     /// second at most, for UniPC always and for the others with fewer than 15 steps.
     ///
     /// # Errors
-    /// For fewer than two nodes, ᾱ that do not ascend, and a first node without signal.
+    /// For fewer than two nodes, and ᾱ that do not ascend.
     pub fn table(self, nodes: &[Node], clip_sample: Option<Clip>) -> Result<SolverTable, Error> {
-        ascending(self.name(), nodes)?;
+        let nodes = &walkable(self.name(), nodes)?[..];
         let steps = nodes.len() - 1;
         let at_data = nodes[steps].alpha_cumprod >= 1.0;
         let order = |i: usize| {
@@ -142,20 +142,24 @@ impl std::str::FromStr for Multistep {
     }
 }
 
-/// Errors for nodes that cannot be walked: fewer than two, ᾱ that do not ascend, or a first one without signal.
-pub(crate) fn ascending(name: &str, nodes: &[Node]) -> Result<(), Error> {
+/// The nodes as they are walked: a first one without signal, the end of a zero-terminal-SNR chain, gets ᾱ = 2⁻²⁴ as in
+/// diffusers' multistep schedulers, for λ and σ/α are not finite there. (Less where the next node has no more.)
+///
+/// Errors for fewer than two nodes, and ᾱ that do not ascend.
+pub(crate) fn walkable(name: &str, nodes: &[Node]) -> Result<Vec<Node>, Error> {
     if nodes.len() < 2 {
         return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
     }
-    if nodes[0].alpha_cumprod <= 0.0 {
-        let message = format!("{} needs some signal at its first timestep; use ddim, or trailing spacing", name);
-        return Err(Error::Unsupported(message));
+    let mut nodes = nodes.to_vec();
+    if nodes[0].alpha_cumprod == 0.0 {
+        let next = nodes[1].alpha_cumprod;
+        nodes[0].alpha_cumprod = if next > NO_SIGNAL { NO_SIGNAL } else { next / 4.0 };
     }
     if let Some(i) = nodes.windows(2).position(|pair| pair[0].alpha_cumprod >= pair[1].alpha_cumprod) {
         let problem = "its noise level is not below the one before".to_owned();
         return Err(Error::Row { table: name.to_owned(), row: i + 1, problem });
     }
-    Ok(())
+    Ok(nodes)
 }
 
 /// The row of one evaluation at a node, all coefficients zero.
