@@ -139,6 +139,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let mut pipeline = Pipeline::load(&arguments.model, &device)?;
     if let Some(clip) = arguments.clip_sample {
         pipeline.scheduler.clip_sample = clip;
+        pipeline.scheduler.thresholding = false;
     }
     let set = open(&arguments, &pipeline)?;
     let (pixels, labels) = read(&arguments, &pipeline, &set)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ddpm::diffusion::{Grid, SchedulerConfig, TimestepSpacing, Variance};
+use ddpm::diffusion::{Churn, Clip, Grid, SchedulerConfig, TimestepSpacing, Variance};
 use ddpm::sample::noised;
 use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
@@ -39,7 +39,7 @@ pub struct Arguments {
     #[arg(short, long, default_value = "samples.png", value_name = "OUT")]
     output: PathBuf,
     /// ddpm (ancestral), ddim, or one for few steps: dpmpp-1, dpmpp-2m, dpmpp-3m, dpmpp-3m-diffusers, dpmpp-sde-2m, unipc-1,
-    /// unipc-2, unipc-3, ipndm-4, pndm, deis-3, heun
+    /// unipc-2, unipc-3, ipndm-1 to ipndm-4, pndm, deis-3, heun, edm-sde (with noise)
     #[arg(long, default_value = "ddpm", value_name = "NAME")]
     sampler: String,
     /// Steps of the sampler; by default as many as the chain has, or 20 for samplers of few steps
@@ -61,6 +61,13 @@ pub struct Arguments {
     /// DDIM's noise: 0 is none, 1 as much as ancestral sampling
     #[arg(long, default_value_t = 0.0, value_name = "ETA")]
     eta: f64,
+    /// edm-sde's noise, of all steps together: 0 is heun
+    #[arg(long, value_name = "S")]
+    churn: Option<f64>,
+    /// Dynamic thresholding instead of a clip: the quantile of each prediction that is brought to 1, and the greatest such,
+    /// e.g. 0.995,1.5
+    #[arg(long, value_delimiter = ',', conflicts_with = "clip_sample", value_name = "RATIO,MAX")]
+    threshold: Option<Vec<f64>>,
     /// Which timesteps are visited: leading, trailing, linspace or quadratic; by default the model's
     #[arg(long, value_name = "RULE")]
     spacing: Option<String>,
@@ -110,6 +117,11 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let sampler = arguments.sampler.parse::<Sampler>().map_err(usage)?.with_eta(arguments.eta);
+    let sampler = match (sampler, arguments.churn) {
+        (sampler, None) => sampler,
+        (Sampler::EdmSde(churn), Some(s_churn)) => Sampler::EdmSde(Churn { s_churn, ..churn }),
+        _ => return Err(usage("--churn is for --sampler edm-sde")),
+    };
     let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
     let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
     let grid = arguments.grid.as_deref().map(str::parse::<Grid>).transpose().map_err(usage)?;
@@ -130,6 +142,15 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let mut pipeline = Pipeline::load(&arguments.model, &device)?;
     if let Some(clip) = arguments.clip_sample {
         pipeline.scheduler.clip_sample = clip;
+        pipeline.scheduler.thresholding = false;
+    }
+    if let Some(given) = &arguments.threshold {
+        let (ratio, max) = match given[..] {
+            [ratio, max] if (Clip::Dynamic { ratio, max }).is_valid() => (ratio, max),
+            _ => return Err(usage("--threshold: expected two numbers, a share of 0 to 1 and one above 0: 0.995,1.5")),
+        };
+        pipeline.scheduler.thresholding = true;
+        (pipeline.scheduler.dynamic_thresholding_ratio, pipeline.scheduler.sample_max_value) = (ratio, max);
     }
     let table = match &arguments.timesteps {
         _ if arguments.denoising.is_some() => along_best_chain(&arguments, sampler, &pipeline.scheduler)?,
@@ -336,7 +357,8 @@ fn read_noise(path: &Path, n: usize) -> anyhow::Result<Images> {
     Ok(Images { n, height, width, channels, pixels })
 }
 
-/// Ancestral sampling or DDIM over the timesteps that cost the fewest bits; ancestral steps have their best variances.
+/// A sampler over the timesteps that cost the fewest bits; ancestral sampling and DDIM have their best variances
+/// (Analytic-DPM).
 fn along_best_chain(
     arguments: &Arguments,
     sampler: Sampler,
@@ -348,8 +370,18 @@ fn along_best_chain(
     let schedule = scheduler.noise_schedule()?;
     let denoising = read_denoising(path, &schedule)?;
     let list = denoising.best_timesteps(&schedule, steps).map_err(usage)?;
-    if sampler != Sampler::Ddpm {
-        return Ok(sampler.table_over(scheduler, &list)?);
+    match sampler {
+        Sampler::Ddpm => {}
+        Sampler::Ddim { eta } => {
+            return Ok(ddpm::diffusion::solver::ddim_analytic(
+                &schedule,
+                &list,
+                eta,
+                &denoising.mse,
+                scheduler.clip(),
+            )?);
+        }
+        _ => return Ok(sampler.table_over(scheduler, &list)?),
     }
     let variances: Vec<f64> = denoising.log_variances(&schedule, &list)?.into_iter().map(f64::exp).collect();
     Ok(ddpm::diffusion::solver::ddpm_with_variances(&schedule, &list, &variances, scheduler.clip())?)

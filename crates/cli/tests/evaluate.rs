@@ -239,6 +239,10 @@ fn samples_begin_in_the_middle_and_part_there() {
     refused(&["--from", "alone/000000.png"], 2, "--at");
     refused(&["--from", "alone/000000.png", "--at", "50"], 1, "0 to 49");
     refused(&["--share-until", "20", "--sampler", "ddim"], 2, "adds no noise");
+    refused(&["--churn", "3"], 2, "edm-sde");
+    refused(&["--threshold", "2,1"], 2, "--threshold");
+    assert_ne!(sample("churned", &["--sampler", "edm-sde"]), sample("heun", &["--sampler", "edm-sde", "--churn", "0"]));
+    assert_ne!(alone, sample("threshold", &["--threshold", "0.9,3"]));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-use crate::{Error, schedule::Posterior};
+use crate::{Error, Prediction, SolverTable, schedule::Posterior};
 
 /// Gaussian data N(mean, variance) in every dimension, independently.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,6 +58,31 @@ impl Gaussian {
     pub fn flow(self, x_t: f64, alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> f64 {
         let (t, s) = (self.marginal(alpha_cumprod_t), self.marginal(alpha_cumprod_s));
         s.mean + (s.variance / t.variance).sqrt() * (x_t - t.mean)
+    }
+
+    /// The law of where a table ends that starts from x ~ `start`, its denoiser exact and nothing clipped. Every row is
+    /// affine then, so the law is Gaussian; its variance is the sum of the squared responses to x and to each row's noise.
+    ///
+    /// # Errors
+    /// As [`SolverTable::run`], and for tables that clip or whose variance is learned.
+    pub fn walk(self, table: &SolverTable, start: Self) -> Result<Self, Error> {
+        if table.clip_sample.is_some() {
+            return Err(Error::Unsupported("a table that clips does not keep laws Gaussian".to_owned()));
+        }
+        // One walk of as many numbers: no noise at all, one unit of x, one unit of each row's noise.
+        let rows = table.rows.len();
+        let unit = |at: usize| (0..rows + 2).map(|i| f64::from(u8::from(i == at))).collect::<Vec<_>>();
+        let mut levels = table.rows.iter().map(|row| row.alpha_cumprod);
+        let denoiser = |x: &[f64], _: f64| {
+            let alpha_cumprod = levels.next().unwrap_or(1.0);
+            x.iter().map(|&x| self.sample(x, alpha_cumprod)).collect()
+        };
+        let end = table.run(&unit(1), denoiser, Prediction::Sample, |row| unit(row + 2))?;
+        let response = |i: usize| (end[i] - end[0]).powi(2);
+        Ok(Self {
+            mean: end[0] + (end[1] - end[0]) * start.mean,
+            variance: response(1) * start.variance + (2..rows + 2).map(response).sum::<f64>(),
+        })
     }
 
     /// ln q(x_t) in nats.

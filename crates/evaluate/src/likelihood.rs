@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
-use diffusion::{Cdf, Denoising, NoiseSchedule, Prediction, Variance, VariationalBound};
+use diffusion::{Cdf, Clip, Denoising, NoiseSchedule, Prediction, Variance, VariationalBound};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -63,8 +63,8 @@ pub struct Chain<'a> {
     pub log_variances: Option<&'a [f64]>,
     /// Timesteps that the chain visits, descending.
     pub timesteps: &'a [usize],
-    /// Clip x̂0 to ± this.
-    pub clip_sample: Option<f64>,
+    /// How x̂0 is clipped.
+    pub clip_sample: Option<Clip>,
     /// Noise draws of each image and timestep.
     pub draws: usize,
     /// Noisy images that go through the network at once. Never changes a number.
@@ -306,19 +306,19 @@ impl Measure<'_> {
         let range = chain.variance.log_variance(self.sub_chain, index);
         let given = chain.log_variances.map(|log_variances| log_variances[row]);
         let (mut mean, mut log_variance) = (Vec::with_capacity(size), Vec::new());
-        let mut samples = Vec::with_capacity(size);
+        let place = |i: usize| if doubled { i / channels * 2 * channels + i % channels } else { i };
+        let sample = |i: usize| to_sample.apply(f64::from(x_t[i]), f64::from(output[place(i)]));
+        let mut samples: Vec<f64> = (0..size).map(sample).collect();
+        if let Some(clip) = chain.clip_sample {
+            clip.apply(&mut samples);
+        }
         let (mut mse, mut epsilon_mse) = (0.0, 0.0);
-        for i in 0..size {
-            let at = if doubled { i / channels * 2 * channels + i % channels } else { i };
+        for (i, &sample) in samples.iter().enumerate() {
+            let at = place(i);
             let (x, answer) = (f64::from(x_t[i]), f64::from(output[at]));
-            let mut sample = to_sample.apply(x, answer);
-            if let Some(clip) = chain.clip_sample {
-                sample = sample.clamp(-clip, clip);
-            }
             epsilon_mse += (to_epsilon.apply(x, answer) - f64::from(epsilon[i])).powi(2);
             mse += (sample - f64::from(x0[i])).powi(2);
             mean.push(posterior.coef_x0 * sample + posterior.coef_xt * x);
-            samples.push(sample);
             if given.is_none() && chain.variance.is_learned() && doubled {
                 let v = f64::from(output[at + channels]);
                 log_variance.push(if chain.variance == Variance::Learned { v } else { range.interpolate(v) });

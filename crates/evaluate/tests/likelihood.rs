@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
-use diffusion::{BetaSchedule, Cdf, NoiseSchedule, Prediction, StepVariance, Variance};
+use diffusion::{BetaSchedule, Cdf, Clip, NoiseSchedule, Prediction, StepVariance, Variance};
 use evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use random::{Random, Stream};
 use unet::{Config, Unet};
@@ -34,7 +34,7 @@ fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize], variance: Vari
         variance,
         log_variances: None,
         timesteps,
-        clip_sample: Some(1.0),
+        clip_sample: Some(Clip::Range(1.0)),
         draws: 1,
         batch_size: 7,
         seed: 3,

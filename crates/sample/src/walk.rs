@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::prediction::{FromOutput, epsilon_from_sample};
 use diffusion::solver::Row;
-use diffusion::{NoiseSchedule, Prediction, SolverTable};
+use diffusion::{Clip, NoiseSchedule, Prediction, SolverTable};
 use random::{Random, Stream};
 use unet::{Labels, Unet};
 
@@ -228,7 +228,7 @@ impl Batch<'_> {
         let mut sample = linear(to_sample, &x, &output);
         let mut epsilon = linear(to_epsilon, &x, &output);
         if let Some(clip) = table.clip_sample {
-            sample = sample.clamp(-clip, clip);
+            sample = self.clipped(clip, sample);
             if table.epsilon_from_clipped {
                 epsilon = linear(epsilon_from_sample(row.alpha_cumprod), &x, &sample);
             }
@@ -250,6 +250,17 @@ impl Batch<'_> {
             next = next + self.noise(noise, row, v)?;
         }
         Ok(next)
+    }
+
+    /// x̂0 clipped, image by image.
+    fn clipped(&self, clip: Clip, sample: Tensor<4>) -> Tensor<4> {
+        if let Clip::Range(bound) = clip {
+            return sample.clamp(-bound, bound);
+        }
+        let [_, height, width, channels] = self.dims;
+        let mut values: Vec<f64> = sample.to_data().iter::<f64>().collect();
+        values.chunks_mut((height * width * channels).max(1)).for_each(|image| clip.apply(image));
+        self.tensor(values.into_iter().map(|x| x as f32).collect())
     }
 
     /// Standard normals of each image of the batch.
