@@ -46,6 +46,7 @@ mod clip;
 pub mod denoising;
 mod error;
 pub mod grid;
+mod linear;
 pub mod loss;
 pub mod multistep;
 mod names;
