@@ -14,3 +14,20 @@ pub(crate) fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
     }
     (0..n).map(|i| rows[i][n] / rows[i][i]).collect()
 }
+
+/// L of A = L Lᵀ, lower triangular; `None` unless A is positive definite.
+pub(crate) fn cholesky(matrix: &[Vec<f64>]) -> Option<Vec<Vec<f64>>> {
+    let n = matrix.len();
+    let mut lower = vec![vec![0.0; n]; n];
+    for i in 0..n {
+        for j in 0..=i {
+            let rest = matrix[i][j] - (0..j).map(|k| lower[i][k] * lower[j][k]).sum::<f64>();
+            lower[i][j] = match i == j {
+                true if rest > 0.0 => rest.sqrt(),
+                true => return None,
+                false => rest / lower[j][j],
+            };
+        }
+    }
+    Some(lower)
+}
