@@ -66,9 +66,9 @@ fn the_reverse_kernel_of_a_mixture() {
     let (sample, spread) = (mixture.sample(&x_t, t), mixture.posterior_covariance(&x_t, t));
     for i in 0..2 {
         close(reverse.mean()[i], posterior.coef_x0 * sample[i] + posterior.coef_xt * x_t[i], 1e-14);
-        for j in 0..2 {
+        for (j, spread) in spread[i].iter().enumerate() {
             let own = if i == j { posterior.variance } else { 0.0 };
-            close(reverse.covariance()[i][j], own + posterior.coef_x0.powi(2) * spread[i][j], 1e-14);
+            close(reverse.covariance()[i][j], own + posterior.coef_x0.powi(2) * spread, 1e-14);
         }
     }
     // q(x_s | x_t) q(x_t) = q(x_t | x_s) q(x_s).
