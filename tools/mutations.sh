@@ -46,6 +46,6 @@ mutate multistep.rs  '55.0 / 24.0, -59.0'                     '55.0 / 24.0, -58.
 mutate denoising.rs  'let index = timesteps.len() - 1 - i;'   'let index = timesteps.len() - 2 - i;'
 mutate denoising.rs  'log_variance - posterior.variance.ln() - 1.0' 'log_variance - posterior.variance.ln() + 1.0'
 mutate grid.rs       '-between(root(high), root(low), share)' 'between(root(high), root(low), share)'
-mutate oracle.rs     'self.variance * (1.0 - alpha_cumprod)'  'self.variance * (1.0 + alpha_cumprod)'
+mutate oracle/gaussian.rs 'self.variance * (1.0 - alpha_cumprod)'  'self.variance * (1.0 + alpha_cumprod)'
 echo "$caught of $total caught"
 [[ $caught -ge $((total - 1)) ]]

@@ -308,7 +308,7 @@ fn shorter(
             let log_variances = denoising.log_variances(schedule, list)?;
             let (kind_of_step, given) = match variance {
                 StepVariance::Fixed(kind) => (kind, None),
-                StepVariance::Optimal => (chain.variance, Some(log_variances.as_slice())),
+                StepVariance::Optimal | StepVariance::PerChannel => (chain.variance, Some(log_variances.as_slice())),
             };
             let short = Chain {
                 timesteps: list,

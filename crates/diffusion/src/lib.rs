@@ -48,6 +48,7 @@ pub mod denoising;
 mod error;
 pub mod flow;
 pub mod grid;
+mod linear;
 pub mod loss;
 pub mod multistep;
 mod names;

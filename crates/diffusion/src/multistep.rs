@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::grid::{NO_SIGNAL, Node};
+use crate::linear::solve;
 use crate::solver::{Row, checked};
 use crate::{Clip, Error, SolverTable};
 
@@ -351,21 +352,6 @@ fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
         phi = phi / -h - 1.0 / (factorial * (i + 2) as f64);
     }
     solve(matrix)
-}
-
-/// Gaussian elimination with pivots on [A | b] of at most four rows.
-fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
-    let n = rows.len();
-    for i in 0..n {
-        let pivot = (i..n).max_by(|&a, &b| rows[a][i].abs().total_cmp(&rows[b][i].abs())).unwrap_or(i);
-        rows.swap(i, pivot);
-        let pivot = rows[i].clone();
-        for row in rows.iter_mut().enumerate().filter(|&(j, _)| j != i).map(|(_, row)| row) {
-            let factor = row[i] / pivot[i];
-            row.iter_mut().zip(&pivot).for_each(|(cell, pivot)| *cell -= factor * pivot);
-        }
-    }
-    (0..n).map(|i| rows[i][n] / rows[i][i]).collect()
 }
 
 /// UniPC: a predictor from the last evaluations, and a corrector that, once the next evaluation is there, repeats the step

@@ -53,15 +53,17 @@ fn is_exact(table: &SolverTable, data: Gaussian) {
     close(last.variance + data.mse(table.rows.last().unwrap().alpha_cumprod), data.variance, 1e-12);
 }
 
+/// Every spacing, of one step to all, and two lists by hand.
 fn subsets() -> Vec<Vec<usize>> {
-    vec![
-        timesteps::all(1000),
-        TimestepSpacing::Leading.timesteps(1000, 50, 0).unwrap(),
-        TimestepSpacing::Trailing.timesteps(1000, 10, 0).unwrap(),
-        TimestepSpacing::Quadratic.timesteps(1000, 20, 0).unwrap(),
-        vec![999, 3],
-        vec![400],
-    ]
+    use TimestepSpacing::{Leading, Linspace, Quadratic, Trailing};
+    let spaced = [Leading, Linspace, Trailing, Quadratic].into_iter().flat_map(|spacing| {
+        [1, 2, 3, 5, 10, 28, 50, 99, 250, 1000]
+            .into_iter()
+            .filter_map(move |steps| spacing.timesteps(1000, steps, 0).ok())
+    });
+    let subsets: Vec<_> = spaced.chain([timesteps::all(1000), vec![999, 3], vec![400]]).collect();
+    assert!(subsets.len() > 35);
+    subsets
 }
 
 #[test]

@@ -118,6 +118,7 @@ impl Likelihood {
     pub fn denoising(&self) -> Denoising {
         Denoising {
             mse: self.points.iter().rev().map(|point| point.mse).collect(),
+            channels: Vec::new(),
             prior: self.prior,
             decoder: self.decoder.clone(),
             images: self.images,
