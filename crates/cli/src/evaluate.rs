@@ -294,26 +294,33 @@ fn shorter(
     global: &Global,
 ) -> anyhow::Result<Vec<Row>> {
     let schedule: &NoiseSchedule = chain.schedule;
+    // A shortest path over noisy numbers picks those that came out low.
+    let denoising = denoising.smoothed(schedule)?;
+    let mut kinds = vec![
+        ("even, fixed_large", false, StepVariance::Fixed(Variance::FixedLarge)),
+        ("even, fixed_small", false, StepVariance::Fixed(Variance::FixedSmall)),
+        ("even, optimal", false, StepVariance::Optimal),
+        ("best, optimal", true, StepVariance::Optimal),
+    ];
+    if !denoising.channels.is_empty() {
+        kinds.push(("best, by channel", true, StepVariance::PerChannel));
+    }
     let mut rows = Vec::new();
     for &steps in &arguments.lengths {
         let even = timesteps::space_timesteps(schedule.len(), &steps.to_string()).map_err(usage)?;
         let best = denoising.best_timesteps(schedule, steps).map_err(usage)?;
-        let fixed = |kind| StepVariance::Fixed(kind);
-        for (kind, list, variance) in [
-            ("even, fixed_large", &even, fixed(Variance::FixedLarge)),
-            ("even, fixed_small", &even, fixed(Variance::FixedSmall)),
-            ("even, optimal", &even, StepVariance::Optimal),
-            ("best, optimal", &best, StepVariance::Optimal),
-        ] {
-            let log_variances = denoising.log_variances(schedule, list)?;
+        for &(kind, is_best, variance) in &kinds {
+            let list = if is_best { &best } else { &even };
+            let single = |log_variances: Vec<f64>| log_variances.into_iter().map(|one| vec![one]).collect::<Vec<_>>();
             let (kind_of_step, given) = match variance {
                 StepVariance::Fixed(kind) => (kind, None),
-                StepVariance::Optimal | StepVariance::PerChannel => (chain.variance, Some(log_variances.as_slice())),
+                StepVariance::Optimal => (chain.variance, Some(single(denoising.log_variances(schedule, list)?))),
+                StepVariance::PerChannel => (chain.variance, Some(denoising.log_variances_by_channel(schedule, list)?)),
             };
             let short = Chain {
                 timesteps: list,
                 variance: kind_of_step,
-                log_variances: given,
+                log_variances: given.as_deref(),
                 seed: chain.seed + 1,
                 ..chain.clone()
             };

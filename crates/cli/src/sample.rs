@@ -368,7 +368,7 @@ fn along_best_chain(
         return Err(usage("--denoising wants --steps"));
     };
     let schedule = scheduler.noise_schedule()?;
-    let denoising = read_denoising(path, &schedule)?;
+    let denoising = read_denoising(path, &schedule)?.smoothed(&schedule)?;
     let list = denoising.best_timesteps(&schedule, steps).map_err(usage)?;
     match sampler {
         Sampler::Ddpm => {}

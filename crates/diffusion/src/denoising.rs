@@ -223,16 +223,16 @@ fn mean(values: &[f64], f: impl Fn(f64) -> f64) -> f64 {
     values.iter().map(|&value| f(value)).sum::<f64>() / values.len() as f64
 }
 
-/// Each value replaced by that of a parabola in λ, fitted by least squares to the logarithms of the values at most ten
-/// places and 0.4 in λ away (next to the data, where λ takes great steps, ten places are no neighbourhood). Values of 0 stay
-/// and count nowhere, as do those at λ = −∞.
+/// Each value replaced by that of a parabola in λ, fitted by least squares to the logarithms of the values at most a
+/// hundredth of the chain and 0.4 in λ away (next to the data, where λ takes great steps, a hundredth is no neighbourhood).
+/// Values of 0 stay and count nowhere, as do those at λ = −∞.
 fn smooth(values: &[f64], lambdas: &[f64]) -> Vec<f64> {
-    const REACH: usize = 10;
+    let reach = values.len() / 100;
     const REACH_OF_LAMBDA: f64 = 0.4;
     let counts = |i: &usize| values[*i] > 0.0 && lambdas[*i].is_finite();
     let fitted = |t: usize| {
         let near = |i: &usize| counts(i) && (lambdas[*i] - lambdas[t]).abs() <= REACH_OF_LAMBDA;
-        let window: Vec<usize> = (t.saturating_sub(REACH)..values.len().min(t + REACH + 1)).filter(near).collect();
+        let window: Vec<usize> = (t.saturating_sub(reach)..values.len().min(t + reach + 1)).filter(near).collect();
         if !counts(&t) || window.len() < 4 {
             return values[t];
         }
