@@ -70,6 +70,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         labels: labels.as_deref(),
         batch_size: arguments.way.batch_size,
         share_until: None,
+        guidance: None,
     };
     let known = Known { image: &image, unknown: &unknown, resample: arguments.resample };
     let total = arguments.n.div_ceil(arguments.way.batch_size) * table.rows.len();

@@ -63,6 +63,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             labels: labels.as_deref(),
             batch_size: arguments.way.batch_size,
             share_until: None,
+            guidance: None,
         };
         walk(&pipeline.unet, table, pipeline.scheduler.prediction_type, &request, |_| {
             done += 1;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use ddpm::diffusion::{Churn, Clip, Grid, SchedulerConfig, TimestepSpacing, Variance};
-use ddpm::sample::noised;
+use ddpm::sample::{Guidance, noised};
+use ddpm::train::Config;
 use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
 
@@ -28,6 +29,7 @@ use crate::{Global, height_width, usage};
     ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors     from given noise\n  \
     ddpm sample MODEL --from photo.png --at 500 -n 9 -o like-it.png                  image to image\n  \
     ddpm sample MODEL --share-until 250 -n 9 -o siblings.png                         decodings of one x_t\n  \
+    ddpm sample MODEL --by-class -n 8 --guidance 2 -o classes.png                    a row for each class\n  \
     ddpm sample MODEL -n 4 --sheet steps.png                                         x_t and the prediction along the way")]
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
@@ -89,6 +91,18 @@ pub struct Arguments {
     /// Class of each image (one number for all, or N numbers); by default the classes in turn
     #[arg(long, value_delimiter = ',', value_name = "CLASS,…")]
     labels: Option<Vec<u32>>,
+    /// Classifier-free guidance towards the classes: 1 is none, more makes them clearer and less varied
+    #[arg(long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// The timesteps that --guidance is for, e.g. 200,800; by default all
+    #[arg(long, value_delimiter = ',', requires = "guidance", value_name = "FROM,TO")]
+    guidance_interval: Option<Vec<f64>>,
+    /// The class that stands for none; by default that of the run, if it was trained with train.label_dropout
+    #[arg(long, value_name = "CLASS")]
+    null_label: Option<u32>,
+    /// A row for each class, in a .png: -n images of each
+    #[arg(long, conflicts_with_all = ["labels", "progress", "init"])]
+    by_class: bool,
     /// x_T from the tensor `noise` [N,C,H,W] of a safetensors file
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
@@ -152,6 +166,17 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         pipeline.scheduler.thresholding = true;
         (pipeline.scheduler.dynamic_thresholding_ratio, pipeline.scheduler.sample_max_value) = (ratio, max);
     }
+    let null_label = arguments.null_label.or_else(|| null_label(&pipeline));
+    let guidance = guidance(&arguments, null_label)?;
+    let mut arguments = arguments;
+    let classes = classes(&pipeline, null_label);
+    if arguments.by_class {
+        let Some(classes) = classes.as_ref().filter(|_| matches!(target, Output::Grid(_))) else {
+            return Err(usage("--by-class wants a model with classes, and a .png to write"));
+        };
+        arguments.n = arguments.n.saturating_mul(classes.len());
+    }
+    let arguments = arguments;
     let table = match &arguments.timesteps {
         _ if arguments.denoising.is_some() => along_best_chain(&arguments, sampler, &pipeline.scheduler)?,
         Some(list) => {
@@ -184,7 +209,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             initial_noise(arguments.seed, arguments.first, arguments.n, shape)
         }
     };
-    let labels = labels(&arguments, &pipeline, noise.n)?;
+    let labels = labels(&arguments, classes.as_deref(), noise.n)?;
     // A long walk must not end at a target that cannot be written.
     target.check_writable(noise.shape())?;
 
@@ -195,6 +220,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         labels: labels.as_deref(),
         batch_size: arguments.batch_size,
         share_until: arguments.share_until,
+        guidance,
     };
     let passes = noise.n.div_ceil(arguments.batch_size) as u64 * table.rows.len() as u64;
     let mut progress = Progress::new("sample", passes, 0, global.quiet);
@@ -237,6 +263,17 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     ]
     .map(|(key, value)| (key.to_owned(), value));
     match &target {
+        Output::Grid(path) if arguments.by_class => {
+            // Classes come in turn: each turn is a column.
+            let rows = classes.map_or(1, |classes| classes.len());
+            let size = rows * images.height * images.width * images.channels;
+            let columns: Vec<Images> = images
+                .pixels
+                .chunks(size)
+                .map(|pixels| Images { n: rows, pixels: pixels.to_vec(), ..images.clone() })
+                .collect();
+            output::sheet(path, &columns, columns.len(), &info)?;
+        }
         Output::Folder(folder) => {
             output::write_folder(folder, &images, labels.as_deref(), arguments.first, &info)?;
             if arguments.progress {
@@ -323,14 +360,43 @@ fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> anyhow::Resu
     )
 }
 
-fn labels(arguments: &Arguments, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
-    let classes = pipeline.unet.config().num_class_embeds;
+/// The class that stands for none in a run that was trained with dropped labels: the last.
+fn null_label(pipeline: &Pipeline) -> Option<u32> {
+    let dropped = Config::of_checkpoint(&pipeline.root).is_some_and(|config| config.train.label_dropout > 0.0);
+    pipeline.unet.config().num_class_embeds.filter(|_| dropped).map(|rows| rows as u32 - 1)
+}
+
+/// The classes of a model that has any, without that which stands for none.
+fn classes(pipeline: &Pipeline, null_label: Option<u32>) -> Option<Vec<u32>> {
+    let rows = pipeline.unet.config().num_class_embeds? as u32;
+    Some((0..rows).filter(|&class| Some(class) != null_label).collect())
+}
+
+fn guidance(arguments: &Arguments, null_label: Option<u32>) -> anyhow::Result<Option<Guidance>> {
+    let Some(scale) = arguments.guidance else { return Ok(None) };
+    let interval = match arguments.guidance_interval.as_deref() {
+        None => (f64::NEG_INFINITY, f64::INFINITY),
+        Some(&[from, to]) if from <= to => (from, to),
+        Some(_) => return Err(usage("--guidance-interval: expected two timesteps, the lower first: 200,800")),
+    };
+    if !scale.is_finite() {
+        return Err(usage(format!("--guidance {scale}: expected a number")));
+    }
+    let Some(null_label) = null_label else {
+        return Err(usage("--guidance: nothing says which class stands for none; add --null-label"));
+    };
+    Ok(Some(Guidance { scale, null_label, interval }))
+}
+
+fn labels(arguments: &Arguments, classes: Option<&[u32]>, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
     match (&arguments.labels, classes) {
         (Some(labels), _) if labels.len() == 1 => Ok(Some(vec![labels[0]; n])),
         (Some(labels), _) if labels.len() == n => Ok(Some(labels.clone())),
         (Some(labels), _) => Err(usage(format!("--labels has {} classes; expected 1 or {n}", labels.len()))),
-        (None, Some(classes)) => Ok(Some((0..n).map(|i| ((arguments.first as usize + i) % classes) as u32).collect())),
-        (None, None) => Ok(None),
+        (None, Some(classes)) if !classes.is_empty() => {
+            Ok(Some((0..n).map(|i| classes[(arguments.first as usize + i) % classes.len()]).collect()))
+        }
+        _ => Ok(None),
     }
 }
 

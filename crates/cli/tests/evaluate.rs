@@ -245,6 +245,40 @@ fn samples_begin_in_the_middle_and_part_there() {
     assert_ne!(alone, sample("threshold", &["--threshold", "0.9,3"]));
 }
 
+/// Guidance of 1 is none, of 0 is no class at all, and elsewhere than in its interval there is none.
+#[test]
+fn guidance_goes_from_no_class_to_more_than_the_class() {
+    let place = Place::new();
+    let labels = ["--set", "data.labels=true", "--set", "train.label_dropout=0.2", "--set", "train.learning_rate=0.01"];
+    place.trained("run", 8, &labels);
+    let sample = |more: &[&str]| {
+        let command =
+            ["sample", "run", "-n", "2", "--steps", "5", "--sampler", "ddim", "-o", "s.safetensors", "--quiet"];
+        place.ddpm(&[&command[..], more].concat()).assert().success();
+        tensor(&place.path("s.safetensors"), "samples").data
+    };
+    let class = sample(&["--labels", "1"]);
+    assert_eq!(class, sample(&["--labels", "1", "--guidance", "1"]));
+    assert_ne!(class, sample(&["--labels", "1", "--guidance", "3"]));
+    assert_eq!(class, sample(&["--labels", "1", "--guidance", "3", "--guidance-interval", "60,70"]));
+    // The run's null label is the last row, which no image has by default.
+    let rows = json(&place, &["inspect", "run"])["config"]["num_class_embeds"].as_u64().unwrap();
+    let none = sample(&["--labels", &(rows - 1).to_string()]);
+    let unguided = sample(&["--labels", "1", "--guidance", "0"]);
+    assert!(none.iter().zip(&unguided).all(|(a, b)| (a - b).abs() < 1e-6));
+    place.ddpm(&["sample", "run", "--by-class", "-n", "1", "--steps", "2", "-o", "c.png"]).assert().success();
+    let sheet = image::open(place.path("c.png")).unwrap();
+    assert!(sheet.height() > 2 * sheet.width(), "a row for each of {} classes", rows - 1);
+    let refused = |more: &[&str], words: &str| {
+        place.ddpm(&[&["sample", "run"], more].concat()).assert().failure().code(2).stderr(contains(words));
+    };
+    refused(&["--guidance", "2", "--guidance-interval", "5"], "--guidance-interval");
+    refused(&["--by-class", "-o", "folder"], "--by-class");
+    let plain = Place::new();
+    plain.trained("run", 2, &["--set", "data.labels=true"]);
+    plain.ddpm(&["sample", "run", "--guidance", "2"]).assert().failure().code(2).stderr(contains("--null-label"));
+}
+
 #[test]
 fn mistakes_are_named() {
     let place = place_with_model();

@@ -69,7 +69,15 @@ fn ddim_over_50_steps_is_diffusers() {
         .table(&pipeline.scheduler, sample::Options { steps: Some(50), ..Default::default() })
         .unwrap();
     let noise = images(&golden["noise"]);
-    let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2, share_until: None };
+    let request = Request {
+        seed: 0,
+        first_image: 0,
+        noise: &noise,
+        labels: None,
+        batch_size: 2,
+        share_until: None,
+        guidance: None,
+    };
     let mut after = Vec::new();
     let got = walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |step| {
         if step.row % 10 == 9 {
@@ -172,7 +180,15 @@ fn the_walk_is_the_reference_walk() {
     let size = 16 * 16 * 3;
     let table =
         Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(20), ..Default::default() }).unwrap();
-    let request = Request { seed: 7, first_image: 3, noise: &noise, labels: None, batch_size: 1, share_until: None };
+    let request = Request {
+        seed: 7,
+        first_image: 3,
+        noise: &noise,
+        labels: None,
+        batch_size: 1,
+        share_until: None,
+        guidance: None,
+    };
     let got = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_| true).unwrap();
     let mut steps = Stored { shape: vec![20, 2, 3, 16, 16], data: Vec::new() };
     for k in 0..20u64 {
@@ -198,8 +214,15 @@ fn an_image_does_not_depend_on_the_batch_it_is_in() {
         Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(5), ..Default::default() }).unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
         let noise = sample::initial_noise(1, first, count, [16, 16, 3]);
-        let request =
-            Request { seed: 1, first_image: first, noise: &noise, labels: None, batch_size, share_until: None };
+        let request = Request {
+            seed: 1,
+            first_image: first,
+            noise: &noise,
+            labels: None,
+            batch_size,
+            share_until: None,
+            guidance: None,
+        };
         walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |_| true).unwrap().pixels
     };
     let all = draw(0, 7, 7);

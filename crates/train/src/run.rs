@@ -316,8 +316,15 @@ impl<'a> Run<'a> {
         let labels: Option<Vec<u32>> =
             unet.config().num_class_embeds.map(|_| (0..count as u32).map(|i| i % classes).collect());
         let batch_size = self.config.sample.batch_size;
-        let request =
-            Request { seed, first_image: 0, noise: &noise, labels: labels.as_deref(), batch_size, share_until: None };
+        let request = Request {
+            seed,
+            first_image: 0,
+            noise: &noise,
+            labels: labels.as_deref(),
+            batch_size,
+            share_until: None,
+            guidance: None,
+        };
         let batches = count.div_ceil(batch_size);
         let images = walk(&unet, &table, self.scheduler.prediction_type, &request, |step| {
             let (done, total) = (step.first / batch_size * step.rows + step.row + 1, batches * step.rows);
