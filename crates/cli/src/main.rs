@@ -65,7 +65,7 @@ impl Global {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Arguments),
-    Sample(sample::Arguments),
+    Sample(Box<sample::Arguments>),
     Predict(predict::Arguments),
     Inspect(inspect::Arguments),
     Schedule(schedule::Arguments),
@@ -141,7 +141,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { command, global } = cli;
     rayon::scope(|_| match command {
         Command::Train(arguments) => train::run(arguments, &global),
-        Command::Sample(arguments) => sample::run(arguments, &global),
+        Command::Sample(arguments) => sample::run(*arguments, &global),
         Command::Predict(arguments) => predict::run(arguments, &global),
         Command::Inspect(arguments) => inspect::run(arguments, &global),
         Command::Schedule(arguments) => schedule::run(arguments, &global),
