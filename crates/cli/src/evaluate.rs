@@ -284,6 +284,9 @@ impl Meter {
     }
 }
 
+/// Noisy images that a shorter chain is measured with, of each image, or its length if that is more.
+const SCHEDULE_EVALUATIONS: usize = 100;
+
 /// Predicts and measures the bound of shorter chains, with other noise than the prediction was made from.
 fn shorter(
     arguments: &Arguments,
@@ -322,6 +325,8 @@ fn shorter(
                 variance: kind_of_step,
                 log_variances: given.as_deref(),
                 seed: chain.seed + 1,
+                // As many noisy images whatever the length, so that a short chain's figure is no noisier.
+                draws: chain.draws * (SCHEDULE_EVALUATIONS / steps).max(1),
                 ..chain.clone()
             };
             let measured = measure("schedule", pipeline, images, &short, global)?.bits_per_dim;

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
+use diffusion::variance::optimal_rate;
 use diffusion::{Cdf, Clip, Denoising, NoiseSchedule, Prediction, Variance, VariationalBound};
 use random::{Random, Stream};
 use rayon::prelude::*;
@@ -127,6 +128,21 @@ impl Likelihood {
             decoder: self.decoder.clone(),
             images: self.images,
         }
+    }
+
+    /// The bound that the same chain has under its best variances: what the squared error alone decides, and so the fairest
+    /// figure to tell better weights from worse.
+    ///
+    /// # Errors
+    /// If the points are not timesteps of the chain.
+    pub fn best_bits(&self, schedule: &NoiseSchedule) -> Result<f64, Error> {
+        let timesteps: Vec<usize> = self.points.iter().map(|point| point.timestep).collect();
+        schedule.respace(&timesteps)?;
+        let alpha = |t: usize| schedule.alpha_cumprod(t);
+        let steps = self.points.windows(2);
+        let rates = steps.map(|pair| optimal_rate(alpha(pair[0].timestep), alpha(pair[1].timestep), pair[0].mse));
+        let decoder = self.decoder.iter().map(|&(_, bits)| bits).fold(f64::INFINITY, f64::min);
+        Ok(self.prior + rates.sum::<f64>() / std::f64::consts::LN_2 + decoder)
     }
 
     /// The rate–distortion curve of progressive decoding (Ho et al. 2020, section 4.3 and figure 5): for each point, t, the

@@ -118,6 +118,8 @@ fn shorter_chains_cost_what_the_squared_error_predicts() {
         let given = Chain { log_variances: Some(&log_variances), ..chain(&schedule, &timesteps, Variance::FixedSmall) };
         let measured = measure(&unet, &given).bits_per_dim;
         let predicted = denoising.bits(&schedule, &timesteps, StepVariance::Optimal).unwrap();
+        let fixed = measure(&unet, &chain(&schedule, &timesteps, Variance::FixedLarge)).best_bits(&schedule).unwrap();
+        assert!((fixed - predicted).abs() < 1e-9, "whatever variance it was measured with: {fixed} {predicted}");
         assert!((measured - predicted).abs() < 1e-9, "{timesteps:?}: {measured} {predicted}");
         // By channel likewise, and never for more.
         let by_channel = denoising.log_variances_by_channel(&schedule, &timesteps).unwrap();

@@ -218,6 +218,13 @@ pub struct Train {
     /// more time. Checkpoints and configurations from before it was there leave it off.
     #[serde(default)]
     pub gradient_checkpointing: bool,
+    /// Steps between measurements of held-out images, which choose the best checkpoint. 0: none. Checkpoints and
+    /// configurations from before it was there leave it off, as with the next.
+    #[serde(default)]
+    pub evaluate_every: usize,
+    /// How many held-out images are measured, the first ones.
+    #[serde(default = "evaluate_images")]
+    pub evaluate_images: usize,
     /// Seed of all the run's randomness.
     pub seed: u64,
     /// Steps between lines of the log.
@@ -248,6 +255,10 @@ pub struct Sample {
     pub clip_sample: bool,
     /// Images that are drawn at the same time. Never changes an image.
     pub batch_size: usize,
+}
+
+fn evaluate_images() -> usize {
+    64
 }
 
 impl Config {

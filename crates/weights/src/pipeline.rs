@@ -34,6 +34,7 @@ pub struct Located {
 /// - a diffusers pipeline: `model_index.json`, `unet/`, `scheduler/`; our checkpoints are such folders;
 /// - a flat repository such as `google/ddpm-cifar10-32`: all in the root;
 /// - a `unet/` folder: `config.json` and weights; the scheduler is looked for beside it;
+/// - `checkpoints/latest` or `checkpoints/best` of a run: the checkpoint that it names;
 /// - a run, or its `checkpoints` folder: the checkpoint that `checkpoints/latest` names, else the newest complete one;
 /// - a `.safetensors` file with its `config.json` beside it.
 ///
@@ -60,7 +61,12 @@ pub fn locate(path: impl AsRef<Path>) -> Result<Located> {
 fn locate_file(path: &Path) -> Result<Located> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder = whole::parent(path);
-    if name == "model_index.json" || name == "config.json" {
+    if name == LATEST || name == BEST {
+        match pointer(path)? {
+            Some(checkpoint) => locate_folder(&folder.join(checkpoint)),
+            None => Err(no_model(path, "it names no checkpoint")),
+        }
+    } else if name == "model_index.json" || name == "config.json" {
         locate_folder(folder)
     } else if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
         network(folder, Some(path))
@@ -163,18 +169,32 @@ pub fn checkpoints(folder: impl AsRef<Path>) -> Result<Vec<(u64, PathBuf)>> {
 /// # Errors
 /// If it cannot be read, or does not hold the name of a folder beside it.
 pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
-    let path = folder.as_ref().join("latest");
+    pointer(&folder.as_ref().join(LATEST))
+}
+
+/// The name in `folder/best`, likewise: the checkpoint that held-out images liked best.
+///
+/// # Errors
+/// As [`latest`].
+pub fn best(folder: impl AsRef<Path>) -> Result<Option<String>> {
+    pointer(&folder.as_ref().join(BEST))
+}
+
+const LATEST: &str = "latest";
+const BEST: &str = "best";
+
+fn pointer(path: &Path) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
     let mut text = String::new();
-    let file = fs::File::open(&path).map_err(Error::read(&path))?;
-    file.take(4096).read_to_string(&mut text).map_err(Error::read(&path))?;
+    let file = fs::File::open(path).map_err(Error::read(path))?;
+    file.take(4096).read_to_string(&mut text).map_err(Error::read(path))?;
     let name = text.trim();
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {
         (Some(Component::Normal(_)), None) => Ok(Some(name.to_owned())),
-        _ => Err(Error::file(&path, "should hold the name of a checkpoint beside it, such as 000010000")),
+        _ => Err(Error::file(path, "should hold the name of a checkpoint beside it, such as 000010000")),
     }
 }
 
@@ -183,7 +203,15 @@ pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
 /// # Errors
 /// If it cannot be written.
 pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    whole::write_file(folder.as_ref().join("latest"), |file| writeln!(file, "{name}"))
+    whole::write_file(folder.as_ref().join(LATEST), |file| writeln!(file, "{name}"))
+}
+
+/// Makes `folder/best` name the checkpoint `name`.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
+    whole::write_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
 }
 
 /// Writes `folder/model_index.json`, by which diffusers knows the folder for a `DDPMPipeline`.
