@@ -23,13 +23,17 @@
 pub mod digest;
 mod error;
 pub mod names;
+pub mod pickle;
 pub mod pipeline;
 mod read;
+mod torch;
+mod values;
 pub mod whole;
 mod write;
 
 pub use error::{Error, Result};
 pub use read::read_safetensors;
+pub use torch::TorchFile;
 pub use write::write_safetensors;
 
 use std::collections::BTreeMap;
