@@ -3,6 +3,7 @@
 //! Files come from strangers. Nothing is allocated for a tensor before its bytes are known to be in the file, and every
 //! byte of the file belongs to exactly one tensor, or it is refused (the format's own rules).
 
+use crate::archive::{Format, read_tensors};
 use crate::values::{self, convert};
 use crate::{Error, Metadata, Result, Tensor, Tensors, elements};
 use safetensors::tensor::TensorInfo;
@@ -27,10 +28,15 @@ const CHUNK: usize = 1 << 20;
 /// BF16, F32, F64.
 pub fn read_safetensors(path: impl AsRef<Path>) -> Result<(Tensors, Metadata)> {
     let path = path.as_ref();
-    if path.extension().is_some_and(|extension| extension == "json") { read_sharded(path) } else { read_file(path) }
+    let is_index = matches!(Format::of(path), Ok(Format::Sharded));
+    if is_index || path.extension().is_some_and(|extension| extension == "json") {
+        read_sharded(path)
+    } else {
+        read_file(path)
+    }
 }
 
-fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
+pub(crate) fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
     let (mut file, length) = open(path)?;
     let mut prefix = [0; 8];
     if length < 8 {
@@ -155,7 +161,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
+pub(crate) fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
     let (file, length) = open(path)?;
     if length > MAX_HEADER {
         return Err(Error::file(path, format!("{length} bytes are no index of shards")));
@@ -174,7 +180,10 @@ fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
             return Err(Error::file(path, format!("`{shard}` is not the name of a file in the same folder")));
         }
         let shard = path.with_file_name(shard);
-        let (part, about) = read_file(&shard)?;
+        let (part, about) = match Format::of(&shard) {
+            Ok(Format::Torch) => (read_tensors(&shard)?, Metadata::new()),
+            _ => read_file(&shard)?,
+        };
         for (name, tensor) in part {
             if tensors.contains_key(&name) {
                 return Err(Error::tensor(&shard, &name, "another shard has it too"));
