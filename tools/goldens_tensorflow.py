@@ -11,12 +11,19 @@ FOLDER = CRATES / "weights/tests/files/tensorflow"
 TYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10, "float16": 19}
 
 
+def remainder(byte):
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+REMAINDERS = [remainder(byte) for byte in range(256)]
+
+
 def crc32c(data):
     crc = 0xFFFFFFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        crc = crc >> 8 ^ REMAINDERS[(crc ^ byte) & 255]
     return crc ^ 0xFFFFFFFF
 
 
@@ -74,7 +81,8 @@ def table(entries, per_block=5):
     return out + handles.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
 
 
-def bundle(name, variables, shards=2):
+def bundle(path, variables, shards=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
     data = [b""] * shards
     header = number(1, shards) + message(3, number(1, 1))
     entries = [(b"", header), (b"_strings", number(1, 7) + number(5, 3))]
@@ -88,9 +96,9 @@ def bundle(name, variables, shards=2):
         entry += number(5, len(raw)) + varint(6 << 3 | 5) + struct.pack("<I", masked(raw))
         entries.append((key.encode(), entry))
         data[shard] += raw
-    (FOLDER / f"{name}.index").write_bytes(table(sorted(entries)))
+    path.with_name(f"{path.name}.index").write_bytes(table(sorted(entries)))
     for i, raw in enumerate(data):
-        (FOLDER / f"{name}.data-{i:05}-of-{shards:05}").write_bytes(raw)
+        path.with_name(f"{path.name}.data-{i:05}-of-{shards:05}").write_bytes(raw)
 
 
 def version1(name, variables):
@@ -121,7 +129,7 @@ def tensorflow():
     variables["half"] = numpy.array([1.5, -2.0], dtype=numpy.float16)
     variables["double"] = numpy.array([[1 / 3]])
     variables["counts"] = numpy.array([-1, 300], dtype=numpy.int32)
-    bundle("model.ckpt-790000", variables)
+    bundle(FOLDER / "model.ckpt-790000", variables)
     version1("old.ckpt", variables)
     save_file({n: numpy.array(a, dtype=numpy.float32) for n, a in variables.items()}, FOLDER / "expected.safetensors")
     for path in FOLDER.iterdir():

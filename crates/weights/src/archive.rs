@@ -131,7 +131,7 @@ impl Archive {
 /// for (name, tensor) in weights::read_tensors(&path)? {
 ///     println!("{name} {:?}", tensor.shape);
 /// }
-/// # Ok::<(), weights::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! - [`pickle`]: what a pickle holds, found out without running it;
 //! - [`whole`]: files and folders that appear complete or not at all;
 //! - [`digest`]: checksums by which a torn or flipped checkpoint is recognised;
+//! - [`families`]: networks of other code bases brought to diffusers' names;
 //! - [`names`]: parameter names of older diffusers releases;
 //! - [`pipeline`]: from what a user calls MODEL to the files that make it up.
 //!
@@ -25,6 +26,7 @@
 mod archive;
 pub mod digest;
 mod error;
+pub mod families;
 pub mod names;
 pub mod pickle;
 pub mod pipeline;
