@@ -65,6 +65,20 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A pickle is a program, and this one would call something that builds neither tensors nor plain values.
+    #[error(
+        "{}: this pickle would call `{call}` (byte {byte}); nothing of it was run, and it is read no further. Files with \
+         weights alone make no such calls: be wary of where it comes from",
+        path.display()
+    )]
+    Call {
+        /// The file.
+        path: PathBuf,
+        /// The call with its arguments, cut short.
+        call: String,
+        /// Where in the pickle it is made.
+        byte: u64,
+    },
     /// No model is where one was looked for.
     #[error("no model in {}: {reason}", path.display())]
     NoModel {
