@@ -11,6 +11,7 @@
 //! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); the names of Keras and MedMNIST too |
 //! | image folder | PNG, JPEG, WebP and GIF (first frame) at any depth; the first level of subfolders are the classes |
 //! | folder with labels | the same with `dataset.json` (StyleGAN, EDM), `metadata.jsonl` or `metadata.csv` (datasets' `imagefolder`: `file_name`, `label`) beside the images |
+//! | Parquet | as the Hugging Face hub has it: a `.parquet` or a folder of `train-*.parquet` and so on, with `image` or `img` (`{bytes, path}`, or binary) and `label` (feature `parquet`) |
 //! | zip | the same packed, read in place; with `dataset.json` it is the layout of StyleGAN's and EDM's tools |
 //! | tar | the same packed, read in place; a `.tar.gz` is unpacked into memory, if it fits the limit |
 //! | webdataset | a `.tar` or a folder of shards (`*-train-*.tar`, `*-val-*.tar`); labels from `.cls`, or `label` in `.json` |

@@ -124,10 +124,10 @@ fn shortened(name: &str) -> String {
 
 /// Labels by index: the numbers themselves if all are numbers, else the places of the names in their sorted order.
 /// `image` names the image of an index, for a message that it has no label.
-pub(crate) fn classes<'a>(
+pub(crate) fn classes(
     path: &Path,
     labels: &[Option<&String>],
-    image: impl Fn(usize) -> &'a str,
+    image: impl Fn(usize) -> String,
 ) -> Result<(Option<Vec<u32>>, Vec<String>)> {
     if let Some(missing) = labels.iter().position(Option::is_none) {
         let count = labels.iter().filter(|label| label.is_none()).count();

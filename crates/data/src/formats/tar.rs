@@ -21,9 +21,7 @@ pub(crate) const FORMAT: Format = Format {
         if path.is_file() {
             return is_archive(path);
         }
-        let is_image = |file: &PathBuf| READ.contains(&extension(&file_name(file)).as_str());
-        let images = super::visible(path).is_ok_and(|files| files.iter().any(is_image));
-        !images && tree::shards_in(path, &ENDS).is_ok_and(|shards| !shards.is_empty())
+        tree::are_shards(path, &ENDS)
     },
     open,
 };
@@ -94,7 +92,7 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
     let beside = |&image: &usize| labels.get(&(members[image].shard, key(&names[image]).to_owned()));
     let beside: Vec<_> = part.images.iter().map(beside).collect();
     if beside.iter().any(Option::is_some) {
-        let first = |missing: usize| names[part.images[missing]].as_str();
+        let first = |missing: usize| names[part.images[missing]].clone();
         (part.labels, part.class_names) = labels::classes(path, &beside, first)?;
     }
     part.found("tar", path, place, bad, |images| {

@@ -134,7 +134,7 @@ impl Part {
                 if let Some(told) = told {
                     let label = |&image: &usize| names[image].strip_prefix(folder).and_then(|name| told.get(name));
                     let labels: Vec<_> = self.images.iter().map(label).collect();
-                    let first = |missing: usize| names[self.images[missing]].as_str();
+                    let first = |missing: usize| names[self.images[missing]].clone();
                     (self.labels, self.class_names) = labels::classes(&place, &labels, first)?;
                 }
                 return Ok(true);
@@ -186,6 +186,13 @@ impl Part {
             other_files: self.other_files,
         })
     }
+}
+
+/// Whether a folder is one of shards: it has some, and no images beside them.
+pub(crate) fn are_shards(folder: &Path, ends: &[&str]) -> bool {
+    let is_image = |file: &PathBuf| READ.contains(&extension(&super::file_name(file)).as_str());
+    shards_in(folder, ends).is_ok_and(|shards| !shards.is_empty())
+        && super::visible(folder).is_ok_and(|files| !files.iter().any(is_image))
 }
 
 /// The shards of a set in files that end in one of `ends`: the file itself, or those of a folder, of its `data` and of
