@@ -30,6 +30,7 @@
 //! ```
 
 mod builtin;
+pub mod duplicates;
 mod encoded;
 mod error;
 mod formats;
@@ -41,6 +42,7 @@ mod records;
 mod set;
 
 pub use builtin::builtin;
+pub use duplicates::{duplicates, leaks};
 pub use error::{Error, Result};
 pub use formats::npz::write as write_npz;
 pub use formats::open;
