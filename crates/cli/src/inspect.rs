@@ -16,8 +16,10 @@ use crate::{Global, height_width};
 /// For images: how many, sizes, channels, classes, and which files could not be read; and a contact sheet.
 /// For a model: parameters by part, configuration, noise schedule, and how far it was trained.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  ddpm inspect train-images-idx3-ubyte.gz\n  \
-    ddpm inspect runs/fashion\n  ddpm inspect google-ddpm-cifar10-32/ --json\n  ddpm inspect                     the built-in images")]
+#[command(
+    after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  ddpm inspect train-images-idx3-ubyte.gz\n  ddpm inspect cifar-10-batches-bin --duplicates\n  \
+    ddpm inspect runs/fashion\n  ddpm inspect google-ddpm-cifar10-32/ --json\n  ddpm inspect                     the built-in images"
+)]
 pub struct Arguments {
     /// Images or a model; by default the built-in images
     path: Option<PathBuf>,
@@ -30,6 +32,9 @@ pub struct Arguments {
     /// The held-out part of a set that has one
     #[arg(long)]
     test: bool,
+    /// Find images that are there twice, and held-out images that are also in the training part
+    #[arg(long)]
+    duplicates: bool,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
@@ -69,6 +74,21 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
         set => set?,
     };
     let summary = data::inspect::summary(&set);
+    let duplicates = match arguments.duplicates {
+        false => None,
+        true => {
+            let split = if arguments.test { Split::Train } else { Split::Test };
+            // Both in the same shape, or no two would be equal.
+            let (resolution, channels) = (Some((set.height(), set.width())), Some(set.channels()));
+            let other = match open(&Options { resolution, channels, split, ..options.clone() }) {
+                Err(data::Error::NoHeldOut { .. }) => None,
+                other => Some(other?),
+            };
+            let (train, held_out) =
+                if arguments.test { (other.as_ref(), Some(&set)) } else { (Some(&set), other.as_ref()) };
+            Some(data::duplicates::summary(&set, train.zip(held_out))?)
+        }
+    };
     let shape = [set.height(), set.width(), set.channels()];
     // Evenly spread over the set, so that every class of a sorted set is seen.
     let count = set.len().min(100);
@@ -78,9 +98,15 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
     let sheet = data::grid(&pixels, shape, 10, 1)?;
     sheet_to(&arguments.output, &sheet)?;
     if global.json {
-        println!("{}", serde_json::json!({ "images": summary, "contact_sheet": arguments.output }));
+        println!(
+            "{}",
+            serde_json::json!({ "images": summary, "duplicates": duplicates, "contact_sheet": arguments.output })
+        );
     } else {
         println!("{summary}");
+        if let Some(duplicates) = duplicates {
+            println!("{duplicates}");
+        }
         println!("contact sheet: {}", arguments.output.display());
     }
     Ok(())

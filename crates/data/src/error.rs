@@ -47,13 +47,13 @@ pub enum Error {
     },
     /// A compressed set that can only be read whole is larger than the memory limit.
     #[error(
-        "{}: holds {bytes} bytes of pixels, over the memory limit of {limit}; {fix}",
+        "{}: takes {bytes} bytes unpacked, over the memory limit of {limit}; {fix}",
         path.display()
     )]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// What its header promises, in bytes.
+        /// How much it takes, as its header promises or as far as it was read.
         bytes: u64,
         /// [`Options::memory_limit_bytes`](crate::Options::memory_limit_bytes).
         limit: u64,

@@ -10,6 +10,11 @@
 //! | CIFAR-10, CIFAR-100 | the binary version: its folder, its `.tar.gz` or `.tar` |
 //! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); the names of Keras and MedMNIST too |
 //! | image folder | PNG, JPEG, WebP and GIF (first frame) at any depth; the first level of subfolders are the classes |
+//! | folder with labels | the same with `dataset.json` (StyleGAN, EDM), `metadata.jsonl` or `metadata.csv` (datasets' `imagefolder`: `file_name`, `label`) beside the images |
+//! | Parquet | as the Hugging Face hub has it: a `.parquet` or a folder of `train-*.parquet` and so on, with `image` or `img` (`{bytes, path}`, or binary) and `label` (feature `parquet`) |
+//! | zip | the same packed, read in place; with `dataset.json` it is the layout of StyleGAN's and EDM's tools |
+//! | tar | the same packed, read in place; a `.tar.gz` is unpacked into memory, if it fits the limit |
+//! | webdataset | a `.tar` or a folder of shards (`*-train-*.tar`, `*-val-*.tar`); labels from `.cls`, or `label` in `.json` |
 //!
 //! A file that cannot be read is left out, counted and named in [`ImageSet::report`]; it never passes silently.
 //! The format of a set is one file in `formats/`, which says what to look for and where the pixels are;
@@ -25,6 +30,7 @@
 //! ```
 
 mod builtin;
+pub mod duplicates;
 mod encoded;
 mod error;
 mod formats;
@@ -36,6 +42,7 @@ mod records;
 mod set;
 
 pub use builtin::builtin;
+pub use duplicates::{duplicates, leaks};
 pub use error::{Error, Result};
 pub use formats::npz::write as write_npz;
 pub use formats::open;

@@ -14,6 +14,10 @@ pub struct ImageSet {
     target: Target,
     len: usize,
     storage: Storage,
+    /// The path that was opened.
+    path: PathBuf,
+    /// The file of each image that is kept in memory, where each has one.
+    files: Vec<PathBuf>,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     report: Report,
@@ -111,8 +115,17 @@ impl ImageSet {
 
         let bytes = (kept.len() as u64).saturating_mul(target.bytes() as u64);
         let fits = bytes <= options.memory_limit_bytes && isize::try_from(bytes).is_ok();
+        let mut files = Vec::new();
         let storage = if fits {
-            Storage::Memory(load(path, source, &mut kept, &target, &mut report)?)
+            let names = match &source {
+                Source::Encoded(encoded) => encoded.names.clone(),
+                Source::Records(_) => Vec::new(),
+            };
+            let pixels = load(path, source, &mut kept, &target, &mut report)?;
+            if !names.is_empty() {
+                files = kept.iter().map(|&index| names[index as usize].clone()).collect();
+            }
+            Storage::Memory(pixels)
         } else {
             Storage::Streamed { source, kept: kept.clone() }
         };
@@ -122,7 +135,8 @@ impl ImageSet {
             let classes = labels.iter().max().map_or(0, |&last| last + 1);
             class_names = (0..classes).map(|label| label.to_string()).collect();
         }
-        Ok(ImageSet { name, format, target, len: kept.len(), storage, labels, class_names, report })
+        let (len, path) = (kept.len(), path.to_owned());
+        Ok(ImageSet { name, format, target, len, storage, path, files, labels, class_names, report })
     }
 
     /// How many images there are; at least one.
@@ -159,6 +173,18 @@ impl ImageSet {
     /// What the set is called: the last part of its path.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where an image comes from: its file, in an archive or not, or the path of the set and its index.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn place(&self, index: usize) -> PathBuf {
+        match &self.storage {
+            Storage::Streamed { source: Source::Encoded(encoded), kept } => encoded.names[kept[index] as usize].clone(),
+            Storage::Memory(_) if !self.files.is_empty() => self.files[index].clone(),
+            _ => self.path.join(index.to_string()),
+        }
     }
 
     /// Whether images are decoded on each [`read`](Self::read) because the set is over the memory limit.

@@ -18,7 +18,19 @@ fn whole() -> Vec<(&'static str, Vec<u8>)> {
     let batches: Vec<_> = (1..6).map(|i| format!("cifar-10-batches-bin/data_batch_{i}.bin")).collect();
     let batch = noise(3073);
     let members: Vec<_> = batches.iter().map(|name| (name.as_str(), batch.as_slice())).collect();
+    let (png, jpeg) = (picture(ImageFormat::Png), picture(ImageFormat::Jpeg));
+    let labelled: [(&str, &[u8]); 5] = [
+        ("0/1.png", &png),
+        ("0/1.cls", b"3"),
+        ("1/2.jpg", &jpeg),
+        ("1/2.json", br#"{"label": 4}"#),
+        ("dataset.json", br#"{"labels": [["0/1.png", 3], ["1/2.jpg", 4]]}"#),
+    ];
     vec![
+        ("stored.zip", zip(&labelled, zip::CompressionMethod::Stored)),
+        ("deflated.zip", zip(&labelled, zip::CompressionMethod::Deflated)),
+        ("images.tar", tar(&labelled)),
+        ("images.tar.gz", gzip(&tar(&labelled[..4]))),
         ("train-images-idx3-ubyte", images.clone()),
         ("train-images-idx3-ubyte.gz", gzip(&images)),
         ("cifar.tar", tar(&members)),

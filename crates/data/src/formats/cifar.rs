@@ -1,7 +1,7 @@
 //! CIFAR-10 and CIFAR-100, binary version: records of one label byte (CIFAR-100: coarse, then fine) and 3072 bytes
 //! of a 3x32x32 image. Described on Krizhevsky's CIFAR page.
 
-use super::{Format, file_name, is_gzip, visible};
+use super::{Format, file_name, is_gzip, tar, visible};
 use crate::error::{Error, Result};
 use crate::options::{Options, Split};
 use crate::records::{Bytes, Records};
@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 pub(crate) const FORMAT: Format = Format {
@@ -52,6 +53,7 @@ const VERSIONS: [Version; 2] = [
 
 /// A name that gives away the version made of pickles.
 const PYTHON: &str = "data_batch_1";
+const PYTHON_FOLDERS: [&str; 2] = ["cifar-10-batches-py", "cifar-100-python"];
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
 
@@ -64,9 +66,15 @@ impl Version {
     }
 }
 
+/// Whether an archive is one of the two sets, in this version or the Python one: its first names tell.
 fn is_archive(path: &Path) -> bool {
-    let name = file_name(path);
-    [".tar.gz", ".tgz", ".tar"].iter().any(|end| name.ends_with(end))
+    let folders = VERSIONS.iter().map(|version| version.folder).chain(PYTHON_FOLDERS);
+    let names = VERSIONS.iter().flat_map(|v| [v.train, v.test, &[v.class_names]].concat());
+    let ours: Vec<_> = folders.chain(names).collect();
+    tar::is_archive(path)
+        && tar::first_names(path, 2)
+            .iter()
+            .any(|name| name.split('/').any(|part| ours.contains(&part) || part == PYTHON))
 }
 
 /// The folder with the files: this one or, where the archive was unpacked beside itself, the one inside.
@@ -178,27 +186,25 @@ fn in_archive(path: &Path, options: &Options) -> Result<Members> {
     let file = BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?);
     let source: Box<dyn Read> = if is_gzip(path) { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut members = Members::new();
-    let mut archive = tar::Archive::new(source);
-    for entry in archive.entries().map_err(|e| archive_error(path, e))? {
-        let mut entry = entry.map_err(|e| archive_error(path, e))?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = file_name(&entry.path().map_err(|e| archive_error(path, e))?);
-        let bytes = if wanted(&name, options.split) {
-            read(&mut entry, path, &members, options.memory_limit_bytes)?
-        } else {
-            Vec::new()
-        };
-        members.insert(name, bytes);
-    }
-    Ok(members)
-}
-
-/// The reader's own messages quote what it took for numbers, which in a file that is no archive is noise.
-fn archive_error(path: &Path, error: std::io::Error) -> Error {
-    match error.raw_os_error() {
-        Some(_) => Error::io(path, error),
-        None => Error::malformed(path, "is truncated or not a tar archive; fetch it again"),
+    let mut archive = ::tar::Archive::new(source);
+    let gone = archive.entries().and_then(|entries| {
+        tar::each(entries, |name, entry| {
+            let name = file_name(Path::new(&name));
+            let bytes = match wanted(&name, options.split) {
+                true => match read(entry, path, &members, options.memory_limit_bytes) {
+                    Ok(bytes) => bytes,
+                    Err(error) => return Ok(ControlFlow::Break(error)),
+                },
+                false => Vec::new(),
+            };
+            members.insert(name, bytes);
+            Ok(ControlFlow::Continue(()))
+        })
+    });
+    match gone {
+        Ok(ControlFlow::Continue(())) => Ok(members),
+        Ok(ControlFlow::Break(error)) => Err(error),
+        Err(e) if e.raw_os_error().is_some() => Err(Error::io(path, e)),
+        Err(e) => Err(Error::malformed(path, tar::reason(&e))),
     }
 }

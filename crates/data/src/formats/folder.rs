@@ -1,104 +1,61 @@
-//! Folders of image files, as torchvision's `ImageFolder` reads them: the first level of subfolders are the classes,
-//! in the order of their names.
+//! Folders of image files, and single ones.
 
-use super::{Format, file_name, visible};
-use crate::encoded::Encoded;
+use super::tree::{self, READ};
+use super::{Format, labels, visible};
 use crate::error::{Error, Result};
 use crate::options::{Options, Split};
-use crate::set::{Found, Source};
+use crate::set::Found;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub(crate) const FORMAT: Format = Format {
-    expected: "a folder of PNG, JPEG, WebP or GIF files (subfolders are classes), or one such file",
-    recognise: |path| path.is_dir() || path.is_file() && READ.contains(&extension(path).as_str()),
+    expected: "a folder of PNG, JPEG, WebP or GIF files (subfolders are classes, unless there is a dataset.json, \
+               metadata.jsonl or metadata.csv), or one such file",
+    recognise: |path| {
+        path.is_dir() || path.is_file() && READ.contains(&tree::extension(&super::file_name(path)).as_str())
+    },
     open,
 };
 
-const READ: [&str; 6] = ["png", "jpg", "jpeg", "jfif", "webp", "gif"];
-
-/// Pictures that a user will miss if they are passed over in silence.
-const NOT_READ: [&str; 16] = [
-    "apng", "avif", "bmp", "dng", "exr", "heic", "heif", "jp2", "jxl", "pgm", "pnm", "ppm", "qoi", "tga", "tif", "tiff",
-];
-
-const TRAIN: [&str; 2] = ["train", "training"];
-const TEST: [&str; 6] = ["test", "testing", "val", "valid", "validation", "eval"];
-
 fn open(path: &Path, options: &Options) -> Result<Found> {
-    let root = if path.is_file() { path.to_owned() } else { split_folder(path, options.split)? };
     let mut walk = Walk::default();
-    match path.is_file() {
-        true => walk.images.push(path.to_owned()),
-        false => walk.folder(&root),
-    }
-    walk.bad.extend(walk.unread.drain(..).map(|file| {
-        let kind = extension(&file).to_uppercase();
-        (file, format!("{kind} files are not read; convert it to PNG, JPEG or WebP"))
-    }));
-
-    let class_of = |file: &PathBuf| {
-        let below = file.strip_prefix(&root).ok()?.parent()?;
-        Some(below.components().next()?.as_os_str().to_string_lossy().into_owned())
-    };
-    let classes: Option<Vec<String>> = walk.images.iter().map(class_of).collect();
-    let class_names: BTreeSet<String> = classes.iter().flatten().cloned().collect();
-    // Images beside the subfolders, or one subfolder for all: then the folders are no classes.
-    let (labels, class_names) = match classes {
-        Some(classes) if class_names.len() > 1 => {
-            let class_names: Vec<String> = class_names.into_iter().collect();
-            let label = |class| class_names.binary_search(class).map_or(0, |label| label as u32);
-            (Some(classes.iter().map(label).collect()), class_names)
+    let (root, split) = match path.is_file() {
+        true => {
+            walk.files.push(path.to_owned());
+            (path.parent().unwrap_or(path), Split::Train)
         }
-        _ => (None, Vec::new()),
+        false => {
+            walk.folder(path);
+            (path, options.split)
+        }
     };
-
-    if walk.images.is_empty() && walk.bad.is_empty() {
-        let message = format!("holds no image files; expected files that end in {}", READ.join(", "));
-        return Err(Error::Empty { path: path.to_owned(), message });
-    }
-    let paths = walk.images.clone();
-    Ok(Found {
-        format: "image folder",
-        files: walk.images.len() + walk.bad.len(),
-        source: Source::Encoded(Encoded {
-            names: walk.images,
-            open: Box::new(move |index| Ok(Box::new(File::open(&paths[index])?))),
-        }),
-        labels,
-        class_names,
-        bad: walk.bad,
-        other_files: walk.other_files,
-    })
-}
-
-/// The subfolder of a split, if the set is divided into `train` and `test` or `val`, else the folder itself.
-fn split_folder(path: &Path, split: Split) -> Result<PathBuf> {
-    let folders: Vec<_> = visible(path)?.into_iter().filter(|entry| entry.is_dir()).collect();
-    let find = |names: &[&str]| {
-        names.iter().find_map(|name| folders.iter().find(|folder| file_name(folder) == *name)).cloned()
+    let Walk { files, mut bad, .. } = walk;
+    let below = |file: &Path| tree::normal(&file.strip_prefix(root).unwrap_or(file).to_string_lossy());
+    let names: Vec<String> = files.iter().map(|file| below(file)).collect();
+    let read = |index: usize| {
+        let file = &files[index];
+        labels::bytes(file, File::open(file).map_err(|e| Error::io(file, e))?)
     };
-    let divided = folders.iter().all(|f| TRAIN.contains(&&*file_name(f)) || TEST.contains(&&*file_name(f)));
-    let no_held_out = || Error::NoHeldOut { path: path.to_owned(), expected: "folders train and test (or val)" };
-    match (find(&TRAIN), split) {
-        (Some(train), Split::Train) if divided => Ok(train),
-        (Some(_), Split::Test) if divided => find(&TEST).ok_or_else(no_held_out),
-        (_, Split::Train) => Ok(path.to_owned()),
-        (_, Split::Test) => Err(no_held_out()),
-    }
-}
-
-fn extension(path: &Path) -> String {
-    path.extension().map(|end| end.to_string_lossy().to_lowercase()).unwrap_or_default()
+    let part = tree::part(root, &names, split, &read)?;
+    bad.retain(|(folder, _)| format!("{}/", below(folder)).starts_with(&part.root) || folder == root);
+    part.found(
+        "image folder",
+        path,
+        |index| files[index].clone(),
+        bad,
+        |images| {
+            let files: Vec<_> = images.iter().map(|&index| files[index].clone()).collect();
+            Box::new(move |index| Ok(Box::new(File::open(&files[index])?)))
+        },
+    )
 }
 
 #[derive(Default)]
 struct Walk {
-    images: Vec<PathBuf>,
-    unread: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    /// Folders that could not be read.
     bad: Vec<(PathBuf, String)>,
-    other_files: usize,
     /// Folders that were entered, so that a link in a circle ends.
     entered: BTreeSet<PathBuf>,
 }
@@ -113,16 +70,7 @@ impl Walk {
             Err(reason) => return self.bad.push((folder.to_owned(), reason)),
         };
         for entry in entries {
-            let end = extension(&entry);
-            if entry.is_dir() {
-                self.folder(&entry);
-            } else if READ.contains(&end.as_str()) {
-                self.images.push(entry);
-            } else if NOT_READ.contains(&end.as_str()) {
-                self.unread.push(entry);
-            } else {
-                self.other_files += 1;
-            }
+            if entry.is_dir() { self.folder(&entry) } else { self.files.push(entry) }
         }
     }
 }

@@ -3,7 +3,13 @@
 pub(crate) mod cifar;
 pub(crate) mod folder;
 pub(crate) mod idx;
+pub(crate) mod labels;
 pub mod npz;
+#[cfg(feature = "parquet")]
+pub(crate) mod parquet;
+pub(crate) mod tar;
+pub(crate) mod tree;
+pub(crate) mod zip;
 
 use crate::error::{Error, Result};
 use crate::options::Options;
@@ -23,7 +29,16 @@ pub(crate) struct Format {
 }
 
 /// In the order in which they are tried.
-const FORMATS: &[Format] = &[idx::FORMAT, cifar::FORMAT, npz::FORMAT, folder::FORMAT];
+const FORMATS: &[Format] = &[
+    idx::FORMAT,
+    cifar::FORMAT,
+    npz::FORMAT,
+    #[cfg(feature = "parquet")]
+    parquet::FORMAT,
+    zip::FORMAT,
+    tar::FORMAT,
+    folder::FORMAT,
+];
 
 /// Labels are indices of classes; one above this is a mistake, and no list of names is made for it.
 pub(crate) const MAX_CLASSES: usize = 1 << 20;

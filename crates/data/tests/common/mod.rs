@@ -57,6 +57,26 @@ pub fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
     out.into_inner().unwrap()
 }
 
+pub fn zip(members: &[(&str, &[u8])], method: zip::CompressionMethod) -> Vec<u8> {
+    let mut out = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(method);
+    for (name, bytes) in members {
+        out.start_file(*name, options).unwrap();
+        out.write_all(bytes).unwrap();
+    }
+    out.finish().unwrap().into_inner()
+}
+
+/// Grey pictures of 2x2 pixels, each of one value.
+pub fn dot(value: u8) -> Vec<u8> {
+    grey_png(&[value; 4], (2, 2))
+}
+
+/// The first pixel of each image.
+pub fn dots(set: &ImageSet) -> Vec<u8> {
+    all(set).chunks(set.height() * set.width() * set.channels()).map(|image| image[0]).collect()
+}
+
 /// A picture as a file of this format; the color types are those of the `image` crate.
 pub fn encode(
     format: image::ImageFormat,

@@ -1,0 +1,17 @@
+"""Writes hub.parquet as the datasets library pushes an image set to the hub (pyarrow 26): ten grey pictures of 2x2,
+value 10 i + 1, in groups of four rows and pages of one; label i % 3 of the classes cat, dog, fox."""
+import io, json
+import pyarrow as pa, pyarrow.parquet as pq
+from PIL import Image
+
+def png(value):
+    out = io.BytesIO()
+    Image.new("L", (2, 2), value).save(out, "PNG")
+    return out.getvalue()
+
+image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog", "fox"], "_type": "ClassLabel"}}
+schema = pa.schema([("image", image), ("label", pa.int64())],
+                   metadata={"huggingface": json.dumps({"info": {"features": features}})})
+rows = {"image": [{"bytes": png(10 * i + 1), "path": f"{i}.png"} for i in range(10)], "label": [i % 3 for i in range(10)]}
+pq.write_table(pa.table(rows, schema=schema), "hub.parquet", row_group_size=4, data_page_size=1, write_batch_size=1)
