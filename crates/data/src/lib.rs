@@ -16,6 +16,8 @@
 //! | tar | the same packed, read in place; a `.tar.gz` is unpacked into memory, if it fits the limit |
 //! | webdataset | a `.tar` or a folder of shards (`*-train-*.tar`, `*-val-*.tar`); labels from `.cls`, or `label` in `.json` |
 //!
+//! LSUN's LMDB is refused with the way out: no reader of it in Rust is without C. So are TFRecord, Arrow and MATLAB files.
+//!
 //! A file that cannot be read is left out, counted and named in [`ImageSet::report`]; it never passes silently.
 //! The format of a set is one file in `formats/`, which says what to look for and where the pixels are;
 //! size, channels, memory and streaming are the same for all.

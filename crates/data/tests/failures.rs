@@ -225,3 +225,16 @@ fn a_circle_of_links_ends() {
     std::os::unix::fs::symlink(folder.path(), folder.path().join("a/up")).unwrap();
     assert_eq!(open(folder.path(), &Options::default()).unwrap().len(), 2);
 }
+
+#[test]
+fn known_but_unread() {
+    let folder = tempdir().unwrap();
+    let database = put(&folder.path().join("church_outdoor_val_lmdb/data.mdb"), b"lmdb");
+    put(&folder.path().join("church_outdoor_val_lmdb/lock.mdb"), b"lock");
+    for path in [database.parent().unwrap(), &database] {
+        assert!(refused(path, &Options::default()).contains("export it to a folder"));
+    }
+    for (name, word) in [("a.tfrecord", "zip"), ("b.arrow", "Parquet"), ("c.npy", "savez"), ("d.tar.xz", "unxz")] {
+        assert!(refused(&put(&folder.path().join(name), b"?"), &Options::default()).contains(word));
+    }
+}

@@ -9,6 +9,7 @@ pub mod npz;
 pub(crate) mod parquet;
 pub(crate) mod tar;
 pub(crate) mod tree;
+pub(crate) mod unread;
 pub(crate) mod zip;
 
 use crate::error::{Error, Result};
@@ -55,6 +56,7 @@ pub fn open(path: &Path, options: &Options) -> Result<ImageSet> {
     let full = path.canonicalize().map_err(|e| Error::io(path, e))?;
     let name = full.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
     let root = unwrap_folder(path)?;
+    unread::check(&root)?;
     let format = FORMATS.iter().find(|format| (format.recognise)(&root)).ok_or_else(|| Error::Unrecognised {
         path: path.to_owned(),
         expected: FORMATS.iter().map(|format| format.expected).collect::<Vec<_>>().join("; "),
