@@ -38,7 +38,7 @@ impl Pipeline {
             Some(path) => read_scheduler(path)?,
             None => SchedulerConfig::default(),
         };
-        let (tensors, _) = weights::read_safetensors(&located.unet_weights)?;
+        let tensors = weights::read_tensors(&located.unet_weights)?;
         let tensors = names::modernize(&located.unet_weights, tensors)?;
         // A configuration that asks for far more than its weights is not worth building a network for.
         let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());

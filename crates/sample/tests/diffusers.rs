@@ -230,3 +230,34 @@ fn an_image_does_not_depend_on_the_batch_it_is_in() {
     assert_eq!(all, draw(0, 7, 3));
     assert_eq!(all[4 * 768..5 * 768], draw(4, 1, 1));
 }
+
+/// A folder from before safetensors, with its pickle alone, is the same network to the bit.
+#[test]
+fn pickled_weights_are_the_same_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let old = folder().join("old");
+    for name in ["config.json", "model_index.json", "scheduler_config.json", "diffusion_pytorch_model.bin"] {
+        std::fs::copy(old.join(name), place.path().join(name)).unwrap();
+    }
+    let tensors = |path: &std::path::Path| Pipeline::load(path, &Device::flex()).unwrap().unet.tensors().unwrap();
+    assert_eq!(tensors(place.path()), tensors(&old));
+}
+
+/// Exported and exported again, a model is the same files to the byte.
+#[test]
+fn export_is_idempotent() {
+    let place = tempfile::tempdir().unwrap();
+    let (once, twice) = (place.path().join("once"), place.path().join("twice"));
+    Pipeline::load(&folder().join("old"), &Device::flex()).unwrap().export(&once).unwrap();
+    Pipeline::load(&once, &Device::flex()).unwrap().export(&twice).unwrap();
+    for name in [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ] {
+        assert_eq!(std::fs::read(once.join(name)).unwrap(), std::fs::read(twice.join(name)).unwrap(), "{name}");
+    }
+    let again = Pipeline::load(&once, &Device::flex()).unwrap().export(&once).unwrap_err().to_string();
+    assert!(again.contains("once"), "{again}");
+}

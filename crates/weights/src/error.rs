@@ -54,14 +54,9 @@ pub enum Error {
         /// How it differs.
         reason: String,
     },
-    /// The weights are a torch pickle.
-    #[error(
-        "{}: weights in torch's pickle format are not read; convert them once in Python: \
-         `from diffusers import UNet2DModel; UNet2DModel.from_pretrained({folder:?}).save_pretrained({folder:?})`",
-        path.display(),
-        folder = crate::whole::parent(path)
-    )]
-    Pickle {
+    /// Weights alone are no model yet.
+    #[error("{}: weights without their network; `ddpm import` makes a model of them", path.display())]
+    Import {
         /// The file.
         path: PathBuf,
     },

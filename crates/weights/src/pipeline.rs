@@ -39,7 +39,7 @@ pub struct Located {
 /// - a `.safetensors` file with its `config.json` beside it.
 ///
 /// # Errors
-/// [`Error::NoModel`] says what was looked for, [`Error::Pickle`] how to convert the weights.
+/// [`Error::NoModel`] says what was looked for, [`Error::Import`] that the file has to be imported first.
 pub fn locate(path: impl AsRef<Path>) -> Result<Located> {
     let path = path.as_ref();
     match fs::metadata(path) {
@@ -70,8 +70,10 @@ fn locate_file(path: &Path) -> Result<Located> {
         locate_folder(folder)
     } else if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
         network(folder, Some(path))
-    } else if [".bin", ".pt", ".pth", ".ckpt"].iter().any(|extension| name.ends_with(extension)) {
-        Err(Error::Pickle { path: path.to_owned() })
+    } else if PICKLES.contains(&&*name) && folder.join("config.json").is_file() {
+        network(folder, Some(path))
+    } else if [".bin", ".pt", ".pth", ".ckpt", ".index"].iter().any(|extension| name.ends_with(extension)) {
+        Err(Error::Import { path: path.to_owned() })
     } else {
         Err(no_model(path, "a model is a folder or a .safetensors file"))
     }
@@ -118,14 +120,11 @@ fn network(folder: &Path, weights: Option<&Path>) -> Result<Located> {
         return Err(no_model(folder, "it has no config.json (that of the UNet2DModel)"));
     };
     let find = |names: &[&str]| names.iter().find_map(|name| existing(folder.join(name)));
-    let unet_weights = match weights.map(Path::to_owned).or_else(|| find(&WEIGHTS)) {
-        Some(weights) => weights,
-        None => match find(&PICKLES) {
-            Some(path) => return Err(Error::Pickle { path }),
-            None => {
-                return Err(no_model(folder, format!("no weights; looked for {}", WEIGHTS.join(", "))));
-            }
-        },
+    // Torch's files only where there is nothing better.
+    let weights = weights.map(Path::to_owned).or_else(|| find(&WEIGHTS)).or_else(|| find(&PICKLES));
+    let Some(unet_weights) = weights else {
+        let names = [&WEIGHTS[..], &PICKLES].concat().join(", ");
+        return Err(no_model(folder, format!("no weights; looked for {names}")));
     };
     // `MODEL/unet` means the same network as MODEL, so its scheduler is the one beside it.
     let is_unet = folder.file_name().is_some_and(|name| name == "unet");
