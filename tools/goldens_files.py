@@ -61,10 +61,12 @@ def flat(value, prefix=""):
     return {name: t for key, inner in pairs for name, t in flat(inner, f"{prefix}{key}.").items()}
 
 
-def rewritten(data, compression=zipfile.ZIP_STORED, edit=lambda name, bytes: bytes):
+def rewritten(data, compression=zipfile.ZIP_STORED, edit=lambda name, bytes: bytes, leave_out=()):
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", compression) as new:
         for info in old.infolist():
+            if info.filename.endswith(leave_out):
+                continue
             new.writestr(zipfile.ZipInfo(info.filename), edit(info.filename, old.read(info)), compression)
     return out.getvalue()
 
@@ -106,7 +108,8 @@ def files():
     torch.serialization.set_crc32_options(True)
     script = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), script)
-    out["script.pt"] = script.getvalue()
+    # Without its record of where the sources lay.
+    out["script.pt"] = rewritten(script.getvalue(), leave_out=".debug_pkl")
     out["plain.pkl"] = pickle.dumps({"weights": [1.0, 2.0]})
     for name, data in out.items():
         (FOLDER / name).write_bytes(data)

@@ -70,7 +70,7 @@ fn zipped(method: CompressionMethod, entries: &[(&str, &[u8])]) -> Vec<u8> {
 /// A tensor's pickle: `shape` and `stride` are already pickled, as is the storage's number of elements.
 fn tensor(len: &[u8], shape: &[u8], stride: &[u8]) -> Vec<u8> {
     let storage =
-        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpu";
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu";
     [storage, len, b"tQK\0", shape, stride, b"\x89}tR"].concat()
 }
 
@@ -89,7 +89,7 @@ fn hostile_files() {
     let repeated = |part: &[u8], times: usize| part.repeat(times);
     let pickles: Vec<(&str, Vec<u8>, &str)> = vec![
         ("os.system", b"cos\nsystem\nX\x02\0\0\0rm\x85R.".to_vec(), "would call `os.system('rm')`"),
-        ("eval", b"cbuiltins\neval\nX\x01\0\0\01\x85R.".to_vec(), "would call `builtins.eval('1')`"),
+        ("eval", b"cbuiltins\neval\nX\x01\0\0\x001\x85R.".to_vec(), "would call `builtins.eval('1')`"),
         ("torch.hub", b"ctorch.hub\nload\nX\x01\0\0\0a\x85R.".to_vec(), "would call `torch.hub.load('a')`"),
         ("marks", repeated(b"(", many), "more than a file"),
         ("nothings", [repeated(b"N", many), b".".into()].concat(), "more than a file"),
