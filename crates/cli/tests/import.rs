@@ -37,8 +37,8 @@ fn checkpoints_of_others_become_models() {
 #[test]
 fn what_cannot_be_imported_is_named_and_leaves_nothing() {
     let place = Place::new();
-    // os.system("echo pwned > pwned"), as a pickle of protocol 0.
-    std::fs::write(place.path("evil.pt"), b"cposix\nsystem\n(S'echo pwned > pwned'\ntR.").unwrap();
+    // os.system("echo > pwned"), as a pickle of protocol 2.
+    std::fs::write(place.path("evil.pt"), b"\x80\x02cposix\nsystem\nX\x0c\0\0\0echo > pwned\x85R.").unwrap();
     place.ddpm(&["import", "evil.pt", "-o", "m"]).assert().failure().code(1).stderr(contains("posix.system"));
     assert!(!place.path("pwned").exists() && !place.path("m").exists());
     std::fs::write(place.path("torn.pt"), &std::fs::read(family("pesser.pt")).unwrap()[..5000]).unwrap();

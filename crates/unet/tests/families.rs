@@ -10,7 +10,7 @@ use weights::read_safetensors;
 
 fn options(name: &str) -> Options {
     Options {
-        heads: name.starts_with("guided").then_some(Heads::Count(2)),
+        heads: ["guided", "guided_new_order", "improved_plain"].contains(&name).then_some(Heads::Count(2)),
         new_attention_order: name == "guided_new_order",
         ..Options::default()
     }
