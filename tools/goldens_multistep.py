@@ -1,6 +1,6 @@
 """Goldens of diffusers' schedulers of higher order, for crates/diffusion: a closed-form network, the images they make.
 
-    noise predicted for x at t: tanh(1.3·x + 0.4·cos(t/300))
+    predicted for x at t, as noise or as v: tanh(1.3·x + 0.4·cos(t/300))
 """
 
 import json
@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    HeunDiscreteScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -26,41 +27,83 @@ SCHEDULERS = {
     "unipc-2": (UniPCMultistepScheduler, dict(solver_order=2)),
     "unipc-3": (UniPCMultistepScheduler, dict(solver_order=3)),
     "deis-3": (DEISMultistepScheduler, dict(solver_order=3)),
+    "heun": (HeunDiscreteScheduler, dict(beta_start=1e-4, beta_end=0.02)),
     "pndm": (PNDMScheduler, dict(skip_prk_steps=True)),
 }
+# Beside the plain runs: name, spacing, diffusers' options, how our test says the same.
+VARIANTS = [
+    (name, "trailing", options, ours)
+    for options, ours, names in [
+        (dict(clip_sample=True), dict(clip=1.0), ["heun"]),
+        (
+            dict(thresholding=True, dynamic_thresholding_ratio=0.7, sample_max_value=2.0),
+            dict(clip=dict(ratio=0.7, max=2.0)),
+            ["unipc-2", "unipc-3", "deis-3"],
+        ),
+        (
+            dict(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+            dict(zero_snr=True),
+            ["dpmpp-2m", "unipc-2", "unipc-3"],
+        ),
+    ]
+    for name in names
+]
 START = [-1.7, -0.4, 0.0, 0.3, 1.1, 2.2]
 
 
 def in_float64(scheduler):
     """The scheduler's tables again in float64, so that a test need not allow for diffusers' float32."""
     bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        roots = np.sqrt(bars)
+        bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+        bars[-1] = 2**-24
     scheduler.alphas_cumprod = torch.from_numpy(bars)
     if isinstance(scheduler, PNDMScheduler):
         scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
         return
     ratios = np.sqrt((1 - bars) / bars)
+    # Heun's scheduler asks at each t twice, but for the first.
     sigmas = ratios[scheduler.timesteps.numpy().astype(int)]
     end = 0.0 if scheduler.sigmas[-1] == 0 else ratios[0]
-    assert np.allclose(scheduler.sigmas.numpy(), [*sigmas, end], rtol=1e-4)
+    assert np.allclose(scheduler.sigmas.numpy(), [*sigmas, end], rtol=1e-3)
     scheduler.sigmas = torch.from_numpy(np.array([*sigmas, end]))
+
+
+def run(name, steps, spacing, options):
+    """The timesteps, and the image from START."""
+    scheduler_class, own = SCHEDULERS[name]
+    scheduler = scheduler_class(
+        num_train_timesteps=1000, beta_schedule="linear", timestep_spacing=spacing, **own, **options
+    )
+    scheduler.set_timesteps(steps)
+    in_float64(scheduler)
+    x = torch.tensor(START, dtype=torch.float64).reshape(1, 1, 1, -1)
+    heun = isinstance(scheduler, HeunDiscreteScheduler)
+    if heun:
+        # Its x is ours/√ᾱ.
+        x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt()
+    for t in scheduler.timesteps:
+        seen = scheduler.scale_model_input(x, t) if heun else x
+        output = torch.tanh(1.3 * seen + 0.4 * math.cos(float(t) / 300))
+        x = scheduler.step(output, t, x).prev_sample.double()
+    return dict(
+        sampler=name,
+        steps=steps,
+        spacing=spacing,
+        timesteps=[float(t) for t in scheduler.timesteps],
+        x=x.flatten().tolist(),
+    )
 
 
 def multistep():
     runs = []
-    for name, (scheduler_class, options) in SCHEDULERS.items():
-        for steps in (10, 20, 50):
-            for spacing in ("leading", "linspace", "trailing") if name != "pndm" else ("leading",):
-                scheduler = scheduler_class(
-                    num_train_timesteps=1000, beta_schedule="linear", timestep_spacing=spacing, **options
-                )
-                scheduler.set_timesteps(steps)
-                in_float64(scheduler)
-                x = torch.tensor(START, dtype=torch.float64).reshape(1, 1, 1, -1)
-                for t in scheduler.timesteps:
-                    epsilon = torch.tanh(1.3 * x + 0.4 * math.cos(float(t) / 300))
-                    x = scheduler.step(epsilon, t, x).prev_sample.double()
-                timesteps = [float(t) for t in scheduler.timesteps]
-                runs.append(dict(sampler=name, steps=steps, spacing=spacing, timesteps=timesteps, x=x.flatten().tolist()))
+    for name in SCHEDULERS:
+        # Between timesteps Heun's scheduler is linear in σ and ours in ln ᾱ: whole ones only.
+        spacings = dict(pndm=["leading"], heun=["leading", "trailing"]).get(name, ["leading", "linspace", "trailing"])
+        runs += [run(name, steps, spacing, {}) for steps in (10, 20, 50) for spacing in spacings]
+    for name, spacing, options, ours in VARIANTS:
+        runs += [dict(run(name, steps, spacing, options), **ours) for steps in (10, 20, 50)]
     path = CRATES / "diffusion/tests/goldens/multistep.json"
     golden = dict(diffusers=diffusers.__version__, torch=torch.__version__, start=START, runs=runs)
     path.write_text(json.dumps(golden, indent=0) + "\n")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Breaks crate `diffusion` by a sign, an index or a factor, twenty times, and sees whether its tests notice.
+# Breaks crate `diffusion` by a sign, an index or a factor, twenty-six times, and sees whether its tests notice.
 #
 #   tools/mutations.sh        works on a copy; prints each mutation and the count; fails if more than one survives
 set -euo pipefail
@@ -45,7 +45,13 @@ mutate multistep.rs  'terms[1] -= weight;'                   'terms[1] += weight
 mutate multistep.rs  '55.0 / 24.0, -59.0'                     '55.0 / 24.0, -58.0'
 mutate denoising.rs  'let index = timesteps.len() - 1 - i;'   'let index = timesteps.len() - 2 - i;'
 mutate denoising.rs  'log_variance - posterior.variance.ln() - 1.0' 'log_variance - posterior.variance.ln() + 1.0'
+mutate denoising.rs  'mean(self.channels_at(pair[0])?'        'mean(self.channels_at(pair[1])?'
+mutate solver.rs     'let missed = row.sample[0] - row'       'let missed = row.sample[0] + row'
+mutate churn.rs      '(raised * raised - sigma * sigma)'      '(raised * raised + sigma * sigma)'
+mutate churn.rs      'let scale = from.alpha() / pair[0].alpha();' 'let scale = pair[0].alpha() / from.alpha();'
+mutate clip.rs       'ratio).max(1.0).min(max)'               'ratio).max(0.0).min(max)'
+mutate oracle/multivariate.rs '*cell -= dot(gain, s_ab)'      '*cell += dot(gain, s_ab)'
 mutate grid.rs       '-between(root(high), root(low), share)' 'between(root(high), root(low), share)'
-mutate oracle.rs     'self.variance * (1.0 - alpha_cumprod)'  'self.variance * (1.0 + alpha_cumprod)'
+mutate oracle/gaussian.rs 'self.variance * (1.0 - alpha_cumprod)'  'self.variance * (1.0 + alpha_cumprod)'
 echo "$caught of $total caught"
 [[ $caught -ge $((total - 1)) ]]

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::sample::word;
 use crate::terminal::{Progress, duration};
+use crate::way::data_options;
 use crate::{Global, usage};
 
 /// Measure what a model is worth: the variational bound in bits/dim, term by term.
@@ -39,6 +40,9 @@ pub struct Arguments {
     /// The training images of a set that is divided, instead of the held-out ones
     #[arg(long)]
     train: bool,
+    /// How images of another size are brought to the network's: crop or pad; by default as the run that made it did
+    #[arg(long, value_name = "FIT")]
+    fit: Option<String>,
     /// What is measured: nll, ode
     #[arg(long, default_value = "nll", value_delimiter = ',', value_name = "NAME,…")]
     metrics: Vec<Metric>,
@@ -135,6 +139,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let mut pipeline = Pipeline::load(&arguments.model, &device)?;
     if let Some(clip) = arguments.clip_sample {
         pipeline.scheduler.clip_sample = clip;
+        pipeline.scheduler.thresholding = false;
     }
     let set = open(&arguments, &pipeline)?;
     let (pixels, labels) = read(&arguments, &pipeline, &set)?;
@@ -214,7 +219,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 
 fn open(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<ImageSet> {
     let split = if arguments.train { Split::Train } else { Split::Test };
-    let options = data::Options { split, ..pipeline.data_options() };
+    let options = data::Options { split, ..data_options(pipeline, arguments.fit.as_deref())? };
     Ok(match &arguments.data {
         None => data::builtin(&options)?,
         Some(path) => match data::open(path, &options) {
@@ -279,6 +284,9 @@ impl Meter {
     }
 }
 
+/// Noisy images that a shorter chain is measured with, of each image, or its length if that is more.
+const SCHEDULE_EVALUATIONS: usize = 100;
+
 /// Predicts and measures the bound of shorter chains, with other noise than the prediction was made from.
 fn shorter(
     arguments: &Arguments,
@@ -289,27 +297,36 @@ fn shorter(
     global: &Global,
 ) -> anyhow::Result<Vec<Row>> {
     let schedule: &NoiseSchedule = chain.schedule;
+    // A shortest path over noisy numbers picks those that came out low.
+    let denoising = denoising.smoothed(schedule)?;
+    let mut kinds = vec![
+        ("even, fixed_large", false, StepVariance::Fixed(Variance::FixedLarge)),
+        ("even, fixed_small", false, StepVariance::Fixed(Variance::FixedSmall)),
+        ("even, optimal", false, StepVariance::Optimal),
+        ("best, optimal", true, StepVariance::Optimal),
+    ];
+    if !denoising.channels.is_empty() {
+        kinds.push(("best, by channel", true, StepVariance::PerChannel));
+    }
     let mut rows = Vec::new();
     for &steps in &arguments.lengths {
         let even = timesteps::space_timesteps(schedule.len(), &steps.to_string()).map_err(usage)?;
         let best = denoising.best_timesteps(schedule, steps).map_err(usage)?;
-        let fixed = |kind| StepVariance::Fixed(kind);
-        for (kind, list, variance) in [
-            ("even, fixed_large", &even, fixed(Variance::FixedLarge)),
-            ("even, fixed_small", &even, fixed(Variance::FixedSmall)),
-            ("even, optimal", &even, StepVariance::Optimal),
-            ("best, optimal", &best, StepVariance::Optimal),
-        ] {
-            let log_variances = denoising.log_variances(schedule, list)?;
+        for &(kind, is_best, variance) in &kinds {
+            let list = if is_best { &best } else { &even };
+            let single = |log_variances: Vec<f64>| log_variances.into_iter().map(|one| vec![one]).collect::<Vec<_>>();
             let (kind_of_step, given) = match variance {
                 StepVariance::Fixed(kind) => (kind, None),
-                StepVariance::Optimal => (chain.variance, Some(log_variances.as_slice())),
+                StepVariance::Optimal => (chain.variance, Some(single(denoising.log_variances(schedule, list)?))),
+                StepVariance::PerChannel => (chain.variance, Some(denoising.log_variances_by_channel(schedule, list)?)),
             };
             let short = Chain {
                 timesteps: list,
                 variance: kind_of_step,
-                log_variances: given,
+                log_variances: given.as_deref(),
                 seed: chain.seed + 1,
+                // As many noisy images whatever the length, so that a short chain's figure is no noisier.
+                draws: chain.draws * (SCHEDULE_EVALUATIONS / steps).max(1),
                 ..chain.clone()
             };
             let measured = measure("schedule", pipeline, images, &short, global)?.bits_per_dim;

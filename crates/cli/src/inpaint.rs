@@ -8,7 +8,7 @@ use ddpm::sample::{Known, inpaint};
 use ddpm::{Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output};
 
 use crate::terminal::Progress;
-use crate::way::{Way, info, read, show};
+use crate::way::{Way, data_options, info, read, show};
 use crate::{Global, usage};
 
 /// Make a part of an image anew so that it fits the rest.
@@ -53,9 +53,8 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     }
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let image = read(&[&arguments.image], &pipeline)?;
-    let options =
-        data::Options { resolution: Some((image.height, image.width)), channels: Some(1), ..data::Options::default() };
+    let image = read(&[&arguments.image], &pipeline, arguments.way.fit.as_deref())?;
+    let options = data::Options { channels: Some(1), ..data_options(&pipeline, arguments.way.fit.as_deref())? };
     let mask = data::open(&arguments.mask, &options)?;
     let mut bytes = vec![0; image.height * image.width];
     mask.read(&[0], &mut bytes)?;
@@ -71,6 +70,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         labels: labels.as_deref(),
         batch_size: arguments.way.batch_size,
         share_until: None,
+        guidance: None,
     };
     let known = Known { image: &image, unknown: &unknown, resample: arguments.resample };
     let total = arguments.n.div_ceil(arguments.way.batch_size) * table.rows.len();

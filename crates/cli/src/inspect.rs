@@ -128,11 +128,7 @@ fn model(path: &Path, global: &Global) -> anyhow::Result<()> {
         Ok(text) => Some(serde_json::from_str(&text)?),
         Err(_) => None,
     };
-    let steps = pipeline
-        .root
-        .ancestors()
-        .find_map(|folder| Config::from_file(&folder.join("config.toml")).ok())
-        .map(|config| config.train.steps);
+    let steps = Config::of_checkpoint(&pipeline.root).map(|config| config.train.steps);
     if global.json {
         let object = serde_json::json!({
             "root": pipeline.root, "parameters": total, "parts": parts,

@@ -64,7 +64,10 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         return Err(usage("--between must be at least 2"));
     }
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let ends = [read(&[&arguments.a], &pipeline)?, read(&[&arguments.b], &pipeline)?];
+    let ends = [
+        read(&[&arguments.a], &pipeline, arguments.way.fit.as_deref())?,
+        read(&[&arguments.b], &pipeline, arguments.way.fit.as_deref())?,
+    ];
     let last = pipeline.scheduler.num_train_timesteps - 1;
     let at = arguments.at.clone().unwrap_or_else(|| (1..=5).map(|i| i * last / 5).collect());
     let shares: Vec<f64> = (0..arguments.between).map(|i| i as f64 / (arguments.between - 1) as f64).collect();

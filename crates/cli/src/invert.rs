@@ -47,7 +47,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         return Err(usage(format!("{}: latents go to a .safetensors file", arguments.output.display())));
     }
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let images = read(&arguments.images, &pipeline)?;
+    let images = read(&arguments.images, &pipeline, arguments.way.fit.as_deref())?;
     let t = arguments.at.unwrap_or(pipeline.scheduler.num_train_timesteps - 1);
     let (up, down) = inversion(&pipeline.scheduler, t, arguments.steps)?;
     target.check_writable(images.shape())?;
@@ -63,6 +63,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             labels: labels.as_deref(),
             batch_size: arguments.way.batch_size,
             share_until: None,
+            guidance: None,
         };
         walk(&pipeline.unet, table, pipeline.scheduler.prediction_type, &request, |_| {
             done += 1;

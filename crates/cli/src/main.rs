@@ -2,6 +2,7 @@
 
 mod bench;
 mod evaluate;
+mod import;
 mod inpaint;
 mod inspect;
 mod interpolate;
@@ -65,7 +66,7 @@ impl Global {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Arguments),
-    Sample(sample::Arguments),
+    Sample(Box<sample::Arguments>),
     Predict(predict::Arguments),
     Inspect(inspect::Arguments),
     Schedule(schedule::Arguments),
@@ -73,6 +74,8 @@ enum Command {
     Interpolate(interpolate::Arguments),
     Inpaint(inpaint::Arguments),
     Invert(invert::Arguments),
+    Import(import::ImportArguments),
+    Export(import::ExportArguments),
     /// Measure how fast this machine trains and samples a preset
     Bench(bench::Arguments),
 }
@@ -141,7 +144,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { command, global } = cli;
     rayon::scope(|_| match command {
         Command::Train(arguments) => train::run(arguments, &global),
-        Command::Sample(arguments) => sample::run(arguments, &global),
+        Command::Sample(arguments) => sample::run(*arguments, &global),
         Command::Predict(arguments) => predict::run(arguments, &global),
         Command::Inspect(arguments) => inspect::run(arguments, &global),
         Command::Schedule(arguments) => schedule::run(arguments, &global),
@@ -149,6 +152,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Interpolate(arguments) => interpolate::run(arguments, &global),
         Command::Inpaint(arguments) => inpaint::run(arguments, &global),
         Command::Invert(arguments) => invert::run(arguments, &global),
+        Command::Import(arguments) => import::import(arguments, &global),
+        Command::Export(arguments) => import::export(arguments, &global),
         Command::Bench(arguments) => bench::run(arguments, &global),
     })
 }

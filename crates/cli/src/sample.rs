@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ddpm::diffusion::{Grid, SchedulerConfig, TimestepSpacing, Variance};
-use ddpm::sample::noised;
+use ddpm::diffusion::{Churn, Clip, Grid, SchedulerConfig, TimestepSpacing, Variance};
+use ddpm::sample::{Guidance, noised};
+use ddpm::train::Config;
 use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
 
@@ -28,6 +29,7 @@ use crate::{Global, height_width, usage};
     ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors     from given noise\n  \
     ddpm sample MODEL --from photo.png --at 500 -n 9 -o like-it.png                  image to image\n  \
     ddpm sample MODEL --share-until 250 -n 9 -o siblings.png                         decodings of one x_t\n  \
+    ddpm sample MODEL --by-class -n 8 --guidance 2 -o classes.png                    a row for each class\n  \
     ddpm sample MODEL -n 4 --sheet steps.png                                         x_t and the prediction along the way")]
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
@@ -39,7 +41,7 @@ pub struct Arguments {
     #[arg(short, long, default_value = "samples.png", value_name = "OUT")]
     output: PathBuf,
     /// ddpm (ancestral), ddim, or one for few steps: dpmpp-1, dpmpp-2m, dpmpp-3m, dpmpp-3m-diffusers, dpmpp-sde-2m, unipc-1,
-    /// unipc-2, unipc-3, ipndm-4, pndm, deis-3, heun
+    /// unipc-2, unipc-3, ipndm-1 to ipndm-4, pndm, deis-3, heun, edm-sde (with noise)
     #[arg(long, default_value = "ddpm", value_name = "NAME")]
     sampler: String,
     /// Steps of the sampler; by default as many as the chain has, or 20 for samplers of few steps
@@ -61,6 +63,13 @@ pub struct Arguments {
     /// DDIM's noise: 0 is none, 1 as much as ancestral sampling
     #[arg(long, default_value_t = 0.0, value_name = "ETA")]
     eta: f64,
+    /// edm-sde's noise, of all steps together: 0 is heun
+    #[arg(long, value_name = "S")]
+    churn: Option<f64>,
+    /// Dynamic thresholding instead of a clip: the quantile of each prediction that is brought to 1, and the greatest such,
+    /// e.g. 0.995,1.5
+    #[arg(long, value_delimiter = ',', conflicts_with = "clip_sample", value_name = "RATIO,MAX")]
+    threshold: Option<Vec<f64>>,
     /// Which timesteps are visited: leading, trailing, linspace or quadratic; by default the model's
     #[arg(long, value_name = "RULE")]
     spacing: Option<String>,
@@ -82,6 +91,18 @@ pub struct Arguments {
     /// Class of each image (one number for all, or N numbers); by default the classes in turn
     #[arg(long, value_delimiter = ',', value_name = "CLASS,…")]
     labels: Option<Vec<u32>>,
+    /// Classifier-free guidance towards the classes: 1 is none, more makes them clearer and less varied
+    #[arg(long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// The timesteps that --guidance is for, e.g. 200,800; by default all
+    #[arg(long, value_delimiter = ',', requires = "guidance", value_name = "FROM,TO")]
+    guidance_interval: Option<Vec<f64>>,
+    /// The class that stands for none; by default that of the run, if it was trained with train.label_dropout
+    #[arg(long, value_name = "CLASS")]
+    null_label: Option<u32>,
+    /// A row for each class, in a .png: -n images of each
+    #[arg(long, conflicts_with_all = ["labels", "progress", "init"])]
+    by_class: bool,
     /// x_T from the tensor `noise` [N,C,H,W] of a safetensors file
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
@@ -91,6 +112,9 @@ pub struct Arguments {
     /// The timestep of --from: the higher, the less is left of the image
     #[arg(long, requires = "from", value_name = "T")]
     at: Option<usize>,
+    /// How the image of --from is brought to the network's size: crop or pad; by default as the run that made it did
+    #[arg(long, requires = "from", value_name = "FIT")]
+    fit: Option<String>,
     /// All images have the same noise until x at this timestep, and each its own from there on (for ddpm, or ddim with --eta)
     #[arg(long, value_name = "T")]
     share_until: Option<f64>,
@@ -107,6 +131,11 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let sampler = arguments.sampler.parse::<Sampler>().map_err(usage)?.with_eta(arguments.eta);
+    let sampler = match (sampler, arguments.churn) {
+        (sampler, None) => sampler,
+        (Sampler::EdmSde(churn), Some(s_churn)) => Sampler::EdmSde(Churn { s_churn, ..churn }),
+        _ => return Err(usage("--churn is for --sampler edm-sde")),
+    };
     let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
     let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
     let grid = arguments.grid.as_deref().map(str::parse::<Grid>).transpose().map_err(usage)?;
@@ -127,7 +156,27 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let mut pipeline = Pipeline::load(&arguments.model, &device)?;
     if let Some(clip) = arguments.clip_sample {
         pipeline.scheduler.clip_sample = clip;
+        pipeline.scheduler.thresholding = false;
     }
+    if let Some(given) = &arguments.threshold {
+        let (ratio, max) = match given[..] {
+            [ratio, max] if (Clip::Dynamic { ratio, max }).is_valid() => (ratio, max),
+            _ => return Err(usage("--threshold: expected two numbers, a share of 0 to 1 and one above 0: 0.995,1.5")),
+        };
+        pipeline.scheduler.thresholding = true;
+        (pipeline.scheduler.dynamic_thresholding_ratio, pipeline.scheduler.sample_max_value) = (ratio, max);
+    }
+    let null_label = arguments.null_label.or_else(|| null_label(&pipeline));
+    let guidance = guidance(&arguments, null_label)?;
+    let mut arguments = arguments;
+    let classes = classes(&pipeline, null_label);
+    if arguments.by_class {
+        let Some(classes) = classes.as_ref().filter(|_| matches!(target, Output::Grid(_))) else {
+            return Err(usage("--by-class wants a model with classes, and a .png to write"));
+        };
+        arguments.n = arguments.n.saturating_mul(classes.len());
+    }
+    let arguments = arguments;
     let table = match &arguments.timesteps {
         _ if arguments.denoising.is_some() => along_best_chain(&arguments, sampler, &pipeline.scheduler)?,
         Some(list) => {
@@ -148,7 +197,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let noise = match (&arguments.init, &arguments.from, arguments.at) {
         (Some(path), ..) => read_noise(path, arguments.n)?,
         (None, Some(path), Some(t)) => {
-            let image = read(&[path], &pipeline)?;
+            let image = read(&[path], &pipeline, arguments.fit.as_deref())?;
             check_memory(arguments.n, [image.height, image.width, image.channels])?;
             let schedule = pipeline.scheduler.noise_schedule()?;
             noised(&image, &schedule, t, arguments.seed, arguments.first, arguments.n)
@@ -160,7 +209,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             initial_noise(arguments.seed, arguments.first, arguments.n, shape)
         }
     };
-    let labels = labels(&arguments, &pipeline, noise.n)?;
+    let labels = labels(&arguments, classes.as_deref(), noise.n)?;
     // A long walk must not end at a target that cannot be written.
     target.check_writable(noise.shape())?;
 
@@ -171,6 +220,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         labels: labels.as_deref(),
         batch_size: arguments.batch_size,
         share_until: arguments.share_until,
+        guidance,
     };
     let passes = noise.n.div_ceil(arguments.batch_size) as u64 * table.rows.len() as u64;
     let mut progress = Progress::new("sample", passes, 0, global.quiet);
@@ -213,6 +263,17 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     ]
     .map(|(key, value)| (key.to_owned(), value));
     match &target {
+        Output::Grid(path) if arguments.by_class => {
+            // Classes come in turn: each turn is a column.
+            let rows = classes.map_or(1, |classes| classes.len());
+            let size = rows * images.height * images.width * images.channels;
+            let columns: Vec<Images> = images
+                .pixels
+                .chunks(size)
+                .map(|pixels| Images { n: rows, pixels: pixels.to_vec(), ..images.clone() })
+                .collect();
+            output::sheet(path, &columns, columns.len(), &info)?;
+        }
         Output::Folder(folder) => {
             output::write_folder(folder, &images, labels.as_deref(), arguments.first, &info)?;
             if arguments.progress {
@@ -299,14 +360,43 @@ fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> anyhow::Resu
     )
 }
 
-fn labels(arguments: &Arguments, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
-    let classes = pipeline.unet.config().num_class_embeds;
+/// The class that stands for none in a run that was trained with dropped labels: the last.
+fn null_label(pipeline: &Pipeline) -> Option<u32> {
+    let dropped = Config::of_checkpoint(&pipeline.root).is_some_and(|config| config.train.label_dropout > 0.0);
+    pipeline.unet.config().num_class_embeds.filter(|_| dropped).map(|rows| rows as u32 - 1)
+}
+
+/// The classes of a model that has any, without that which stands for none.
+fn classes(pipeline: &Pipeline, null_label: Option<u32>) -> Option<Vec<u32>> {
+    let rows = pipeline.unet.config().num_class_embeds? as u32;
+    Some((0..rows).filter(|&class| Some(class) != null_label).collect())
+}
+
+fn guidance(arguments: &Arguments, null_label: Option<u32>) -> anyhow::Result<Option<Guidance>> {
+    let Some(scale) = arguments.guidance else { return Ok(None) };
+    let interval = match arguments.guidance_interval.as_deref() {
+        None => (f64::NEG_INFINITY, f64::INFINITY),
+        Some(&[from, to]) if from <= to => (from, to),
+        Some(_) => return Err(usage("--guidance-interval: expected two timesteps, the lower first: 200,800")),
+    };
+    if !scale.is_finite() {
+        return Err(usage(format!("--guidance {scale}: expected a number")));
+    }
+    let Some(null_label) = null_label else {
+        return Err(usage("--guidance: nothing says which class stands for none; add --null-label"));
+    };
+    Ok(Some(Guidance { scale, null_label, interval }))
+}
+
+fn labels(arguments: &Arguments, classes: Option<&[u32]>, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
     match (&arguments.labels, classes) {
         (Some(labels), _) if labels.len() == 1 => Ok(Some(vec![labels[0]; n])),
         (Some(labels), _) if labels.len() == n => Ok(Some(labels.clone())),
         (Some(labels), _) => Err(usage(format!("--labels has {} classes; expected 1 or {n}", labels.len()))),
-        (None, Some(classes)) => Ok(Some((0..n).map(|i| ((arguments.first as usize + i) % classes) as u32).collect())),
-        (None, None) => Ok(None),
+        (None, Some(classes)) if !classes.is_empty() => {
+            Ok(Some((0..n).map(|i| classes[(arguments.first as usize + i) % classes.len()]).collect()))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -333,7 +423,8 @@ fn read_noise(path: &Path, n: usize) -> anyhow::Result<Images> {
     Ok(Images { n, height, width, channels, pixels })
 }
 
-/// Ancestral sampling or DDIM over the timesteps that cost the fewest bits; ancestral steps have their best variances.
+/// A sampler over the timesteps that cost the fewest bits; ancestral sampling and DDIM have their best variances
+/// (Analytic-DPM).
 fn along_best_chain(
     arguments: &Arguments,
     sampler: Sampler,
@@ -343,10 +434,20 @@ fn along_best_chain(
         return Err(usage("--denoising wants --steps"));
     };
     let schedule = scheduler.noise_schedule()?;
-    let denoising = read_denoising(path, &schedule)?;
+    let denoising = read_denoising(path, &schedule)?.smoothed(&schedule)?;
     let list = denoising.best_timesteps(&schedule, steps).map_err(usage)?;
-    if sampler != Sampler::Ddpm {
-        return Ok(sampler.table_over(scheduler, &list)?);
+    match sampler {
+        Sampler::Ddpm => {}
+        Sampler::Ddim { eta } => {
+            return Ok(ddpm::diffusion::solver::ddim_analytic(
+                &schedule,
+                &list,
+                eta,
+                &denoising.mse,
+                scheduler.clip(),
+            )?);
+        }
+        _ => return Ok(sampler.table_over(scheduler, &list)?),
     }
     let variances: Vec<f64> = denoising.log_variances(&schedule, &list)?.into_iter().map(f64::exp).collect();
     Ok(ddpm::diffusion::solver::ddpm_with_variances(&schedule, &list, &variances, scheduler.clip())?)

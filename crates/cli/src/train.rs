@@ -227,6 +227,13 @@ impl Screen {
                 self.last = Some(record.clone());
             }
             Event::Sampling { done, total } => self.progress.set_message(|| format!("drawing samples {done}/{total}")),
+            Event::Evaluating { done, total } => {
+                self.progress.set_message(|| format!("measuring held-out images {done}/{total}"));
+            }
+            Event::Evaluated { bits_per_dim, best } => {
+                let least = if best { ", the least so far: checkpoints/best" } else { "" };
+                self.progress.say(format!("held-out: {bits_per_dim:.4} bits/dim{least}"));
+            }
             Event::Sampled(path) => self.progress.say(format!("samples: {}", path.display())),
             Event::Saved(path) => self.progress.say(format!("saved:   {}", path.display())),
             Event::Warning(message) => self.progress.warn(message),

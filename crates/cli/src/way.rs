@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 use ddpm::data;
+use ddpm::train::Config;
 use ddpm::{Images, Pipeline, output};
 
+use crate::sample::word;
 use crate::terminal::Progress;
 use crate::usage;
 
@@ -22,6 +24,9 @@ pub struct Way {
     /// Images that go through the network at once; never changes an image
     #[arg(long, default_value_t = 16, value_name = "B")]
     pub batch_size: usize,
+    /// How images of another size are brought to the network's: crop or pad; by default as the run that made it did
+    #[arg(long, value_name = "FIT")]
+    pub fit: Option<String>,
 }
 
 impl Way {
@@ -38,11 +43,21 @@ impl Way {
     }
 }
 
+/// How images are to be read for a network: of its size, and fitted to it as --fit says, or as the run that trained it did.
+pub fn data_options(pipeline: &Pipeline, fit: Option<&str>) -> anyhow::Result<data::Options> {
+    let fit = match word::<data::Fit>("--fit", fit)? {
+        Some(fit) => fit,
+        None => Config::of_checkpoint(&pipeline.root).map(|config| config.data.fit).unwrap_or_default(),
+    };
+    Ok(data::Options { fit, ..pipeline.data_options() })
+}
+
 /// Image files as the network wants them, all in one.
-pub fn read(paths: &[impl AsRef<Path>], pipeline: &Pipeline) -> anyhow::Result<Images> {
+pub fn read(paths: &[impl AsRef<Path>], pipeline: &Pipeline, fit: Option<&str>) -> anyhow::Result<Images> {
+    let options = data_options(pipeline, fit)?;
     let mut all: Option<Images> = None;
     for path in paths {
-        let set = data::open(path.as_ref(), &pipeline.data_options())?;
+        let set = data::open(path.as_ref(), &options)?;
         let (height, width, channels) = (set.height(), set.width(), set.channels());
         let mut bytes = vec![0; height * width * channels];
         set.read(&[0], &mut bytes)?;

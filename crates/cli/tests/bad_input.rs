@@ -246,9 +246,12 @@ fn models() {
     fails(sample(&model), 1, &["key/unet/config.json", "novelty"]);
 
     let model = changed(&place, "threshold", |root| {
-        edit(&root.join("scheduler/scheduler_config.json"), |config| config["thresholding"] = true.into());
+        edit(&root.join("scheduler/scheduler_config.json"), |config| {
+            config["thresholding"] = true.into();
+            config["sample_max_value"] = 0.into();
+        });
     });
-    fails(sample(&model), 1, &["threshold/scheduler/scheduler_config.json", "`thresholding`"]);
+    fails(sample(&model), 1, &["threshold/scheduler/scheduler_config.json", "`sample_max_value`"]);
 
     let model = changed(&place, "json", |root| fs::write(root.join("unet/config.json"), "{\"a\": ").unwrap());
     fails(sample(&model), 1, &["json/unet/config.json"]);

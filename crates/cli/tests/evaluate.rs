@@ -92,6 +92,8 @@ fn interpolations_begin_and_end_at_the_images() {
     place.ddpm(&command).args(["--at", "5,25,49", "--mix", "slerp", "-o", "line.png"]).assert().success();
     let picture = image::open(place.path("line.png")).unwrap();
     assert!(picture.width() > picture.height());
+    let invert = ["--at", "25,49", "--invert", "--mix", "slerp", "-o", "inverted.png"];
+    place.ddpm(&command).args(invert).assert().success();
     place.ddpm(&command).args(["--at", "50"]).assert().failure().code(1).stderr(contains("0 to 49"));
     place.ddpm(&command).args(["--mix", "cubic"]).assert().failure().code(2).stderr(contains("slerp"));
     let missing = ["interpolate", "run", "pictures/000000.png", "no.png"];
@@ -127,13 +129,167 @@ fn inpainting_keeps_what_is_known() {
     refused.stderr(contains("ddpm or ddim"));
 }
 
+/// A run says how its images were fitted to the network, and they are measured as they were trained on.
+#[test]
+fn images_are_fitted_as_in_training() {
+    let place = Place::new();
+    place.trained(
+        "wide",
+        2,
+        &["--set", "data.resolution=16", "--set", "model.attention_resolutions=[8]", "--set", "data.fit=pad"],
+    );
+    let bits = |more: &[&str]| {
+        let command = [&["evaluate", "wide", "-n", "2", "--steps", "3"], &DATA[..], more].concat();
+        json(&place, &command)["nll"]["bits_per_dim"].as_f64().unwrap()
+    };
+    assert_eq!(bits(&[]), bits(&["--fit", "pad"]));
+    assert_ne!(bits(&[]), bits(&["--fit", "crop"]));
+    // A checkpoint that was taken out of its run says nothing.
+    let moved = place.path("moved");
+    std::fs::rename(place.path("wide").join("checkpoints/000000002"), &moved).unwrap();
+    let command = [&["evaluate", "moved", "-n", "2", "--steps", "3"], &DATA[..]].concat();
+    assert_eq!(json(&place, &command)["nll"]["bits_per_dim"].as_f64(), Some(bits_of_crop(&place)));
+}
+
+fn bits_of_crop(place: &Place) -> f64 {
+    let command = [&["evaluate", "moved", "-n", "2", "--steps", "3", "--fit", "crop"], &DATA[..]].concat();
+    json(place, &command)["nll"]["bits_per_dim"].as_f64().unwrap()
+}
+
+/// The flow's likelihood is a number of its own, the same for any batch, and stands beside the bound.
+#[test]
+fn the_flows_likelihood_stands_beside_the_bound() {
+    let place = place_with_model();
+    let run = |more: &[&str]| json(&place, &[&["evaluate", "run", "-n", "3"], &DATA[..], more].concat());
+    let both = run(&["--metrics", "nll,ode", "--ode-steps", "4", "--steps", "3"]);
+    let ode = &both["ode"];
+    assert!(both["nll"]["bits_per_dim"].is_f64() && ode["bits_per_dim"].as_f64().unwrap().is_finite());
+    assert_eq!((ode["images"].as_u64(), ode["evaluations"].as_u64()), (Some(3), Some(16)));
+    let alone = run(&["--metrics", "ode", "--ode-steps", "4", "--batch-size", "2"]);
+    assert!(alone["nll"].is_null() && alone["ode"] == *ode);
+    let exact = run(&["--metrics", "ode", "--ode-steps", "4", "--probes", "exact"])["ode"]["bits_per_dim"].clone();
+    let many = run(&["--metrics", "ode", "--ode-steps", "4", "--probes", "64"])["ode"]["bits_per_dim"].clone();
+    let (exact, many) = (exact.as_f64().unwrap(), many.as_f64().unwrap());
+    assert!((exact - many).abs() < 0.05 * exact.abs(), "{exact} {many}");
+}
+
+/// What DDIM makes of an image's latents is the image, the nearer the more steps.
+#[test]
+fn inversions_come_back() {
+    let place = place_with_model();
+    place.ddpm(&["sample", "run", "-n", "2", "--steps", "4", "--quiet", "-o", "pictures"]).assert().success();
+    let error = |steps: &str| {
+        let command = ["invert", "run", "pictures/000000.png", "pictures/000001.png", "--steps", steps];
+        let report = json(&place, &[&command[..], &["--sheet", "sheet.png", "-o", "latents.safetensors"]].concat());
+        report["rmse"].as_array().unwrap().iter().map(|error| error.as_f64().unwrap()).fold(0.0, f64::max)
+    };
+    let (coarse, fine) = (error("3"), error("50"));
+    assert!(fine < 0.7 * coarse && fine < 0.5, "{coarse} {fine}");
+    assert!(image::open(place.path("sheet.png")).unwrap().width() > 24);
+    // The file is what `sample --init` takes, and the same way down.
+    let command = ["sample", "run", "-n", "2", "--init", "latents.safetensors", "--sampler", "ddim", "--quiet"];
+    place.ddpm(&command).args(["--clip-sample", "false", "-o", "back"]).assert().success();
+    let read = |name: &str| image::open(place.path(name)).unwrap().to_luma8();
+    for name in ["000000.png", "000001.png"] {
+        let (image, back) = (read(&format!("pictures/{name}")), read(&format!("back/{name}")));
+        let worst = image.pixels().zip(back.pixels()).map(|(a, b)| a.0[0].abs_diff(b.0[0])).max();
+        assert!(worst < Some(40), "{name}: {worst:?}");
+    }
+    let place_refuses = |more: &[&str], code: i32, words: &str| {
+        let command = [&["invert", "run", "pictures/000000.png"], more].concat();
+        place.ddpm(&command).assert().failure().code(code).stderr(contains(words));
+    };
+    place_refuses(&["-o", "latents.png"], 2, ".safetensors");
+    place_refuses(&["--at", "50"], 1, "1 to 49");
+    place_refuses(&["--steps", "1"], 1, "2 to 50");
+}
+
+/// From an image, and from one x_t; what all have in common, and what each has alone.
+#[test]
+fn samples_begin_in_the_middle_and_part_there() {
+    let place = place_with_model();
+    let sample = |out: &str, more: &[&str]| {
+        let command = [&["sample", "run", "-n", "3", "--steps", "10", "--quiet", "-o", out], more].concat();
+        place.ddpm(&command).assert().success();
+        ["000000.png", "000001.png", "000002.png"]
+            .map(|name| image::open(place.path(format!("{out}/{name}").as_str())).unwrap().to_luma8())
+    };
+    let alone = sample("alone", &["--sheet", "sheet.png"]);
+    assert!(image::open(place.path("sheet.png")).unwrap().height() > 6 * 8);
+    let shared = sample("shared", &["--share-until", "20"]);
+    assert_eq!(alone[0], shared[0], "the first image's noise is shared");
+    assert_ne!(alone[1], shared[1]);
+    assert_ne!(shared[0], shared[1]);
+    assert_eq!(shared, sample("batched", &["--share-until", "20", "--batch-size", "1"]));
+    let whole = sample("whole", &["--share-until", "0"]);
+    assert_eq!((&whole[0], &whole[1]), (&whole[1], &whole[2]), "nothing is left to part in");
+
+    let near = |t: &str| {
+        let like = sample("like", &["--from", "alone/000000.png", "--at", t]);
+        let total = |image: &image::GrayImage| -> u64 {
+            image.pixels().zip(alone[0].pixels()).map(|(a, b)| u64::from(a.0[0].abs_diff(b.0[0]))).sum()
+        };
+        like.iter().map(total).sum::<u64>()
+    };
+    assert!(near("1") < near("40"), "the higher t, the less is left");
+    let refused = |more: &[&str], code: i32, words: &str| {
+        let command = [&["sample", "run"], more].concat();
+        place.ddpm(&command).assert().failure().code(code).stderr(contains(words));
+    };
+    refused(&["--from", "alone/000000.png"], 2, "--at");
+    refused(&["--from", "alone/000000.png", "--at", "50"], 1, "0 to 49");
+    refused(&["--share-until", "20", "--sampler", "ddim"], 2, "adds no noise");
+    refused(&["--churn", "3"], 2, "edm-sde");
+    refused(&["--threshold", "2,1"], 2, "--threshold");
+    assert_ne!(sample("churned", &["--sampler", "edm-sde"]), sample("heun", &["--sampler", "edm-sde", "--churn", "0"]));
+    assert_ne!(alone, sample("threshold", &["--threshold", "0.9,3"]));
+}
+
+/// Guidance of 1 is none, of 0 is no class at all, and elsewhere than in its interval there is none.
+#[test]
+fn guidance_goes_from_no_class_to_more_than_the_class() {
+    let place = Place::new();
+    let labels = ["--set", "data.labels=true", "--set", "train.label_dropout=0.2", "--set", "train.learning_rate=0.01"];
+    place.trained("run", 8, &labels);
+    let sample = |more: &[&str]| {
+        let command =
+            ["sample", "run", "-n", "2", "--steps", "5", "--sampler", "ddim", "-o", "s.safetensors", "--quiet"];
+        place.ddpm(&[&command[..], more].concat()).assert().success();
+        tensor(&place.path("s.safetensors"), "samples").data
+    };
+    let class = sample(&["--labels", "1"]);
+    assert_eq!(class, sample(&["--labels", "1", "--guidance", "1"]));
+    assert_ne!(class, sample(&["--labels", "1", "--guidance", "3"]));
+    assert_eq!(class, sample(&["--labels", "1", "--guidance", "3", "--guidance-interval", "60,70"]));
+    // The run's null label is the last row, which no image has by default.
+    let rows = json(&place, &["inspect", "run"])["config"]["num_class_embeds"].as_u64().unwrap();
+    let none = sample(&["--labels", &(rows - 1).to_string()]);
+    let unguided = sample(&["--labels", "1", "--guidance", "0"]);
+    assert!(none.iter().zip(&unguided).all(|(a, b)| (a - b).abs() < 1e-6));
+    place.ddpm(&["sample", "run", "--by-class", "-n", "1", "--steps", "2", "-o", "c.png"]).assert().success();
+    let sheet = image::open(place.path("c.png")).unwrap();
+    assert!(sheet.height() > 2 * sheet.width(), "a row for each of {} classes", rows - 1);
+    let refused = |more: &[&str], words: &str| {
+        place.ddpm(&[&["sample", "run"], more].concat()).assert().failure().code(2).stderr(contains(words));
+    };
+    refused(&["--guidance", "2", "--guidance-interval", "5"], "--guidance-interval");
+    refused(&["--by-class", "-o", "folder"], "--by-class");
+    let plain = Place::new();
+    plain.trained("run", 2, &["--set", "data.labels=true"]);
+    plain.ddpm(&["sample", "run", "--guidance", "2"]).assert().failure().code(2).stderr(contains("--null-label"));
+}
+
 #[test]
 fn mistakes_are_named() {
     let place = place_with_model();
     let refused = |more: &[&str], code: i32, words: &str| {
         place.ddpm(&["evaluate", "run"]).args(more).assert().failure().code(code).stderr(contains(words));
     };
-    refused(&["--metrics", "nll,fid"], 2, "fid");
+    refused(&["--metrics", "nll,fad"], 2, "fad");
+    refused(&["--metrics", "ode", "--schedule"], 2, "nll");
+    refused(&["--probes", "0"], 2, "--probes");
+    refused(&["--variance", "learned_range", "--data", "train-images-idx3-ubyte"], 1, "learned");
+    refused(&["--fit", "stretch"], 2, "--fit");
     refused(&["--draws", "0"], 2, "--draws");
     refused(&["--steps", "51"], 2, "51");
     refused(&["--data", "nowhere"], 1, "nowhere");

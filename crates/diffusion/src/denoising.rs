@@ -9,6 +9,7 @@ use std::f64::consts::LN_2;
 
 use serde::{Deserialize, Serialize};
 
+use crate::linear::solve;
 use crate::schedule::Posterior;
 use crate::variance::{optimal_rate, optimal_variance};
 use crate::{Error, NoiseSchedule, Variance};
@@ -18,6 +19,9 @@ use crate::{Error, NoiseSchedule, Variance};
 pub struct Denoising {
     /// M_t for t = 0 … T−1, with the clipping that samplers use.
     pub mse: Vec<f64>,
+    /// The same by t and channel, M_t being their mean; empty where it was not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<Vec<f64>>,
     /// KL(q(x_T | x_0) ‖ N(0, I)) in bits/dim.
     pub prior: f64,
     /// The decoder's −log₂ p(x_0 | x_0 noised to t = 0) in bits/dim, by its log-variance, ascending.
@@ -33,15 +37,27 @@ pub enum StepVariance {
     Fixed(Variance),
     /// σ*² of each step, and for the decoder the best there is.
     Optimal,
+    /// σ*² of each step and channel. Never more bits than [`StepVariance::Optimal`], by Jensen's inequality.
+    PerChannel,
 }
 
 impl Denoising {
-    /// Errors unless there are as many M_t as the chain has timesteps, all of them finite, and a decoder.
+    /// Errors unless there are as many M_t as the chain has timesteps, all of them finite, and a decoder; by channel
+    /// likewise, if at all.
     pub fn check(&self, schedule: &NoiseSchedule) -> Result<(), Error> {
         if self.mse.len() != schedule.len() {
             return Err(Error::Length { name: "mse", found: self.mse.len(), expected: schedule.len() });
         }
-        if let Some(&value) = self.mse.iter().find(|mse| !(mse.is_finite() && **mse >= 0.0)) {
+        let count = self.channels.first().map_or(0, Vec::len);
+        if !self.channels.is_empty() && (self.channels.len() != schedule.len() || count == 0) {
+            let (found, expected) = (self.channels.len(), schedule.len());
+            return Err(Error::Length { name: "channels, each of at least one mse,", found, expected });
+        }
+        if let Some(other) = self.channels.iter().find(|channels| channels.len() != count) {
+            return Err(Error::Length { name: "channels of a timestep", found: other.len(), expected: count });
+        }
+        let values = self.mse.iter().chain(self.channels.iter().flatten());
+        if let Some(&value) = values.into_iter().find(|mse| !(mse.is_finite() && **mse >= 0.0)) {
             return Err(Error::Value { name: "mse", value, expected: "a finite number, 0 or more" });
         }
         if self.decoder.is_empty() || self.decoder.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
@@ -75,7 +91,8 @@ impl Denoising {
     /// The bits/dim of the sub-chain over `timesteps` (descending, from T−1 to 0).
     ///
     /// # Errors
-    /// As [`Denoising::check`], and for another first or last timestep or a learned variance.
+    /// As [`Denoising::check`], and for another first or last timestep, a learned variance, or one by channel where
+    /// channels were not measured.
     pub fn bits(&self, schedule: &NoiseSchedule, timesteps: &[usize], variance: StepVariance) -> Result<f64, Error> {
         self.check(schedule)?;
         let chain = schedule.respace(timesteps)?;
@@ -90,6 +107,7 @@ impl Denoising {
             let mse = self.mse[pair[0]];
             nats += match variance {
                 StepVariance::Optimal => optimal_rate(t, s, mse),
+                StepVariance::PerChannel => mean(self.channels_at(pair[0])?, |mse| optimal_rate(t, s, mse)),
                 StepVariance::Fixed(kind) => {
                     let posterior = Posterior::between(t, s);
                     let index = timesteps.len() - 1 - i;
@@ -100,7 +118,7 @@ impl Denoising {
             };
         }
         let decoder = match variance {
-            StepVariance::Optimal => self.best_decoder().1,
+            StepVariance::Optimal | StepVariance::PerChannel => self.best_decoder().1,
             StepVariance::Fixed(kind) => self.decoder_at(fixed(kind, &chain, 0)?),
         };
         Ok(self.prior + nats / LN_2 + decoder)
@@ -117,6 +135,50 @@ impl Denoising {
             optimal_variance(schedule.alpha_cumprod(pair[0]), schedule.alpha_cumprod(pair[1]), self.mse[pair[0]]).ln()
         });
         Ok(steps.chain([self.best_decoder().0]).collect())
+    }
+
+    /// The same by channel.
+    ///
+    /// # Errors
+    /// As [`Denoising::log_variances`], and where channels were not measured.
+    pub fn log_variances_by_channel(
+        &self,
+        schedule: &NoiseSchedule,
+        timesteps: &[usize],
+    ) -> Result<Vec<Vec<f64>>, Error> {
+        self.check(schedule)?;
+        crate::timesteps::check(timesteps, schedule.len())?;
+        let step = |pair: &[usize]| {
+            let (t, s) = (schedule.alpha_cumprod(pair[0]), schedule.alpha_cumprod(pair[1]));
+            Ok(self.channels_at(pair[0])?.iter().map(|&mse| optimal_variance(t, s, mse).ln()).collect())
+        };
+        let decoder = vec![self.best_decoder().0; self.channels_at(0)?.len()];
+        timesteps.windows(2).map(step).chain([Ok(decoder)]).collect()
+    }
+
+    fn channels_at(&self, t: usize) -> Result<&[f64], Error> {
+        let message = "the squared error was not measured by channel";
+        self.channels.get(t).map(Vec::as_slice).ok_or_else(|| Error::Unsupported(message.to_owned()))
+    }
+
+    /// The same with M_t smoothed over t, by channel too. A shortest path picks what came out low: with noisy M_t it is
+    /// always better on paper than it is.
+    ///
+    /// # Errors
+    /// As [`Denoising::check`].
+    pub fn smoothed(&self, schedule: &NoiseSchedule) -> Result<Self, Error> {
+        self.check(schedule)?;
+        let lambdas: Vec<f64> = (0..schedule.len()).map(|t| 0.5 * schedule.log_snr(t)).collect();
+        let mut channels = self.channels.clone();
+        for c in 0..channels.first().map_or(0, Vec::len) {
+            let channel: Vec<f64> = channels.iter().map(|at| at[c]).collect();
+            channels.iter_mut().zip(smooth(&channel, &lambdas)).for_each(|(at, mse)| at[c] = mse);
+        }
+        let mse = match channels.is_empty() {
+            true => smooth(&self.mse, &lambdas),
+            false => channels.iter().map(|at| mean(at, |mse| mse)).collect(),
+        };
+        Ok(Self { mse, channels, ..self.clone() })
     }
 
     /// The sub-chain of so many timesteps, T−1 and 0 among them, with the fewest bits under σ*²: the shortest path over all
@@ -157,6 +219,37 @@ impl Denoising {
     }
 }
 
+fn mean(values: &[f64], f: impl Fn(f64) -> f64) -> f64 {
+    values.iter().map(|&value| f(value)).sum::<f64>() / values.len() as f64
+}
+
+/// Each value replaced by that of a parabola in λ, fitted by least squares to the logarithms of the values at most a
+/// hundredth of the chain and 0.4 in λ away (next to the data, where λ takes great steps, a hundredth is no neighbourhood).
+/// Values of 0 stay and count nowhere, as do those at λ = −∞.
+fn smooth(values: &[f64], lambdas: &[f64]) -> Vec<f64> {
+    let reach = values.len() / 100;
+    const REACH_OF_LAMBDA: f64 = 0.4;
+    let counts = |i: &usize| values[*i] > 0.0 && lambdas[*i].is_finite();
+    let fitted = |t: usize| {
+        let near = |i: &usize| counts(i) && (lambdas[*i] - lambdas[t]).abs() <= REACH_OF_LAMBDA;
+        let window: Vec<usize> = (t.saturating_sub(reach)..values.len().min(t + reach + 1)).filter(near).collect();
+        if !counts(&t) || window.len() < 4 {
+            return values[t];
+        }
+        let width = lambdas[window[0]] - lambdas[window[window.len() - 1]];
+        let mut normal_equations = vec![vec![0.0; 4]; 3];
+        for i in window {
+            let u = (lambdas[i] - lambdas[t]) / width;
+            let powers = [1.0, u, u * u, values[i].ln()];
+            for (row, power) in normal_equations.iter_mut().zip(powers) {
+                row.iter_mut().zip(powers).for_each(|(cell, other)| *cell += power * other);
+            }
+        }
+        solve(normal_equations)[0].exp()
+    };
+    (0..values.len()).map(fitted).collect()
+}
+
 fn fixed(kind: Variance, chain: &NoiseSchedule, index: usize) -> Result<f64, Error> {
     match kind {
         Variance::FixedSmall | Variance::FixedLarge => Ok(kind.log_variance(chain, index).max),
@@ -178,7 +271,7 @@ mod tests {
     fn exact(schedule: &NoiseSchedule, variance: f64) -> Denoising {
         let data = Gaussian { mean: 0.0, variance };
         let mse = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha)).collect();
-        Denoising { mse, prior: 0.0, decoder: vec![(-5.0, 2.0), (-4.0, 1.0), (-3.0, 3.0)], images: 1 }
+        Denoising { mse, channels: vec![], prior: 0.0, decoder: vec![(-5.0, 2.0), (-4.0, 1.0), (-3.0, 3.0)], images: 1 }
     }
 
     /// With the reverse kernel exact, a step t → s costs I(x_0; x_s) − I(x_0; x_t), whatever is left out between.

@@ -43,6 +43,9 @@ impl Node {
     }
 }
 
+/// ᾱ for 0, where its logarithm is needed: diffusers' 2⁻²⁴.
+pub(crate) const NO_SIGNAL: f64 = 1.0 / (1 << 24) as f64;
+
 /// How the points of a sampler are spread between the chain's last timestep and its first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,17 +72,16 @@ impl Grid {
     /// `steps` points from t = T−1 down to t = 0, and [`Node::DATA`] after them. `snap` moves each to the nearest whole
     /// timestep, for networks that know no others; points that fall together are then one.
     ///
-    /// Errors for no steps, and where the last noise level has no signal but the grid needs its logarithm.
+    /// Where the last noise level has no signal, a grid in log-SNR or σ/α begins as if it had 2⁻²⁴; the node itself keeps
+    /// its ᾱ = 0, and points between it and T−2 fall together. Errors for no steps.
     pub fn nodes(self, schedule: &NoiseSchedule, steps: usize, snap: bool) -> Result<Vec<Node>, Error> {
         let last = (schedule.len() - 1) as f64;
         if steps == 0 {
             return Err(Error::Value { name: "steps", value: 0.0, expected: "at least 1" });
         }
-        let (high, low) = (Node::at(schedule, last), Node::at(schedule, 0.0));
-        if matches!(self, Grid::LogSnr | Grid::Karras) && high.alpha_cumprod <= 0.0 {
-            let message =
-                "a chain of zero terminal SNR has no log-SNR at its end; use the grid `uniform` or `quadratic`";
-            return Err(Error::Unsupported(message.to_owned()));
+        let (mut high, low) = (Node::at(schedule, last), Node::at(schedule, 0.0));
+        if high.alpha_cumprod == 0.0 {
+            high.alpha_cumprod = NO_SIGNAL;
         }
         const RHO: f64 = 7.0;
         let between = |from: f64, to: f64, share: f64| from + share * (to - from);
@@ -94,10 +96,12 @@ impl Grid {
         };
         let share = |i: usize| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
         let mut timesteps: Vec<f64> = (0..steps).map(|i| timestep(share(i))).collect();
+        // Without signal at the end its λ is made up, and λ between there and T−2 belong to no timestep.
+        timesteps[0] = last;
         if snap {
             timesteps.iter_mut().for_each(|t| *t = t.round());
-            timesteps.dedup();
         }
+        timesteps.dedup();
         Ok(timesteps.into_iter().map(|t| Node::at(schedule, t)).chain([Node::DATA]).collect())
     }
 }
@@ -137,6 +141,13 @@ mod tests {
             assert!(snapped[..snapped.len() - 1].iter().all(|node| node.timestep.fract() == 0.0));
         }
         assert!(Grid::Uniform.nodes(&schedule, 0, false).is_err());
+        // The same with no signal at the end.
+        let schedule = schedule.rescale_zero_terminal_snr().unwrap();
+        for (name, grid) in Grid::ALL {
+            let nodes = grid.nodes(&schedule, 11, false).unwrap();
+            assert_eq!((nodes.len(), nodes[0].timestep, nodes[0].alpha_cumprod), (12, 999.0, 0.0), "{name}");
+            assert!(nodes.windows(2).all(|pair| pair[0].alpha_cumprod < pair[1].alpha_cumprod), "{name}");
+        }
         assert_eq!(Grid::Karras.nodes(&schedule, 1, false).unwrap().len(), 2);
     }
 }

@@ -13,6 +13,7 @@
 //! | [`sampler_t`] | how training draws t: uniform, low-discrepancy, by importance | VDM, improved-diffusion |
 //! | [`solver`] | a sampler as a table of coefficients: DDPM, DDIM | Ho et al., Song et al. |
 //! | [`multistep`] | tables of higher order: DPM-Solver++, UniPC, iPNDM, PNDM, DEIS, Heun | Lu et al., Zhao et al., Zhang & Chen |
+//! | [`churn`] | EDM's stochastic sampler | Karras et al. 2022 |
 //! | [`grid`] | where they evaluate the network, between timesteps too | Karras et al. 2022 |
 //! | [`scheduler`] | diffusers' `scheduler_config.json` | diffusers |
 //! | [`oracle`] | data whose score, denoiser and flow are known exactly, to test all of it | |
@@ -25,13 +26,13 @@
 //!
 //! # Example
 //! ```
-//! use diffusion::{BetaSchedule, NoiseSchedule, Prediction, TimestepSpacing, solver};
+//! use diffusion::{BetaSchedule, Clip, NoiseSchedule, Prediction, TimestepSpacing, solver};
 //!
 //! let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
 //! assert!((schedule.alpha_cumprod(999) - 4.03583e-5).abs() < 1e-10);
 //!
 //! let timesteps = TimestepSpacing::Leading.timesteps(1000, 50, 0)?;
-//! let ddim = solver::ddim(&schedule, &timesteps, 0.0, Some(1.0))?;
+//! let ddim = solver::ddim(&schedule, &timesteps, 0.0, Some(Clip::Range(1.0)))?;
 //! // A network that always answers "no noise" reconstructs a grey image scaled up and clipped.
 //! let image = ddim.run(&[0.5, -0.5], |x, _t| vec![0.0; x.len()], Prediction::Epsilon, |_row| vec![0.0; 2])?;
 //! assert!((image[0] - 1.0).abs() < 1e-12 && (image[1] + 1.0).abs() < 1e-12);
@@ -41,10 +42,13 @@
 #![deny(missing_docs)]
 
 pub mod bound;
+pub mod churn;
+mod clip;
 pub mod denoising;
 mod error;
 pub mod flow;
 pub mod grid;
+mod linear;
 pub mod loss;
 pub mod multistep;
 mod names;
@@ -58,6 +62,8 @@ pub mod timesteps;
 pub mod variance;
 
 pub use bound::{Cdf, VariationalBound};
+pub use churn::Churn;
+pub use clip::Clip;
 pub use denoising::{Denoising, StepVariance};
 pub use error::Error;
 pub use grid::{Grid, Node};

@@ -6,9 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::grid::Node;
+use crate::grid::{NO_SIGNAL, Node};
+use crate::linear::solve;
 use crate::solver::{Row, checked};
-use crate::{Error, SolverTable};
+use crate::{Clip, Error, SolverTable};
 
 /// A sampler of higher order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,7 +32,13 @@ pub enum Multistep {
     Unipc2,
     /// UniPC of order 3.
     Unipc3,
-    /// iPNDM (Zhang & Chen 2023, arXiv 2204.13902): Adams–Bashforth in σ/α with equal weights whatever the steps.
+    /// iPNDM (Zhang & Chen 2023, arXiv 2204.13902) of order 1: DDIM.
+    Ipndm1,
+    /// iPNDM of order 2: Adams–Bashforth in σ/α with the weights of equal steps, whatever the steps.
+    Ipndm2,
+    /// iPNDM of order 3.
+    Ipndm3,
+    /// iPNDM of order 4.
     Ipndm4,
     /// Pseudo numerical methods (Liu et al. 2022, arXiv 2202.09778) as diffusers' `PNDMScheduler` with `skip_prk_steps`.
     Pndm,
@@ -45,7 +52,7 @@ use Multistep::*;
 
 impl Multistep {
     /// Every sampler with its name.
-    pub const ALL: [(&'static str, Multistep); 12] = [
+    pub const ALL: [(&'static str, Multistep); 15] = [
         ("dpmpp-1", Dpmpp1),
         ("dpmpp-2m", Dpmpp2m),
         ("dpmpp-3m", Dpmpp3m),
@@ -54,6 +61,9 @@ impl Multistep {
         ("unipc-1", Unipc1),
         ("unipc-2", Unipc2),
         ("unipc-3", Unipc3),
+        ("ipndm-1", Ipndm1),
+        ("ipndm-2", Ipndm2),
+        ("ipndm-3", Ipndm3),
         ("ipndm-4", Ipndm4),
         ("pndm", Pndm),
         ("deis-3", Deis3),
@@ -72,9 +82,9 @@ impl Multistep {
 
     fn order(self) -> usize {
         match self {
-            Dpmpp1 | Unipc1 => 1,
-            Dpmpp2m | DpmppSde2m | Unipc2 | Heun => 2,
-            Dpmpp3m | Dpmpp3mDiffusers | Unipc3 | Deis3 => 3,
+            Dpmpp1 | Unipc1 | Ipndm1 => 1,
+            Dpmpp2m | DpmppSde2m | Unipc2 | Ipndm2 | Heun => 2,
+            Dpmpp3m | Dpmpp3mDiffusers | Unipc3 | Ipndm3 | Deis3 => 3,
             Ipndm4 | Pndm => 4,
         }
     }
@@ -85,20 +95,9 @@ impl Multistep {
     /// second at most, for UniPC always and for the others with fewer than 15 steps.
     ///
     /// # Errors
-    /// For fewer than two nodes, ᾱ that do not ascend, and a first node without signal.
-    pub fn table(self, nodes: &[Node], clip_sample: Option<f64>) -> Result<SolverTable, Error> {
-        if nodes.len() < 2 {
-            return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
-        }
-        if nodes[0].alpha_cumprod <= 0.0 {
-            let message =
-                format!("{} needs some signal at its first timestep; use ddim, or trailing spacing", self.name());
-            return Err(Error::Unsupported(message));
-        }
-        if let Some(i) = nodes.windows(2).position(|pair| pair[0].alpha_cumprod >= pair[1].alpha_cumprod) {
-            let problem = "its noise level is not below the one before".to_owned();
-            return Err(Error::Row { table: self.name().to_owned(), row: i + 1, problem });
-        }
+    /// For fewer than two nodes, and ᾱ that do not ascend.
+    pub fn table(self, nodes: &[Node], clip_sample: Option<Clip>) -> Result<SolverTable, Error> {
+        let nodes = &walkable(self.name(), nodes)?[..];
         let steps = nodes.len() - 1;
         let at_data = nodes[steps].alpha_cumprod >= 1.0;
         let order = |i: usize| {
@@ -123,12 +122,16 @@ impl Multistep {
             }
             DpmppSde2m => (0..steps).map(|i| step(i).dpmpp_sde(order(i))).collect(),
             Unipc1 | Unipc2 | Unipc3 => unipc(nodes, &(0..steps).map(order).collect::<Vec<_>>()),
-            Ipndm4 => (0..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(3)))).collect(),
+            Ipndm1 | Ipndm2 | Ipndm3 | Ipndm4 => {
+                (0..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(self.order() - 1)))).collect()
+            }
             Deis3 => (0..steps).map(|i| step(i).deis(order(i))).collect(),
             Pndm => pndm(nodes),
             Heun => (0..steps).flat_map(|i| step(i).heun()).collect(),
         };
-        checked(SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped: false })
+        // Those that predict noise know a clip by the ε̂ that follows from it; diffusers' PNDM does not clip at all.
+        let epsilon_from_clipped = self != Pndm;
+        checked(SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped })
     }
 }
 
@@ -138,6 +141,26 @@ impl std::str::FromStr for Multistep {
     fn from_str(name: &str) -> Result<Self, Error> {
         crate::names::named("sampler", name, &Self::ALL)
     }
+}
+
+/// The nodes as they are walked: a first one without signal, the end of a zero-terminal-SNR chain, gets ᾱ = 2⁻²⁴ as in
+/// diffusers' multistep schedulers, for λ and σ/α are not finite there. (Less where the next node has no more.)
+///
+/// Errors for fewer than two nodes, and ᾱ that do not ascend.
+pub(crate) fn walkable(name: &str, nodes: &[Node]) -> Result<Vec<Node>, Error> {
+    if nodes.len() < 2 {
+        return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
+    }
+    let mut nodes = nodes.to_vec();
+    if nodes[0].alpha_cumprod == 0.0 {
+        let next = nodes[1].alpha_cumprod;
+        nodes[0].alpha_cumprod = if next > NO_SIGNAL { NO_SIGNAL } else { next / 4.0 };
+    }
+    if let Some(i) = nodes.windows(2).position(|pair| pair[0].alpha_cumprod >= pair[1].alpha_cumprod) {
+        let problem = "its noise level is not below the one before".to_owned();
+        return Err(Error::Row { table: name.to_owned(), row: i + 1, problem });
+    }
+    Ok(nodes)
 }
 
 /// The row of one evaluation at a node, all coefficients zero.
@@ -156,9 +179,9 @@ fn blank(node: Node) -> Row {
 }
 
 /// The step from node i to node i + 1.
-struct Step<'a> {
-    nodes: &'a [Node],
-    i: usize,
+pub(crate) struct Step<'a> {
+    pub nodes: &'a [Node],
+    pub i: usize,
 }
 
 impl Step<'_> {
@@ -269,7 +292,7 @@ impl Step<'_> {
     }
 
     /// Euler's step, and where it does not end at the data a second row that takes half of it back: the mean of both slopes.
-    fn heun(&self) -> Vec<Row> {
+    pub(crate) fn heun(&self) -> Vec<Row> {
         let euler = self.noise_step(&[1.0]);
         let t = self.to();
         if t.alpha_cumprod >= 1.0 {
@@ -329,21 +352,6 @@ fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
         phi = phi / -h - 1.0 / (factorial * (i + 2) as f64);
     }
     solve(matrix)
-}
-
-/// Gaussian elimination with pivots on [A | b] of at most four rows.
-fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
-    let n = rows.len();
-    for i in 0..n {
-        let pivot = (i..n).max_by(|&a, &b| rows[a][i].abs().total_cmp(&rows[b][i].abs())).unwrap_or(i);
-        rows.swap(i, pivot);
-        let pivot = rows[i].clone();
-        for row in rows.iter_mut().enumerate().filter(|&(j, _)| j != i).map(|(_, row)| row) {
-            let factor = row[i] / pivot[i];
-            row.iter_mut().zip(&pivot).for_each(|(cell, pivot)| *cell -= factor * pivot);
-        }
-    }
-    (0..n).map(|i| rows[i][n] / rows[i][i]).collect()
 }
 
 /// UniPC: a predictor from the last evaluations, and a corrector that, once the next evaluation is there, repeats the step

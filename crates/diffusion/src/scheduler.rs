@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{BetaSchedule, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance, solver};
+use crate::{BetaSchedule, Clip, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance, solver};
 
 /// Which of diffusers' schedulers a configuration is for (`_class_name`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -55,11 +55,11 @@ pub struct SchedulerConfig {
     pub rescale_betas_zero_snr: bool,
     /// Whether the last step leads to ᾱ = 1 or to ᾱ_0 (DDIM only).
     pub set_alpha_to_one: bool,
-    /// Dynamic thresholding, which is refused.
+    /// Whether x̂0 is thresholded dynamically; `clip_sample` does nothing then.
     pub thresholding: bool,
-    /// Of dynamic thresholding; without it, nothing.
+    /// Which quantile of |x̂0| is the threshold.
     pub dynamic_thresholding_ratio: f64,
-    /// Of dynamic thresholding; without it, nothing.
+    /// The greatest threshold.
     pub sample_max_value: f64,
 }
 
@@ -102,13 +102,16 @@ impl SchedulerConfig {
         keys.retain(|key, _| !key.starts_with('_') || key == "_class_name");
         modernise(&mut keys)?;
         let config: Self = serde_json::from_value(Value::Object(keys)).map_err(error)?;
-        if config.thresholding {
-            return Err(error("`thresholding`: true is not supported"));
-        }
         if !(config.clip_sample_range > 0.0 && config.clip_sample_range.is_finite()) {
             return Err(error(format!(
                 "`clip_sample_range` is {}, expected a positive number",
                 config.clip_sample_range
+            )));
+        }
+        if config.thresholding && !config.clip().is_some_and(Clip::is_valid) {
+            let SchedulerConfig { dynamic_thresholding_ratio: ratio, sample_max_value: max, .. } = config;
+            return Err(error(format!(
+                "`dynamic_thresholding_ratio` is {ratio} and `sample_max_value` is {max}, expected 0 to 1 and a positive number"
             )));
         }
         if config.num_train_timesteps == 0 || config.num_train_timesteps > MAX_TIMESTEPS {
@@ -160,9 +163,12 @@ impl SchedulerConfig {
         if self.rescale_betas_zero_snr { schedule.rescale_zero_terminal_snr() } else { Ok(schedule) }
     }
 
-    /// The bound of x̂0, or `None` where it is not clipped.
-    pub fn clip(&self) -> Option<f64> {
-        self.clip_sample.then_some(self.clip_sample_range)
+    /// How x̂0 is clipped, if it is.
+    pub fn clip(&self) -> Option<Clip> {
+        if self.thresholding {
+            return Some(Clip::Dynamic { ratio: self.dynamic_thresholding_ratio, max: self.sample_max_value });
+        }
+        self.clip_sample.then_some(Clip::Range(self.clip_sample_range))
     }
 
     /// The timesteps of a sampler with so many steps, descending (diffusers' `set_timesteps`).

@@ -13,9 +13,9 @@ use std::{collections::VecDeque, fmt};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, NoiseSchedule, Prediction, Variance,
+    Clip, Error, NoiseSchedule, Prediction, Variance,
     prediction::{FromOutput, epsilon_from_sample},
-    schedule::Posterior,
+    schedule::{Posterior, snr},
     timesteps,
     variance::LogVariance,
 };
@@ -72,8 +72,8 @@ pub struct SolverTable {
     pub name: String,
     /// The steps.
     pub rows: Vec<Row>,
-    /// Clamp every x̂0 to ± this.
-    pub clip_sample: Option<f64>,
+    /// How every x̂0 is kept within bounds.
+    pub clip_sample: Option<Clip>,
     /// Where x̂0 was clipped, derive ε̂ from it anew (improved-diffusion's DDIM) or keep the network's (diffusers').
     pub epsilon_from_clipped: bool,
 }
@@ -84,7 +84,7 @@ pub fn ddpm(
     schedule: &NoiseSchedule,
     timesteps: &[usize],
     variance: Variance,
-    clip_sample: Option<f64>,
+    clip_sample: Option<Clip>,
 ) -> Result<SolverTable, Error> {
     let chain = schedule.respace(timesteps)?;
     let log_variances: Vec<_> = (0..chain.len()).map(|i| variance.log_variance(&chain, i)).collect();
@@ -97,7 +97,7 @@ pub fn ddpm_with_variances(
     schedule: &NoiseSchedule,
     timesteps: &[usize],
     variances: &[f64],
-    clip_sample: Option<f64>,
+    clip_sample: Option<Clip>,
 ) -> Result<SolverTable, Error> {
     if variances.len() != timesteps.len() {
         return Err(Error::Length { name: "variances", found: variances.len(), expected: timesteps.len() });
@@ -112,7 +112,7 @@ fn ancestral(
     schedule: &NoiseSchedule,
     timesteps: &[usize],
     log_variances: &[LogVariance],
-    clip_sample: Option<f64>,
+    clip_sample: Option<Clip>,
 ) -> Result<SolverTable, Error> {
     timesteps::check(timesteps, schedule.len())?;
     let rows = steps(schedule, timesteps)
@@ -156,7 +156,7 @@ pub fn ddim(
     schedule: &NoiseSchedule,
     timesteps: &[usize],
     eta: f64,
-    clip_sample: Option<f64>,
+    clip_sample: Option<Clip>,
 ) -> Result<SolverTable, Error> {
     timesteps::check(timesteps, schedule.len())?;
     let rows = steps(schedule, timesteps)
@@ -202,6 +202,38 @@ pub fn ddim_inversion(schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<S
     })
 }
 
+/// Analytic-DPM's DDIM (Bao et al. 2022, arXiv 2201.06503, theorem 1): [`ddim`] whose noise has the variance that the
+/// step's law has when x̂0 misses x_0 by M_t = `mse[t]` per dimension. From x_s = √ᾱ_s x_0 + √(1−ᾱ_s−λ²) ε(x_t, x_0) + λ z,
+///
+/// σ*² = λ² + (√ᾱ_s − √(1−ᾱ_s−λ²) √(ᾱ_t/(1−ᾱ_t)))² M_t, λ² = η² β̃.
+///
+/// At η = 1 it is [`optimal_variance`](crate::variance::optimal_variance). The last row adds no noise.
+///
+/// # Errors
+/// As [`ddim`], and unless `mse` has a finite number, 0 or more, for each of the chain's timesteps.
+pub fn ddim_analytic(
+    schedule: &NoiseSchedule,
+    timesteps: &[usize],
+    eta: f64,
+    mse: &[f64],
+    clip_sample: Option<Clip>,
+) -> Result<SolverTable, Error> {
+    if mse.len() != schedule.len() {
+        return Err(Error::Length { name: "mse", found: mse.len(), expected: schedule.len() });
+    }
+    if let Some(&value) = mse.iter().find(|mse| !(mse.is_finite() && **mse >= 0.0)) {
+        return Err(Error::Value { name: "mse", value, expected: "a finite number, 0 or more" });
+    }
+    let mut table = ddim(schedule, timesteps, eta, clip_sample)?;
+    table.name = format!("ddim analytic eta={eta}");
+    let last = table.rows.len() - 1;
+    for (row, &t) in table.rows[..last].iter_mut().zip(timesteps) {
+        let missed = row.sample[0] - row.epsilon[0] * snr(row.alpha_cumprod).sqrt();
+        row.noise = (row.noise * row.noise + missed * missed * mse[t]).sqrt();
+    }
+    Ok(table)
+}
+
 fn blank_row(schedule: &NoiseSchedule, t: usize) -> Row {
     Row {
         timestep: t as f64,
@@ -229,8 +261,8 @@ impl SolverTable {
         if self.rows.is_empty() {
             return problem(0, "the table has no rows");
         }
-        if self.clip_sample.is_some_and(|clip| clip.is_nan() || clip <= 0.0) {
-            return problem(0, "clip_sample must be positive");
+        if self.clip_sample.is_some_and(|clip| !clip.is_valid()) {
+            return problem(0, "clip_sample is not a positive range, or a ratio within 0 and 1 and a positive maximum");
         }
         for (i, row) in self.rows.iter().enumerate() {
             let (min, max) = row.learned_log_variance.unwrap_or_default();
@@ -256,7 +288,7 @@ impl SolverTable {
         self.rows.iter().map(|row| row.sample.len().max(row.epsilon.len())).max().unwrap_or(0)
     }
 
-    /// Applies the table to `x_init` in f64: the reference for every other application of it.
+    /// Applies the table to `x_init`, one image, in f64: the reference for every other application of it.
     ///
     /// `model(x_t, timestep)` answers as `prediction` says, with as many numbers as `x_init` has, or twice as many where
     /// the variance is learned (first the prediction, then v). `noise(row)` gives standard normals and is asked on noisy
@@ -285,7 +317,7 @@ impl SolverTable {
             let mut sample: Vec<f64> = x.iter().zip(&output).map(|(&x, &out)| to_sample.apply(x, out)).collect();
             let mut epsilon: Vec<f64> = x.iter().zip(&output).map(|(&x, &out)| to_epsilon.apply(x, out)).collect();
             if let Some(clip) = self.clip_sample {
-                sample.iter_mut().for_each(|x0| *x0 = x0.clamp(-clip, clip));
+                clip.apply(&mut sample);
                 if self.epsilon_from_clipped {
                     let from_sample = epsilon_from_sample(row.alpha_cumprod);
                     epsilon = x.iter().zip(&sample).map(|(&x, &x0)| from_sample.apply(x, x0)).collect();
@@ -321,7 +353,8 @@ impl SolverTable {
 
 impl fmt::Display for SolverTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, {} rows, clip_sample {:?}", self.name, self.rows.len(), self.clip_sample)?;
+        let clip = self.clip_sample.map_or("none".to_owned(), |clip| clip.to_string());
+        writeln!(f, "{}, {} rows, clip_sample {clip}", self.name, self.rows.len())?;
         writeln!(f, "{:>9} {:>12} {:>12} {:>12}  sample; epsilon", "timestep", "alpha_cumprod", "x", "noise")?;
         let list = |coefficients: &[f64]| coefficients.iter().map(|c| format!("{c:.9}")).collect::<Vec<_>>().join(" ");
         for row in &self.rows {

@@ -164,6 +164,34 @@ fn each_term_is_the_information_gained() {
     }
 }
 
+/// With the exact reverse kernel the whole bound is H(x_0) + KL(q(x_T) ‖ N(0, 1)) however many steps there are: what x_T tells
+/// of x_0 is paid in the prior, the rest step by step, and what is left unknown at t = 0 by a decoder of that very variance.
+#[test]
+fn the_whole_bound_is_the_entropy() {
+    let data = Gaussian { mean: 0.3, variance: 0.35 };
+    for steps in [1000, 28, 12] {
+        let timesteps = diffusion::TimestepSpacing::Linspace.timesteps(1000, steps, 0).unwrap();
+        let schedule = linear(1000).respace(&timesteps).unwrap();
+        let bound = VariationalBound::new(&schedule, Cdf::Erf);
+        // The prior is quadratic in x_0, so two points give its mean.
+        let deviation = data.variance.sqrt();
+        let prior = bound.prior(&[data.mean + deviation, data.mean - deviation]).unwrap() * LN_2;
+        let last = schedule.alpha_cumprod(steps - 1);
+        let end = data.marginal(last);
+        let kl = normal_kl(end.mean, end.variance.ln(), 0.0, 0.0);
+        close(prior, data.information(last) + kl, 1e-12);
+        let rates: f64 = (1..steps)
+            .map(|t| {
+                let (now, prev) = (schedule.alpha_cumprod(t), schedule.alpha_cumprod(t - 1));
+                expected_term(&bound, data, t, optimal_variance(now, prev, data.mse(now)).ln()) * LN_2
+            })
+            .sum();
+        let entropy = |variance: f64| 0.5 * (std::f64::consts::TAU * std::f64::consts::E * variance).ln();
+        let decoder = entropy(data.mse(schedule.alpha_cumprod(0)));
+        close(prior + rates + decoder, entropy(data.variance) + kl, 1e-10);
+    }
+}
+
 #[test]
 fn the_prior_term() {
     let schedule = linear(1000);

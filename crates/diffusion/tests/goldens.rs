@@ -4,7 +4,7 @@
 //! diffusers keeps its tables in float32, improved-diffusion casts them on use; that is what the tolerances allow for.
 
 use diffusion::{
-    BetaSchedule, Cdf, NoiseSchedule, Posterior, Prediction, SchedulerConfig, TimestepSpacing, Variance,
+    BetaSchedule, Cdf, Clip, NoiseSchedule, Posterior, Prediction, SchedulerConfig, TimestepSpacing, Variance,
     VariationalBound, solver, timesteps::space_timesteps,
 };
 use serde_json::Value;
@@ -201,7 +201,8 @@ fn ddim_of_improved_diffusion() {
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
     let timesteps = space_timesteps(1000, "ddim25").unwrap();
     for case in list(&read("improved_diffusion")["ddim"]) {
-        let mut table = solver::ddim(&schedule, &timesteps, case["eta"].as_f64().unwrap(), Some(1.0)).unwrap();
+        let mut table =
+            solver::ddim(&schedule, &timesteps, case["eta"].as_f64().unwrap(), Some(Clip::Range(1.0))).unwrap();
         let run = |table: &diffusion::SolverTable| table.run(&X_INIT, network, Prediction::Epsilon, noise).unwrap();
         let kept = run(&table);
         table.epsilon_from_clipped = true;

@@ -61,6 +61,18 @@ fn information_and_error() {
         let slope = (DATA.information(at_snr(snr + h)) - DATA.information(at_snr(snr - h))) / (2.0 * h);
         close(slope, DATA.mse(at_snr(snr)) / 2.0, 1e-8);
     }
+    // The same for a mixture, whose information is an integral: h(x_t) − h(ε).
+    let mixture = three();
+    let information = |snr: f64| {
+        let alpha = at_snr(snr);
+        let entropy = -mixture.expectation(alpha, |x| mixture.log_density(&[x], alpha)).unwrap();
+        entropy - 0.5 * (std::f64::consts::TAU * std::f64::consts::E * (1.0 - alpha)).ln()
+    };
+    for snr in [0.3, 5.0, 80.0] {
+        let h = 1e-3 * snr;
+        let slope = (information(snr + h) - information(snr - h)) / (2.0 * h);
+        close(slope / (mixture.mse(at_snr(snr)).unwrap() / 2.0), 1.0, 1e-5);
+    }
 }
 
 /// The reverse kernel carries the marginal at t into the marginal at s.

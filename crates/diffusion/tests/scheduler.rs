@@ -1,7 +1,8 @@
 //! Reading and writing `scheduler_config.json`.
 
 use diffusion::{
-    BetaSchedule, Prediction, SchedulerConfig, TimestepSpacing, Variance, scheduler::SchedulerClass, solver, timesteps,
+    BetaSchedule, Clip, Prediction, SchedulerConfig, TimestepSpacing, Variance, scheduler::SchedulerClass, solver,
+    timesteps,
 };
 
 /// The Hub's google/ddpm-cifar10-32.
@@ -23,11 +24,12 @@ fn with(key: &str, value: &str) -> String {
 fn the_paper_s_cifar10_model() {
     let config = SchedulerConfig::from_json(CIFAR10).unwrap();
     assert_eq!(config, SchedulerConfig { variance_type: Variance::FixedLarge, ..SchedulerConfig::default() });
-    assert_eq!((config.clip(), config.prediction_type), (Some(1.0), Prediction::Epsilon));
+    assert_eq!((config.clip(), config.prediction_type), (Some(Clip::Range(1.0)), Prediction::Epsilon));
     let schedule = config.noise_schedule().unwrap();
     assert!((schedule.alpha_cumprod(999) - 4.03583e-5).abs() < 1e-10);
     let table = config.solver_table(1000, 0.0).unwrap();
-    let expected = solver::ddpm(&schedule, &timesteps::all(1000), Variance::FixedLarge, Some(1.0)).unwrap();
+    let expected =
+        solver::ddpm(&schedule, &timesteps::all(1000), Variance::FixedLarge, Some(Clip::Range(1.0))).unwrap();
     assert_eq!(table, expected);
 }
 
@@ -47,7 +49,6 @@ fn early_diffusers_keys() {
 fn refusals_name_the_key() {
     for (key, value) in [
         ("skip_prk_steps", "true"),
-        ("thresholding", "true"),
         ("beta_schedule", "\"fancy\""),
         ("prediction_type", "\"score\""),
         ("variance_type", "\"huge\""),
@@ -70,6 +71,20 @@ fn refusals_name_the_key() {
     }
     // diffusers' own notes may be anything.
     SchedulerConfig::from_json(&with("_whatever", "{}")).unwrap();
+}
+
+/// With thresholding clip_sample does nothing, in diffusers too.
+#[test]
+fn thresholding() {
+    let json = r#"{"_class_name": "DDIMScheduler", "thresholding": true, "dynamic_thresholding_ratio": 0.9,
+        "sample_max_value": 1.5, "clip_sample": true}"#;
+    let config = SchedulerConfig::from_json(json).unwrap();
+    let clip = Some(Clip::Dynamic { ratio: 0.9, max: 1.5 });
+    assert_eq!((config.clip(), config.solver_table(10, 0.0).unwrap().clip_sample), (clip, clip));
+    assert_eq!(SchedulerConfig::from_json(&config.to_json().unwrap()).unwrap(), config);
+    for (key, value) in [("dynamic_thresholding_ratio", "1.5"), ("sample_max_value", "0")] {
+        assert!(refused(&json.replace("\"clip_sample\": true", &format!("\"{key}\": {value}"))).contains(key));
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Solver tables on data whose answers are exact, and the contract of a row.
 
 use diffusion::{
-    BetaSchedule, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
+    BetaSchedule, Clip, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
     oracle::{Gaussian, Mixture},
-    solver::{Row, ddim, ddpm, ddpm_with_variances},
+    solver::{Row, ddim, ddim_analytic, ddpm, ddpm_with_variances},
     timesteps,
     variance::optimal_variance,
 };
@@ -26,27 +26,16 @@ fn in_x_and_sample(row: &Row) -> (f64, f64, f64) {
     (row.x + epsilon / noise, sample - epsilon * signal / noise, row.noise)
 }
 
-/// Mean and variance of x after each row when x_t ~ N(mean, variance) and the denoiser, exact for `data`, is affine.
+/// Mean and variance of x after each row when x_t ~ q_t and the denoiser is exact.
 fn moments(table: &SolverTable, data: Gaussian) -> Vec<Gaussian> {
     let mut x = data.marginal(table.rows[0].alpha_cumprod);
-    let denoiser = |row: &Row| {
-        let at_zero = data.sample(0.0, row.alpha_cumprod);
-        (data.sample(1.0, row.alpha_cumprod) - at_zero, at_zero)
+    let step = |row: &Row| {
+        let rows = vec![row.clone()];
+        let one = SolverTable { name: String::new(), rows, clip_sample: None, epsilon_from_clipped: false };
+        x = data.walk(&one, x).unwrap();
+        x
     };
-    table
-        .rows
-        .iter()
-        .map(|row| {
-            let (coef_x, coef_sample, noise) = in_x_and_sample(row);
-            let (slope, offset) = denoiser(row);
-            let gain = coef_x + coef_sample * slope;
-            x = Gaussian {
-                mean: gain * x.mean + coef_sample * offset,
-                variance: gain * gain * x.variance + noise * noise,
-            };
-            x
-        })
-        .collect()
+    table.rows.iter().map(step).collect()
 }
 
 /// Every intermediate law is the exact q(x_s). The last row, without noise, gives E[x_0 | x_0 slightly noised], whose
@@ -64,15 +53,17 @@ fn is_exact(table: &SolverTable, data: Gaussian) {
     close(last.variance + data.mse(table.rows.last().unwrap().alpha_cumprod), data.variance, 1e-12);
 }
 
+/// Every spacing, of one step to all, and two lists by hand.
 fn subsets() -> Vec<Vec<usize>> {
-    vec![
-        timesteps::all(1000),
-        TimestepSpacing::Leading.timesteps(1000, 50, 0).unwrap(),
-        TimestepSpacing::Trailing.timesteps(1000, 10, 0).unwrap(),
-        TimestepSpacing::Quadratic.timesteps(1000, 20, 0).unwrap(),
-        vec![999, 3],
-        vec![400],
-    ]
+    use TimestepSpacing::{Leading, Linspace, Quadratic, Trailing};
+    let spaced = [Leading, Linspace, Trailing, Quadratic].into_iter().flat_map(|spacing| {
+        [1, 2, 3, 5, 10, 28, 50, 99, 250, 1000]
+            .into_iter()
+            .filter_map(move |steps| spacing.timesteps(1000, steps, 0).ok())
+    });
+    let subsets: Vec<_> = spaced.chain([timesteps::all(1000), vec![999, 3], vec![400]]).collect();
+    assert!(subsets.len() > 35);
+    subsets
 }
 
 #[test]
@@ -108,8 +99,8 @@ fn ancestral_sampling_reproduces_gaussian_data() {
 #[test]
 fn the_rows_are_the_posterior() {
     let schedule = linear(1000);
-    let table = ddpm(&schedule, &timesteps::all(1000), Variance::FixedSmall, Some(1.0)).unwrap();
-    assert_eq!((table.rows.len(), table.clip_sample, table.history()), (1000, Some(1.0), 1));
+    let table = ddpm(&schedule, &timesteps::all(1000), Variance::FixedSmall, Some(Clip::Range(1.0))).unwrap();
+    assert_eq!((table.rows.len(), table.clip_sample, table.history()), (1000, Some(Clip::Range(1.0)), 1));
     for (i, row) in table.rows.iter().enumerate() {
         let t = 999 - i;
         let posterior = schedule.posterior(t);
@@ -156,6 +147,45 @@ fn ddim_keeps_the_marginals_of_a_point() {
         close(table.rows[1].epsilon[0], (1.0 - s - sigma * sigma).sqrt(), 1e-14);
         let last = &table.rows[2];
         assert_eq!((last.x, &last.sample[..], &last.epsilon[..], last.noise), (0.0, &[1.0][..], &[0.0][..], 0.0));
+    }
+}
+
+/// Whatever η and however few the steps, DDIM with its own noise has the wrong variance for data that are no point; with the
+/// optimal variance (Analytic-DPM) every law before the last row is the data's.
+#[test]
+fn analytic_ddim_reproduces_gaussian_data() {
+    let schedule = linear(1000);
+    for data in [Gaussian { mean: 0.3, variance: 0.2 }, Gaussian { mean: -0.4, variance: 1.7 }] {
+        let mse: Vec<f64> = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha)).collect();
+        for timesteps in subsets() {
+            for eta in [0.0, 0.4, 1.0] {
+                let table = ddim_analytic(&schedule, &timesteps, eta, &mse, None).unwrap();
+                is_exact(&table, data);
+                assert!(!table.rows[table.rows.len() - 1].is_noisy());
+            }
+        }
+        // At η = 1 it is the ancestral sampler with σ*².
+        let table = ddim_analytic(&schedule, &[900, 500, 100, 0], 1.0, &mse, None).unwrap();
+        for (row, s) in table.rows.iter().zip([500, 100, 0]) {
+            let alpha = schedule.alpha_cumprod(s);
+            close(row.noise.powi(2), optimal_variance(row.alpha_cumprod, alpha, data.mse(row.alpha_cumprod)), 1e-14);
+        }
+        // Without it: too little variance, by far in few steps, as each step loses what x̂0 missed.
+        let plain = ddim(&schedule, &[999, 500, 0], 0.0, None).unwrap();
+        let after = moments(&plain, data)[1];
+        let exact = data.marginal(schedule.alpha_cumprod(0));
+        close(after.mean, exact.mean, 1e-12);
+        println!("ddim in two steps: variance {:.4}, not {:.4}", after.variance, exact.variance);
+        assert!(after.variance < 0.9 * exact.variance);
+    }
+    // A perfect guess needs no more than DDIM's noise.
+    let timesteps = [999, 500, 100];
+    let perfect = ddim_analytic(&schedule, &timesteps, 0.3, &[0.0; 1000], None).unwrap();
+    perfect.rows.iter().zip(ddim(&schedule, &timesteps, 0.3, None).unwrap().rows).for_each(|(a, b)| {
+        close(a.noise, b.noise, 1e-15);
+    });
+    for mse in [vec![0.0; 999], vec![f64::NAN; 1000], vec![-0.1; 1000]] {
+        assert!(ddim_analytic(&schedule, &timesteps, 0.0, &mse, None).unwrap_err().to_string().starts_with("mse"));
     }
 }
 
@@ -251,8 +281,8 @@ fn every_prediction_walks_the_same_way() {
     let timesteps = TimestepSpacing::Leading.timesteps(1000, 20, 0).unwrap();
     let noise = |row: usize| vec![(row as f64).sin(), (row as f64 * 0.7).cos()];
     for table in [
-        ddpm(&schedule, &timesteps, Variance::FixedLarge, Some(0.9)).unwrap(),
-        ddim(&schedule, &timesteps, 0.5, Some(0.9)).unwrap(),
+        ddpm(&schedule, &timesteps, Variance::FixedLarge, Some(Clip::Range(0.9))).unwrap(),
+        ddim(&schedule, &timesteps, 0.5, Some(Clip::Range(0.9))).unwrap(),
     ] {
         let run = |prediction: Prediction| {
             let model = |x: &[f64], t: f64| {
@@ -282,10 +312,16 @@ fn clipping() {
     table.rows[0].epsilon[0] = 0.5;
     let run = |table: &SolverTable| table.run(&[1.0], |_, _| vec![-1.0], Prediction::Epsilon, |_| vec![]).unwrap()[0];
     close(run(&table), 3.0 - 0.5, 1e-14);
-    table.clip_sample = Some(2.0);
+    table.clip_sample = Some(Clip::Range(2.0));
     close(run(&table), 2.0 - 0.5, 1e-14);
     table.epsilon_from_clipped = true; // ε = (1 − 0.6·2)/0.8 = −0.25
     close(run(&table), 2.0 - 0.125, 1e-14);
+    // Of x̂0 = 3, 0.6, 0 the quantile at ¾ is 1.8: x̂0 becomes 1, 1/3, 0.
+    table.clip_sample = Some(Clip::Dynamic { ratio: 0.75, max: 10.0 });
+    table.epsilon_from_clipped = false;
+    table.rows[0].epsilon[0] = 0.0;
+    let image = table.run(&[3.0, 0.6, 0.0], |x, _| x.to_vec(), Prediction::Sample, |_| vec![]).unwrap();
+    image.iter().zip([1.0, 1.0 / 3.0, 0.0]).for_each(|(&found, expected)| close(found, expected, 1e-14));
 }
 
 #[test]
@@ -344,14 +380,14 @@ fn arguments_that_make_no_table() {
     assert!(matches!(ddim(&schedule, &[2, 5], 0.0, None), Err(Error::Timestep { index: 1, .. })));
     assert!(ddpm(&schedule, &[10], Variance::FixedSmall, None).is_err());
     assert!(ddpm(&schedule, &[], Variance::FixedSmall, None).is_err());
-    assert!(ddpm(&schedule, &[3], Variance::FixedSmall, Some(-1.0)).is_err());
+    assert!(ddpm(&schedule, &[3], Variance::FixedSmall, Some(Clip::Range(-1.0))).is_err());
     assert!(matches!(ddpm_with_variances(&schedule, &[3, 2], &[0.1], None), Err(Error::Length { .. })));
     assert!(matches!(ddpm_with_variances(&schedule, &[3, 2], &[-0.1, 0.1], None), Err(Error::Row { row: 0, .. })));
 }
 
 #[test]
 fn tables_from_elsewhere_are_checked() {
-    let good = ddim(&linear(100), &[90, 50, 10], 0.2, Some(1.0)).unwrap();
+    let good = ddim(&linear(100), &[90, 50, 10], 0.2, Some(Clip::Range(1.0))).unwrap();
     let check = |spoil: &dyn Fn(&mut SolverTable)| {
         let mut table = good.clone();
         spoil(&mut table);
@@ -363,7 +399,7 @@ fn tables_from_elsewhere_are_checked() {
     assert!(check(&|t| t.rows[1].sample = vec![1.0, 0.0, 0.5]).contains("before the first row"));
     assert!(check(&|t| t.rows[0].alpha_cumprod = 1.5).contains("alpha_cumprod"));
     assert!(check(&|t| t.rows[0].noise = -0.1).contains("noise"));
-    assert!(check(&|t| t.clip_sample = Some(f64::NAN)).contains("clip_sample"));
+    assert!(check(&|t| t.clip_sample = Some(Clip::Range(f64::NAN))).contains("clip_sample"));
     let wrong_length = good.run(&[0.0, 1.0], |_, _| vec![0.0], Prediction::Epsilon, |_| vec![0.0]);
     assert_eq!(wrong_length, Err(Error::Length { name: "model output", found: 1, expected: 2 }));
     let wrong_noise = good.run(&[0.0, 1.0], |x, _| x.to_vec(), Prediction::Epsilon, |_| vec![0.0]);
@@ -372,7 +408,7 @@ fn tables_from_elsewhere_are_checked() {
 
 #[test]
 fn tables_are_written_and_read() {
-    let range = ddpm(&linear(1000), &[999, 333, 0], Variance::LearnedRange, Some(1.0)).unwrap();
+    let range = ddpm(&linear(1000), &[999, 333, 0], Variance::LearnedRange, Some(Clip::Range(1.0))).unwrap();
     for table in [range, ddim(&linear(1000), &[999, 333, 0], 0.37, None).unwrap()] {
         let json = serde_json::to_string(&table).unwrap();
         assert_eq!(serde_json::from_str::<SolverTable>(&json).unwrap(), table);

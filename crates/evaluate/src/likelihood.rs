@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
-use diffusion::{Cdf, Denoising, NoiseSchedule, Prediction, Variance, VariationalBound};
+use diffusion::variance::optimal_rate;
+use diffusion::{Cdf, Clip, Denoising, NoiseSchedule, Prediction, Variance, VariationalBound};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -59,12 +60,13 @@ pub struct Chain<'a> {
     pub prediction: Prediction,
     /// The steps' variance.
     pub variance: Variance,
-    /// Log-variances of the steps instead, in the order of `timesteps`, the decoder's last.
-    pub log_variances: Option<&'a [f64]>,
+    /// Log-variances of the steps instead, in the order of `timesteps`, the decoder's last: one each, or one for each
+    /// channel.
+    pub log_variances: Option<&'a [Vec<f64>]>,
     /// Timesteps that the chain visits, descending.
     pub timesteps: &'a [usize],
-    /// Clip x̂0 to ± this.
-    pub clip_sample: Option<f64>,
+    /// How x̂0 is clipped.
+    pub clip_sample: Option<Clip>,
     /// Noise draws of each image and timestep.
     pub draws: usize,
     /// Noisy images that go through the network at once. Never changes a number.
@@ -107,6 +109,9 @@ pub struct Likelihood {
     pub evaluations: usize,
     /// The terms, from noise to data.
     pub points: Vec<Point>,
+    /// The `mse` of the points by channel; empty for images of one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<Vec<f64>>,
     /// The bound of each image.
     pub each: Vec<f64>,
     /// The last term by the decoder's log-variance, ascending.
@@ -118,10 +123,26 @@ impl Likelihood {
     pub fn denoising(&self) -> Denoising {
         Denoising {
             mse: self.points.iter().rev().map(|point| point.mse).collect(),
+            channels: self.channels.iter().rev().cloned().collect(),
             prior: self.prior,
             decoder: self.decoder.clone(),
             images: self.images,
         }
+    }
+
+    /// The bound that the same chain has under its best variances: what the squared error alone decides, and so the fairest
+    /// figure to tell better weights from worse.
+    ///
+    /// # Errors
+    /// If the points are not timesteps of the chain.
+    pub fn best_bits(&self, schedule: &NoiseSchedule) -> Result<f64, Error> {
+        let timesteps: Vec<usize> = self.points.iter().map(|point| point.timestep).collect();
+        schedule.respace(&timesteps)?;
+        let alpha = |t: usize| schedule.alpha_cumprod(t);
+        let steps = self.points.windows(2);
+        let rates = steps.map(|pair| optimal_rate(alpha(pair[0].timestep), alpha(pair[1].timestep), pair[0].mse));
+        let decoder = self.decoder.iter().map(|&(_, bits)| bits).fold(f64::INFINITY, f64::min);
+        Ok(self.prior + rates.sum::<f64>() / std::f64::consts::LN_2 + decoder)
     }
 
     /// The rate–distortion curve of progressive decoding (Ho et al. 2020, section 4.3 and figure 5): for each point, t, the
@@ -145,7 +166,8 @@ fn decoder_log_variances() -> Vec<f64> {
 /// What one noisy image gave.
 struct Measured {
     bits: f64,
-    mse: f64,
+    /// By channel.
+    mse: Vec<f64>,
     epsilon_mse: f64,
     decoder: Vec<f64>,
 }
@@ -166,10 +188,21 @@ pub fn likelihood(
     if chain.draws == 0 || chain.batch_size == 0 {
         return Err(Error::Request("draws and the batch size must be at least 1".into()));
     }
+    let config = unet.config();
+    if chain.log_variances.is_none() && chain.variance.is_learned() && config.out_channels != 2 * config.in_channels {
+        let message =
+            format!("the variance {} is learned, but the network answers with the mean alone", chain.variance);
+        return Err(Error::Request(message));
+    }
     let device = unet.device();
     let sub_chain = chain.schedule.respace(chain.timesteps)?;
-    if chain.log_variances.is_some_and(|given| given.len() != chain.timesteps.len()) {
-        return Err(Error::Request("there must be as many log-variances as timesteps".into()));
+    let channels = images.shape[2];
+    let fits = |given: &[Vec<f64>]| {
+        given.len() == chain.timesteps.len() && given.iter().all(|each| [1, channels].contains(&each.len()))
+    };
+    if !chain.log_variances.is_none_or(fits) {
+        let message = "there must be as many log-variances as timesteps, one each or one for each channel";
+        return Err(Error::Request(message.into()));
     }
     let measure = Measure { unet, images, chain, sub_chain: &sub_chain, device: &device };
 
@@ -177,7 +210,7 @@ pub fn likelihood(
     let candidates = decoder_log_variances();
     let per_image = steps * chain.draws;
     let total = n * per_image;
-    let mut points = vec![(0.0, 0.0, 0.0); steps];
+    let mut points = vec![(0.0, vec![0.0; channels], 0.0); steps];
     let mut each = vec![0.0; n];
     let mut decoder = vec![0.0; candidates.len()];
     for first in (0..total).step_by(chain.batch_size) {
@@ -187,7 +220,7 @@ pub fn likelihood(
             each[image] += measured.bits / chain.draws as f64;
             let point = &mut points[row];
             point.0 += measured.bits;
-            point.1 += measured.mse;
+            point.1.iter_mut().zip(&measured.mse).for_each(|(sum, mse)| *sum += mse);
             point.2 += measured.epsilon_mse;
             decoder.iter_mut().zip(&measured.decoder).for_each(|(sum, bits)| *sum += bits);
         }
@@ -202,13 +235,15 @@ pub fn likelihood(
     let (prior, _) = mean_and_error(&priors);
     let (bits_per_dim, standard_error) = mean_and_error(&each);
     let measurements = (n * chain.draws) as f64;
+    let by_channel: Vec<Vec<f64>> =
+        points.iter().map(|(_, mse, _)| mse.iter().map(|mse| mse / measurements).collect()).collect();
     let points: Vec<Point> = points
         .into_iter()
         .zip(chain.timesteps)
         .map(|((bits, mse, epsilon_mse), &timestep)| Point {
             timestep,
             bits: bits / measurements,
-            mse: mse / measurements,
+            mse: mse.iter().sum::<f64>() / (channels as f64 * measurements),
             epsilon_mse: epsilon_mse / measurements,
         })
         .collect();
@@ -223,6 +258,7 @@ pub fn likelihood(
         draws: chain.draws,
         evaluations: steps,
         points,
+        channels: if channels > 1 { by_channel } else { Vec::new() },
         each,
         decoder: candidates.into_iter().zip(decoder.into_iter().map(|bits| bits / measurements)).collect(),
     })
@@ -298,31 +334,35 @@ impl Measure<'_> {
         let (to_sample, to_epsilon) = (chain.prediction.sample(alpha, before), chain.prediction.epsilon(alpha, before));
         let posterior = self.sub_chain.posterior(index);
         let range = chain.variance.log_variance(self.sub_chain, index);
-        let given = chain.log_variances.map(|log_variances| log_variances[row]);
+        let given = chain.log_variances.map(|log_variances| log_variances[row].as_slice());
         let (mut mean, mut log_variance) = (Vec::with_capacity(size), Vec::new());
-        let mut samples = Vec::with_capacity(size);
-        let (mut mse, mut epsilon_mse) = (0.0, 0.0);
-        for i in 0..size {
-            let at = if doubled { i / channels * 2 * channels + i % channels } else { i };
+        let place = |i: usize| if doubled { i / channels * 2 * channels + i % channels } else { i };
+        let sample = |i: usize| to_sample.apply(f64::from(x_t[i]), f64::from(output[place(i)]));
+        let mut samples: Vec<f64> = (0..size).map(sample).collect();
+        if let Some(clip) = chain.clip_sample {
+            clip.apply(&mut samples);
+        }
+        let (mut mse, mut epsilon_mse) = (vec![0.0; channels], 0.0);
+        for (i, &sample) in samples.iter().enumerate() {
+            let at = place(i);
             let (x, answer) = (f64::from(x_t[i]), f64::from(output[at]));
-            let mut sample = to_sample.apply(x, answer);
-            if let Some(clip) = chain.clip_sample {
-                sample = sample.clamp(-clip, clip);
-            }
             epsilon_mse += (to_epsilon.apply(x, answer) - f64::from(epsilon[i])).powi(2);
-            mse += (sample - f64::from(x0[i])).powi(2);
+            mse[i % channels] += (sample - f64::from(x0[i])).powi(2);
             mean.push(posterior.coef_x0 * sample + posterior.coef_xt * x);
-            samples.push(sample);
             if given.is_none() && chain.variance.is_learned() && doubled {
                 let v = f64::from(output[at + channels]);
                 log_variance.push(if chain.variance == Variance::Learned { v } else { range.interpolate(v) });
             }
         }
-        if !(mse.is_finite() && epsilon_mse.is_finite()) {
+        if !(mse.iter().all(|mse| mse.is_finite()) && epsilon_mse.is_finite()) {
             return Err(Error::NotFinite { image, timestep: t });
         }
         if log_variance.is_empty() {
-            log_variance.push(given.unwrap_or(range.max));
+            log_variance = match given {
+                None => vec![range.max],
+                Some(&[one]) => vec![one],
+                Some(each) => each.repeat(size / channels),
+            };
         }
         let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         let (x0, x_t) = (wide(x0), wide(x_t));
@@ -340,7 +380,8 @@ impl Measure<'_> {
                 .collect(),
             _ => Vec::new(),
         };
-        let dims = size as f64;
-        Ok(Measured { bits, mse: mse / dims, epsilon_mse: epsilon_mse / dims, decoder })
+        let pixels = (size / channels) as f64;
+        mse.iter_mut().for_each(|mse| *mse /= pixels);
+        Ok(Measured { bits, mse, epsilon_mse: epsilon_mse / size as f64, decoder })
     }
 }

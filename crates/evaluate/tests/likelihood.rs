@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
-use diffusion::{BetaSchedule, Cdf, NoiseSchedule, Prediction, StepVariance, Variance};
+use diffusion::{BetaSchedule, Cdf, Clip, NoiseSchedule, Prediction, StepVariance, Variance};
 use evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use random::{Random, Stream};
 use unet::{Config, Unet};
@@ -34,7 +34,7 @@ fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize], variance: Vari
         variance,
         log_variances: None,
         timesteps,
-        clip_sample: Some(1.0),
+        clip_sample: Some(Clip::Range(1.0)),
         draws: 1,
         batch_size: 7,
         seed: 3,
@@ -113,11 +113,21 @@ fn shorter_chains_cost_what_the_squared_error_predicts() {
             let predicted = denoising.bits(&schedule, &timesteps, StepVariance::Fixed(kind)).unwrap();
             assert!((measured - predicted).abs() < 1e-3, "{kind} {timesteps:?}: {measured} {predicted}");
         }
-        let log_variances = denoising.log_variances(&schedule, &timesteps).unwrap();
+        let log_variances: Vec<_> =
+            denoising.log_variances(&schedule, &timesteps).unwrap().into_iter().map(|v| vec![v]).collect();
         let given = Chain { log_variances: Some(&log_variances), ..chain(&schedule, &timesteps, Variance::FixedSmall) };
         let measured = measure(&unet, &given).bits_per_dim;
         let predicted = denoising.bits(&schedule, &timesteps, StepVariance::Optimal).unwrap();
+        let fixed = measure(&unet, &chain(&schedule, &timesteps, Variance::FixedLarge)).best_bits(&schedule).unwrap();
+        assert!((fixed - predicted).abs() < 1e-9, "whatever variance it was measured with: {fixed} {predicted}");
         assert!((measured - predicted).abs() < 1e-9, "{timesteps:?}: {measured} {predicted}");
+        // By channel likewise, and never for more.
+        let by_channel = denoising.log_variances_by_channel(&schedule, &timesteps).unwrap();
+        let given = Chain { log_variances: Some(&by_channel), ..chain(&schedule, &timesteps, Variance::FixedSmall) };
+        let per_channel = measure(&unet, &given).bits_per_dim;
+        let predicted = denoising.bits(&schedule, &timesteps, StepVariance::PerChannel).unwrap();
+        assert!((per_channel - predicted).abs() < 1e-9, "{timesteps:?}: {per_channel} {predicted}");
+        assert!(per_channel < measured);
     }
 }
 
@@ -156,7 +166,8 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(Images { pixels: &[], ..images }, &good).contains("no images"));
     assert!(refused(images, &Chain { draws: 0, ..good.clone() }).contains("at least 1"));
     assert!(refused(images, &Chain { timesteps: &[20, 0], ..good.clone() }).contains("20"));
-    assert!(refused(images, &Chain { log_variances: Some(&[0.0]), ..good.clone() }).contains("as many"));
+    assert!(refused(images, &Chain { log_variances: Some(&[vec![0.0]]), ..good.clone() }).contains("as many"));
+    assert!(refused(images, &Chain { variance: Variance::LearnedRange, ..good.clone() }).contains("learned"));
     assert!(likelihood(&unet, images, &good, |_, _| false).is_err());
 }
 

@@ -124,8 +124,15 @@ mod tests {
         let scheduler = SchedulerConfig { clip_sample: false, ..SchedulerConfig::default() };
         let table = Sampler::Ddpm.table(&scheduler, crate::Options { steps: Some(500), ..Default::default() }).unwrap();
         let noise = initial_noise(1, 0, 4000, [1, 2, 1]);
-        let request =
-            Request { seed: 1, first_image: 0, noise: &noise, labels: None, batch_size: 4000, share_until: None };
+        let request = Request {
+            seed: 1,
+            first_image: 0,
+            noise: &noise,
+            labels: None,
+            batch_size: 4000,
+            share_until: None,
+            guidance: None,
+        };
         let image = Images { n: 1, height: 1, width: 2, channels: 1, pixels: vec![1.5, 0.0] };
         let known = Known { image: &image, unknown: &[false, true], resample };
         let prediction = Prediction::Epsilon;

@@ -89,6 +89,7 @@ pub fn interpolate(
             labels: labels.as_ref().map(|labels| &labels[..start.n]),
             batch_size: between.batch_size,
             share_until: None,
+            guidance: None,
         };
         walk(unet, table, scheduler.prediction_type, &request, |_| {
             done += 1;

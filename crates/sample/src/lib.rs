@@ -14,4 +14,4 @@ pub use inpaint::{Known, inpaint};
 pub use interpolate::{Between, Mix, interpolate};
 pub use pipeline::{Pipeline, read_scheduler, write as write_pipeline};
 pub use sampler::{Options, Sampler, inversion};
-pub use walk::{Request, Step, initial_noise, noised, walk};
+pub use walk::{Guidance, Request, Step, initial_noise, noised, walk};

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
 use unet::{Config, Unet};
-use weights::{Tensors, digest, names, pipeline as folders, whole};
+use weights::families::{Imported, Options};
+use weights::whole::{self, Existing};
+use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::Error;
 
@@ -36,7 +38,7 @@ impl Pipeline {
             Some(path) => read_scheduler(path)?,
             None => SchedulerConfig::default(),
         };
-        let (tensors, _) = weights::read_safetensors(&located.unet_weights)?;
+        let tensors = weights::read_tensors(&located.unet_weights)?;
         let tensors = names::modernize(&located.unet_weights, tensors)?;
         // A configuration that asks for far more than its weights is not worth building a network for.
         let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
@@ -50,6 +52,36 @@ impl Pipeline {
         let pipeline = Self { unet, scheduler, root: located.root };
         pipeline.check().map_err(|message| Error::Pipeline { path: located.unet_config, message })?;
         Ok(pipeline)
+    }
+
+    /// Reads a network of another code base (see [`weights::families`]) and makes it a pipeline. What was found and assumed on
+    /// the way comes with it, its tensors moved into the network.
+    ///
+    /// # Errors
+    /// Names the file, tensor or key that is missing, damaged or not supported.
+    pub fn import(path: &Path, options: &Options, device: &Device) -> Result<(Self, Imported), Error> {
+        let mut imported = weights::families::import(path, options)?;
+        let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
+        let config = Config::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
+        let scheduler =
+            SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
+        let unet = Unet::new(&config, 0, device)?
+            .with_tensors(std::mem::take(&mut imported.tensors))
+            .map_err(|error| fail(error.to_string()))?;
+        let pipeline = Self { unet, scheduler, root: path.to_owned() };
+        pipeline.check().map_err(fail)?;
+        Ok((pipeline, imported))
+    }
+
+    /// Writes the pipeline as a folder of diffusers', whole or not at all. Nothing may be there yet.
+    ///
+    /// # Errors
+    /// If something is, or a file cannot be written.
+    pub fn export(&self, folder: &Path) -> Result<(), Error> {
+        let tensors = self.unet.tensors()?;
+        whole::write_folder(folder, Existing::Refuse, |folder| {
+            write(folder, self.unet.config(), &self.scheduler, &tensors)
+        })
     }
 
     /// How a set is to be read so that its images fit the network.

@@ -4,8 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
+use diffusion::churn::edm_sde;
 use diffusion::scheduler::SchedulerClass;
-use diffusion::{Grid, Multistep, Node, SchedulerConfig, SolverTable, TimestepSpacing, Variance, solver, timesteps};
+use diffusion::{
+    Churn, Grid, Multistep, Node, SchedulerConfig, SolverTable, TimestepSpacing, Variance, solver, timesteps,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -13,7 +16,7 @@ use crate::Error;
 
 /// What samplers are called.
 static NAMES: LazyLock<Vec<&'static str>> =
-    LazyLock::new(|| ["ddpm", "ddim"].into_iter().chain(Multistep::ALL.map(|(name, _)| name)).collect());
+    LazyLock::new(|| ["ddpm", "ddim", "edm-sde"].into_iter().chain(Multistep::ALL.map(|(name, _)| name)).collect());
 
 /// A way from noise to images.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +30,8 @@ pub enum Sampler {
     },
     /// One of higher order: good images in 10 to 20 evaluations.
     Multistep(Multistep),
+    /// Heun's method with noise (Karras et al. 2022, algorithm 2).
+    EdmSde(Churn),
 }
 
 /// What a sampler's table depends on beside the chain. Nothing given: as many steps as the chain has, or 20 for samplers of
@@ -57,6 +62,7 @@ impl Sampler {
             Self::Ddpm => "ddpm",
             Self::Ddim { .. } => "ddim",
             Self::Multistep(multistep) => multistep.name(),
+            Self::EdmSde(_) => "edm-sde",
         }
     }
 
@@ -80,16 +86,12 @@ impl Sampler {
         let (class, eta) = match self {
             Self::Ddpm => (SchedulerClass::Ddpm, 0.0),
             Self::Ddim { eta } => (SchedulerClass::Ddim, eta),
-            Self::Multistep(multistep) => {
-                let schedule = scheduler.noise_schedule()?;
-                let nodes = match (grid, spacing) {
-                    (None, Some(_)) => {
-                        let list = scheduler.timesteps(steps)?;
-                        list.into_iter().map(|t| Node::at(&schedule, t as f64)).chain([Node::DATA]).collect()
-                    }
-                    _ => grid.unwrap_or(Grid::LogSnr).nodes(&schedule, steps, snap)?,
-                };
-                return Ok(multistep.table(&nodes, scheduler.clip())?);
+            Self::Multistep(_) | Self::EdmSde(_) => {
+                if let (None, Some(_)) = (grid, spacing) {
+                    return self.table_over(&scheduler, &scheduler.timesteps(steps)?);
+                }
+                let nodes = grid.unwrap_or(Grid::LogSnr).nodes(&scheduler.noise_schedule()?, steps, snap)?;
+                return self.through(&scheduler, &nodes);
             }
         };
         if let Some(grid) = grid {
@@ -131,7 +133,7 @@ impl Sampler {
     /// Steps of the whole way.
     fn steps(self, scheduler: &SchedulerConfig, options: Options) -> usize {
         let total = scheduler.num_train_timesteps;
-        let few = matches!(self, Self::Multistep(_));
+        let few = matches!(self, Self::Multistep(_) | Self::EdmSde(_));
         options.steps.unwrap_or(if few { total.min(20) } else { total })
     }
 
@@ -145,11 +147,19 @@ impl Sampler {
         Ok(match self {
             Self::Ddpm => solver::ddpm(&schedule, &list, scheduler.variance_type, scheduler.clip())?,
             Self::Ddim { eta } => solver::ddim(&schedule, &list, eta, scheduler.clip())?,
-            Self::Multistep(multistep) => {
-                let nodes: Vec<Node> =
-                    list.into_iter().map(|t| Node::at(&schedule, t as f64)).chain([Node::DATA]).collect();
-                multistep.table(&nodes, scheduler.clip())?
+            Self::Multistep(_) | Self::EdmSde(_) => {
+                let nodes = list.into_iter().map(|t| Node::at(&schedule, t as f64)).chain([Node::DATA]);
+                self.through(scheduler, &nodes.collect::<Vec<_>>())?
             }
+        })
+    }
+
+    /// The table of a sampler of higher order through points of its own.
+    fn through(self, scheduler: &SchedulerConfig, nodes: &[Node]) -> Result<SolverTable, Error> {
+        Ok(match self {
+            Self::Multistep(multistep) => multistep.table(nodes, scheduler.clip())?,
+            Self::EdmSde(churn) => edm_sde(&scheduler.noise_schedule()?, nodes, churn, scheduler.clip())?,
+            Self::Ddpm | Self::Ddim { .. } => unreachable!("made of whole timesteps"),
         })
     }
 }
@@ -183,6 +193,7 @@ impl FromStr for Sampler {
         match name {
             "ddpm" => Ok(Self::Ddpm),
             "ddim" => Ok(Self::Ddim { eta: 0.0 }),
+            "edm-sde" => Ok(Self::EdmSde(Churn::default())),
             _ => name.parse().map(Self::Multistep).map_err(|_| {
                 Error::Request(format!("unknown sampler `{name}`; there are {}", Self::names().join(", ")))
             }),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::prediction::{FromOutput, epsilon_from_sample};
 use diffusion::solver::Row;
-use diffusion::{NoiseSchedule, Prediction, SolverTable};
+use diffusion::{Clip, NoiseSchedule, Prediction, SolverTable};
 use random::{Random, Stream};
 use unet::{Labels, Unet};
 
@@ -30,6 +30,20 @@ pub struct Request<'a> {
     /// All images have the first one's noise until x at this timestep, and each its own from there on: several decodings
     /// of one x_t (Ho et al. 2020, figure 7).
     pub share_until: Option<f64>,
+    /// Guidance towards the labels.
+    pub guidance: Option<Guidance>,
+}
+
+/// Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): the prediction is ε̂(none) + scale·(ε̂(class) − ε̂(none)),
+/// two evaluations for one. Their w is scale − 1; a learned variance is that of the class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// 1 is the class alone, 0 no class.
+    pub scale: f64,
+    /// The label that stands for no class.
+    pub null_label: u32,
+    /// From which to which timestep, both included; elsewhere the class alone (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+    pub interval: (f64, f64),
 }
 
 /// A step of the walk, as the progress function sees it.
@@ -113,9 +127,32 @@ pub(crate) fn network<'a>(unet: &'a Unet, request: &Request) -> Result<Box<Netwo
         return Err(Error::Request(format!("the noise has {channels} channels, but the network takes {expected}")));
     }
     unet.check_labels(n, request.labels.map(Labels::Classes))?;
-    Ok(Box::new(|x, timestep, labels| {
+    let of = |x: Tensor<4>, timestep: f64, labels: Option<&[u32]>| {
         let timesteps = vec![timestep as f32; x.dims()[0]];
         unet.forward(x, &timesteps, labels.map(Labels::Classes), None)
+    };
+    let Some(guidance) = request.guidance else {
+        return Ok(Box::new(of));
+    };
+    if request.labels.is_none() {
+        return Err(Error::Request("guidance is towards a class, and there are no labels".into()));
+    }
+    unet.check_labels(1, Some(Labels::Classes(&[guidance.null_label])))?;
+    Ok(Box::new(move |x, timestep, labels| {
+        let conditional = of(x.clone(), timestep, labels);
+        let (from, to) = guidance.interval;
+        if guidance.scale == 1.0 || !(from..=to).contains(&timestep) {
+            return conditional;
+        }
+        let none = vec![guidance.null_label; x.dims()[0]];
+        let unconditional = of(x, timestep, Some(&none)).narrow(3, 0, channels);
+        let outputs = conditional.dims()[3];
+        let difference = conditional.clone().narrow(3, 0, channels) - unconditional.clone();
+        let guided = unconditional + difference.mul_scalar(guidance.scale);
+        if outputs == channels {
+            return guided;
+        }
+        Tensor::cat(vec![guided, conditional.narrow(3, channels, outputs - channels)], 3)
     }))
 }
 
@@ -228,7 +265,7 @@ impl Batch<'_> {
         let mut sample = linear(to_sample, &x, &output);
         let mut epsilon = linear(to_epsilon, &x, &output);
         if let Some(clip) = table.clip_sample {
-            sample = sample.clamp(-clip, clip);
+            sample = self.clipped(clip, sample);
             if table.epsilon_from_clipped {
                 epsilon = linear(epsilon_from_sample(row.alpha_cumprod), &x, &sample);
             }
@@ -250,6 +287,17 @@ impl Batch<'_> {
             next = next + self.noise(noise, row, v)?;
         }
         Ok(next)
+    }
+
+    /// x̂0 clipped, image by image.
+    fn clipped(&self, clip: Clip, sample: Tensor<4>) -> Tensor<4> {
+        if let Clip::Range(bound) = clip {
+            return sample.clamp(-bound, bound);
+        }
+        let [_, height, width, channels] = self.dims;
+        let mut values: Vec<f64> = sample.to_data().iter::<f64>().collect();
+        values.chunks_mut((height * width * channels).max(1)).for_each(|image| clip.apply(image));
+        self.tensor(values.into_iter().map(|x| x as f32).collect())
     }
 
     /// Standard normals of each image of the batch.

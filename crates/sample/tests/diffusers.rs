@@ -69,7 +69,15 @@ fn ddim_over_50_steps_is_diffusers() {
         .table(&pipeline.scheduler, sample::Options { steps: Some(50), ..Default::default() })
         .unwrap();
     let noise = images(&golden["noise"]);
-    let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2, share_until: None };
+    let request = Request {
+        seed: 0,
+        first_image: 0,
+        noise: &noise,
+        labels: None,
+        batch_size: 2,
+        share_until: None,
+        guidance: None,
+    };
     let mut after = Vec::new();
     let got = walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |step| {
         if step.row % 10 == 9 {
@@ -172,7 +180,15 @@ fn the_walk_is_the_reference_walk() {
     let size = 16 * 16 * 3;
     let table =
         Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(20), ..Default::default() }).unwrap();
-    let request = Request { seed: 7, first_image: 3, noise: &noise, labels: None, batch_size: 1, share_until: None };
+    let request = Request {
+        seed: 7,
+        first_image: 3,
+        noise: &noise,
+        labels: None,
+        batch_size: 1,
+        share_until: None,
+        guidance: None,
+    };
     let got = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_| true).unwrap();
     let mut steps = Stored { shape: vec![20, 2, 3, 16, 16], data: Vec::new() };
     for k in 0..20u64 {
@@ -198,12 +214,50 @@ fn an_image_does_not_depend_on_the_batch_it_is_in() {
         Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(5), ..Default::default() }).unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
         let noise = sample::initial_noise(1, first, count, [16, 16, 3]);
-        let request =
-            Request { seed: 1, first_image: first, noise: &noise, labels: None, batch_size, share_until: None };
+        let request = Request {
+            seed: 1,
+            first_image: first,
+            noise: &noise,
+            labels: None,
+            batch_size,
+            share_until: None,
+            guidance: None,
+        };
         walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |_| true).unwrap().pixels
     };
     let all = draw(0, 7, 7);
     assert_eq!(all, draw(0, 7, 1));
     assert_eq!(all, draw(0, 7, 3));
     assert_eq!(all[4 * 768..5 * 768], draw(4, 1, 1));
+}
+
+/// A folder from before safetensors, with its pickle alone, is the same network to the bit.
+#[test]
+fn pickled_weights_are_the_same_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let old = folder().join("old");
+    for name in ["config.json", "model_index.json", "scheduler_config.json", "diffusion_pytorch_model.bin"] {
+        std::fs::copy(old.join(name), place.path().join(name)).unwrap();
+    }
+    let tensors = |path: &std::path::Path| Pipeline::load(path, &Device::flex()).unwrap().unet.tensors().unwrap();
+    assert_eq!(tensors(place.path()), tensors(&old));
+}
+
+/// Exported and exported again, a model is the same files to the byte.
+#[test]
+fn export_is_idempotent() {
+    let place = tempfile::tempdir().unwrap();
+    let (once, twice) = (place.path().join("once"), place.path().join("twice"));
+    Pipeline::load(&folder().join("old"), &Device::flex()).unwrap().export(&once).unwrap();
+    Pipeline::load(&once, &Device::flex()).unwrap().export(&twice).unwrap();
+    for name in [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ] {
+        assert_eq!(std::fs::read(once.join(name)).unwrap(), std::fs::read(twice.join(name)).unwrap(), "{name}");
+    }
+    let again = Pipeline::load(&once, &Device::flex()).unwrap().export(&once).unwrap_err().to_string();
+    assert!(again.contains("once"), "{again}");
 }

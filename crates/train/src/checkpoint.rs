@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! checkpoints/latest                 the name of the newest
+//! checkpoints/best                   the name of that which held-out images liked best, if they are measured
 //! checkpoints/000010000/
 //!   model_index.json  unet/  scheduler/     what diffusers reads; the weights are the averages
 //!   training/weights.safetensors            the weights themselves
@@ -41,6 +42,9 @@ pub struct State {
     pub seconds: f64,
     /// The losses that the importance sampler remembers.
     pub importance: Option<LossSecondMoment>,
+    /// The step at which held-out images cost the fewest bits/dim, and how many.
+    #[serde(default)]
+    pub best: Option<(u64, f64)>,
 }
 
 /// A training run's tensors and state.
@@ -90,9 +94,14 @@ pub fn save(
         Ok::<_, Error>(())
     })?;
     pipeline::set_latest(&checkpoints, &name(state.step))?;
+    let best = state.best.map(|(step, _)| step);
+    if best == Some(state.step) {
+        pipeline::set_best(&checkpoints, &name(state.step))?;
+    }
     // Only now that the new one is whole may old ones go.
     let all = pipeline::checkpoints(&checkpoints)?;
-    for (_, old) in all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1)) {
+    let old = all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1));
+    for (_, old) in old.filter(|(step, _)| Some(*step) != best) {
         std::fs::remove_dir_all(old).map_err(|source| Error::Write { path: old.clone(), source })?;
     }
     Ok(target)

@@ -218,6 +218,13 @@ pub struct Train {
     /// more time. Checkpoints and configurations from before it was there leave it off.
     #[serde(default)]
     pub gradient_checkpointing: bool,
+    /// Steps between measurements of held-out images, which choose the best checkpoint. 0: none. Checkpoints and
+    /// configurations from before it was there leave it off, as with the next.
+    #[serde(default)]
+    pub evaluate_every: usize,
+    /// How many held-out images are measured, the first ones.
+    #[serde(default = "evaluate_images")]
+    pub evaluate_images: usize,
     /// Seed of all the run's randomness.
     pub seed: u64,
     /// Steps between lines of the log.
@@ -250,6 +257,10 @@ pub struct Sample {
     pub batch_size: usize,
 }
 
+fn evaluate_images() -> usize {
+    64
+}
+
 impl Config {
     /// The built-in preset `name`. An unknown name is an error that lists the known ones.
     pub fn preset(name: &str) -> Result<Self, ConfigError> {
@@ -267,6 +278,13 @@ impl Config {
             line: error.line_in(&text),
             error: Box::new(error),
         })
+    }
+
+    /// The configuration of the run that a checkpoint is of, if there is one: the `config.toml` nearest above its folder.
+    pub fn of_checkpoint(folder: &Path) -> Option<Self> {
+        // RUN/checkpoints/STEP, or what a path into it names.
+        let folder = fs::canonicalize(folder).ok()?;
+        folder.ancestors().take(4).find_map(|folder| Self::from_file(&folder.join("config.toml")).ok())
     }
 
     /// The configuration in a TOML text, as [`from_file`](Self::from_file) reads it.

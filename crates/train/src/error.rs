@@ -24,6 +24,9 @@ pub enum Error {
     /// From sampling.
     #[error(transparent)]
     Sample(#[from] sample::Error),
+    /// From measuring held-out images.
+    #[error(transparent)]
+    Evaluate(#[from] evaluate::Error),
     /// From the event log.
     #[error(transparent)]
     Events(#[from] crate::tensorboard::EventError),

@@ -31,6 +31,9 @@ pub struct Record {
     pub seconds: f64,
     /// Steps skipped so far because something was not finite.
     pub skipped: u64,
+    /// Bits/dim of held-out images after this step, where they were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f64>,
 }
 
 /// Sums of reports until a record is due.
@@ -77,6 +80,7 @@ impl Window {
             images_per_second: self.images as f64 / elapsed.max(1e-9),
             seconds,
             skipped,
+            held_out: None,
         }
     }
 }
@@ -132,6 +136,7 @@ impl Logs {
         ];
         let names = ["train/loss_q0", "train/loss_q1", "train/loss_q2", "train/loss_q3"];
         scalars.extend(names.into_iter().zip(record.loss_q).filter_map(|(name, loss)| Some((name, loss? as f32))));
+        scalars.extend(record.held_out.map(|bits| ("held_out/bits_per_dim", bits as f32)));
         self.events.scalars(record.step, &scalars)?;
         self.records.push(record);
         Ok(())

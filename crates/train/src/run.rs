@@ -54,6 +54,20 @@ pub enum Event<'a> {
     },
     /// Samples were drawn.
     Sampled(&'a Path),
+    /// So many of so many noisy held-out images were measured.
+    Evaluating {
+        /// Done.
+        done: usize,
+        /// In all.
+        total: usize,
+    },
+    /// Held-out images were measured.
+    Evaluated {
+        /// Their bits/dim.
+        bits_per_dim: f64,
+        /// Whether there were never fewer.
+        best: bool,
+    },
     /// A checkpoint was written.
     Saved(&'a Path),
     /// Something that is not as it should be, but does not end the run.
@@ -103,6 +117,7 @@ struct Run<'a> {
     /// Held until the run ends.
     _lock: Option<File>,
     set: Arc<ImageSet>,
+    held_out: Option<HeldOut>,
     scheduler: SchedulerConfig,
     trainer: Option<Trainer>,
     logs: Logs,
@@ -121,6 +136,10 @@ impl<'a> Run<'a> {
         let network = config.network(&set)?;
         let scheduler = config.scheduler();
         let objective = config.objective()?;
+        let held_out = match config.train.evaluate_every {
+            0 => None,
+            _ => Some(HeldOut::open(config, network.num_class_embeds.is_some())?),
+        };
         let image = [set.height(), set.width(), set.channels()];
         // A sampler that cannot read the network's prediction should not come to light at the first picture.
         let table = config.sampler().table(&scheduler, config.sampler_options())?;
@@ -165,6 +184,7 @@ impl<'a> Run<'a> {
             folder,
             _lock: lock,
             set,
+            held_out,
             scheduler,
             trainer: Some(trainer),
             logs,
@@ -229,11 +249,24 @@ impl<'a> Run<'a> {
 
             stopped = stop();
             let last = step == steps || stopped;
-            if !window.is_empty() && (due(step, train.log_every) || last) {
+            let pause = Instant::now();
+            let measures = due(step, train.evaluate_every) || (last && !stopped && train.evaluate_every > 0);
+            let held_out = if measures { self.evaluate(&trainer, stop, tell)? } else { None };
+            if let Some(bits) = held_out {
+                let best = trainer.state.best.is_none_or(|(_, least)| bits < least);
+                if best {
+                    trainer.state.best = Some((step, bits));
+                    unsaved = true;
+                }
+                tell(Event::Evaluated { bits_per_dim: bits, best });
+            }
+            since += pause.elapsed();
+            if !window.is_empty() && (due(step, train.log_every) || last || held_out.is_some()) {
                 let elapsed = since.elapsed().as_secs_f64();
                 trainer.state.seconds += elapsed;
                 let State { seconds, skipped, .. } = trainer.state;
                 let record = window.record(step, report.learning_rate, elapsed, seconds, skipped);
+                let record = Record { held_out, ..record };
                 tell(Event::Logged(&record));
                 self.logs.record(record)?;
                 (window, since) = (Window::default(), Instant::now());
@@ -302,6 +335,42 @@ impl<'a> Run<'a> {
         Ok(Trainer { unet, optimizer, objective, state, image, config, device })
     }
 
+    /// Bits/dim of the held-out images under the averaged network; none if asked to stop, or while they are not finite.
+    fn evaluate(
+        &self,
+        trainer: &Trainer,
+        stop: &dyn Fn() -> bool,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<Option<f64>, Error> {
+        let Some(held_out) = &self.held_out else { return Ok(None) };
+        let schedule = &trainer.objective.schedule;
+        let timesteps = even(schedule.len(), EVALUATION_STEPS);
+        let chain = evaluate::Chain {
+            schedule,
+            prediction: self.scheduler.prediction_type,
+            variance: self.scheduler.variance_type,
+            log_variances: None,
+            timesteps: &timesteps,
+            clip_sample: self.scheduler.clip(),
+            draws: 1,
+            batch_size: self.config.train.batch_size,
+            seed: self.config.train.seed,
+        };
+        let measured = evaluate::likelihood(&trainer.averaged(), held_out.images(), &chain, |done, total| {
+            tell(Event::Evaluating { done, total });
+            !stop()
+        });
+        match measured {
+            Ok(measured) => Ok(Some(measured.best_bits(schedule)?)),
+            Err(evaluate::Error::Stopped) => Ok(None),
+            Err(error @ evaluate::Error::NotFinite { .. }) => {
+                tell(Event::Warning(error.to_string()));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Draws a picture of samples of the averaged network, always from the same noise; or none, if asked to stop.
     fn draw(&mut self, trainer: &Trainer, stop: &dyn Fn() -> bool, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let count = self.config.train.samples;
@@ -316,8 +385,15 @@ impl<'a> Run<'a> {
         let labels: Option<Vec<u32>> =
             unet.config().num_class_embeds.map(|_| (0..count as u32).map(|i| i % classes).collect());
         let batch_size = self.config.sample.batch_size;
-        let request =
-            Request { seed, first_image: 0, noise: &noise, labels: labels.as_deref(), batch_size, share_until: None };
+        let request = Request {
+            seed,
+            first_image: 0,
+            noise: &noise,
+            labels: labels.as_deref(),
+            batch_size,
+            share_until: None,
+            guidance: None,
+        };
         let batches = count.div_ceil(batch_size);
         let images = walk(&unet, &table, self.scheduler.prediction_type, &request, |step| {
             let (done, total) = (step.first / batch_size * step.rows + step.row + 1, batches * step.rows);
@@ -342,6 +418,43 @@ impl<'a> Run<'a> {
         tell(Event::Sampled(&path));
         self.last_samples = Some(path);
         Ok(())
+    }
+}
+
+/// Timesteps at which held-out images are measured.
+const EVALUATION_STEPS: usize = 100;
+
+/// So many of the timesteps, evenly, from T−1 to 0; all if there are fewer.
+fn even(total: usize, steps: usize) -> Vec<usize> {
+    let steps = steps.min(total);
+    (0..steps).rev().map(|i| i * (total - 1) / (steps - 1).max(1)).collect()
+}
+
+/// Images that training never sees, in [-1, 1].
+struct HeldOut {
+    pixels: Vec<f32>,
+    shape: [usize; 3],
+    labels: Option<Vec<u32>>,
+}
+
+impl HeldOut {
+    fn open(config: &Config, with_labels: bool) -> Result<Self, Error> {
+        let set = config.open(data::Split::Test).map_err(|error| match error {
+            Error::Data(error @ data::Error::NoHeldOut { .. }) => {
+                Error::Run(format!("`train.evaluate_every` wants held-out images: {error}"))
+            }
+            error => error,
+        })?;
+        let shape = [set.height(), set.width(), set.channels()];
+        let n = config.train.evaluate_images.min(set.len());
+        let mut bytes = vec![0; n * shape.iter().product::<usize>()];
+        set.read(&(0..n).collect::<Vec<_>>(), &mut bytes)?;
+        let labels = set.labels().filter(|_| with_labels).map(|labels| labels[..n].to_vec());
+        Ok(Self { pixels: output::from_u8(&bytes), shape, labels })
+    }
+
+    fn images(&self) -> evaluate::Images<'_> {
+        evaluate::Images { pixels: &self.pixels, shape: self.shape, labels: self.labels.as_deref() }
     }
 }
 

@@ -54,16 +54,25 @@ pub enum Error {
         /// How it differs.
         reason: String,
     },
-    /// The weights are a torch pickle.
-    #[error(
-        "{}: weights in torch's pickle format are not read; convert them once in Python: \
-         `from diffusers import UNet2DModel; UNet2DModel.from_pretrained({folder:?}).save_pretrained({folder:?})`",
-        path.display(),
-        folder = crate::whole::parent(path)
-    )]
-    Pickle {
+    /// Weights alone are no model yet.
+    #[error("{}: weights without their network; `ddpm import` makes a model of them", path.display())]
+    Import {
         /// The file.
         path: PathBuf,
+    },
+    /// A pickle is a program, and this one would call something that builds neither tensors nor plain values.
+    #[error(
+        "{}: this pickle would call `{call}` (byte {byte}); nothing of it was run, and it is read no further. Files with \
+         weights alone make no such calls: be wary of where it comes from",
+        path.display()
+    )]
+    Call {
+        /// The file.
+        path: PathBuf,
+        /// The call with its arguments, cut short.
+        call: String,
+        /// Where in the pickle it is made.
+        byte: u64,
     },
     /// No model is where one was looked for.
     #[error("no model in {}: {reason}", path.display())]

@@ -1,8 +1,11 @@
 //! Checkpoint files, without a framework: what diffusers calls a pipeline folder, read and written.
 //!
 //! - [`read_safetensors`] and [`write_safetensors`]: tensors by name, any dtype in, f32 out;
+//! - [`read_tensors`] and [`Archive`]: the same from torch's pickles, TensorFlow's checkpoints and shards, by content;
+//! - [`pickle`]: what a pickle holds, found out without running it;
 //! - [`whole`]: files and folders that appear complete or not at all;
 //! - [`digest`]: checksums by which a torn or flipped checkpoint is recognised;
+//! - [`families`]: networks of other code bases brought to diffusers' names;
 //! - [`names`]: parameter names of older diffusers releases;
 //! - [`pipeline`]: from what a user calls MODEL to the files that make it up.
 //!
@@ -20,16 +23,25 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod archive;
 pub mod digest;
 mod error;
+pub mod families;
 pub mod names;
+pub mod pickle;
 pub mod pipeline;
 mod read;
+mod tensorflow;
+mod torch;
+mod values;
 pub mod whole;
 mod write;
 
+pub use archive::{Archive, Format, read_tensors};
 pub use error::{Error, Result};
 pub use read::read_safetensors;
+pub use tensorflow::{TensorFlowFile, Variable, checkpoint_index, prefer_ema};
+pub use torch::TorchFile;
 pub use write::write_safetensors;
 
 use std::collections::BTreeMap;

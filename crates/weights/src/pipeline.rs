@@ -34,11 +34,12 @@ pub struct Located {
 /// - a diffusers pipeline: `model_index.json`, `unet/`, `scheduler/`; our checkpoints are such folders;
 /// - a flat repository such as `google/ddpm-cifar10-32`: all in the root;
 /// - a `unet/` folder: `config.json` and weights; the scheduler is looked for beside it;
+/// - `checkpoints/latest` or `checkpoints/best` of a run: the checkpoint that it names;
 /// - a run, or its `checkpoints` folder: the checkpoint that `checkpoints/latest` names, else the newest complete one;
 /// - a `.safetensors` file with its `config.json` beside it.
 ///
 /// # Errors
-/// [`Error::NoModel`] says what was looked for, [`Error::Pickle`] how to convert the weights.
+/// [`Error::NoModel`] says what was looked for, [`Error::Import`] that the file has to be imported first.
 pub fn locate(path: impl AsRef<Path>) -> Result<Located> {
     let path = path.as_ref();
     match fs::metadata(path) {
@@ -60,12 +61,19 @@ pub fn locate(path: impl AsRef<Path>) -> Result<Located> {
 fn locate_file(path: &Path) -> Result<Located> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder = whole::parent(path);
-    if name == "model_index.json" || name == "config.json" {
+    if name == LATEST || name == BEST {
+        match pointer(path)? {
+            Some(checkpoint) => locate_folder(&folder.join(checkpoint)),
+            None => Err(no_model(path, "it names no checkpoint")),
+        }
+    } else if name == "model_index.json" || name == "config.json" {
         locate_folder(folder)
     } else if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
         network(folder, Some(path))
-    } else if [".bin", ".pt", ".pth", ".ckpt"].iter().any(|extension| name.ends_with(extension)) {
-        Err(Error::Pickle { path: path.to_owned() })
+    } else if PICKLES.contains(&&*name) && folder.join("config.json").is_file() {
+        network(folder, Some(path))
+    } else if [".bin", ".pt", ".pth", ".ckpt", ".index"].iter().any(|extension| name.ends_with(extension)) {
+        Err(Error::Import { path: path.to_owned() })
     } else {
         Err(no_model(path, "a model is a folder or a .safetensors file"))
     }
@@ -112,14 +120,11 @@ fn network(folder: &Path, weights: Option<&Path>) -> Result<Located> {
         return Err(no_model(folder, "it has no config.json (that of the UNet2DModel)"));
     };
     let find = |names: &[&str]| names.iter().find_map(|name| existing(folder.join(name)));
-    let unet_weights = match weights.map(Path::to_owned).or_else(|| find(&WEIGHTS)) {
-        Some(weights) => weights,
-        None => match find(&PICKLES) {
-            Some(path) => return Err(Error::Pickle { path }),
-            None => {
-                return Err(no_model(folder, format!("no weights; looked for {}", WEIGHTS.join(", "))));
-            }
-        },
+    // Torch's files only where there is nothing better.
+    let weights = weights.map(Path::to_owned).or_else(|| find(&WEIGHTS)).or_else(|| find(&PICKLES));
+    let Some(unet_weights) = weights else {
+        let names = [&WEIGHTS[..], &PICKLES].concat().join(", ");
+        return Err(no_model(folder, format!("no weights; looked for {names}")));
     };
     // `MODEL/unet` means the same network as MODEL, so its scheduler is the one beside it.
     let is_unet = folder.file_name().is_some_and(|name| name == "unet");
@@ -163,18 +168,32 @@ pub fn checkpoints(folder: impl AsRef<Path>) -> Result<Vec<(u64, PathBuf)>> {
 /// # Errors
 /// If it cannot be read, or does not hold the name of a folder beside it.
 pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
-    let path = folder.as_ref().join("latest");
+    pointer(&folder.as_ref().join(LATEST))
+}
+
+/// The name in `folder/best`, likewise: the checkpoint that held-out images liked best.
+///
+/// # Errors
+/// As [`latest`].
+pub fn best(folder: impl AsRef<Path>) -> Result<Option<String>> {
+    pointer(&folder.as_ref().join(BEST))
+}
+
+const LATEST: &str = "latest";
+const BEST: &str = "best";
+
+fn pointer(path: &Path) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
     let mut text = String::new();
-    let file = fs::File::open(&path).map_err(Error::read(&path))?;
-    file.take(4096).read_to_string(&mut text).map_err(Error::read(&path))?;
+    let file = fs::File::open(path).map_err(Error::read(path))?;
+    file.take(4096).read_to_string(&mut text).map_err(Error::read(path))?;
     let name = text.trim();
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {
         (Some(Component::Normal(_)), None) => Ok(Some(name.to_owned())),
-        _ => Err(Error::file(&path, "should hold the name of a checkpoint beside it, such as 000010000")),
+        _ => Err(Error::file(path, "should hold the name of a checkpoint beside it, such as 000010000")),
     }
 }
 
@@ -183,7 +202,15 @@ pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
 /// # Errors
 /// If it cannot be written.
 pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    whole::write_file(folder.as_ref().join("latest"), |file| writeln!(file, "{name}"))
+    whole::write_file(folder.as_ref().join(LATEST), |file| writeln!(file, "{name}"))
+}
+
+/// Makes `folder/best` name the checkpoint `name`.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
+    whole::write_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
 }
 
 /// Writes `folder/model_index.json`, by which diffusers knows the folder for a `DDPMPipeline`.

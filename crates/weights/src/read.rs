@@ -3,8 +3,10 @@
 //! Files come from strangers. Nothing is allocated for a tensor before its bytes are known to be in the file, and every
 //! byte of the file belongs to exactly one tensor, or it is refused (the format's own rules).
 
+use crate::archive::{Format, read_tensors};
+use crate::values::{self, convert};
 use crate::{Error, Metadata, Result, Tensor, Tensors, elements};
-use safetensors::tensor::{Dtype, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -26,10 +28,15 @@ const CHUNK: usize = 1 << 20;
 /// BF16, F32, F64.
 pub fn read_safetensors(path: impl AsRef<Path>) -> Result<(Tensors, Metadata)> {
     let path = path.as_ref();
-    if path.extension().is_some_and(|extension| extension == "json") { read_sharded(path) } else { read_file(path) }
+    let is_index = matches!(Format::of(path), Ok(Format::Sharded));
+    if is_index || path.extension().is_some_and(|extension| extension == "json") {
+        read_sharded(path)
+    } else {
+        read_file(path)
+    }
 }
 
-fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
+pub(crate) fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
     let (mut file, length) = open(path)?;
     let mut prefix = [0; 8];
     if length < 8 {
@@ -70,7 +77,7 @@ fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
 }
 
 /// `path` opened and its length; folders, pipes and devices are refused before something waits for them.
-fn open(path: &Path) -> Result<(File, u64)> {
+pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     let metadata = fs::metadata(path).map_err(Error::read(path))?;
     if !metadata.is_file() {
         return Err(Error::file(path, "is not a regular file"));
@@ -97,44 +104,18 @@ fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
 /// The next tensor's values as f32; `info` has been checked against the file's length.
 fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<Vec<f32>, String> {
     let mut bytes = info.data_offsets.1 - info.data_offsets.0;
-    let mut values = Vec::with_capacity(bytes / (info.dtype.bitsize() / 8).max(1));
+    let mut values = Vec::with_capacity(bytes / values::size(info.dtype));
     loop {
         let chunk = &mut buffer[..bytes.min(CHUNK)];
         file.read_exact(chunk).map_err(|error| error.to_string())?;
         if !convert(info.dtype, chunk, &mut values) {
-            return Err(format!("{} is not supported (BOOL, U8…U64, I8…I64, F16, BF16, F32 and F64 are)", info.dtype));
+            return Err(format!("{} is not supported ({})", info.dtype, values::SUPPORTED));
         }
         bytes -= chunk.len();
         if bytes == 0 {
             return Ok(values);
         }
     }
-}
-
-/// Appends the little-endian values in `bytes`; false if the dtype is not one of those known.
-fn convert(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) -> bool {
-    macro_rules! from {
-        ($type:ty, $to_f32:expr) => {
-            values.extend(bytes.as_chunks().0.iter().map(|&bytes| $to_f32(<$type>::from_le_bytes(bytes))))
-        };
-    }
-    match dtype {
-        Dtype::BOOL => from!(u8, |x| f32::from(u8::from(x != 0))),
-        Dtype::U8 => from!(u8, f32::from),
-        Dtype::I8 => from!(i8, f32::from),
-        Dtype::U16 => from!(u16, f32::from),
-        Dtype::I16 => from!(i16, f32::from),
-        Dtype::U32 => from!(u32, |x| x as f32),
-        Dtype::I32 => from!(i32, |x| x as f32),
-        Dtype::U64 => from!(u64, |x| x as f32),
-        Dtype::I64 => from!(i64, |x| x as f32),
-        Dtype::F16 => from!(half::f16, f32::from),
-        Dtype::BF16 => from!(half::bf16, f32::from),
-        Dtype::F32 => from!(f32, |x| x),
-        Dtype::F64 => from!(f64, |x| x as f32),
-        _ => return false,
-    }
-    true
 }
 
 /// The JSON header. Read by hand, since a derived map would let a repeated name pass and not name the tensor at fault.
@@ -180,7 +161,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
+pub(crate) fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
     let (file, length) = open(path)?;
     if length > MAX_HEADER {
         return Err(Error::file(path, format!("{length} bytes are no index of shards")));
@@ -199,7 +180,10 @@ fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
             return Err(Error::file(path, format!("`{shard}` is not the name of a file in the same folder")));
         }
         let shard = path.with_file_name(shard);
-        let (part, about) = read_file(&shard)?;
+        let (part, about) = match Format::of(&shard) {
+            Ok(Format::Torch) => (read_tensors(&shard)?, Metadata::new()),
+            _ => read_file(&shard)?,
+        };
         for (name, tensor) in part {
             if tensors.contains_key(&name) {
                 return Err(Error::tensor(&shard, &name, "another shard has it too"));

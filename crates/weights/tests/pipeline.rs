@@ -81,11 +81,13 @@ fn bare_unet() {
 #[test]
 fn kinds_of_weights() {
     let folder = folder(&["config.json", "diffusion_pytorch_model.bin"]);
-    let error = locate(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("diffusion_pytorch_model.bin") && error.contains("save_pretrained"), "{error}");
-    assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
-    let by_name = locate(folder.path().join("diffusion_pytorch_model.bin"));
-    assert!(matches!(by_name, Err(Error::Pickle { .. })));
+    let pickled = located(folder.path().to_owned(), "", None, false).unet_weights.with_extension("bin");
+    assert_eq!(locate(folder.path()).unwrap().unet_weights, pickled);
+    assert_eq!(locate(&pickled).unwrap().unet_weights, pickled);
+    std::fs::write(folder.path().join("ema.pt"), "").unwrap();
+    let alone = locate(folder.path().join("ema.pt"));
+    assert!(matches!(&alone, Err(Error::Import { .. })), "{alone:?}");
+    assert!(alone.unwrap_err().to_string().contains("ddpm import"));
 
     for better in
         ["diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.json", WEIGHTS]

@@ -11,7 +11,7 @@ use ddpm::weights::{self, Metadata, Tensor, Tensors};
 use tempfile::TempDir;
 
 /// The keys of a tiny run.
-const TINY: [&str; 12] = [
+pub const TINY: [&str; 12] = [
     "data.resolution=8",
     "model.block_out_channels=[8,8]",
     "model.norm_num_groups=4",

@@ -158,7 +158,7 @@ fn a_wrong_type_names_the_key_what_was_given_and_what_is_expected() {
         ("data.resolution=big", "`data.resolution`: got \"big\", expected a whole number, or [height, width]"),
         ("data.resolution=[1, 2, 3]", "`data.resolution`: "),
         ("data.resolution=-32", "`data.resolution`: got -32, expected a whole number"),
-        ("sample.sampler=ddmi", "`sample.sampler`: got \"ddmi\", expected one of `ddpm`, `ddim`, `dpmpp-1`"),
+        ("sample.sampler=ddmi", "`sample.sampler`: got \"ddmi\", expected one of `ddpm`, `ddim`, `edm-sde`"),
         ("sample.sampler=ddmi", "did you mean `ddim`?"),
         ("diffusion.variance=fixedlarge", "did you mean `fixed_large`?"),
         ("diffusion.variance=3", "`diffusion.variance`: got 3, expected a word"),

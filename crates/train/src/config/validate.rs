@@ -186,6 +186,8 @@ fn train(config: &Config) -> Checked {
     })?;
     between("train.log_every", train.log_every, COUNT)?;
     between("train.sample_every", train.sample_every, 0..=*COUNT.end())?;
+    between("train.evaluate_every", train.evaluate_every, 0..=*COUNT.end())?;
+    between("train.evaluate_images", train.evaluate_images, SIZE)?;
     between("train.checkpoint_every", train.checkpoint_every, 0..=*COUNT.end())?;
     between("train.keep_checkpoints", train.keep_checkpoints, COUNT)?;
     between("train.nonfinite_limit", train.nonfinite_limit, COUNT)?;

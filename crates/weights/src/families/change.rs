@@ -1,0 +1,112 @@
+//! How a tensor is turned between a family's network and diffusers'.
+
+use crate::{Tensor, elements};
+
+/// One turn. Weights of diffusers' are `[out, in]` and `[out, in, height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Change {
+    /// TensorFlow's `[height, width, in, out]` or `[in, out]`: the last two dimensions come first, turned.
+    FromTensorFlow,
+    /// Dimensions of size 1 at the end are dropped down to two, or added up to four.
+    Dimensions(usize),
+    /// Rows of q (0), k (1) or v (2) from those of all three. With the channels of a `head` they are `[heads, 3, head]`, as
+    /// in OpenAI's first order; without, `[3, channels]`.
+    Part { part: usize, head: Option<usize> },
+    /// Columns 0, 2, 4, … before 1, 3, 5, …: sines and cosines in turn become sines, then cosines.
+    Deinterleave,
+}
+
+pub(super) fn apply(tensor: &Tensor, changes: &[Change]) -> Result<Tensor, String> {
+    let mut tensor = tensor.clone();
+    for change in changes {
+        tensor = one(tensor, *change)?;
+    }
+    Ok(tensor)
+}
+
+fn one(tensor: Tensor, change: Change) -> Result<Tensor, String> {
+    let Tensor { mut shape, data } = tensor;
+    match change {
+        Change::FromTensorFlow => {
+            let [window @ .., i, o] = &shape[..] else {
+                return Ok(Tensor { shape, data });
+            };
+            let (i, o) = (*i, *o);
+            let window: usize = window.iter().product();
+            let mut turned = Vec::with_capacity(data.len());
+            for output in 0..o {
+                for input in 0..i {
+                    turned.extend((0..window).map(|w| data[(w * i + input) * o + output]));
+                }
+            }
+            shape.rotate_right(2);
+            shape.swap(0, 1);
+            Ok(Tensor { shape, data: turned })
+        }
+        Change::Dimensions(count) => {
+            while shape.len() > count && shape.last() == Some(&1) {
+                shape.pop();
+            }
+            while shape.len() < count {
+                shape.push(1);
+            }
+            match shape.len() == count {
+                true => Ok(Tensor { shape, data }),
+                false => Err(format!("has shape {shape:?}, {count} dimensions were expected")),
+            }
+        }
+        Change::Part { part, head } => {
+            let rows = shape.first().copied().unwrap_or(0);
+            let head = head.unwrap_or(rows / 3);
+            if head == 0 || rows % (3 * head) != 0 {
+                return Err(format!("has shape {shape:?}, whose rows are not q, k and v in heads of {head}"));
+            }
+            let heads = rows / 3 / head;
+            let size = head * elements(&shape[1..]).unwrap_or(0);
+            let of_head = |head: usize| &data[(3 * head + part) * size..][..size];
+            let data = (0..heads).flat_map(of_head).copied().collect();
+            shape[0] = rows / 3;
+            Ok(Tensor { shape, data })
+        }
+        Change::Deinterleave => {
+            let columns = shape.last().copied().unwrap_or(1).max(1);
+            let order = (0..columns).step_by(2).chain((1..columns).step_by(2));
+            let data = data.chunks(columns).flat_map(|row| order.clone().map(|column| row[column])).collect();
+            Ok(Tensor { shape, data })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(shape: &[usize]) -> Tensor {
+        Tensor { shape: shape.to_vec(), data: (0..elements(shape).unwrap()).map(|i| i as f32).collect() }
+    }
+
+    /// `numpy.arange(24).reshape(2, 1, 3, 4).transpose(3, 2, 0, 1)`
+    #[test]
+    fn from_tensorflow() {
+        let turned = one(counted(&[2, 1, 3, 4]), Change::FromTensorFlow).unwrap();
+        assert_eq!(turned.shape, [4, 3, 2, 1]);
+        assert_eq!(turned.data[..8], [0.0, 12.0, 4.0, 16.0, 8.0, 20.0, 1.0, 13.0]);
+        assert_eq!(one(counted(&[2, 3]), Change::FromTensorFlow).unwrap().data, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(one(counted(&[3]), Change::FromTensorFlow).unwrap(), counted(&[3]));
+    }
+
+    /// `numpy.arange(12).reshape(heads, 3, 2, 1)[:, part]` and `numpy.arange(12).reshape(3, 4, 1)[part]`
+    #[test]
+    fn part() {
+        let part = |head| one(counted(&[12, 1]), Change::Part { part: 1, head }).unwrap();
+        assert_eq!(part(Some(2)).data, [2.0, 3.0, 8.0, 9.0]);
+        assert_eq!(part(None).data, [4.0, 5.0, 6.0, 7.0]);
+        assert!(one(counted(&[8, 1]), Change::Part { part: 1, head: None }).is_err());
+    }
+
+    #[test]
+    fn deinterleave() {
+        let turned = one(counted(&[2, 4]), Change::Deinterleave).unwrap();
+        assert_eq!(turned.data, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    }
+}

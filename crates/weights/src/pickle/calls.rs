@@ -1,0 +1,271 @@
+//! What the names in a pickle may do: build a tensor, a plain value, or an instance shown under its class's name.
+//!
+//! `torch/_utils.py` has the functions that rebuild tensors, `torch/serialization.py` the persistent ids of storages.
+
+use super::machine::{Answer, Machine, Refusal};
+use super::{Item, Node, Object, Storage, Strided};
+use safetensors::tensor::Dtype;
+
+/// torch's classes of storages and names of dtypes.
+const DTYPES: [(&str, &str, Dtype); 12] = [
+    ("torch.FloatStorage", "torch.float32", Dtype::F32),
+    ("torch.HalfStorage", "torch.float16", Dtype::F16),
+    ("torch.BFloat16Storage", "torch.bfloat16", Dtype::BF16),
+    ("torch.DoubleStorage", "torch.float64", Dtype::F64),
+    ("torch.LongStorage", "torch.int64", Dtype::I64),
+    ("torch.IntStorage", "torch.int32", Dtype::I32),
+    ("torch.ShortStorage", "torch.int16", Dtype::I16),
+    ("torch.CharStorage", "torch.int8", Dtype::I8),
+    ("torch.ByteStorage", "torch.uint8", Dtype::U8),
+    ("torch.BoolStorage", "torch.bool", Dtype::BOOL),
+    ("", "torch.uint16", Dtype::U16),
+    ("", "torch.uint32", Dtype::U32),
+];
+
+/// Calls whose result is kept as an object of that name with the arguments in it. They stand in checkpoints beside the
+/// weights (settings, states of random generators) and nothing is ever made of them.
+const SHOWN: [&str; 11] = [
+    "torch.device",
+    "numpy.dtype",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
+    "datetime.datetime",
+    "datetime.timedelta",
+];
+
+/// `function(*arguments)`, the opcode REDUCE.
+pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Answer<Item> {
+    let Some(Node::Name(name)) = machine.pickle.node(function) else {
+        return Err(refused(machine, function, arguments));
+    };
+    let name = name.strip_prefix("__builtin__.").map_or_else(|| name.to_string(), |name| format!("builtins.{name}"));
+    let Some(list) = machine.pickle.sequence(arguments) else {
+        return Err(refused(machine, function, arguments));
+    };
+    match (&*name, list) {
+        ("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2", &[storage, offset, size, stride, ..]) => {
+            tensor(machine, storage, offset, size, stride, None)
+        }
+        ("torch._utils._rebuild_tensor_v3", &[storage, offset, size, stride, _, _, dtype, ..]) => {
+            tensor(machine, storage, offset, size, stride, Some(dtype))
+        }
+        ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", &[data, ..]) => Ok(data),
+        ("torch.nn.parameter.Parameter", &[data, ..]) => Ok(data),
+        // A tensor with attributes: the function, the class, its arguments, the attributes.
+        ("torch._tensor._rebuild_from_type_v2", &[function, _, inner, _]) if is_tensor_function(machine, function) => {
+            call(machine, function, inner)
+        }
+        ("torch.Size" | "builtins.tuple", &[items]) => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
+            Some(items) => copied(machine, items.len(), Node::Tuple(items.into())),
+            None => Err(refused(machine, function, arguments)),
+        },
+        ("builtins.set" | "builtins.frozenset" | "builtins.list", items) => match items {
+            [] => machine.node(Node::List(Vec::new())),
+            &[items, ..] => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
+                Some(items) => copied(machine, items.len(), Node::List(items)),
+                None => Err(refused(machine, function, arguments)),
+            },
+        },
+        ("collections.OrderedDict" | "collections.Counter" | "builtins.dict", items) => match items {
+            [] => machine.node(Node::Dict(Vec::new())),
+            &[items, ..] => match entries(machine, items) {
+                Some(entries) => copied(machine, 2 * entries.len(), Node::Dict(entries)),
+                None => Err(refused(machine, function, arguments)),
+            },
+        },
+        ("collections.defaultdict", [_]) => machine.node(Node::Dict(Vec::new())),
+        // How protocol 2 writes bytes: as the characters of the same numbers.
+        ("_codecs.encode", &[text, ..]) => {
+            let bytes = machine.pickle.text(text).and_then(|text| text.chars().map(|c| u8::try_from(c).ok()).collect());
+            match bytes {
+                Some::<Vec<u8>>(bytes) => copied(machine, bytes.len() / 16, Node::Bytes(bytes.into())),
+                None => Err(refused(machine, function, arguments)),
+            }
+        }
+        ("builtins.bytes" | "builtins.bytearray", []) => machine.node(Node::Bytes(Box::new([]))),
+        ("builtins.bytearray", &[bytes, ..]) if matches!(machine.pickle.node(bytes), Some(Node::Bytes(_))) => Ok(bytes),
+        ("numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", &[dtype, bytes]) => {
+            Ok(numpy_scalar(machine, dtype, bytes).unwrap_or(bytes))
+        }
+        ("copy_reg._reconstructor" | "copyreg._reconstructor", &[class, _, Item::None]) => {
+            let empty = machine.node(Node::Tuple(Box::new([])))?;
+            instance(machine, class, empty)
+        }
+        (name, _) if SHOWN.contains(&name) => shown(machine, name, arguments),
+        _ => Err(refused(machine, function, arguments)),
+    }
+}
+
+/// An instance that its class makes without arguments, the opcodes NEWOBJ, INST and OBJ. Its state comes by [`build`].
+pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> Answer<Item> {
+    let no_arguments = machine.pickle.sequence(arguments).is_some_and(<[_]>::is_empty);
+    match machine.pickle.node(class) {
+        Some(Node::Name(name)) if no_arguments => match &**name {
+            "collections.OrderedDict" | "builtins.dict" => machine.node(Node::Dict(Vec::new())),
+            _ => {
+                let name = name.to_string();
+                shown(machine, &name, Item::None)
+            }
+        },
+        _ => call(machine, class, arguments),
+    }
+}
+
+/// What is set on a value after it was made, the opcode BUILD: the attributes of an object are kept, those of a
+/// dictionary or a tensor (such as `_metadata`) are of no interest.
+pub(super) fn build(machine: &mut Machine, target: Item, state: Item) -> Answer<()> {
+    if let Some(object) = machine.object(target) {
+        object.state = state;
+        return Ok(());
+    }
+    match machine.pickle.node(target) {
+        Some(Node::Dict(_) | Node::Tensor(_)) => Ok(()),
+        _ => Err(machine.bad(format!("a state is given to {}", machine.pickle.describe(target)))),
+    }
+}
+
+/// `('storage', class, key, location, elements)`, in the legacy format with a view `(key, first, elements)` at the end,
+/// or `('module', class, …)`, which was for warnings about changed sources.
+pub(super) fn persistent(machine: &mut Machine, id: Item) -> Answer<Item> {
+    let pickle = &machine.pickle;
+    let wrong = || machine.bad(format!("{} is not the id of a storage", pickle.describe(id)));
+    let parts = pickle.sequence(id).ok_or_else(wrong)?;
+    let (kind, rest) = parts.split_first().ok_or_else(wrong)?;
+    match (pickle.text(*kind), rest) {
+        (Some("module"), &[class, ..]) => Ok(class),
+        (Some("storage"), &[class, key, _, Item::Int(len), ref view @ ..]) => {
+            let (Some(Node::Name(class)), Some(key)) = (pickle.node(class), pickle.text(key)) else {
+                return Err(wrong());
+            };
+            let (mut start, mut len) = (0, len);
+            if let Some(&[_, Item::Int(first), Item::Int(elements)]) = view.first().and_then(|v| pickle.sequence(*v)) {
+                (start, len) = (first, elements);
+            }
+            let (Ok(start), Ok(len)) = (u64::try_from(start), u64::try_from(len)) else {
+                return Err(wrong());
+            };
+            let dtype = DTYPES.iter().find(|(name, ..)| **name == **class).map(|&(.., dtype)| dtype);
+            let storage = Storage { key: key.into(), class: class.to_string(), dtype, len, start };
+            storage_node(machine, storage)
+        }
+        _ => Err(wrong()),
+    }
+}
+
+fn storage_node(machine: &mut Machine, storage: Storage) -> Answer<Item> {
+    // Tensors that share a storage follow each other.
+    let known = machine.pickle.storages.last() == Some(&storage);
+    if !known {
+        machine.pay(3 * size_of::<Storage>() as u64 + (storage.key.len() + storage.class.len()) as u64)?;
+        machine.pickle.storages.push(storage);
+    }
+    let index = machine.pickle.storages.len() - 1;
+    machine.node(Node::Storage(index as u32))
+}
+
+fn tensor(
+    machine: &mut Machine,
+    storage: Item,
+    offset: Item,
+    size: Item,
+    stride: Item,
+    dtype: Option<Item>,
+) -> Answer<Item> {
+    let pickle = &machine.pickle;
+    let wrong = |what: &str| machine.bad(format!("a tensor is built with {what}"));
+    let Some(&Node::Storage(index)) = pickle.node(storage) else {
+        return Err(wrong("no storage"));
+    };
+    let Item::Int(offset) = offset else {
+        return Err(wrong("no offset"));
+    };
+    let (Some(shape), Some(stride), Ok(offset)) =
+        (sizes(machine, size), sizes(machine, stride), usize::try_from(offset))
+    else {
+        return Err(wrong("sizes, strides or an offset that are not natural numbers"));
+    };
+    if shape.len() != stride.len() {
+        return Err(wrong(&format!("shape {shape:?} and strides {stride:?}")));
+    }
+    let dtype = match dtype {
+        None => pickle.storages[index as usize].dtype,
+        Some(dtype) => match pickle.node(dtype) {
+            Some(Node::Name(name)) => DTYPES.iter().find(|(_, dtype, _)| **dtype == **name).map(|&(.., dtype)| dtype),
+            _ => return Err(wrong("no dtype")),
+        },
+    };
+    let tensor = Strided { storage: index as usize, dtype, offset, shape, stride };
+    machine.pay((size_of::<Strided>() + 16 * tensor.shape.len()) as u64)?;
+    machine.node(Node::Tensor(tensor.into()))
+}
+
+fn sizes(machine: &Machine, item: Item) -> Option<Vec<usize>> {
+    let number = |item: &Item| match item {
+        Item::Int(number) => usize::try_from(*number).ok(),
+        _ => None,
+    };
+    machine.pickle.sequence(item)?.iter().map(number).collect()
+}
+
+fn is_tensor_function(machine: &Machine, function: Item) -> bool {
+    matches!(machine.pickle.node(function), Some(Node::Name(name)) if name.starts_with("torch._utils._rebuild_"))
+}
+
+/// The entries of a dictionary, or of a list of pairs.
+fn entries(machine: &Machine, item: Item) -> Option<Vec<(Item, Item)>> {
+    if let Some(Node::Dict(entries)) = machine.pickle.node(item) {
+        return Some(entries.clone());
+    }
+    let pair = |item: &Item| match *machine.pickle.sequence(*item)? {
+        [key, value] => Some((key, value)),
+        _ => None,
+    };
+    machine.pickle.sequence(item)?.iter().map(pair).collect()
+}
+
+/// A node with a copy of `items` items in it, which are paid for.
+fn copied(machine: &mut Machine, items: usize, node: Node) -> Answer<Item> {
+    machine.pay(16 * items as u64)?;
+    machine.node(node)
+}
+
+/// `numpy.float64(…)` and friends as a number.
+fn numpy_scalar(machine: &Machine, dtype: Item, bytes: Item) -> Option<Item> {
+    let Some(Node::Object(dtype)) = machine.pickle.node(dtype) else {
+        return None;
+    };
+    // dtype('f8', False, True), whose state may replace the arguments.
+    let name = dtype.elements.first().and_then(|&name| machine.pickle.text(name))?;
+    let Some(Node::Bytes(bytes)) = machine.pickle.node(bytes) else {
+        return None;
+    };
+    Some(match (name, &**bytes) {
+        ("f8", bytes) => Item::Float(f64::from_le_bytes(bytes.try_into().ok()?)),
+        ("f4", bytes) => Item::Float(f32::from_le_bytes(bytes.try_into().ok()?).into()),
+        ("i8", bytes) => Item::Int(i64::from_le_bytes(bytes.try_into().ok()?)),
+        ("i4", bytes) => Item::Int(i32::from_le_bytes(bytes.try_into().ok()?).into()),
+        ("b1", &[byte]) => Item::Bool(byte != 0),
+        _ => return None,
+    })
+}
+
+/// An object of the class `name`. Arguments of its constructor are its elements.
+fn shown(machine: &mut Machine, name: &str, arguments: Item) -> Answer<Item> {
+    let elements = machine.pickle.sequence(arguments).map(<[_]>::to_vec).unwrap_or_default();
+    machine.pay((size_of::<Object>() + name.len() + 16 * elements.len()) as u64)?;
+    let object = Object { class: name.into(), state: Item::None, entries: Vec::new(), elements };
+    machine.node(Node::Object(object.into()))
+}
+
+fn refused(machine: &Machine, function: Item, arguments: Item) -> Refusal {
+    let function = machine.pickle.describe(function);
+    let arguments = machine.pickle.describe(arguments);
+    let call =
+        if arguments.starts_with('(') { format!("{function}{arguments}") } else { format!("{function}({arguments})") };
+    Refusal::Call { call, byte: machine.byte }
+}

@@ -1,0 +1,381 @@
+//! TensorFlow's checkpoints. Version 2 (`tensor_bundle.h`): a table `NAME.index` says where in `NAME.data-00000-of-00001`
+//! and its siblings the values of each variable are. Version 1 (`saved_tensor_slice_util.h`), of before TensorFlow 0.12:
+//! one table holds everything.
+//!
+//! Variables that no one needs as numbers (strings, such as the object graph of TensorFlow 2) are passed over.
+
+mod proto;
+mod table;
+
+pub(crate) use table::is_table;
+
+use crate::values::{self, convert};
+use crate::{Error, Result, Tensor, Tensors, elements, read};
+use proto::{Field, fields};
+use safetensors::tensor::Dtype;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::{Occupied, Vacant};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// What `tf.train.ExponentialMovingAverage` adds to a variable's name.
+pub const EMA: &str = "/ExponentialMovingAverage";
+/// How much is converted at a time.
+const CHUNK: usize = 1 << 16;
+
+/// A checkpoint, whose index has been read.
+#[derive(Debug)]
+pub struct TensorFlowFile {
+    path: PathBuf,
+    variables: BTreeMap<String, Variable>,
+    shards: u64,
+}
+
+/// A variable: what it is, and where its values are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variable {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    dtype: Dtype,
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// In a data file.
+    Shard { number: u64, offset: u64, crc: u32 },
+    /// In the table itself.
+    Inside,
+}
+
+impl TensorFlowFile {
+    /// Reads the index of a checkpoint: `NAME.index`, or the one file of version 1. [`checkpoint_index`] finds it.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged, or has big-endian or partitioned variables.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (file, length) = read::open(path)?;
+        let mut variables = BTreeMap::new();
+        let mut shards = None;
+        let mut left = length.saturating_mul(3).saturating_add(512 << 10);
+        table::for_each(path, &file, length, |key, value| {
+            let bad = |what: &str| Error::file(path, format!("bad TensorFlow checkpoint: {what}"));
+            let mut add = |name: &[u8], variable: Variable| {
+                let name = std::str::from_utf8(name).map_err(|_| bad("a variable's name is not UTF-8"))?;
+                let cost = 3 * size_of::<(String, Variable)>() + name.len() + 8 * variable.shape.len();
+                left = left
+                    .checked_sub(cost as u64)
+                    .ok_or_else(|| bad("more variables than a file of this size holds"))?;
+                variables.insert(name.to_owned(), variable);
+                Ok(())
+            };
+            match (key, shards) {
+                ([], None) if value.first() == Some(&0x0a) => {
+                    // Version 1: field 1 of SavedTensorSlices is a message, of BundleHeaderProto a number.
+                    shards = Some(0);
+                    let mut added = Ok(());
+                    let read = saved_variables(value, |name, variable| {
+                        added = add(name, variable);
+                        added.is_ok().then_some(())
+                    });
+                    added?;
+                    read.ok_or_else(|| bad("its list of variables is damaged"))
+                }
+                ([], None) => {
+                    shards = Some(header(value).ok_or_else(|| bad("its header is damaged, or it is big-endian"))?);
+                    Ok(())
+                }
+                (_, None) => Err(bad("it has no header")),
+                (_, Some(0)) => Ok(()),
+                (name, Some(_)) => match entry(value) {
+                    Entry::Variable(variable) => add(name, variable),
+                    Entry::NoNumber => Ok(()),
+                    Entry::Partitioned => {
+                        let reason = "is partitioned, which is not supported; save it unpartitioned";
+                        Err(Error::tensor(path, &String::from_utf8_lossy(name), reason))
+                    }
+                    Entry::Damaged => Err(Error::tensor(path, &String::from_utf8_lossy(name), "its entry is damaged")),
+                },
+            }
+        })?;
+        Ok(Self { path: path.to_owned(), variables, shards: shards.unwrap_or(0) })
+    }
+
+    /// Its variables by name.
+    pub fn variables(&self) -> &BTreeMap<String, Variable> {
+        &self.variables
+    }
+
+    /// The values of some of its variables, as f32.
+    ///
+    /// # Errors
+    /// Names a variable that is not there, is cut short or whose checksum differs.
+    pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
+        let mut tensors = Tensors::new();
+        let mut inside = BTreeMap::new();
+        // The path, file and length of each, and how many of its bytes no variable has taken.
+        let mut shards: BTreeMap<u64, (PathBuf, File, u64, u64)> = BTreeMap::new();
+        for name in names {
+            let name = name.as_ref();
+            let Some((name, variable)) = self.variables.get_key_value(name) else {
+                return Err(Error::tensor(&self.path, name, "is not in the checkpoint"));
+            };
+            match variable.place {
+                Place::Inside => {
+                    inside.insert(name.as_str(), variable);
+                }
+                Place::Shard { number, offset, crc } => {
+                    let (path, file, length, free) = match shards.entry(number) {
+                        Occupied(entry) => entry.into_mut(),
+                        Vacant(entry) => {
+                            let path = self.shard(number);
+                            let (file, length) = read::open(&path)?;
+                            entry.insert((path, file, length, length))
+                        }
+                    };
+                    let fail = |reason: String| Error::tensor(path, name, reason);
+                    let bytes = elements(&variable.shape).and_then(|n| n.checked_mul(values::size(variable.dtype)));
+                    *free = bytes
+                        .and_then(|bytes| free.checked_sub(bytes as u64))
+                        .ok_or_else(|| fail("cut short, or variables share their values".into()))?;
+                    let data = values(file, *length, variable, offset, crc).map_err(fail)?;
+                    tensors.insert(name.clone(), Tensor { shape: variable.shape.clone(), data });
+                }
+            }
+        }
+        if !inside.is_empty() {
+            self.read_inside(&inside, &mut tensors)?;
+        }
+        Ok(tensors)
+    }
+
+    /// `NAME.data-00000-of-00001` beside `NAME.index`.
+    fn shard(&self, number: u64) -> PathBuf {
+        self.path.with_extension(format!("data-{number:05}-of-{:05}", self.shards))
+    }
+
+    fn read_inside(&self, wanted: &BTreeMap<&str, &Variable>, tensors: &mut Tensors) -> Result<()> {
+        let (file, length) = read::open(&self.path)?;
+        table::for_each(&self.path, &file, length, |key, value| {
+            let slice = || if key.is_empty() { None } else { saved_slice(value) };
+            let Some((name, slice)) = slice() else {
+                return Ok(());
+            };
+            let Some((name, variable)) = std::str::from_utf8(name).ok().and_then(|name| wanted.get_key_value(name))
+            else {
+                return Ok(());
+            };
+            let fail = |reason: String| Error::tensor(&self.path, name, reason);
+            let count = elements(&variable.shape);
+            let data = saved_values(slice, variable.dtype, count.unwrap_or(0))
+                .ok_or_else(|| fail("its values are damaged".into()))?;
+            if count != Some(data.len()) {
+                let reason = format!("{} values for shape {:?}; slices are not supported", data.len(), variable.shape);
+                return Err(fail(reason));
+            }
+            tensors.insert((*name).to_owned(), Tensor { shape: variable.shape.clone(), data });
+            Ok(())
+        })?;
+        match wanted.keys().find(|name| !tensors.contains_key(**name)) {
+            Some(name) => Err(Error::tensor(&self.path, name, "is listed, but its values are not there")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The index of the checkpoint that `path` means: `NAME.index` itself, `NAME` as TensorFlow calls it, one of its data files,
+/// or a folder with one checkpoint.
+pub fn checkpoint_index(path: impl AsRef<Path>) -> Option<PathBuf> {
+    let path = path.as_ref();
+    let name = path.file_name()?.to_str()?;
+    let is_index = |path: &Path| File::open(path).is_ok_and(|mut file| path.is_file() && is_table(&mut file));
+    if path.is_dir() {
+        let files = std::fs::read_dir(path).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut found = files.filter(|path| path.extension().is_some_and(|extension| extension == "index"));
+        return match (found.next(), found.next()) {
+            (Some(index), None) => Some(index).filter(|index| is_index(index)),
+            _ => None,
+        };
+    }
+    if is_index(path) {
+        return Some(path.to_owned());
+    }
+    let base = name.split_once(".data-").map_or(name, |(base, _)| base);
+    let base = base.strip_suffix(".meta").unwrap_or(base);
+    Some(path.with_file_name(format!("{base}.index"))).filter(|index| is_index(index))
+}
+
+/// Which variables a model should be read from: for each variable with a moving average, that average. The names are
+/// (name of the variable, name to read).
+pub fn prefer_ema<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
+    let mut preferred = BTreeMap::new();
+    for name in names {
+        match name.strip_suffix(EMA) {
+            Some(variable) => {
+                preferred.insert(variable, name);
+            }
+            None => {
+                preferred.entry(name).or_insert(name);
+            }
+        }
+    }
+    preferred
+}
+
+fn values(file: &mut File, length: u64, variable: &Variable, offset: u64, crc: u32) -> Result<Vec<f32>, String> {
+    let size = values::size(variable.dtype);
+    let count = elements(&variable.shape).ok_or("its shape is too large")?;
+    let mut left = count.checked_mul(size).ok_or("its shape is too large")?;
+    if offset.checked_add(left as u64).is_none_or(|end| end > length) {
+        return Err(format!("cut short: {left} bytes from byte {offset} of {length}"));
+    }
+    file.seek(SeekFrom::Start(offset)).map_err(|error| error.to_string())?;
+    let mut data = Vec::with_capacity(count);
+    let mut buffer = [0; CHUNK];
+    let mut sum = 0;
+    while left > 0 {
+        let chunk = &mut buffer[..left.min(CHUNK)];
+        file.read_exact(chunk).map_err(|error| error.to_string())?;
+        left -= chunk.len();
+        sum = crc32c::crc32c_append(sum, chunk);
+        convert(variable.dtype, chunk, &mut data);
+    }
+    if table::mask(sum) != crc {
+        return Err("its values are damaged: their checksum differs".into());
+    }
+    Ok(data)
+}
+
+/// `BundleHeaderProto`: the number of shards.
+fn header(message: &[u8]) -> Option<u64> {
+    let (mut shards, mut big_endian) = (0, false);
+    fields(message, |field, value| {
+        match field {
+            1 => shards = value.number()?,
+            2 => big_endian = value.number()? != 0,
+            _ => {}
+        }
+        Some(())
+    })?;
+    (shards > 0 && !big_endian).then_some(shards)
+}
+
+enum Entry {
+    Variable(Variable),
+    NoNumber,
+    Partitioned,
+    Damaged,
+}
+
+/// `BundleEntryProto`.
+fn entry(message: &[u8]) -> Entry {
+    let (mut kind, mut shape, mut number, mut offset, mut size, mut crc, mut sliced) =
+        (0, Some(vec![]), 0, 0, 0, 0, false);
+    let read = fields(message, |field, value| {
+        match field {
+            1 => kind = value.number()?,
+            2 => shape = proto::shape(value.bytes()?),
+            3 => number = value.number()?,
+            4 => offset = value.number()?,
+            5 => size = value.number()?,
+            6 => crc = value.number()? as u32,
+            7 => sliced = true,
+            _ => {}
+        }
+        Some(())
+    });
+    match (read, shape, proto::dtype(kind)) {
+        (None, ..) => Entry::Damaged,
+        (_, _, None) => Entry::NoNumber,
+        _ if sliced => Entry::Partitioned,
+        (_, Some(shape), Some(dtype)) => {
+            let bytes = elements(&shape).and_then(|n| n.checked_mul(values::size(dtype)));
+            match bytes {
+                Some(bytes) if bytes as u64 == size => {
+                    Entry::Variable(Variable { shape, dtype, place: Place::Shard { number, offset, crc } })
+                }
+                _ => Entry::Damaged,
+            }
+        }
+        (_, None, _) => Entry::Damaged,
+    }
+}
+
+/// Version 1's list of variables: `SavedTensorSlices.meta`.
+fn saved_variables(message: &[u8], mut each: impl FnMut(&[u8], Variable) -> Option<()>) -> Option<()> {
+    fields(message, |field, meta| {
+        if field != 1 {
+            return Some(());
+        }
+        fields(meta.bytes()?, |field, saved| {
+            if field != 1 {
+                return Some(());
+            }
+            let (mut name, mut shape, mut kind) = (&[][..], Vec::new(), 0);
+            fields(saved.bytes()?, |field, value| {
+                match field {
+                    1 => name = value.bytes()?,
+                    2 => shape = proto::shape(value.bytes()?)?,
+                    3 => kind = value.number()?,
+                    _ => {}
+                }
+                Some(())
+            })?;
+            match proto::dtype(kind) {
+                Some(dtype) => each(name, Variable { shape, dtype, place: Place::Inside }),
+                None => Some(()),
+            }
+        })
+    })
+}
+
+/// Version 1's values of one variable, `SavedTensorSlices.data`: its name and the `TensorProto`.
+fn saved_slice(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mut name, mut data) = (None, None);
+    fields(message, |field, slice| {
+        if field == 2 {
+            fields(slice.bytes()?, |field, value| {
+                match field {
+                    1 => name = Some(value.bytes()?),
+                    3 => data = Some(value.bytes()?),
+                    _ => {}
+                }
+                Some(())
+            })?;
+        }
+        Some(())
+    })?;
+    Some((name?, data?))
+}
+
+/// The numbers of a `TensorProto`: as bytes, or in the field of their type, packed or one by one.
+fn saved_values(message: &[u8], dtype: Dtype, count: usize) -> Option<Vec<f32>> {
+    let mut data = Vec::with_capacity(count.min(message.len()));
+    let varints = |mut bytes: &[u8], data: &mut Vec<f32>, number: fn(u64) -> f32| {
+        while !bytes.is_empty() {
+            data.push(number(table::varint(&mut bytes)?));
+        }
+        Some(())
+    };
+    let integer = |number: u64| number as i64 as f32;
+    let half = |number: u64| f32::from(half::f16::from_bits(number as u16));
+    let bfloat = |number: u64| f32::from(half::bf16::from_bits(number as u16));
+    let sixteen = if dtype == Dtype::BF16 { bfloat } else { half };
+    fields(message, |field, value| {
+        match (field, value) {
+            (4, Field::Bytes(bytes)) => convert(dtype, bytes, &mut data).then_some(())?,
+            (5, Field::Bytes(bytes)) => convert(Dtype::F32, bytes, &mut data).then_some(())?,
+            (6, Field::Bytes(bytes)) => convert(Dtype::F64, bytes, &mut data).then_some(())?,
+            (7 | 10 | 11 | 16 | 17, Field::Bytes(bytes)) => varints(bytes, &mut data, integer)?,
+            (13, Field::Bytes(bytes)) => varints(bytes, &mut data, sixteen)?,
+            (5, Field::Number(bits)) => data.push(f32::from_bits(bits as u32)),
+            (6, Field::Number(bits)) => data.push(f64::from_bits(bits) as f32),
+            (7 | 10 | 11, Field::Number(number)) => data.push(integer(number)),
+            _ => {}
+        }
+        Some(())
+    })?;
+    Some(data)
+}

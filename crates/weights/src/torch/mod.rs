@@ -1,0 +1,360 @@
+//! What `torch.save` writes: a zip archive, or before torch 1.6 a row of pickles; tensors are read when they are asked for.
+//!
+//! Both hold a pickle ([`crate::pickle`]) in which each tensor is a view of a storage, and the storages' bytes. Views may
+//! overlap, be transposed or repeat values (stride 0), so what tensors take in memory does not follow from the file's
+//! size: it is bounded separately.
+
+mod legacy;
+mod zip;
+
+use crate::pickle::{Item, MAX_DEPTH, Node, Pickle, Strided};
+use crate::values::{self, convert};
+use crate::{Error, Result, Tensor, Tensors, elements, read};
+use safetensors::tensor::Dtype;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// How much is converted at a time.
+const CHUNK: usize = 1 << 16;
+/// Parts of a module's attributes that are not parts of its parameters' names.
+const MODULE: [&str; 3] = ["_modules", "_parameters", "_buffers"];
+
+/// A file of `torch.save`'s, whose pickle has been read.
+///
+/// ```no_run
+/// let file = weights::TorchFile::open("ckpt.pt")?;
+/// let names: Vec<_> = file.tensors().keys().filter(|name| name.starts_with("ema_model.")).collect();
+/// let tensors = file.read(names)?;
+/// # Ok::<(), weights::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct TorchFile {
+    path: PathBuf,
+    pickle: Pickle,
+    tensors: BTreeMap<String, Strided>,
+    storages: Storages,
+    big_endian: bool,
+    /// Bytes that tensors may take in memory.
+    allowance: u64,
+}
+
+/// Where the bytes of storages are.
+#[derive(Debug)]
+enum Storages {
+    Zip(zip::Archive),
+    Legacy(File, BTreeMap<String, legacy::Place>),
+}
+
+/// What may be allocated for a file: four times its size, as much as values of one byte take that become f32.
+fn allowance(length: u64) -> u64 {
+    length.saturating_mul(4).saturating_add(768 << 10)
+}
+
+impl TorchFile {
+    /// Reads the pickle of a `.pt`, `.pth`, `.bin` or `.ckpt`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is none of torch's formats or of one that is not supported (tar archives of torch
+    /// before 0.1.10, TorchScript), or [`Error::Call`] if its pickle wants to run code.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (mut file, length) = read::open(path)?;
+        let mut start = Vec::new();
+        file.by_ref().take(512).read_to_end(&mut start).map_err(Error::read(path))?;
+        let (pickle, storages, big_endian) = if start.starts_with(b"PK\x03\x04") {
+            let (archive, pickle, big_endian) = zip::open(path, file, length)?;
+            (pickle, Storages::Zip(archive), big_endian)
+        } else if start.get(257..262) == Some(b"ustar") {
+            let reason = "a tar archive, which torch wrote before 0.1.10 and only Python reads; save it again with a \
+                          torch of this decade";
+            return Err(Error::file(path, reason));
+        } else if matches!(start.first(), Some(0x80 | b'(' | b'L')) {
+            let (places, pickle, big_endian) = legacy::open(path, &mut file, length)?;
+            (pickle, Storages::Legacy(file, places), big_endian)
+        } else {
+            return Err(Error::file(path, "not a file of torch's: neither a zip archive nor a pickle"));
+        };
+        let mut tensors = BTreeMap::new();
+        let mut left = allowance(length);
+        name_tensors(&pickle, pickle.root, &mut String::new(), 0, &mut left, &mut tensors)
+            .map_err(|reason| Error::file(path, reason))?;
+        let allowance = allowance(length);
+        Ok(Self { path: path.to_owned(), pickle, tensors, storages, big_endian, allowance })
+    }
+
+    /// Its tensors by dotted paths: `state_dict.conv_in.weight` is under `conv_in.weight` in the dictionary
+    /// `state_dict`, `4.x` in the fifth element of a list. A module that was saved whole has the names of its state
+    /// dictionary.
+    pub fn tensors(&self) -> &BTreeMap<String, Strided> {
+        &self.tensors
+    }
+
+    /// Everything that is in it beside the values.
+    pub fn pickle(&self) -> &Pickle {
+        &self.pickle
+    }
+
+    /// The values of some of its tensors, as f32 whatever they are stored as (see
+    /// [`read_safetensors`](crate::read_safetensors)).
+    ///
+    /// # Errors
+    /// Names a tensor whose dtype is not supported or that does not lie in its storage, or that is not in the file; or
+    /// says that together they would take several times the file's size.
+    pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
+        let mut by_storage: BTreeMap<usize, Vec<(&str, &Strided)>> = BTreeMap::new();
+        let mut left = self.allowance;
+        for name in names {
+            let name = name.as_ref();
+            let Some((name, tensor)) = self.tensors.get_key_value(name) else {
+                return Err(Error::tensor(&self.path, name, "is not in the file"));
+            };
+            let bytes = elements(&tensor.shape).and_then(|n| n.checked_mul(size_of::<f32>()));
+            left = bytes.and_then(|bytes| left.checked_sub(bytes as u64)).ok_or_else(|| {
+                let reason = format!("shape {:?} is more than a file of this size is worth", tensor.shape);
+                Error::tensor(&self.path, name, reason)
+            })?;
+            by_storage.entry(tensor.storage).or_default().push((name, tensor));
+        }
+        let mut tensors = Tensors::new();
+        for (storage, users) in by_storage {
+            self.read_storage(storage, &users, left, &mut tensors)?;
+        }
+        Ok(tensors)
+    }
+
+    fn read_storage(&self, storage: usize, users: &[(&str, &Strided)], left: u64, tensors: &mut Tensors) -> Result<()> {
+        let Some(storage) = self.pickle.storages.get(storage) else {
+            return Ok(());
+        };
+        let mut spans = Vec::with_capacity(users.len());
+        for &(name, tensor) in users {
+            let Some(dtype) = tensor.dtype else {
+                let reason = format!("{} is not supported ({})", storage.class, values::SUPPORTED);
+                return Err(Error::tensor(&self.path, name, reason));
+            };
+            // Untyped storages count bytes.
+            let unit = storage.dtype.map_or(1, values::size) as u64;
+            let first = storage.start.checked_mul(unit);
+            let end = span(tensor).and_then(|end| (end as u64).checked_mul(values::size(dtype) as u64));
+            let len = storage.len.checked_mul(unit);
+            match (first, end, len) {
+                (Some(first), Some(end), Some(len)) if end <= len => spans.push((name, tensor, dtype, first)),
+                _ => {
+                    let reason = format!(
+                        "shape {:?} with strides {:?} from element {} does not lie in its storage of {} elements",
+                        tensor.shape, tensor.stride, tensor.offset, storage.len
+                    );
+                    return Err(Error::tensor(&self.path, name, reason));
+                }
+            }
+        }
+        let (first_name, ..) = users[0];
+        let fail = |reason: String| {
+            Error::tensor(&self.path, first_name, format!("its storage `{:.60}`: {reason}", storage.key))
+        };
+        self.with_bytes(&storage.key, |reader, bytes| {
+            if let [(name, tensor, dtype, first)] = spans[..]
+                && is_contiguous(tensor)
+            {
+                let data = self.stream(reader, bytes, tensor, dtype, first)?;
+                tensors.insert(name.to_owned(), Tensor { shape: tensor.shape.clone(), data });
+                return Ok(());
+            }
+            if bytes > left {
+                return Err(format!("{bytes} bytes are more than a file of this size is worth"));
+            }
+            let mut all = Vec::new();
+            reader.take(bytes).read_to_end(&mut all).map_err(|error| error.to_string())?;
+            for &(name, tensor, dtype, first) in &spans {
+                let data = self.gather(&all, tensor, dtype, first)?;
+                tensors.insert(name.to_owned(), Tensor { shape: tensor.shape.clone(), data });
+            }
+            Ok(())
+        })
+        .map_err(fail)
+    }
+
+    /// Calls `read` with the bytes of a storage and their number.
+    fn with_bytes<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&mut dyn Read, u64) -> Result<T, String>,
+    ) -> Result<T, String> {
+        match &self.storages {
+            Storages::Zip(archive) => archive.with_bytes(key, read),
+            Storages::Legacy(file, places) => match places.get(key) {
+                Some(place) => place.with_bytes(file, read),
+                None => Err("is not in the file".into()),
+            },
+        }
+    }
+
+    /// Values that follow each other, read to the storage's end so that its checksum is looked at.
+    fn stream(
+        &self,
+        reader: &mut dyn Read,
+        bytes: u64,
+        tensor: &Strided,
+        dtype: Dtype,
+        first: u64,
+    ) -> Result<Vec<f32>, String> {
+        let size = values::size(dtype);
+        let count = elements(&tensor.shape).unwrap_or(0);
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let begin = first + (tensor.offset * size) as u64;
+        let mut left = count * size;
+        if begin.checked_add(left as u64).is_none_or(|end| end > bytes) {
+            return Err(format!("has {bytes} bytes, {left} from byte {begin} are asked for"));
+        }
+        let io = |error: std::io::Error| error.to_string();
+        std::io::copy(&mut reader.take(begin), &mut std::io::sink()).map_err(io)?;
+        let mut data = Vec::with_capacity(count);
+        let mut buffer = [0; CHUNK];
+        while left > 0 {
+            let chunk = &mut buffer[..left.min(CHUNK)];
+            reader.read_exact(chunk).map_err(io)?;
+            left -= chunk.len();
+            self.convert(dtype, chunk, &mut data)?;
+        }
+        std::io::copy(&mut reader.take(bytes), &mut std::io::sink()).map_err(io)?;
+        Ok(data)
+    }
+
+    /// Values that are anywhere in `bytes`, in row-major order.
+    fn gather(&self, bytes: &[u8], tensor: &Strided, dtype: Dtype, first: u64) -> Result<Vec<f32>, String> {
+        let size = values::size(dtype);
+        let count = elements(&tensor.shape).unwrap_or(0);
+        let end = span(tensor).and_then(|end| end.checked_mul(size)?.checked_add(first as usize));
+        if count > 0 && end.is_none_or(|end| end > bytes.len()) {
+            return Err(format!("has {} bytes, too few for shape {:?}", bytes.len(), tensor.shape));
+        }
+        let mut data = Vec::with_capacity(count);
+        let mut index = vec![0; tensor.shape.len()];
+        let mut at = tensor.offset;
+        let mut value = [0; 8];
+        for _ in 0..count {
+            let begin = first as usize + at * size;
+            value[..size].copy_from_slice(&bytes[begin..begin + size]);
+            self.convert(dtype, &mut value[..size], &mut data)?;
+            // The next index: the last dimension runs fastest.
+            for d in (0..index.len()).rev() {
+                index[d] += 1;
+                at += tensor.stride[d];
+                if index[d] < tensor.shape[d] {
+                    break;
+                }
+                at -= tensor.stride[d] * index[d];
+                index[d] = 0;
+            }
+        }
+        Ok(data)
+    }
+
+    fn convert(&self, dtype: Dtype, bytes: &mut [u8], data: &mut Vec<f32>) -> Result<(), String> {
+        if self.big_endian {
+            bytes.chunks_exact_mut(values::size(dtype)).for_each(<[u8]>::reverse);
+        }
+        if convert(dtype, bytes, data) {
+            Ok(())
+        } else {
+            Err(format!("{dtype} is not supported ({})", values::SUPPORTED))
+        }
+    }
+}
+
+/// Elements of the storage up to the tensor's last.
+fn span(tensor: &Strided) -> Option<usize> {
+    if tensor.shape.contains(&0) {
+        return Some(0);
+    }
+    let dimensions = tensor.shape.iter().zip(&tensor.stride);
+    let last = dimensions
+        .map(|(size, stride)| (size - 1).checked_mul(*stride))
+        .try_fold(tensor.offset, |sum, step| sum.checked_add(step?));
+    last?.checked_add(1)
+}
+
+/// Whether the values follow each other in row-major order.
+fn is_contiguous(tensor: &Strided) -> bool {
+    let mut expected = 1;
+    let mut from_last = tensor.shape.iter().zip(&tensor.stride).rev();
+    let follows = |(&size, &stride): (&usize, &usize)| {
+        let fits = size == 1 || stride == expected;
+        expected *= size;
+        fits
+    };
+    tensor.shape.contains(&0) || from_last.all(follows)
+}
+
+/// Finds all tensors under `item`, whose path is `prefix`.
+fn name_tensors(
+    pickle: &Pickle,
+    item: Item,
+    prefix: &mut String,
+    depth: usize,
+    left: &mut u64,
+    tensors: &mut BTreeMap<String, Strided>,
+) -> Result<(), String> {
+    let inside = match pickle.node(item) {
+        Some(Node::List(items)) => items.len(),
+        Some(Node::Tuple(items)) => items.len(),
+        Some(Node::Dict(entries)) => entries.len(),
+        Some(Node::Object(object)) => object.entries.len(),
+        _ => 0,
+    };
+    let visited = 32 + inside as u64;
+    *left = left.checked_sub(visited).ok_or("its values refer to each other too often")?;
+    let mut inner = |name: Option<&str>, item: Item, prefix: &mut String| {
+        if pickle.node(item).is_none() {
+            return Ok(());
+        }
+        if depth == MAX_DEPTH {
+            return Err(format!("its values are nested more than {MAX_DEPTH} deep, at `{prefix:.80}`"));
+        }
+        let before = prefix.len();
+        if let Some(name) = name {
+            prefix.push_str(if before > 0 { "." } else { "" });
+            prefix.push_str(name);
+            *left = left.checked_sub(prefix.len() as u64 / 8).ok_or("its names are too long")?;
+        }
+        name_tensors(pickle, item, prefix, depth + 1, left, tensors)?;
+        prefix.truncate(before);
+        Ok(())
+    };
+    let key = |item: Item| match (item, pickle.text(item)) {
+        (_, Some(text)) => text.to_owned(),
+        (Item::Int(number), _) => number.to_string(),
+        _ => pickle.describe(item),
+    };
+    match pickle.node(item) {
+        Some(Node::Tensor(tensor)) => {
+            let cost = 3 * size_of::<(String, Strided)>() + prefix.len() + 16 * tensor.shape.len();
+            *left = left.checked_sub(cost as u64).ok_or("it names its tensors too often")?;
+            tensors.insert(prefix.clone(), (**tensor).clone());
+        }
+        Some(Node::Dict(entries)) => {
+            entries.iter().try_for_each(|&(name, value)| inner(Some(&key(name)), value, prefix))?;
+        }
+        Some(Node::List(items)) => {
+            items.iter().enumerate().try_for_each(|(i, &item)| inner(Some(&i.to_string()), item, prefix))?;
+        }
+        Some(Node::Tuple(items)) => {
+            items.iter().enumerate().try_for_each(|(i, &item)| inner(Some(&i.to_string()), item, prefix))?;
+        }
+        Some(Node::Object(object)) => {
+            if let Some(Node::Dict(entries)) = pickle.node(object.state) {
+                for &(name, value) in entries {
+                    let name = key(name);
+                    inner(Some(&*name).filter(|name| !MODULE.contains(name)), value, prefix)?;
+                }
+            }
+            object.entries.iter().try_for_each(|&(name, value)| inner(Some(&key(name)), value, prefix))?;
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The zip archive of torch 1.6 and later: `NAME/data.pkl`, `NAME/data/KEY` for each storage, `NAME/byteorder`
+//! (`caffe2/serialize/inline_container.h` describes it).
+
+use super::allowance;
+use crate::pickle::{self, Pickle, Source};
+use crate::{Error, Result};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use zip::{CompressionMethod, ZipArchive};
+
+/// Bytes of an archive that one entry takes at the least when torch writes it: two headers with its name twice, and
+/// values that begin at multiples of 64.
+const ENTRY: u64 = 150;
+
+/// An archive and the folder in it that everything is in.
+#[derive(Debug)]
+pub(super) struct Archive {
+    zip: RefCell<ZipArchive<BufReader<File>>>,
+    prefix: String,
+}
+
+/// The archive, its pickle, and whether its values are big-endian.
+pub(super) fn open(path: &Path, mut file: File, length: u64) -> Result<(Archive, Pickle, bool)> {
+    let bad = |error: zip::result::ZipError| Error::file(path, format!("bad zip archive: {error}"));
+    let entries = entries(&mut file).map_err(Error::read(path))?;
+    if entries.is_none_or(|entries| entries > length / ENTRY + 16) {
+        let reason = match entries {
+            Some(entries) => format!("bad zip archive: {length} bytes are too few for its {entries} entries"),
+            None => "cut short, or no zip archive of torch's: it does not end as one".to_owned(),
+        };
+        return Err(Error::file(path, reason));
+    }
+    let zip = ZipArchive::new(BufReader::new(file)).map_err(bad)?;
+    let names = || zip.file_names().filter_map(std::result::Result::ok);
+    let Some(prefix) = names().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned)) else {
+        return Err(Error::file(path, "a zip archive, but none of torch's: no data.pkl is in it"));
+    };
+    if names().any(|name| name == format!("{prefix}constants.pkl")) {
+        return Err(Error::file(path, "a TorchScript program; save its state_dict() with torch.save instead"));
+    }
+    let archive = Archive { zip: RefCell::new(zip), prefix };
+    let fail = |reason| Error::file(path, reason);
+    let big_endian = match archive.small("byteorder") {
+        Some(order) if order == b"big" => true,
+        None => false,
+        Some(order) if order == b"little" => false,
+        Some(order) => return Err(fail(format!("unknown byte order `{}`", String::from_utf8_lossy(&order)))),
+    };
+    let pickle = archive.with_bytes("data.pkl", |reader, bytes| {
+        if bytes > allowance(length) {
+            return Err(format!("data.pkl: {bytes} bytes are more than a file of this size is worth"));
+        }
+        Ok(pickle::read(&mut Source::new(BufReader::new(reader), bytes), length))
+    });
+    let pickle = pickle.map_err(fail)?.map_err(|refusal| refusal.of(path))?;
+    Ok((archive, pickle, big_endian))
+}
+
+impl Archive {
+    /// Calls `read` with an entry's bytes and their number. Storages are named by their keys, and `data.pkl` as it is.
+    pub fn with_bytes<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&mut dyn Read, u64) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let folder = if key == "data.pkl" { "" } else { "data/" };
+        let name = format!("{}{folder}{key}", self.prefix);
+        let mut zip = self.zip.borrow_mut();
+        let index = zip.index_for_name(&name).ok_or_else(|| format!("`{name:.100}` is not in the archive"))?;
+        let bad = |error: zip::result::ZipError| format!("`{name:.100}`: {error}");
+        let entry = zip.by_index_raw(index).map_err(bad)?;
+        let (method, size, stored) = (entry.compression(), entry.size(), entry.compressed_size());
+        // torch can leave the checksums out (`set_crc32_options`), and writes 0.
+        let unchecked = entry.crc32() == 0;
+        drop(entry);
+        match method {
+            CompressionMethod::Stored if size != stored => Err(format!("`{name:.100}` is stored, but in another size")),
+            CompressionMethod::Stored if unchecked => read(&mut zip.by_index_raw(index).map_err(bad)?, size),
+            CompressionMethod::Stored | CompressionMethod::Deflated => {
+                read(&mut zip.by_index(index).map_err(bad)?, size)
+            }
+            other => Err(format!("`{name:.100}` is compressed by {other}; stored and deflated are read")),
+        }
+    }
+
+    /// A few bytes beside the pickle, if they are there.
+    fn small(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut zip = self.zip.borrow_mut();
+        let entry = zip.by_name(&format!("{}{name}", self.prefix)).ok()?;
+        entry.take(64).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+/// The number of entries that an archive says it has: its last 22 bytes, or for more than 65534 the record that the 20
+/// bytes before point to (PKWARE's APPNOTE, 4.3.14 to 4.3.16). Asked before the directory is read, whose entries take
+/// more in memory than in the file.
+fn entries(file: &mut File) -> std::io::Result<Option<u64>> {
+    let mut end = [0; 42];
+    if file.seek(SeekFrom::End(0))? < 42 {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::End(-42))?;
+    file.read_exact(&mut end)?;
+    let (locator, end) = end.split_at(20);
+    if !end.starts_with(b"PK\x05\x06") {
+        return Ok(None);
+    }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
+    let mut entries = number(&end[10..12]);
+    if locator.starts_with(b"PK\x06\x07") {
+        let mut record = [0; 40];
+        file.seek(SeekFrom::Start(number(&locator[8..16])))?;
+        if file.read_exact(&mut record).is_err() || !record.starts_with(b"PK\x06\x06") {
+            return Ok(None);
+        }
+        entries = entries.max(number(&record[32..40]));
+    }
+    file.seek(SeekFrom::Start(0))?;
+    Ok(Some(entries))
+}

@@ -1,0 +1,99 @@
+//! Files of weights recognised by what is in them, and TensorFlow's, which `tools/goldens_tensorflow.py` wrote by a writer
+//! of its own. (A checkpoint that TensorFlow 2 itself wrote, of a package on PyPI, was read once by hand: every checksum
+//! of its 73 variables agreed.)
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use weights::{Archive, Format, TensorFlowFile, prefer_ema, read_safetensors, read_tensors};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)
+}
+
+#[test]
+fn contents_decide() {
+    let folder = tempfile::tempdir().unwrap();
+    let floats = read_tensors(file("protocol4.pt")).unwrap();
+    for (name, format) in [
+        ("protocol4.pt", Format::Torch),
+        ("legacy.pt", Format::Torch),
+        ("legacy_protocol1.pt", Format::Torch),
+        ("expected.safetensors", Format::Safetensors),
+        ("tensorflow/model.ckpt-790000.index", Format::TensorFlow),
+        ("tensorflow/old.ckpt", Format::TensorFlow),
+    ] {
+        let path = folder.path().join("weights.txt");
+        fs::copy(file(name), &path).unwrap();
+        assert_eq!(Format::of(&path).unwrap(), format, "{name}");
+    }
+    let path = folder.path().join("x");
+    for (bytes, reason) in [
+        (&b"\x89HDF\r\n"[..], "an HDF5 file"),
+        (b"", "not a file of weights that is known"),
+        (b"GIF89a", "not a file of weights that is known"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let error = read_tensors(&path).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    // Shards of torch's files, as transformers and diffusers write them.
+    fs::copy(file("protocol4.pt"), folder.path().join("model-00001-of-00001.bin")).unwrap();
+    let index = r#"{"metadata": {"total_size": 40}, "weight_map": {"a": "model-00001-of-00001.bin", "b": "model-00001-of-00001.bin"}}"#;
+    let path = folder.path().join("model.bin.index.json");
+    fs::write(&path, index).unwrap();
+    assert_eq!(read_tensors(&path).unwrap(), floats);
+}
+
+#[test]
+fn tensorflow() {
+    let expected = read_safetensors(file("tensorflow/expected.safetensors")).unwrap().0;
+    for name in ["", ".index", ".data-00001-of-00002", ".meta"] {
+        let path = file(&format!("tensorflow/model.ckpt-790000{name}"));
+        assert_eq!(read_tensors(path).unwrap(), expected, "{name}");
+    }
+    assert_eq!(read_tensors(file("tensorflow/old.ckpt")).unwrap(), expected);
+    assert_eq!(read_tensors(file("tensorflow")).unwrap(), expected, "a folder with one checkpoint");
+
+    let archive = Archive::open(file("tensorflow/model.ckpt-790000")).unwrap();
+    let names = prefer_ema(archive.shapes().map(|(name, _)| name));
+    assert_eq!(names["model/conv_in/W"], "model/conv_in/W/ExponentialMovingAverage");
+    assert_eq!(names["global_step"], "global_step");
+    assert_eq!(names.len(), 8);
+}
+
+#[test]
+fn damaged_tensorflow() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = ["data-00000-of-00002", "data-00001-of-00002"];
+    let index = folder.path().join("m.index");
+    let (table, data) = (
+        fs::read(file("tensorflow/model.ckpt-790000.index")).unwrap(),
+        shards.map(|shard| fs::read(file(&format!("tensorflow/model.ckpt-790000.{shard}"))).unwrap()),
+    );
+    let place = |table: &[u8], data: [&[u8]; 2]| {
+        fs::write(&index, table).unwrap();
+        for (shard, bytes) in shards.iter().zip(data) {
+            fs::write(index.with_extension(shard), bytes).unwrap();
+        }
+        read_tensors(&index).map_err(|error| error.to_string())
+    };
+    place(&table, [&data[0], &data[1]]).unwrap();
+    // Every byte of the index but the padding of its footer counts.
+    for i in 0..table.len() - 48 {
+        let mut flipped = table.clone();
+        flipped[i] ^= 1;
+        fs::write(&index, &flipped).unwrap();
+        let opened = TensorFlowFile::open(&index);
+        // What the checksums cover, or themselves; the metaindex is never looked at.
+        if opened.is_ok() {
+            assert!((table.len() - 48 - i) < 200, "byte {i} does not matter");
+        }
+    }
+    let mut flipped = data[1].clone();
+    flipped[5] ^= 1;
+    let error = place(&table, [&data[0], &flipped]).unwrap_err();
+    assert!(error.contains("m.data-00001-of-00002: tensor `") && error.contains("checksum differs"), "{error}");
+    let error = place(&table, [&data[0], &data[1][..10]]).unwrap_err();
+    assert!(error.contains("cut short"), "{error}");
+}

@@ -1,0 +1,304 @@
+//! Files that were made to do harm, and files that were damaged: each is answered within a second, without a panic, and
+//! without more memory than four times its size and a mebibyte. Alone in its file: it counts all allocations.
+
+use peak_alloc::PeakAlloc;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use weights::families::{Options, import};
+use weights::{read_tensors, write_safetensors};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+const MIB: usize = 1 << 20;
+
+/// Tests run one after the other, since the allocator counts for all.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Reads a file in every way, watched; the error of reading all tensors.
+fn read(what: &str, path: &Path, size: usize) -> Option<String> {
+    let (begin, before) = (Instant::now(), ALLOCATOR.current_usage());
+    ALLOCATOR.reset_peak_usage();
+    let error = read_tensors(path).err().map(|error| error.to_string());
+    let _ = import(path, &Options::default());
+    let (peak, seconds) = (ALLOCATOR.peak_usage() - before, begin.elapsed().as_secs_f64());
+    assert!(peak <= 4 * size + MIB, "{what}: {peak} bytes for a file of {size}");
+    assert!(seconds < 1.0 || cfg!(debug_assertions), "{what}: {seconds} s");
+    error
+}
+
+struct Place {
+    _alone: MutexGuard<'static, ()>,
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn place() -> Place {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    Place { path: folder.path().join("x.pt"), _folder: folder, _alone: alone }
+}
+
+fn refused(place: &Place, what: &str, bytes: &[u8], reason: &str) {
+    fs::write(&place.path, bytes).unwrap();
+    let error = read(what, &place.path, bytes.len());
+    let error = error.unwrap_or_else(|| panic!("{what} should be refused"));
+    assert!(error.contains(reason), "{what}: {error}");
+}
+
+/// A file of the legacy format around this pickle of the object.
+fn legacy(object: &[u8]) -> Vec<u8> {
+    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    [magic, &b"\x80\x02M\xe9\x03."[..], b"\x80\x02}.", object, b"\x80\x02]."].concat()
+}
+
+/// A file of today's format.
+fn zipped(method: CompressionMethod, entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in entries {
+        zip.start_file(format!("x/{name}"), SimpleFileOptions::default().compression_method(method)).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// A tensor's pickle: `shape` and `stride` are already pickled, as is the storage's number of elements.
+fn tensor(len: &[u8], shape: &[u8], stride: &[u8]) -> Vec<u8> {
+    let storage =
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu";
+    [storage, len, b"tQK\0", shape, stride, b"\x89}tR"].concat()
+}
+
+fn long(number: u64) -> Vec<u8> {
+    [&b"\x8a\x09"[..], &number.to_le_bytes(), b"\0"].concat()
+}
+
+#[test]
+fn hostile_files() {
+    let place = place();
+    // The allocator's and the library's own first needs come first.
+    write_safetensors(&place.path, [("w", &[1][..], &[1.0][..])], &Default::default()).unwrap();
+    read_tensors(&place.path).unwrap();
+
+    let many = 1_000_000;
+    let repeated = |part: &[u8], times: usize| part.repeat(times);
+    let pickles: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("os.system", b"cos\nsystem\nX\x02\0\0\0rm\x85R.".to_vec(), "would call `os.system('rm')`"),
+        ("eval", b"cbuiltins\neval\nX\x01\0\0\x001\x85R.".to_vec(), "would call `builtins.eval('1')`"),
+        ("torch.hub", b"ctorch.hub\nload\nX\x01\0\0\0a\x85R.".to_vec(), "would call `torch.hub.load('a')`"),
+        ("marks", repeated(b"(", many), "more than a file"),
+        ("nothings", [repeated(b"N", many), b".".into()].concat(), "more than a file"),
+        ("lists", repeated(b"]", many), "more than a file"),
+        ("a deep list", [repeated(b"]", 1500), repeated(b"a", 1499), b".".into()].concat(), "nested more than 64"),
+        ("a tuple in itself", [b"]q\0(h\0te".to_vec(), repeated(b"h\0a", 3), b".".into()].concat(), ""),
+        ("a list in itself", b"]q\0h\0a.".to_vec(), "nested more than 64"),
+        (
+            "a list of twice the list before",
+            [
+                b"]q\0".to_vec(),
+                (0..60u8).flat_map(|i| [b']', b'q', i + 1, b'(', b'h', i, b'h', i, b'e']).collect(),
+                b".".into(),
+            ]
+            .concat(),
+            "too ",
+        ),
+        (
+            "a memo of a million",
+            [
+                b"N".to_vec(),
+                (0..1 << 20u32)
+                    .flat_map(|i: u32| [&b"r"[..], &(i.wrapping_mul(4000)).to_le_bytes()].concat())
+                    .collect(),
+                b".".into(),
+            ]
+            .concat(),
+            "more than a file",
+        ),
+        (
+            "copies of a dictionary",
+            [
+                b"ccollections\nOrderedDict\nq\x010](".to_vec(),
+                repeated(b"K\x01K\x02\x86", 10_000),
+                b"eq\x000".to_vec(),
+                repeated(b"h\x01h\0\x85R0", 10_000),
+                b"N.".to_vec(),
+            ]
+            .concat(),
+            "more than a file",
+        ),
+        ("a string of 4 GB", b"X\xff\xff\xff\xffa.".to_vec(), "cut short"),
+        ("bytes of 16 EB", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fa.".to_vec(), "cut short"),
+        ("an integer of 4 GB", b"\x8b\xff\xff\xff\xff.".to_vec(), "cut short"),
+        ("a frame of 8 EB", b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f.".to_vec(), "a frame"),
+        ("a line without end", [b"I".to_vec(), repeated(b"1", many)].concat(), "a line of more"),
+        (
+            "a call with everything",
+            [b"cos\nsystem\n(".to_vec(), repeated(b"]", 2000), b"tR.".into()].concat(),
+            "would call",
+        ),
+        (
+            "more elements than there is memory",
+            [tensor(&long(u64::MAX), b"(t", b"(t").as_slice(), b"."].concat(),
+            "is not the id of a storage",
+        ),
+    ];
+    for (what, pickle, reason) in &pickles {
+        if reason.is_empty() {
+            fs::write(&place.path, legacy(pickle)).unwrap();
+            read(what, &place.path, pickle.len());
+        } else {
+            refused(&place, what, &legacy(pickle), reason);
+            refused(&place, what, &zipped(CompressionMethod::Stored, &[("data.pkl", pickle)]), reason);
+        }
+    }
+
+    // Storages that are not what they are said to be, and tensors that are not in them.
+    let bytes = [0; 64];
+    let zip = |pickle: Vec<u8>| {
+        zipped(CompressionMethod::Stored, &[("data.pkl", &[pickle, b".".into()].concat()), ("data/0", &bytes)])
+    };
+    let dims = |sizes: &[u64]| [&b"("[..], &sizes.iter().flat_map(|&n| long(n)).collect::<Vec<_>>(), b"t"].concat();
+    for (what, pickle, reason) in [
+        ("a short storage", tensor(&long(32), &dims(&[32]), &dims(&[1])), "has 64 bytes, 128 from byte 0"),
+        ("a short storage, gathered", tensor(&long(32), &dims(&[16]), &dims(&[2])), "has 64 bytes, too few"),
+        ("a tensor past the end", tensor(&long(16), &dims(&[4, 5]), &dims(&[4, 1])), "does not lie in its storage"),
+        ("strides past the end", tensor(&long(16), &dims(&[2]), &dims(&[1 << 62])), "does not lie in its storage"),
+        ("one value a billion times", tensor(&long(16), &dims(&[1 << 30]), &dims(&[0])), "is more than a file"),
+        (
+            "a shape that overflows",
+            tensor(&long(16), &dims(&[1 << 33, 1 << 33]), &dims(&[0, 0])),
+            "is more than a file",
+        ),
+        (
+            "a stride that overflows",
+            tensor(&long(16), &dims(&[3]), &dims(&[u64::MAX / 2])),
+            "does not lie in its storage",
+        ),
+        ("a negative size", tensor(&long(16), &dims(&[u64::MAX / 2 + 2]), &dims(&[1])), ""),
+        ("more strides than sizes", tensor(&long(16), &dims(&[1]), &dims(&[1, 1])), "shape [1] and strides [1, 1]"),
+    ] {
+        refused(&place, what, &zip(pickle), reason);
+    }
+    let window = tensor(&long(16), &dims(&[1 << 14]), &dims(&[0]));
+    let windows = [b"](".to_vec(), repeated(&window, 60), b"e".into()].concat();
+    refused(&place, "many windows on one value", &zip(windows), "is more than a file");
+
+    // Archives.
+    let zeros = vec![0; 64 * MIB];
+    let pickle =
+        [tensor(&long(zeros.len() as u64 / 4), &dims(&[zeros.len() as u64 / 4]), &dims(&[1])), b".".into()].concat();
+    let bomb = zipped(CompressionMethod::Deflated, &[("data.pkl", &pickle), ("data/0", &zeros)]);
+    let nothings = zipped(CompressionMethod::Deflated, &[("data.pkl", &zeros)]);
+    drop(zeros);
+    refused(&place, "zeros, deflated", &bomb, "is more than a file");
+    refused(&place, "a pickle of zeros, deflated", &nothings, "more than a file of this size");
+    let names: Vec<String> = (0..20_000).map(|i| format!("{i}")).collect();
+    let empty: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b""[..])).collect();
+    refused(
+        &place,
+        "twenty thousand empty entries",
+        &zipped(CompressionMethod::Stored, &empty),
+        "too few for its 20000",
+    );
+    let whole = zip(tensor(&long(16), &dims(&[16]), &dims(&[1])));
+    fs::write(&place.path, &whole).unwrap();
+    assert_eq!(read("an honest file", &place.path, whole.len()), None);
+    for (what, at, value) in
+        [("a directory of 4 GB", 10, 0xffu8), ("a directory elsewhere", 6, 0xff), ("entries", 12, 0xff)]
+    {
+        let mut claim = whole.clone();
+        let at = claim.len() - at;
+        claim[at..at + 4].fill(value);
+        fs::write(&place.path, &claim).unwrap();
+        read(what, &place.path, claim.len());
+    }
+}
+
+/// LevelDB's table around one block of entries.
+fn table(block: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut add = |block: &[u8]| {
+        let begin = out.len() as u8;
+        out.extend([block, &[0]].concat());
+        let crc = crc32c::crc32c(&out[begin as usize..]).rotate_right(15).wrapping_add(0xa282_ead8);
+        out.extend(crc.to_le_bytes());
+        [begin, block.len() as u8]
+    };
+    let data = add(block);
+    let index = add(&[&[0, 1, 2, b'z'][..], &data, &[0; 4], &[1, 0, 0, 0]].concat());
+    let mut footer = [&[0, 0][..], &index].concat();
+    footer.resize(40, 0);
+    footer.extend(0xdb47_7524_8b80_fb57u64.to_le_bytes());
+    out.extend(footer);
+    out
+}
+
+#[test]
+fn hostile_tables() {
+    let place = place();
+    let restarts = [0, 0, 0, 0, 1, 0, 0, 0];
+    let header = [0, 0, 2, 8, 1];
+    let entry = |value: &[u8]| [&header[..], &[0, 1, value.len() as u8, b'w'], value, &restarts].concat();
+    for (what, block, reason) in [
+        ("no restarts", vec![1, 0], "a block is damaged"),
+        ("restarts past the start", vec![0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], "a block is damaged"),
+        ("a key of the key before", [&[9, 0, 0][..], &restarts].concat(), "a block is damaged"),
+        ("a value of 2^63", [&[0, 0][..], &[0xff; 9], &[0], &restarts].concat(), "a block is damaged"),
+        ("a number without end", [&[0xff; 12][..], &restarts].concat(), "a block is damaged"),
+        ("no header", [&[0, 1, 0, b'w'][..], &restarts].concat(), "no header"),
+        ("a big-endian header", [&[0, 0, 4, 8, 1, 16, 1][..], &restarts].concat(), "big-endian"),
+        ("a field that is none", entry(&[0x0f]), "its entry is damaged"),
+        ("a message of 2^35", entry(&[0x12, 0xff, 0xff, 0xff, 0xff, 0x7f]), "its entry is damaged"),
+        // float, shape [2^40], 8 bytes
+        (
+            "a shape of 2^40",
+            entry(&[8, 1, 0x12, 9, 0x12, 7, 8, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 40, 8]),
+            "its entry is damaged",
+        ),
+        (
+            "a shape below 0",
+            entry(&[8, 1, 0x12, 13, 0x12, 11, 8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1]),
+            "its entry is damaged",
+        ),
+        ("slices", entry(&[8, 1, 0x3a, 0]), "is partitioned"),
+    ] {
+        let bytes = table(&block);
+        refused(&place, what, &bytes, reason);
+    }
+    // Four bytes at 2^40 of a data file that is not there.
+    let bytes = table(&entry(&[8, 1, 0x12, 4, 0x12, 2, 8, 1, 32, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 40, 4]));
+    refused(&place, "no data file", &bytes, "cannot read");
+    fs::write(place.path.with_extension("data-00000-of-00001"), [0; 8]).unwrap();
+    refused(&place, "values past the end", &bytes, "cut short");
+}
+
+#[test]
+fn damaged_files() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files");
+    let place = place();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+    files.push(folder.join("tensorflow/old.ckpt"));
+    files.push(folder.join("tensorflow/model.ckpt-790000.index"));
+    files.sort();
+    for path in files {
+        let whole = fs::read(&path).unwrap();
+        let name = path.file_name().unwrap().to_string_lossy();
+        for at in (0..whole.len()).step_by(97) {
+            let what = format!("{name} cut at {at}");
+            fs::write(&place.path, &whole[..at]).unwrap();
+            assert!(read(&what, &place.path, at).is_some(), "{what} is read");
+        }
+        for at in (0..whole.len()).step_by(61) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(&place.path, &flipped).unwrap();
+            read(&format!("{name} flipped at {at}"), &place.path, flipped.len());
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Reading what `torch.save` wrote. `tools/goldens_files.py` made the files and says what is in them:
+//!
+//! ```python
+//! torch.save({"state_dict": …, "optimizer": …, "step": 12345, "config": argparse.Namespace(width=128), …}, "zip.pt")
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use weights::pickle::{Item, Node};
+use weights::{Error, Tensors, TorchFile, read_safetensors};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)
+}
+
+fn all(path: impl AsRef<Path>) -> Result<Tensors, Error> {
+    let file = TorchFile::open(path)?;
+    file.read(file.tensors().keys())
+}
+
+fn expected(name: &str) -> Tensors {
+    read_safetensors(file(name)).unwrap().0
+}
+
+/// What is wrong with these bytes as a file.
+fn error(bytes: &[u8]) -> Error {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pt");
+    fs::write(&path, bytes).unwrap();
+    let error = all(&path).expect_err("should be refused");
+    assert!(error.to_string().contains("x.pt"), "does not name the file: {error}");
+    error
+}
+
+/// A file of the legacy format around this pickle of the object.
+fn legacy(object: &[u8]) -> Vec<u8> {
+    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    [magic, &b"\x80\x02M\xe9\x03."[..], b"\x80\x02}.", object, b"\x80\x02]."].concat()
+}
+
+#[test]
+fn every_dtype_and_view() {
+    for name in ["zip.pt", "legacy.pt"] {
+        let tensors = all(file(name)).unwrap();
+        assert_eq!(tensors, expected("expected.safetensors"), "{name}");
+        assert_eq!(tensors["state_dict.halfway"].data, [2f32.powi(-24), -65504.0, 0.33325195]);
+    }
+}
+
+#[test]
+fn every_protocol_and_container() {
+    let mut floats = expected("more.safetensors");
+    let module = floats.split_off("module.");
+    for name in [
+        "protocol3.pt",
+        "protocol4.pt",
+        "protocol5.pt",
+        "legacy_protocol1.pt",
+        "deflated.pt",
+        "big_endian.pt",
+        "no_crc.pt",
+    ] {
+        assert_eq!(all(file(name)).unwrap(), floats, "{name}");
+    }
+    // A module that was saved whole: its classes are names only, its parameters are found.
+    let whole: Tensors = all(file("module.pt")).unwrap().into_iter().map(|(k, v)| (format!("module.{k}"), v)).collect();
+    assert_eq!(whole, module);
+}
+
+#[test]
+fn plain_values() {
+    let file = TorchFile::open(file("zip.pt")).unwrap();
+    let pickle = file.pickle();
+    let get = |key| pickle.get(pickle.root, key).unwrap();
+    assert_eq!(get("step"), Item::Int(12345));
+    assert_eq!(get("loss"), Item::Float(0.125));
+    assert_eq!(get("nothing"), Item::None);
+    assert_eq!(pickle.text(get("name")), Some("ema – 0.9999"));
+    assert_eq!(pickle.sequence(get("size")), Some(&[Item::Int(1), Item::Int(2)][..]));
+    assert_eq!(pickle.node(get("big")), Some(&Node::Long([0, 0, 0, 0, 0, 0, 0, 0, 64].into())));
+    assert_eq!(pickle.node(get("bytes")), Some(&Node::Bytes([0, 255].into())));
+    assert_eq!(pickle.node(get("dtype")), Some(&Node::Name("torch.float16".into())));
+    assert_eq!(pickle.sequence(get("tags")).unwrap().len(), 1);
+    let Some(Node::Object(config)) = pickle.node(get("config")) else { panic!() };
+    assert_eq!(&*config.class, "argparse.Namespace");
+    assert_eq!(pickle.get(config.state, "width"), Some(Item::Int(128)));
+    let Some(Node::Object(device)) = pickle.node(get("device")) else { panic!() };
+    assert_eq!((&*device.class, pickle.text(device.elements[0])), ("torch.device", Some("cpu")));
+}
+
+#[test]
+fn calls_are_shown_and_not_made() {
+    let marker = std::env::temp_dir().join("weights-pickle-was-run");
+    let command = format!("touch {}", marker.display());
+    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let calls: [(&str, Vec<u8>); 9] = [
+        ("posix.system('touch ", [b"cposix\nsystem\n", &*text(&command), b"\x85R."].concat()),
+        ("builtins.eval('1')", [b"cbuiltins\neval\n", &*text("1"), b"\x85R."].concat()),
+        ("builtins.exec('1')", [&*text("builtins"), &text("exec"), b"\x93", &text("1"), b"\x85R."].concat()),
+        ("torch.hub.load('a/b', 'c')", [b"ctorch.hub\nload\n", &*text("a/b"), &text("c"), b"\x86R."].concat()),
+        (
+            "builtins.getattr(posix.stat, 'system')",
+            [b"cbuiltins\ngetattr\ncposix\nstat\n", &*text("system"), b"\x86R."].concat(),
+        ),
+        ("subprocess.Popen(['sh'])", [b"csubprocess\nPopen\n]", &*text("sh"), b"a\x85\x81."].concat()),
+        ("os.system('x')", b"(S'x'\nios\nsystem\n.".to_vec()),
+        ("os.system('x')", b"(cos\nsystem\nS'x'\no.".to_vec()),
+        // A function that is allowed, given another function.
+        (
+            "torch._tensor._rebuild_from_type_v2(os.system, ",
+            [b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nNN", &*text("x"), b"\x85NtR."].concat(),
+        ),
+    ];
+    for (call, pickle) in calls {
+        let error = error(&legacy(&pickle));
+        assert!(matches!(&error, Error::Call { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("would call `{}", call.trim_end_matches("x"))), "{error}");
+        assert!(error.to_string().contains("nothing of it was run"), "{error}");
+    }
+    assert!(!marker.exists());
+}
+
+#[test]
+fn what_is_no_pickle_of_torch() {
+    let bad = |object: &[u8]| error(&legacy(object)).to_string();
+    for (object, reason) in [
+        (&b"\x80\x06."[..], "protocol 6"),
+        (b".", "nothing on the stack"),
+        (b"(.", "nothing on the stack"),
+        (b"t.", "no mark"),
+        (b"h\x07.", "nothing is in the memo under 7"),
+        (b"Iseven\n.", "`seven` is not a number"),
+        (b"\x82\x01.", "EXT"),
+        (b"\x97.", "a buffer outside"),
+        (b"\xff.", "no opcode is 0xff"),
+        (b"P7\n.", "refers to `7`"),
+        (b"K\x01Q.", "1 is not the id of a storage"),
+        (b"K\x01K\x02a.", "filled like a container"),
+        (b"}K\x02a.", "added to what is no list"),
+        (b"}(K\x01u.", "a key without a value"),
+        (b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f.", "a frame of"),
+        (b"X\xff\xff\xff\xffa.", "cut short: 4294967295 bytes"),
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\xffa.", "cut short: 18446744073709551615 bytes"),
+        (b"cos\nsystem\n}b.", "a state is given to os.system"),
+    ] {
+        let message = bad(object);
+        assert!(message.contains(reason), "{reason}: {message}");
+    }
+    for (name, reason) in [
+        ("script.pt", "a TorchScript program"),
+        ("plain.pkl", "not one that torch.save wrote"),
+        ("expected.safetensors", "not a file of torch's"),
+    ] {
+        let error = all(file(name)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    let mut tar = vec![b'0'; 1024];
+    tar[257..262].copy_from_slice(b"ustar");
+    assert!(error(&tar).to_string().contains("a tar archive"));
+}
+
+#[test]
+fn flipped_bits_are_seen() {
+    let whole = fs::read(file("protocol4.pt")).unwrap();
+    let value = expected("more.safetensors")["a"].data[0].to_le_bytes();
+    let at = whole.windows(4).position(|bytes| bytes == value).unwrap();
+    let mut flipped = whole.clone();
+    flipped[at] ^= 1;
+    assert!(error(&flipped).to_string().contains("tensor `a`"), "{}", error(&flipped));
+}
