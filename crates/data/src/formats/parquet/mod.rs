@@ -1,6 +1,7 @@
 //! Parquet files as the Hugging Face hub keeps image sets: a column of encoded images, a column of labels, and the
 //! names of the classes in the file's metadata. Read in place, a page at a time.
 
+mod footer;
 mod pages;
 
 use super::{Format, file_name, labels, tree};
@@ -11,7 +12,7 @@ use crate::set::{Found, Source};
 use pages::{Chunk, Pages, guarded, read_whole};
 use parquet::basic::Type;
 use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::schema::types::ColumnDescriptor;
 use serde_json::Value;
 use std::fs::File;
@@ -97,9 +98,9 @@ struct Shard {
 
 impl Shard {
     fn open(path: &Path) -> std::result::Result<Shard, String> {
-        let file = File::open(path).map_err(|e| e.to_string())?;
+        let mut file = File::open(path).map_err(|e| e.to_string())?;
         let length = file.metadata().map_err(|e| e.to_string())?.len();
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| pages::reason(&e))?;
+        let metadata = footer::read(&mut file, length)?;
         let columns = metadata.file_metadata().schema_descr().columns();
         let image = image_column(columns.iter().map(AsRef::as_ref)).ok_or_else(|| {
             let names: Vec<_> = columns.iter().map(|column| column.path().string()).take(8).collect();

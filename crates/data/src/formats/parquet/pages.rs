@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 type Result<T> = std::result::Result<T, String>;
 
 /// The most bytes of decoded pages that are kept for the next rows.
-const KEPT_BYTES: usize = 128 << 20;
+const KEPT_BYTES: usize = 64 << 20;
 
 /// One column in one group of rows.
 pub(super) struct Chunk {
@@ -81,16 +81,18 @@ impl Chunk {
         self.pages.get(page + 1).map_or(self.rows, |next| next.1) - self.pages[page].1
     }
 
-    /// Decodes the page with this number, with the dictionary before it.
+    /// Decodes the page with this number, with the column's dictionary if it needs that.
     fn page(&self, page: usize) -> Result<Vec<Option<ByteArray>>> {
-        let (mut reader, mut pages) = (self.reader()?, VecDeque::new());
-        for place in 0..=self.pages[page].0 {
-            match reader.peek_next_page().map_err(|e| reason(&e))? {
-                Some(PageMetadata { is_dict: false, .. }) if place < self.pages[page].0 => {
-                    reader.skip_next_page().map_err(|e| reason(&e))?;
-                }
-                _ => pages.extend(reader.get_next_page().map_err(|e| reason(&e))?),
-            }
+        let mut reader = self.reader()?;
+        for _ in 0..self.pages[page].0 {
+            reader.skip_next_page().map_err(|e| reason(&e))?;
+        }
+        let data = reader.get_next_page().map_err(|e| reason(&e))?.ok_or("has fewer pages than it had")?;
+        let mut pages = VecDeque::from([data]);
+        if pages[0].encoding() != Encoding::PLAIN
+            && let Some(dictionary) = reader.take_deferred_dictionary().map_err(|e| reason(&e))?
+        {
+            pages.push_front(dictionary);
         }
         values::<ByteArrayType>(self, pages, self.rows_of(page))
     }

@@ -1,0 +1,6 @@
+//! NumPy's zip of arrays.
+#![no_main]
+
+mod set;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| set::read("images.npz", bytes));

@@ -1,0 +1,20 @@
+//! What every target of image sets does: whatever is in the file, it is a set or an error.
+
+use data::{Options, Split};
+
+/// Opens a file with this name in an empty folder, and reads all of its images, kept in memory and streamed.
+pub fn read(name: &str, bytes: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, bytes).unwrap();
+    // A batch of CIFAR is found by its folder.
+    let path = if name.ends_with(".bin") { file.parent().unwrap() } else { &file };
+    let split = if name.ends_with("test_batch.bin") { Split::Test } else { Split::Train };
+    for memory_limit_bytes in [1 << 20, 0] {
+        let options = Options { resolution: Some((8, 8)), split, memory_limit_bytes, ..Options::default() };
+        if let Ok(set) = data::open(path, &options) {
+            let _ = data::duplicates(&set);
+        }
+    }
+}
