@@ -24,6 +24,7 @@
 //! # Ok::<(), data::Error>(())
 //! ```
 
+mod arrays;
 mod builtin;
 mod encoded;
 mod error;
@@ -35,6 +36,7 @@ mod pixels;
 mod records;
 mod set;
 
+pub use arrays::{NumberArray, read_numbers, write_numbers};
 pub use builtin::builtin;
 pub use error::{Error, Result};
 pub use formats::npz::write as write_npz;
