@@ -12,29 +12,38 @@ use ddpm::train::plot::{self, Chart, Series};
 use ddpm::{Pipeline, output, weights};
 use serde::Serialize;
 
+use crate::quality;
 use crate::sample::word;
 use crate::terminal::{Progress, duration};
 use crate::way::data_options;
 use crate::{Global, usage};
 
-/// Measure what a model is worth: the variational bound in bits/dim, term by term.
+/// Measure what a model is worth: its bound in bits/dim, term by term, and its samples beside real images.
 ///
 /// nll is Ho et al.'s bound on −log₂ p(x) of held-out images: prior, one term for each reverse step, and the decoder. It
 /// takes as many evaluations of the network for each image as the chain has steps. With --schedule the same pass says
 /// what shorter chains would cost, finds the best ones, and checks it.
 ///
 /// ode is the exact likelihood of the probability flow, of images made continuous by uniform noise.
+///
+/// The others compare samples, drawn from a model or read from an .npz or a folder, with the training images of --data:
+/// fid, sfid, kid and is by Inception-v3, fd and kd by any network of --features, prdc (precision, recall, density,
+/// coverage), and nearest (nearest training images, and whether samples are copies). Each distance is printed beside that of
+/// as many real images to the others.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm evaluate runs/fashion\n  \
     ddpm evaluate runs/fashion --data FOLDER -n 1000 --plot rate.png --json\n  \
     ddpm evaluate runs/fashion --steps 50 --variance fixed_small      the bound of a chain of 50 steps\n  \
     ddpm evaluate runs/fashion --schedule --denoising mt.json         what shorter chains cost, and the best ones\n  \
     ddpm evaluate runs/fashion --metrics nll,ode -n 64               the flow's likelihood beside the bound\n  \
+    ddpm evaluate samples.npz --data cifar-10-batches-bin --metrics fid,is,kid --features inception.safetensors\n  \
+    ddpm evaluate runs/fashion --metrics nearest --samples 500 --neighbours nearest.png\n  \
     ddpm sample runs/fashion --denoising mt.json --steps 25           sample along the best chain of 25")]
 pub struct Arguments {
-    /// A run, a checkpoint or a diffusers folder
+    /// A run, a checkpoint or a diffusers folder; or samples, an .npz or a folder of images
+    #[arg(value_name = "MODEL|SAMPLES")]
     model: PathBuf,
-    /// Images to measure; by default the held-out part of the built-in ones
+    /// Real images; by default the built-in ones. nll and ode measure the held-out part, samples are compared with the other
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// The training images of a set that is divided, instead of the held-out ones
@@ -43,10 +52,10 @@ pub struct Arguments {
     /// How images of another size are brought to the network's: crop or pad; by default as the run that made it did
     #[arg(long, value_name = "FIT")]
     fit: Option<String>,
-    /// What is measured: nll, ode
+    /// What is measured: nll, ode, fid, sfid, is, kid, fd, kd, prdc, nearest
     #[arg(long, default_value = "nll", value_delimiter = ',', value_name = "NAME,…")]
     metrics: Vec<Metric>,
-    /// How many of the images, the first ones; 0 for all
+    /// How many of the images of nll and ode, the first ones; 0 for all
     #[arg(short, long, default_value_t = 128, value_name = "N")]
     n: usize,
     /// Noise draws for each image and timestep
@@ -89,6 +98,8 @@ pub struct Arguments {
     /// Noisy images that go through the network at once; never changes a number
     #[arg(long, default_value_t = 64, value_name = "B")]
     batch_size: usize,
+    #[command(flatten, next_help_heading = "Samples beside real images")]
+    quality: quality::Arguments,
 }
 
 /// What can be measured.
@@ -96,6 +107,31 @@ pub struct Arguments {
 enum Metric {
     Nll,
     Ode,
+    Fid,
+    Sfid,
+    Is,
+    Kid,
+    Fd,
+    Kd,
+    Prdc,
+    Nearest,
+}
+
+impl Metric {
+    /// Those that look at samples.
+    fn of_samples(self) -> Option<quality::Metric> {
+        Some(match self {
+            Self::Nll | Self::Ode => return None,
+            Self::Fid => quality::Metric::Fid,
+            Self::Sfid => quality::Metric::Sfid,
+            Self::Is => quality::Metric::Is,
+            Self::Kid => quality::Metric::Kid,
+            Self::Fd => quality::Metric::Fd,
+            Self::Kd => quality::Metric::Kd,
+            Self::Prdc => quality::Metric::Prdc,
+            Self::Nearest => quality::Metric::Nearest,
+        })
+    }
 }
 
 /// What is printed with --json.
@@ -107,6 +143,8 @@ struct Report {
     ode: Option<FlowLikelihood>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     schedule: Vec<Row>,
+    #[serde(flatten)]
+    quality: quality::Report,
 }
 
 /// Chains of one length.
@@ -134,6 +172,33 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     if arguments.draws == 0 || arguments.batch_size == 0 {
         return Err(usage("--draws and --batch-size must be at least 1"));
     }
+    let mut report = Report::default();
+    if wants(Metric::Nll) || wants(Metric::Ode) {
+        likelihoods(&arguments, trace, global, &mut report)?;
+    }
+    let metrics: Vec<quality::Metric> = arguments.metrics.iter().filter_map(|metric| metric.of_samples()).collect();
+    if !metrics.is_empty() {
+        let shared = quality::Shared {
+            source: &arguments.model,
+            data: arguments.data.as_deref(),
+            fit: arguments.fit.as_deref(),
+            metrics: &metrics,
+            seed: arguments.seed,
+            batch_size: arguments.batch_size,
+        };
+        report.quality = quality::run(&arguments.quality, &shared, global)?;
+    }
+    if global.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        quality::print(&report.quality);
+    }
+    Ok(())
+}
+
+/// nll and ode, which are printed unless --json is to do that.
+fn likelihoods(arguments: &Arguments, trace: Trace, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    let wants = |metric| arguments.metrics.contains(&metric);
     let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
     let device = global.device()?;
     let mut pipeline = Pipeline::load(&arguments.model, &device)?;
@@ -141,8 +206,8 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         pipeline.scheduler.clip_sample = clip;
         pipeline.scheduler.thresholding = false;
     }
-    let set = open(&arguments, &pipeline)?;
-    let (pixels, labels) = read(&arguments, &pipeline, &set)?;
+    let set = open(arguments, &pipeline)?;
+    let (pixels, labels) = read(arguments, &pipeline, &set)?;
     let images =
         Images { pixels: &pixels, shape: [set.height(), set.width(), set.channels()], labels: labels.as_deref() };
     let schedule = pipeline.scheduler.noise_schedule()?;
@@ -167,7 +232,6 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         batch_size: arguments.batch_size,
         seed: arguments.seed,
     };
-    let mut report = Report::default();
     if wants(Metric::Nll) {
         let nll = measure("evaluate", &pipeline, images, &chain, global)?;
         let denoising = nll.denoising();
@@ -180,7 +244,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             plot(path, &nll)?;
         }
         if arguments.schedule {
-            report.schedule = shorter(&arguments, &pipeline, images, &chain, &denoising, global)?;
+            report.schedule = shorter(arguments, &pipeline, images, &chain, &denoising, global)?;
         }
         report.nll = Some(nll);
     }
@@ -200,7 +264,6 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         report.ode = Some(ode.with_context(|| format!("evaluating {}", pipeline.root.display()))?);
     }
     if global.json {
-        println!("{}", serde_json::to_string(&report)?);
         return Ok(());
     }
     if let Some(nll) = &report.nll {

@@ -212,7 +212,7 @@ fn samples_begin_in_the_middle_and_part_there() {
         let command = [&["sample", "run", "-n", "3", "--steps", "10", "--quiet", "-o", out], more].concat();
         place.ddpm(&command).assert().success();
         ["000000.png", "000001.png", "000002.png"]
-            .map(|name| image::open(place.path(format!("{out}/{name}").as_str())).unwrap().to_luma8())
+            .map(|name| image::open(place.path(format!("{out}/{name}"))).unwrap().to_luma8())
     };
     let alone = sample("alone", &["--sheet", "sheet.png"]);
     assert!(image::open(place.path("sheet.png")).unwrap().height() > 6 * 8);

@@ -31,6 +31,7 @@
 //! # Ok::<(), data::Error>(())
 //! ```
 
+mod arrays;
 mod builtin;
 pub mod duplicates;
 mod encoded;
@@ -43,6 +44,7 @@ mod pixels;
 mod records;
 mod set;
 
+pub use arrays::{NumberArray, read_numbers, write_numbers};
 pub use builtin::builtin;
 pub use duplicates::{duplicates, leaks};
 pub use error::{Error, Result};

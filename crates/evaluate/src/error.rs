@@ -10,6 +10,12 @@ pub enum Error {
     /// From the mathematics.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
+    /// From reading or writing statistics.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// From reading or writing weights.
+    #[error(transparent)]
+    Weights(#[from] weights::Error),
     /// A request that cannot be met.
     #[error("{0}")]
     Request(String),

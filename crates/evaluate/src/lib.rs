@@ -5,6 +5,8 @@
 mod error;
 mod flow;
 mod likelihood;
+pub mod network;
+pub mod quality;
 
 pub use error::Error;
 pub use flow::{Flow, FlowLikelihood, Trace, flow_likelihood};

@@ -137,7 +137,7 @@ fn read_labels(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
 }
 
 /// Reads the `expected` bytes that must remain; the buffer grows with what is there, not with what is promised.
-fn rest(source: impl Read, path: &Path, name: &str, expected: u64) -> Result<Vec<u8>> {
+pub(crate) fn rest(source: impl Read, path: &Path, name: &str, expected: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(expected.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 == expected {
@@ -149,7 +149,7 @@ fn rest(source: impl Read, path: &Path, name: &str, expected: u64) -> Result<Vec
     ))
 }
 
-fn zip_error(path: &Path, error: zip::result::ZipError) -> Error {
+pub(crate) fn zip_error(path: &Path, error: zip::result::ZipError) -> Error {
     match error {
         zip::result::ZipError::Io(e) => Error::reading(path, e),
         e => Error::malformed(path, format!("is truncated or not a zip as numpy.savez writes it ({e})")),
@@ -157,10 +157,10 @@ fn zip_error(path: &Path, error: zip::result::ZipError) -> Error {
 }
 
 /// The head of a `.npy` (NumPy Enhancement Proposal 1): magic, version, and a Python dictionary as text.
-struct Array {
+pub(crate) struct Array {
     /// NumPy's name of the type, such as `|u1` or `<i8`.
-    dtype: String,
-    shape: Vec<u64>,
+    pub dtype: String,
+    pub shape: Vec<u64>,
     header_bytes: u64,
 }
 
@@ -168,7 +168,7 @@ impl Array {
     /// The longest dictionary that NumPy itself reads unasked.
     const MAX_HEADER: usize = 10_000;
 
-    fn read_header(source: &mut impl Read, path: &Path, name: &str) -> Result<Array> {
+    pub fn read_header(source: &mut impl Read, path: &Path, name: &str) -> Result<Array> {
         let bad = |what: &str| Error::malformed(path, format!("{name} is not a NumPy array: {what}"));
         let mut magic = [0; 8];
         source.read_exact(&mut magic).map_err(|e| Error::reading(path, e))?;
@@ -236,7 +236,7 @@ pub fn write<W: Write + Seek>(out: W, images: &[u8], shape: [usize; 4], labels: 
     archive.finish()?.flush()
 }
 
-fn npy_header(dtype: &str, shape: &str) -> Vec<u8> {
+pub(crate) fn npy_header(dtype: &str, shape: &str) -> Vec<u8> {
     let mut text = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({shape}), }}");
     // Data begins at a multiple of 64, after a newline.
     let length = (10 + text.len() + 1).next_multiple_of(64) - 10;

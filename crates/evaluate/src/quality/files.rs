@@ -1,0 +1,74 @@
+//! Statistics in files: the arrays `mu` and `sigma` of an `.npz`, as pytorch-fid and EDM keep them, and beside them `mu_s`
+//! and `sigma_s` of spatial features, as OpenAI's reference batches have them.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use super::Statistics;
+use crate::Error;
+
+/// The names of mean and covariance of pooled features.
+pub const POOLED: (&str, &str) = ("mu", "sigma");
+/// The names of mean and covariance of spatial features.
+pub const SPATIAL: (&str, &str) = ("mu_s", "sigma_s");
+
+impl Statistics {
+    /// Reads the arrays of these names; `None` if the file has neither.
+    ///
+    /// # Errors
+    /// If the file is no `.npz`, has only one of the two, or they are not D and D·D finite numbers.
+    pub fn read(path: &Path, (mean, covariance): (&str, &str)) -> Result<Option<Self>, Error> {
+        let bad = |message: String| Error::Request(format!("{}: {message}", path.display()));
+        let (mu, sigma) = match (data::read_numbers(path, mean)?, data::read_numbers(path, covariance)?) {
+            (None, None) => return Ok(None),
+            (Some(mu), Some(sigma)) => (mu, sigma),
+            _ => return Err(bad(format!("has only one of {mean} and {covariance}"))),
+        };
+        let width = mu.values.len();
+        if mu.shape != [width] || sigma.shape != [width, width] {
+            let shapes = format!("{mean} has shape {:?} and {covariance} {:?}", mu.shape, sigma.shape);
+            return Err(bad(format!("{shapes}; expected [D] and [D, D]")));
+        }
+        Self::new(mu.values, sigma.values).map(Some).map_err(|error| bad(error.to_string()))
+    }
+}
+
+/// Writes statistics by the names of their means and covariances, whole or not at all.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_statistics(path: &Path, all: &[((&str, &str), &Statistics)]) -> Result<(), Error> {
+    let shapes: Vec<[usize; 2]> = all.iter().map(|(_, statistics)| [statistics.width(); 2]).collect();
+    let arrays: Vec<(&str, &[usize], &[f64])> = (all.iter().zip(&shapes))
+        .flat_map(|(((mean, covariance), statistics), shape)| {
+            let mu = (*mean, &shape[..1], &statistics.mean[..]);
+            [mu, (*covariance, &shape[..], &statistics.covariance[..])]
+        })
+        .collect();
+    // A zip's directory is written by seeking, a whole file is only appended to.
+    let mut bytes = Cursor::new(Vec::new());
+    let written = data::write_numbers(&mut bytes, &arrays);
+    Ok(weights::whole::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_pairs_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stats.npz");
+        let pooled = Statistics::new(vec![1.0, 2.0], vec![1.0, 0.25, 0.25, 3.0]).unwrap();
+        let spatial = Statistics::new(vec![-1.0], vec![0.5]).unwrap();
+        write_statistics(&path, &[(POOLED, &pooled), (SPATIAL, &spatial)]).unwrap();
+        assert_eq!(Statistics::read(&path, POOLED).unwrap(), Some(pooled.clone()));
+        assert_eq!(Statistics::read(&path, SPATIAL).unwrap(), Some(spatial));
+        write_statistics(&path, &[(("mu", "mu_s"), &pooled)]).unwrap();
+        assert_eq!(Statistics::read(&path, ("nu", "nu_s")).unwrap(), None);
+        for names in [POOLED, SPATIAL, ("mu_s", "mu")] {
+            let error = Statistics::read(&path, names).unwrap_err().to_string();
+            assert!(error.contains("stats.npz"), "{error}");
+        }
+    }
+}

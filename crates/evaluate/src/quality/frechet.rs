@@ -1,0 +1,108 @@
+//! The Fréchet distance of two Gaussians, which is called FID where the features are Inception's (Heusel et al. 2017).
+
+use faer::{Mat, Side};
+
+use super::Statistics;
+use crate::Error;
+
+/// ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁^½ Σ₂ Σ₁^½)^½), Dowson & Landau 1982.
+///
+/// The last trace is the sum of the singular values of B₁ᵀB₂, where Σ = B·Bᵀ. Each B comes from an eigen-decomposition
+/// without the directions in which Σ is 0 but for roundings, so that no root is taken of a rounding: fewer images than
+/// dimensions are as exact as many, where the usual square root of the product Σ₁Σ₂, which is not symmetric, fails or
+/// needs something added to the diagonal.
+///
+/// # Errors
+/// If the two differ in their number of dimensions, or a decomposition does not converge.
+pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
+    if a.width() != b.width() {
+        let message = format!("statistics of {} dimensions beside statistics of {}", a.width(), b.width());
+        return Err(Error::Request(message));
+    }
+    let means: f64 = a.mean.iter().zip(&b.mean).map(|(a, b)| (a - b) * (a - b)).sum();
+    let (root_a, trace_a) = factor(a)?;
+    let (root_b, trace_b) = factor(b)?;
+    let product = root_a.transpose() * &root_b;
+    let overlap: f64 = match product.nrows().min(product.ncols()) {
+        0 => 0.0,
+        _ => product.singular_values().map_err(|_| diverged())?.iter().sum(),
+    };
+    Ok(means + trace_a + trace_b - 2.0 * overlap)
+}
+
+/// B with Σ = B·Bᵀ, of as many columns as Σ has ranks, and tr Σ.
+fn factor(statistics: &Statistics) -> Result<(Mat<f64>, f64), Error> {
+    let width = statistics.width();
+    let covariance = Mat::from_fn(width, width, |i, j| statistics.covariance[i * width + j]);
+    let eigen = covariance.self_adjoint_eigen(Side::Lower).map_err(|_| diverged())?;
+    let (vectors, values) = (eigen.U(), eigen.S());
+    let largest = (0..width).map(|i| values[i]).fold(0.0, f64::max);
+    let kept: Vec<usize> = (0..width).filter(|&i| values[i] > width as f64 * f64::EPSILON * largest).collect();
+    let root = Mat::from_fn(width, kept.len(), |i, j| vectors[(i, kept[j])] * values[kept[j]].sqrt());
+    let trace = (0..width).map(|i| statistics.covariance[i * width + i]).sum();
+    Ok((root, trace))
+}
+
+fn diverged() -> Error {
+    Error::Request("the decomposition of a covariance does not converge: the statistics are damaged".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quality::Features;
+    use crate::quality::subset::tests::normals;
+
+    fn diagonal(mean: &[f64], variances: &[f64]) -> Statistics {
+        let width = mean.len();
+        let value = |at: usize| if at / width == at % width { variances[at / width] } else { 0.0 };
+        Statistics::new(mean.to_vec(), (0..width * width).map(value).collect()).unwrap()
+    }
+
+    fn random(seed: u64, count: usize, width: usize) -> Statistics {
+        Statistics::of(&Features::new(normals(seed, count * width), width).unwrap()).unwrap()
+    }
+
+    /// Σ (σ₁ − σ₂)² where covariances commute, with directions that have no variance.
+    #[test]
+    fn commuting_covariances_have_a_closed_form() {
+        let a = diagonal(&[0.0, 1.0, 2.0, 0.0], &[4.0, 1.0, 0.0, 0.0]);
+        let b = diagonal(&[1.0, 1.0, 0.0, 0.0], &[1.0, 9.0, 25.0, 0.0]);
+        let distance = frechet_distance(&a, &b).unwrap();
+        assert!((distance - (1.0 + 4.0 + 1.0 + 4.0 + 25.0)).abs() < 1e-12, "{distance}");
+        // One rotation of both changes nothing.
+        let (c, s) = (0.6, 0.8);
+        let rotated = |a: f64, b: f64| {
+            let off = (a - b) * c * s;
+            Statistics::new(vec![0.0; 2], vec![a * c * c + b * s * s, off, off, a * s * s + b * c * c]).unwrap()
+        };
+        let distance = frechet_distance(&rotated(4.0, 1.0), &rotated(1.0, 9.0)).unwrap();
+        assert!((distance - 5.0).abs() < 1e-12, "{distance}");
+    }
+
+    /// (Σ₁^½ Σ₂ Σ₁^½)^½ of 2×2 has the trace √(tr Σ₁Σ₂ + 2√(det Σ₁ det Σ₂)).
+    #[test]
+    fn covariances_that_do_not_commute() {
+        let a = Statistics::new(vec![0.0; 2], vec![2.0, 0.5, 0.5, 1.0]).unwrap();
+        let b = Statistics::new(vec![0.0; 2], vec![1.0, -0.3, -0.3, 3.0]).unwrap();
+        let trace_of_product: f64 = 2.0 * 1.0 + 2.0 * 0.5 * -0.3 + 1.0 * 3.0;
+        let (det_a, det_b): (f64, f64) = (1.75, 2.91);
+        let expected = 3.0 + 4.0 - 2.0 * (trace_of_product + 2.0 * (det_a * det_b).sqrt()).sqrt();
+        assert!((frechet_distance(&a, &b).unwrap() - expected).abs() < 1e-12);
+        assert!((frechet_distance(&b, &a).unwrap() - expected).abs() < 1e-12);
+    }
+
+    /// Of full rank and of fewer images than dimensions: 0 to itself, ‖shift‖² to itself shifted.
+    #[test]
+    fn sets_to_themselves_whatever_their_rank() {
+        for count in [9, 400] {
+            let a = random(3, count, 40);
+            let distance = frechet_distance(&a, &a).unwrap();
+            assert!(distance.abs() < 1e-11, "{count}: {distance}");
+            let shifted = Statistics { mean: a.mean.iter().map(|m| m + 0.5).collect(), ..a.clone() };
+            let distance = frechet_distance(&a, &shifted).unwrap();
+            assert!((distance - 10.0).abs() < 1e-11, "{count}: {distance}");
+        }
+        assert!(frechet_distance(&random(1, 9, 3), &random(1, 9, 4)).is_err());
+    }
+}

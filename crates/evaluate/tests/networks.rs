@@ -1,0 +1,96 @@
+//! The feature networks beside pytorch-fid's, torch-fidelity's and efficientnet-lite-pytorch's, all in float64 and all with
+//! weights that follow from their names. `tools/goldens_quality.py` made the file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::Device;
+use evaluate::network::{Extracted, FeatureNetwork, Resize};
+use weights::{Tensor, Tensors, read_safetensors};
+
+fn golden() -> Tensors {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    read_safetensors(folder.join("networks.safetensors")).unwrap().0
+}
+
+/// Every value a function of the tensor's name and its own place: FNV-1a of the name seeds splitmix64, and 24 bits make a
+/// number in [-1, 1).
+fn formula(name: &str, shape: &[usize]) -> Tensor {
+    let seed =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let fan_in: usize = shape.iter().skip(1).product();
+    let scale = (6.0 / fan_in as f64).sqrt() as f32;
+    let value = |i: u64| {
+        let mut z = seed.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let u = ((z ^ (z >> 31)) >> 40) as f32 / 8_388_608.0 - 1.0;
+        match shape.len() {
+            1 if name.ends_with(".bias") || name.ends_with(".running_mean") => u / 8.0,
+            1 => 1.0 + u / 4.0,
+            _ => scale * u,
+        }
+    };
+    Tensor { shape: shape.to_vec(), data: (0..shape.iter().product::<usize>() as u64).map(value).collect() }
+}
+
+/// Of the tensors that a file of names and shapes lists.
+fn with_formula_weights(name: &str) -> FeatureNetwork {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/{name}.json"));
+    let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let tensors = shapes.iter().map(|(name, shape)| (name.clone(), formula(name, shape))).collect();
+    FeatureNetwork::new(name, &tensors, &Device::flex()).unwrap()
+}
+
+fn extract(network: &FeatureNetwork, images: &Tensor, batch: usize) -> Extracted {
+    let [n, h, w, _] = images.shape[..] else { panic!("images are N,H,W,C") };
+    let bytes: Vec<u8> = images.data.iter().map(|&v| v as u8).collect();
+    let read = |first: usize, count: usize| Ok(bytes[first * h * w * 3..][..count * h * w * 3].to_vec());
+    network.extract(n, [h, w], batch, read, |_| true).unwrap()
+}
+
+#[track_caller]
+fn close(what: &str, got: &evaluate::quality::Features, expected: &Tensor) {
+    assert_eq!([got.count(), got.width()], expected.shape[..]);
+    let greatest = expected.data.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let worst = got.values().iter().zip(&expected.data).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    println!("{what}: {:.1e}", worst / greatest);
+    assert!(worst <= 1e-5 * greatest, "{what}: off by {:e}", worst / greatest);
+}
+
+#[test]
+fn inception_is_pytorch_fids_and_torch_fidelitys() {
+    let golden = golden();
+    let network = with_formula_weights("inception");
+    assert!(network.is_inception());
+    let got = extract(&network, &golden["images"], 2);
+    close("pytorch-fid, pooled", &got.pooled, &golden["pytorch_fid.pooled"]);
+    close("pytorch-fid, spatial", got.spatial.as_ref().unwrap(), &golden["pytorch_fid.spatial"]);
+    assert_eq!(got.pooled, extract(&network, &golden["images"], 3).pooled, "no batch changes a number");
+    let got = extract(&network.with_resize(Resize::TensorFlow1), &golden["images"], 3);
+    close("torch-fidelity, pooled", &got.pooled, &golden["torch_fidelity.pooled"]);
+    close("torch-fidelity, logits", got.logits.as_ref().unwrap(), &golden["torch_fidelity.logits"]);
+}
+
+#[test]
+fn efficientnet_is_its_packages() {
+    let golden = golden();
+    let network = with_formula_weights("efficientnet");
+    let got = extract(&network, &golden["images"], 2);
+    close("efficientnet-lite-pytorch", &got.pooled, &golden["efficientnet"]);
+    assert!(got.spatial.is_none() && got.logits.is_none() && !network.is_inception());
+}
+
+#[test]
+fn other_files_are_refused_by_name() {
+    let device = Device::flex();
+    let error = |tensors: &[(&str, &[usize])]| {
+        let tensors = tensors.iter().map(|(name, shape)| ((*name).to_owned(), formula(name, shape))).collect();
+        FeatureNetwork::new("file", &tensors, &device).unwrap_err().to_string()
+    };
+    assert!(error(&[("conv1.weight", &[3])]).contains("Inception-v3"));
+    let torchvision = [("Mixed_7c.branch1x1.conv.weight", &[320, 2048, 1, 1][..])];
+    assert!(error(&torchvision).contains("Conv2d_1a_3x3.conv.weight` is missing"));
+    let path = std::path::Path::new("pt_inception.pth");
+    assert!(FeatureNetwork::read(path, &device).unwrap_err().to_string().contains(".safetensors"));
+}
