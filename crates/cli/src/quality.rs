@@ -23,7 +23,7 @@ use crate::{Global, usage};
 /// Flags of this part.
 #[derive(Args)]
 pub struct Arguments {
-    /// The network that makes features: a .safetensors of Inception-v3 (2015-12-05) or of EfficientNet-Lite0
+    /// The network that makes features: .safetensors or .pth of Inception-v3 (2015-12-05) or of EfficientNet-Lite0
     #[arg(long, value_name = "FILE")]
     features: Option<PathBuf>,
     /// How many samples a model draws, or how many of a set are taken, the first ones; by default 10,000, or the whole set

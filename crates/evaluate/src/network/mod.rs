@@ -57,20 +57,14 @@ pub struct Extracted {
 }
 
 impl FeatureNetwork {
-    /// From a safetensors file with the weights of Inception-v3 (2015-12-05) or EfficientNet-Lite0, which are told apart by
+    /// From a file (safetensors or torch's) with the weights of Inception-v3 (2015-12-05) or EfficientNet-Lite0, which are told apart by
     /// their names.
     ///
     /// # Errors
     /// If the file cannot be read, is another network's, or misses a tensor.
     pub fn read(path: &Path, device: &Device) -> Result<Self, Error> {
         let name = path.display().to_string();
-        if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("safetensors")) {
-            // Where reading torch's pickles comes in.
-            let message = "expected a .safetensors file; convert a .pth once in Python: \
-                           `safetensors.torch.save_file(torch.load(PTH, weights_only=True), OUT)`";
-            return Err(Error::Request(format!("{name}: {message}")));
-        }
-        let (tensors, _) = weights::read_safetensors(path)?;
+        let tensors = weights::read_tensors(path)?;
         Self::new(&name, &tensors, device)
     }
 
