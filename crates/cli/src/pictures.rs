@@ -142,6 +142,7 @@ pub fn draw(pipeline: &Pipeline, count: usize, drawing: &Drawing, global: &Globa
             labels: labels.as_deref(),
             batch_size: drawing.batch_size,
             share_until: None,
+            guidance: None,
         };
         let images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_| true)?;
         images.check()?;
