@@ -66,8 +66,8 @@ impl FeatureNetwork {
         let name = path.display().to_string();
         if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("safetensors")) {
             // Where reading torch's pickles comes in.
-            let message = "expected a .safetensors file; convert a .pth once in Python: \
-                           `safetensors.torch.save_file(torch.load(PTH, weights_only=True), OUT)`";
+            let message = "expected a .safetensors file; convert a .pth once in Python: `safetensors.torch.save_file(\
+                           {k: v.contiguous() for k, v in torch.load(PTH, weights_only=True).items()}, OUT)`";
             return Err(Error::Request(format!("{name}: {message}")));
         }
         let (tensors, _) = weights::read_safetensors(path)?;
