@@ -125,7 +125,7 @@ fn mistakes_are_named() {
     };
     refused(&["--metrics", "fid"], 2, &["--features", "Inception"]);
     refused(&["--metrics", "fid", "--features", "lite0.safetensors"], 2, &["EfficientNet-Lite0", "fd"]);
-    refused(&["--metrics", "fd", "--features", "network.pth"], 1, &["network.pth", ".safetensors"]);
+    refused(&["--metrics", "fd", "--features", "network.pth"], 1, &["network.pth"]);
     refused(&["--metrics", "fd", "--features", "torn.safetensors"], 1, &["torn.safetensors"]);
     refused(&["--metrics", "fd", "--features", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);
     refused(&["--metrics", "nearest", "--samples", "13"], 1, &["samples.npz", "12", "13"]);
