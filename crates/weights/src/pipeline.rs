@@ -68,9 +68,10 @@ fn locate_file(path: &Path) -> Result<Located> {
         }
     } else if name == "model_index.json" || name == "config.json" {
         locate_folder(folder)
-    } else if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
-        network(folder, Some(path))
-    } else if PICKLES.contains(&&*name) && folder.join("config.json").is_file() {
+    } else if name.ends_with(".safetensors")
+        || name.ends_with(".safetensors.index.json")
+        || PICKLES.contains(&&*name) && folder.join("config.json").is_file()
+    {
         network(folder, Some(path))
     } else if [".bin", ".pt", ".pth", ".ckpt", ".index"].iter().any(|extension| name.ends_with(extension)) {
         Err(Error::Import { path: path.to_owned() })
