@@ -11,6 +11,7 @@ use ddpm::evaluate::quality::Features;
 use ddpm::{Images, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk};
 
 use crate::Global;
+use crate::sample::{classes, null_label};
 use crate::terminal::{Progress, duration};
 
 /// Images of bytes, all of one size.
@@ -128,13 +129,15 @@ pub fn draw(pipeline: &Pipeline, count: usize, drawing: &Drawing, global: &Globa
     let shape = [height, width, config.in_channels];
     let options = SamplerOptions { steps: Some(drawing.steps), spacing: None, grid: None, snap: false, variance: None };
     let table = drawing.sampler.table(&pipeline.scheduler, options)?;
+    let classes = classes(pipeline, null_label(pipeline)).filter(|classes| !classes.is_empty());
     let mut meter = Meter::new("sample", count, global);
     let mut bytes = Vec::new();
     for first in (0..count).step_by(drawing.batch_size) {
         let some = drawing.batch_size.min(count - first);
         let noise = initial_noise(drawing.seed, first as u64, some, shape);
         // Classes in turn, as `ddpm sample` has them.
-        let labels = config.num_class_embeds.map(|n| (first..first + some).map(|i| (i % n) as u32).collect::<Vec<_>>());
+        let class = |i: usize| classes.as_ref().map(|classes| classes[i % classes.len()]);
+        let labels: Option<Vec<u32>> = (first..first + some).map(class).collect();
         let request = Request {
             seed: drawing.seed,
             first_image: first as u64,

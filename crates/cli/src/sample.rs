@@ -361,13 +361,13 @@ fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> anyhow::Resu
 }
 
 /// The class that stands for none in a run that was trained with dropped labels: the last.
-fn null_label(pipeline: &Pipeline) -> Option<u32> {
+pub fn null_label(pipeline: &Pipeline) -> Option<u32> {
     let dropped = Config::of_checkpoint(&pipeline.root).is_some_and(|config| config.train.label_dropout > 0.0);
     pipeline.unet.config().num_class_embeds.filter(|_| dropped).map(|rows| rows as u32 - 1)
 }
 
 /// The classes of a model that has any, without that which stands for none.
-fn classes(pipeline: &Pipeline, null_label: Option<u32>) -> Option<Vec<u32>> {
+pub fn classes(pipeline: &Pipeline, null_label: Option<u32>) -> Option<Vec<u32>> {
     let rows = pipeline.unet.config().num_class_embeds? as u32;
     Some((0..rows).filter(|&class| Some(class) != null_label).collect())
 }
