@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ddpm::data::{self, Options, Split};
 use ddpm::train::{checkpoint::State, config::Config};
-use ddpm::unet::count_by_part;
+use ddpm::unet::{Parameters, count_by_part};
 use ddpm::{Pipeline, weights};
 
 use crate::train::grouped;

@@ -1,6 +1,7 @@
 //! The program `ddpm`.
 
 mod bench;
+mod classifier;
 mod evaluate;
 mod import;
 mod inpaint;
@@ -76,6 +77,7 @@ enum Command {
     Interpolate(interpolate::Arguments),
     Inpaint(inpaint::Arguments),
     Invert(invert::Arguments),
+    Classifier(classifier::Arguments),
     Import(import::ImportArguments),
     Export(import::ExportArguments),
     /// Measure how fast this machine trains and samples a preset
@@ -154,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Interpolate(arguments) => interpolate::run(arguments, &global),
         Command::Inpaint(arguments) => inpaint::run(arguments, &global),
         Command::Invert(arguments) => invert::run(arguments, &global),
+        Command::Classifier(arguments) => classifier::run(&arguments, &global),
         Command::Import(arguments) => import::import(arguments, &global),
         Command::Export(arguments) => import::export(arguments, &global),
         Command::Bench(arguments) => bench::run(arguments, &global),

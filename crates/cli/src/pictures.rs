@@ -77,7 +77,7 @@ impl Pictures {
         Features::new(values.into_iter().map(|byte| f32::from(byte) / 255.0).collect(), size).map(Some)
     }
 
-    /// What a network makes of all of them: grey as equal colours, transparency over white.
+    /// What a network makes of all of them.
     pub fn features(
         &self,
         name: &'static str,
@@ -85,30 +85,14 @@ impl Pictures {
         batch: usize,
         global: &Global,
     ) -> Result<Extracted, Error> {
-        let [height, width, channels] = self.shape();
         let mut meter = Meter::new(name, self.count(), global);
-        let read = |first: usize, count: usize| {
-            let bytes = self.read(&(first..first + count).collect::<Vec<_>>())?;
-            Ok(coloured(bytes, channels))
-        };
-        let result = network.extract(self.count(), [height, width], batch, read, |done| {
+        let read = |first: usize, count: usize| Ok(self.read(&(first..first + count).collect::<Vec<_>>())?);
+        let result = network.extract(self.count(), self.shape(), batch, read, |done| {
             meter.show(done);
             true
         });
         meter.progress.finish();
         result
-    }
-}
-
-fn coloured(bytes: Vec<u8>, channels: usize) -> Vec<u8> {
-    let over_white = |value: u8, alpha: u8| {
-        let (value, alpha) = (u32::from(value), u32::from(alpha));
-        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-    };
-    match channels {
-        3 => bytes,
-        4 => bytes.as_chunks().0.iter().flat_map(|&[r, g, b, a]| [r, g, b].map(|value| over_white(value, a))).collect(),
-        _ => bytes.into_iter().flat_map(|grey| [grey; 3]).collect(),
     }
 }
 

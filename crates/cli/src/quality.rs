@@ -102,7 +102,7 @@ struct Distance {
     #[serde(skip_serializing_if = "Option::is_none")]
     standard_error: Option<f64>,
     samples: usize,
-    features: &'static str,
+    features: String,
     /// The distance of `floor_samples` real images to the rest of them; `None` without real images.
     floor: Option<f64>,
     /// Fewer than `samples` where there are not twice as many real images.

@@ -9,6 +9,7 @@ use clap::Args;
 use ddpm::train;
 use ddpm::train::config::{Config, DEFAULT_PRESET};
 use ddpm::train::{Event, metrics::Record};
+use ddpm::unet::Parameters;
 
 use crate::terminal::{Progress, duration};
 use crate::{Global, usage};
@@ -24,18 +25,8 @@ use crate::{Global, usage};
     ddpm train --out runs/photos --resume                  go on where it stopped\n  \
     ddpm train --out runs/photos --resume --set train.steps=40000")]
 pub struct Arguments {
-    /// Start from a preset: fashion, fashion-hybrid, fashion-vlb, fashion-vdm, mnist, emoji64, cifar10, celebahq256, lsun-bedroom, lsun-church, lsun-cat
-    #[arg(long, value_name = "NAME", conflicts_with = "config")]
-    preset: Option<String>,
-    /// Start from a TOML file (which may name a preset: `preset = "cifar10"`)
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The images: a folder, IDX, CIFAR binary, .npz …; by default the preset's, or the built-in ones
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
-    /// Set a key of the configuration, e.g. --set train.batch_size=32 --set model.block_out_channels=[64,128]
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    configured: Configured,
     /// Seed of everything random; short for --set train.seed=N
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -50,12 +41,57 @@ pub struct Arguments {
     dry_run: bool,
 }
 
+/// Flags that make a configuration.
+#[derive(Args)]
+pub struct Configured {
+    /// Start from a preset: fashion, fashion-hybrid, fashion-vlb, fashion-vdm, mnist, emoji64, cifar10, celebahq256, lsun-bedroom, lsun-church, lsun-cat
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    preset: Option<String>,
+    /// Start from a TOML file (which may name a preset: `preset = "cifar10"`)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The images: a folder, IDX, CIFAR binary, .npz …; by default the preset's, or the built-in ones
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Set a key of the configuration, e.g. --set train.batch_size=32 --set model.block_out_channels=[64,128]
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Configured {
+    /// What a run is called that has no other name.
+    fn name(&self) -> String {
+        match (&self.preset, &self.config) {
+            (Some(preset), _) => preset.clone(),
+            (None, Some(file)) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            (None, None) => DEFAULT_PRESET.to_owned(),
+        }
+    }
+
+    /// The configuration of the preset or file, with what the other flags change.
+    pub fn read(&self) -> anyhow::Result<Config> {
+        self.changed(match (&self.preset, &self.config) {
+            (_, Some(file)) => Config::from_file(file)?,
+            (Some(preset), None) => Config::preset(preset).map_err(usage)?,
+            (None, None) => Config::preset(DEFAULT_PRESET)?,
+        })
+    }
+
+    /// A configuration with what --data and --set change.
+    fn changed(&self, mut config: Config) -> anyhow::Result<Config> {
+        if let Some(data) = &self.data {
+            config.data.path = Some(data.clone());
+        }
+        for assignment in &self.set {
+            config.set(assignment).map_err(usage)?;
+        }
+        Ok(config)
+    }
+}
+
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let name = match (&arguments.preset, &arguments.config) {
-        (Some(preset), _) => preset.clone(),
-        (None, Some(file)) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        (None, None) => DEFAULT_PRESET.to_owned(),
-    };
+    let configured = &arguments.configured;
+    let name = configured.name();
     let out = match &arguments.out {
         Some(out) => out.clone(),
         None if arguments.resume => PathBuf::from("runs").join(&name),
@@ -77,23 +113,13 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         );
     }
     let mut config = if arguments.resume {
-        if arguments.preset.is_some() || arguments.config.is_some() {
+        if configured.preset.is_some() || configured.config.is_some() {
             return Err(usage("--resume takes the configuration of the run; use --set to change a key of it"));
         }
-        Config::from_file(&saved)?
+        configured.changed(Config::from_file(&saved)?)?
     } else {
-        match (&arguments.preset, &arguments.config) {
-            (_, Some(file)) => Config::from_file(file)?,
-            (Some(preset), None) => Config::preset(preset).map_err(usage)?,
-            (None, None) => Config::preset(DEFAULT_PRESET)?,
-        }
+        configured.read()?
     };
-    if let Some(data) = arguments.data {
-        config.data.path = Some(data);
-    }
-    for assignment in &arguments.set {
-        config.set(assignment).map_err(usage)?;
-    }
     if let Some(seed) = arguments.seed {
         config.train.seed = seed;
     }

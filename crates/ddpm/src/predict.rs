@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
-use unet::{ClassEmbedType, Labels, TimeEmbeddingType, Unet};
+use unet::{ClassEmbedType, Labels, Parameters, TimeEmbeddingType, Unet};
 use weights::{Metadata, Tensors, read_safetensors, views, write_safetensors};
 
 /// What can go wrong.

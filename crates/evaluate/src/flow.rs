@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use diffusion::{Node, NoiseSchedule, Prediction, flow};
 use random::{Random, Stream};
 use serde::{Deserialize, Serialize};
-use unet::{Labels, Unet};
+use unet::{Labels, Parameters, Unet};
 
 use crate::Error;
 use crate::likelihood::{Images, mean_and_error};

@@ -7,7 +7,7 @@ use diffusion::{Cdf, Clip, Denoising, NoiseSchedule, Prediction, Variance, Varia
 use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use unet::{Labels, Unet};
+use unet::{Labels, Parameters, Unet};
 
 use crate::Error;
 

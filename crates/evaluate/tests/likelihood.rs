@@ -6,7 +6,7 @@ use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{BetaSchedule, Cdf, Clip, NoiseSchedule, Prediction, StepVariance, Variance};
 use evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use random::{Random, Stream};
-use unet::{Config, Unet};
+use unet::{Config, Parameters, Unet};
 use weights::read_safetensors;
 
 fn network(name: &str) -> Unet {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use evaluate::network::{Extracted, FeatureNetwork, Resize};
-use weights::{Tensor, Tensors, read_safetensors};
+use evaluate::network::{About, Classifier, Extracted, FeatureNetwork, Resize};
+use weights::{Metadata, Tensor, Tensors, read_safetensors};
 
 fn golden() -> Tensors {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
@@ -39,14 +39,14 @@ fn with_formula_weights(name: &str) -> FeatureNetwork {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/{name}.json"));
     let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let tensors = shapes.iter().map(|(name, shape)| (name.clone(), formula(name, shape))).collect();
-    FeatureNetwork::new(name, &tensors, &Device::flex()).unwrap()
+    FeatureNetwork::new(name, &tensors, &Metadata::new(), &Device::flex()).unwrap()
 }
 
 fn extract(network: &FeatureNetwork, images: &Tensor, batch: usize) -> Extracted {
     let [n, h, w, _] = images.shape[..] else { panic!("images are N,H,W,C") };
     let bytes: Vec<u8> = images.data.iter().map(|&v| v as u8).collect();
     let read = |first: usize, count: usize| Ok(bytes[first * h * w * 3..][..count * h * w * 3].to_vec());
-    network.extract(n, [h, w], batch, read, |_| true).unwrap()
+    network.extract(n, [h, w, 3], batch, read, |_| true).unwrap()
 }
 
 #[track_caller]
@@ -86,11 +86,51 @@ fn other_files_are_refused_by_name() {
     let device = Device::flex();
     let error = |tensors: &[(&str, &[usize])]| {
         let tensors = tensors.iter().map(|(name, shape)| ((*name).to_owned(), formula(name, shape))).collect();
-        FeatureNetwork::new("file", &tensors, &device).unwrap_err().to_string()
+        FeatureNetwork::new("file", &tensors, &Metadata::new(), &device).unwrap_err().to_string()
     };
     assert!(error(&[("conv1.weight", &[3])]).contains("Inception-v3"));
     let torchvision = [("Mixed_7c.branch1x1.conv.weight", &[320, 2048, 1, 1][..])];
     assert!(error(&torchvision).contains("Conv2d_1a_3x3.conv.weight` is missing"));
     let path = std::path::Path::new("pt_inception.pth");
     assert!(FeatureNetwork::read(path, &device).unwrap_err().to_string().contains("pt_inception.pth"));
+}
+
+/// A classifier's features survive its file, are those of the network itself, and grey is the same as equal colours.
+#[test]
+fn a_classifier_survives_its_file() {
+    let device = Device::flex();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("classifier.safetensors");
+    let classes = ["cat".to_owned(), "dog".to_owned()];
+    let about = About { set: "pets".into(), side: 8, channels: 1, classes: classes.to_vec(), accuracy: Some(0.5) };
+    let classifier = Classifier::new(1, 2, 3, &device);
+    classifier.write(&path, &about).unwrap();
+    let network = FeatureNetwork::read(&path, &device).unwrap();
+    assert_eq!(network.name(), "classifier of pets");
+    assert_eq!(network.distance_name(), "FD (classifier of pets)");
+    let bytes: Vec<u8> = (0..3 * 64).map(|i| (i * 37 % 251) as u8).collect();
+    let read = |first: usize, count: usize| Ok(bytes[first * 64..][..count * 64].to_vec());
+    let got = network.extract(3, [8, 8, 1], 2, read, |_| true).unwrap().pooled;
+    let scaled: Vec<f32> = bytes.iter().map(|&byte| (f32::from(byte) - 127.5) / 127.5).collect();
+    let x = burn::tensor::Tensor::from_data(burn::tensor::TensorData::new(scaled, [3, 8, 8, 1]), &device);
+    let expected: Vec<f32> = classifier.features(x).into_data().iter::<f32>().collect();
+    assert_eq!(got.width(), 128);
+    let worst = got.values().iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst < 1e-5, "{worst}");
+    let rgb = |first: usize, count: usize| Ok(read(first, count)?.into_iter().flat_map(|byte| [byte; 3]).collect());
+    assert_eq!(network.extract(3, [8, 8, 3], 2, rgb, |_| true).unwrap().pooled, got);
+
+    let (tensors, mut metadata) = read_safetensors(&path).unwrap();
+    let error = |metadata: &Metadata| FeatureNetwork::new("file", &tensors, metadata, &device).unwrap_err().to_string();
+    assert!(error(&Metadata::new()).contains("ddpm classifier"), "without its metadata it is nothing");
+    for (from, to) in
+        [("\"side\":8", "\"side\":0"), ("\"dog\"", "\"dog\",\"cow\""), ("\"channels\":1", "\"channels\":3")]
+    {
+        let (key, about) = metadata.iter().next().map(|(key, about)| (key.clone(), about.clone())).unwrap();
+        assert!(about.contains(from), "{about}");
+        let changed = Metadata::from([(key, about.replace(from, to))]);
+        assert!(error(&changed).contains("damaged classifier"), "{to}");
+    }
+    metadata.values_mut().for_each(|about| about.truncate(20));
+    assert!(error(&metadata).contains("damaged classifier"));
 }

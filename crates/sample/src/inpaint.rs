@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Tensor};
 use diffusion::{Prediction, SolverTable};
 use random::Stream;
-use unet::Unet;
+use unet::{Parameters, Unet};
 
 use crate::Error;
 use crate::output::Images;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
-use unet::{Config, Unet};
+use unet::{Config, Parameters, Unet};
 use weights::families::{Imported, Options};
 use weights::whole::{self, Existing};
 use weights::{Tensors, digest, names, pipeline as folders};

@@ -7,7 +7,7 @@ use diffusion::prediction::{FromOutput, epsilon_from_sample};
 use diffusion::solver::Row;
 use diffusion::{Clip, NoiseSchedule, Prediction, SolverTable};
 use random::{Random, Stream};
-use unet::{Labels, Unet};
+use unet::{Labels, Parameters, Unet};
 
 use crate::Error;
 use crate::interpolate::q_sample;

@@ -15,6 +15,7 @@ use diffusion::scheduler::SchedulerClass;
 use diffusion::{Prediction, SchedulerConfig, TimestepSpacing, Variance};
 use sample::output::Images;
 use sample::{Pipeline, Request, Sampler, walk};
+use unet::Parameters;
 use weights::{Tensor as Stored, Tensors, read_safetensors};
 
 fn folder() -> PathBuf {

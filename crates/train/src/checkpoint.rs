@@ -17,7 +17,7 @@ use burn::tensor::Device;
 use diffusion::SchedulerConfig;
 use diffusion::sampler_t::LossSecondMoment;
 use serde::{Deserialize, Serialize};
-use unet::Unet;
+use unet::{Parameters, Unet};
 use weights::whole::{self, Existing};
 use weights::{Metadata, digest, pipeline};
 

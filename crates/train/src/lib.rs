@@ -5,6 +5,7 @@
 
 mod batches;
 pub mod checkpoint;
+mod classifier;
 pub mod config;
 mod error;
 pub mod metrics;
@@ -17,6 +18,7 @@ pub mod tensorboard;
 pub mod trainer;
 
 pub use batches::{Batch, Plan};
+pub use classifier::{ClassifierOptions, train_classifier};
 pub use config::Config;
 pub use error::Error;
 pub use run::{Event, Finished, steps_done, train};

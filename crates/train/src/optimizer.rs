@@ -1,7 +1,7 @@
 //! Adam with the exponential moving average of the parameters, in one pass over memory.
 
 use burn::tensor::{Device, Tensor};
-use unet::Unet;
+use unet::Parameters;
 use unet::ops::{self, AdamStep};
 use weights::Tensors;
 
@@ -16,7 +16,7 @@ struct State {
 }
 
 /// The optimizer's state: moments (Kingma & Ba 2015) and averages of all parameters, in the order of
-/// [`Unet::flat_parameters`]. Averages cover parameters only; a new optimizer's are copies of them.
+/// [`Parameters::flat_parameters`]. Averages cover parameters only; a new optimizer's are copies of them.
 #[derive(Debug)]
 pub struct Optimizer {
     states: Vec<State>,
@@ -24,18 +24,18 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// Moments of zero and averages equal to the network's parameters.
-    pub fn new(unet: &Unet) -> Self {
+    pub fn new(network: &impl Parameters) -> Self {
         let state =
             |value: Tensor<1>| State { moment1: value.zeros_like(), moment2: value.zeros_like(), average: value };
-        Self { states: unet.flat_parameters().into_iter().map(|flat| state(flat.values)).collect() }
+        Self { states: network.flat_parameters().into_iter().map(|flat| state(flat.values)).collect() }
     }
 
     /// One step: the network with its parameters moved. A parameter without a gradient is not trained and stays.
-    pub fn step(&mut self, unet: Unet, gradients: Vec<Option<Tensor<1>>>, step: AdamStep) -> Unet {
+    pub fn step<N: Parameters>(&mut self, network: N, gradients: Vec<Option<Tensor<1>>>, step: AdamStep) -> N {
         let mut states = std::mem::take(&mut self.states).into_iter();
         let mut gradients = gradients.into_iter();
         let mut moved = Vec::with_capacity(states.len());
-        let unet = unet.map_parameters(|_, parameter| {
+        let network = network.map_parameters(|_, parameter| {
             let (Some(state), Some(gradient)) = (states.next(), gradients.next()) else {
                 return parameter;
             };
@@ -51,10 +51,10 @@ impl Optimizer {
             parameter
         });
         self.states = moved;
-        unet
+        network
     }
 
-    /// The averages, in the order of [`Unet::flat_parameters`].
+    /// The averages, in the order of [`Parameters::flat_parameters`].
     pub fn averages(&self) -> impl Iterator<Item = Tensor<1>> + '_ {
         self.states.iter().map(|state| state.average.clone())
     }
@@ -63,13 +63,13 @@ impl Optimizer {
     ///
     /// # Errors
     /// If a back end cannot hand its values over.
-    pub fn tensors(&self, unet: &Unet) -> Result<Tensors, Error> {
+    pub fn tensors(&self, network: &impl Parameters) -> Result<Tensors, Error> {
         let mut all = Tensors::new();
         for (prefix, values) in [
             ("moment1.", self.states.iter().map(|s| s.moment1.clone()).collect::<Vec<_>>()),
             ("moment2.", self.states.iter().map(|s| s.moment2.clone()).collect()),
         ] {
-            let tensors = unet.tensors_of(values)?;
+            let tensors = network.tensors_of(values)?;
             all.extend(tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
         }
         Ok(all)
@@ -79,7 +79,12 @@ impl Optimizer {
     ///
     /// # Errors
     /// Names the tensors that are missing, left over or of another shape.
-    pub fn from_tensors(unet: &Unet, moments: Tensors, averages: Tensors, device: &Device) -> Result<Self, Error> {
+    pub fn from_tensors(
+        network: &impl Parameters,
+        moments: Tensors,
+        averages: Tensors,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let mut halves = [Tensors::new(), Tensors::new()];
         for (name, tensor) in moments {
             match (name.strip_prefix("moment1."), name.strip_prefix("moment2.")) {
@@ -89,9 +94,9 @@ impl Optimizer {
             };
         }
         let [moment1, moment2] = halves;
-        let moment1 = unet.flat_from(moment1, device)?;
-        let moment2 = unet.flat_from(moment2, device)?;
-        let averages = unet.flat_from(averages, device)?;
+        let moment1 = network.flat_from(moment1, device)?;
+        let moment2 = network.flat_from(moment2, device)?;
+        let averages = network.flat_from(averages, device)?;
         let states = moment1.into_iter().zip(moment2).zip(averages);
         Ok(Self { states: states.map(|((moment1, moment2), average)| State { moment1, moment2, average }).collect() })
     }
@@ -106,7 +111,7 @@ pub fn global_norm(gradients: &[Option<Tensor<1>>]) -> f64 {
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use unet::Config;
+    use unet::{Config, Unet};
 
     /// ```python
     /// p = torch.tensor([1.0, -2.0]); p.grad = torch.tensor([0.5, 0.25])

@@ -5,7 +5,7 @@ use diffusion::sampler_t::{self, LossSecondMoment};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use unet::ops::AdamStep;
-use unet::{Dropout, Labels, Unet};
+use unet::{Dropout, Labels, Parameters, Unet};
 
 use crate::Error;
 use crate::batches::Batch;

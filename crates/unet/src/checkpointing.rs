@@ -5,10 +5,11 @@ use burn::tensor::{Gradients, Tensor};
 
 use crate::blocks::Dropout;
 use crate::model::Unet;
+use crate::parameters::Parameters;
 use crate::time_embedding::Labels;
 
 impl Unet {
-    /// The gradients of `loss(self.forward(…))` by the parameters, in the order of [`Unet::flat_parameters`], as a
+    /// The gradients of `loss(self.forward(…))` by the parameters, in the order of [`Parameters::flat_parameters`], as a
     /// backward pass through the whole network gives them up to rounding. Dropout draws the same masks both times.
     ///
     /// # Panics

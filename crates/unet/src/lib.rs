@@ -18,7 +18,7 @@ mod blocks;
 mod checkpointing;
 mod config;
 mod error;
-mod layers;
+pub mod layers;
 mod model;
 pub mod ops;
 mod parameters;
@@ -31,5 +31,5 @@ pub use config::{
 };
 pub use error::Error;
 pub use model::Unet;
-pub use parameters::{Flat, count_by_part};
+pub use parameters::{Flat, Parameters, count_by_part};
 pub use time_embedding::Labels;

@@ -167,35 +167,36 @@ impl ModuleVisitor for TakeGradients<'_> {
     }
 }
 
-impl Unet {
+/// A module whose parameters can be read and replaced by name, in PyTorch's layout on the outside.
+pub trait Parameters: Module {
     /// Every parameter in a fixed order: flat, off the autodiff graph, sharing memory with the network.
-    pub fn flat_parameters(&self) -> Vec<Flat> {
+    fn flat_parameters(&self) -> Vec<Flat> {
         let mut all = Vec::new();
         let each = |name: &str, _, shape, values, _| all.push(Flat { name: name.to_owned(), shape, values });
         self.visit(&mut Visitor { path: Path::default(), each });
         all
     }
 
-    /// The gradients of the parameters in the order of [`Unet::flat_parameters`], taken out of a backward pass's result.
+    /// The gradients of the parameters in the order of [`Parameters::flat_parameters`], taken out of a backward pass's result.
     /// `None` for what is not trained.
-    pub fn take_gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor<1>>> {
+    fn take_gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor<1>>> {
         let mut visitor = TakeGradients { gradients, taken: Vec::new() };
         self.visit(&mut visitor);
         visitor.taken
     }
 
-    /// The network with each flat parameter replaced, in the order of [`Unet::flat_parameters`]; a function that owns
+    /// The network with each flat parameter replaced, in the order of [`Parameters::flat_parameters`]; a function that owns
     /// what it is given may change it in place.
-    pub fn map_parameters(self, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
+    fn map_parameters(self, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
         self.map(&mut Replace { path: Path::default(), each })
     }
 
     /// Parameters by diffusers' names and in its layout. `values` has one tensor for each parameter in the order of
-    /// [`Unet::flat_parameters`], for instance averages of them.
+    /// [`Parameters::flat_parameters`], for instance averages of them.
     ///
     /// # Errors
     /// If a back end cannot hand its values over.
-    pub fn tensors_of(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Result<Tensors, Error> {
+    fn tensors_of(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Result<Tensors, Error> {
         let mut tensors = Tensors::new();
         for (flat, values) in self.flat_parameters().into_iter().zip(values) {
             let data = values.try_into_vec_as::<f32>().map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
@@ -210,15 +211,15 @@ impl Unet {
     ///
     /// # Errors
     /// If a back end cannot hand its values over.
-    pub fn tensors(&self) -> Result<Tensors, Error> {
+    fn tensors(&self) -> Result<Tensors, Error> {
         self.tensors_of(self.flat_parameters().into_iter().map(|flat| flat.values))
     }
 
-    /// Flat values in the order of [`Unet::flat_parameters`] from tensors by diffusers' names.
+    /// Flat values in the order of [`Parameters::flat_parameters`] from tensors by diffusers' names.
     ///
     /// # Errors
     /// Names the tensors that are missing, left over or of another shape.
-    pub fn flat_from(&self, mut tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, Error> {
+    fn flat_from(&self, mut tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, Error> {
         let mut values = Vec::new();
         let mut missing = Vec::new();
         for flat in self.flat_parameters() {
@@ -247,15 +248,15 @@ impl Unet {
     /// The network with its parameters replaced by tensors of diffusers' names.
     ///
     /// # Errors
-    /// As [`Unet::flat_from`].
-    pub fn with_tensors(self, tensors: Tensors) -> Result<Self, Error> {
+    /// As [`Parameters::flat_from`].
+    fn with_tensors(self, tensors: Tensors) -> Result<Self, Error> {
         let device = self.device();
         let mut values = self.flat_from(tensors, &device)?.into_iter();
         Ok(self.map_parameters(|_, old| values.next().unwrap_or(old)))
     }
 
     /// The device that holds the parameters, without autodiff.
-    pub fn device(&self) -> Device {
+    fn device(&self) -> Device {
         let mut device = None;
         let each = |_: &str, _, _, values: Tensor<1>, _| device = Some(values.device());
         self.visit(&mut Visitor { path: Path::default(), each });
@@ -266,7 +267,7 @@ impl Unet {
     ///
     /// # Errors
     /// If a back end cannot hand its values over.
-    pub fn gradient_tensors(&self, gradients: &mut Gradients) -> Result<Tensors, Error> {
+    fn gradient_tensors(&self, gradients: &mut Gradients) -> Result<Tensors, Error> {
         let taken = self.take_gradients(gradients);
         let mut tensors = Tensors::new();
         for (flat, gradient) in self.flat_parameters().into_iter().zip(taken) {
@@ -280,6 +281,8 @@ impl Unet {
         Ok(tensors)
     }
 }
+
+impl Parameters for Unet {}
 
 /// Parameter counts by the network's parts, in order: for `ddpm inspect`.
 pub fn count_by_part(parameters: &[Flat]) -> BTreeMap<String, usize> {

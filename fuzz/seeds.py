@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Seeds for every fuzz target, from the files of the tests and from small ones made here: `python3 seeds.py` writes corpus/TARGET/."""
+
+import gzip
+import io
+import pathlib
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+
+HERE = pathlib.Path(__file__).parent
+CRATES = HERE.parent / "crates"
+FILES = CRATES / "weights/tests/files"
+
+
+def put(target, name, data):
+    folder = HERE / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def png(level, side=5):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + bytes([level, x, 255 - x] * side) for x in range(side))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tar(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def packed(files, method):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def npy(kind, shape, data):
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+# Weights.
+for file in FILES.glob("*.pt"):
+    put("torch", file.name, file.read_bytes())
+for file in FILES.glob("legacy*.pt"):
+    # The object's pickle follows the magic number, the version and facts about the machine.
+    with file.open("rb") as stream:
+        for _ in range(3):
+            pickle.load(stream)
+        put("pickle", file.name, stream.read())
+put("pickle", "plain", (FILES / "plain.pkl").read_bytes())
+for file in FILES.glob("protocol*.pt"):
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    put("pickle", file.stem, archive.read(name))
+for file in [*FILES.glob("*.safetensors"), FILES / "tensorflow/expected.safetensors"]:
+    put("safetensors", file.name, file.read_bytes())
+checkpoint = FILES / "tensorflow/model.ckpt-790000"
+index = checkpoint.with_name(checkpoint.name + ".index").read_bytes()
+shards = [checkpoint.with_name(f"{checkpoint.name}.data-0000{i}-of-00002").read_bytes() for i in (0, 1)]
+put("tensorflow", "shards", struct.pack("<H", len(index)) + index + b"".join(shards))
+put("tensorflow", "index", struct.pack("<H", len(index)) + index)
+old = (FILES / "tensorflow/old.ckpt").read_bytes()
+put("tensorflow", "old", struct.pack("<H", len(old)) + old)
+
+# Sets of images.
+classes = {"train/cat/a.png": png(1), "train/dog/b.png": png(9), "test/dog/c.png": png(200)}
+labelled = {"a.png": png(3), "b.png": png(4), "dataset.json": b'{"labels": [["a.png", 1], ["b.png", 0]]}'}
+listed = {"a.png": png(5), "metadata.jsonl": b'{"file_name": "a.png", "label": "cat"}\n'}
+table = {"a.png": png(5), "metadata.csv": b"file_name,label\na.png,3\n"}
+shard = {"0001.png": png(6), "0001.cls": b"1", "0002.png": png(7), "0002.json": b'{"label": 2}'}
+for name, files in {"classes": classes, "labelled": labelled, "listed": listed, "table": table, "shard": shard}.items():
+    put("zip", name, packed(files, zipfile.ZIP_STORED))
+    put("zip", name + "-deflated", packed(files, zipfile.ZIP_DEFLATED))
+    put("tar", name, tar(files))
+    put("tar_gz", name, gzip.compress(tar(files)))
+put("parquet", "hub", (CRATES / "data/tests/hub.parquet").read_bytes())
+pixels = bytes(range(96))
+arrays = {"arr_0.npy": npy("|u1", (2, 4, 4, 3), pixels), "arr_1.npy": npy("<i8", (2,), bytes(16))}
+keras = {"x_train.npy": npy("|u1", (6, 4, 4), pixels), "y_train.npy": npy("|u1", (6,), bytes(6))}
+for name, files in {"openai": arrays, "keras": keras}.items():
+    put("npz", name, packed(files, zipfile.ZIP_STORED))
+    put("npz", name + "-deflated", packed(files, zipfile.ZIP_DEFLATED))
+put("idx", "images", struct.pack(">IIII", 0x803, 6, 4, 4) + pixels)
+put("cifar", "two", (b"\3" + bytes(range(256)) * 12) * 2)
