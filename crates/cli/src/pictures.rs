@@ -8,7 +8,8 @@ use ddpm::data::{self, ImageSet, Split};
 use ddpm::evaluate::Error;
 use ddpm::evaluate::network::{Extracted, FeatureNetwork};
 use ddpm::evaluate::quality::Features;
-use ddpm::{Images, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk};
+use ddpm::sample::{self, Draw};
+use ddpm::{Images, Pipeline, Sampler, SamplerOptions, output};
 
 use crate::Global;
 use crate::sample::{classes, null_label};
@@ -115,27 +116,19 @@ pub fn draw(pipeline: &Pipeline, count: usize, drawing: &Drawing, global: &Globa
     let table = drawing.sampler.table(&pipeline.scheduler, options)?;
     let classes = classes(pipeline, null_label(pipeline)).filter(|classes| !classes.is_empty());
     let mut meter = Meter::new("sample", count, global);
-    let mut bytes = Vec::new();
-    for first in (0..count).step_by(drawing.batch_size) {
-        let some = drawing.batch_size.min(count - first);
-        let noise = initial_noise(drawing.seed, first as u64, some, shape);
-        // Classes in turn, as `ddpm sample` has them.
-        let class = |i: usize| classes.as_ref().map(|classes| classes[i % classes.len()]);
-        let labels: Option<Vec<u32>> = (first..first + some).map(class).collect();
-        let request = Request {
-            seed: drawing.seed,
-            first_image: first as u64,
-            noise: &noise,
-            labels: labels.as_deref(),
-            batch_size: drawing.batch_size,
-            share_until: None,
-            guidance: None,
-        };
-        let images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_| true)?;
-        images.check()?;
-        bytes.extend(output::to_u8(&images.pixels));
-        meter.show(first + some);
-    }
+    // Classes in turn, as `ddpm sample` has them.
+    let draw = Draw {
+        seed: drawing.seed,
+        count,
+        shape,
+        classes: classes.as_deref(),
+        guidance: None,
+        batch_size: drawing.batch_size,
+    };
+    let bytes = sample::draw(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &draw, |done, rows| {
+        meter.show(done * count / rows);
+        true
+    })?;
     meter.progress.finish();
     Ok(Pictures::Drawn(bytes, shape))
 }

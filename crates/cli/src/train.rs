@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ddpm::train;
 use ddpm::train::config::{Config, DEFAULT_PRESET};
-use ddpm::train::{Event, metrics::Record};
+use ddpm::train::{Distance, Event, Measured, metrics::Record};
 use ddpm::unet::Parameters;
 
 use crate::terminal::{Progress, duration};
@@ -253,13 +253,11 @@ impl Screen {
                 self.last = Some(record.clone());
             }
             Event::Sampling { done, total } => self.progress.set_message(|| format!("drawing samples {done}/{total}")),
-            Event::Evaluating { done, total } => {
-                self.progress.set_message(|| format!("measuring held-out images {done}/{total}"));
+            Event::Evaluating { what, done, total } => {
+                self.progress.set_message(|| format!("measuring {what} {done}/{total}"));
+                self.progress.line_every(Duration::from_secs(10), || format!("measuring {what} {done}/{total}"));
             }
-            Event::Evaluated { bits_per_dim, best } => {
-                let least = if best { ", the least so far: checkpoints/best" } else { "" };
-                self.progress.say(format!("held-out: {bits_per_dim:.4} bits/dim{least}"));
-            }
+            Event::Evaluated { measured, best } => self.progress.say(evaluated(measured, best)),
             Event::Sampled(path) => self.progress.say(format!("samples: {}", path.display())),
             Event::Saved(path) => self.progress.say(format!("saved:   {}", path.display())),
             Event::Warning(message) => self.progress.warn(message),
@@ -286,6 +284,18 @@ impl Screen {
     fn finish(&self) {
         self.progress.finish();
     }
+}
+
+/// What was measured, and whether it is the best so far.
+fn evaluated(measured: &Measured, best: bool) -> String {
+    let bits = measured.bits_per_dim.map(|bits| format!("held-out images {bits:.4} bits/dim"));
+    let distance = measured.distance.as_ref().map(|Distance { name, value, samples, floor }| {
+        let floor = floor.map(|floor| format!(", real beside real {floor:.3}")).unwrap_or_default();
+        format!("{name} {value:.3} of {samples} samples{floor}")
+    });
+    let figures: Vec<String> = bits.into_iter().chain(distance).collect();
+    let best = if best { "; the best so far: checkpoints/best" } else { "" };
+    format!("measured: {}{best}", figures.join("; "))
 }
 
 /// The loss by quarters of the chain, early t first.

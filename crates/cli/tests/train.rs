@@ -253,7 +253,7 @@ fn the_best_checkpoint_is_kept() {
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     let mut command = place.ddpm(&["train", "--preset", "fashion", "--out", "run"]);
     command.args(TINY.iter().flat_map(|set| ["--set", set])).args(["--set", "train.steps=12"]).args(&sets);
-    command.assert().success().stderr(contains("held-out: "));
+    command.assert().success().stderr(contains("measured: held-out images "));
     let lines = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
     let measured: Vec<(u64, f64)> = lines
         .lines()
@@ -274,4 +274,61 @@ fn the_best_checkpoint_is_kept() {
     let whole = place.train("other", 2, &["--set", "train.evaluate_every=1"]).assert().failure();
     whole.stderr(contains("train.evaluate_every"));
     assert!(!place.path("other").exists());
+}
+
+/// Trained with a classifier of its own images, a run measures its samples as `ddpm evaluate` would, and the least distance
+/// chooses the best checkpoint.
+#[test]
+fn a_run_is_scored_while_it_trains() {
+    let place = Place::new();
+    let small = ["--set", "data.resolution=8"];
+    let classifier = ["classifier", "-o", "clothes.safetensors", "--steps", "12", "--batch-size", "16"];
+    let trained = json(place.ddpm(&[&classifier[..], &small, &["--quiet"]].concat()));
+    assert!(trained["accuracy"].as_f64() > Some(0.05), "{trained}");
+    assert_eq!((trained["held_out"].as_u64(), trained["classes"].as_u64()), (Some(1000), Some(10)), "{trained}");
+
+    let sets = [
+        "train.evaluate_every=2",
+        "train.evaluate_features=\"clothes.safetensors\"",
+        "train.evaluate_samples=20",
+        "train.evaluate_images=2",
+        "train.checkpoint_every=0",
+        "train.steps=6",
+    ];
+    let sets: Vec<&str> = TINY.iter().chain(&sets).flat_map(|set| ["--set", set]).collect();
+    let mut command = place.ddpm(&["train", "--preset", "fashion", "--out", "run"]);
+    command.args(&sets).assert().success().stderr(contains("bits/dim; FD (classifier of fashion-mnist) "));
+    let measured = |place: &Place| -> Vec<(u64, f64)> {
+        let lines = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter_map(|line| Some((line["step"].as_u64()?, line["frechet_distance"].as_f64()?))).collect()
+    };
+    let distances = measured(&place);
+    assert_eq!(distances.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 6]);
+    let (best, least) = distances.iter().copied().fold((0, f64::INFINITY), |b, m| if m.1 < b.1 { m } else { b });
+    let named = |place: &Place| std::fs::read_to_string(place.path("run/checkpoints/best")).unwrap().trim().to_owned();
+    assert_eq!(named(&place), format!("{best:09}"));
+
+    // Of the same weights, the command says the same, beside the same floor.
+    let evaluate = ["evaluate", "run/checkpoints/000000006", "--metrics", "fd", "--features", "clothes.safetensors"];
+    let flags = ["--samples", "20", "--sampler-steps", "3", "--quiet", "--save-stats", "real.npz"];
+    let said = json(place.ddpm(&[&evaluate[..], &flags].concat()));
+    let (said, trained) = (said["fd"]["value"].as_f64().unwrap(), distances[2].1);
+    assert!((said / trained - 1.0).abs() < 1e-9, "{said} {trained}");
+
+    // The least distance is remembered; statistics of the images in a file do as well as the images.
+    let mut command = place.ddpm(&["train", "--out", "run", "--resume", "--set", "train.steps=8"]);
+    command.args(["--set", "train.evaluate_reference=\"real.npz\"", "--set", "train.learning_rate=0.5"]);
+    command.assert().success();
+    let distances = measured(&place);
+    assert_eq!(distances.len(), 4);
+    let expected = if distances[3].1 < least { 8 } else { best };
+    assert_eq!(named(&place), format!("{expected:09}"));
+
+    // With a distance to choose by, a set without a held-out part will do; a file that makes no features will not.
+    let more = ["--set", "train.evaluate_every=2", "--set", "train.evaluate_features=\"clothes.safetensors\""];
+    place.train("other", 2, &[&more[..], &["--set", "train.evaluate_samples=4"]].concat()).assert().success();
+    let more = ["--set", "train.evaluate_every=2", "--set", "train.evaluate_features=\"real.npz\""];
+    place.train("third", 2, &more).assert().failure().stderr(contains("real.npz"));
+    assert!(!place.path("third").exists());
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! checkpoints/latest                 the name of the newest
-//! checkpoints/best                   the name of that which held-out images liked best, if they are measured
+//! checkpoints/best                   the name of the one that measured best, where something is measured
 //! checkpoints/000010000/
 //!   model_index.json  unet/  scheduler/     what diffusers reads; the weights are the averages
 //!   training/weights.safetensors            the weights themselves
@@ -22,6 +22,7 @@ use weights::whole::{self, Existing};
 use weights::{Metadata, digest, pipeline};
 
 use crate::Error;
+use crate::measure::BestBy;
 use crate::optimizer::Optimizer;
 
 /// What training needs besides tensors. All randomness is addressed by seed and step, so there is no more to keep.
@@ -42,9 +43,12 @@ pub struct State {
     pub seconds: f64,
     /// The losses that the importance sampler remembers.
     pub importance: Option<LossSecondMoment>,
-    /// The step at which held-out images cost the fewest bits/dim, and how many.
+    /// The step at which the figure that chooses was least, and that figure.
     #[serde(default)]
     pub best: Option<(u64, f64)>,
+    /// Which figure chooses.
+    #[serde(default)]
+    pub best_by: BestBy,
 }
 
 /// A training run's tensors and state.

@@ -31,7 +31,7 @@ pub struct ClassifierOptions {
 
 impl Default for ClassifierOptions {
     fn default() -> Self {
-        Self { steps: 2000, batch_size: 64, learning_rate: 2e-3, flip: false, seed: 0 }
+        Self { steps: 4000, batch_size: 64, learning_rate: 2e-3, flip: false, seed: 0 }
     }
 }
 

@@ -225,6 +225,14 @@ pub struct Train {
     /// How many held-out images are measured, the first ones.
     #[serde(default = "evaluate_images")]
     pub evaluate_images: usize,
+    /// A file of a network that makes features ([`evaluate::network::FeatureNetwork`]): the Fréchet distance of samples to
+    /// the training images is measured too, and chooses the best checkpoint. Absent: not.
+    pub evaluate_features: Option<PathBuf>,
+    /// How many samples it is of, drawn as `[sample]` says.
+    #[serde(default = "evaluate_samples")]
+    pub evaluate_samples: usize,
+    /// An `.npz` with `mu` and `sigma` of the training images' features. Absent: they are made when they are first needed.
+    pub evaluate_reference: Option<PathBuf>,
     /// Seed of all the run's randomness.
     pub seed: u64,
     /// Steps between lines of the log.
@@ -255,6 +263,17 @@ pub struct Sample {
     pub clip_sample: bool,
     /// Images that are drawn at the same time. Never changes an image.
     pub batch_size: usize,
+    /// Scale of the classifier-free guidance towards the classes. 1: none.
+    #[serde(default = "no_guidance")]
+    pub guidance: f64,
+}
+
+fn evaluate_samples() -> usize {
+    1000
+}
+
+fn no_guidance() -> f64 {
+    1.0
 }
 
 fn evaluate_images() -> usize {

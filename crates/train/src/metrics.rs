@@ -34,6 +34,9 @@ pub struct Record {
     /// Bits/dim of held-out images after this step, where they were measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<f64>,
+    /// The Fréchet distance of samples to the training images after this step, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frechet_distance: Option<f64>,
 }
 
 /// Sums of reports until a record is due.
@@ -81,6 +84,7 @@ impl Window {
             seconds,
             skipped,
             held_out: None,
+            frechet_distance: None,
         }
     }
 }
@@ -137,6 +141,7 @@ impl Logs {
         let names = ["train/loss_q0", "train/loss_q1", "train/loss_q2", "train/loss_q3"];
         scalars.extend(names.into_iter().zip(record.loss_q).filter_map(|(name, loss)| Some((name, loss? as f32))));
         scalars.extend(record.held_out.map(|bits| ("held_out/bits_per_dim", bits as f32)));
+        scalars.extend(record.frechet_distance.map(|distance| ("samples/frechet_distance", distance as f32)));
         self.events.scalars(record.step, &scalars)?;
         self.records.push(record);
         Ok(())

@@ -18,6 +18,7 @@ use crate::Error;
 use crate::batches::Plan;
 use crate::checkpoint::{self, Checkpoint, State};
 use crate::config::{Config, TimestepSampler};
+use crate::measure::{Measured, Measures};
 use crate::metrics::{Logs, Record, Window};
 use crate::optimizer::Optimizer;
 use crate::trainer::Trainer;
@@ -54,18 +55,20 @@ pub enum Event<'a> {
     },
     /// Samples were drawn.
     Sampled(&'a Path),
-    /// So many of so many noisy held-out images were measured.
+    /// So many of so many were done of a measurement.
     Evaluating {
+        /// What: held-out images, samples, features of either.
+        what: &'static str,
         /// Done.
         done: usize,
         /// In all.
         total: usize,
     },
-    /// Held-out images were measured.
+    /// A measurement is done.
     Evaluated {
-        /// Their bits/dim.
-        bits_per_dim: f64,
-        /// Whether there were never fewer.
+        /// What came out.
+        measured: &'a Measured,
+        /// Whether the figure that chooses the best checkpoint was never less.
         best: bool,
     },
     /// A checkpoint was written.
@@ -117,7 +120,7 @@ struct Run<'a> {
     /// Held until the run ends.
     _lock: Option<File>,
     set: Arc<ImageSet>,
-    held_out: Option<HeldOut>,
+    measures: Option<Measures>,
     scheduler: SchedulerConfig,
     trainer: Option<Trainer>,
     logs: Logs,
@@ -136,10 +139,7 @@ impl<'a> Run<'a> {
         let network = config.network(&set)?;
         let scheduler = config.scheduler();
         let objective = config.objective()?;
-        let held_out = match config.train.evaluate_every {
-            0 => None,
-            _ => Some(HeldOut::open(config, network.num_class_embeds.is_some())?),
-        };
+        let measures = Measures::new(config, &set, &device)?;
         let image = [set.height(), set.width(), set.channels()];
         // A sampler that cannot read the network's prediction should not come to light at the first picture.
         let table = config.sampler().table(&scheduler, config.sampler_options())?;
@@ -174,6 +174,12 @@ impl<'a> Run<'a> {
         if config.diffusion.timestep_sampler == TimestepSampler::Importance {
             state.importance = Some(remembered.map_or_else(|| LossSecondMoment::new(timesteps), Ok)?);
         }
+        // A least figure of another kind says nothing.
+        if let Some(measures) = &measures
+            && measures.best_by() != state.best_by
+        {
+            (state.best, state.best_by) = (None, measures.best_by());
+        }
         let text = config.to_toml()?;
         whole::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
         let logs = Logs::open(folder, &folder.display().to_string(), state.step)?;
@@ -184,7 +190,7 @@ impl<'a> Run<'a> {
             folder,
             _lock: lock,
             set,
-            held_out,
+            measures,
             scheduler,
             trainer: Some(trainer),
             logs,
@@ -251,22 +257,28 @@ impl<'a> Run<'a> {
             let last = step == steps || stopped;
             let pause = Instant::now();
             let measures = due(step, train.evaluate_every) || (last && !stopped && train.evaluate_every > 0);
-            let held_out = if measures { self.evaluate(&trainer, stop, tell)? } else { None };
-            if let Some(bits) = held_out {
-                let best = trainer.state.best.is_none_or(|(_, least)| bits < least);
-                if best {
-                    trainer.state.best = Some((step, bits));
+            let measured = match &mut self.measures {
+                Some(all) if measures => all.measure(&trainer.averaged(), self.config, &self.set, stop, tell)?,
+                _ => None,
+            };
+            if let (Some(all), Some(measured)) = (&self.measures, &measured) {
+                let figure = measured.chooses(all.best_by());
+                let best = figure.filter(|figure| trainer.state.best.is_none_or(|(_, least)| *figure < least));
+                if let Some(figure) = best {
+                    trainer.state.best = Some((step, figure));
                     unsaved = true;
                 }
-                tell(Event::Evaluated { bits_per_dim: bits, best });
+                tell(Event::Evaluated { measured, best: best.is_some() });
             }
             since += pause.elapsed();
-            if !window.is_empty() && (due(step, train.log_every) || last || held_out.is_some()) {
+            if !window.is_empty() && (due(step, train.log_every) || last || measured.is_some()) {
                 let elapsed = since.elapsed().as_secs_f64();
                 trainer.state.seconds += elapsed;
                 let State { seconds, skipped, .. } = trainer.state;
                 let record = window.record(step, report.learning_rate, elapsed, seconds, skipped);
-                let record = Record { held_out, ..record };
+                let measured = measured.unwrap_or_default();
+                let distance = measured.distance.map(|distance| distance.value);
+                let record = Record { held_out: measured.bits_per_dim, frechet_distance: distance, ..record };
                 tell(Event::Logged(&record));
                 self.logs.record(record)?;
                 (window, since) = (Window::default(), Instant::now());
@@ -335,42 +347,6 @@ impl<'a> Run<'a> {
         Ok(Trainer { unet, optimizer, objective, state, image, config, device })
     }
 
-    /// Bits/dim of the held-out images under the averaged network; none if asked to stop, or while they are not finite.
-    fn evaluate(
-        &self,
-        trainer: &Trainer,
-        stop: &dyn Fn() -> bool,
-        tell: &mut dyn FnMut(Event),
-    ) -> Result<Option<f64>, Error> {
-        let Some(held_out) = &self.held_out else { return Ok(None) };
-        let schedule = &trainer.objective.schedule;
-        let timesteps = even(schedule.len(), EVALUATION_STEPS);
-        let chain = evaluate::Chain {
-            schedule,
-            prediction: self.scheduler.prediction_type,
-            variance: self.scheduler.variance_type,
-            log_variances: None,
-            timesteps: &timesteps,
-            clip_sample: self.scheduler.clip(),
-            draws: 1,
-            batch_size: self.config.train.batch_size,
-            seed: self.config.train.seed,
-        };
-        let measured = evaluate::likelihood(&trainer.averaged(), held_out.images(), &chain, |done, total| {
-            tell(Event::Evaluating { done, total });
-            !stop()
-        });
-        match measured {
-            Ok(measured) => Ok(Some(measured.best_bits(schedule)?)),
-            Err(evaluate::Error::Stopped) => Ok(None),
-            Err(error @ evaluate::Error::NotFinite { .. }) => {
-                tell(Event::Warning(error.to_string()));
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Draws a picture of samples of the averaged network, always from the same noise; or none, if asked to stop.
     fn draw(&mut self, trainer: &Trainer, stop: &dyn Fn() -> bool, tell: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let count = self.config.train.samples;
@@ -381,9 +357,8 @@ impl<'a> Run<'a> {
         let table = self.config.sampler().table(&self.scheduler, self.config.sampler_options())?;
         let seed = self.config.train.seed;
         let noise = initial_noise(seed, 0, count, trainer.image);
-        let classes = self.set.class_names().len().max(1) as u32;
-        let labels: Option<Vec<u32>> =
-            unet.config().num_class_embeds.map(|_| (0..count as u32).map(|i| i % classes).collect());
+        let classes = self.config.sampled_classes(&self.set, &unet);
+        let labels: Option<Vec<u32>> = classes.map(|classes| (0..count).map(|i| classes[i % classes.len()]).collect());
         let batch_size = self.config.sample.batch_size;
         let request = Request {
             seed,
@@ -392,7 +367,7 @@ impl<'a> Run<'a> {
             labels: labels.as_deref(),
             batch_size,
             share_until: None,
-            guidance: None,
+            guidance: self.config.guidance(&self.set),
         };
         let batches = count.div_ceil(batch_size);
         let images = walk(&unet, &table, self.scheduler.prediction_type, &request, |step| {
@@ -418,43 +393,6 @@ impl<'a> Run<'a> {
         tell(Event::Sampled(&path));
         self.last_samples = Some(path);
         Ok(())
-    }
-}
-
-/// Timesteps at which held-out images are measured.
-const EVALUATION_STEPS: usize = 100;
-
-/// So many of the timesteps, evenly, from T−1 to 0; all if there are fewer.
-fn even(total: usize, steps: usize) -> Vec<usize> {
-    let steps = steps.min(total);
-    (0..steps).rev().map(|i| i * (total - 1) / (steps - 1).max(1)).collect()
-}
-
-/// Images that training never sees, in [-1, 1].
-struct HeldOut {
-    pixels: Vec<f32>,
-    shape: [usize; 3],
-    labels: Option<Vec<u32>>,
-}
-
-impl HeldOut {
-    fn open(config: &Config, with_labels: bool) -> Result<Self, Error> {
-        let set = config.open(data::Split::Test).map_err(|error| match error {
-            Error::Data(error @ data::Error::NoHeldOut { .. }) => {
-                Error::Run(format!("`train.evaluate_every` wants held-out images: {error}"))
-            }
-            error => error,
-        })?;
-        let shape = [set.height(), set.width(), set.channels()];
-        let n = config.train.evaluate_images.min(set.len());
-        let mut bytes = vec![0; n * shape.iter().product::<usize>()];
-        set.read(&(0..n).collect::<Vec<_>>(), &mut bytes)?;
-        let labels = set.labels().filter(|_| with_labels).map(|labels| labels[..n].to_vec());
-        Ok(Self { pixels: output::from_u8(&bytes), shape, labels })
-    }
-
-    fn images(&self) -> evaluate::Images<'_> {
-        evaluate::Images { pixels: &self.pixels, shape: self.shape, labels: self.labels.as_deref() }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use data::{ImageSet, Options, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
-use sample::Sampler;
+use sample::{Guidance, Sampler};
+use unet::Unet;
 
 use crate::Error;
 use crate::config::{self, Config, Loss};
@@ -127,6 +128,17 @@ impl Config {
     /// The sampler that the run's pictures are drawn with.
     pub fn sampler(&self) -> Sampler {
         self.sample.sampler.with_eta(self.sample.eta)
+    }
+
+    /// Classes that the run's samples have in turn, where the network has classes.
+    pub fn sampled_classes(&self, set: &ImageSet, unet: &Unet) -> Option<Vec<u32>> {
+        unet.config().num_class_embeds.map(|_| (0..set.class_names().len().max(1) as u32).collect())
+    }
+
+    /// Guidance of the run's samples towards their classes.
+    pub fn guidance(&self, set: &ImageSet) -> Option<Guidance> {
+        let (scale, interval) = (self.sample.guidance, (f64::NEG_INFINITY, f64::INFINITY));
+        (scale != 1.0).then(|| Guidance { scale, null_label: set.class_names().len() as u32, interval })
     }
 
     /// Its steps.

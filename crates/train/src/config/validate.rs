@@ -188,6 +188,10 @@ fn train(config: &Config) -> Checked {
     between("train.sample_every", train.sample_every, 0..=*COUNT.end())?;
     between("train.evaluate_every", train.evaluate_every, 0..=*COUNT.end())?;
     between("train.evaluate_images", train.evaluate_images, SIZE)?;
+    between("train.evaluate_samples", train.evaluate_samples, 2..=*COUNT.end())?;
+    check(train.evaluate_reference.is_none() || train.evaluate_features.is_some(), "train.evaluate_reference", || {
+        "statistics of which features? Set `train.evaluate_features` too".to_owned()
+    })?;
     between("train.checkpoint_every", train.checkpoint_every, 0..=*COUNT.end())?;
     between("train.keep_checkpoints", train.keep_checkpoints, COUNT)?;
     between("train.nonfinite_limit", train.nonfinite_limit, COUNT)?;
@@ -204,6 +208,10 @@ fn sample(config: &Config) -> Checked {
     }
     check((0.0..=1.0).contains(&sample.eta), "sample.eta", || {
         format!("got {}, expected a number from 0 (no noise) to 1 (that of DDPM)", sample.eta)
+    })?;
+    check(sample.guidance.is_finite(), "sample.guidance", || format!("got {}, expected a number", sample.guidance))?;
+    check(sample.guidance == 1.0 || config.train.label_dropout > 0.0, "sample.guidance", || {
+        "there is no class that stands for none: set `train.label_dropout`".to_owned()
     })?;
     between("sample.batch_size", sample.batch_size, SIZE)
 }
