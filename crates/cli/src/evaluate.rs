@@ -12,7 +12,7 @@ use ddpm::train::plot::{self, Chart, Series};
 use ddpm::{Pipeline, output, weights};
 use serde::Serialize;
 
-use crate::quality;
+use crate::quality::{self, Metric};
 use crate::sample::word;
 use crate::terminal::{Progress, duration};
 use crate::way::data_options;
@@ -102,38 +102,6 @@ pub struct Arguments {
     quality: quality::Arguments,
 }
 
-/// What can be measured.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Metric {
-    Nll,
-    Ode,
-    Fid,
-    Sfid,
-    Is,
-    Kid,
-    Fd,
-    Kd,
-    Prdc,
-    Nearest,
-}
-
-impl Metric {
-    /// Those that look at samples.
-    fn of_samples(self) -> Option<quality::Metric> {
-        Some(match self {
-            Self::Nll | Self::Ode => return None,
-            Self::Fid => quality::Metric::Fid,
-            Self::Sfid => quality::Metric::Sfid,
-            Self::Is => quality::Metric::Is,
-            Self::Kid => quality::Metric::Kid,
-            Self::Fd => quality::Metric::Fd,
-            Self::Kd => quality::Metric::Kd,
-            Self::Prdc => quality::Metric::Prdc,
-            Self::Nearest => quality::Metric::Nearest,
-        })
-    }
-}
-
 /// What is printed with --json.
 #[derive(Default, Serialize)]
 struct Report {
@@ -176,7 +144,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     if wants(Metric::Nll) || wants(Metric::Ode) {
         likelihoods(&arguments, trace, global, &mut report)?;
     }
-    let metrics: Vec<quality::Metric> = arguments.metrics.iter().filter_map(|metric| metric.of_samples()).collect();
+    let metrics: Vec<Metric> = arguments.metrics.iter().copied().filter(|metric| metric.is_of_samples()).collect();
     if !metrics.is_empty() {
         let shared = quality::Shared {
             source: &arguments.model,

@@ -1,6 +1,7 @@
 //! The program `ddpm`.
 
 mod bench;
+mod classes;
 mod classifier;
 mod evaluate;
 mod import;

@@ -12,7 +12,7 @@ use ddpm::sample::{self, Draw};
 use ddpm::{Images, Pipeline, Sampler, SamplerOptions, output};
 
 use crate::Global;
-use crate::sample::{classes, null_label};
+use crate::classes::Guide;
 use crate::terminal::{Progress, duration};
 
 /// Images of bytes, all of one size.
@@ -103,6 +103,7 @@ pub struct Drawing<'a> {
     pub steps: usize,
     pub seed: u64,
     pub batch_size: usize,
+    pub guide: &'a Guide,
 }
 
 /// `count` samples of a model, as bytes: what a metric sees is what a file would hold.
@@ -114,7 +115,7 @@ pub fn draw(pipeline: &Pipeline, count: usize, drawing: &Drawing, global: &Globa
     let shape = [height, width, config.in_channels];
     let options = SamplerOptions { steps: Some(drawing.steps), spacing: None, grid: None, snap: false, variance: None };
     let table = drawing.sampler.table(&pipeline.scheduler, options)?;
-    let classes = classes(pipeline, null_label(pipeline)).filter(|classes| !classes.is_empty());
+    let (classes, guidance) = drawing.guide.of(pipeline)?;
     let mut meter = Meter::new("sample", count, global);
     // Classes in turn, as `ddpm sample` has them.
     let draw = Draw {
@@ -122,7 +123,7 @@ pub fn draw(pipeline: &Pipeline, count: usize, drawing: &Drawing, global: &Globa
         count,
         shape,
         classes: classes.as_deref(),
-        guidance: None,
+        guidance,
         batch_size: drawing.batch_size,
     };
     let bytes = sample::draw(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &draw, |done, rows| {

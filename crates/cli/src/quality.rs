@@ -15,6 +15,7 @@ use ddpm::evaluate::quality::{
 use ddpm::{Device, Pipeline, Sampler, output, weights};
 use serde::Serialize;
 
+use crate::classes::Guide;
 use crate::pictures::{Drawing, Pictures, draw, open};
 use crate::sample::word;
 use crate::way::{data_options, info};
@@ -23,7 +24,8 @@ use crate::{Global, usage};
 /// Flags of this part.
 #[derive(Args)]
 pub struct Arguments {
-    /// The network that makes features: .safetensors or .pth of Inception-v3 (2015-12-05) or of EfficientNet-Lite0
+    /// The network that makes features: .safetensors or .pth of Inception-v3 (2015-12-05) or of EfficientNet-Lite0, or what
+    /// `ddpm classifier` wrote
     #[arg(long, value_name = "FILE")]
     features: Option<PathBuf>,
     /// How many samples a model draws, or how many of a set are taken, the first ones; by default 10,000, or the whole set
@@ -48,6 +50,8 @@ pub struct Arguments {
     /// Its steps
     #[arg(long, default_value_t = 50, value_name = "K")]
     sampler_steps: usize,
+    #[command(flatten)]
+    guide: Guide,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,8 +61,10 @@ enum ResizeAs {
 }
 
 /// What can be measured.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Metric {
+    Nll,
+    Ode,
     Fid,
     Sfid,
     Is,
@@ -68,7 +74,14 @@ pub enum Metric {
     Prdc,
     Nearest,
 }
-use Metric::{Fd, Fid, Is, Kd, Kid, Nearest, Prdc, Sfid};
+use Metric::{Fd, Fid, Is, Kd, Kid, Nearest, Nll, Ode, Prdc, Sfid};
+
+impl Metric {
+    /// Whether it looks at samples, and not at what the model says of images.
+    pub fn is_of_samples(self) -> bool {
+        !matches!(self, Nll | Ode)
+    }
+}
 
 /// What of the other flags matters here.
 pub struct Shared<'a> {
@@ -220,8 +233,8 @@ fn check(arguments: &Arguments, metrics: &[Metric]) -> anyhow::Result<()> {
     let needs = arguments.save_stats.is_some() || metrics.iter().any(|&metric| metric != Nearest);
     match arguments.features {
         None if needs => Err(usage(
-            "of samples all but nearest needs --features FILE, a .safetensors: Inception-v3 (2015-12-05) for fid, sfid, is \
-             and kid, that or EfficientNet-Lite0 for fd, kd and prdc",
+            "of samples all but nearest needs --features FILE, Inception-v3 (2015-12-05) for fid, sfid, is and kid; that, \
+             EfficientNet-Lite0 or a file of `ddpm classifier` for fd, kd and prdc",
         )),
         _ => Ok(()),
     }
@@ -238,7 +251,7 @@ fn samples(
         let sampler = arguments.sampler.parse::<Sampler>().map_err(usage)?;
         let pipeline = Pipeline::load(shared.source, device)?;
         let (steps, seed, batch_size) = (arguments.sampler_steps, shared.seed, shared.batch_size);
-        let drawing = Drawing { sampler: &sampler, steps, seed, batch_size };
+        let drawing = Drawing { sampler: &sampler, steps, seed, batch_size, guide: &arguments.guide };
         let samples = draw(&pipeline, arguments.samples.unwrap_or(SAMPLES), &drawing, global)?;
         return Ok((samples, data_options(&pipeline, shared.fit)?));
     };

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use ddpm::diffusion::{Churn, Clip, Grid, SchedulerConfig, TimestepSpacing, Variance};
-use ddpm::sample::{Guidance, noised};
-use ddpm::train::Config;
+use ddpm::sample::noised;
 use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
 
+use crate::classes::Guide;
 use crate::evaluate::read_denoising;
 use crate::terminal::Progress;
 use crate::way::read;
@@ -91,15 +91,8 @@ pub struct Arguments {
     /// Class of each image (one number for all, or N numbers); by default the classes in turn
     #[arg(long, value_delimiter = ',', value_name = "CLASS,…")]
     labels: Option<Vec<u32>>,
-    /// Classifier-free guidance towards the classes: 1 is none, more makes them clearer and less varied
-    #[arg(long, value_name = "SCALE")]
-    guidance: Option<f64>,
-    /// The timesteps that --guidance is for, e.g. 200,800; by default all
-    #[arg(long, value_delimiter = ',', requires = "guidance", value_name = "FROM,TO")]
-    guidance_interval: Option<Vec<f64>>,
-    /// The class that stands for none; by default that of the run, if it was trained with train.label_dropout
-    #[arg(long, value_name = "CLASS")]
-    null_label: Option<u32>,
+    #[command(flatten)]
+    guide: Guide,
     /// A row for each class, in a .png: -n images of each
     #[arg(long, conflicts_with_all = ["labels", "progress", "init"])]
     by_class: bool,
@@ -166,10 +159,8 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         pipeline.scheduler.thresholding = true;
         (pipeline.scheduler.dynamic_thresholding_ratio, pipeline.scheduler.sample_max_value) = (ratio, max);
     }
-    let null_label = arguments.null_label.or_else(|| null_label(&pipeline));
-    let guidance = guidance(&arguments, null_label)?;
+    let (classes, guidance) = arguments.guide.of(&pipeline)?;
     let mut arguments = arguments;
-    let classes = classes(&pipeline, null_label);
     if arguments.by_class {
         let Some(classes) = classes.as_ref().filter(|_| matches!(target, Output::Grid(_))) else {
             return Err(usage("--by-class wants a model with classes, and a .png to write"));
@@ -358,34 +349,6 @@ fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> anyhow::Resu
     bail!(
         "{n} images of {height}x{width}x{channels} do not fit into memory; draw fewer at a time, and go on with --first"
     )
-}
-
-/// The class that stands for none in a run that was trained with dropped labels: the last.
-pub fn null_label(pipeline: &Pipeline) -> Option<u32> {
-    let dropped = Config::of_checkpoint(&pipeline.root).is_some_and(|config| config.train.label_dropout > 0.0);
-    pipeline.unet.config().num_class_embeds.filter(|_| dropped).map(|rows| rows as u32 - 1)
-}
-
-/// The classes of a model that has any, without that which stands for none.
-pub fn classes(pipeline: &Pipeline, null_label: Option<u32>) -> Option<Vec<u32>> {
-    let rows = pipeline.unet.config().num_class_embeds? as u32;
-    Some((0..rows).filter(|&class| Some(class) != null_label).collect())
-}
-
-fn guidance(arguments: &Arguments, null_label: Option<u32>) -> anyhow::Result<Option<Guidance>> {
-    let Some(scale) = arguments.guidance else { return Ok(None) };
-    let interval = match arguments.guidance_interval.as_deref() {
-        None => (f64::NEG_INFINITY, f64::INFINITY),
-        Some(&[from, to]) if from <= to => (from, to),
-        Some(_) => return Err(usage("--guidance-interval: expected two timesteps, the lower first: 200,800")),
-    };
-    if !scale.is_finite() {
-        return Err(usage(format!("--guidance {scale}: expected a number")));
-    }
-    let Some(null_label) = null_label else {
-        return Err(usage("--guidance: nothing says which class stands for none; add --null-label"));
-    };
-    Ok(Some(Guidance { scale, null_label, interval }))
 }
 
 fn labels(arguments: &Arguments, classes: Option<&[u32]>, n: usize) -> anyhow::Result<Option<Vec<u32>>> {

@@ -33,6 +33,28 @@ fn images_are_described_and_shown() {
     place.ddpm(&["inspect", "photos", "-o", "sheet.png"]).assert().success().stdout(text).stderr("");
 }
 
+/// An image that is there twice, under two classes, and one that training and held-out part share.
+#[test]
+fn copies_and_leaks_are_named() {
+    let place = Place::new();
+    write_pngs(&place.path("photos/train/cats"), 4, 4, image::ColorType::Rgb8);
+    write_pngs(&place.path("photos/test/cats"), 4, 6, image::ColorType::Rgb8);
+    fs::create_dir_all(place.path("photos/train/dogs")).unwrap();
+    fs::copy(place.path("photos/train/cats/2.png"), place.path("photos/train/dogs/again.png")).unwrap();
+    fs::copy(place.path("photos/train/cats/4.png"), place.path("photos/test/cats/known.png")).unwrap();
+    let inspect = ["inspect", "photos", "--duplicates", "--resolution", "4"];
+    let found = &json(place.ddpm(&inspect))["duplicates"];
+    assert_eq!((&found["copies"], &found["labels_differ"]), (&1.into(), &1.into()), "{found}");
+    let group = found["groups"][0]["images"].as_array().unwrap();
+    assert!(group[0].as_str().unwrap().ends_with("cats/2.png") && group[1].as_str().unwrap().ends_with("dogs/again.png"));
+    let leaks = found["leaked"].as_array().unwrap();
+    let leak = (leaks[0]["held_out"].as_str().unwrap(), leaks[0]["train"].as_str().unwrap());
+    assert!(leaks.len() == 1 && leak.0.ends_with("test/cats/known.png") && leak.1.ends_with("train/cats/4.png"));
+    let said = contains("1 in 1 groups of equal images, 1 with several labels").and(contains("leaked    1 held-out"));
+    place.ddpm(&inspect).assert().success().stdout(said);
+    assert!(json(place.ddpm(&["inspect", "photos", "--resolution", "4"]))["duplicates"].is_null());
+}
+
 #[test]
 fn the_built_in_images_are_shown_without_a_path() {
     let place = Place::new();

@@ -135,3 +135,33 @@ fn mistakes_are_named() {
     refused(&reference, 1, &["samples.npz", "mu"]);
     fails(place.ddpm(&["evaluate", "nowhere", "--metrics", "nearest"]), 1, &["nowhere"]);
 }
+
+/// With classes and guidance too: classes in turn, and none of them the one that stands for none.
+#[test]
+fn a_conditional_model_draws_guided_samples() {
+    let place = Place::new();
+    let sets = [
+        "data.labels=true",
+        "train.label_dropout=0.2",
+        "sample.guidance=2",
+        "train.steps=6",
+        "train.learning_rate=0.05",
+        "train.ema_decay=0.1",
+    ];
+    let sets: Vec<&str> = TINY.iter().chain(&sets).flat_map(|set| ["--set", set]).collect();
+    place.ddpm(&["train", "--preset", "fashion", "--out", "run", "--quiet"]).args(sets).assert().success();
+    let drawn = |more: &[&str]| {
+        let command = ["sample", "run", "-n", "12", "--sampler", "ddim", "--steps", "3", "-o", "drawn.npz", "--quiet"];
+        place.ddpm(&[&command[..], more].concat()).assert().success();
+        let command = ["evaluate", "drawn.npz", "--metrics", "nearest", "--fit", "pad", "--quiet"];
+        json(place.ddpm(&command))["nearest"].clone()
+    };
+    let itself = |more: &[&str]| {
+        let command = ["evaluate", "run", "--metrics", "nearest", "--samples", "12", "--sampler-steps", "3", "--quiet"];
+        json(place.ddpm(&[&command[..], more].concat()))["nearest"].clone()
+    };
+    let guided = itself(&["--guidance", "3", "--batch-size", "5"]);
+    assert_eq!(guided, drawn(&["--guidance", "3"]));
+    assert_ne!(guided, itself(&[]));
+    assert_eq!(itself(&[]), drawn(&[]));
+}
