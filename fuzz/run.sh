@@ -18,6 +18,8 @@ fuzz() {
         { tail -n 30 "$1.log" >&2; exit 255; }
     tail -n 1 "$1.log"
 }
+# One thread in each: they share the cores as it is.
+export RAYON_NUM_THREADS=1
 export -f fuzz
 export seconds
 printf '%s\n' "${targets[@]}" | xargs -P 2 -I{} bash -c 'fuzz {}'

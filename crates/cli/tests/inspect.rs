@@ -46,7 +46,9 @@ fn copies_and_leaks_are_named() {
     let found = &json(place.ddpm(&inspect))["duplicates"];
     assert_eq!((&found["copies"], &found["labels_differ"]), (&1.into(), &1.into()), "{found}");
     let group = found["groups"][0]["images"].as_array().unwrap();
-    assert!(group[0].as_str().unwrap().ends_with("cats/2.png") && group[1].as_str().unwrap().ends_with("dogs/again.png"));
+    assert!(
+        group[0].as_str().unwrap().ends_with("cats/2.png") && group[1].as_str().unwrap().ends_with("dogs/again.png")
+    );
     let leaks = found["leaked"].as_array().unwrap();
     let leak = (leaks[0]["held_out"].as_str().unwrap(), leaks[0]["train"].as_str().unwrap());
     assert!(leaks.len() == 1 && leak.0.ends_with("test/cats/known.png") && leak.1.ends_with("train/cats/4.png"));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use weights::whole;
 
 use crate::Error;
-use crate::plot::{self, Series};
+use crate::plot::{self, Chart, Series};
 use crate::tensorboard::EventWriter;
 use crate::trainer::Report;
 
@@ -89,10 +89,19 @@ impl Window {
     }
 }
 
+/// A curve of a run: its file, its axis and whether that is logarithmic, and what it is of.
+type Curve = (&'static str, &'static str, bool, fn(&Record) -> Option<f64>);
+const LOSS: &str = "loss.png";
+const CURVES: [Curve; 3] = [
+    (LOSS, "loss", true, |record| Some(record.loss)),
+    ("bits_per_dim.png", "bits/dim of held-out images", false, |record| record.held_out),
+    ("frechet_distance.png", "Fréchet distance of samples", true, |record| record.frechet_distance),
+];
+
 /// A run's logs.
 pub struct Logs {
     path: PathBuf,
-    loss_plot: PathBuf,
+    run: PathBuf,
     name: String,
     events: EventWriter,
     records: Vec<Record>,
@@ -120,7 +129,7 @@ impl Logs {
             records.iter().try_for_each(|record| writeln!(file, "{}", serde_json::to_string(record)?))
         })?;
         let events = EventWriter::create(run, step + 1)?;
-        Ok(Self { path, loss_plot: run.join("loss.png"), name: name.to_owned(), events, records })
+        Ok(Self { path, run: run.to_owned(), name: name.to_owned(), events, records })
     }
 
     /// Writes a record.
@@ -159,17 +168,18 @@ impl Logs {
         Ok(())
     }
 
-    /// Draws the loss so far.
+    /// Draws the loss so far, and what was measured on the way.
     ///
     /// # Errors
-    /// If the picture cannot be written.
+    /// If a picture cannot be written.
     pub fn plot(&self) -> Result<(), Error> {
-        if self.records.len() < 2 {
-            return Ok(());
+        for (file, y, log_y, value) in CURVES {
+            let points: Vec<_> = self.records.iter().filter_map(|r| Some((r.step as f64, value(r)?))).collect();
+            if points.len() >= 2 {
+                let chart = Chart { title: &self.name, x: "step", y, log_y, smooth: file == LOSS };
+                plot::chart(&self.run.join(file), &chart, &[Series { name: String::new(), points }])?;
+            }
         }
-        let points = self.records.iter().map(|r| (r.step as f64, r.loss)).collect();
-        let series = [Series { name: "loss".into(), points }];
-        plot::loss_curve(&self.loss_plot, &self.name, &series, true)?;
         Ok(())
     }
 

@@ -44,14 +44,6 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Draws `series` over the training step and writes the picture, a PNG of 960×540, to `path`, whole or not at all.
-///
-/// Each series is a thin line through its points and, over it, a thick one of their moving average, since one batch's loss
-/// says little. `log_y` makes the value's axis logarithmic.
-pub fn loss_curve(path: &Path, title: &str, series: &[Series], log_y: bool) -> Result<(), PlotError> {
-    chart(path, &Chart { title, x: "step", y: "loss", log_y, smooth: true }, series)
-}
-
 /// What is around the lines of a chart.
 #[derive(Clone, Copy, Debug)]
 pub struct Chart<'a> {
@@ -63,11 +55,11 @@ pub struct Chart<'a> {
     pub y: &'a str,
     /// The vertical axis is logarithmic.
     pub log_y: bool,
-    /// Draw thick moving averages over thin lines; else thick lines.
+    /// Draw thick moving averages over thin lines, since one batch's loss says little; else thick lines.
     pub smooth: bool,
 }
 
-/// Draws `series`, whose points ascend, and writes the picture as [`loss_curve`] does.
+/// Draws `series`, whose points ascend, and writes the picture, a PNG of 960×540, to `path`, whole or not at all.
 ///
 /// # Errors
 /// If it cannot be drawn or written.
@@ -318,6 +310,10 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn loss_curve(path: &Path, title: &str, series: &[Series], log_y: bool) -> Result<(), PlotError> {
+        chart(path, &Chart { title, x: "step", y: "loss", log_y, smooth: true }, series)
+    }
 
     /// A loss as training has it: a steep fall, a long tail, noise.
     fn series(name: &str, floor: f64, n: usize) -> Series {
