@@ -266,3 +266,12 @@ fn models() {
     fs::write(sealed, bytes).unwrap();
     fails(sample("run"), 1, &["run/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors", "CRC-32"]);
 }
+
+/// A page without a header, found by fuzzing: the reader of Parquet panics on it, and nobody is to see that.
+#[test]
+fn a_damaged_parquet_file_is_one_line() {
+    let place = Place::new();
+    let found = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/no_page_header.parquet");
+    fs::copy(found, place.path("images.parquet")).unwrap();
+    fails(place.ddpm(&["inspect", "images.parquet"]), 1, &["images.parquet", "corrupt"]);
+}
