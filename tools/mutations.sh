@@ -17,7 +17,7 @@ mutate() {
     FROM=$from TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/' "$file"
     if cmp -s "$file" "$copy/original"; then echo "not found in $1: $from" >&2; exit 1; fi
     total=$((total + 1))
-    if (cd "$copy" && cargo test -q -p diffusion --lib --tests > "$copy/log" 2>&1); then
+    if (cd "$copy" && cargo test -q -p ddpm-diffusion --lib --tests > "$copy/log" 2>&1); then
         echo "SURVIVED  $1: $from  ->  $to"
     elif grep -q '^error\[\|could not compile' "$copy/log"; then
         echo "does not compile: $1: $from -> $to" >&2; exit 1

@@ -3,7 +3,7 @@
 //!
 //! Run `cargo run --release -p data --example make_builtin -- FOLDER`, where FOLDER holds the four files of Fashion-MNIST.
 
-use data::{Options, Split};
+use ddpm_data::{Options, Split};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::error::Error;
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let source = std::env::args_os().nth(1).ok_or("give the folder of Fashion-MNIST's IDX files")?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("builtin");
     for (split, name, each) in [(Split::Train, "train", 1_000), (Split::Test, "t10k", 100)] {
-        let set = data::open(Path::new(&source), &Options { split, ..Options::default() })?;
+        let set = ddpm_data::open(Path::new(&source), &Options { split, ..Options::default() })?;
         let labels = set.labels().ok_or("the labels are missing")?;
         let mut taken = [0; 10];
         let mut chosen = Vec::new();

@@ -23,12 +23,12 @@
 //! size, channels, memory and streaming are the same for all.
 //!
 //! ```
-//! let options = data::Options { resolution: Some((32, 32)), fit: data::Fit::Pad, ..Default::default() };
-//! let set = data::builtin(&options)?;
+//! let options = ddpm_data::Options { resolution: Some((32, 32)), fit: data::Fit::Pad, ..Default::default() };
+//! let set = ddpm_data::builtin(&options)?;
 //! let mut batch = vec![0; 2 * 32 * 32];
 //! set.read(&[0, 9_999], &mut batch)?;
 //! assert_eq!((set.len(), set.height(), set.width(), set.channels()), (10_000, 32, 32, 1));
-//! # Ok::<(), data::Error>(())
+//! # Ok::<(), ddpm_data::Error>(())
 //! ```
 
 mod arrays;

@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Error, ImageSet, Options, Split, open};
+use ddpm_data::{Error, ImageSet, Options, Split, open};
 use std::path::Path;
 use tempfile::tempdir;
 use zip::CompressionMethod::{Deflated, Stored};

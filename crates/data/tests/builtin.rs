@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Fit, Options, builtin, inspect};
+use ddpm_data::{Fit, Options, builtin, inspect};
 
 #[test]
 fn is_fashion_mnist_and_balanced() {

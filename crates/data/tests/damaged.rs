@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Options, inspect, open, write_npz};
+use ddpm_data::{Options, inspect, open, write_npz};
 use image::{ExtendedColorType, ImageFormat};
 use proptest::prelude::*;
 use std::io::Cursor;

@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Error, Options, duplicates, leaks, open};
+use ddpm_data::{Error, Options, duplicates, leaks, open};
 use image::ExtendedColorType;
 use std::path::Path;
 use tempfile::tempdir;
@@ -30,7 +30,7 @@ fn copies_and_leaks() {
     let rgb = Options { channels: Some(3), ..Options::default() };
     for options in [rgb.clone(), streamed(&rgb)] {
         let train = open(folder.path(), &options).unwrap();
-        let test = open(folder.path(), &Options { split: data::Split::Test, ..options.clone() }).unwrap();
+        let test = open(folder.path(), &Options { split: ddpm_data::Split::Test, ..options.clone() }).unwrap();
         assert_eq!(duplicates(&train), [vec![0, 2], vec![3, 4]]);
         assert!(duplicates(&test).is_empty());
         assert_eq!(leaks(&train, &test).unwrap(), [(0, 1), (2, 3)]);

@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Error, Options, builtin, open};
+use ddpm_data::{Error, Options, builtin, open};
 use image::ExtendedColorType;
 use std::fs;
 use std::path::Path;
@@ -155,7 +155,7 @@ fn bad_files_are_named_counted_and_left_out() {
     assert_eq!((set.len(), set.report().bad.len()), (4, 4));
     let error = set.read(&[2], &mut [0; 400]).unwrap_err().to_string();
     assert!(error.contains("corrupt.png: "), "{error}");
-    let summary = data::inspect::summary(&set);
+    let summary = ddpm_data::inspect::summary(&set);
     assert_eq!((summary.images, summary.bad.len()), (1, 7));
     assert!(summary.bad.iter().zip(&bad).all(|(found, (name, ..))| found.path.ends_with(name)));
 

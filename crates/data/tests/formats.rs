@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Error, Options, inspect, open, write_npz};
+use ddpm_data::{Error, Options, inspect, open, write_npz};
 use image::{ExtendedColorType, ImageFormat};
 use std::fs::File;
 use tempfile::tempdir;

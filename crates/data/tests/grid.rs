@@ -1,6 +1,6 @@
 //! Contact sheets.
 
-use data::{Error, grid};
+use ddpm_data::{Error, grid};
 use proptest::prelude::*;
 
 proptest! {

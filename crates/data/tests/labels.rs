@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Options, open};
+use ddpm_data::{Options, open};
 use std::fs;
 use tempfile::tempdir;
 

@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use data::{Error, Options, inspect, open};
+use ddpm_data::{Error, Options, inspect, open};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::WriterProperties;

@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use data::{Fit, Options, write_npz};
+use ddpm_data::{Fit, Options, write_npz};
 use image::ExtendedColorType;
 use proptest::prelude::*;
 use std::fs::File;

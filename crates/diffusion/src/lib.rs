@@ -26,7 +26,7 @@
 //!
 //! # Example
 //! ```
-//! use diffusion::{BetaSchedule, Clip, NoiseSchedule, Prediction, TimestepSpacing, solver};
+//! use ddpm_diffusion::{BetaSchedule, Clip, NoiseSchedule, Prediction, TimestepSpacing, solver};
 //!
 //! let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000)?;
 //! assert!((schedule.alpha_cumprod(999) - 4.03583e-5).abs() < 1e-10);
@@ -36,7 +36,7 @@
 //! // A network that always answers "no noise" reconstructs a grey image scaled up and clipped.
 //! let image = ddim.run(&[0.5, -0.5], |x, _t| vec![0.0; x.len()], Prediction::Epsilon, |_row| vec![0.0; 2])?;
 //! assert!((image[0] - 1.0).abs() < 1e-12 && (image[1] + 1.0).abs() < 1e-12);
-//! # Ok::<(), diffusion::Error>(())
+//! # Ok::<(), ddpm_diffusion::Error>(())
 //! ```
 
 #![deny(missing_docs)]

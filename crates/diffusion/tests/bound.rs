@@ -2,7 +2,7 @@
 
 use std::f64::consts::LN_2;
 
-use diffusion::{
+use ddpm_diffusion::{
     BetaSchedule, Cdf, LossWeight, NoiseSchedule, Prediction, VariationalBound,
     bound::{discretized_gaussian_nll, normal_kl},
     loss::hybrid_vb_scale,
@@ -170,7 +170,7 @@ fn each_term_is_the_information_gained() {
 fn the_whole_bound_is_the_entropy() {
     let data = Gaussian { mean: 0.3, variance: 0.35 };
     for steps in [1000, 28, 12] {
-        let timesteps = diffusion::TimestepSpacing::Linspace.timesteps(1000, steps, 0).unwrap();
+        let timesteps = ddpm_diffusion::TimestepSpacing::Linspace.timesteps(1000, steps, 0).unwrap();
         let schedule = linear(1000).respace(&timesteps).unwrap();
         let bound = VariationalBound::new(&schedule, Cdf::Erf);
         // The prior is quadratic in x_0, so two points give its mean.
@@ -212,7 +212,7 @@ fn slices_that_do_not_fit() {
     assert!(bound.term(1, &two, &two, &two, &two).is_ok());
     // One log-variance stands for all.
     assert_eq!(bound.term(1, &two, &two, &two, &[-3.0]), bound.term(1, &two, &two, &two, &[-3.0, -3.0]));
-    let message = |result: Result<f64, diffusion::Error>| result.unwrap_err().to_string();
+    let message = |result: Result<f64, ddpm_diffusion::Error>| result.unwrap_err().to_string();
     assert_eq!(message(bound.term(1, &two, &three, &two, &two)), "xt has 3 entries, expected 2");
     assert_eq!(message(bound.term(1, &two, &two, &three, &two)), "mean has 3 entries, expected 2");
     assert_eq!(message(bound.term(1, &two, &two, &two, &three)), "log_variance has 3 entries, expected 2");

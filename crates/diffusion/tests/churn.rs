@@ -1,8 +1,8 @@
 //! EDM's samplers: the tables against the algorithms as printed, and the law they make of Gaussian data.
 
-use diffusion::churn::edm_sde;
-use diffusion::oracle::{Gaussian, Mixture};
-use diffusion::{BetaSchedule, Churn, Clip, Grid, Multistep, Node, NoiseSchedule, Prediction};
+use ddpm_diffusion::churn::edm_sde;
+use ddpm_diffusion::oracle::{Gaussian, Mixture};
+use ddpm_diffusion::{BetaSchedule, Churn, Clip, Grid, Multistep, Node, NoiseSchedule, Prediction};
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {

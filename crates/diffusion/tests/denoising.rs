@@ -2,9 +2,9 @@
 
 use std::f64::consts::LN_2;
 
-use diffusion::oracle::Mixture;
-use diffusion::variance::optimal_variance;
-use diffusion::{BetaSchedule, Denoising, NoiseSchedule, StepVariance};
+use ddpm_diffusion::oracle::Mixture;
+use ddpm_diffusion::variance::optimal_variance;
+use ddpm_diffusion::{BetaSchedule, Denoising, NoiseSchedule, StepVariance};
 use random::{Random, Stream};
 
 fn linear(steps: usize) -> NoiseSchedule {

@@ -1,8 +1,8 @@
 //! Oracles in several dimensions: covariances, reverse kernels, products, and what known coordinates say of the rest.
 
-use diffusion::oracle::{Component, Gaussian, Mixture, MultivariateGaussian, Product};
-use diffusion::schedule::Posterior;
-use diffusion::{BetaSchedule, Multistep, Node, NoiseSchedule, Prediction};
+use ddpm_diffusion::oracle::{Component, Gaussian, Mixture, MultivariateGaussian, Product};
+use ddpm_diffusion::schedule::Posterior;
+use ddpm_diffusion::{BetaSchedule, Multistep, Node, NoiseSchedule, Prediction};
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {

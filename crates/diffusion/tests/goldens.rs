@@ -3,7 +3,7 @@
 //!
 //! diffusers keeps its tables in float32, improved-diffusion casts them on use; that is what the tolerances allow for.
 
-use diffusion::{
+use ddpm_diffusion::{
     BetaSchedule, Cdf, Clip, NoiseSchedule, Posterior, Prediction, SchedulerConfig, TimestepSpacing, Variance,
     VariationalBound, solver, timesteps::space_timesteps,
 };
@@ -30,7 +30,7 @@ fn integer(value: &Value) -> usize {
     value.as_u64().unwrap() as usize
 }
 
-fn word<T: std::str::FromStr<Err = diffusion::Error>>(value: &Value) -> T {
+fn word<T: std::str::FromStr<Err = ddpm_diffusion::Error>>(value: &Value) -> T {
     value.as_str().unwrap().parse().unwrap()
 }
 
@@ -203,7 +203,7 @@ fn ddim_of_improved_diffusion() {
     for case in list(&read("improved_diffusion")["ddim"]) {
         let mut table =
             solver::ddim(&schedule, &timesteps, case["eta"].as_f64().unwrap(), Some(Clip::Range(1.0))).unwrap();
-        let run = |table: &diffusion::SolverTable| table.run(&X_INIT, network, Prediction::Epsilon, noise).unwrap();
+        let run = |table: &ddpm_diffusion::SolverTable| table.run(&X_INIT, network, Prediction::Epsilon, noise).unwrap();
         let kept = run(&table);
         table.epsilon_from_clipped = true;
         let expected = floats(&case["result"]);

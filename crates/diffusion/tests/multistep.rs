@@ -1,8 +1,8 @@
 //! Samplers of higher order on a mixture whose probability flow is known exactly: the observed order of accuracy.
 
-use diffusion::churn::edm_sde;
-use diffusion::oracle::{Gaussian, Mixture};
-use diffusion::{BetaSchedule, Clip, Grid, Multistep, Node, NoiseSchedule, Prediction};
+use ddpm_diffusion::churn::edm_sde;
+use ddpm_diffusion::oracle::{Gaussian, Mixture};
+use ddpm_diffusion::{BetaSchedule, Clip, Grid, Multistep, Node, NoiseSchedule, Prediction};
 
 /// Three Gaussians on a line, under the continuous VP chain β(t) = 0.1 + 19.9 t.
 fn mixture() -> Mixture {
@@ -97,7 +97,7 @@ fn the_first_step_is_ddims() {
     let run = |sampler: Multistep| {
         let table = sampler.table(&nodes, None).unwrap();
         // Heun's second row makes it another method.
-        let table = diffusion::SolverTable { rows: table.rows[..1].to_vec(), ..table };
+        let table = ddpm_diffusion::SolverTable { rows: table.rows[..1].to_vec(), ..table };
         table.run(&[0.7], model, Prediction::Epsilon, |_| vec![0.0]).unwrap()[0]
     };
     let ddim = run(Multistep::Dpmpp1);
@@ -122,7 +122,7 @@ fn zero_terminal_snr() {
     };
     let starts = [-2.0, -0.3, 0.0, 1.1];
     let heun = |nodes: &[Node]| {
-        edm_sde(&schedule, nodes, diffusion::Churn { s_churn: 0.0, ..Default::default() }, None).unwrap()
+        edm_sde(&schedule, nodes, ddpm_diffusion::Churn { s_churn: 0.0, ..Default::default() }, None).unwrap()
     };
     for (name, grid) in Grid::ALL {
         let nodes = grid.nodes(&schedule, 50, false).unwrap();

@@ -1,6 +1,6 @@
 //! The oracles against what defines them: Bayes' rule by quadrature, Tweedie's formula, I-MMSE, the flow's ODE.
 
-use diffusion::oracle::{Component, Gaussian, Mixture};
+use ddpm_diffusion::oracle::{Component, Gaussian, Mixture};
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {

@@ -1,6 +1,6 @@
 //! How t is drawn: exact coverage, unbiased weights, a state that survives a stop.
 
-use diffusion::sampler_t::{LossSecondMoment, low_discrepancy, uniform};
+use ddpm_diffusion::sampler_t::{LossSecondMoment, low_discrepancy, uniform};
 
 const STEPS: usize = 8;
 

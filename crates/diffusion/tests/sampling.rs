@@ -1,7 +1,7 @@
 //! The law of what a sampler makes, against the data's, by a Kolmogorov–Smirnov test of four thousand samples.
 
-use diffusion::oracle::Mixture;
-use diffusion::{BetaSchedule, NoiseSchedule, Prediction, SolverTable, Variance, solver, timesteps};
+use ddpm_diffusion::oracle::Mixture;
+use ddpm_diffusion::{BetaSchedule, NoiseSchedule, Prediction, SolverTable, Variance, solver, timesteps};
 use random::{Random, Stream};
 
 const SAMPLES: usize = 4000;
@@ -64,7 +64,7 @@ fn ancestral_samples_have_the_law_of_the_data() {
 #[test]
 fn so_have_those_of_the_flow() {
     let table = |steps| {
-        let timesteps = diffusion::TimestepSpacing::Linspace.timesteps(1000, steps, 0).unwrap();
+        let timesteps = ddpm_diffusion::TimestepSpacing::Linspace.timesteps(1000, steps, 0).unwrap();
         solver::ddim(&schedule(), &timesteps, 0.0, None).unwrap()
     };
     assert!(p_value(samples(&table(200))) > 0.01);

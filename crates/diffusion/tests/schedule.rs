@@ -1,6 +1,6 @@
 //! Schedules against closed forms, an independent recomputation, published numbers and their own invariants.
 
-use diffusion::{BetaSchedule, Error, NoiseSchedule, Posterior, Prediction, Variance, schedule, variance};
+use ddpm_diffusion::{BetaSchedule, Error, NoiseSchedule, Posterior, Prediction, Variance, schedule, variance};
 use proptest::prelude::*;
 
 fn linear(steps: usize) -> NoiseSchedule {
@@ -276,7 +276,7 @@ fn names() {
     round_trip(&BetaSchedule::NAMES);
     round_trip(&Prediction::NAMES);
     round_trip(&Variance::NAMES);
-    round_trip(&diffusion::TimestepSpacing::NAMES);
+    round_trip(&ddpm_diffusion::TimestepSpacing::NAMES);
     let alias =
         |name: &str| (name.parse::<BetaSchedule>().unwrap(), serde_json::from_str(&format!("\"{name}\"")).unwrap());
     assert_eq!(alias("cosine"), (BetaSchedule::SquaredcosCapV2, BetaSchedule::SquaredcosCapV2));

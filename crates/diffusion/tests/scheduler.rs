@@ -1,6 +1,6 @@
 //! Reading and writing `scheduler_config.json`.
 
-use diffusion::{
+use ddpm_diffusion::{
     BetaSchedule, Clip, Prediction, SchedulerConfig, TimestepSpacing, Variance, scheduler::SchedulerClass, solver,
     timesteps,
 };

@@ -1,6 +1,6 @@
 //! Solver tables on data whose answers are exact, and the contract of a row.
 
-use diffusion::{
+use ddpm_diffusion::{
     BetaSchedule, Clip, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
     oracle::{Gaussian, Mixture},
     solver::{Row, ddim, ddim_analytic, ddpm, ddpm_with_variances},
@@ -434,8 +434,8 @@ fn ddim_inversion_follows_the_flow_to_noise_and_back() {
         let down: Vec<usize> = up.iter().rev().copied().collect();
         let none = |_: usize| vec![];
         let run = |table: &SolverTable, x: &[f64]| table.run(x, model, Prediction::Epsilon, none).unwrap();
-        let latents = run(&diffusion::solver::ddim_inversion(&schedule, &up).unwrap(), &x);
-        let back = run(&diffusion::solver::ddim(&schedule, &down, 0.0, None).unwrap(), &latents);
+        let latents = run(&ddpm_diffusion::solver::ddim_inversion(&schedule, &up).unwrap(), &x);
+        let back = run(&ddpm_diffusion::solver::ddim(&schedule, &down, 0.0, None).unwrap(), &latents);
         let flow = |&x: &f64| data.flow(x, schedule.alpha_cumprod(0), schedule.alpha_cumprod(999));
         let worst = |a: Vec<f64>, b: Vec<f64>| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         (worst(latents, x.iter().map(flow).collect()), worst(back, x.to_vec()))
@@ -443,7 +443,7 @@ fn ddim_inversion_follows_the_flow_to_noise_and_back() {
     let (coarse, fine) = (errors(50), errors(200));
     assert!(fine.0 < 0.3 * coarse.0 && fine.1 < 0.3 * coarse.1, "{coarse:?} {fine:?}");
     assert!(fine.0 < 0.03 && fine.1 < 0.03, "{fine:?}");
-    assert!(diffusion::solver::ddim_inversion(&schedule, &[0]).is_err());
-    assert!(diffusion::solver::ddim_inversion(&schedule, &[10, 0]).is_err());
-    assert!(diffusion::solver::ddim_inversion(&schedule, &[0, 1000]).is_err());
+    assert!(ddpm_diffusion::solver::ddim_inversion(&schedule, &[0]).is_err());
+    assert!(ddpm_diffusion::solver::ddim_inversion(&schedule, &[10, 0]).is_err());
+    assert!(ddpm_diffusion::solver::ddim_inversion(&schedule, &[0, 1000]).is_err());
 }

@@ -1,7 +1,7 @@
 //! Which timesteps are visited: lists known by heart, and properties for every T and K. Long lists of the reference
 //! implementations are in goldens.rs.
 
-use diffusion::{
+use ddpm_diffusion::{
     Error, TimestepSpacing,
     timesteps::{all, explicit, space_timesteps},
 };

@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{BetaSchedule, Cdf, Clip, NoiseSchedule, Prediction, StepVariance, Variance};
-use evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
+use ddpm_evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use random::{Random, Stream};
 use unet::{Config, Parameters, Unet};
 use weights::read_safetensors;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use evaluate::network::{About, Classifier, Extracted, FeatureNetwork, Resize};
+use ddpm_evaluate::network::{About, Classifier, Extracted, FeatureNetwork, Resize};
 use weights::{Metadata, Tensor, Tensors, read_safetensors};
 
 fn golden() -> Tensors {
@@ -50,7 +50,7 @@ fn extract(network: &FeatureNetwork, images: &Tensor, batch: usize) -> Extracted
 }
 
 #[track_caller]
-fn close(what: &str, got: &evaluate::quality::Features, expected: &Tensor) {
+fn close(what: &str, got: &ddpm_evaluate::quality::Features, expected: &Tensor) {
     assert_eq!([got.count(), got.width()], expected.shape[..]);
     let greatest = expected.data.iter().fold(0f32, |m, v| m.max(v.abs()));
     let worst = got.values().iter().zip(&expected.data).fold(0f32, |m, (a, b)| m.max((a - b).abs()));

@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use evaluate::quality::{Features, Statistics, frechet_distance, inception_score, manifold, mmd2};
+use ddpm_evaluate::quality::{Features, Statistics, frechet_distance, inception_score, manifold, mmd2};
 use weights::read_safetensors;
 
 #[test]

@@ -3,7 +3,7 @@
 //! Convolutions are counted as direct ones (2·n·out_h·out_w·kernel·c_in·c_out operations), memory-bound kernels by the
 //! bytes that they must move. Each time is the least of many runs.
 
-use kernels::*;
+use ddpm_kernels::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -20,7 +20,7 @@ const CLASSES: usize = STEPS * 18;
 ///
 /// ```
 /// #[global_allocator]
-/// static ALLOCATOR: kernels::Keeping = kernels::Keeping::new();
+/// static ALLOCATOR: ddpm_kernels::Keeping = kernels::Keeping::new();
 ///
 /// let before = vec![1u8; 1 << 20];
 /// drop(before);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use kernels::*;
+use ddpm_kernels::*;
 use proptest::prelude::*;
 
 /// Relative to the largest value. Winograd's transforms cost a digit; everything else is far better.

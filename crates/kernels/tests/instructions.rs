@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use kernels::*;
+use ddpm_kernels::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 

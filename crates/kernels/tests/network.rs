@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use kernels::*;
+use ddpm_kernels::*;
 use proptest::prelude::*;
 
 fn norms() -> impl Strategy<Value = (GroupNorm, bool, bool)> {

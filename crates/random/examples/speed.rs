@@ -1,6 +1,6 @@
 //! Nanoseconds per number: `cargo run --release -p random --example speed`.
 
-use random::{Random, Stream};
+use ddpm_random::{Random, Stream};
 use std::hint::black_box;
 use std::time::Instant;
 

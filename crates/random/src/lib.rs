@@ -6,7 +6,7 @@
 //! change with the batch size, the number of threads, or what was drawn before it.
 //!
 //! ```
-//! use random::{Random, Stream};
+//! use ddpm_random::{Random, Stream};
 //!
 //! let random = Random::new(42);
 //! let (image, step) = (7, 1000);

@@ -1,6 +1,6 @@
 //! Dropout: its rate, its mean, and that chunks make the whole.
 
-use random::{Random, Stream};
+use ddpm_random::{Random, Stream};
 
 fn ones(n: usize, p: f32) -> Vec<f32> {
     let mut x = vec![1.0; n];

@@ -1,6 +1,6 @@
 //! `Random::shuffled`: a bijection, and an even-handed one.
 
-use random::{Random, Stream};
+use ddpm_random::{Random, Stream};
 use std::collections::{HashMap, HashSet};
 
 #[test]

@@ -1,6 +1,6 @@
 //! Distribution, independence, and that a value depends on its address alone. Seeds are fixed, so nothing is flaky.
 
-use random::{Random, Stream};
+use ddpm_random::{Random, Stream};
 
 const N: usize = 1 << 20;
 

@@ -1,6 +1,6 @@
 //! Published vectors and golden values: these numbers are the file format and never change.
 
-use random::{Random, Stream, philox4x32_10};
+use ddpm_random::{Random, Stream, philox4x32_10};
 
 const SEED: u64 = 0x0123_4567_89ab_cdef;
 const INDEX: u64 = 0x89ab_0000_0005;

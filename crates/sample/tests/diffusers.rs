@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::scheduler::SchedulerClass;
 use diffusion::{Prediction, SchedulerConfig, TimestepSpacing, Variance};
-use sample::output::Images;
-use sample::{Pipeline, Request, Sampler, walk};
+use ddpm_sample::output::Images;
+use ddpm_sample::{Pipeline, Request, Sampler, walk};
 use unet::Parameters;
 use weights::{Tensor as Stored, Tensors, read_safetensors};
 
@@ -67,7 +67,7 @@ fn ddim_over_50_steps_is_diffusers() {
     let golden = golden("ddim50.safetensors");
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
     let table = Sampler::Ddim { eta: 0.0 }
-        .table(&pipeline.scheduler, sample::Options { steps: Some(50), ..Default::default() })
+        .table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(50), ..Default::default() })
         .unwrap();
     let noise = images(&golden["noise"]);
     let request = Request {
@@ -177,10 +177,10 @@ fn ancestral_sampling_is_diffusers_for_every_prediction_variance_and_spacing() {
 fn the_walk_is_the_reference_walk() {
     use random::{Random, Stream};
     let pipeline = Pipeline::load(&folder().join("learned_range"), &Device::flex()).unwrap();
-    let noise = sample::initial_noise(7, 3, 2, [16, 16, 3]);
+    let noise = ddpm_sample::initial_noise(7, 3, 2, [16, 16, 3]);
     let size = 16 * 16 * 3;
     let table =
-        Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(20), ..Default::default() }).unwrap();
+        Sampler::Ddpm.table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(20), ..Default::default() }).unwrap();
     let request = Request {
         seed: 7,
         first_image: 3,
@@ -212,9 +212,9 @@ fn the_walk_is_the_reference_walk() {
 fn an_image_does_not_depend_on_the_batch_it_is_in() {
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
     let table =
-        Sampler::Ddpm.table(&pipeline.scheduler, sample::Options { steps: Some(5), ..Default::default() }).unwrap();
+        Sampler::Ddpm.table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(5), ..Default::default() }).unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
-        let noise = sample::initial_noise(1, first, count, [16, 16, 3]);
+        let noise = ddpm_sample::initial_noise(1, first, count, [16, 16, 3]);
         let request = Request {
             seed: 1,
             first_image: first,

@@ -3,7 +3,7 @@
 use image::AnimationDecoder;
 use image::codecs::gif::GifDecoder;
 use proptest::prelude::*;
-use sample::output::{Error, Images, Output, sheet, to_u8, write, write_folder};
+use ddpm_sample::output::{Error, Images, Output, sheet, to_u8, write, write_folder};
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};

@@ -5,14 +5,14 @@
 //! some of its keys, and [`Config::set`] replaces single ones.
 //!
 //! ```
-//! use train::config::Config;
+//! use ddpm_train::config::Config;
 //! let mut config = Config::preset("cifar10")?;
 //! config.set("model.block_out_channels=[64, 128]")?;
 //! config.set("diffusion.schedule=cosine")?;
 //! config.validate()?;
 //! let error = config.set("train.batchsize=8").unwrap_err();
 //! assert_eq!(error.to_string(), "unknown key `train.batchsize`: did you mean `train.batch_size`?");
-//! # Ok::<(), train::config::ConfigError>(())
+//! # Ok::<(), ddpm_train::config::ConfigError>(())
 //! ```
 
 mod error;

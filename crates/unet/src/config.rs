@@ -108,7 +108,7 @@ pub enum UpBlockType {
 /// The configuration of a [`Unet`](crate::Unet), in the words and with the defaults of diffusers' `UNet2DModel`.
 ///
 /// ```
-/// use unet::{Config, DownBlockType, UpBlockType};
+/// use ddpm_unet::{Config, DownBlockType, UpBlockType};
 /// // Ho et al.'s CIFAR-10 network.
 /// let config = Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]);
 /// assert_eq!(config.down_block_types[1], DownBlockType::AttnDownBlock2D);

@@ -5,13 +5,13 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
-//! use unet::{Config, Unet};
+//! use ddpm_unet::{Config, Unet};
 //! let config = Config { norm_num_groups: 8, ..Config::ho(16, 1, &[16, 32], 1, &[8]) };
 //! let device = Device::flex();
 //! let network = Unet::new(&config, 0, &device)?;
 //! let epsilon = network.forward(Tensor::zeros([2, 16, 16, 1], &device), &[0.0, 999.0], None, None);
 //! assert_eq!(epsilon.dims(), [2, 16, 16, 1]);
-//! # Ok::<(), unet::Error>(())
+//! # Ok::<(), ddpm_unet::Error>(())
 //! ```
 
 mod blocks;

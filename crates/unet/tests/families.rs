@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use unet::{Config, Labels, Parameters, Unet};
+use ddpm_unet::{Config, Labels, Parameters, Unet};
 use weights::families::{Heads, Options, import};
 use weights::read_safetensors;
 

@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use unet::{ClassEmbedType, Config, Dropout, Labels, Parameters, Unet};
+use ddpm_unet::{ClassEmbedType, Config, Dropout, Labels, Parameters, Unet};
 use weights::{Tensors, read_safetensors};
 
 const STORED: [&str; 8] = ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time"];

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Distribution, Tensor};
 use proptest::prelude::*;
-use unet::ops::{self, Geometry, reference};
+use ddpm_unet::ops::{self, Geometry, reference};
 
 fn device() -> Device {
     Device::flex().autodiff()

@@ -126,9 +126,9 @@ impl Archive {
 /// ```
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("weights.bin");
-/// # let tensors = weights::Tensors::from([("w".into(), weights::Tensor { shape: vec![1], data: vec![1.0] })]);
-/// # weights::write_safetensors(&path, weights::views(&tensors), &Default::default())?;
-/// for (name, tensor) in weights::read_tensors(&path)? {
+/// # let tensors = ddpm_weights::Tensors::from([("w".into(), weights::Tensor { shape: vec![1], data: vec![1.0] })]);
+/// # ddpm_weights::write_safetensors(&path, weights::views(&tensors), &Default::default())?;
+/// for (name, tensor) in ddpm_weights::read_tensors(&path)? {
 ///     println!("{name} {:?}", tensor.shape);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -10,7 +10,7 @@
 //! - [`pipeline`]: from what a user calls MODEL to the files that make it up.
 //!
 //! ```
-//! use weights::{Tensor, Tensors, read_safetensors, views, write_safetensors};
+//! use ddpm_weights::{Tensor, Tensors, read_safetensors, views, write_safetensors};
 //!
 //! let folder = tempfile::tempdir()?;
 //! let path = folder.path().join("diffusion_pytorch_model.safetensors");

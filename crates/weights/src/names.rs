@@ -13,7 +13,7 @@ const ATTENTION: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("valu
 /// Today's name of a `UNet2DModel` parameter; other names are returned as they are.
 ///
 /// ```
-/// assert_eq!(weights::names::modern("mid_block.attentions.0.proj_attn.bias"), "mid_block.attentions.0.to_out.0.bias");
+/// assert_eq!(ddpm_weights::names::modern("mid_block.attentions.0.proj_attn.bias"), "mid_block.attentions.0.to_out.0.bias");
 /// ```
 pub fn modern(name: &str) -> String {
     match attention_layer(name) {

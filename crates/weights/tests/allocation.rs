@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::Path;
-use weights::{Metadata, read_safetensors, write_safetensors};
+use ddpm_weights::{Metadata, read_safetensors, write_safetensors};
 
 /// The largest size, in bytes, that this process's address space ever had.
 fn peak() -> u64 {

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use weights::{Archive, Format, TensorFlowFile, prefer_ema, read_safetensors, read_tensors};
+use ddpm_weights::{Archive, Format, TensorFlowFile, prefer_ema, read_safetensors, read_tensors};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use weights::families::{Heads, Imported, Options, import};
-use weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
+use ddpm_weights::families::{Heads, Imported, Options, import};
+use ddpm_weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../unet/tests/goldens/families").join(name)

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use weights::families::{Options, import};
-use weights::{read_tensors, write_safetensors};
+use ddpm_weights::families::{Options, import};
+use ddpm_weights::{read_tensors, write_safetensors};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use weights::pipeline::{Located, checkpoints, latest, locate, set_latest, write_model_index};
-use weights::{Error, Tensor, Tensors, names};
+use ddpm_weights::pipeline::{Located, checkpoints, latest, locate, set_latest, write_model_index};
+use ddpm_weights::{Error, Tensor, Tensors, names};
 
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 

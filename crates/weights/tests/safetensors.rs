@@ -5,7 +5,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
-use weights::{Metadata, Tensor, Tensors, read_safetensors, views, write_safetensors};
+use ddpm_weights::{Metadata, Tensor, Tensors, read_safetensors, views, write_safetensors};
 
 /// A folder and the path of a file in it with these bytes.
 fn file(bytes: &[u8]) -> (TempDir, PathBuf) {

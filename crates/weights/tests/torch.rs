@@ -6,8 +6,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use weights::pickle::{Item, Node};
-use weights::{Error, Tensors, TorchFile, read_safetensors};
+use ddpm_weights::pickle::{Item, Node};
+use ddpm_weights::{Error, Tensors, TorchFile, read_safetensors};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use weights::whole::{Existing, remove_leftovers, write_file, write_folder};
-use weights::{Error, digest, pipeline};
+use ddpm_weights::whole::{Existing, remove_leftovers, write_file, write_folder};
+use ddpm_weights::{Error, digest, pipeline};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =

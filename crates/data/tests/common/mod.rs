@@ -1,7 +1,7 @@
 //! Small files of every format, made in a temporary folder.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use data::{Error, ImageSet, Options, Split, open};
+use ddpm_data::{Error, ImageSet, Options, Split, open};
 use flate2::{Compression, write::GzEncoder};
 use std::fs;
 use std::io::{Cursor, Write};

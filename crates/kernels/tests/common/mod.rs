@@ -1,7 +1,7 @@
 //! What the tests share: numbers, comparison with f64, finite differences, and pools of threads.
 #![allow(dead_code)]
 
-use kernels::{Conv, Pad};
+use ddpm_kernels::{Conv, Pad};
 use proptest::prelude::*;
 
 /// `len` numbers in [-1, 1), a fixed function of the seed (SplitMix64).

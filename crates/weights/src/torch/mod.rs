@@ -24,10 +24,10 @@ const MODULE: [&str; 3] = ["_modules", "_parameters", "_buffers"];
 /// A file of `torch.save`'s, whose pickle has been read.
 ///
 /// ```no_run
-/// let file = weights::TorchFile::open("ckpt.pt")?;
+/// let file = ddpm_weights::TorchFile::open("ckpt.pt")?;
 /// let names: Vec<_> = file.tensors().keys().filter(|name| name.starts_with("ema_model.")).collect();
 /// let tensors = file.read(names)?;
-/// # Ok::<(), weights::Error>(())
+/// # Ok::<(), ddpm_weights::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct TorchFile {
