@@ -203,7 +203,8 @@ fn ddim_of_improved_diffusion() {
     for case in list(&read("improved_diffusion")["ddim"]) {
         let mut table =
             solver::ddim(&schedule, &timesteps, case["eta"].as_f64().unwrap(), Some(Clip::Range(1.0))).unwrap();
-        let run = |table: &ddpm_diffusion::SolverTable| table.run(&X_INIT, network, Prediction::Epsilon, noise).unwrap();
+        let run =
+            |table: &ddpm_diffusion::SolverTable| table.run(&X_INIT, network, Prediction::Epsilon, noise).unwrap();
         let kept = run(&table);
         table.epsilon_from_clipped = true;
         let expected = floats(&case["result"]);

@@ -2,9 +2,9 @@
 //! error alone predicts, and for any batch size.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use ddpm_evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{BetaSchedule, Cdf, Clip, NoiseSchedule, Prediction, StepVariance, Variance};
-use ddpm_evaluate::{Chain, Flow, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use random::{Random, Stream};
 use unet::{Config, Parameters, Unet};
 use weights::read_safetensors;

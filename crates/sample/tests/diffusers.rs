@@ -11,10 +11,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use diffusion::scheduler::SchedulerClass;
-use diffusion::{Prediction, SchedulerConfig, TimestepSpacing, Variance};
 use ddpm_sample::output::Images;
 use ddpm_sample::{Pipeline, Request, Sampler, walk};
+use diffusion::scheduler::SchedulerClass;
+use diffusion::{Prediction, SchedulerConfig, TimestepSpacing, Variance};
 use unet::Parameters;
 use weights::{Tensor as Stored, Tensors, read_safetensors};
 
@@ -179,8 +179,9 @@ fn the_walk_is_the_reference_walk() {
     let pipeline = Pipeline::load(&folder().join("learned_range"), &Device::flex()).unwrap();
     let noise = ddpm_sample::initial_noise(7, 3, 2, [16, 16, 3]);
     let size = 16 * 16 * 3;
-    let table =
-        Sampler::Ddpm.table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(20), ..Default::default() }).unwrap();
+    let table = Sampler::Ddpm
+        .table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(20), ..Default::default() })
+        .unwrap();
     let request = Request {
         seed: 7,
         first_image: 3,
@@ -211,8 +212,9 @@ fn the_walk_is_the_reference_walk() {
 #[test]
 fn an_image_does_not_depend_on_the_batch_it_is_in() {
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
-    let table =
-        Sampler::Ddpm.table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(5), ..Default::default() }).unwrap();
+    let table = Sampler::Ddpm
+        .table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(5), ..Default::default() })
+        .unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
         let noise = ddpm_sample::initial_noise(1, first, count, [16, 16, 3]);
         let request = Request {

@@ -1,9 +1,9 @@
 //! What is written is decoded again by other code and compared with the images, value by value.
 
+use ddpm_sample::output::{Error, Images, Output, sheet, to_u8, write, write_folder};
 use image::AnimationDecoder;
 use image::codecs::gif::GifDecoder;
 use proptest::prelude::*;
-use ddpm_sample::output::{Error, Images, Output, sheet, to_u8, write, write_folder};
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};

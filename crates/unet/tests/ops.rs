@@ -1,8 +1,8 @@
 //! Every operation against its definition in ordinary Burn operations: values and gradients, over random shapes.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use proptest::prelude::*;
 use ddpm_unet::ops::{self, Geometry, reference};
+use proptest::prelude::*;
 
 fn device() -> Device {
     Device::flex().autodiff()

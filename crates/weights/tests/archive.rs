@@ -2,9 +2,9 @@
 //! of its own. (A checkpoint that TensorFlow 2 itself wrote, of a package on PyPI, was read once by hand: every checksum
 //! of its 73 variables agreed.)
 
+use ddpm_weights::{Archive, Format, TensorFlowFile, prefer_ema, read_safetensors, read_tensors};
 use std::fs;
 use std::path::{Path, PathBuf};
-use ddpm_weights::{Archive, Format, TensorFlowFile, prefer_ema, read_safetensors, read_tensors};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)

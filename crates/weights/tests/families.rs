@@ -1,12 +1,12 @@
 //! Networks of other code bases under diffusers' names. `tools/goldens_families.py` wrote the files; that the networks
 //! compute the same is tested where they run, in crates/unet.
 
+use ddpm_weights::families::{Heads, Imported, Options, import};
+use ddpm_weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use ddpm_weights::families::{Heads, Imported, Options, import};
-use ddpm_weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../unet/tests/goldens/families").join(name)

@@ -1,14 +1,14 @@
 //! Files that were made to do harm, and files that were damaged: each is answered within a second, without a panic, and
 //! without more memory than four times its size and a mebibyte. Alone in its file: it counts all allocations.
 
+use ddpm_weights::families::{Options, import};
+use ddpm_weights::{read_tensors, write_safetensors};
 use peak_alloc::PeakAlloc;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use ddpm_weights::families::{Options, import};
-use ddpm_weights::{read_tensors, write_safetensors};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 

@@ -1,10 +1,10 @@
 //! Which files a path means, in every layout that users have; and the names of parameters.
 
+use ddpm_weights::pipeline::{Located, checkpoints, latest, locate, set_latest, write_model_index};
+use ddpm_weights::{Error, Tensor, Tensors, names};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use ddpm_weights::pipeline::{Located, checkpoints, latest, locate, set_latest, write_model_index};
-use ddpm_weights::{Error, Tensor, Tensors, names};
 
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 

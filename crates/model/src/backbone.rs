@@ -1,0 +1,470 @@
+//! Networks: the trait [`Backbone`], and [`Network`], any of them behind one type.
+
+use std::fmt::Debug;
+
+use burn::tensor::{Device, Tensor};
+use serde_json::Value;
+use unet::{Dropout, Flat, Labels, Parameters, Unet};
+use weights::Tensors;
+
+use crate::Error;
+
+/// What a network is told besides x and the noise level.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Condition<'a> {
+    /// A class or a vector for each image.
+    pub labels: Option<Labels<'a>>,
+}
+
+impl<'a> Condition<'a> {
+    /// A condition on classes, one for each image; none where there are none.
+    pub fn classes(classes: Option<&'a [u32]>) -> Self {
+        Self { labels: classes.map(Labels::Classes) }
+    }
+}
+
+/// The labels that a network takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelKind {
+    /// None: the network is unconditional.
+    None,
+    /// Classes below this number.
+    Classes(usize),
+    /// Class numbers of any size.
+    AnyClass,
+    /// Vectors of this width.
+    Vectors(usize),
+}
+
+/// The inputs and outputs of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Height and width of the images it was made for, if it was made for one size.
+    pub size: Option<[usize; 2]>,
+    /// Channels of the images.
+    pub in_channels: usize,
+    /// Channels of the output: `in_channels`, or twice as many where the variance is learned.
+    pub out_channels: usize,
+    /// The labels it takes.
+    pub labels: LabelKind,
+    /// The number of timesteps it knows, where it has a table of them.
+    pub timesteps: Option<usize>,
+}
+
+impl Signature {
+    /// Images of any size and `channels` channels, a prediction of the same shape, no labels.
+    pub fn unconditional(channels: usize) -> Self {
+        Self { size: None, in_channels: channels, out_channels: channels, labels: LabelKind::None, timesteps: None }
+    }
+
+    /// The number of classes, where labels are classes of a known number.
+    pub fn classes(&self) -> Option<usize> {
+        match self.labels {
+            LabelKind::Classes(classes) => Some(classes),
+            _ => None,
+        }
+    }
+
+    /// Checks that a condition fits `images` images.
+    ///
+    /// # Errors
+    /// Says which labels were expected.
+    pub fn check_condition(&self, images: usize, condition: Condition) -> Result<(), Error> {
+        let expected = match self.labels {
+            LabelKind::None => "none, since the network has no classes".to_owned(),
+            LabelKind::Classes(classes) => format!("{images} class numbers below {classes}"),
+            LabelKind::AnyClass => format!("{images} class numbers"),
+            LabelKind::Vectors(width) => format!("{images} vectors of {width} numbers"),
+        };
+        let fits = match (self.labels, condition.labels) {
+            (LabelKind::None, labels) => labels.is_none(),
+            (LabelKind::Classes(classes), Some(Labels::Classes(labels))) => {
+                labels.len() == images && labels.iter().all(|&label| (label as usize) < classes)
+            }
+            (LabelKind::AnyClass, Some(Labels::Classes(labels))) => labels.len() == images,
+            (LabelKind::Vectors(width), Some(Labels::Vectors(vectors))) => vectors.len() == images * width,
+            _ => false,
+        };
+        let found = match condition.labels {
+            None => "none".to_owned(),
+            Some(Labels::Classes(labels)) => {
+                format!("{} class numbers up to {}", labels.len(), labels.iter().max().unwrap_or(&0))
+            }
+            Some(Labels::Vectors(vectors)) => format!("{} numbers", vectors.len()),
+        };
+        if fits { Ok(()) } else { Err(unet::Error::Labels(format!("expected {expected}; found {found}")).into()) }
+    }
+}
+
+/// A network F(x, c_noise, condition), the part of a denoiser that is learned.
+pub trait Backbone: Parameters + Sync + 'static {
+    /// Computes the output for noisy images.
+    ///
+    /// `x` is `[N,H,W,in_channels]`, the result `[N,H,W,out_channels]`; `c_noise` has one number for each image, the
+    /// timestep for the discrete chains of Ho et al. (2020). With `dropout`, activations are dropped (training).
+    ///
+    /// # Panics
+    /// May panic if shapes do not agree; callers call [`Backbone::check`] first.
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4>;
+
+    /// Returns the shapes that the network takes and gives.
+    fn signature(&self) -> Signature;
+
+    /// Returns the configuration as JSON, with the network's class under `_class_name`: the text of `config.json`.
+    fn config(&self) -> String;
+
+    /// Checks that images `[N,H,W,C]` and their condition fit the network.
+    ///
+    /// # Errors
+    /// Names what does not fit, and what is expected.
+    fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error> {
+        let [n, height, width, channels] = shape;
+        let signature = self.signature();
+        self.check_size(height, width)?;
+        if channels != signature.in_channels {
+            let expected = signature.in_channels;
+            let message = format!("the images have {channels} channels, but the network takes {expected}");
+            return Err(Error::Input(message));
+        }
+        signature.check_condition(n, condition)
+    }
+
+    /// Checks a height and a width.
+    ///
+    /// # Errors
+    /// Says which sizes the network takes.
+    fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
+        match self.signature().size {
+            Some([h, w]) if [h, w] != [height, width] => {
+                Err(Error::Input(format!("images of {height}x{width}, but the network takes {h}x{w}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Computes the gradients of `loss(forward(…))` by the parameters, in the order of
+    /// [`Parameters::flat_parameters`]. `checkpointing` asks for less memory at the price of a second forward pass; a
+    /// network that cannot do that ignores it.
+    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
+        let Inputs { x, c_noise, condition, dropout, checkpointing: _ } = inputs;
+        let loss = loss(self.forward(x, c_noise, condition, dropout));
+        self.take_gradients(&mut loss.backward())
+    }
+}
+
+/// The inputs of a training pass.
+#[derive(Clone)]
+pub struct Inputs<'a> {
+    /// Noisy images `[N,H,W,C]`, scaled by c_in.
+    pub x: Tensor<4>,
+    /// The noise level of each image, as the network knows it.
+    pub c_noise: &'a [f32],
+    /// Labels.
+    pub condition: Condition<'a>,
+    /// Dropout's randomness; `None` for no dropout.
+    pub dropout: Option<&'a Dropout>,
+    /// Whether to recompute activations in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+    pub checkpointing: bool,
+}
+
+impl Backbone for Unet {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        Unet::forward(self, x, c_noise, condition.labels, dropout)
+    }
+
+    fn signature(&self) -> Signature {
+        let config = Unet::config(self);
+        Signature {
+            size: config.sample_size.map(|size| size.height_width().into()),
+            in_channels: config.in_channels,
+            out_channels: config.out_channels,
+            labels: match (config.class_embed_type, config.num_class_embeds) {
+                (None, None) => LabelKind::None,
+                (None, Some(classes)) => LabelKind::Classes(classes),
+                (Some(unet::ClassEmbedType::Timestep), _) => LabelKind::AnyClass,
+                (Some(unet::ClassEmbedType::Identity), _) => LabelKind::Vectors(config.time_embed_dim()),
+            },
+            timesteps: config.num_train_timesteps,
+        }
+    }
+
+    fn config(&self) -> String {
+        Unet::config(self).to_json()
+    }
+
+    // `sample_size` is the size that the network was trained for; it takes every size that its levels divide.
+    fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
+        Ok(Unet::config(self).check_size(height, width)?)
+    }
+
+    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
+        let Inputs { x, c_noise, condition, dropout, checkpointing } = inputs;
+        if checkpointing {
+            return self.checkpointed_gradients(x, c_noise, condition.labels, dropout, loss);
+        }
+        let loss = loss(Unet::forward(self, x, c_noise, condition.labels, dropout));
+        self.take_gradients(&mut loss.backward())
+    }
+}
+
+/// The configuration of a network that this program can build, by its `_class_name`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum NetworkConfig {
+    /// diffusers' `UNet2DModel`.
+    UNet2DModel(unet::Config),
+}
+
+impl NetworkConfig {
+    /// Reads the text of a `config.json`. Without a `_class_name` it is taken for a `UNet2DModel`'s, as flat
+    /// repositories of 2022 have it.
+    ///
+    /// # Errors
+    /// Names the class that is not supported, or the key that is wrong.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        Ok(Self::UNet2DModel(unet::Config::from_json(text)?))
+    }
+
+    /// Returns the number of parameters of the network.
+    pub fn parameter_count(&self) -> usize {
+        match self {
+            Self::UNet2DModel(config) => config.parameter_count(),
+        }
+    }
+
+    /// Returns the text of `config.json`.
+    pub fn to_json(&self) -> String {
+        match self {
+            Self::UNet2DModel(config) => config.to_json(),
+        }
+    }
+}
+
+/// A backbone of any kind. Clones share their parameters' memory.
+#[derive(Debug)]
+pub struct Network(Box<dyn AnyBackbone>);
+
+impl Clone for Network {
+    fn clone(&self) -> Self {
+        self.0.boxed_clone()
+    }
+}
+
+impl<B: Backbone> From<B> for Network {
+    fn from(backbone: B) -> Self {
+        Self(Box::new(Owned(Some(backbone))))
+    }
+}
+
+impl Network {
+    /// Builds a network with initial parameters that depend on the seed alone.
+    ///
+    /// # Errors
+    /// If the configuration does not describe a network.
+    pub fn new(config: &NetworkConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        match config {
+            NetworkConfig::UNet2DModel(config) => Ok(Unet::new(config, seed, device)?.into()),
+        }
+    }
+
+    /// See [`Backbone::forward`].
+    pub fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        self.0.forward(x, c_noise, condition, dropout)
+    }
+
+    /// See [`Backbone::gradients`].
+    pub fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
+        self.0.gradients(inputs, loss)
+    }
+
+    /// See [`Backbone::signature`].
+    pub fn signature(&self) -> Signature {
+        self.0.signature()
+    }
+
+    /// See [`Backbone::config`].
+    pub fn config(&self) -> String {
+        self.0.config()
+    }
+
+    /// Returns the configuration as a JSON value.
+    pub fn config_value(&self) -> Value {
+        serde_json::from_str(&self.config()).unwrap_or_default()
+    }
+
+    /// See [`Backbone::check`].
+    ///
+    /// # Errors
+    /// Names what does not fit, and what is expected.
+    pub fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error> {
+        self.0.check(shape, condition)
+    }
+
+    /// See [`Backbone::check_size`].
+    ///
+    /// # Errors
+    /// Says which sizes the network takes.
+    pub fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
+        self.0.check_size(height, width)
+    }
+
+    /// See [`Parameters::flat_parameters`].
+    pub fn flat_parameters(&self) -> Vec<Flat> {
+        self.0.flat_parameters()
+    }
+
+    /// Returns the number of parameters.
+    pub fn parameter_count(&self) -> usize {
+        self.flat_parameters().iter().map(|flat| flat.shape.iter().product::<usize>()).sum()
+    }
+
+    /// Replaces each parameter, in the order of [`Network::flat_parameters`]. `each` owns the values that it is given
+    /// and may change them in place.
+    pub fn map_parameters(&mut self, mut each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) {
+        self.0.map_parameters(&mut each);
+    }
+
+    /// See [`Parameters::tensors_of`].
+    ///
+    /// # Errors
+    /// If a back end cannot read its values back.
+    pub fn tensors_of(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Result<Tensors, Error> {
+        Ok(self.0.tensors_of(values.into_iter().collect())?)
+    }
+
+    /// Returns the parameters by name, in the layout of files.
+    ///
+    /// # Errors
+    /// If a back end cannot read its values back.
+    pub fn tensors(&self) -> Result<Tensors, Error> {
+        self.tensors_of(self.flat_parameters().into_iter().map(|flat| flat.values))
+    }
+
+    /// See [`Parameters::flat_from`].
+    ///
+    /// # Errors
+    /// Names the tensors that are missing, left over or of another shape.
+    pub fn flat_from(&self, tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, Error> {
+        Ok(self.0.flat_from(tensors, device)?)
+    }
+
+    /// Replaces the parameters by tensors in the layout of files.
+    ///
+    /// # Errors
+    /// Names the tensors that are missing, left over or of another shape.
+    pub fn set_tensors(&mut self, tensors: Tensors) -> Result<(), Error> {
+        let mut values = self.flat_from(tensors, &self.device())?.into_iter();
+        self.map_parameters(|_, old| values.next().unwrap_or(old));
+        Ok(())
+    }
+
+    /// Returns a copy with other parameters, off the autodiff graph: averages of them, for instance.
+    pub fn with_parameters(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Self {
+        let mut network = self.valid();
+        let mut values = values.into_iter();
+        network.map_parameters(|_, old| values.next().unwrap_or(old));
+        network
+    }
+
+    /// Returns a copy off the autodiff graph, for inference.
+    pub fn valid(&self) -> Self {
+        self.0.valid()
+    }
+
+    /// Returns a copy whose output can be differentiated by the input but not by the parameters.
+    pub fn with_input_gradients(&self) -> Self {
+        self.0.with_input_gradients()
+    }
+
+    /// Returns the device that holds the parameters, without autodiff.
+    pub fn device(&self) -> Device {
+        self.0.device()
+    }
+}
+
+/// [`Backbone`] without generic methods, so that any network fits into a box.
+trait AnyBackbone: Debug + Send + Sync {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4>;
+    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>>;
+    fn signature(&self) -> Signature;
+    fn config(&self) -> String;
+    fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error>;
+    fn check_size(&self, height: usize, width: usize) -> Result<(), Error>;
+    fn flat_parameters(&self) -> Vec<Flat>;
+    fn map_parameters(&mut self, each: &mut dyn FnMut(&str, Tensor<1>) -> Tensor<1>);
+    fn tensors_of(&self, values: Vec<Tensor<1>>) -> Result<Tensors, unet::Error>;
+    fn flat_from(&self, tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, unet::Error>;
+    fn boxed_clone(&self) -> Network;
+    fn valid(&self) -> Network;
+    fn with_input_gradients(&self) -> Network;
+    fn device(&self) -> Device;
+}
+
+/// A backbone in a box. It is absent only while [`AnyBackbone::map_parameters`] works on it, since Burn's modules are
+/// mapped by value.
+#[derive(Debug)]
+struct Owned<B>(Option<B>);
+
+impl<B> Owned<B> {
+    fn get(&self) -> &B {
+        self.0.as_ref().expect("present outside of map_parameters")
+    }
+}
+
+impl<B: Backbone> AnyBackbone for Owned<B> {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        self.get().forward(x, c_noise, condition, dropout)
+    }
+
+    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
+        self.get().gradients(inputs, loss)
+    }
+
+    fn signature(&self) -> Signature {
+        self.get().signature()
+    }
+
+    fn config(&self) -> String {
+        self.get().config()
+    }
+
+    fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error> {
+        self.get().check(shape, condition)
+    }
+
+    fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
+        self.get().check_size(height, width)
+    }
+
+    fn flat_parameters(&self) -> Vec<Flat> {
+        self.get().flat_parameters()
+    }
+
+    fn map_parameters(&mut self, each: &mut dyn FnMut(&str, Tensor<1>) -> Tensor<1>) {
+        self.0 = self.0.take().map(|backbone| backbone.map_parameters(each));
+    }
+
+    fn tensors_of(&self, values: Vec<Tensor<1>>) -> Result<Tensors, unet::Error> {
+        self.get().tensors_of(values)
+    }
+
+    fn flat_from(&self, tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, unet::Error> {
+        self.get().flat_from(tensors, device)
+    }
+
+    fn boxed_clone(&self) -> Network {
+        self.get().clone().into()
+    }
+
+    fn valid(&self) -> Network {
+        self.get().valid().into()
+    }
+
+    fn with_input_gradients(&self) -> Network {
+        self.get().clone().train().no_grad().into()
+    }
+
+    fn device(&self) -> Device {
+        Parameters::device(self.get())
+    }
+}

@@ -1,0 +1,133 @@
+//! Images as models take and give them: floating-point numbers on the host.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use data::ImageSet;
+
+use crate::Error;
+
+/// Images `[N,H,W,C]`, nominally in [-1,1], with a class for each where there are classes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Images {
+    /// N, the number of images.
+    pub n: usize,
+    /// H, in pixels.
+    pub height: usize,
+    /// W, in pixels.
+    pub width: usize,
+    /// C: 1 grey, 3 RGB, 4 RGBA; images of another number of channels cannot be shown.
+    pub channels: usize,
+    /// The values in the order N,H,W,C.
+    pub pixels: Vec<f32>,
+    /// The class of each image.
+    pub labels: Option<Vec<u32>>,
+}
+
+impl Images {
+    /// Images of shape `[N,H,W,C]` without labels.
+    ///
+    /// # Panics
+    /// If there are not as many values as the shape says.
+    pub fn new(shape: [usize; 4], pixels: Vec<f32>) -> Self {
+        let [n, height, width, channels] = shape;
+        assert_eq!(pixels.len(), n * height * width * channels, "as many values as {shape:?} says");
+        Self { n, height, width, channels, pixels, labels: None }
+    }
+
+    /// Images from bytes in the order N,H,W,C.
+    pub fn from_bytes([height, width, channels]: [usize; 3], bytes: &[u8]) -> Self {
+        let n = bytes.len() / (height * width * channels).max(1);
+        Self::new([n, height, width, channels], from_u8(bytes))
+    }
+
+    /// Reads images of a set, with their labels if it has any.
+    ///
+    /// # Errors
+    /// If an image cannot be read.
+    pub fn read(set: &ImageSet, indices: &[usize]) -> Result<Self, Error> {
+        let shape = [set.height(), set.width(), set.channels()];
+        let mut bytes = vec![0; indices.len() * shape.iter().product::<usize>()];
+        set.read(indices, &mut bytes)?;
+        let labels = set.labels().map(|labels| indices.iter().map(|&i| labels[i]).collect());
+        Ok(Self { labels, ..Self::from_bytes(shape, &bytes) })
+    }
+
+    /// Returns these images with labels.
+    pub fn with_labels(self, labels: Option<Vec<u32>>) -> Self {
+        Self { labels, ..self }
+    }
+
+    /// Returns `[N,H,W,C]`.
+    pub fn shape(&self) -> [usize; 4] {
+        [self.n, self.height, self.width, self.channels]
+    }
+
+    /// Iterates over the values of each image, H,W,C.
+    pub fn each(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.pixels.chunks_exact((self.height * self.width * self.channels).max(1))
+    }
+
+    /// Returns the images `first` to `first + count`.
+    pub fn slice(&self, first: usize, count: usize) -> Self {
+        let size = self.height * self.width * self.channels;
+        Self {
+            n: count,
+            pixels: self.pixels[first * size..][..count * size].to_vec(),
+            labels: self.labels.as_ref().map(|labels| labels[first..][..count].to_vec()),
+            ..*self
+        }
+    }
+
+    /// Appends images of the same size.
+    ///
+    /// # Panics
+    /// If their sizes differ.
+    pub fn append(&mut self, other: Self) {
+        if self.n == 0 {
+            *self = other;
+            return;
+        }
+        assert_eq!(self.shape()[1..], other.shape()[1..], "images of one size");
+        self.n += other.n;
+        self.pixels.extend(other.pixels);
+        if let (Some(labels), Some(more)) = (&mut self.labels, other.labels) {
+            labels.extend(more);
+        }
+    }
+
+    /// Returns the values in the order N,C,H,W of files.
+    pub fn nchw(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.pixels.len());
+        for image in self.each() {
+            for channel in 0..self.channels {
+                values.extend(image.iter().skip(channel).step_by(self.channels));
+            }
+        }
+        values
+    }
+
+    /// Returns the values as bytes; see [`to_u8`].
+    pub fn bytes(&self) -> Vec<u8> {
+        to_u8(&self.pixels)
+    }
+
+    /// Copies the images to a device, `[N,H,W,C]`.
+    pub fn tensor(&self, device: &Device) -> Tensor<4> {
+        Tensor::from_data(TensorData::new(self.pixels.clone(), self.shape()), device)
+    }
+
+    /// Copies images `[N,H,W,C]` from a device.
+    pub fn from_tensor(images: &Tensor<4>) -> Self {
+        Self::new(images.dims(), images.to_data().iter::<f32>().collect())
+    }
+}
+
+/// Converts bytes to pixels in [-1, 1]: `x/127.5 − 1`.
+pub fn from_u8(bytes: &[u8]) -> Vec<f32> {
+    bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect()
+}
+
+/// Converts pixels to bytes: `round(clamp((x+1)·127.5, 0, 255))`, ties to even as in NumPy and PyTorch. NaN becomes 0.
+pub fn to_u8(pixels: &[f32]) -> Vec<u8> {
+    let byte = |x: &f32| ((x + 1.0) * 127.5).clamp(0.0, 255.0).round_ties_even() as u8;
+    pixels.iter().map(byte).collect()
+}

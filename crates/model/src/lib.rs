@@ -1,0 +1,70 @@
+//! The seam between networks and everything that works with them.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`backbone`] | [`Backbone`], a network; [`Network`], any backbone behind one type; [`NetworkConfig`], how one is built |
+//! | [`denoiser`] | [`Denoiser`], a model that answers with x̂0 and ε̂; [`Process`], which turns a network's output into them |
+//! | [`guidance`] | [`ClassifierFree`], a denoiser around a denoiser |
+//! | [`oracle`] | [`Oracle`], data whose denoiser is known exactly |
+//! | [`images`] | [`Images`], floating-point images with their labels |
+//! | [`preprocessing`] | [`Preprocessing`], how a set of images is brought to a model |
+//! | [`pipeline`] | [`Pipeline`], what a checkpoint folder holds: network, scheduler, preprocessing |
+//!
+//! Crates above this one name no concrete network: they sample, score and train through these types. A new network
+//! implements [`Backbone`]:
+//!
+//! ```
+//! use burn::module::Module;
+//! use burn::tensor::{Device, Tensor};
+//! use ddpm_model::{Backbone, Condition, Labels, Network, Process, Signature};
+//! use diffusion::{Prediction, SchedulerConfig};
+//! use unet::layers::{Init, Linear};
+//! use unet::{Dropout, Parameters};
+//!
+//! /// Predicts the noise in two pixels by one linear layer.
+//! #[derive(Module, Debug)]
+//! struct Line {
+//!     layer: Linear,
+//! }
+//!
+//! impl Parameters for Line {}
+//!
+//! impl Backbone for Line {
+//!     fn forward(&self, x: Tensor<4>, _t: &[f32], _condition: Condition, _dropout: Option<&Dropout>) -> Tensor<4> {
+//!         let [n, height, width, channels] = x.dims();
+//!         self.layer.forward(x.reshape([n, height * width * channels])).reshape([n, height, width, channels])
+//!     }
+//!
+//!     fn signature(&self) -> Signature {
+//!         Signature { size: Some([1, 2]), ..Signature::unconditional(1) }
+//!     }
+//!
+//!     fn config(&self) -> String {
+//!         r#"{ "_class_name": "Line" }"#.to_owned()
+//!     }
+//! }
+//!
+//! let device = Device::flex();
+//! let network = Network::from(Line { layer: Linear::new(&mut Init::new(0, &device), 2, 2, 1.0) });
+//! let denoiser = Process::new(&SchedulerConfig::default())?.denoiser(network);
+//! # Ok::<(), ddpm_model::Error>(())
+//! ```
+
+pub mod backbone;
+pub mod denoiser;
+mod error;
+pub mod guidance;
+pub mod images;
+pub mod oracle;
+pub mod pipeline;
+pub mod preprocessing;
+
+pub use backbone::{Backbone, Condition, LabelKind, Network, NetworkConfig, Signature};
+pub use denoiser::{Denoised, Denoiser, NetworkDenoiser, Process};
+pub use error::Error;
+pub use guidance::ClassifierFree;
+pub use images::Images;
+pub use oracle::Oracle;
+pub use pipeline::Pipeline;
+pub use preprocessing::Preprocessing;
+pub use unet::{Dropout, Labels};

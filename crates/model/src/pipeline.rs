@@ -1,0 +1,194 @@
+//! Pipelines: a network with its noise schedule and preprocessing, read from and written to diffusers' folders.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use diffusion::SchedulerConfig;
+use weights::families::{Imported, Options};
+use weights::whole::{self, Existing};
+use weights::{Tensors, digest, names, pipeline as folders};
+
+use crate::preprocessing::{self, Preprocessing};
+use crate::{Error, Network, NetworkConfig, NetworkDenoiser, Process};
+
+/// A denoising diffusion model: what diffusers calls a `DDPMPipeline`, and how images are brought to it.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// The network.
+    pub network: Network,
+    /// The chain it was trained for.
+    pub scheduler: SchedulerConfig,
+    /// How images are read for it.
+    pub preprocessing: Preprocessing,
+    /// The folder or file it was read from.
+    pub root: PathBuf,
+}
+
+impl Pipeline {
+    /// Reads a model: a run, a checkpoint, a diffusers folder, a flat `google/ddpm-*` repository or a `unet` folder
+    /// (see [`weights::pipeline::locate`]).
+    ///
+    /// # Errors
+    /// Names the file, key or tensor that is missing, damaged, unsupported or of another shape.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
+        let located = folders::locate(path.as_ref())?;
+        if digest::is_sealed(&located.root) {
+            digest::verify(&located.root)?;
+        }
+        let of_config = |message: String| Error::Pipeline { path: located.unet_config.clone(), message };
+        let text = std::fs::read_to_string(&located.unet_config)
+            .map_err(|error| of_config(format!("cannot be read: {error}")))?;
+        let config = NetworkConfig::from_json(&text).map_err(|error| of_config(error.to_string()))?;
+        let scheduler = match &located.scheduler_config {
+            Some(path) => read_scheduler(path)?,
+            None => SchedulerConfig::default(),
+        };
+        let tensors = weights::read_tensors(&located.unet_weights)?;
+        let tensors = names::modernize(&located.unet_weights, tensors)?;
+        // A configuration that asks for far more than its weights is not worth building a network for.
+        let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
+        if asked / 2 > held + (1 << 20) {
+            return Err(of_config(format!(
+                "describes a network of {asked} parameters, but the weights beside it are {held}"
+            )));
+        }
+        let mut network = Network::new(&config, 0, device)?;
+        network
+            .set_tensors(tensors)
+            .map_err(|error| Error::Pipeline { path: located.unet_weights.clone(), message: error.to_string() })?;
+        let preprocessing = Preprocessing::read(&located.root, &network.signature())?;
+        let pipeline = Self { network, scheduler, preprocessing, root: located.root.clone() };
+        pipeline.check().map_err(of_config)?;
+        Ok(pipeline)
+    }
+
+    /// Reads a network of another code base (see [`weights::families`]) and makes it a pipeline. What was found and
+    /// assumed on the way comes with it, its tensors moved into the network.
+    ///
+    /// # Errors
+    /// Names the file, tensor or key that is missing, damaged or not supported.
+    pub fn import(path: &Path, options: &Options, device: &Device) -> Result<(Self, Imported), Error> {
+        let mut imported = weights::families::import(path, options)?;
+        let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
+        let config =
+            NetworkConfig::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
+        let scheduler =
+            SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
+        let mut network = Network::new(&config, 0, device)?;
+        network.set_tensors(std::mem::take(&mut imported.tensors)).map_err(|error| fail(error.to_string()))?;
+        let signature = network.signature();
+        let preprocessing = Preprocessing {
+            resolution: signature.size,
+            channels: Some(signature.in_channels),
+            ..Preprocessing::default()
+        };
+        let pipeline = Self { network, scheduler, preprocessing, root: path.to_owned() };
+        pipeline.check().map_err(fail)?;
+        Ok((pipeline, imported))
+    }
+
+    /// Writes the pipeline as a folder of diffusers', completely or not at all. The folder must not exist yet.
+    ///
+    /// # Errors
+    /// If it does, or a file cannot be written.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), Error> {
+        let tensors = self.network.tensors()?;
+        let parts = PipelineParts {
+            config: &self.network.config(),
+            scheduler: &self.scheduler,
+            preprocessing: &self.preprocessing,
+            tensors: &tensors,
+        };
+        whole::write_folder(folder.as_ref(), Existing::Refuse, |folder| parts.write(folder))
+    }
+
+    /// Returns the process that the network was trained for.
+    ///
+    /// # Errors
+    /// If the scheduler's betas do not make a chain.
+    pub fn process(&self) -> Result<Process, Error> {
+        Process::new(&self.scheduler)
+    }
+
+    /// Returns the denoiser: the network in its process.
+    ///
+    /// # Errors
+    /// If the scheduler's betas do not make a chain.
+    pub fn denoiser(&self) -> Result<NetworkDenoiser, Error> {
+        Ok(self.process()?.denoiser(self.network.clone()))
+    }
+
+    /// Returns the classes that samples can have: all labels but the one that stands for no class. `None` for a network
+    /// without classes.
+    pub fn classes(&self) -> Option<Vec<u32>> {
+        let null_label = self.preprocessing.null_label;
+        let classes = self.network.signature().classes()?;
+        Some((0..classes as u32).filter(|&class| Some(class) != null_label).collect())
+    }
+
+    /// Checks that network and chain go together: a learned variance needs twice the output channels.
+    fn check(&self) -> Result<(), String> {
+        let signature = self.network.signature();
+        let steps = self.scheduler.num_train_timesteps;
+        if let Some(rows) = signature.timesteps.filter(|&rows| rows < steps) {
+            return Err(format!("`num_train_timesteps` is {rows}, but the scheduler's is {steps}"));
+        }
+        let (inputs, outputs) = (signature.in_channels, signature.out_channels);
+        let expected = if self.scheduler.variance_type.is_learned() { 2 * inputs } else { inputs };
+        if outputs == expected || outputs == 2 * inputs {
+            return Ok(());
+        }
+        Err(format!(
+            "`out_channels` is {outputs}; with {inputs} input channels and variance_type {} it should be {expected}",
+            self.scheduler.variance_type
+        ))
+    }
+}
+
+/// Reads a `scheduler_config.json`.
+///
+/// # Errors
+/// Names the file and the key that is not supported.
+pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::Pipeline { path: path.into(), message: format!("cannot be read: {e}") })?;
+    SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline { path: path.into(), message: e.to_string() })
+}
+
+/// What a pipeline's folder is written from.
+#[derive(Clone, Copy, Debug)]
+pub struct PipelineParts<'a> {
+    /// The text of the network's `config.json`.
+    pub config: &'a str,
+    /// The chain.
+    pub scheduler: &'a SchedulerConfig,
+    /// How images are read.
+    pub preprocessing: &'a Preprocessing,
+    /// The parameters by name, in the layout of files.
+    pub tensors: &'a Tensors,
+}
+
+impl PipelineParts<'_> {
+    /// Writes into a folder that exists: `model_index.json`, `unet/` and `scheduler/`, which
+    /// `DDPMPipeline.from_pretrained` reads, and `preprocessing.json`, which it ignores.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<(), Error> {
+        let create = |name: &str| {
+            let path = folder.join(name);
+            std::fs::create_dir_all(&path)
+                .map_err(|e| Error::Pipeline { path: path.clone(), message: format!("cannot be created: {e}") })?;
+            Ok::<_, Error>(path)
+        };
+        let write = |path: PathBuf, text: &str| whole::write_file(path, |file| file.write_all(text.as_bytes()));
+        let unet = create("unet")?;
+        write(unet.join("config.json"), self.config)?;
+        let path = unet.join("diffusion_pytorch_model.safetensors");
+        weights::write_safetensors(path, weights::views(self.tensors), &weights::Metadata::new())?;
+        write(create("scheduler")?.join("scheduler_config.json"), &self.scheduler.to_json()?)?;
+        write(folder.join(preprocessing::FILE), &self.preprocessing.to_json())?;
+        folders::write_model_index(folder)?;
+        Ok(())
+    }
+}
