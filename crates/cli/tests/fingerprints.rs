@@ -148,9 +148,9 @@ fn measure() -> Map<String, Value> {
     let import = ["import", import.to_str().unwrap(), "-q", "-o", "imported", "--heads", "2", "--timesteps", "50"];
     succeed(&place, &import);
     found.insert("import".into(), of_tensors(&place.path("imported/unet/diffusion_pytorch_model.safetensors")));
-    let guided =
-        ["sample", "imported", "-q", "-n", "2", "--steps", "5", "--size", "8", "--guidance", "2", "--null-label", "0"];
-    succeed(&place, &[&guided[..], &["-o", "samples.safetensors"]].concat());
+    let conditional = Path::new(env!("CARGO_MANIFEST_DIR")).join("../unet/tests/goldens/adm/weights.safetensors");
+    let guided = ["-q", "-n", "2", "--steps", "5", "--size", "16", "--guidance", "2", "--null-label", "0"];
+    succeed(&place, &[&["sample", conditional.to_str().unwrap(), "-o", "samples.safetensors"], &guided[..]].concat());
     found.insert("sample --guidance".into(), of_tensors(&out));
     found
 }
