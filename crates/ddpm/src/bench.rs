@@ -181,7 +181,7 @@ pub fn bench(
     let x0 = sample::output::from_u8(&pixels);
 
     let images = train::Batch { x0: x0.clone(), labels: None };
-    let cpu = unet::ops::is_fused(device);
+    let cpu = unet::ops::is_cpu(device);
     let mut failure = None;
     let mut slot = Some(trainer);
     let mut step = || {
