@@ -25,7 +25,7 @@ use ddpm::Device;
 
 // Tensors come and go in large blocks, which the system's allocator would return and fetch each time.
 #[global_allocator]
-static ALLOCATOR: ddpm::Keeping = ddpm::Keeping::new();
+static ALLOCATOR: ddpm::CachingAllocator = ddpm::CachingAllocator::new();
 
 /// Denoising diffusion probabilistic models: train, sample, inspect.
 #[derive(Parser)]

@@ -304,7 +304,7 @@ fn quarters(record: &Record) -> String {
 }
 
 fn device_name(unet: &ddpm::Unet) -> String {
-    if ddpm::unet::ops::is_fused(&unet.device()) {
+    if ddpm::unet::ops::is_cpu(&unet.device()) {
         format!("cpu, {} threads", rayon::current_num_threads())
     } else {
         format!("{:?}", unet.device())

@@ -83,11 +83,11 @@ impl Account {
 
 /// Runs `step` several times with the account open.
 fn shares(runs: usize, product_gflops: f64, copy_gbs: f64, mut step: impl FnMut()) -> Vec<Share> {
-    kernels::start_account();
+    kernels::start_profile();
     let start = Instant::now();
     (0..runs).for_each(|_| step());
     let total = start.elapsed().as_secs_f64();
-    let entries = kernels::stop_account();
+    let entries = kernels::stop_profile();
     let inside: f64 = entries.iter().map(|entry| entry.seconds).sum();
     let per_run = |x: f64| x / runs as f64;
     let mut shares: Vec<Share> = entries
@@ -125,7 +125,7 @@ fn least(mut run: impl FnMut()) -> f64 {
 fn product_gflops() -> f64 {
     const SIDE: usize = 1536;
     let (a, b, mut c) = (vec![0.5; SIDE * SIDE], vec![0.25; SIDE * SIDE], vec![0.0; SIDE * SIDE]);
-    let shape = kernels::MatMul::new(SIDE, SIDE, SIDE);
+    let shape = kernels::MatMulShape::new(SIDE, SIDE, SIDE);
     2e-9 * (SIDE as f64).powi(3) / least(|| kernels::matmul(&shape, &a, &b, None, &mut c))
 }
 
@@ -181,7 +181,7 @@ pub fn bench(
     let x0 = sample::output::from_u8(&pixels);
 
     let images = train::Batch { x0: x0.clone(), labels: None };
-    let cpu = unet::ops::is_fused(device);
+    let cpu = unet::ops::is_cpu(device);
     let mut failure = None;
     let mut slot = Some(trainer);
     let mut step = || {

@@ -32,7 +32,7 @@ pub use data;
 pub use device::{DeviceError, device, devices};
 pub use diffusion;
 pub use evaluate;
-pub use kernels::{self, Keeping};
+pub use kernels::{self, CachingAllocator};
 pub use random;
 pub use sample::output::{self, Images, Output};
 pub use sample::{self, Options as SamplerOptions, Pipeline, Request, Sampler, initial_noise, walk};

@@ -1,4 +1,4 @@
-//! What each kernel reaches on this machine: `cargo bench -p kernels [-- FILTER] [THREADS]`.
+//! What each kernel reaches on this machine: `cargo bench -p ddpm-kernels [-- FILTER] [THREADS]`.
 //!
 //! Convolutions are counted as direct ones (2·n·out_h·out_w·kernel·c_in·c_out operations), memory-bound kernels by the
 //! bytes that they must move. Each time is the least of many runs.
@@ -49,7 +49,7 @@ impl Bench {
     }
 
     fn convolutions(&self) {
-        let same = |n, side, c_in, c_out| Conv {
+        let same = |n, side, c_in, c_out| ConvShape {
             n,
             h: side,
             w: side,
@@ -59,9 +59,13 @@ impl Bench {
             stride: 1,
             pad: Pad::same(1),
         };
-        let down =
-            |n, side, c| Conv { stride: 2, pad: Pad { top: 0, bottom: 1, left: 0, right: 1 }, ..same(n, side, c, c) };
-        let one = |n, side, c_in, c_out| Conv { kernel: (1, 1), pad: Pad::default(), ..same(n, side, c_in, c_out) };
+        let down = |n, side, c| ConvShape {
+            stride: 2,
+            pad: Pad { top: 0, bottom: 1, left: 0, right: 1 },
+            ..same(n, side, c, c)
+        };
+        let one =
+            |n, side, c_in, c_out| ConvShape { kernel: (1, 1), pad: Pad::default(), ..same(n, side, c_in, c_out) };
         let shapes = [
             same(16, 32, 128, 128),
             same(16, 16, 256, 256),
@@ -88,27 +92,27 @@ impl Bench {
             one(16, 32, 256, 128),
         ];
         for shape in shapes {
-            let Conv { n, h, c_in, c_out, kernel, stride, .. } = shape;
+            let ConvShape { n, h, c_in, c_out, kernel, stride, .. } = shape;
             let name = format!("n{n} {c_in}->{c_out} @{h} k{} s{stride}", kernel.0);
             let work = 2 * n * shape.out_h() * shape.out_w() * shape.weight_len();
             let (x, w, bias) = (ramp(shape.input_len()), ramp(shape.weight_len()), ramp(c_out));
             let dy = ramp(shape.output_len());
             let (mut out, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-            let around = Around { bias: Some(&bias), ..Around::default() };
+            let fusion = Fusion { bias: Some(&bias), ..Fusion::default() };
             self.time(&format!("forward {name}"), work, "GFLOP/s", || {
-                conv2d(&shape, black_box(&x), &w, around, &mut out);
+                conv2d(&shape, black_box(&x), &w, fusion, &mut out);
             });
-            let filter = PreparedFilter::new(&shape, &w);
-            self.time(&format!("prepared {name}"), work, "GFLOP/s", || {
-                conv2d_prepared(&shape, black_box(&x), &filter, around, &mut out);
+            let filter = PackedFilter::new(&shape, &w);
+            self.time(&format!("packed {name}"), work, "GFLOP/s", || {
+                conv2d_packed(&shape, black_box(&x), &filter, fusion, &mut out);
             });
             // Filters that come from memory, as a network's do: each in turn of 100 MB of them.
             let count = (100 << 20) / (4 * shape.weight_len()) + 1;
-            let filters: Vec<_> = (0..count.min(40)).map(|_| PreparedFilter::new(&shape, &w)).collect();
+            let filters: Vec<_> = (0..count.min(40)).map(|_| PackedFilter::new(&shape, &w)).collect();
             let mut filters = filters.iter().cycle();
             self.time(&format!("cold {name}"), work, "GFLOP/s", || {
                 if let Some(filter) = filters.next() {
-                    conv2d_prepared(&shape, black_box(&x), filter, around, &mut out);
+                    conv2d_packed(&shape, black_box(&x), filter, fusion, &mut out);
                 }
             });
             self.time(&format!("grad_input {name}"), work, "GFLOP/s", || {
@@ -124,11 +128,11 @@ impl Bench {
         for (m, k, n) in [(1024, 1024, 1024), (4096, 256, 256), (16, 512, 512), (1, 512, 512)] {
             let (a, b, mut out) = (ramp(m * k), ramp(k * n), vec![0.0; m * n]);
             self.time(&format!("matmul {m}x{k}x{n}"), 2 * m * k * n, "GFLOP/s", || {
-                matmul(&MatMul::new(m, k, n), black_box(&a), &b, None, &mut out);
+                matmul(&MatMulShape::new(m, k, n), black_box(&a), &b, None, &mut out);
             });
         }
         for (n, tokens, heads, head_dim) in [(16, 256, 1, 256), (1, 256, 1, 256), (64, 64, 4, 16), (16, 1024, 1, 128)] {
-            let shape = Attention { n, tokens, heads, head_dim };
+            let shape = AttentionShape { n, tokens, heads, head_dim };
             let len = n * tokens * heads * head_dim;
             let x = ramp(len);
             let mut out = vec![0.0; len];
@@ -146,7 +150,7 @@ impl Bench {
 
     fn the_rest(&self) {
         for (n, pixels, channels) in [(16, 1024, 128), (16, 256, 256), (1, 1024, 128), (64, 784, 32)] {
-            let shape = GroupNorm { n, pixels, channels, groups: 32, eps: 1e-5 };
+            let shape = GroupNormShape { n, pixels, channels, groups: 32, eps: 1e-5 };
             let len = n * pixels * channels;
             let (x, gamma) = (ramp(len), ramp(channels));
             let (mut out, mut saved, mut dx) = (x.clone(), vec![0.0; n * 64], x.clone());
@@ -188,17 +192,17 @@ impl Bench {
             upsample2x_backward(16, 32, 64, 128, black_box(&up), &mut y);
         });
         let step = AdamStep {
-            lr: 1e-4,
+            learning_rate: 1e-4,
             beta1: 0.9,
             beta2: 0.999,
-            eps: 1e-8,
+            epsilon: 1e-8,
             step: 5,
-            grad_scale: 1.0,
-            ema_decay: Some(0.9999),
+            gradient_scale: 1.0,
+            ema_decay: 0.9999,
         };
         let (mut m, mut v, mut ema) = (ramp(len), vec![1.0; len], ramp(len));
         self.time("adam with ema", 36 * len, "GB/s", || {
-            adam(&step, &mut y, black_box(&x), &mut m, &mut v, Some(&mut ema));
+            adam(&step, &mut y, black_box(&x), &mut m, &mut v, &mut ema);
         });
     }
 }

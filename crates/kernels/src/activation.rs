@@ -1,6 +1,6 @@
 //! SiLU (Hendrycks & Gimpel 2016; "swish"), x·σ(x), and the exponential under it.
 
-use crate::account;
+use crate::profile;
 use crate::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
 
@@ -51,7 +51,7 @@ pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
 /// If the lengths differ.
 pub fn silu(x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "silu: out");
-    let _call = account::call(|| "SiLU".into(), 8 * x.len(), 2 * x.len());
+    let _span = profile::span(|| "SiLU".into(), 8 * x.len(), 2 * x.len());
     out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| silu_part(x, out));
 }
 
@@ -62,7 +62,7 @@ pub fn silu(x: &[f32], out: &mut [f32]) {
 pub fn silu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "silu_backward: dy");
     assert_eq!(x.len(), dx.len(), "silu_backward: dx");
-    let _call = account::call(|| "SiLU: gradient".into(), 12 * x.len(), 3 * x.len());
+    let _span = profile::span(|| "SiLU: gradient".into(), 12 * x.len(), 3 * x.len());
     let inputs = x.par_chunks(TASK).zip(dy.par_chunks(TASK));
     dx.par_chunks_mut(TASK).zip(inputs).for_each(|(dx, (x, dy))| silu_backward_part(x, dy, dx));
 }

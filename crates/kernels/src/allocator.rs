@@ -1,4 +1,4 @@
-//! A global allocator that keeps large blocks.
+//! A global allocator that caches large blocks.
 //!
 //! A training step allocates and frees hundreds of activations of 1 to 100 MB. The system's allocator gives such blocks
 //! back at once and pays for it with fresh, zeroed pages the next time: a fifth of a step. Here a freed block waits in
@@ -7,33 +7,33 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Smaller blocks are the system's business.
-const SMALLEST: usize = 64 * 1024;
+/// The size below which a block is the system allocator's.
+const MIN_BLOCK: usize = 64 * 1024;
 /// Alignment of every large block: a page, so that any layout's is met.
 const ALIGN: usize = 4096;
 /// Classes per doubling of the size; a block is at most 1/8 larger than asked for.
-const STEPS: usize = 8;
+const CLASSES_PER_DOUBLING: usize = 8;
 /// Enough for blocks of 16 GiB.
-const CLASSES: usize = STEPS * 18;
+const CLASSES: usize = CLASSES_PER_DOUBLING * 18;
 
 /// Keeps blocks of 64 KiB and more for their next use, up to a limit; everything else is the system allocator's.
 ///
 /// ```
 /// #[global_allocator]
-/// static ALLOCATOR: ddpm_kernels::Keeping = kernels::Keeping::new();
+/// static ALLOCATOR: ddpm_kernels::CachingAllocator = ddpm_kernels::CachingAllocator::new();
 ///
 /// let before = vec![1u8; 1 << 20];
 /// drop(before);
 /// let after = vec![0u8; 1 << 20]; // the same block, zeroed
 /// assert!(after.iter().all(|&b| b == 0));
 /// ```
-pub struct Keeping {
+pub struct CachingAllocator {
     lists: [List; CLASSES],
-    kept: AtomicUsize,
+    cached: AtomicUsize,
 }
 
-/// At most this much waits for its next use.
-const LIMIT: usize = 16 << 30;
+/// The most bytes that are cached.
+const MAX_CACHED: usize = 16 << 30;
 
 /// Free blocks of one class, linked through their first word.
 struct List {
@@ -79,30 +79,30 @@ impl List {
 
 /// The class of a size, and the size of its blocks. `None` for what is the system's.
 fn class(size: usize) -> Option<(usize, usize)> {
-    if size < SMALLEST {
+    if size < MIN_BLOCK {
         return None;
     }
-    // Sizes in (2^k, 2^(k+1)] are cut into STEPS classes.
+    // Sizes in (2^k, 2^(k+1)] are cut into CLASSES_PER_DOUBLING classes.
     let doublings = (size - 1).ilog2() as usize;
-    let step = (1 << doublings) / STEPS;
+    let step = (1 << doublings) / CLASSES_PER_DOUBLING;
     let above = (size - (1 << doublings)).div_ceil(step);
-    let index = (doublings + 1).checked_sub(SMALLEST.ilog2() as usize)? * STEPS + above - 1;
+    let index = (doublings + 1).checked_sub(MIN_BLOCK.ilog2() as usize)? * CLASSES_PER_DOUBLING + above - 1;
     (index < CLASSES).then_some((index, (1 << doublings) + above * step))
 }
 
 /// The size of the blocks of a class.
 fn class_size(index: usize) -> usize {
-    let doubling = SMALLEST << (index / STEPS) >> 1;
-    doubling + (index % STEPS + 1) * (doubling / STEPS)
+    let doubling = MIN_BLOCK << (index / CLASSES_PER_DOUBLING) >> 1;
+    doubling + (index % CLASSES_PER_DOUBLING + 1) * (doubling / CLASSES_PER_DOUBLING)
 }
 
-impl Keeping {
-    /// An allocator that keeps nothing yet.
+impl CachingAllocator {
+    /// Returns an allocator with an empty cache.
     pub const fn new() -> Self {
-        Self { lists: [const { List::new() }; CLASSES], kept: AtomicUsize::new(0) }
+        Self { lists: [const { List::new() }; CLASSES], cached: AtomicUsize::new(0) }
     }
 
-    fn kept(&self, layout: Layout) -> Option<(&List, usize)> {
+    fn size_class(&self, layout: Layout) -> Option<(&List, usize)> {
         let (index, size) = class(layout.size()).filter(|_| layout.align() <= ALIGN)?;
         Some((&self.lists[index], size))
     }
@@ -111,7 +111,7 @@ impl Keeping {
     fn take(&self, list: &List, size: usize, zeroed: bool) -> (*mut u8, bool) {
         let block = list.pop();
         if !block.is_null() {
-            self.kept.fetch_sub(size, Ordering::Relaxed);
+            self.cached.fetch_sub(size, Ordering::Relaxed);
             return (block, false);
         }
         let Ok(layout) = Layout::from_size_align(size, ALIGN) else {
@@ -121,15 +121,15 @@ impl Keeping {
         let fresh = || unsafe { if zeroed { System.alloc_zeroed(layout) } else { System.alloc(layout) } };
         let block = fresh();
         if block.is_null() {
-            // What other classes keep may be what is missing.
-            self.give_back();
+            // Blocks cached in other classes may be what is missing.
+            self.release();
             return (fresh(), true);
         }
         (block, true)
     }
 
-    /// Returns everything that is kept to the system.
-    fn give_back(&self) {
+    /// Returns all cached blocks to the system.
+    fn release(&self) {
         for (index, list) in self.lists.iter().enumerate() {
             let size = class_size(index);
             let Ok(layout) = Layout::from_size_align(size, ALIGN) else { continue };
@@ -138,7 +138,7 @@ impl Keeping {
                 if block.is_null() {
                     break;
                 }
-                self.kept.fetch_sub(size, Ordering::Relaxed);
+                self.cached.fetch_sub(size, Ordering::Relaxed);
                 // SAFETY: `take` got the block from `System` with this layout.
                 unsafe { System.dealloc(block, layout) };
             }
@@ -146,7 +146,7 @@ impl Keeping {
     }
 }
 
-impl Default for Keeping {
+impl Default for CachingAllocator {
     fn default() -> Self {
         Self::new()
     }
@@ -155,9 +155,9 @@ impl Default for Keeping {
 // SAFETY: a block comes either from `System` with the caller's layout, or from a class with a layout that has at least
 // its size and alignment; which of the two depends on the layout alone, and a block is in at most one list, only while
 // it is free.
-unsafe impl GlobalAlloc for Keeping {
+unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.kept(layout) {
+        match self.size_class(layout) {
             Some((list, size)) => self.take(list, size, false).0,
             // SAFETY: the caller's contract.
             None => unsafe { System.alloc(layout) },
@@ -165,7 +165,7 @@ unsafe impl GlobalAlloc for Keeping {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some((list, size)) = self.kept(layout) else {
+        let Some((list, size)) = self.size_class(layout) else {
             // SAFETY: the caller's contract.
             return unsafe { System.alloc_zeroed(layout) };
         };
@@ -178,14 +178,14 @@ unsafe impl GlobalAlloc for Keeping {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let Some((list, size)) = self.kept(layout) else {
+        let Some((list, size)) = self.size_class(layout) else {
             // SAFETY: the caller's contract: `System` gave the block with this layout.
             return unsafe { System.dealloc(block, layout) };
         };
-        if self.kept.fetch_add(size, Ordering::Relaxed) + size <= LIMIT {
+        if self.cached.fetch_add(size, Ordering::Relaxed) + size <= MAX_CACHED {
             return list.push(block);
         }
-        self.kept.fetch_sub(size, Ordering::Relaxed);
+        self.cached.fetch_sub(size, Ordering::Relaxed);
         if let Ok(layout) = Layout::from_size_align(size, ALIGN) {
             // SAFETY: `take` got the block from `System` with this layout.
             unsafe { System.dealloc(block, layout) };
@@ -196,7 +196,7 @@ unsafe impl GlobalAlloc for Keeping {
         let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
             return std::ptr::null_mut();
         };
-        match (self.kept(layout), self.kept(new_layout)) {
+        match (self.size_class(layout), self.size_class(new_layout)) {
             // SAFETY: the caller's contract; the block is `System`'s and stays so.
             (None, None) => unsafe { System.realloc(block, layout, new_size) },
             // The block's class has room already.
@@ -222,11 +222,11 @@ mod tests {
 
     #[test]
     fn classes_hold_what_they_are_for_and_waste_an_eighth_at_most() {
-        assert_eq!(class(SMALLEST - 1), None);
+        assert_eq!(class(MIN_BLOCK - 1), None);
         let mut last = None;
-        for size in (SMALLEST..40 << 20).step_by(997) {
+        for size in (MIN_BLOCK..40 << 20).step_by(997) {
             let (index, block) = class(size).unwrap();
-            assert!(block >= size && block - size <= size / STEPS, "{size} {block}");
+            assert!(block >= size && block - size <= size / CLASSES_PER_DOUBLING, "{size} {block}");
             // A class has one size of blocks, and classes ascend.
             if let Some((last_index, last_block)) = last {
                 assert!((index == last_index) == (block == last_block) && index >= last_index);
@@ -240,47 +240,47 @@ mod tests {
 
     #[test]
     fn blocks_come_back_zeroed_where_asked_and_keep_their_bytes_when_they_grow() {
-        let keeping = Keeping::new();
+        let allocator = CachingAllocator::new();
         let layout = Layout::from_size_align(100_000, 64).unwrap();
         // SAFETY: layouts are right and blocks are used within them.
         unsafe {
-            let first = keeping.alloc(layout);
+            let first = allocator.alloc(layout);
             first.write_bytes(7, 100_000);
-            keeping.dealloc(first, layout);
-            let again = keeping.alloc_zeroed(layout);
+            allocator.dealloc(first, layout);
+            let again = allocator.alloc_zeroed(layout);
             assert_eq!(again, first);
             assert!(std::slice::from_raw_parts(again, 100_000).iter().all(|&b| b == 0));
             again.write_bytes(9, 100_000);
-            let grown = keeping.realloc(again, layout, 1_000_000);
+            let grown = allocator.realloc(again, layout, 1_000_000);
             let layout = Layout::from_size_align(1_000_000, 64).unwrap();
             assert!(std::slice::from_raw_parts(grown, 100_000).iter().all(|&b| b == 9));
-            let spare = keeping.alloc(layout);
-            keeping.dealloc(spare, layout);
-            keeping.give_back();
-            assert_eq!(keeping.kept.load(Ordering::Relaxed), 0);
-            let shrunk = keeping.realloc(grown, layout, 10);
+            let spare = allocator.alloc(layout);
+            allocator.dealloc(spare, layout);
+            allocator.release();
+            assert_eq!(allocator.cached.load(Ordering::Relaxed), 0);
+            let shrunk = allocator.realloc(grown, layout, 10);
             let layout = Layout::from_size_align(10, 64).unwrap();
             assert_eq!(std::slice::from_raw_parts(shrunk, 10), [9; 10]);
-            keeping.dealloc(shrunk, layout);
+            allocator.dealloc(shrunk, layout);
         }
     }
 
     #[test]
     fn threads_share_it() {
-        let keeping = Keeping::new();
+        let allocator = CachingAllocator::new();
         std::thread::scope(|scope| {
             for id in 0..4u8 {
-                let keeping = &keeping;
+                let allocator = &allocator;
                 scope.spawn(move || {
                     for i in 0..2000usize {
                         let layout = Layout::from_size_align(70_000 + 1000 * (i % 40), 8).unwrap();
                         // SAFETY: layouts are right and blocks are used within them.
                         unsafe {
-                            let block = keeping.alloc(layout);
+                            let block = allocator.alloc(layout);
                             block.write_bytes(id, layout.size());
                             std::hint::black_box(block);
                             assert!(std::slice::from_raw_parts(block, layout.size()).iter().all(|&b| b == id));
-                            keeping.dealloc(block, layout);
+                            allocator.dealloc(block, layout);
                         }
                     }
                 });

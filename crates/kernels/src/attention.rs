@@ -1,10 +1,10 @@
 //! Scaled dot-product attention (Vaswani et al. 2017) of q, k, v \[n, tokens, heads·head_dim\]. Scores are made for a
 //! block of queries at a time and never stored whole; the backward pass makes them again.
 
-use crate::account;
 use crate::activation::exp;
 use crate::gemm::{blocked_len, multiply, multiply_transposed, pack, pack_transposed};
-use crate::parallel::{self, Shared};
+use crate::parallel::{self, SharedSlice};
+use crate::profile;
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
@@ -14,7 +14,7 @@ const QUERIES: usize = 56;
 
 /// Shape of an attention; scores are scaled by 1/√`head_dim`.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention {
+pub struct AttentionShape {
     /// Images.
     pub n: usize,
     /// Tokens (pixels) of an image.
@@ -25,7 +25,7 @@ pub struct Attention {
     pub head_dim: usize,
 }
 
-impl Attention {
+impl AttentionShape {
     fn channels(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -50,19 +50,19 @@ impl Attention {
 ///
 /// # Panics
 /// If a slice has not the length that `shape` says.
-pub fn attention(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+pub fn attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
     shape.check(&[q, k, v, out]);
     let heads = shape.n * shape.heads;
     if out.is_empty() {
         return;
     }
-    let _call = account::call(|| "attention".into(), 4 * out.len() * shape.tokens, 4 * out.len());
+    let _span = profile::span(|| "attention".into(), 4 * out.len() * shape.tokens, 4 * out.len());
     // Several tasks a head only where heads alone would leave threads idle: each packs all keys and values.
     let blocks = shape.tokens.div_ceil(QUERIES);
     let splits = (2 * parallel::threads()).div_ceil(heads).clamp(1, blocks);
     let step = blocks.div_ceil(splits) * QUERIES;
     let splits = shape.tokens.div_ceil(step);
-    let out = Shared::new(out);
+    let out = SharedSlice::new(out);
     parallel::for_each(heads * splits, |task| {
         let (head, first) = (task / splits, task % splits * step);
         forward(shape, head, first, (first + step).min(shape.tokens), [q, k, v], out);
@@ -75,7 +75,7 @@ pub fn attention(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [
 /// If a slice has not the length that `shape` says.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward(
-    shape: &Attention,
+    shape: &AttentionShape,
     q: &[f32],
     k: &[f32],
     v: &[f32],
@@ -88,8 +88,8 @@ pub fn attention_backward(
     if q.is_empty() {
         return;
     }
-    let _call = account::call(|| "attention: gradients".into(), 10 * q.len() * shape.tokens, 7 * q.len());
-    let gradients = [Shared::new(dq), Shared::new(dk), Shared::new(dv)];
+    let _span = profile::span(|| "attention: gradients".into(), 10 * q.len() * shape.tokens, 7 * q.len());
+    let gradients = [SharedSlice::new(dq), SharedSlice::new(dk), SharedSlice::new(dv)];
     parallel::for_each(shape.n * shape.heads, |head| {
         backward(shape, head, [q, k, v, dout], gradients);
     });
@@ -97,14 +97,14 @@ pub fn attention_backward(
 
 dispatch! {
     fn forward(
-        shape: &Attention, head: usize, first: usize, end: usize, qkv: [&[f32]; 3], out: Shared,
+        shape: &AttentionShape, head: usize, first: usize, end: usize, qkv: [&[f32]; 3], out: SharedSlice,
     ) = forward_kernel;
-    fn backward(shape: &Attention, head: usize, inputs: [&[f32]; 4], gradients: [Shared; 3]) = backward_kernel;
+    fn backward(shape: &AttentionShape, head: usize, inputs: [&[f32]; 4], gradients: [SharedSlice; 3]) = backward_kernel;
 }
 
 /// Splits `work` into consecutive parts of the given lengths.
 #[inline(always)]
-fn parts<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+fn split_work<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
     lengths.map(|len| {
         let (part, rest) = std::mem::take(&mut work).split_at_mut(len);
         work = rest;
@@ -114,7 +114,7 @@ fn parts<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mut [f3
 
 /// Blocks the transpose of one head's [tokens, head_dim] `x`: terms over channels, columns over tokens.
 #[inline(always)]
-fn pack_tokens_as_columns<S: Simd>(s: S, shape: &Attention, x: &[f32], out: &mut [f32]) {
+fn pack_tokens_as_columns<S: Simd>(s: S, shape: &AttentionShape, x: &[f32], out: &mut [f32]) {
     let d = shape.head_dim;
     for (block, out) in out.chunks_exact_mut(d * LANES).enumerate() {
         let token = block * LANES;
@@ -127,12 +127,12 @@ fn pack_tokens_as_columns<S: Simd>(s: S, shape: &Attention, x: &[f32], out: &mut
 #[allow(clippy::too_many_arguments)]
 fn forward_kernel<S: Simd>(
     s: S,
-    shape: &Attention,
+    shape: &AttentionShape,
     head: usize,
     first: usize,
     end: usize,
     [q, k, v]: [&[f32]; 3],
-    out: Shared,
+    out: SharedSlice,
 ) {
     let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
     let at = |token: usize| shape.at(head, token);
@@ -145,7 +145,7 @@ fn forward_kernel<S: Simd>(
     ];
     let mut work = scratch::take(lengths.iter().sum());
     let work = &mut *work;
-    let [keys, values, queries, scores, sums] = parts(work, lengths);
+    let [keys, values, queries, scores, sums] = split_work(work, lengths);
     pack_tokens_as_columns(s, shape, &k[at(0)..], keys);
     pack(s, tokens, d, &v[at(0)..], channels, values);
     for start in (first..end).step_by(QUERIES) {
@@ -206,10 +206,10 @@ fn unpack_row<S: Simd>(s: S, x: &[f32], rows: usize, r: usize, out: &mut [f32]) 
 #[inline(always)]
 fn backward_kernel<S: Simd>(
     s: S,
-    shape: &Attention,
+    shape: &AttentionShape,
     head: usize,
     [q, k, v, dout]: [&[f32]; 4],
-    [dq, dk, dv]: [Shared; 3],
+    [dq, dk, dv]: [SharedSlice; 3],
 ) {
     let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
     let at = |token: usize| shape.at(head, token);
@@ -222,19 +222,19 @@ fn backward_kernel<S: Simd>(
         [keys_len, keys_len, keys_len, keys_len, keys_len, query_len, query_len, query_len, score_len, score_len];
     let mut work = scratch::take(lengths.iter().sum());
     let work = &mut *work;
-    let [keys_t, values_t, keys, by_k, by_v, queries, upper, sums, p, ds] = parts(work, lengths);
+    let [keys_t, values_t, keys, dk_sums, dv_sums, queries, dout_rows, sums, p, ds] = split_work(work, lengths);
     pack_tokens_as_columns(s, shape, &k[at(0)..], &mut keys_t[..blocked_len(d, tokens)]);
     pack_tokens_as_columns(s, shape, &v[at(0)..], &mut values_t[..blocked_len(d, tokens)]);
     pack(s, tokens, d, &k[at(0)..], channels, keys);
-    by_k.fill(0.0);
-    by_v.fill(0.0);
+    dk_sums.fill(0.0);
+    dv_sums.fill(0.0);
     let padded = tokens.next_multiple_of(LANES);
     for start in (0..tokens).step_by(QUERIES) {
         let rows = QUERIES.min(tokens - start);
         pack(s, rows, d, &q[at(start)..], channels, queries);
-        pack(s, rows, d, &dout[at(start)..], channels, upper);
+        pack(s, rows, d, &dout[at(start)..], channels, dout_rows);
         multiply(s, rows, d, tokens, queries, keys_t, p, false);
-        multiply(s, rows, d, tokens, upper, values_t, ds, false);
+        multiply(s, rows, d, tokens, dout_rows, values_t, ds, false);
         for r in 0..rows {
             softmax(s, rows, r, tokens, shape.scale(), p);
             score_gradient(s, rows, r, tokens, shape.scale(), p, ds);
@@ -244,14 +244,14 @@ fn backward_kernel<S: Simd>(
             // SAFETY: a task writes the gradients of its own head.
             unpack_row(s, sums, rows, r, unsafe { dq.part(at(start + r), d) });
         }
-        multiply_transposed(s, padded, rows, d, ds, queries, by_k, padded);
-        multiply_transposed(s, padded, rows, d, p, upper, by_v, padded);
+        multiply_transposed(s, padded, rows, d, ds, queries, dk_sums, padded);
+        multiply_transposed(s, padded, rows, d, p, dout_rows, dv_sums, padded);
     }
     for token in 0..tokens {
         // SAFETY: as above.
         let (dk, dv) = unsafe { (dk.part(at(token), d), dv.part(at(token), d)) };
-        unpack_row(s, by_k, padded, token, dk);
-        unpack_row(s, by_v, padded, token, dv);
+        unpack_row(s, dk_sums, padded, token, dk);
+        unpack_row(s, dv_sums, padded, token, dv);
     }
 }
 
@@ -272,7 +272,7 @@ fn score_gradient<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f3
     let shared = s.splat(s.sum(shared));
     for block in 0..blocks {
         let ds = &mut ds[line(block)..][..LANES];
-        let centred = s.sub(s.load_up_to(ds), shared);
-        s.store_up_to(s.mul(s.mul(s.load_up_to(&p[line(block)..]), centred), s.splat(scale)), ds);
+        let centered = s.sub(s.load_up_to(ds), shared);
+        s.store_up_to(s.mul(s.mul(s.load_up_to(&p[line(block)..]), centered), s.splat(scale)), ds);
     }
 }

@@ -139,7 +139,7 @@ fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).map(move |i| (i * least + i.min(longer), least + usize::from(i < longer)))
 }
 
-/// c = a·b, or, to `go_on`, c += a·b: a blocked [rows, terms], b blocked [terms, columns] with blocks of `terms` rows, c
+/// c = a·b, or, to `accumulate`, c += a·b: a blocked [rows, terms], b blocked [terms, columns] with blocks of `terms` rows, c
 /// blocked [rows, columns]. Terms in parts, each but the first going on, give the bits of all terms at once.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
@@ -151,7 +151,7 @@ pub(crate) fn multiply<S: Simd>(
     a: &[f32],
     b: &[f32],
     c: &mut [f32],
-    go_on: bool,
+    accumulate: bool,
 ) {
     let blocks = columns.div_ceil(LANES);
     assert!(a.len() >= blocked_len(rows, terms));
@@ -167,9 +167,9 @@ pub(crate) fn multiply<S: Simd>(
                 let c = c.as_mut_ptr().add((block * rows + row) * LANES);
                 with_rows!(count, R => if R <= S::TILE_ROWS {
                     if pair {
-                        multiply_tile::<S, R, 2>(s, rows, terms, a, b, c, go_on)
+                        multiply_tile::<S, R, 2>(s, rows, terms, a, b, c, accumulate)
                     } else {
-                        multiply_tile::<S, R, 1>(s, rows, terms, a, b, c, go_on)
+                        multiply_tile::<S, R, 1>(s, rows, terms, a, b, c, accumulate)
                     }
                 });
             }
@@ -189,12 +189,12 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     a: *const f32,
     b: *const f32,
     c: *mut f32,
-    go_on: bool,
+    accumulate: bool,
 ) {
     let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
     // SAFETY: the caller's promise.
     unsafe {
-        if go_on {
+        if accumulate {
             for r in 0..ROWS {
                 for v in 0..VECTORS {
                     sums[r][v] = s.load_at(c.add((v * rows + r) * LANES));

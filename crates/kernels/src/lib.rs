@@ -17,35 +17,38 @@
 
 #![allow(unsafe_code)]
 
-mod account;
 mod activation;
 mod allocator;
 mod attention;
 mod buffer;
+mod concat;
 mod conv;
-mod few;
-mod gather;
+mod epilogue;
 mod gemm;
+mod im2col;
+mod kn2row;
 mod matmul;
 mod norm;
 mod optimizer;
 mod parallel;
+mod profile;
+mod reduce;
 pub mod reference;
 mod resample;
 mod scratch;
 mod simd;
-mod sums;
 mod winograd;
 
-pub use account::{Entry, start_account, stop_account};
 pub use activation::{silu, silu_backward};
-pub use allocator::Keeping;
-pub use attention::{Attention, attention, attention_backward};
-pub use buffer::{concat_channels, split_channels, written};
-pub use conv::{Around, Conv, Pad, PreparedFilter, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_prepared};
-pub use matmul::{MatMul, matmul};
-pub use norm::{GroupNorm, Normalization, group_norm, group_norm_backward};
+pub use allocator::CachingAllocator;
+pub use attention::{AttentionShape, attention, attention_backward};
+pub use buffer::init_with;
+pub use concat::{concat_channels, split_channels};
+pub use conv::{ConvShape, Fusion, PackedFilter, Pad, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_packed};
+pub use matmul::{MatMulShape, matmul};
+pub use norm::{GroupNormShape, Normalization, group_norm, group_norm_backward};
 pub use optimizer::{AdamStep, adam};
+pub use profile::{ProfileEntry, start_profile, stop_profile};
+pub use reduce::{channel_sums, per_image_channel_sums, sum_of_squares};
 pub use resample::{upsample2x, upsample2x_backward};
 pub use simd::{InstructionSet, instruction_set, limit_instruction_set};
-pub use sums::{channel_sums, per_image_channel_sums, sum_of_squares};

@@ -1,8 +1,9 @@
 //! Matrix products: linear layers, 1×1 convolutions, and their gradients.
 
-use crate::account;
-use crate::gather::{Epilogue, Gather, Target, outer, pack_weights, pack_weights_transposed, product};
+use crate::epilogue::Epilogue;
 use crate::gemm::blocked_len;
+use crate::im2col::{Im2col, OutputGrid, outer, pack_weights, pack_weights_transposed, product};
+use crate::profile;
 use crate::scratch;
 
 /// A product out \[m, n\] = a \[m, k\] · b \[k, n\], row-major.
@@ -10,7 +11,7 @@ use crate::scratch;
 /// A linear layer with weights w \[in, out\] has, for x \[rows, in\] and gradient dy \[rows, out\]:
 /// y = x·w (nothing transposed), dx = dy·wᵀ (`b_transposed`), dw = xᵀ·dy (`a_transposed`).
 #[derive(Clone, Copy, Debug)]
-pub struct MatMul {
+pub struct MatMulShape {
     /// Rows of a and of the product.
     pub m: usize,
     /// Columns of a, rows of b: the terms of a sum.
@@ -23,20 +24,20 @@ pub struct MatMul {
     pub b_transposed: bool,
 }
 
-impl MatMul {
+impl MatMulShape {
     /// Neither factor transposed.
     pub fn new(m: usize, k: usize, n: usize) -> Self {
-        MatMul { m, k, n, a_transposed: false, b_transposed: false }
+        MatMulShape { m, k, n, a_transposed: false, b_transposed: false }
     }
 
     /// With `a` stored \[k, m\].
     pub fn transpose_a(self) -> Self {
-        MatMul { a_transposed: true, ..self }
+        MatMulShape { a_transposed: true, ..self }
     }
 
     /// With `b` stored \[n, k\].
     pub fn transpose_b(self) -> Self {
-        MatMul { b_transposed: true, ..self }
+        MatMulShape { b_transposed: true, ..self }
     }
 }
 
@@ -46,21 +47,21 @@ impl MatMul {
 ///
 /// # Panics
 /// If a slice has not the length that `shape` says.
-pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let MatMul { m, k, n, a_transposed, b_transposed } = *shape;
+pub fn matmul(shape: &MatMulShape, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    let MatMulShape { m, k, n, a_transposed, b_transposed } = *shape;
     assert_eq!(a.len(), m * k, "matmul: a");
     assert_eq!(b.len(), k * n, "matmul: b");
     assert_eq!(out.len(), m * n, "matmul: out");
     assert!(bias.is_none_or(|bias| bias.len() == n), "matmul: bias");
-    let which = match (a_transposed, b_transposed) {
+    let pass = match (a_transposed, b_transposed) {
         (true, _) => "gradient by weights",
         (false, true) => "gradient by input",
         (false, false) => "forward",
     };
-    let name = || format!("linear, convolution 1×1: {which}");
-    let _call = account::call(name, 2 * m * k * n, a.len() + b.len() + out.len());
+    let name = || format!("linear, convolution 1×1: {pass}");
+    let _span = profile::span(name, 2 * m * k * n, a.len() + b.len() + out.len());
     if a_transposed && !b_transposed {
-        outer(&Gather::matrix(a, k, m), &Gather::matrix(b, k, n), out);
+        outer(&Im2col::matrix(a, k, m), &Im2col::matrix(b, k, n), out);
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(n.max(1)) {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
@@ -75,7 +76,7 @@ pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &
         for (r, row) in copy.chunks_exact_mut(k.max(1)).enumerate() {
             row.iter_mut().enumerate().for_each(|(c, value)| *value = a[c * m + r]);
         }
-        return matmul(&MatMul { a_transposed: false, ..*shape }, copy, b, bias, out);
+        return matmul(&MatMulShape { a_transposed: false, ..*shape }, copy, b, bias, out);
     }
     let mut packed = scratch::take(blocked_len(k, n));
     let packed = &mut *packed;
@@ -84,6 +85,6 @@ pub fn matmul(shape: &MatMul, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &
     } else {
         pack_weights(k, n, b, packed);
     }
-    let target = Target { height: 1, width: m, step: 1, origin: (0, 0) };
-    product(&Gather::matrix(a, m, k), packed, n, target, Epilogue { bias, ..Epilogue::default() }, out);
+    let output = OutputGrid { height: 1, width: m, step: 1, origin: (0, 0) };
+    product(&Im2col::matrix(a, m, k), packed, n, output, Epilogue { bias, ..Epilogue::default() }, out);
 }

@@ -4,9 +4,9 @@
 //! Only mean and 1/σ of each group are kept for the backward pass. Sums run over fixed chunks of pixels in f32 and over
 //! chunks, in order, in f64.
 
-use crate::account;
 use crate::activation::{sigmoid, silu_slope};
-use crate::parallel::{self, Shared};
+use crate::parallel::{self, SharedSlice};
+use crate::profile;
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ const CHUNK: usize = 64;
 
 /// Shape of a group normalisation of x \[n, pixels, channels\].
 #[derive(Clone, Copy, Debug)]
-pub struct GroupNorm {
+pub struct GroupNormShape {
     /// Images.
     pub n: usize,
     /// Pixels of an image.
@@ -29,17 +29,17 @@ pub struct GroupNorm {
     pub eps: f32,
 }
 
-impl GroupNorm {
+impl GroupNormShape {
     fn image(&self) -> usize {
         self.pixels * self.channels
     }
 
-    fn check(&self, x: usize, gamma: &[f32], beta: &[f32], extra: Option<(&[f32], &[f32])>, mean_rstd: usize) {
+    fn check(&self, x: usize, gamma: &[f32], beta: &[f32], epilogue: Option<(&[f32], &[f32])>, mean_rstd: usize) {
         assert!(self.groups > 0 && self.channels.is_multiple_of(self.groups), "{self:?}: channels of a group");
         assert_eq!(x, self.n * self.image(), "{self:?}: length of x");
         assert!(gamma.len() == self.channels && beta.len() == self.channels, "{self:?}: length of gamma or beta");
         let nc = self.n * self.channels;
-        assert!(extra.is_none_or(|(a, b)| a.len() == nc && b.len() == nc), "{self:?}: length of scale or shift");
+        assert!(epilogue.is_none_or(|(a, b)| a.len() == nc && b.len() == nc), "{self:?}: length of scale or shift");
         assert_eq!(mean_rstd, 2 * self.n * self.groups, "{self:?}: length of mean_rstd");
     }
 
@@ -69,7 +69,7 @@ impl GroupNorm {
 /// If a slice has not the length that `shape` says.
 #[allow(clippy::too_many_arguments)]
 pub fn group_norm(
-    shape: &GroupNorm,
+    shape: &GroupNormShape,
     x: &[f32],
     gamma: &[f32],
     beta: &[f32],
@@ -84,18 +84,18 @@ pub fn group_norm(
         return;
     }
     // The mean has to be known before the first output: x is read twice.
-    let _call = account::call(|| "group norm + SiLU".into(), 10 * x.len(), 3 * x.len());
+    let _span = profile::span(|| "group norm + SiLU".into(), 10 * x.len(), 3 * x.len());
     let c = shape.channels;
     let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
     let images = images.zip(mean_rstd.par_chunks_mut(2 * shape.groups)).enumerate().with_max_len(1);
     images.for_each(|(image, ((x, out), mean_rstd))| {
-        measure(shape, [x, &[]], mean_rstd);
+        compute_stats(shape, [x, &[]], mean_rstd);
         let mut line = scratch::take(2 * c);
         let affine = Affine::of(gamma, beta, scale_shift, image);
         let (gain, offset) = line.split_at_mut(c);
         affine.coefficients(mean_rstd, gain, offset);
         let (gain, offset) = (&*gain, &*offset);
-        let out = Shared::new(out);
+        let out = SharedSlice::new(out);
         shape.chunks(|chunk| {
             let (start, len) = shape.chunk(chunk);
             // SAFETY: chunks write different parts.
@@ -106,7 +106,7 @@ pub fn group_norm(
 }
 
 /// A group normalisation whose means and variances are known: for each image and channel z = x·gain + offset, then SiLU if
-/// `silu`. A convolution applies it to its input as it reads it ([`crate::Around`]), so that the result is never stored.
+/// `silu`. A convolution applies it to its input as it reads it ([`Fusion`](crate::Fusion)), so that the result is never stored.
 #[derive(Clone, Debug)]
 pub struct Normalization {
     channels: usize,
@@ -117,29 +117,13 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// From x \[n, pixels, channels\], as [`group_norm`], with the same bits.
+    /// Computes the means and variances of x \[n, pixels, channels\], with the bits of [`group_norm`], and leaves them in
+    /// `mean_rstd` \[n, groups, 2\]. The first channels of x are in `parts\[0\]`, the last in `parts\[1\]`, which may be empty.
     ///
     /// # Panics
     /// If a slice has not the length that `shape` says.
     pub fn new(
-        shape: &GroupNorm,
-        x: &[f32],
-        gamma: &[f32],
-        beta: &[f32],
-        scale_shift: Option<(&[f32], &[f32])>,
-        silu: bool,
-        mean_rstd: &mut [f32],
-    ) -> Self {
-        Self::joined(shape, [x, &[]], gamma, beta, scale_shift, silu, mean_rstd)
-    }
-
-    /// As [`Normalization::new`], of images whose first channels are in `parts\[0\]` and whose last in `parts\[1\]`, with
-    /// the bits of the joined images.
-    ///
-    /// # Panics
-    /// If a slice has not the length that `shape` says.
-    pub fn joined(
-        shape: &GroupNorm,
+        shape: &GroupNormShape,
         parts: [&[f32]; 2],
         gamma: &[f32],
         beta: &[f32],
@@ -152,29 +136,24 @@ impl Normalization {
         let pixels = shape.n * shape.pixels;
         assert!(parts[0].len().is_multiple_of(pixels.max(1)), "{shape:?}: length of the first part");
         if len > 0 {
-            let _call = account::call(|| "group norm: mean and variance".into(), 4 * len, len);
+            let _span = profile::span(|| "group norm: mean and variance".into(), 4 * len, len);
             let [a, b] = parts.map(|part| part.len() / shape.n);
             let images = mean_rstd.par_chunks_mut(2 * shape.groups).enumerate().with_max_len(1);
             images.for_each(|(image, mean_rstd)| {
-                measure(shape, [&parts[0][image * a..][..a], &parts[1][image * b..][..b]], mean_rstd);
+                compute_stats(shape, [&parts[0][image * a..][..a], &parts[1][image * b..][..b]], mean_rstd);
             });
         }
-        Self::known(shape, gamma, beta, scale_shift, silu, mean_rstd)
+        Self::from_stats(shape, gamma, beta, scale_shift, silu, mean_rstd)
     }
 
-    /// From what [`Normalization::new`] or [`group_norm`] left in `mean_rstd`.
-    ///
-    /// # Panics
-    /// If a slice has not the length that `shape` says.
-    pub fn known(
-        shape: &GroupNorm,
+    fn from_stats(
+        shape: &GroupNormShape,
         gamma: &[f32],
         beta: &[f32],
         scale_shift: Option<(&[f32], &[f32])>,
         silu: bool,
         mean_rstd: &[f32],
     ) -> Self {
-        shape.check(shape.n * shape.image(), gamma, beta, scale_shift, mean_rstd.len());
         let c = shape.channels;
         let (mut gain, mut offset) = (vec![0.0; shape.n * c], vec![0.0; shape.n * c]);
         for (image, (gain, offset)) in gain.chunks_exact_mut(c).zip(offset.chunks_exact_mut(c)).enumerate() {
@@ -191,10 +170,10 @@ impl Normalization {
     pub fn apply(&self, x: &[f32], out: &mut [f32]) {
         let images = self.gain.len() / self.channels;
         assert!(x.len() == out.len() && x.len().is_multiple_of(self.gain.len()), "normalization: lengths");
-        let _call = account::call(|| "group norm: normalisation".into(), 6 * x.len(), 2 * x.len());
+        let _span = profile::span(|| "group norm: normalisation".into(), 6 * x.len(), 2 * x.len());
         let pixels = x.len() / self.gain.len();
         let chunks = pixels.div_ceil(CHUNK);
-        let out = Shared::new(out);
+        let out = SharedSlice::new(out);
         parallel::for_each(images * chunks, |task| {
             let (image, first) = (task / chunks, task % chunks * CHUNK);
             let (start, len) = ((image * pixels + first) * self.channels, CHUNK.min(pixels - first) * self.channels);
@@ -262,7 +241,7 @@ impl<'a> Affine<'a> {
 }
 
 /// Mean and 1/√(variance + eps) of the groups of one image.
-fn measure(shape: &GroupNorm, parts: [&[f32]; 2], mean_rstd: &mut [f32]) {
+fn compute_stats(shape: &GroupNormShape, parts: [&[f32]; 2], mean_rstd: &mut [f32]) {
     let c = shape.channels;
     let widths = parts.map(|part| part.len() / shape.pixels);
     let mut partial = scratch::take((shape.pixels.div_ceil(CHUNK) * 2 + 1) * c);
@@ -270,7 +249,7 @@ fn measure(shape: &GroupNorm, parts: [&[f32]; 2], mean_rstd: &mut [f32]) {
     first[..widths[0]].copy_from_slice(&parts[0][..widths[0]]);
     first[widths[0]..].copy_from_slice(&parts[1][..widths[1]]);
     let first = &*first;
-    let to = Shared::new(&mut *partial);
+    let to = SharedSlice::new(&mut *partial);
     shape.chunks(|chunk| {
         let pixels = chunk * CHUNK..shape.pixels.min((chunk + 1) * CHUNK);
         let mut at = 0;
@@ -281,12 +260,12 @@ fn measure(shape: &GroupNorm, parts: [&[f32]; 2], mean_rstd: &mut [f32]) {
             at += width;
         }
     });
-    statistics(shape, first, partial, mean_rstd);
+    combine_stats(shape, first, partial, mean_rstd);
 }
 
 /// Mean and 1/√(variance + eps) of the groups of one image. `partial` \[chunks, 2, channels\] holds sums of x − x₀ and
 /// of its square, where x₀ is the image's first pixel: shifted, so that a large mean does not swallow the variance.
-fn statistics(shape: &GroupNorm, first: &[f32], partial: &[f32], mean_rstd: &mut [f32]) {
+fn combine_stats(shape: &GroupNormShape, first: &[f32], partial: &[f32], mean_rstd: &mut [f32]) {
     let per_group = shape.channels / shape.groups;
     let pixels = shape.pixels as f64;
     let total = |at: usize| partial.iter().skip(at).step_by(2 * shape.channels).map(|&x| f64::from(x)).sum::<f64>();
@@ -314,7 +293,7 @@ fn statistics(shape: &GroupNorm, first: &[f32], partial: &[f32], mean_rstd: &mut
 /// If a slice has not the length that `shape` says, or `dscale_shift` is given without `scale_shift`.
 #[allow(clippy::too_many_arguments)]
 pub fn group_norm_backward(
-    shape: &GroupNorm,
+    shape: &GroupNormShape,
     x: &[f32],
     gamma: &[f32],
     beta: &[f32],
@@ -336,7 +315,7 @@ pub fn group_norm_backward(
     if x.is_empty() {
         return;
     }
-    let _call = account::call(|| "group norm + SiLU: gradients".into(), 25 * x.len(), 5 * x.len());
+    let _span = profile::span(|| "group norm + SiLU: gradients".into(), 25 * x.len(), 5 * x.len());
     // For each image and channel, the sums over pixels of g and of g·(x − mean)/σ, where g is the gradient by z.
     let mut sums = scratch::take(2 * shape.n * c);
     let sums = &mut *sums;
@@ -378,7 +357,7 @@ pub fn group_norm_backward(
 
 #[allow(clippy::too_many_arguments)]
 fn backward_image(
-    shape: &GroupNorm,
+    shape: &GroupNormShape,
     affine: &Affine,
     silu: bool,
     mean_rstd: &[f32],
@@ -399,8 +378,8 @@ fn backward_image(
     affine.coefficients(mean_rstd, gain, offset);
     mean.iter_mut().enumerate().for_each(|(i, mean)| *mean = mean_rstd[2 * (i / per_group)]);
 
-    let parts = Shared::new(&mut *partial);
-    let to = Shared::new(&mut *dx);
+    let parts = SharedSlice::new(&mut *partial);
+    let to = SharedSlice::new(&mut *dx);
     let lines = [&*gain, &*offset, &*mean];
     shape.chunks(|chunk| {
         let (start, len) = shape.chunk(chunk);
@@ -428,7 +407,7 @@ fn backward_image(
             constant[i] = (rstd * (mean * rstd * hx - h)) as f32;
         }
     }
-    let to = Shared::new(dx);
+    let to = SharedSlice::new(dx);
     let lines = [&*by_g, &*by_x, &*constant];
     shape.chunks(|chunk| {
         let (start, len) = shape.chunk(chunk);

@@ -1,53 +1,46 @@
 //! Adam (Kingma & Ba 2015) with an exponential moving average of the parameters, in one pass over memory.
 
-use crate::account;
+use crate::profile;
 use crate::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
 
-/// The numbers of one optimizer step.
-#[derive(Clone, Copy, Debug)]
+/// The scalars of one Adam step (Algorithm 1; ε where PyTorch puts it).
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
-    /// Learning rate.
-    pub lr: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
-    pub eps: f64,
+    pub epsilon: f64,
     /// Number of this step; the first is 1.
     pub step: u64,
-    /// Multiplies the gradient first: min(1, largest norm / norm) clips it.
-    pub grad_scale: f64,
-    /// Decay of the moving average, if it is to be updated.
-    pub ema_decay: Option<f64>,
+    /// Multiplies the gradient first: 1/accumulated batches, and the global-norm clip.
+    pub gradient_scale: f64,
+    /// Decay of the moving average.
+    pub ema_decay: f64,
 }
 
-/// One step of `torch.optim.Adam` (no weight decay) on a parameter and its moments, then
-/// ema ← ema + (1 − decay)·(param − ema), if there is an average and a decay.
+/// Does one step of `torch.optim.Adam` (no weight decay) on a parameter and its moments, then
+/// ema ← ema + (1 − decay)·(param − ema).
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn adam(step: &AdamStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], ema: Option<&mut [f32]>) {
+pub fn adam(step: &AdamStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32]) {
     const TASK: usize = 16 * 1024;
-    assert!([grad.len(), m.len(), v.len()] == [param.len(); 3], "adam: lengths");
-    assert!(ema.as_ref().is_none_or(|ema| ema.len() == param.len()), "adam: ema");
-    let floats = if ema.is_some() { 9 } else { 7 } * param.len();
-    let _call = account::call(|| "Adam and average".into(), 15 * param.len(), floats);
+    assert!([grad.len(), m.len(), v.len(), ema.len()] == [param.len(); 4], "adam: lengths");
+    let _span = profile::span(|| "Adam and average".into(), 15 * param.len(), 9 * param.len());
     let coefficients = Coefficients::new(step);
     let tasks = param.par_chunks_mut(TASK).zip(grad.par_chunks(TASK)).zip(m.par_chunks_mut(TASK));
-    let tasks = tasks.zip(v.par_chunks_mut(TASK));
-    match ema {
-        Some(ema) if step.ema_decay.is_some() => tasks
-            .zip(ema.par_chunks_mut(TASK))
-            .for_each(|((((param, grad), m), v), ema)| adam_part(coefficients, param, grad, m, v, ema)),
-        _ => tasks.for_each(|(((param, grad), m), v)| adam_part(coefficients, param, grad, m, v, &mut [])),
-    }
+    let tasks = tasks.zip(v.par_chunks_mut(TASK)).zip(ema.par_chunks_mut(TASK));
+    tasks.for_each(|((((param, grad), m), v), ema)| adam_part(coefficients, param, grad, m, v, ema));
 }
 
 #[derive(Clone, Copy)]
 struct Coefficients {
-    grad_scale: f32,
+    gradient_scale: f32,
     m_gain: f32,
     beta2: f32,
     v_gain: f32,
@@ -62,14 +55,14 @@ impl Coefficients {
         let AdamStep { beta1, beta2, .. } = *step;
         let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
         Coefficients {
-            grad_scale: step.grad_scale as f32,
+            gradient_scale: step.gradient_scale as f32,
             m_gain: (1.0 - beta1) as f32,
             beta2: beta2 as f32,
             v_gain: (1.0 - beta2) as f32,
             root_correction: (1.0 / correction(beta2).sqrt()) as f32,
-            eps: step.eps as f32,
-            step_size: (step.lr / correction(beta1)) as f32,
-            ema_gain: step.ema_decay.map_or(0.0, |decay| (1.0 - decay) as f32),
+            eps: step.epsilon as f32,
+            step_size: (step.learning_rate / correction(beta1)) as f32,
+            ema_gain: (1.0 - step.ema_decay) as f32,
         }
     }
 }
@@ -90,10 +83,9 @@ fn adam_kernel<S: Simd>(
     v: &mut [f32],
     ema: &mut [f32],
 ) {
-    let mut averages = ema.chunks_mut(LANES);
-    let moments = m.chunks_mut(LANES).zip(v.chunks_mut(LANES));
-    for ((param, grad), (m, v)) in param.chunks_mut(LANES).zip(grad.chunks(LANES)).zip(moments) {
-        let g = s.mul(s.load_up_to(grad), s.splat(k.grad_scale));
+    let moments = m.chunks_mut(LANES).zip(v.chunks_mut(LANES)).zip(ema.chunks_mut(LANES));
+    for ((param, grad), ((m, v), ema)) in param.chunks_mut(LANES).zip(grad.chunks(LANES)).zip(moments) {
+        let g = s.mul(s.load_up_to(grad), s.splat(k.gradient_scale));
         let first = s.load_up_to(m);
         let first = s.fma(s.sub(g, first), s.splat(k.m_gain), first);
         let second = s.mul(s.load_up_to(v), s.splat(k.beta2));
@@ -103,9 +95,7 @@ fn adam_kernel<S: Simd>(
         s.store_up_to(first, m);
         s.store_up_to(second, v);
         s.store_up_to(p, param);
-        if let Some(average) = averages.next() {
-            let e = s.load_up_to(average);
-            s.store_up_to(s.fma(s.sub(p, e), s.splat(k.ema_gain), e), average);
-        }
+        let e = s.load_up_to(ema);
+        s.store_up_to(s.fma(s.sub(p, e), s.splat(k.ema_gain), e), ema);
     }
 }

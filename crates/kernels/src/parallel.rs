@@ -1,5 +1,5 @@
 //! Tasks over the threads of rayon's current pool. How tasks are shared among threads never changes a result: a task
-//! owns the outputs that it writes, and sums that cross tasks are made by [`crate::sums`] in the order of the tasks.
+//! owns the outputs that it writes, and sums that cross tasks are made in the order of the tasks.
 
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -20,20 +20,20 @@ pub(crate) fn threads() -> usize {
 
 /// A mutable slice of which tasks take disjoint parts.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared<'a> {
+pub(crate) struct SharedSlice<'a> {
     start: *mut f32,
     len: usize,
     slice: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: access goes through `part`, whose callers keep the parts disjoint.
-unsafe impl Send for Shared<'_> {}
+unsafe impl Send for SharedSlice<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl Sync for SharedSlice<'_> {}
 
-impl<'a> Shared<'a> {
+impl<'a> SharedSlice<'a> {
     pub(crate) fn new(slice: &'a mut [f32]) -> Self {
-        Shared { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+        SharedSlice { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// All from `start` on, still to be taken in disjoint parts.
@@ -41,11 +41,11 @@ impl<'a> Shared<'a> {
         assert!(start <= self.len);
         // SAFETY: within, or one past, the slice.
         let from = unsafe { self.start.add(start) };
-        Shared { start: from, len: self.len - start, slice: PhantomData }
+        SharedSlice { start: from, len: self.len - start, slice: PhantomData }
     }
 
     /// The start of the slice, of which the first `len` floats exist; writing through it is for the same parts as
-    /// [`Shared::part`] gives.
+    /// [`SharedSlice::part`] gives.
     pub(crate) fn pointer(self, len: usize) -> *mut f32 {
         assert!(len <= self.len);
         self.start
@@ -60,5 +60,67 @@ impl<'a> Shared<'a> {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: within the slice, by the assertion; disjoint, by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+}
+
+/// Division of a product's rows and column blocks among tasks: along rows where there are enough, so that a task packs its
+/// rows once; else along columns, in pairs of blocks.
+pub(crate) struct Partition {
+    pub rows: usize,
+    pub rows_per_task: usize,
+    /// Blocks of sixteen columns.
+    pub blocks: usize,
+    pub blocks_per_task: usize,
+}
+
+/// The rows and column blocks of one task.
+pub(crate) struct Part {
+    pub first: usize,
+    pub rows: usize,
+    pub block: usize,
+    pub blocks: usize,
+}
+
+impl Partition {
+    /// Partition into tasks of at most `max_rows` rows; columns are divided too if there are fewer than `min_rows` rows for
+    /// each thread.
+    pub(crate) fn new(rows: usize, min_rows: usize, max_rows: usize, blocks: usize) -> Self {
+        let (threads, pairs) = (threads(), blocks.div_ceil(2));
+        let (row_tasks, column_tasks) = match rows < min_rows * threads {
+            true => (rows.div_ceil(max_rows), threads.min(pairs)),
+            false => (rows.div_ceil(max_rows).next_multiple_of(threads), 1),
+        };
+        Partition {
+            rows,
+            rows_per_task: rows.div_ceil(row_tasks),
+            blocks,
+            blocks_per_task: 2 * pairs.div_ceil(column_tasks),
+        }
+    }
+
+    /// Tasks along the rows.
+    pub(crate) fn row_tasks(&self) -> usize {
+        self.rows.div_ceil(self.rows_per_task)
+    }
+
+    fn column_tasks(&self) -> usize {
+        self.blocks.div_ceil(self.blocks_per_task)
+    }
+
+    /// All tasks.
+    pub(crate) fn tasks(&self) -> usize {
+        self.row_tasks() * self.column_tasks()
+    }
+
+    /// What task number `task` computes.
+    pub(crate) fn part(&self, task: usize) -> Part {
+        let column_tasks = self.column_tasks();
+        let (first, block) = (task / column_tasks * self.rows_per_task, task % column_tasks * self.blocks_per_task);
+        Part {
+            first,
+            rows: self.rows_per_task.min(self.rows - first),
+            block,
+            blocks: self.blocks_per_task.min(self.blocks - block),
+        }
     }
 }

@@ -3,11 +3,13 @@
 //! Arguments are as in the fast functions of the same names, in f64. Gradients that the tests obtain from finite
 //! differences of these functions have no second version here; those that would be too slow to test so have one.
 
-use crate::{Attention, Conv, GroupNorm};
+use crate::attention::AttentionShape;
+use crate::conv::ConvShape;
+use crate::norm::GroupNormShape;
 
 /// [`crate::conv2d`].
 pub fn conv2d(
-    shape: &Conv,
+    shape: &ConvShape,
     x: &[f64],
     w: &[f64],
     bias: Option<&[f64]>,
@@ -26,22 +28,22 @@ pub fn conv2d(
 }
 
 /// [`crate::conv2d_grad_input`].
-pub fn conv2d_grad_input(shape: &Conv, dy: &[f64], w: &[f64]) -> Vec<f64> {
+pub fn conv2d_grad_input(shape: &ConvShape, dy: &[f64], w: &[f64]) -> Vec<f64> {
     let mut dx = vec![0.0; shape.input_len()];
     each_product(shape, |from, weight, to| dx[from] += dy[to] * w[weight]);
     dx
 }
 
 /// [`crate::conv2d_grad_weight`].
-pub fn conv2d_grad_weight(shape: &Conv, x: &[f64], dy: &[f64]) -> Vec<f64> {
+pub fn conv2d_grad_weight(shape: &ConvShape, x: &[f64], dy: &[f64]) -> Vec<f64> {
     let mut dw = vec![0.0; shape.weight_len()];
     each_product(shape, |from, weight, to| dw[weight] += x[from] * dy[to]);
     dw
 }
 
 /// Calls `visit(input, weight, output)` with the indices of every product of a convolution.
-fn each_product(shape: &Conv, mut visit: impl FnMut(usize, usize, usize)) {
-    let Conv { n, h, w, c_in, c_out, kernel, stride, pad } = *shape;
+fn each_product(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
+    let ConvShape { n, h, w, c_in, c_out, kernel, stride, pad } = *shape;
     for image in 0..n {
         for oy in 0..shape.out_h() {
             for ox in 0..shape.out_w() {
@@ -89,14 +91,14 @@ pub fn silu(x: f64) -> f64 {
 
 /// [`crate::group_norm`].
 pub fn group_norm(
-    shape: &GroupNorm,
+    shape: &GroupNormShape,
     x: &[f64],
     gamma: &[f64],
     beta: &[f64],
     scale_shift: Option<(&[f64], &[f64])>,
     activate: bool,
 ) -> Vec<f64> {
-    let GroupNorm { n, pixels, channels, groups, eps } = *shape;
+    let GroupNormShape { n, pixels, channels, groups, eps } = *shape;
     let size = channels / groups;
     let mut out = vec![0.0; x.len()];
     for image in 0..n {
@@ -121,8 +123,8 @@ pub fn group_norm(
 }
 
 /// [`crate::attention`].
-pub fn attention(shape: &Attention, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
-    let Attention { n, tokens, heads, head_dim } = *shape;
+pub fn attention(shape: &AttentionShape, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+    let AttentionShape { n, tokens, heads, head_dim } = *shape;
     let mut out = vec![0.0; q.len()];
     for image in 0..n {
         for head in 0..heads {

@@ -1,6 +1,6 @@
 //! Nearest-neighbour upsampling by two.
 
-use crate::account;
+use crate::profile;
 use rayon::prelude::*;
 
 /// out \[n, 2h, 2w, c\]: every pixel of `x` \[n, h, w, c\] four times.
@@ -13,7 +13,7 @@ pub fn upsample2x(n: usize, h: usize, w: usize, c: usize, x: &[f32], out: &mut [
     if x.is_empty() {
         return;
     }
-    let _call = account::call(|| "upsampling".into(), 0, 5 * x.len());
+    let _span = profile::span(|| "upsampling".into(), 0, 5 * x.len());
     out.par_chunks_mut(4 * w * c).zip(x.par_chunks(w * c)).for_each(|(out, x)| {
         let (upper, lower) = out.split_at_mut(2 * w * c);
         for (pair, pixel) in upper.chunks_exact_mut(2 * c).zip(x.chunks_exact(c)) {
@@ -34,7 +34,7 @@ pub fn upsample2x_backward(n: usize, h: usize, w: usize, c: usize, dy: &[f32], d
     if dx.is_empty() {
         return;
     }
-    let _call = account::call(|| "upsampling: gradient".into(), dy.len(), 5 * dx.len());
+    let _span = profile::span(|| "upsampling: gradient".into(), dy.len(), 5 * dx.len());
     dx.par_chunks_mut(w * c).zip(dy.par_chunks(4 * w * c)).for_each(|(dx, dy)| {
         let (upper, lower) = dy.split_at(2 * w * c);
         let pairs = upper.chunks_exact(2 * c).zip(lower.chunks_exact(2 * c));

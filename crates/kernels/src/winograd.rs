@@ -1,5 +1,5 @@
-//! Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin & Gray 2016, arXiv:1509.09308): 3×3 convolutions of stride 1 with a
-//! quarter of the multiplications, forward and for both gradients.
+//! Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin & Gray 2016, arXiv:1509.09308): 3×3 convolutions of
+//! stride 1 with a quarter of the multiplications, forward and for both gradients.
 //!
 //! A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of its 6×6 inputs d and the filter g. Over channels the product ⊙
 //! becomes 36 matrix products [tiles, c_in]·[c_in, c_out], made for a few dozen tiles at a time so that transformed
@@ -11,10 +11,10 @@
 // Transforms are written with indices, as the formulas are.
 #![allow(clippy::needless_range_loop)]
 
-use crate::gather::{Cut, Epilogue};
+use crate::epilogue::Epilogue;
 use crate::gemm::{Rows, multiply, multiply_transposed};
 use crate::norm::Normalization;
-use crate::parallel::{self, Shared};
+use crate::parallel::{self, Part, Partition, SharedSlice};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
@@ -40,7 +40,7 @@ fn plane(rows: usize, blocks: usize) -> usize {
 
 /// Bᵀ: inputs to points.
 #[inline(always)]
-fn points_of_inputs<S: Simd, const OUT: usize>(s: S, d: [S::V; 6]) -> [S::V; 6] {
+fn input_transform_1d<S: Simd, const OUT: usize>(s: S, d: [S::V; 6]) -> [S::V; 6] {
     if OUT == 2 {
         let unused = s.splat(0.0);
         return [s.sub(d[0], d[2]), s.add(d[1], d[2]), s.sub(d[2], d[1]), s.sub(d[1], d[3]), unused, unused];
@@ -60,7 +60,7 @@ fn points_of_inputs<S: Simd, const OUT: usize>(s: S, d: [S::V; 6]) -> [S::V; 6] 
 
 /// Aᵀ: points to outputs.
 #[inline(always)]
-fn outputs_of_points<S: Simd, const OUT: usize>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+fn output_transform_1d<S: Simd, const OUT: usize>(s: S, m: [S::V; 6]) -> [S::V; 4] {
     if OUT == 2 {
         let unused = s.splat(0.0);
         return [s.add(m[0], s.add(m[1], m[2])), s.sub(s.sub(m[1], m[2]), m[3]), unused, unused];
@@ -77,7 +77,7 @@ fn outputs_of_points<S: Simd, const OUT: usize>(s: S, m: [S::V; 6]) -> [S::V; 4]
 
 /// A: gradients of four outputs to gradients of six points.
 #[inline(always)]
-fn points_of_outputs<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
+fn output_grad_transform_1d<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
     let (a, b, a2, b2) = (s.splat(A), s.splat(B), s.splat(A2), s.splat(B2));
     let (even_a, odd_a) = (s.fma(a2, y[2], y[0]), s.fma(a2, y[3], y[1]));
     let (even_b, odd_b) = (s.fma(b2, y[2], y[0]), s.fma(b2, y[3], y[1]));
@@ -86,7 +86,7 @@ fn points_of_outputs<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
 
 /// G: three taps to points.
 #[inline(always)]
-fn points_of_taps<S: Simd, const OUT: usize>(s: S, g: [S::V; 3]) -> [S::V; 6] {
+fn filter_transform_1d<S: Simd, const OUT: usize>(s: S, g: [S::V; 3]) -> [S::V; 6] {
     if OUT == 2 {
         let (unused, half) = (s.splat(0.0), s.splat(0.5));
         let (even, odd) = (s.mul(half, s.add(g[0], g[2])), s.mul(half, g[1]));
@@ -107,7 +107,7 @@ fn points_of_taps<S: Simd, const OUT: usize>(s: S, g: [S::V; 3]) -> [S::V; 6] {
 
 /// Gᵀ: gradients of six points to gradients of three taps.
 #[inline(always)]
-fn taps_of_points<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
+fn filter_grad_transform_1d<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
     let (sum_a, sum_b) = (s.mul(s.splat(NA), s.add(u[1], u[2])), s.mul(s.splat(NB), s.add(u[3], u[4])));
     let (difference_a, difference_b) = (s.sub(u[1], u[2]), s.sub(u[3], u[4]));
     [
@@ -133,16 +133,16 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    fn across(&self) -> usize {
+    fn tiles_per_row(&self) -> usize {
         self.width.div_ceil(self.tile)
     }
 
-    fn per_image(&self) -> usize {
-        self.height.div_ceil(self.tile) * self.across()
+    fn tiles_per_image(&self) -> usize {
+        self.height.div_ceil(self.tile) * self.tiles_per_row()
     }
 
     fn tiles(&self) -> usize {
-        self.n * self.per_image()
+        self.n * self.tiles_per_image()
     }
 
     fn source_len(&self, channels: usize) -> usize {
@@ -152,7 +152,7 @@ impl Windows {
     /// The rows of all source images, one image after the other, between the first and the last that `tiles` tiles from
     /// `first` read.
     #[inline(always)]
-    fn rows_met(&self, first: usize, tiles: usize) -> std::ops::Range<usize> {
+    fn rows_read(&self, first: usize, tiles: usize) -> std::ops::Range<usize> {
         let ((image, y, _), (last, end, _)) = (self.at(first), self.at(first + tiles - 1));
         let height = self.source_height;
         let end = (end + self.tile + 2).saturating_sub(self.top).min(height);
@@ -163,8 +163,8 @@ impl Windows {
     /// Image, first row and first column of the outputs of a tile.
     #[inline(always)]
     fn at(&self, tile: usize) -> (usize, usize, usize) {
-        let (image, tile) = (tile / self.per_image(), tile % self.per_image());
-        (image, tile / self.across() * self.tile, tile % self.across() * self.tile)
+        let (image, tile) = (tile / self.tiles_per_image(), tile % self.tiles_per_image());
+        (image, tile / self.tiles_per_row() * self.tile, tile % self.tiles_per_row() * self.tile)
     }
 }
 
@@ -216,14 +216,14 @@ pub(crate) fn blocked_filter_len(terms: usize, columns: usize) -> usize {
     9 * terms * columns.next_multiple_of(LANES)
 }
 
-/// Blocks weights \[3, 3, terms, columns\], or, to `turn`, weights \[3, 3, columns, terms\] turned by 180°: the filter of
+/// Blocks weights \[3, 3, terms, columns\], or, to `rotate`, weights \[3, 3, columns, terms\] rotated by 180°: the filter of
 /// the gradient by the input.
-pub(crate) fn block_filter(terms: usize, columns: usize, turn: bool, weights: &[f32], out: &mut [f32]) {
+pub(crate) fn pack_filter(terms: usize, columns: usize, rotate: bool, weights: &[f32], out: &mut [f32]) {
     assert!(weights.len() == 9 * terms * columns && out.len() == blocked_filter_len(terms, columns));
     let groups = terms.div_ceil(LANES);
-    let out = Shared::new(out);
+    let out = SharedSlice::new(out);
     parallel::for_each(columns.div_ceil(LANES) * groups, |task| {
-        block_part(terms, columns, turn, weights, task / groups, task % groups * LANES, out);
+        pack_filter_part(terms, columns, rotate, weights, task / groups, task % groups * LANES, out);
     });
 }
 
@@ -234,7 +234,7 @@ pub(crate) fn convolve(
     source: [&[f32]; 2],
     norm: Option<&Normalization>,
     filter: Filter,
-    extra: Epilogue,
+    epilogue: Epilogue,
     out: &mut [f32],
 ) {
     let Filter { terms, columns, .. } = filter;
@@ -242,16 +242,16 @@ pub(crate) fn convolve(
     if tiles == 0 || columns == 0 {
         return;
     }
-    // As in `gather::product`, how the work is cut changes no sum. More tiles than this fall out of the second-level
+    // How the work is divided changes no sum. More tiles than this fall out of the second-level
     // cache; few tiles are not worth transforming the filter for each part of them, so then columns are cut.
-    const MOST: usize = 56;
-    let Cut { step, tasks: tile_tasks, group, groups } = Cut::new(tiles, 28, MOST, blocks);
+    const MAX_TILES: usize = 56;
+    let partition = Partition::new(tiles, 28, MAX_TILES, blocks);
     let (threads, pairs) = (parallel::threads(), blocks.div_ceil(2));
     let chunks = terms.div_ceil(TERMS);
-    let share = tile_tasks > 4 * threads && pairs * chunks <= SHARED;
+    let share = partition.row_tasks() > 4 * threads && pairs * chunks <= SHARED;
     let mut shared = scratch::take(if share { pairs * chunks * TRANSFORMED } else { 0 });
     if share {
-        let to = Shared::new(&mut shared);
+        let to = SharedSlice::new(&mut shared);
         parallel::for_each(pairs * chunks, |part| {
             // SAFETY: tasks have different parts.
             let to = unsafe { to.part(part * TRANSFORMED, TRANSFORMED) };
@@ -259,11 +259,9 @@ pub(crate) fn convolve(
         });
     }
     let shared = &*shared;
-    let out = Shared::new(out);
-    parallel::for_each(tile_tasks * groups, |task| {
-        let (first, block) = (task / groups * step, task % groups * group);
-        let part = Part { first, tiles: step.min(tiles - first), block, blocks: group.min(blocks - block) };
-        convolve_part(windows, source, norm, filter, shared, extra, part, out);
+    let out = SharedSlice::new(out);
+    parallel::for_each(partition.tasks(), |task| {
+        convolve_part(windows, source, norm, filter, shared, epilogue, partition.part(task), out);
     });
 }
 
@@ -277,23 +275,9 @@ const TRANSFORMED: usize = POINTS * (TERMS * 2 * LANES + 5 * LANES);
 /// Terms whose weights a task transforms at a time.
 const TERMS: usize = 64;
 
-struct Part {
-    first: usize,
-    tiles: usize,
-    block: usize,
-    blocks: usize,
-}
-
 /// dw \[3, 3, terms, columns\] = Σ over tiles of the gradient of a convolution by its weights, where `dy` \[n, height,
 /// width, columns\] is the gradient by its output.
-pub(crate) fn weight_gradient(
-    windows: &Windows,
-    terms: usize,
-    columns: usize,
-    source: &[f32],
-    dy: &[f32],
-    dw: &mut [f32],
-) {
+pub(crate) fn grad_weight(windows: &Windows, terms: usize, columns: usize, source: &[f32], dy: &[f32], dw: &mut [f32]) {
     let (term_blocks, blocks) = (terms.div_ceil(LANES), columns.div_ceil(LANES));
     let tiles = windows.tiles();
     // Tiles of a chunk: part of the result. Both factors of a product then lie in the first-level cache, and all
@@ -308,7 +292,7 @@ pub(crate) fn weight_gradient(
     for first in (0..tiles).step_by(step.max(1)) {
         let count = step.min(tiles - first);
         const PIECE: usize = 8;
-        let (to_x, to_y) = (Shared::new(&mut *x), Shared::new(&mut *y));
+        let (to_x, to_y) = (SharedSlice::new(&mut *x), SharedSlice::new(&mut *y));
         parallel::for_each(count.div_ceil(PIECE), |piece| {
             let part = Rows { first: piece * PIECE, count: PIECE.min(count - piece * PIECE), of: count };
             transform_part(windows, [terms, columns], source, dy, first, part, to_x, to_y);
@@ -316,47 +300,47 @@ pub(crate) fn weight_gradient(
         let pairs = blocks.div_ceil(2);
         let group = (term_blocks * pairs / (8 * parallel::threads())).clamp(1, 4);
         let groups = term_blocks.div_ceil(group);
-        let to = Shared::new(dw);
+        let to = SharedSlice::new(dw);
         parallel::for_each(pairs * groups, |task| {
             let (pair, term_block) = (task / groups, task % groups * group);
             for block in term_block..(term_block + group).min(term_blocks) {
-                weight_part([terms, columns], count, x, y, block, pair * 2, to);
+                grad_weight_part([terms, columns], count, x, y, block, pair * 2, to);
             }
         });
     }
 }
 
 dispatch! {
-    fn block_part(
-        terms: usize, columns: usize, turn: bool, weights: &[f32], block: usize, first: usize, out: Shared,
-    ) = block_kernel;
+    fn pack_filter_part(
+        terms: usize, columns: usize, rotate: bool, weights: &[f32], block: usize, first: usize, out: SharedSlice,
+    ) = pack_filter_kernel;
     fn transform_filter(tile: usize, filter: Filter, block: usize, first: usize, out: &mut [f32])
-        = transform_filter_of;
+        = transform_filter_any_tile;
     fn convolve_part(
         windows: &Windows, source: [&[f32]; 2], norm: Option<&Normalization>, filter: Filter, shared: &[f32],
-        extra: Epilogue, part: Part, out: Shared,
-    ) = convolve_of;
+        epilogue: Epilogue, part: Part, out: SharedSlice,
+    ) = convolve_any_tile;
     fn transform_part(
-        windows: &Windows, channels: [usize; 2], source: &[f32], dy: &[f32], tile: usize, rows: Rows, x: Shared,
-        y: Shared,
+        windows: &Windows, channels: [usize; 2], source: &[f32], dy: &[f32], tile: usize, rows: Rows, x: SharedSlice,
+        y: SharedSlice,
     ) = transform_kernel;
-    fn weight_part(
-        channels: [usize; 2], tiles: usize, x: &[f32], y: &[f32], term_block: usize, block: usize, dw: Shared,
-    ) = weight_kernel;
+    fn grad_weight_part(
+        channels: [usize; 2], tiles: usize, x: &[f32], y: &[f32], term_block: usize, block: usize, dw: SharedSlice,
+    ) = grad_weight_kernel;
 }
 
 /// Block `block` of columns and up to sixteen terms from `first`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn block_kernel<S: Simd>(
+fn pack_filter_kernel<S: Simd>(
     s: S,
     terms: usize,
     columns: usize,
-    turn: bool,
+    rotate: bool,
     weights: &[f32],
     block: usize,
     first: usize,
-    out: Shared,
+    out: SharedSlice,
 ) {
     let (count, column) = (LANES.min(terms - first), block * LANES);
     let used = LANES.min(columns - column);
@@ -364,7 +348,7 @@ fn block_kernel<S: Simd>(
     let out = unsafe { out.part((block * terms + first) * 9 * LANES, count * 9 * LANES) };
     for tap in 0..9 {
         let mut square = [s.splat(0.0); LANES];
-        if turn {
+        if rotate {
             for c in 0..used {
                 let from = ((8 - tap) * columns + column + c) * terms + first;
                 square[c] = s.load_up_to(&weights[from..from + count]);
@@ -420,11 +404,11 @@ fn transform_filter_kernel<S: Simd, const OUT: usize>(
             }
             let mut half = [[s.splat(0.0); IN]; 3];
             for x in 0..3 {
-                half[x] = points_of_taps::<S, OUT>(s, taps[x]);
+                half[x] = filter_transform_1d::<S, OUT>(s, taps[x]);
             }
             let out = out.as_mut_ptr().wrapping_add((b * count + t) * LANES);
             for i in 0..OUT + 2 {
-                let points = points_of_taps::<S, OUT>(s, [half[0][i], half[1][i], half[2][i]]);
+                let points = filter_transform_1d::<S, OUT>(s, [half[0][i], half[1][i], half[2][i]]);
                 for j in 0..OUT + 2 {
                     // SAFETY: within `out` by the assertion.
                     unsafe { s.store_at(points[j], out.add((i * (OUT + 2) + j) * stride)) };
@@ -435,7 +419,7 @@ fn transform_filter_kernel<S: Simd, const OUT: usize>(
 }
 
 #[inline(always)]
-fn transform_filter_of<S: Simd>(s: S, tile: usize, filter: Filter, block: usize, first: usize, out: &mut [f32]) {
+fn transform_filter_any_tile<S: Simd>(s: S, tile: usize, filter: Filter, block: usize, first: usize, out: &mut [f32]) {
     match tile {
         2 => transform_filter_kernel::<S, 2>(s, filter, block, first, out, (filter.columns, filter.terms)),
         _ => transform_filter_kernel::<S, 4>(s, filter, block, first, out, (filter.columns, filter.terms)),
@@ -456,7 +440,7 @@ unsafe fn transform_inputs<S: Simd, const OUT: usize>(
     source: *const f32,
     tile: usize,
     rows: Rows,
-    out: Shared,
+    out: SharedSlice,
 ) {
     let blocks = channels.div_ceil(LANES);
     let stride = plane(rows.of, blocks);
@@ -488,13 +472,13 @@ unsafe fn transform_inputs<S: Simd, const OUT: usize>(
                         };
                     }
                 }
-                let points = points_of_inputs::<S, OUT>(s, d);
+                let points = input_transform_1d::<S, OUT>(s, d);
                 for i in 0..OUT + 2 {
                     half[i][j] = points[i];
                 }
             }
             for i in 0..OUT + 2 {
-                let points = points_of_inputs::<S, OUT>(s, half[i]);
+                let points = input_transform_1d::<S, OUT>(s, half[i]);
                 for j in 0..OUT + 2 {
                     // SAFETY: within `out` by its length, and in this task's rows.
                     unsafe {
@@ -515,13 +499,13 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
     norm: Option<&Normalization>,
     filter: Filter,
     shared: &[f32],
-    extra: Epilogue,
+    epilogue: Epilogue,
     part: Part,
-    out: Shared,
+    out: SharedSlice,
 ) {
     let Filter { terms, columns, .. } = filter;
     let points = (OUT + 2) * (OUT + 2);
-    let Part { first, tiles, block, blocks } = part;
+    let Part { first, rows: tiles, block, blocks } = part;
     let input_len = plane(tiles, terms.div_ceil(LANES));
     let mut work = scratch::take(points * (input_len + plane(tiles, 2)) + TRANSFORMED);
     let (inputs, rest) = work.split_at_mut(points * input_len);
@@ -536,22 +520,22 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
             assert!(source[1].is_empty(), "two sources are joined where they are normalised");
             let source = source[0].as_ptr();
             // SAFETY: the work space is this task's own, and the source is whole.
-            unsafe { transform_inputs::<S, OUT>(s, windows, terms, source, first, rows, Shared::new(inputs)) };
+            unsafe { transform_inputs::<S, OUT>(s, windows, terms, source, first, rows, SharedSlice::new(inputs)) };
         }
         Some(norm) => {
             // The rows that the tiles meet, normalised; then as if they were all.
-            let met = windows.rows_met(first, tiles);
+            let read = windows.rows_read(first, tiles);
             let line = windows.source_width * terms;
-            let mut normed = scratch::take(met.len() * line);
+            let mut normed = scratch::take(read.len() * line);
             let all = windows.n * windows.source_height;
             let [a, b] = [source[0].len() / all, source[1].len() / all];
-            for (row, out) in met.clone().zip(normed.chunks_exact_mut(line)) {
+            for (row, out) in read.clone().zip(normed.chunks_exact_mut(line)) {
                 let parts = [&source[0][row * a..][..a], &source[1][row * b..][..b]];
                 norm.apply_part(s, row / windows.source_height, parts, out);
             }
-            let start = normed.as_ptr().wrapping_sub(met.start * line);
+            let start = normed.as_ptr().wrapping_sub(read.start * line);
             // SAFETY: the work space is this task's own, and all rows that its tiles meet are there.
-            unsafe { transform_inputs::<S, OUT>(s, windows, terms, start, first, rows, Shared::new(inputs)) };
+            unsafe { transform_inputs::<S, OUT>(s, windows, terms, start, first, rows, SharedSlice::new(inputs)) };
         }
     }
     for pair in (block..block + blocks).step_by(2) {
@@ -588,17 +572,17 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
                         // SAFETY: `products` has this row and block of every point.
                         m[i] = unsafe { s.load_at(product.add((i * (OUT + 2) + j) * stride)) };
                     }
-                    let outputs = outputs_of_points::<S, OUT>(s, m);
+                    let outputs = output_transform_1d::<S, OUT>(s, m);
                     for i in 0..OUT {
                         half[i][j] = outputs[i];
                     }
                 }
                 let (image, y, x) = windows.at(first + t);
                 for i in 0..OUT.min(windows.height - y) {
-                    let outputs = outputs_of_points::<S, OUT>(s, half[i]);
+                    let outputs = output_transform_1d::<S, OUT>(s, half[i]);
                     let pixel = (image * windows.height + y + i) * windows.width + x;
                     for (j, output) in outputs.into_iter().enumerate().take(OUT.min(windows.width - x)) {
-                        let output = extra.apply(s, output, image, pixel + j, column, used, columns);
+                        let output = epilogue.apply(s, output, image, pixel + j, column, used, columns);
                         // SAFETY: a task writes the outputs of its own tiles and columns.
                         s.store_up_to(output, unsafe { out.part((pixel + j) * columns + column, used) });
                     }
@@ -610,20 +594,20 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn convolve_of<S: Simd>(
+fn convolve_any_tile<S: Simd>(
     s: S,
     windows: &Windows,
     source: [&[f32]; 2],
     norm: Option<&Normalization>,
     filter: Filter,
     shared: &[f32],
-    extra: Epilogue,
+    epilogue: Epilogue,
     part: Part,
-    out: Shared,
+    out: SharedSlice,
 ) {
     match windows.tile {
-        2 => convolve_kernel::<S, 2>(s, windows, source, norm, filter, shared, extra, part, out),
-        _ => convolve_kernel::<S, 4>(s, windows, source, norm, filter, shared, extra, part, out),
+        2 => convolve_kernel::<S, 2>(s, windows, source, norm, filter, shared, epilogue, part, out),
+        _ => convolve_kernel::<S, 4>(s, windows, source, norm, filter, shared, epilogue, part, out),
     }
 }
 
@@ -638,8 +622,8 @@ fn transform_kernel<S: Simd>(
     dy: &[f32],
     tile: usize,
     rows: Rows,
-    x: Shared,
-    y: Shared,
+    x: SharedSlice,
+    y: SharedSlice,
 ) {
     assert!(source.len() == windows.source_len(terms));
     // SAFETY: a task has its own rows, and the source is whole.
@@ -659,13 +643,13 @@ fn transform_kernel<S: Simd>(
                     let pixel = (image * windows.height + top + i) * windows.width + left + j;
                     *output = s.load_up_to(&dy[pixel * columns + column..][..used]);
                 }
-                let points = points_of_outputs(s, outputs);
+                let points = output_grad_transform_1d(s, outputs);
                 for i in 0..IN {
                     half[i][j] = points[i];
                 }
             }
             for i in 0..IN {
-                let points = points_of_outputs(s, half[i]);
+                let points = output_grad_transform_1d(s, half[i]);
                 for j in 0..IN {
                     let at = (i * IN + j) * stride + (block * rows.of + row) * LANES;
                     // SAFETY: a task has its own rows.
@@ -679,7 +663,7 @@ fn transform_kernel<S: Simd>(
 /// Adds to dw, for sixteen terms and up to 32 columns, what `tiles` transformed tiles contribute.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn weight_kernel<S: Simd>(
+fn grad_weight_kernel<S: Simd>(
     s: S,
     [terms, columns]: [usize; 2],
     tiles: usize,
@@ -687,7 +671,7 @@ fn weight_kernel<S: Simd>(
     y: &[f32],
     term_block: usize,
     block: usize,
-    dw: Shared,
+    dw: SharedSlice,
 ) {
     let (term_blocks, blocks) = (terms.div_ceil(LANES), columns.div_ceil(LANES));
     let width = 2.min(blocks - block);
@@ -710,13 +694,13 @@ fn weight_kernel<S: Simd>(
                 for i in 0..IN {
                     points[i] = s.load_up_to(&sums[(i * IN + j) * stride + (b * LANES + t) * LANES..]);
                 }
-                let taps = taps_of_points(s, points);
+                let taps = filter_grad_transform_1d(s, points);
                 for i in 0..3 {
                     half[i][j] = taps[i];
                 }
             }
             for i in 0..3 {
-                let taps = taps_of_points(s, half[i]);
+                let taps = filter_grad_transform_1d(s, half[i]);
                 for j in 0..3 {
                     let at = ((i * 3 + j) * terms + term_block * LANES + t) * columns + column;
                     // SAFETY: a task writes its own terms and columns.

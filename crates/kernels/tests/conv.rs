@@ -19,7 +19,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(shape: &Conv) -> Self {
+    fn new(shape: &ConvShape) -> Self {
         Case {
             x: numbers(shape.input_len(), 1),
             w: numbers(shape.weight_len(), 2),
@@ -30,31 +30,31 @@ impl Case {
         }
     }
 
-    fn around(&self) -> Around<'_> {
+    fn fusion(&self) -> Fusion<'_> {
         let (bias, shift, residual) = (Some(&self.bias[..]), Some(&self.shift[..]), Some(&self.residual[..]));
-        Around { bias, shift, residual, ..Around::default() }
+        Fusion { bias, shift, residual, ..Fusion::default() }
     }
 
-    fn forward(&self, shape: &Conv) -> Vec<f32> {
+    fn forward(&self, shape: &ConvShape) -> Vec<f32> {
         let mut out = vec![f32::NAN; shape.output_len()];
-        conv2d(shape, &self.x, &self.w, self.around(), &mut out);
+        conv2d(shape, &self.x, &self.w, self.fusion(), &mut out);
         out
     }
 
-    fn grad_input(&self, shape: &Conv) -> Vec<f32> {
+    fn grad_input(&self, shape: &ConvShape) -> Vec<f32> {
         let mut dx = vec![f32::NAN; shape.input_len()];
         conv2d_grad_input(shape, &self.dy, &self.w, &mut dx);
         dx
     }
 
-    fn grad_weight(&self, shape: &Conv) -> Vec<f32> {
+    fn grad_weight(&self, shape: &ConvShape) -> Vec<f32> {
         let mut dw = vec![f32::NAN; shape.weight_len()];
         conv2d_grad_weight(shape, &self.x, &self.dy, &mut dw);
         dw
     }
 }
 
-fn compare(shape: &Conv) {
+fn compare(shape: &ConvShape) {
     let case = Case::new(shape);
     let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
     let (bias, shift, residual) = (wide(&case.bias), wide(&case.shift), wide(&case.residual));
@@ -80,7 +80,7 @@ proptest! {
         let all = on_every_pool(|| case.forward(&shape));
         let dx = on_every_pool(|| case.grad_input(&shape));
         on_every_pool(|| case.grad_weight(&shape));
-        let one = Conv { n: 1, ..shape };
+        let one = ConvShape { n: 1, ..shape };
         for image in 0..shape.n {
             let part = |x: &[f32], len: usize| x[image * len..(image + 1) * len].to_vec();
             let alone = Case {
@@ -101,11 +101,11 @@ proptest! {
         n in 1usize..4, h in 1usize..5, w in 1usize..5, c_in in 128usize..150, c_out in 128usize..150, pad in 0usize..3,
     ) {
         prop_assume!(h + 2 * pad >= 3 && w + 2 * pad >= 3);
-        let shape = Conv { n, h, w, c_in, c_out, kernel: (3, 3), stride: 1, pad: Pad::same(pad) };
+        let shape = ConvShape { n, h, w, c_in, c_out, kernel: (3, 3), stride: 1, pad: Pad::same(pad) };
         compare(&shape);
         let case = Case::new(&shape);
         let all = on_every_pool(|| case.forward(&shape));
-        let one = Conv { n: 1, ..shape };
+        let one = ConvShape { n: 1, ..shape };
         let first = Case { x: case.x[..one.input_len()].to_vec(), shift: case.shift[..c_out].to_vec(),
             residual: case.residual[..one.output_len()].to_vec(), dy: case.dy[..one.output_len()].to_vec(),
             w: case.w.clone(), bias: case.bias.clone() };
@@ -113,37 +113,37 @@ proptest! {
     }
 
     #[test]
-    fn a_prepared_filter_gives_the_same_bits(shape in convolutions()) {
+    fn a_packed_filter_gives_the_same_bits(shape in convolutions()) {
         let case = Case::new(&shape);
-        // Prepared for one image of another size.
-        let filter = PreparedFilter::new(&Conv { n: 1, h: 20, w: 9, ..shape }, &case.w);
+        // Packed for one image of another size.
+        let filter = PackedFilter::new(&ConvShape { n: 1, h: 20, w: 9, ..shape }, &case.w);
         let mut out = vec![f32::NAN; shape.output_len()];
-        conv2d_prepared(&shape, &case.x, &filter, case.around(), &mut out);
-        assert_same_bits(&out, &case.forward(&shape), "prepared");
+        conv2d_packed(&shape, &case.x, &filter, case.fusion(), &mut out);
+        assert_same_bits(&out, &case.forward(&shape), "packed");
     }
 
     #[test]
     fn normalising_on_the_way_in_gives_the_bits_of_normalising_before(shape in convolutions(), silu: bool) {
         let case = Case::new(&shape);
-        let norm = GroupNorm { n: shape.n, pixels: shape.h * shape.w, channels: shape.c_in, groups: 1, eps: 1e-5 };
+        let norm = GroupNormShape { n: shape.n, pixels: shape.h * shape.w, channels: shape.c_in, groups: 1, eps: 1e-5 };
         let (gamma, beta) = (numbers(shape.c_in, 7), numbers(shape.c_in, 8));
         let mut saved = vec![f32::NAN; 2 * shape.n];
         let mut normed = vec![f32::NAN; shape.input_len()];
         group_norm(&norm, &case.x, &gamma, &beta, None, silu, &mut normed, &mut saved);
         let mut before = vec![f32::NAN; shape.output_len()];
-        conv2d(&shape, &normed, &case.w, case.around(), &mut before);
+        conv2d(&shape, &normed, &case.w, case.fusion(), &mut before);
 
         let mut again = vec![f32::NAN; 2 * shape.n];
-        let fused = Normalization::new(&norm, &case.x, &gamma, &beta, None, silu, &mut again);
+        let fused = Normalization::new(&norm, [&case.x, &[]], &gamma, &beta, None, silu, &mut again);
         assert_same_bits(&again, &saved, "mean and 1/σ");
         let mut out = vec![f32::NAN; shape.output_len()];
         fused.apply(&case.x, &mut normed.clone());
-        conv2d(&shape, &case.x, &case.w, Around { norm: Some(&fused), ..case.around() }, &mut out);
+        conv2d(&shape, &case.x, &case.w, Fusion { norm: Some(&fused), ..case.fusion() }, &mut out);
         assert_same_bits(&out, &before, "normalised on the way in");
         out.fill(f32::NAN);
-        let filter = PreparedFilter::new(&shape, &case.w);
-        conv2d_prepared(&shape, &case.x, &filter, Around { norm: Some(&fused), ..case.around() }, &mut out);
-        assert_same_bits(&out, &before, "normalised on the way in, prepared");
+        let filter = PackedFilter::new(&shape, &case.w);
+        conv2d_packed(&shape, &case.x, &filter, Fusion { norm: Some(&fused), ..case.fusion() }, &mut out);
+        assert_same_bits(&out, &before, "normalised on the way in, packed");
     }
 
     #[test]
@@ -153,37 +153,37 @@ proptest! {
         // Parts of whole vectors are read where they lie, others are joined first.
         let (c_in, second) = if sixteens { (shape.c_in.next_multiple_of(16) + 16, second.next_multiple_of(16)) } else { (shape.c_in + 1, second) };
         let second = second.min(c_in - if sixteens { 16 } else { 1 });
-        let shape = Conv { c_in, ..shape };
+        let shape = ConvShape { c_in, ..shape };
         let case = Case::new(&shape);
         let pixels = shape.n * shape.h * shape.w;
         let first = c_in - second;
         let (mut x, mut y) = (vec![0.0; pixels * first], vec![0.0; pixels * second]);
         split_channels(first, second, &case.x, &mut x, &mut y);
 
-        let norm = GroupNorm { n: shape.n, pixels: shape.h * shape.w, channels: c_in, groups: 1, eps: 1e-5 };
+        let norm = GroupNormShape { n: shape.n, pixels: shape.h * shape.w, channels: c_in, groups: 1, eps: 1e-5 };
         let (gamma, beta) = (numbers(c_in, 7), numbers(c_in, 8));
         let (mut saved, mut again) = (vec![f32::NAN; 2 * shape.n], vec![f32::NAN; 2 * shape.n]);
-        let whole = Normalization::new(&norm, &case.x, &gamma, &beta, None, true, &mut saved);
-        let joined = Normalization::joined(&norm, [&x, &y], &gamma, &beta, None, true, &mut again);
+        let whole = Normalization::new(&norm, [&case.x, &[]], &gamma, &beta, None, true, &mut saved);
+        let joined = Normalization::new(&norm, [&x, &y], &gamma, &beta, None, true, &mut again);
         assert_same_bits(&again, &saved, "mean and 1/σ");
 
-        let filter = PreparedFilter::new(&shape, &case.w);
+        let filter = PackedFilter::new(&shape, &case.w);
         let (mut expected, mut out) = (vec![f32::NAN; shape.output_len()], vec![f32::NAN; shape.output_len()]);
-        let around = Around { norm: normed.then_some(&whole), ..case.around() };
-        conv2d_prepared(&shape, &case.x, &filter, around, &mut expected);
-        let around = Around { norm: normed.then_some(&joined), more: Some(&y), ..case.around() };
-        conv2d_prepared(&shape, &x, &filter, around, &mut out);
-        assert_same_bits(&out, &expected, "prepared");
+        let fusion = Fusion { norm: normed.then_some(&whole), ..case.fusion() };
+        conv2d_packed(&shape, &case.x, &filter, fusion, &mut expected);
+        let fusion = Fusion { norm: normed.then_some(&joined), skip: Some(&y), ..case.fusion() };
+        conv2d_packed(&shape, &x, &filter, fusion, &mut out);
+        assert_same_bits(&out, &expected, "packed");
         out.fill(f32::NAN);
-        conv2d(&shape, &x, &case.w, around, &mut out);
-        assert_same_bits(&out, &expected, "not prepared");
+        conv2d(&shape, &x, &case.w, fusion, &mut out);
+        assert_same_bits(&out, &expected, "not packed");
     }
 
     #[test]
     fn products_are_those_of_the_plain_loops(
         m in 1usize..90, k in 1usize..80, n in 1usize..70, a_transposed: bool, b_transposed: bool,
     ) {
-        let shape = MatMul { m, k, n, a_transposed, b_transposed };
+        let shape = MatMulShape { m, k, n, a_transposed, b_transposed };
         let (a, b, bias) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3));
         let store = |x: &[f32], rows: usize, columns: usize, transposed: bool| -> Vec<f32> {
             if transposed { (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect() } else { x.to_vec() }
@@ -204,7 +204,7 @@ proptest! {
 #[test]
 fn wide_convolutions_keep_their_digits() {
     for (n, side, c_in, c_out) in [(1, 16, 256, 256), (3, 8, 512, 256), (2, 4, 256, 256), (2, 32, 32, 32)] {
-        compare(&Conv { n, h: side, w: side, c_in, c_out, kernel: (3, 3), stride: 1, pad: Pad::same(1) });
+        compare(&ConvShape { n, h: side, w: side, c_in, c_out, kernel: (3, 3), stride: 1, pad: Pad::same(1) });
     }
 }
 
@@ -212,7 +212,7 @@ fn wide_convolutions_keep_their_digits() {
 #[test]
 fn reference_gradients_are_finite_differences() {
     let pad = Pad { top: 0, bottom: 1, left: 1, right: 2 };
-    let shape = Conv { n: 2, h: 4, w: 5, c_in: 3, c_out: 2, kernel: (3, 2), stride: 2, pad };
+    let shape = ConvShape { n: 2, h: 4, w: 5, c_in: 3, c_out: 2, kernel: (3, 2), stride: 2, pad };
     let case = Case::new(&shape);
     let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
     let narrow = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<_>>();

@@ -20,7 +20,7 @@ fn every_instruction_set_agrees_with_the_plain_loops() {
             let (x, w) = (numbers(shape.input_len(), 1), numbers(shape.weight_len(), 2));
             let dy = numbers(shape.output_len(), 3);
             let mut out = vec![f32::NAN; shape.output_len()];
-            conv2d(&shape, &x, &w, Around::default(), &mut out);
+            conv2d(&shape, &x, &w, Fusion::default(), &mut out);
             let expected = reference::conv2d(&shape, &wide(&x), &wide(&w), None, None, None);
             assert_close(&out, &expected, 2e-5, &format!("{set:?} {shape:?}: forward"));
             let mut dx = vec![f32::NAN; shape.input_len()];
@@ -32,12 +32,12 @@ fn every_instruction_set_agrees_with_the_plain_loops() {
             let expected = reference::conv2d_grad_weight(&shape, &wide(&x), &wide(&dy));
             assert_close(&dw, &expected, 2e-5, &format!("{set:?} {shape:?}: grad_weight"));
         }
-        let shape = Attention { n: 2, tokens: 37, heads: 2, head_dim: 19 };
+        let shape = AttentionShape { n: 2, tokens: 37, heads: 2, head_dim: 19 };
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(2 * 37 * 38, seed));
         let mut out = vec![f32::NAN; q.len()];
         attention(&shape, &q, &k, &v, &mut out);
         assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 1e-5, "attention");
-        let shape = GroupNorm { n: 2, pixels: 70, channels: 24, groups: 8, eps: 1e-5 };
+        let shape = GroupNormShape { n: 2, pixels: 70, channels: 24, groups: 8, eps: 1e-5 };
         let x = numbers(2 * 70 * 24, 1);
         let (gamma, beta) = (numbers(24, 2), numbers(24, 3));
         let mut out = vec![f32::NAN; x.len()];

@@ -7,17 +7,17 @@ use common::*;
 use ddpm_kernels::*;
 use proptest::prelude::*;
 
-fn norms() -> impl Strategy<Value = (GroupNorm, bool, bool)> {
+fn norms() -> impl Strategy<Value = (GroupNormShape, bool, bool)> {
     let channels = prop_oneof![(1usize..5, 1usize..12), (1usize..9, Just(8usize)), Just((32, 4))];
     (1usize..5, prop_oneof![1usize..12, 60usize..150], channels, any::<bool>(), any::<bool>()).prop_map(
         |(n, pixels, (groups, size), silu, scaled)| {
-            (GroupNorm { n, pixels, channels: groups * size, groups, eps: 1e-5 }, silu, scaled)
+            (GroupNormShape { n, pixels, channels: groups * size, groups, eps: 1e-5 }, silu, scaled)
         },
     )
 }
 
 struct Norm {
-    shape: GroupNorm,
+    shape: GroupNormShape,
     silu: bool,
     x: Vec<f32>,
     gamma: Vec<f32>,
@@ -27,7 +27,7 @@ struct Norm {
 }
 
 impl Norm {
-    fn new(shape: GroupNorm, silu: bool, scaled: bool) -> Self {
+    fn new(shape: GroupNormShape, silu: bool, scaled: bool) -> Self {
         let (len, nc) = (shape.n * shape.pixels * shape.channels, shape.n * shape.channels);
         Norm {
             shape,
@@ -124,7 +124,7 @@ proptest! {
         for image in 0..shape.n {
             let part = |x: &[f32], len: usize| x[image * len..(image + 1) * len].to_vec();
             let alone = Norm {
-                shape: GroupNorm { n: 1, ..shape },
+                shape: GroupNormShape { n: 1, ..shape },
                 silu,
                 x: part(&case.x, size),
                 gamma: case.gamma.clone(),
@@ -141,17 +141,17 @@ proptest! {
     fn attention_is_that_of_the_plain_loops(
         n in 1usize..4, tokens in prop_oneof![1usize..40, 60usize..140], heads in 1usize..4, head_dim in 1usize..40,
     ) {
-        let shape = Attention { n, tokens, heads, head_dim };
+        let shape = AttentionShape { n, tokens, heads, head_dim };
         let len = n * tokens * heads * head_dim;
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(len, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
-        let forward = |shape: &Attention, q: &[f32], k: &[f32], v: &[f32]| {
+        let forward = |shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32]| {
             let mut out = vec![f32::NAN; q.len()];
             attention(shape, q, k, v, &mut out);
             out
         };
         let out = on_every_pool(|| forward(&shape, &q, &k, &v));
         assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 5e-6, "attention");
-        let (one, last) = (Attention { n: 1, ..shape }, len / n * (n - 1));
+        let (one, last) = (AttentionShape { n: 1, ..shape }, len / n * (n - 1));
         assert_same_bits(&forward(&one, &q[last..], &k[last..], &v[last..]), &out[last..], "the last image alone");
     }
 
@@ -159,7 +159,7 @@ proptest! {
     fn attention_gradients_are_finite_differences(
         n in 1usize..3, tokens in 1usize..20, heads in 1usize..3, head_dim in 1usize..8,
     ) {
-        let shape = Attention { n, tokens, heads, head_dim };
+        let shape = AttentionShape { n, tokens, heads, head_dim };
         let len = n * tokens * heads * head_dim;
         let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(len, seed));
         let gradients = attention_gradients(&shape, &q, &k, &v, &dout);
@@ -209,7 +209,7 @@ proptest! {
     }
 }
 
-fn attention_gradients(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
+fn attention_gradients(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
     let nan = || vec![f32::NAN; q.len()];
     let mut out = nan();
     attention(shape, q, k, v, &mut out);
@@ -220,7 +220,7 @@ fn attention_gradients(shape: &Attention, q: &[f32], k: &[f32], v: &[f32], dout:
 
 #[test]
 fn attention_gradients_of_many_tokens() {
-    let shape = Attention { n: 1, tokens: 150, heads: 2, head_dim: 5 };
+    let shape = AttentionShape { n: 1, tokens: 150, heads: 2, head_dim: 5 };
     let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(1500, seed));
     let gradients = on_every_pool(|| attention_gradients(&shape, &q, &k, &v, &dout).concat());
     let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
@@ -240,7 +240,7 @@ fn attention_gradients_of_many_tokens() {
 /// The unused lanes of a vector of scores are not scores of zero.
 #[test]
 fn attention_of_scores_far_below_zero() {
-    let shape = Attention { n: 1, tokens: 5, heads: 1, head_dim: 1 };
+    let shape = AttentionShape { n: 1, tokens: 5, heads: 1, head_dim: 1 };
     let (q, k, v) = ([100.0f32; 5], [-30.0, -30.01, -30.02, -30.03, -30.04f32], numbers(5, 1));
     let mut out = vec![f32::NAN; 5];
     attention(&shape, &q, &k, &v, &mut out);
@@ -250,7 +250,7 @@ fn attention_of_scores_far_below_zero() {
 
 #[test]
 fn group_norm_keeps_a_small_variance_beside_a_large_mean() {
-    let shape = GroupNorm { n: 1, pixels: 256, channels: 8, groups: 2, eps: 1e-6 };
+    let shape = GroupNormShape { n: 1, pixels: 256, channels: 8, groups: 2, eps: 1e-6 };
     let mut case = Norm::new(shape, false, false);
     case.x = numbers(2048, 1).iter().map(|x| 100.0 + 0.1 * x).collect();
     // x itself is only known to 4e-6, of a standard deviation of 0.06.
@@ -285,26 +285,26 @@ fn adam_is_that_of_the_formula() {
     const LEN: usize = 1003;
     let (mut p, mut m, mut v, mut ema) = (numbers(LEN, 1), vec![0.0; LEN], vec![0.0; LEN], numbers(LEN, 1));
     let (mut wp, mut wm, mut wv, mut wema) = (wide(&p), vec![0.0f64; LEN], vec![0.0f64; LEN], wide(&p));
-    let (lr, beta1, beta2, eps, decay, scale) = (2e-2, 0.9, 0.999, 1e-8, 0.99, 0.5);
+    let (learning_rate, beta1, beta2, epsilon, ema_decay, gradient_scale) = (2e-2, 0.9, 0.999, 1e-8, 0.99, 0.5);
     for t in 1..=10 {
         let grad = numbers(LEN, 10 + t);
-        let step = AdamStep { lr, beta1, beta2, eps, step: t, grad_scale: scale, ema_decay: Some(decay) };
-        adam(&step, &mut p, &grad, &mut m, &mut v, Some(&mut ema));
+        let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: t, gradient_scale, ema_decay };
+        adam(&step, &mut p, &grad, &mut m, &mut v, &mut ema);
         for i in 0..LEN {
-            let g = f64::from(grad[i]) * scale;
+            let g = f64::from(grad[i]) * gradient_scale;
             wm[i] = beta1 * wm[i] + (1.0 - beta1) * g;
             wv[i] = beta2 * wv[i] + (1.0 - beta2) * g * g;
             let (m_hat, v_hat) = (wm[i] / (1.0 - beta1.powf(t as f64)), wv[i] / (1.0 - beta2.powf(t as f64)));
-            wp[i] -= lr * m_hat / (v_hat.sqrt() + eps);
-            wema[i] = decay * wema[i] + (1.0 - decay) * wp[i];
+            wp[i] -= learning_rate * m_hat / (v_hat.sqrt() + epsilon);
+            wema[i] = ema_decay * wema[i] + (1.0 - ema_decay) * wp[i];
         }
     }
     assert_close(&p, &wp, 2e-6, "parameters");
     assert_close(&ema, &wema, 2e-6, "moving average");
     let before = ema.clone();
-    let step = AdamStep { lr, beta1, beta2, eps, step: 11, grad_scale: 1.0, ema_decay: None };
-    adam(&step, &mut p, &m.clone(), &mut m, &mut v, Some(&mut ema));
-    assert_eq!(ema, before, "no decay, no update");
+    let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: 11, gradient_scale: 1.0, ema_decay: 1.0 };
+    adam(&step, &mut p, &m.clone(), &mut m, &mut v, &mut ema);
+    assert_eq!(ema, before, "a decay of 1 keeps the average");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Nanoseconds per number: `cargo run --release -p random --example speed`.
+//! Nanoseconds per number: `cargo run --release -p ddpm-random --example speed`.
 
 use ddpm_random::{Random, Stream};
 use std::hint::black_box;

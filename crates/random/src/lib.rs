@@ -18,9 +18,9 @@
 //!
 //! # The numbers are part of the format
 //! Key: the two halves of the seed. Counter: `[index bits 0–31, index bits 32–47 | stream << 16, step, block]`, each block
-//! giving the four words of [`philox4x32_10`]. Word `p` of a draw is word `p % 4` of block `p / 4`; shorter slices are
-//! prefixes of longer ones. All arithmetic is on integers or in `+ − × ÷ √` of IEEE 754, hence the same bits on every
-//! platform and instruction set.
+//! giving the four words of Philox4x32-10 (Salmon et al. 2011). Word `p` of a draw is word `p % 4` of block `p / 4`;
+//! shorter slices are prefixes of longer ones. All arithmetic is on integers or in `+ − × ÷ √` of IEEE 754, hence the same
+//! bits on every platform and instruction set.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -28,8 +28,7 @@ mod normal;
 mod philox;
 mod shuffle;
 
-pub use philox::philox4x32_10;
-use philox::{LANES, Words, blocks};
+use philox::{LANES, Words, blocks, philox4x32_10};
 
 /// What a random number is for. The numbers never change: they are part of the format, like a parameter's name.
 #[repr(u16)]
@@ -105,14 +104,14 @@ impl Random {
     pub fn uniforms_f64(&self, stream: Stream, index: u64, step: u64, out: &mut [f64]) {
         self.fill(stream, index, step, out, |words| {
             let word = interleave(words);
-            std::array::from_fn::<f64, { 2 * LANES }, _>(|i| unit_f64(word[2 * i], word[2 * i + 1]))
+            std::array::from_fn::<f64, { 2 * LANES }, _>(|i| to_unit_f64(word[2 * i], word[2 * i + 1]))
         });
     }
 
     /// One uniform in `[0, 1)` with 53 bits: the first of [`uniforms_f64`](Self::uniforms_f64).
     pub fn uniform(&self, stream: Stream, index: u64, step: u64) -> f64 {
         let [low, high, ..] = self.block(stream, index, step, 0);
-        unit_f64(low, high)
+        to_unit_f64(low, high)
     }
 
     /// Uniform in `0..n` by multiplying 64 bits and shifting; no value is favoured by more than n·2⁻⁶⁴. For `n` = 0: 0.
@@ -174,7 +173,7 @@ impl Random {
         philox4x32_10([c0, c1, c2, block], self.key())
     }
 
-    /// Fills `out` with what `group` makes of [`LANES`] blocks at a time.
+    /// Fills `out` with the values that `convert` makes of [`LANES`] blocks at a time.
     #[inline(always)]
     fn fill<T: Copy, const N: usize>(
         &self,
@@ -182,12 +181,12 @@ impl Random {
         index: u64,
         step: u64,
         out: &mut [T],
-        group: impl Fn(&Words) -> [T; N],
+        convert: impl Fn(&Words) -> [T; N],
     ) {
         let counter = counter(stream, index, step);
         let mut block = 0u32;
         for out in out.chunks_mut(N) {
-            let values = group(&blocks(counter, block, self.key()));
+            let values = convert(&blocks(counter, block, self.key()));
             match <&mut [T; N]>::try_from(&mut *out) {
                 Ok(whole) => *whole = values,
                 Err(_) => out.copy_from_slice(&values[..out.len()]),
@@ -215,15 +214,15 @@ fn interleave<T: Copy + Default>(words: &[[T; LANES]; 4]) -> [T; 4 * LANES] {
     out
 }
 
-fn unit_f64(low: u32, high: u32) -> f64 {
-    (join(low, high) >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
+fn to_unit_f64(low: u32, high: u32) -> f64 {
+    (join_words(low, high) >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
 }
 
 /// `⌊bits · n / 2⁶⁴⌋`.
 fn multiply_shift(low: u32, high: u32, n: u64) -> u64 {
-    ((u128::from(join(low, high)) * u128::from(n)) >> 64) as u64
+    ((u128::from(join_words(low, high)) * u128::from(n)) >> 64) as u64
 }
 
-fn join(low: u32, high: u32) -> u64 {
+fn join_words(low: u32, high: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }

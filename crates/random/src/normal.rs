@@ -61,7 +61,7 @@ fn cos_sin(b: u32) -> [f32; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::philox4x32_10;
+    use crate::philox::philox4x32_10;
 
     /// Edge words and many random ones.
     fn words() -> impl Iterator<Item = u32> {

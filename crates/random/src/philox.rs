@@ -15,12 +15,8 @@ const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// The Philox4x32-10 block function: 128 random bits from a 128-bit counter and a 64-bit key.
 ///
 /// Words are in the order of the paper and of Random123, whose published vectors it reproduces.
-///
-/// ```
-/// assert_eq!(ddpm_random::philox4x32_10([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
-/// ```
 #[inline(always)]
-pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+pub(crate) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
     let [mut k0, mut k1] = key;
     for _ in 0..10 {
@@ -49,4 +45,18 @@ pub(crate) fn blocks(counter: [u32; 3], first: u32, key: [u32; 2]) -> Words {
         words[3][l] = w3;
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::philox4x32_10;
+
+    /// `tests/kat_vectors` of Random123 1.14, the lines "philox4x32 10".
+    #[test]
+    fn random123() {
+        let pi = [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344];
+        assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+        assert_eq!(philox4x32_10([!0; 4], [!0; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+        assert_eq!(philox4x32_10(pi, [0xa4093822, 0x299f31d0]), [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]);
+    }
 }

@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn state_survives_its_tensors() {
         let device = Device::flex();
-        let config = Config { norm_num_groups: 4, ..Config::ho(8, 1, &[8], 1, &[]) };
+        let config = Config { norm_num_groups: 4, ..Config::ddpm(8, 1, &[8], 1, &[]) };
         let unet = Unet::new(&config, 3, &device).unwrap();
         let mut optimizer = Optimizer::new(&unet);
         let gradients = unet.flat_parameters().into_iter().map(|f| Some(f.values.ones_like())).collect();

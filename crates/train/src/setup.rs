@@ -61,7 +61,7 @@ impl Config {
         let model = &self.model;
         let channels = self.data.channels;
         let network = unet::Config {
-            sample_size: Some(unet::SampleSize::of(set.height(), set.width())),
+            sample_size: Some(unet::SampleSize { height: set.height(), width: set.width() }),
             in_channels: channels,
             out_channels: if self.diffusion.variance.is_learned() { 2 * channels } else { channels },
             freq_shift: model.freq_shift,

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use random::{Random, Stream};
 
 use crate::config::{Config, DownBlockType, ResampleType, ResnetTimeScaleShift, UpBlockType};
-use crate::layers::{ALMOST_ZERO, Conv2d, GroupNorm, Init, Linear, ONE};
+use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear, ZERO_INIT_SCALE};
 use crate::ops::{self, Geometry};
 
 /// Which random numbers a forward pass drops activations by. A mask depends on the seed, the step, the image's number
@@ -34,18 +34,18 @@ pub struct ResnetBlock {
     dropout: f64,
     number: usize,
     #[module(skip)]
-    resampling: Resampling,
+    resize: Resize,
 }
 
-/// What a residual block does to the size, on its way and on its shortcut.
+/// Change of size inside a residual block, on both its paths.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Resampling {
+enum Resize {
     None,
     Down,
     Up,
 }
 
-impl Resampling {
+impl Resize {
     fn apply(self, x: Tensor<4>) -> Tensor<4> {
         match self {
             Self::None => x,
@@ -57,13 +57,13 @@ impl Resampling {
 
 /// Counts residual blocks, so that each has its own dropout masks.
 #[derive(Default)]
-pub struct Numbering(usize);
+pub struct BlockCounter(usize);
 
 impl ResnetBlock {
     fn new(
         init: &mut Init,
         config: &Config,
-        numbering: &mut Numbering,
+        counter: &mut BlockCounter,
         c_in: usize,
         c_out: usize,
         output_scale: f64,
@@ -71,52 +71,51 @@ impl ResnetBlock {
         let (groups, epsilon) = (config.norm_num_groups, config.norm_eps);
         let scale_shift = config.resnet_time_scale_shift == ResnetTimeScaleShift::ScaleShift;
         let same = Geometry::same(3);
-        numbering.0 += 1;
+        counter.0 += 1;
         Self {
             norm1: GroupNorm::new(init, c_in, groups, epsilon),
-            conv1: Conv2d::new(init, c_in, c_out, 3, same, ONE),
-            time_emb_proj: Linear::new(init, config.time_embed_dim(), if scale_shift { 2 * c_out } else { c_out }, ONE),
+            conv1: Conv2d::new(init, c_in, c_out, 3, same, INIT_SCALE),
+            time_emb_proj: Linear::new(
+                init,
+                config.time_embed_dim(),
+                if scale_shift { 2 * c_out } else { c_out },
+                INIT_SCALE,
+            ),
             norm2: GroupNorm::new(init, c_out, groups, epsilon),
-            conv2: Conv2d::new(init, c_out, c_out, 3, same, ALMOST_ZERO),
-            conv_shortcut: (c_in != c_out).then(|| Conv2d::new(init, c_in, c_out, 1, Geometry::same(1), ONE)),
+            conv2: Conv2d::new(init, c_out, c_out, 3, same, ZERO_INIT_SCALE),
+            conv_shortcut: (c_in != c_out).then(|| Conv2d::new(init, c_in, c_out, 1, Geometry::same(1), INIT_SCALE)),
             scale_shift,
             output_scale,
             dropout: config.dropout,
-            number: numbering.0,
-            resampling: Resampling::None,
+            number: counter.0,
+            resize: Resize::None,
         }
     }
 
     /// A block of the same channels that halves or doubles the size (Dhariwal & Nichol 2021).
-    fn resampling(
-        init: &mut Init,
-        config: &Config,
-        numbering: &mut Numbering,
-        channels: usize,
-        to: Resampling,
-    ) -> Self {
-        Self { resampling: to, ..Self::new(init, config, numbering, channels, channels, 1.0) }
+    fn with_resize(init: &mut Init, config: &Config, counter: &mut BlockCounter, channels: usize, to: Resize) -> Self {
+        Self { resize: to, ..Self::new(init, config, counter, channels, channels, 1.0) }
     }
 
     /// x `[N,H,W,I]`, or its first channels and `skip` the last, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
     fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
-        // Only the two convolutions that read the input can read it in two parts, and not where gradients want it joined.
-        let (x, skip) = match (&self.conv_shortcut, self.resampling) {
-            (Some(_), Resampling::None) if ops::reads_parts(&x.device()) => (x, skip),
-            _ => (ops::joined(x, skip), None),
+        // Only the two convolutions that read the input can read it in two parts, and not where gradients need one tensor.
+        let (x, skip) = match (&self.conv_shortcut, self.resize) {
+            (Some(_), Resize::None) if ops::fuses_concat(&x.device()) => (x, skip),
+            _ => (ops::concat_skip(x, skip), None),
         };
         let time = self.time_emb_proj.forward(emb);
         let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
-        let h = match self.resampling {
-            Resampling::None => self.conv1.forward_normed(&self.norm1, x.clone(), skip.clone(), None, shift, None),
-            Resampling::Down | Resampling::Up => {
-                let h = self.resampling.apply(self.norm1.forward_silu(x.clone(), None));
+        let h = match self.resize {
+            Resize::None => self.conv1.forward_normed(&self.norm1, x.clone(), skip.clone(), None, shift, None),
+            Resize::Down | Resize::Up => {
+                let h = self.resize.apply(self.norm1.forward_silu(x.clone(), None));
                 self.conv1.forward_with(h, shift, None)
             }
         };
-        let x = self.resampling.apply(x);
+        let x = self.resize.apply(x);
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward_joined(x, skip),
+            Some(conv) => conv.forward_concat(x, skip),
             None => x,
         };
         let y = match dropout.filter(|_| self.dropout > 0.0) {
@@ -159,10 +158,10 @@ impl AttentionBlock {
         let inner = heads * config.attention_head_dim.unwrap_or(channels);
         Self {
             group_norm: groups.map(|groups| GroupNorm::new(init, channels, groups, config.norm_eps)),
-            to_q: Linear::new(init, channels, inner, ONE),
-            to_k: Linear::new(init, channels, inner, ONE),
-            to_v: Linear::new(init, channels, inner, ONE),
-            to_out: vec![Linear::new(init, inner, channels, ALMOST_ZERO)],
+            to_q: Linear::new(init, channels, inner, INIT_SCALE),
+            to_k: Linear::new(init, channels, inner, INIT_SCALE),
+            to_v: Linear::new(init, channels, inner, INIT_SCALE),
+            to_out: vec![Linear::new(init, inner, channels, ZERO_INIT_SCALE)],
             heads,
             output_scale,
         }
@@ -191,35 +190,35 @@ impl AttentionBlock {
     }
 }
 
-/// What comes between two levels.
+/// The downsampling or upsampling between two levels.
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a network has a handful of them")]
-pub enum Sampler {
+pub enum Resample {
     /// A convolution.
-    Conv(ConvSampler),
+    Conv(ResampleConv),
     /// A residual block.
     Resnet(ResnetBlock),
 }
 
-impl Sampler {
+impl Resample {
     fn down(&self) -> Layer<'_> {
         match self {
-            Sampler::Conv(sampler) => Layer::Conv(&sampler.conv),
-            Sampler::Resnet(block) => Layer::Resnet(block, None),
+            Resample::Conv(resample) => Layer::Conv(&resample.conv),
+            Resample::Resnet(block) => Layer::Resnet(block, None),
         }
     }
 
     fn up(&self) -> Layer<'_> {
         match self {
-            Sampler::Conv(sampler) => Layer::UpsampleConv(&sampler.conv),
-            Sampler::Resnet(block) => Layer::Resnet(block, None),
+            Resample::Conv(resample) => Layer::UpsampleConv(&resample.conv),
+            Resample::Resnet(block) => Layer::Resnet(block, None),
         }
     }
 }
 
 /// A convolution, of stride 2 or after an enlargement.
 #[derive(Module, Debug)]
-pub struct ConvSampler {
+pub struct ResampleConv {
     conv: Conv2d,
 }
 
@@ -228,16 +227,16 @@ pub struct ConvSampler {
 pub struct DownBlock {
     resnets: Vec<ResnetBlock>,
     attentions: Vec<AttentionBlock>,
-    downsamplers: Vec<Sampler>,
+    downsamplers: Vec<Resample>,
 }
 
 impl DownBlock {
     /// Level `level` from the finest; its first residual block takes `c_in` channels.
-    pub(crate) fn new(init: &mut Init, config: &Config, numbering: &mut Numbering, level: usize, c_in: usize) -> Self {
+    pub(crate) fn new(init: &mut Init, config: &Config, counter: &mut BlockCounter, level: usize, c_in: usize) -> Self {
         let c_out = config.block_out_channels[level];
         let layers = config.layers_per_block;
         let resnets = (0..layers)
-            .map(|j| ResnetBlock::new(init, config, numbering, if j == 0 { c_in } else { c_out }, c_out, 1.0))
+            .map(|j| ResnetBlock::new(init, config, counter, if j == 0 { c_in } else { c_out }, c_out, 1.0))
             .collect();
         let attentions = match config.down_block_types[level] {
             DownBlockType::AttnDownBlock2D => layers,
@@ -254,23 +253,23 @@ impl DownBlock {
             downsamplers: (0..usize::from(!last))
                 .map(|_| match config.downsample(level) {
                     ResampleType::Conv => {
-                        Sampler::Conv(ConvSampler { conv: Conv2d::new(init, c_out, c_out, 3, geometry, ONE) })
+                        Resample::Conv(ResampleConv { conv: Conv2d::new(init, c_out, c_out, 3, geometry, INIT_SCALE) })
                     }
                     ResampleType::Resnet => {
-                        Sampler::Resnet(ResnetBlock::resampling(init, config, numbering, c_out, Resampling::Down))
+                        Resample::Resnet(ResnetBlock::with_resize(init, config, counter, c_out, Resize::Down))
                     }
                 })
                 .collect(),
         }
     }
 
-    /// Every output goes to the up path too.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+    /// Returns the stages; each pushes its output as a skip connection.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
         let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
-        layers.chain(self.downsamplers.iter().map(Sampler::down)).map(|layer| Piece {
+        layers.chain(self.downsamplers.iter().map(Resample::down)).map(|layer| Stage {
             layer,
-            joins: false,
-            leaves: true,
+            pops_skip: false,
+            pushes_skip: true,
         })
     }
 }
@@ -283,9 +282,9 @@ pub struct MidBlock {
 }
 
 impl MidBlock {
-    pub(crate) fn new(init: &mut Init, config: &Config, numbering: &mut Numbering, channels: usize) -> Self {
+    pub(crate) fn new(init: &mut Init, config: &Config, counter: &mut BlockCounter, channels: usize) -> Self {
         let scale = config.mid_block_scale_factor;
-        let mut resnet = |init: &mut Init| ResnetBlock::new(init, config, numbering, channels, channels, scale);
+        let mut resnet = |init: &mut Init| ResnetBlock::new(init, config, counter, channels, channels, scale);
         let first = resnet(init);
         let attentions = (0..usize::from(config.add_attention))
             .map(|_| AttentionBlock::new(init, config, channels, config.mid_attention_groups(), scale))
@@ -293,10 +292,10 @@ impl MidBlock {
         Self { resnets: vec![first, resnet(init)], attentions }
     }
 
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
         // The attention, where there is one, comes between the two residual blocks.
         let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
-        layers.map(|layer| Piece { layer, joins: false, leaves: false })
+        layers.map(|layer| Stage { layer, pops_skip: false, pushes_skip: false })
     }
 }
 
@@ -305,7 +304,7 @@ impl MidBlock {
 pub struct UpBlock {
     resnets: Vec<ResnetBlock>,
     attentions: Vec<AttentionBlock>,
-    upsamplers: Vec<Sampler>,
+    upsamplers: Vec<Resample>,
 }
 
 impl UpBlock {
@@ -314,7 +313,7 @@ impl UpBlock {
     pub(crate) fn new(
         init: &mut Init,
         config: &Config,
-        numbering: &mut Numbering,
+        counter: &mut BlockCounter,
         index: usize,
         channels: usize,
         skips: &mut Vec<usize>,
@@ -326,7 +325,7 @@ impl UpBlock {
             .map(|j| {
                 let from_below = if j == 0 { channels } else { c_out };
                 let c_in = from_below + skips.pop().unwrap_or(0);
-                ResnetBlock::new(init, config, numbering, c_in, c_out, 1.0)
+                ResnetBlock::new(init, config, counter, c_in, c_out, 1.0)
             })
             .collect();
         let attentions = match config.up_block_types[index] {
@@ -341,37 +340,37 @@ impl UpBlock {
             upsamplers: (0..usize::from(index + 1 < levels))
                 .map(|_| match config.upsample(index) {
                     ResampleType::Conv => {
-                        let conv = Conv2d::new(init, c_out, c_out, 3, Geometry::same(3), ONE);
-                        Sampler::Conv(ConvSampler { conv })
+                        let conv = Conv2d::new(init, c_out, c_out, 3, Geometry::same(3), INIT_SCALE);
+                        Resample::Conv(ResampleConv { conv })
                     }
                     ResampleType::Resnet => {
-                        Sampler::Resnet(ResnetBlock::resampling(init, config, numbering, c_out, Resampling::Up))
+                        Resample::Resnet(ResnetBlock::with_resize(init, config, counter, c_out, Resize::Up))
                     }
                 })
                 .collect(),
         }
     }
 
-    /// Residual blocks take what the down path left, the last first.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+    /// Returns the stages; residual blocks pop the skip connections, the last first.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
         let resnet = |(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j));
         let layers = self.resnets.iter().enumerate().map(resnet);
-        let joined = layers.map(|layer| Piece { layer, joins: true, leaves: false });
-        let up = self.upsamplers.iter().map(Sampler::up);
-        joined.chain(up.map(|layer| Piece { layer, joins: false, leaves: false }))
+        let resnets = layers.map(|layer| Stage { layer, pops_skip: true, pushes_skip: false });
+        let up = self.upsamplers.iter().map(Resample::up);
+        resnets.chain(up.map(|layer| Stage { layer, pops_skip: false, pushes_skip: false }))
     }
 }
 
 /// A part of the network from one activation to the next.
-pub(crate) struct Piece<'a> {
+pub(crate) struct Stage<'a> {
     pub layer: Layer<'a>,
-    /// Its input is joined with the last output that was left and not taken yet.
-    pub joins: bool,
-    /// Its output is left for the up path.
-    pub leaves: bool,
+    /// Pops a skip connection and concatenates it to its input.
+    pub pops_skip: bool,
+    /// Pushes its output as a skip connection.
+    pub pushes_skip: bool,
 }
 
-/// What a piece computes.
+/// What a stage computes.
 pub(crate) enum Layer<'a> {
     Conv(&'a Conv2d),
     Resnet(&'a ResnetBlock, Option<&'a AttentionBlock>),
@@ -380,7 +379,7 @@ pub(crate) enum Layer<'a> {
 
 impl Layer<'_> {
     /// [`Layer::forward`] off the autodiff graph. The layer's own copy without autodiff lives as long as this call, and so
-    /// do the filters that it prepares.
+    /// do the filters that it packs.
     pub(crate) fn forward_untracked(
         &self,
         x: Tensor<4>,
@@ -398,7 +397,7 @@ impl Layer<'_> {
         }
     }
 
-    /// `skip` is what was left by the piece's partner on the down path.
+    /// Computes the stage; `skip` is the output of its partner on the down path.
     pub(crate) fn forward(
         &self,
         x: Tensor<4>,
@@ -407,7 +406,7 @@ impl Layer<'_> {
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
         match self {
-            Layer::Conv(conv) => conv.forward_joined(x, skip),
+            Layer::Conv(conv) => conv.forward_concat(x, skip),
             Layer::UpsampleConv(conv) => conv.forward(ops::upsample2x(x)),
             Layer::Resnet(resnet, attention) => {
                 let x = resnet.forward(x, skip, emb.clone(), dropout);

@@ -1,5 +1,5 @@
-//! Gradients with less memory (Chen et al. 2016, arXiv:1604.06174): the forward pass keeps the activations between pieces
-//! only, and the backward pass computes each piece once more to have what is inside it.
+//! Gradients with less memory (Chen et al. 2016, arXiv:1604.06174): the forward pass keeps the activations between stages
+//! only, and the backward pass computes each stage once more to have what is inside it.
 
 use burn::tensor::{Gradients, Tensor};
 
@@ -29,7 +29,7 @@ impl Unet {
             if parameters.is_empty() {
                 parameters = taken;
             } else {
-                // A parameter belongs to one piece.
+                // A parameter belongs to one stage.
                 for (all, new) in parameters.iter_mut().zip(taken) {
                     *all = all.take().or(new);
                 }
@@ -37,14 +37,14 @@ impl Unet {
         };
 
         let emb = self.time.forward(timesteps, labels, &x.device());
-        let given = emb.clone().inner();
-        let (mut x, mut skips) = (self.centred(x).inner(), Vec::new());
+        let emb_inner = emb.clone().inner();
+        let (mut x, mut skips) = (self.centered(x).inner(), Vec::new());
         let mut inputs = Vec::new();
-        for piece in self.pieces() {
-            let skip: Option<Tensor<4>> = if piece.joins { skips.pop() } else { None };
+        for stage in self.stages() {
+            let skip: Option<Tensor<4>> = if stage.pops_skip { skips.pop() } else { None };
             inputs.push((x.clone(), skip.clone()));
-            x = piece.layer.forward_untracked(x, skip, &given, dropout);
-            if piece.leaves {
+            x = stage.layer.forward_untracked(x, skip, &emb_inner, dropout);
+            if stage.pushes_skip {
                 skips.push(x.clone());
             }
         }
@@ -54,18 +54,18 @@ impl Unet {
         let mut dx = leaf.grad(&gradients);
         take(&mut gradients);
         let mut demb: Option<Tensor<2>> = None;
-        // Gradients of what was left, by the pieces that took it: in the reverse order the last is the first to be met.
+        // Gradients of skip connections, pushed by the stages that popped them: in reverse order a stack again.
         let mut dskips: Vec<Option<Tensor<4>>> = Vec::new();
-        let pieces: Vec<_> = self.pieces().collect();
-        for (piece, (x, skip)) in pieces.iter().zip(inputs).rev() {
-            let dy = match piece.leaves.then(|| dskips.pop()).flatten().flatten() {
-                Some(dskip) => Some(sum(dx.take(), dskip)),
+        let stages: Vec<_> = self.stages().collect();
+        for (stage, (x, skip)) in stages.iter().zip(inputs).rev() {
+            let dy = match stage.pushes_skip.then(|| dskips.pop()).flatten().flatten() {
+                Some(dskip) => Some(add(dx.take(), dskip)),
                 None => dx.take(),
             };
             let Some(dy) = dy else { continue };
             let (x, skip) = (x.autodiff().require_grad(), skip.map(|skip| skip.autodiff().require_grad()));
-            let emb = given.clone().autodiff().require_grad();
-            let y = piece.layer.forward(x.clone(), skip.clone(), &emb, dropout);
+            let emb = emb_inner.clone().autodiff().require_grad();
+            let y = stage.layer.forward(x.clone(), skip.clone(), &emb, dropout);
             // Its gradient by y is dy.
             let mut gradients = (y * dy.autodiff()).sum().backward();
             dx = x.grad(&gradients);
@@ -73,7 +73,7 @@ impl Unet {
                 dskips.push(skip.grad(&gradients));
             }
             if let Some(new) = emb.grad(&gradients) {
-                demb = Some(sum(demb.take(), new));
+                demb = Some(add(demb.take(), new));
             }
             take(&mut gradients);
         }
@@ -84,9 +84,9 @@ impl Unet {
     }
 }
 
-fn sum<const D: usize>(some: Option<Tensor<D>>, more: Tensor<D>) -> Tensor<D> {
-    match some {
-        Some(some) => some + more,
-        None => more,
+fn add<const D: usize>(total: Option<Tensor<D>>, term: Tensor<D>) -> Tensor<D> {
+    match total {
+        Some(total) => total + term,
+        None => term,
     }
 }

@@ -4,32 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-
-/// One number for a square, or `[height, width]`; diffusers' `sample_size`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum SampleSize {
-    /// Height and width are the same.
-    Square(usize),
-    /// `[height, width]`.
-    Rectangle([usize; 2]),
-}
-
-impl SampleSize {
-    /// The size as diffusers writes it.
-    pub fn of(height: usize, width: usize) -> Self {
-        if height == width { Self::Square(height) } else { Self::Rectangle([height, width]) }
-    }
-
-    /// `(height, width)` in pixels.
-    pub fn height_width(self) -> (usize, usize) {
-        match self {
-            Self::Square(side) => (side, side),
-            Self::Rectangle([height, width]) => (height, width),
-        }
-    }
-}
+use crate::error::Error;
+use crate::sample_size::SampleSize;
 
 /// How a timestep becomes a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +86,7 @@ pub enum UpBlockType {
 /// ```
 /// use ddpm_unet::{Config, DownBlockType, UpBlockType};
 /// // Ho et al.'s CIFAR-10 network.
-/// let config = Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]);
+/// let config = Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]);
 /// assert_eq!(config.down_block_types[1], DownBlockType::AttnDownBlock2D);
 /// assert_eq!(config.up_block_types[2], UpBlockType::AttnUpBlock2D);
 /// assert_eq!(config.parameter_count(), 35_746_307);
@@ -217,11 +193,11 @@ fn fixed_keys() -> [(&'static str, &'static [&'static str]); 2] {
 }
 
 impl Config {
-    /// Ho et al.'s network: one attention head, sines before cosines, padding at the bottom and right, ε of 1e-6.
+    /// The network of Ho et al. (2020), "DDPM": one attention head, sines before cosines, padding at the bottom and right, ε of 1e-6.
     ///
     /// `channels` are those of each level from the finest; attention sits on the levels whose height is in
     /// `attention_resolutions`.
-    pub fn ho(
+    pub fn ddpm(
         sample_size: usize,
         image_channels: usize,
         channels: &[usize],
@@ -229,7 +205,7 @@ impl Config {
         attention_resolutions: &[usize],
     ) -> Self {
         Self {
-            sample_size: Some(SampleSize::Square(sample_size)),
+            sample_size: Some(SampleSize::square(sample_size)),
             in_channels: image_channels,
             out_channels: image_channels,
             freq_shift: 1.0,
@@ -549,19 +525,19 @@ mod tests {
 
     #[test]
     fn paper_networks_have_the_published_parameter_counts() {
-        assert_eq!(Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
-        assert_eq!(Config::ho(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(), 113_673_219);
+        assert_eq!(Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
+        assert_eq!(Config::ddpm(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(), 113_673_219);
         // With a learned variance the last convolution has twice the outputs.
-        let learned = Config { out_channels: 6, ..Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]) };
+        let learned = Config { out_channels: 6, ..Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]) };
         assert_eq!(learned.parameter_count(), 35_749_766);
         // The network of the ten-minute race (docs/performance.md).
-        let race = Config { norm_num_groups: 16, ..Config::ho(32, 1, &[32, 64, 64], 1, &[8]) };
+        let race = Config { norm_num_groups: 16, ..Config::ddpm(32, 1, &[32, 64, 64], 1, &[8]) };
         assert_eq!(race.parameter_count(), 1_112_801);
     }
 
     #[test]
     fn json_round_trips() {
-        let config = Config { num_class_embeds: Some(10), ..Config::ho(32, 3, &[32, 64], 1, &[16]) };
+        let config = Config { num_class_embeds: Some(10), ..Config::ddpm(32, 3, &[32, 64], 1, &[16]) };
         assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
     }
 
@@ -574,7 +550,7 @@ mod tests {
             "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32,
             "out_channels": 3, "sample_size": 32, "time_embedding_type": "positional",
             "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"] }"#;
-        assert_eq!(Config::from_json(text).unwrap(), Config::ho(32, 3, &[128, 256, 256, 256], 2, &[16]));
+        assert_eq!(Config::from_json(text).unwrap(), Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]));
     }
 
     #[test]

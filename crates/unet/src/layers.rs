@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use random::{Random, Stream};
 
-use crate::ops::{self, Geometry, Prepared};
+use crate::ops::{self, Geometry, PackedWeights};
 
 /// Draws initial parameters as Ho et al. (2020) do: uniform with variance scale/fan_avg, biases 0.
 pub struct Init<'a> {
@@ -47,9 +47,9 @@ impl<'a> Init<'a> {
 }
 
 /// Scale of an ordinary layer's initial weights.
-pub const ONE: f64 = 1.0;
-/// Ho et al.'s "zero": a layer that starts at almost nothing, so that a block starts as the identity.
-pub const ALMOST_ZERO: f64 = 1e-10;
+pub const INIT_SCALE: f64 = 1.0;
+/// Scale of the initial weights of a block's last layer, Ho et al.'s "zero": a block starts as the identity.
+pub const ZERO_INIT_SCALE: f64 = 1e-10;
 
 /// A convolution. Weights are `[kh,kw,I,O]` here and `[O,I,kh,kw]` on disk.
 #[derive(Module, Debug)]
@@ -59,7 +59,7 @@ pub struct Conv2d {
     #[module(skip)]
     geometry: Geometry,
     #[module(skip)]
-    prepared: Prepared,
+    packed: PackedWeights,
 }
 
 impl Conv2d {
@@ -70,7 +70,7 @@ impl Conv2d {
             weight: init.uniform([kernel, kernel, c_in, c_out], fan_avg, scale),
             bias: init.constant(0.0, c_out),
             geometry,
-            prepared: Prepared::default(),
+            packed: PackedWeights::default(),
         }
     }
 
@@ -81,15 +81,15 @@ impl Conv2d {
 
     /// As [`Conv2d::forward`], with `shift` `[N,O]` and `residual` `[N,H′,W′,O]` added.
     pub fn forward_with(&self, x: Tensor<4>, shift: Option<Tensor<2>>, residual: Option<Tensor<4>>) -> Tensor<4> {
-        ops::conv2d(x, None, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.prepared)
+        ops::conv2d(x, None, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.packed)
     }
 
-    /// Of x and `skip` joined.
-    pub fn forward_joined(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
-        ops::conv2d(x, skip, self.weight.val(), self.bias.val(), None, None, self.geometry, &self.prepared)
+    /// As [`Conv2d::forward`], of x and `skip` concatenated.
+    pub fn forward_concat(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
+        ops::conv2d(x, skip, self.weight.val(), self.bias.val(), None, None, self.geometry, &self.packed)
     }
 
-    /// Of x and `skip` joined, normalised, and followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift`
+    /// As [`Conv2d::forward`], of x and `skip` concatenated, normalised, and followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift`
     /// and `residual` as in [`Conv2d::forward_with`].
     pub fn forward_normed(
         &self,
@@ -100,10 +100,10 @@ impl Conv2d {
         shift: Option<Tensor<2>>,
         residual: Option<Tensor<4>>,
     ) -> Tensor<4> {
-        let kind = ops::NormKind { groups: norm.groups, epsilon: norm.epsilon, silu: true };
-        let norm = ops::Norm { gamma: norm.weight.val(), beta: norm.bias.val(), scale_shift, kind };
+        let options = ops::NormOptions { groups: norm.groups, epsilon: norm.epsilon, silu: true };
+        let norm = ops::Norm { gamma: norm.weight.val(), beta: norm.bias.val(), scale_shift, options };
         let (weight, bias) = (self.weight.val(), self.bias.val());
-        ops::norm_conv2d(x, skip, norm, weight, bias, shift, residual, self.geometry, &self.prepared)
+        ops::norm_conv2d(x, skip, norm, weight, bias, shift, residual, self.geometry, &self.packed)
     }
 }
 
@@ -113,7 +113,7 @@ pub struct Linear {
     weight: Param<Tensor<2>>,
     bias: Param<Tensor<1>>,
     #[module(skip)]
-    prepared: Prepared,
+    packed: PackedWeights,
 }
 
 impl Linear {
@@ -123,7 +123,7 @@ impl Linear {
         Self {
             weight: init.uniform([c_in, c_out], fan_avg, scale),
             bias: init.constant(0.0, c_out),
-            prepared: Prepared::default(),
+            packed: PackedWeights::default(),
         }
     }
 
@@ -134,7 +134,7 @@ impl Linear {
 
     /// As [`Linear::forward`], with `residual` `[M,O]` added.
     pub fn forward_with(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
-        ops::linear(x, self.weight.val(), self.bias.val(), residual, &self.prepared)
+        ops::linear(x, self.weight.val(), self.bias.val(), residual, &self.packed)
     }
 }
 
@@ -220,7 +220,7 @@ mod tests {
     fn initial_weights_have_the_papers_variance() {
         let device = Device::flex();
         let mut init = Init::new(0, &device);
-        for scale in [ONE, ALMOST_ZERO] {
+        for scale in [INIT_SCALE, ZERO_INIT_SCALE] {
             let conv = Conv2d::new(&mut init, 64, 32, 3, Geometry::same(3), scale);
             let (mean, square) = moments(&conv.weight);
             let variance = scale / (9.0 * 48.0);
@@ -237,8 +237,8 @@ mod tests {
         let device = Device::flex();
         let draw = |seed: u64, skip: usize| {
             let mut init = Init::new(seed, &device);
-            (0..skip).for_each(|_| drop(Linear::new(&mut init, 4, 4, ONE)));
-            Linear::new(&mut init, 4, 4, ONE).weight.val().into_data()
+            (0..skip).for_each(|_| drop(Linear::new(&mut init, 4, 4, INIT_SCALE)));
+            Linear::new(&mut init, 4, 4, INIT_SCALE).weight.val().into_data()
         };
         assert_eq!(draw(1, 0), draw(1, 0));
         assert_ne!(draw(1, 0), draw(2, 0));

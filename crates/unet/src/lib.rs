@@ -6,7 +6,7 @@
 //! ```
 //! use burn::tensor::{Device, Tensor};
 //! use ddpm_unet::{Config, Unet};
-//! let config = Config { norm_num_groups: 8, ..Config::ho(16, 1, &[16, 32], 1, &[8]) };
+//! let config = Config { norm_num_groups: 8, ..Config::ddpm(16, 1, &[16, 32], 1, &[8]) };
 //! let device = Device::flex();
 //! let network = Unet::new(&config, 0, &device)?;
 //! let epsilon = network.forward(Tensor::zeros([2, 16, 16, 1], &device), &[0.0, 999.0], None, None);
@@ -22,14 +22,16 @@ pub mod layers;
 mod model;
 pub mod ops;
 mod parameters;
+mod sample_size;
 mod time_embedding;
 
 pub use blocks::Dropout;
 pub use config::{
-    ClassEmbedType, Config, DownBlockType, MidBlockType, ResampleType, ResnetTimeScaleShift, SampleSize,
-    TimeEmbeddingType, UpBlockType,
+    ClassEmbedType, Config, DownBlockType, MidBlockType, ResampleType, ResnetTimeScaleShift, TimeEmbeddingType,
+    UpBlockType,
 };
 pub use error::Error;
 pub use model::Unet;
-pub use parameters::{Flat, Parameters, count_by_part};
+pub use parameters::{FlatParameter, Parameters, count_by_part};
+pub use sample_size::SampleSize;
 pub use time_embedding::Labels;

@@ -3,14 +3,15 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::Error;
-use crate::blocks::{DownBlock, Dropout, Layer, MidBlock, Numbering, Piece, UpBlock};
+use crate::blocks::{BlockCounter, DownBlock, Dropout, Layer, MidBlock, Stage, UpBlock};
 use crate::config::{ClassEmbedType, Config, TimeEmbeddingType};
-use crate::layers::{ALMOST_ZERO, Conv2d, GroupNorm, Init, ONE};
+use crate::error::Error;
+use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, ZERO_INIT_SCALE};
 use crate::ops::Geometry;
+use crate::parameters::Parameters;
 use crate::time_embedding::{Labels, TimeEmbedding};
 
-/// The U-Net of denoising diffusion models: diffusers' `UNet2DModel`, and with [`Config::ho`] the network of Ho et al.
+/// The U-Net of denoising diffusion models: diffusers' `UNet2DModel`, and with [`Config::ddpm`] the network of Ho et al.
 /// (2020), appendix B. Activations are in N,H,W,C.
 #[derive(Module, Debug)]
 pub struct Unet {
@@ -25,6 +26,8 @@ pub struct Unet {
     config: Config,
 }
 
+impl Parameters for Unet {}
+
 impl Unet {
     /// A new network with Ho et al.'s initialisation: what it draws depends on the seed alone.
     ///
@@ -33,24 +36,24 @@ impl Unet {
     pub fn new(config: &Config, seed: u64, device: &Device) -> Result<Self, Error> {
         config.validate()?;
         let init = &mut Init::new(seed, device);
-        let numbering = &mut Numbering::default();
+        let counter = &mut BlockCounter::default();
         let widths = &config.block_out_channels;
         let same = Geometry::same(3);
 
         let time = TimeEmbedding::new(init, config);
-        let conv_in = Conv2d::new(init, config.in_channels, widths[0], 3, same, ONE);
+        let conv_in = Conv2d::new(init, config.in_channels, widths[0], 3, same, INIT_SCALE);
         let (mut skips, mut channels) = (vec![widths[0]], widths[0]);
         let mut down_blocks = Vec::new();
         for (level, &c_out) in widths.iter().enumerate() {
-            down_blocks.push(DownBlock::new(init, config, numbering, level, channels));
+            down_blocks.push(DownBlock::new(init, config, counter, level, channels));
             channels = c_out;
             let downsampled = usize::from(level + 1 < widths.len());
             skips.extend(std::iter::repeat_n(channels, config.layers_per_block + downsampled));
         }
-        let mid_block = config.mid_block_type.map(|_| MidBlock::new(init, config, numbering, channels));
+        let mid_block = config.mid_block_type.map(|_| MidBlock::new(init, config, counter, channels));
         let mut up_blocks = Vec::new();
         for (index, &c_out) in widths.iter().rev().enumerate() {
-            up_blocks.push(UpBlock::new(init, config, numbering, index, channels, &mut skips));
+            up_blocks.push(UpBlock::new(init, config, counter, index, channels, &mut skips));
             channels = c_out;
         }
         Ok(Self {
@@ -60,7 +63,7 @@ impl Unet {
             mid_block,
             up_blocks,
             conv_norm_out: GroupNorm::new(init, channels, config.norm_num_groups, config.norm_eps),
-            conv_out: Conv2d::new(init, channels, config.out_channels, 3, same, ALMOST_ZERO),
+            conv_out: Conv2d::new(init, channels, config.out_channels, 3, same, ZERO_INIT_SCALE),
             config: config.clone(),
         })
     }
@@ -89,26 +92,26 @@ impl Unet {
         assert_eq!(x.dims()[0], timesteps.len(), "one timestep for each image");
         let device = x.device();
         let emb = self.time.forward(timesteps, labels, &device);
-        let (mut x, mut skips) = (self.centred(x), Vec::new());
-        for piece in self.pieces() {
-            let skip = if piece.joins { skips.pop() } else { None };
-            x = piece.layer.forward(x, skip, &emb, dropout);
-            if piece.leaves {
+        let (mut x, mut skips) = (self.centered(x), Vec::new());
+        for stage in self.stages() {
+            let skip = if stage.pops_skip { skips.pop() } else { None };
+            x = stage.layer.forward(x, skip, &emb, dropout);
+            if stage.pushes_skip {
                 skips.push(x.clone());
             }
         }
         self.output(x, timesteps)
     }
 
-    /// The way from the image to the last activation.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
-        std::iter::once(Piece { layer: Layer::Conv(&self.conv_in), joins: false, leaves: true })
-            .chain(self.down_blocks.iter().flat_map(DownBlock::pieces))
-            .chain(self.mid_block.iter().flat_map(MidBlock::pieces))
-            .chain(self.up_blocks.iter().flat_map(UpBlock::pieces))
+    /// Returns the stages from the image to the last activation.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
+        std::iter::once(Stage { layer: Layer::Conv(&self.conv_in), pops_skip: false, pushes_skip: true })
+            .chain(self.down_blocks.iter().flat_map(DownBlock::stages))
+            .chain(self.mid_block.iter().flat_map(MidBlock::stages))
+            .chain(self.up_blocks.iter().flat_map(UpBlock::stages))
     }
 
-    pub(crate) fn centred(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn centered(&self, x: Tensor<4>) -> Tensor<4> {
         if self.config.center_input_sample { x.mul_scalar(2.0).sub_scalar(1.0) } else { x }
     }
 

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use weights::Tensors;
 
-use crate::{Error, Unet};
+use crate::error::Error;
 
 /// How a parameter's layout here differs from that on disk.
 #[derive(Clone, Copy, PartialEq)]
@@ -76,9 +76,9 @@ fn permuted(values: &[f32], shape: &[usize], axes: &[usize]) -> (Vec<f32>, Vec<u
 
 /// The name of the parameter that a traversal is at.
 #[derive(Default)]
-struct Path(Vec<(String, bool)>);
+struct NamePath(Vec<(String, bool)>);
 
-impl Path {
+impl NamePath {
     fn enter(&mut self, name: &str, container: &str) {
         // The struct that gathers what belongs to time has no name in diffusers, nor has the choice of an enum.
         let hidden = name == "time" || container.starts_with("Enum:");
@@ -97,7 +97,7 @@ impl Path {
 
 /// One parameter, flat and in the network's own layout.
 #[derive(Clone, Debug)]
-pub struct Flat {
+pub struct FlatParameter {
     /// diffusers' name.
     pub name: String,
     /// The shape in the network's own layout.
@@ -106,12 +106,12 @@ pub struct Flat {
     pub values: Tensor<1>,
 }
 
-struct Visitor<F> {
-    path: Path,
+struct ParameterVisitor<F> {
+    path: NamePath,
     each: F,
 }
 
-impl<F: FnMut(&str, ParamId, Vec<usize>, Tensor<1>, bool)> ModuleVisitor for Visitor<F> {
+impl<F: FnMut(&str, ParamId, Vec<usize>, Tensor<1>, bool)> ModuleVisitor for ParameterVisitor<F> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val();
         let shape = value.dims().to_vec();
@@ -129,12 +129,12 @@ impl<F: FnMut(&str, ParamId, Vec<usize>, Tensor<1>, bool)> ModuleVisitor for Vis
     }
 }
 
-struct Replace<F> {
-    path: Path,
+struct ParameterMapper<F> {
+    path: NamePath,
     each: F,
 }
 
-impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Replace<F> {
+impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for ParameterMapper<F> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.name();
         let (id, value, mapper) = param.consume();
@@ -170,10 +170,10 @@ impl ModuleVisitor for TakeGradients<'_> {
 /// A module whose parameters can be read and replaced by name, in PyTorch's layout on the outside.
 pub trait Parameters: Module {
     /// Every parameter in a fixed order: flat, off the autodiff graph, sharing memory with the network.
-    fn flat_parameters(&self) -> Vec<Flat> {
+    fn flat_parameters(&self) -> Vec<FlatParameter> {
         let mut all = Vec::new();
-        let each = |name: &str, _, shape, values, _| all.push(Flat { name: name.to_owned(), shape, values });
-        self.visit(&mut Visitor { path: Path::default(), each });
+        let each = |name: &str, _, shape, values, _| all.push(FlatParameter { name: name.to_owned(), shape, values });
+        self.visit(&mut ParameterVisitor { path: NamePath::default(), each });
         all
     }
 
@@ -188,7 +188,7 @@ pub trait Parameters: Module {
     /// The network with each flat parameter replaced, in the order of [`Parameters::flat_parameters`]; a function that owns
     /// what it is given may change it in place.
     fn map_parameters(self, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
-        self.map(&mut Replace { path: Path::default(), each })
+        self.map(&mut ParameterMapper { path: NamePath::default(), each })
     }
 
     /// Parameters by diffusers' names and in its layout. `values` has one tensor for each parameter in the order of
@@ -259,33 +259,13 @@ pub trait Parameters: Module {
     fn device(&self) -> Device {
         let mut device = None;
         let each = |_: &str, _, _, values: Tensor<1>, _| device = Some(values.device());
-        self.visit(&mut Visitor { path: Path::default(), each });
+        self.visit(&mut ParameterVisitor { path: NamePath::default(), each });
         device.unwrap_or_default().without_autodiff()
-    }
-
-    /// The gradients of a backward pass by parameter name, in diffusers' layout, for whoever compares them.
-    ///
-    /// # Errors
-    /// If a back end cannot hand its values over.
-    fn gradient_tensors(&self, gradients: &mut Gradients) -> Result<Tensors, Error> {
-        let taken = self.take_gradients(gradients);
-        let mut tensors = Tensors::new();
-        for (flat, gradient) in self.flat_parameters().into_iter().zip(taken) {
-            if let Some(gradient) = gradient {
-                let data =
-                    gradient.try_into_vec_as::<f32>().map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
-                let (data, shape) = permuted(&data, &flat.shape, Layout::of(&flat.name, flat.shape.len()).on_disk());
-                tensors.insert(flat.name, weights::Tensor { shape, data });
-            }
-        }
-        Ok(tensors)
     }
 }
 
-impl Parameters for Unet {}
-
 /// Parameter counts by the network's parts, in order: for `ddpm inspect`.
-pub fn count_by_part(parameters: &[Flat]) -> BTreeMap<String, usize> {
+pub fn count_by_part(parameters: &[FlatParameter]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for flat in parameters {
         let mut words = flat.name.split('.');

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::{ClassEmbedType, Config, TimeEmbeddingType};
-use crate::layers::{Embedding, FourierFrequencies, Init, Linear, ONE};
+use crate::layers::{Embedding, FourierFrequencies, INIT_SCALE, Init, Linear};
 use crate::ops;
 
 /// Two linear layers with SiLU between them.
@@ -16,7 +16,10 @@ pub struct TimestepEmbedding {
 
 impl TimestepEmbedding {
     fn new(init: &mut Init, c_in: usize, width: usize) -> Self {
-        Self { linear_1: Linear::new(init, c_in, width, ONE), linear_2: Linear::new(init, width, width, ONE) }
+        Self {
+            linear_1: Linear::new(init, c_in, width, INIT_SCALE),
+            linear_2: Linear::new(init, width, width, INIT_SCALE),
+        }
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use unet::Parameters;
-use unet::layers::{Conv2d, GroupNorm, Init, Linear, ONE};
+use unet::layers::{Conv2d, GroupNorm, Init, Linear, INIT_SCALE};
 use unet::ops::Geometry;
 use weights::{Metadata, Tensors};
 
@@ -54,11 +54,11 @@ impl Classifier {
         let (mut convs, mut norms, mut width) = (Vec::new(), Vec::new(), channels);
         for (c_out, stride) in LAYERS {
             let geometry = Geometry { stride, ..Geometry::same(3) };
-            convs.push(Conv2d::new(&mut init, width, c_out, 3, geometry, ONE));
+            convs.push(Conv2d::new(&mut init, width, c_out, 3, geometry, INIT_SCALE));
             norms.push(GroupNorm::new(&mut init, c_out, GROUPS, EPSILON));
             width = c_out;
         }
-        Self { convs, norms, linear: Linear::new(&mut init, width, classes, ONE) }
+        Self { convs, norms, linear: Linear::new(&mut init, width, classes, INIT_SCALE) }
     }
 
     /// Features `[N,128]` of images `[N,H,W,C]` in [-1, 1].

@@ -2,7 +2,7 @@
 
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation, module};
-use unet::ops::{self, Geometry, Prepared};
+use unet::ops::{self, Geometry, PackedWeights};
 use weights::Tensors;
 
 use crate::Error;
@@ -58,7 +58,7 @@ pub struct Convolution {
     geometry: Geometry,
     /// Zeros on either side of rows and of columns, besides those of `geometry`.
     margin: [usize; 2],
-    prepared: Prepared,
+    prepared: PackedWeights,
 }
 
 impl Convolution {
@@ -87,7 +87,7 @@ impl Convolution {
             bias: tensor(bias, [c_out], weights.device),
             geometry: Geometry { stride, before: common, after: common },
             margin: zeros.map(|zeros| zeros - common),
-            prepared: Prepared::default(),
+            prepared: PackedWeights::default(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! What the tests share: numbers, comparison with f64, finite differences, and pools of threads.
 #![allow(dead_code)]
 
-use ddpm_kernels::{Conv, Pad};
+use ddpm_kernels::{ConvShape, Pad};
 use proptest::prelude::*;
 
 /// `len` numbers in [-1, 1), a fixed function of the seed (SplitMix64).
@@ -73,7 +73,7 @@ pub fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
 }
 
 /// Convolutions of all the paths: kernels, strides, one-sided pads, few and odd channels, small and odd maps.
-pub fn convolutions() -> impl Strategy<Value = Conv> {
+pub fn convolutions() -> impl Strategy<Value = ConvShape> {
     let channels = || prop_oneof![Just(1usize), Just(3), Just(4), Just(16), Just(32), Just(48), 2usize..70];
     let window = prop_oneof![
         4 => Just((3usize, 3usize, 1usize, Pad::same(1))),
@@ -87,6 +87,6 @@ pub fn convolutions() -> impl Strategy<Value = Conv> {
     let size = || prop_oneof![Just(4usize), Just(8), 3usize..14];
     (1usize..6, size(), size(), channels(), channels(), window).prop_map(|(n, h, w, c_in, c_out, window)| {
         let (kh, kw, stride, pad) = window;
-        Conv { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
+        ConvShape { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
     })
 }

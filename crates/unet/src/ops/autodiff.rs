@@ -10,12 +10,12 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn_flex::FlexTensor;
-use kernels::MatMul;
+use kernels::{AdamStep, MatMulShape};
 
-use super::flex::{self, FlexOps, Maybe, Measured, Prepared, dims, filled, values};
-use super::{AdamStep, Geometry, NormKind};
+use super::flex::{self, FlexOps, NormStats, OptionalTensor, PackedWeights, dims, tensor_with, values};
+use super::types::{Geometry, NormOptions};
 
-/// A gradient of the result to the gradients of those inputs that need one.
+/// Maps the gradient of the result to the gradients of those inputs that need one.
 type Pullback<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
 
 /// A node's saved state: the function that owns what the gradient needs.
@@ -29,9 +29,9 @@ impl<const N: usize> fmt::Debug for Saved<N> {
 }
 
 #[derive(Debug)]
-struct Step;
+struct ApplyPullback;
 
-impl<const N: usize> Backward<Flex, N> for Step {
+impl<const N: usize> Backward<Flex, N> for ApplyPullback {
     type State = Saved<N>;
 
     fn backward(self, ops: Ops<Saved<N>, N>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -52,56 +52,58 @@ fn record<C: CheckpointStrategy, const N: usize>(
     output: FlexTensor,
     pullback: impl Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync + 'static,
 ) -> FloatTensor<Autodiff<Flex, C>> {
-    match Step.prepare::<C>(inputs).compute_bound().stateful() {
+    match ApplyPullback.prepare::<C>(inputs).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(Saved(Arc::new(pullback)), output),
         OpsKind::UnTracked(prep) => prep.finish(output),
     }
 }
 
-/// The tensor and guard of a [`Maybe`].
-fn split<C: CheckpointStrategy>(maybe: Maybe<Autodiff<Flex, C>>) -> (Option<FlexTensor>, Option<NodeGuard>) {
-    match maybe {
-        Maybe::Given(tensor) => {
+/// Returns the tensor and the node of an [`OptionalTensor`].
+fn tensor_and_node<C: CheckpointStrategy>(
+    tensor: OptionalTensor<Autodiff<Flex, C>>,
+) -> (Option<FlexTensor>, Option<NodeGuard>) {
+    match tensor {
+        OptionalTensor::Present(tensor) => {
             let (tensor, guard) = tensor.into_parts();
             (Some(tensor.to_contiguous()), Some(guard))
         }
-        Maybe::Absent => (None, None),
+        OptionalTensor::Absent => (None, None),
     }
 }
 
 /// x and a skip connection as one tensor: the backward pass reads it several times.
-fn joined<C: CheckpointStrategy>(
+fn concat_skip<C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<Flex, C>>,
-    skip: Maybe<Autodiff<Flex, C>>,
+    skip: OptionalTensor<Autodiff<Flex, C>>,
 ) -> FloatTensor<Autodiff<Flex, C>> {
     match skip {
-        Maybe::Given(skip) => <Autodiff<Flex, C> as FlexOps>::concat(x, skip),
-        Maybe::Absent => x,
+        OptionalTensor::Present(skip) => <Autodiff<Flex, C> as FlexOps>::concat(x, skip),
+        OptionalTensor::Absent => x,
     }
 }
 
 /// The gradient of a convolution by its input; of `x` only the shape matters.
 fn grad_input(x: &FlexTensor, weight: &FlexTensor, dy: &FlexTensor, geometry: Geometry) -> FlexTensor {
     let shape = flex::conv_shape(x, weight, geometry);
-    filled(dims::<4>(x), |d| kernels::conv2d_grad_input(&shape, values(dy), values(weight), d))
+    tensor_with(dims::<4>(x), |d| kernels::conv2d_grad_input(&shape, values(dy), values(weight), d))
 }
 
 /// The gradient of a convolution by its weights, of which only the shape matters.
 fn grad_weight(x: &FlexTensor, weight: &FlexTensor, dy: &FlexTensor, geometry: Geometry) -> FlexTensor {
     let shape = flex::conv_shape(x, weight, geometry);
-    filled(dims::<4>(weight), |d| kernels::conv2d_grad_weight(&shape, values(x), values(dy), d))
+    tensor_with(dims::<4>(weight), |d| kernels::conv2d_grad_weight(&shape, values(x), values(dy), d))
 }
 
 /// The gradient by a time shift: sums over the pixels of each image.
 fn per_image_sums(dy: &FlexTensor) -> FlexTensor {
     let [n, _, _, channels] = dims(dy);
-    filled([n, channels], |d| kernels::per_image_channel_sums(n, values(dy), d))
+    tensor_with([n, channels], |d| kernels::per_image_channel_sums(n, values(dy), d))
 }
 
 /// The gradient by a bias, of the images' sums where they are known.
 fn grad_bias(dy: &FlexTensor, per_image: Option<&FlexTensor>) -> FlexTensor {
     let [.., channels] = dims::<4>(dy);
-    filled([channels], |d| kernels::channel_sums(values(per_image.unwrap_or(dy)), d))
+    tensor_with([channels], |d| kernels::channel_sums(values(per_image.unwrap_or(dy)), d))
 }
 
 /// The gradients of a group normalisation by x, gamma, beta, and by scale and shift where they were given.
@@ -110,22 +112,22 @@ fn grad_norm(
     gamma: &FlexTensor,
     beta: &FlexTensor,
     scale_shift: Option<&FlexTensor>,
-    kind: NormKind,
+    options: NormOptions,
     mean_rstd: &[f32],
     dy: &FlexTensor,
 ) -> [Option<FlexTensor>; 4] {
-    let shape = flex::group_norm_shape(x, kind.groups, kind.epsilon);
+    let shape = flex::group_norm_shape(x, options.groups, options.epsilon);
     let [mut dgamma, mut dbeta] = [vec![0.0; shape.channels], vec![0.0; shape.channels]];
-    let halves = scale_shift.map(|s| flex::halves(values(s), shape.channels));
+    let halves = scale_shift.map(|s| flex::split_scale_shift(values(s), shape.channels));
     let mut dhalves = halves.clone();
-    let dx = filled(dims::<4>(x), |dx| {
+    let dx = tensor_with(dims::<4>(x), |dx| {
         kernels::group_norm_backward(
             &shape,
             values(x),
             values(gamma),
             values(beta),
             halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
-            kind.silu,
+            options.silu,
             mean_rstd,
             values(dy),
             dx,
@@ -136,7 +138,7 @@ fn grad_norm(
     });
     let dscale_shift = dhalves.map(|[scale, shift]| {
         let c = shape.channels;
-        filled([shape.n, 2 * c], |d| {
+        tensor_with([shape.n, 2 * c], |d| {
             for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
                 row[..c].copy_from_slice(scale);
                 row[c..].copy_from_slice(shift);
@@ -150,19 +152,19 @@ fn grad_norm(
 impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     fn conv2d(
         x: FloatTensor<Self>,
-        skip: Maybe<Self>,
+        skip: OptionalTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        shift: Maybe<Self>,
-        residual: Maybe<Self>,
+        shift: OptionalTensor<Self>,
+        residual: OptionalTensor<Self>,
         geometry: Geometry,
         // Weights in training change at every step.
-        _: Prepared,
+        _: PackedWeights,
     ) -> FloatTensor<Self> {
-        let x = joined(x, skip);
+        let x = concat_skip(x, skip);
         let absent = || x.node();
-        let (shift, shift_node) = split(shift);
-        let (residual, residual_node) = split(residual);
+        let (shift, shift_node) = tensor_and_node(shift);
+        let (residual, residual_node) = tensor_and_node(residual);
         let nodes = [
             x.node(),
             weight.node(),
@@ -188,23 +190,23 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
 
     fn norm_conv2d(
         x: FloatTensor<Self>,
-        skip: Maybe<Self>,
+        skip: OptionalTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        scale_shift: Maybe<Self>,
+        scale_shift: OptionalTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        shift: Maybe<Self>,
-        residual: Maybe<Self>,
-        kind: NormKind,
+        shift: OptionalTensor<Self>,
+        residual: OptionalTensor<Self>,
+        options: NormOptions,
         geometry: Geometry,
-        _: Prepared,
+        _: PackedWeights,
     ) -> FloatTensor<Self> {
-        let x = joined(x, skip);
+        let x = concat_skip(x, skip);
         let absent = || x.node();
-        let (scale_shift, scale_shift_node) = split(scale_shift);
-        let (shift, shift_node) = split(shift);
-        let (residual, residual_node) = split(residual);
+        let (scale_shift, scale_shift_node) = tensor_and_node(scale_shift);
+        let (shift, shift_node) = tensor_and_node(shift);
+        let (residual, residual_node) = tensor_and_node(residual);
         let nodes = [
             x.node(),
             gamma.node(),
@@ -218,19 +220,19 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
         let [x, gamma, beta, weight, bias] =
             [x, gamma, beta, weight, bias].map(|tensor| tensor.into_primitive().to_contiguous());
-        let measured = Measured::new(&x, None, &gamma, &beta, scale_shift.as_ref(), kind);
-        let norm = Some(&measured.normalization);
+        let stats = NormStats::new(&x, None, &gamma, &beta, scale_shift.as_ref(), options);
+        let norm = Some(&stats.normalization);
         let y = flex::conv2d(&x, norm, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
         record::<C, 8>(nodes, y, move |dy, [_, _, _, _, dw, db, dshift, dresidual]| {
             let shift_gradient = (has_shift && dshift).then(|| per_image_sums(&dy));
             let dw = dw.then(|| {
                 // Made again rather than kept: one pass over memory, for a third of the activations of a block.
-                let normed = filled(dims::<4>(&x), |y| measured.normalization.apply(values(&x), y));
+                let normed = tensor_with(dims::<4>(&x), |y| stats.normalization.apply(values(&x), y));
                 grad_weight(&normed, &weight, &dy, geometry)
             });
             let dnormed = grad_input(&x, &weight, &dy, geometry);
             let [dx, dgamma, dbeta, dscale_shift] =
-                grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), kind, &measured.mean_rstd, &dnormed);
+                grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), options, &stats.mean_rstd, &dnormed);
             let db = db.then(|| grad_bias(&dy, shift_gradient.as_ref()));
             [dx, dgamma, dbeta, dscale_shift, dw, db, shift_gradient, (has_residual && dresidual).then_some(dy)]
         })
@@ -240,10 +242,10 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        residual: Maybe<Self>,
-        _: Prepared,
+        residual: OptionalTensor<Self>,
+        _: PackedWeights,
     ) -> FloatTensor<Self> {
-        let (residual, residual_node) = split(residual);
+        let (residual, residual_node) = tensor_and_node(residual);
         let nodes = [x.node(), weight.node(), bias.node(), residual_node.unwrap_or_else(|| x.node())];
         let has_residual = residual.is_some();
         let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.into_primitive());
@@ -253,14 +255,14 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             let ([m, k], [_, n]) = (dims(&x), dims(&weight));
             [
                 dx.then(|| {
-                    let shape = MatMul::new(m, n, k).transpose_b();
-                    filled([m, k], |d| kernels::matmul(&shape, values(&dy), values(&weight), None, d))
+                    let shape = MatMulShape::new(m, n, k).transpose_b();
+                    tensor_with([m, k], |d| kernels::matmul(&shape, values(&dy), values(&weight), None, d))
                 }),
                 dw.then(|| {
-                    let shape = MatMul::new(k, m, n).transpose_a();
-                    filled([k, n], |d| kernels::matmul(&shape, values(&x), values(&dy), None, d))
+                    let shape = MatMulShape::new(k, m, n).transpose_a();
+                    tensor_with([k, n], |d| kernels::matmul(&shape, values(&x), values(&dy), None, d))
                 }),
-                db.then(|| filled([n], |d| kernels::channel_sums(values(&dy), d))),
+                db.then(|| tensor_with([n], |d| kernels::channel_sums(values(&dy), d))),
                 (has_residual && dresidual).then_some(dy),
             ]
         })
@@ -270,18 +272,20 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        scale_shift: Maybe<Self>,
+        scale_shift: OptionalTensor<Self>,
         groups: usize,
         epsilon: f64,
         silu: bool,
     ) -> FloatTensor<Self> {
-        let (scale_shift, scale_shift_node) = split(scale_shift);
+        let (scale_shift, scale_shift_node) = tensor_and_node(scale_shift);
         let nodes = [x.node(), gamma.node(), beta.node(), scale_shift_node.unwrap_or_else(|| x.node())];
         let x = x.into_primitive().to_contiguous();
         let (gamma, beta) = (gamma.into_primitive().to_contiguous(), beta.into_primitive().to_contiguous());
         let (y, mean_rstd) = flex::group_norm(&x, &gamma, &beta, scale_shift.as_ref(), groups, epsilon, silu);
-        let kind = NormKind { groups, epsilon, silu };
-        record::<C, 4>(nodes, y, move |dy, _| grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), kind, &mean_rstd, &dy))
+        let options = NormOptions { groups, epsilon, silu };
+        record::<C, 4>(nodes, y, move |dy, _| {
+            grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), options, &mean_rstd, &dy)
+        })
     }
 
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
@@ -292,9 +296,9 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             let shape = flex::attention_shape(&q, heads);
             let (mut dk, mut dv) = (Vec::new(), Vec::new());
             let len = values(&q).len();
-            let dq = filled(dims::<3>(&q), |dq| {
-                dk = kernels::written(len, |dk| {
-                    dv = kernels::written(len, |dv| {
+            let dq = tensor_with(dims::<3>(&q), |dq| {
+                dk = kernels::init_with(len, |dk| {
+                    dv = kernels::init_with(len, |dv| {
                         kernels::attention_backward(
                             &shape,
                             values(&q),
@@ -317,7 +321,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive().to_contiguous();
         let y = <Flex as FlexOps>::silu(x.clone());
         record::<C, 1>(nodes, y, move |dy, _| {
-            [Some(filled(dims::<2>(&x), |d| kernels::silu_backward(values(&x), values(&dy), d)))]
+            [Some(tensor_with(dims::<2>(&x), |d| kernels::silu_backward(values(&x), values(&dy), d)))]
         })
     }
 
@@ -326,7 +330,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive();
         let [n, h, w, c] = dims(&x);
         record::<C, 1>(nodes, <Flex as FlexOps>::upsample2x(x), move |dy, _| {
-            [Some(filled([n, h, w, c], |d| kernels::upsample2x_backward(n, h, w, c, values(&dy), d)))]
+            [Some(tensor_with([n, h, w, c], |d| kernels::upsample2x_backward(n, h, w, c, values(&dy), d)))]
         })
     }
 
@@ -337,8 +341,9 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         record::<C, 2>(nodes, flex::concat(&x, &y), move |dy, _| {
             let pixels = n * h * w;
             let mut second = Vec::new();
-            let first = filled([n, h, w, a], |dx| {
-                second = kernels::written(pixels * b, |second| kernels::split_channels(a, b, values(&dy), dx, second));
+            let first = tensor_with([n, h, w, a], |dx| {
+                second =
+                    kernels::init_with(pixels * b, |second| kernels::split_channels(a, b, values(&dy), dx, second));
             });
             [Some(first), Some(flex::tensor([n, h, w, b], second))]
         })

@@ -7,69 +7,31 @@
 mod autodiff;
 mod flex;
 pub mod reference;
+mod types;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{Device, Tensor};
 
-pub use flex::Prepared;
-use flex::{FlexOps, Maybe};
+use flex::{FlexOps, OptionalTensor};
 
-/// Stride and padding of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Step between outputs, in pixels, both ways.
-    pub stride: usize,
-    /// Zeros before the first row and column.
-    pub before: usize,
-    /// Zeros after the last row and column.
-    pub after: usize,
-}
+pub use flex::PackedWeights;
+pub use kernels::AdamStep;
+pub use types::{Geometry, Norm, NormOptions};
 
-impl Geometry {
-    /// Stride 1, as many zeros on each side as keep a `kernel`×`kernel` convolution's size.
-    pub fn same(kernel: usize) -> Self {
-        Self { stride: 1, before: kernel / 2, after: kernel / 2 }
-    }
-
-    /// Rows (or columns) of the output.
-    pub fn out(&self, size: usize, kernel: usize) -> usize {
-        (size + self.before + self.after - kernel) / self.stride + 1
-    }
-}
-
-/// The scalars of one Adam step (Kingma & Ba 2015, Algorithm 1; ε where PyTorch puts it).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamStep {
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Number of this step, from 1.
-    pub step: u64,
-    /// The gradient is multiplied by it first: 1/accumulated batches, and the global-norm clip.
-    pub gradient_scale: f64,
-    /// The averages become `decay`·average + (1 − `decay`)·parameter.
-    pub ema_decay: f64,
-}
-
-/// Whether a device is the CPU back end, where the operations are single kernels.
-pub fn is_fused(device: &Device) -> bool {
+/// Whether a device is the CPU back end, whose operations are single kernels.
+pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Whether convolutions read a skip connection where it lies, instead of joining it first.
-pub(crate) fn reads_parts(device: &Device) -> bool {
-    is_fused(device) && !device.is_autodiff()
+/// Whether convolutions read the skip connection from its own tensor instead of a concatenated copy.
+pub(crate) fn fuses_concat(device: &Device) -> bool {
+    is_cpu(device) && !device.is_autodiff()
 }
 
-fn maybe<const D: usize>(tensor: Option<Tensor<D>>) -> Maybe<Dispatch> {
+fn optional<const D: usize>(tensor: Option<Tensor<D>>) -> OptionalTensor<Dispatch> {
     match tensor {
-        Some(tensor) => Maybe::Given(tensor.into_dispatch()),
-        None => Maybe::Absent,
+        Some(tensor) => OptionalTensor::Present(tensor.into_dispatch()),
+        None => OptionalTensor::Absent,
     }
 }
 
@@ -77,8 +39,8 @@ fn maybe<const D: usize>(tensor: Option<Tensor<D>>) -> Maybe<Dispatch> {
 ///
 /// # Shapes
 /// x `[N,H,W,I]`, weight `[kh,kw,I,O]`, bias `[O]`, shift `[N,O]` (the time embedding's), residual and result
-/// `[N,H′,W′,O]`. With `skip`, x has the first of the I channels and `skip` the last. `prepared` belongs to the weights,
-/// and keeps them in the kernel's form between calls.
+/// `[N,H′,W′,O]`. With `skip`, x has the first of the I channels and `skip` the last. `packed` belongs to the weights,
+/// and caches them in the kernel's layout between calls.
 #[expect(clippy::too_many_arguments, reason = "all that happens around a convolution")]
 pub fn conv2d(
     x: Tensor<4>,
@@ -88,57 +50,33 @@ pub fn conv2d(
     shift: Option<Tensor<2>>,
     residual: Option<Tensor<4>>,
     geometry: Geometry,
-    prepared: &Prepared,
+    packed: &PackedWeights,
 ) -> Tensor<4> {
-    if !is_fused(&x.device()) {
-        return reference::conv2d(joined(x, skip), weight, bias, shift, residual, geometry);
+    if !is_cpu(&x.device()) {
+        return reference::conv2d(concat_skip(x, skip), weight, bias, shift, residual, geometry);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::conv2d(
         x.into_dispatch(),
-        maybe(skip),
+        optional(skip),
         weight.into_dispatch(),
         bias.into_dispatch(),
-        maybe(shift),
-        maybe(residual),
+        optional(shift),
+        optional(residual),
         geometry,
-        prepared.share(),
+        packed.share(),
     ))
 }
 
-/// A group normalisation: its parameters, what scales and shifts it, and whether SiLU follows.
-#[derive(Clone, Debug)]
-pub struct Norm {
-    /// `[C]`.
-    pub gamma: Tensor<1>,
-    /// `[C]`.
-    pub beta: Tensor<1>,
-    /// `[N,2C]`, scales first.
-    pub scale_shift: Option<Tensor<2>>,
-    /// How it is computed.
-    pub kind: NormKind,
-}
-
-/// The numbers of a group normalisation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NormKind {
-    /// Groups of channels.
-    pub groups: usize,
-    /// Added to the variance.
-    pub epsilon: f64,
-    /// Whether SiLU follows.
-    pub silu: bool,
-}
-
 /// The channels of x and of `skip`, if there is one.
-pub(crate) fn joined(x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
+pub(crate) fn concat_skip(x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
     match skip {
         Some(skip) => concat(x, skip),
         None => x,
     }
 }
 
-/// [`conv2d`] of [`group_norm`] of x and `skip` joined. On the CPU the convolution normalises as it reads, and the normalised images are
-/// neither stored nor kept for the backward pass, which makes them again.
+/// [`conv2d`] of [`group_norm`] of x and `skip` concatenated. On the CPU the convolution normalises as it reads, and the
+/// normalised images are neither stored nor kept for the backward pass, which recomputes them.
 #[expect(clippy::too_many_arguments, reason = "those of both operations")]
 pub fn norm_conv2d(
     x: Tensor<4>,
@@ -149,48 +87,48 @@ pub fn norm_conv2d(
     shift: Option<Tensor<2>>,
     residual: Option<Tensor<4>>,
     geometry: Geometry,
-    prepared: &Prepared,
+    packed: &PackedWeights,
 ) -> Tensor<4> {
-    let Norm { gamma, beta, scale_shift, kind } = norm;
-    if !is_fused(&x.device()) {
-        let NormKind { groups, epsilon, silu } = kind;
-        let x = reference::group_norm(joined(x, skip), gamma, beta, scale_shift, groups, epsilon, silu);
+    let Norm { gamma, beta, scale_shift, options } = norm;
+    if !is_cpu(&x.device()) {
+        let NormOptions { groups, epsilon, silu } = options;
+        let x = reference::group_norm(concat_skip(x, skip), gamma, beta, scale_shift, groups, epsilon, silu);
         return reference::conv2d(x, weight, bias, shift, residual, geometry);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::norm_conv2d(
         x.into_dispatch(),
-        maybe(skip),
+        optional(skip),
         gamma.into_dispatch(),
         beta.into_dispatch(),
-        maybe(scale_shift),
+        optional(scale_shift),
         weight.into_dispatch(),
         bias.into_dispatch(),
-        maybe(shift),
-        maybe(residual),
-        kind,
+        optional(shift),
+        optional(residual),
+        options,
         geometry,
-        prepared.share(),
+        packed.share(),
     ))
 }
 
-/// y = x·w + b (+ residual). Shapes: x `[M,I]`, weight `[I,O]`, bias `[O]`, residual and result `[M,O]`. `prepared`
+/// y = x·w + b (+ residual). Shapes: x `[M,I]`, weight `[I,O]`, bias `[O]`, residual and result `[M,O]`. `packed`
 /// belongs to the weights.
 pub fn linear(
     x: Tensor<2>,
     weight: Tensor<2>,
     bias: Tensor<1>,
     residual: Option<Tensor<2>>,
-    prepared: &Prepared,
+    packed: &PackedWeights,
 ) -> Tensor<2> {
-    if !is_fused(&x.device()) {
+    if !is_cpu(&x.device()) {
         return reference::linear(x, weight, bias, residual);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::linear(
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
-        maybe(residual),
-        prepared.share(),
+        optional(residual),
+        packed.share(),
     ))
 }
 
@@ -207,14 +145,14 @@ pub fn group_norm(
     epsilon: f64,
     silu: bool,
 ) -> Tensor<4> {
-    if !is_fused(&x.device()) {
+    if !is_cpu(&x.device()) {
         return reference::group_norm(x, gamma, beta, scale_shift, groups, epsilon, silu);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::group_norm(
         x.into_dispatch(),
         gamma.into_dispatch(),
         beta.into_dispatch(),
-        maybe(scale_shift),
+        optional(scale_shift),
         groups,
         epsilon,
         silu,
@@ -226,7 +164,7 @@ pub fn group_norm(
 /// # Shapes
 /// q, k, v and result `[N,tokens,C]`; head h has channels h·d to (h+1)·d.
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
-    if !is_fused(&q.device()) {
+    if !is_cpu(&q.device()) {
         return reference::attention(q, k, v, heads);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::attention(
@@ -239,7 +177,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
 
 /// x·sigmoid(x), also called swish.
 pub fn silu(x: Tensor<2>) -> Tensor<2> {
-    if !is_fused(&x.device()) {
+    if !is_cpu(&x.device()) {
         return reference::silu(x);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::silu(x.into_dispatch()))
@@ -247,7 +185,7 @@ pub fn silu(x: Tensor<2>) -> Tensor<2> {
 
 /// Nearest-neighbour enlargement, each pixel four times. Shapes: `[N,H,W,C]` to `[N,2H,2W,C]`.
 pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
-    if !is_fused(&x.device()) {
+    if !is_cpu(&x.device()) {
         return reference::upsample2x(x);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::upsample2x(x.into_dispatch()))
@@ -255,7 +193,7 @@ pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
 
 /// The channels of x, then those of y. Shapes: `[N,H,W,A]` and `[N,H,W,B]` to `[N,H,W,A+B]`.
 pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
-    if !is_fused(&x.device()) {
+    if !is_cpu(&x.device()) {
         return reference::concat(x, y);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::concat(x.into_dispatch(), y.into_dispatch()))
@@ -279,7 +217,7 @@ pub fn adam(
     average: Tensor<1>,
     step: AdamStep,
 ) -> (Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>) {
-    if !is_fused(&parameter.device()) {
+    if !is_cpu(&parameter.device()) {
         return reference::adam(parameter, gradient, moment1, moment2, average, step);
     }
     let (parameter, moment1, moment2, average) = <Dispatch as FlexOps>::adam(
@@ -300,7 +238,7 @@ pub fn adam(
 
 /// Σx²: short sums in f32, added up in f64 on the CPU.
 pub fn sum_of_squares(x: Tensor<1>) -> f64 {
-    if !is_fused(&x.device()) {
+    if !is_cpu(&x.device()) {
         return x.clone().mul(x).sum().into_scalar::<f32>().into();
     }
     match Tensor::<1>::from_dispatch(<Dispatch as FlexOps>::sum_of_squares(x.into_dispatch()))

@@ -4,8 +4,9 @@
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, activation};
+use kernels::AdamStep;
 
-use super::{AdamStep, Geometry};
+use super::types::Geometry;
 
 /// See [`super::conv2d`].
 pub fn conv2d(
@@ -53,9 +54,9 @@ pub fn group_norm(
     let [n, h, w, channels] = x.dims();
     let grouped = x.reshape([n, h * w, groups, channels / groups]);
     let mean = grouped.clone().mean_dim(3).mean_dim(1);
-    let centred = grouped - mean;
-    let variance = centred.clone().mul(centred.clone()).mean_dim(3).mean_dim(1);
-    let normed = (centred / variance.add_scalar(epsilon).sqrt()).reshape([n, h, w, channels]);
+    let centered = grouped - mean;
+    let variance = centered.clone().mul(centered.clone()).mean_dim(3).mean_dim(1);
+    let normed = (centered / variance.add_scalar(epsilon).sqrt()).reshape([n, h, w, channels]);
     let mut y = normed * gamma.reshape([1, 1, 1, channels]) + beta.reshape([1, 1, 1, channels]);
     if let Some(scale_shift) = scale_shift {
         let scale_shift = scale_shift.reshape([n, 1, 1, 2 * channels]);

@@ -1,8 +1,8 @@
 //! Sums over rows and images, each in one fixed order: vectors of partial sums in f32 over a fixed number of rows, and
 //! the partial sums in f64, first to last.
 
-use crate::account;
-use crate::parallel::{self, Shared};
+use crate::parallel::{self, SharedSlice};
+use crate::profile;
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
@@ -29,12 +29,12 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
     }
     let channels = out.len() / n;
     assert!(channels * n == out.len() && x.len().is_multiple_of(out.len()), "channel sums: shapes");
-    let _call = account::call(|| "sums: gradients of biases and shifts".into(), x.len(), x.len());
+    let _span = profile::span(|| "sums: gradients of biases and shifts".into(), x.len(), x.len());
     let pixels = x.len() / out.len();
     let chunks = pixels.div_ceil(ROWS);
     let mut partial = scratch::take(n * chunks * channels);
     let partial = &mut *partial;
-    let parts = Shared::new(&mut *partial);
+    let parts = SharedSlice::new(&mut *partial);
     parallel::for_each(n * chunks, |task| {
         let (image, chunk) = (task / chunks, task % chunks);
         let rows = ROWS.min(pixels - chunk * ROWS);
@@ -53,7 +53,7 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
 /// Σ x², for the norm of a gradient.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     const TASK: usize = 64 * 1024;
-    let _call = account::call(|| "norm of the gradient".into(), 2 * x.len(), x.len());
+    let _span = profile::span(|| "norm of the gradient".into(), 2 * x.len(), x.len());
     let partial: Vec<f64> = x.par_chunks(TASK).map(squares).collect();
     partial.iter().sum()
 }

@@ -2,9 +2,10 @@
 //! stands, one matrix product [pixels, c_in]·[c_in, taps·c_out], and the results are then shifted and added. Every input
 //! is read once, and vectors are full that three output channels would leave almost empty.
 
-use crate::gather::{Epilogue, Gather, outer};
+use crate::epilogue::Epilogue;
 use crate::gemm::{blocked_len, multiply, pack};
-use crate::parallel::{self, Shared};
+use crate::im2col::{Im2col, outer};
+use crate::parallel::{self, SharedSlice};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
@@ -38,21 +39,21 @@ pub(crate) fn pack_filter_transposed(taps: usize, c_in: usize, c_out: usize, w: 
 const BAND: usize = 8;
 
 /// out [images, grid rows, grid columns, c_out] = the sum over taps, plus the epilogue.
-pub(crate) fn convolve(g: &Gather, c_out: usize, filter: &[f32], extra: Epilogue, out: &mut [f32]) {
-    let [images, height, _] = g.grid;
+pub(crate) fn convolve(patches: &Im2col, c_out: usize, filter: &[f32], epilogue: Epilogue, out: &mut [f32]) {
+    let [images, height, _] = patches.grid;
     if out.is_empty() {
         return;
     }
     let bands = height.div_ceil(BAND);
-    let out = Shared::new(out);
+    let out = SharedSlice::new(out);
     parallel::for_each(images * bands, |task| {
-        convolve_band(g, c_out, filter, extra, task / bands, task % bands * BAND, out)
+        convolve_band(patches, c_out, filter, epilogue, task / bands, task % bands * BAND, out)
     });
 }
 
 dispatch! {
     fn convolve_band(
-        g: &Gather, c_out: usize, filter: &[f32], extra: Epilogue, image: usize, first: usize, out: Shared,
+        patches: &Im2col, c_out: usize, filter: &[f32], epilogue: Epilogue, image: usize, first: usize, out: SharedSlice,
     ) = convolve_kernel;
 }
 
@@ -60,40 +61,44 @@ dispatch! {
 #[allow(clippy::too_many_arguments)]
 fn convolve_kernel<S: Simd>(
     s: S,
-    g: &Gather,
+    patches: &Im2col,
     c_out: usize,
     filter: &[f32],
-    extra: Epilogue,
+    epilogue: Epilogue,
     image: usize,
     first: usize,
-    out: Shared,
+    out: SharedSlice,
 ) {
-    let [_, height, width] = g.grid;
-    let columns = g.taps.len() * c_out;
+    let [_, height, width] = patches.grid;
+    let columns = patches.taps.len() * c_out;
     let count = BAND.min(height - first);
     // Source rows that the taps of this band reach.
     let reach = |at: usize, end: fn(isize, isize) -> isize| {
-        g.taps.iter().map(|tap| tap.0).reduce(end).map_or(0, |dy| (at as isize + dy).clamp(0, g.height as isize))
-            as usize
+        patches
+            .taps
+            .iter()
+            .map(|tap| tap.0)
+            .reduce(end)
+            .map_or(0, |dy| (at as isize + dy).clamp(0, patches.height as isize)) as usize
     };
     let (top, bottom) = (reach(first, isize::min), reach(first + count, isize::max));
-    let rows = g.width;
+    let rows = patches.width;
     let line = blocked_len(rows, columns);
-    let mut work = scratch::take(blocked_len(rows, g.channels) + (bottom.max(top) - top) * line);
-    let (pixels, lines) = work.split_at_mut(blocked_len(rows, g.channels));
+    let mut work = scratch::take(blocked_len(rows, patches.channels) + (bottom.max(top) - top) * line);
+    let (pixels, lines) = work.split_at_mut(blocked_len(rows, patches.channels));
     for (y, products) in (top..bottom).zip(lines.chunks_exact_mut(line.max(1))) {
-        let source = &g.source[(image * g.height + y) * g.width * g.channels..];
-        pack(s, rows, g.channels, source, g.channels, pixels);
-        multiply(s, rows, g.channels, columns, pixels, filter, products, false);
+        let source = &patches.source[(image * patches.height + y) * patches.width * patches.channels..];
+        pack(s, rows, patches.channels, source, patches.channels, pixels);
+        multiply(s, rows, patches.channels, columns, pixels, filter, products, false);
     }
     for y in first..first + count {
         for x in 0..width {
             let row = (image * height + y) * width + x;
             // At most 64/taps channels, so a tap's sums lie in few vectors; they are gathered one by one.
             let mut sums = [0.0f32; 64];
-            for (tap, (dy, dx)) in g.taps.iter().enumerate() {
+            for (tap, (dy, dx)) in patches.taps.iter().enumerate() {
                 let (sy, sx) = (y as isize + dy, x as isize + dx);
-                if sy < 0 || sy >= g.height as isize || sx < 0 || sx >= g.width as isize {
+                if sy < 0 || sy >= patches.height as isize || sx < 0 || sx >= patches.width as isize {
                     continue;
                 }
                 let products = &lines[(sy as usize - top) * line..][..line];
@@ -104,7 +109,7 @@ fn convolve_kernel<S: Simd>(
             }
             for (block, sums) in sums[..c_out].chunks(LANES).enumerate() {
                 let column = block * LANES;
-                let sum = extra.apply(s, s.load_up_to(sums), image, row, column, sums.len(), c_out);
+                let sum = epilogue.apply(s, s.load_up_to(sums), image, row, column, sums.len(), c_out);
                 // SAFETY: a task writes its own rows.
                 s.store_up_to(sum, unsafe { out.part(row * c_out + column, sums.len()) });
             }
@@ -112,17 +117,21 @@ fn convolve_kernel<S: Simd>(
     }
 }
 
-/// dw [taps, c_in, c_out] of a convolution with the geometry of `g` for the gradient `dy` of its output: each input
+/// dw [taps, c_in, c_out] of a convolution with the geometry of `patches` for the gradient `dy` of its output: each input
 /// pixel times the output gradients that its taps meet.
-pub(crate) fn weight_gradient(g: &Gather, c_out: usize, dy: &[f32], dw: &mut [f32]) {
-    let [images, height, width] = g.grid;
-    let columns = g.taps.len() * c_out;
-    let back: Vec<_> = g.taps.iter().map(|(dy, dx)| (-dy, -dx)).collect();
-    let grid = [images, g.height, g.width];
-    let met = Gather { source: dy, more: &[], height, width, channels: c_out, grid, step: 1, taps: &back };
-    let mut product = scratch::take(g.channels * columns);
-    outer(&Gather::matrix(g.source, images * g.height * g.width, g.channels), &met, &mut product);
-    for (tap, dw) in dw.chunks_exact_mut((g.channels * c_out).max(1)).enumerate() {
+pub(crate) fn grad_weight(patches: &Im2col, c_out: usize, dy: &[f32], dw: &mut [f32]) {
+    let [images, height, width] = patches.grid;
+    let columns = patches.taps.len() * c_out;
+    let flipped: Vec<_> = patches.taps.iter().map(|(dy, dx)| (-dy, -dx)).collect();
+    let grid = [images, patches.height, patches.width];
+    let dy_columns = Im2col { source: dy, skip: &[], height, width, channels: c_out, grid, step: 1, taps: &flipped };
+    let mut product = scratch::take(patches.channels * columns);
+    outer(
+        &Im2col::matrix(patches.source, images * patches.height * patches.width, patches.channels),
+        &dy_columns,
+        &mut product,
+    );
+    for (tap, dw) in dw.chunks_exact_mut((patches.channels * c_out).max(1)).enumerate() {
         for (i, dw) in dw.chunks_exact_mut(c_out).enumerate() {
             dw.copy_from_slice(&product[i * columns + tap * c_out..][..c_out]);
         }

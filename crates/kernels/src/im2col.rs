@@ -2,17 +2,18 @@
 //! a block at a time and never stored whole). It serves convolutions of any shape, their gradients, and, with one tap
 //! a row, plain matrices.
 
+use crate::epilogue::Epilogue;
 use crate::gemm::{Rows, blocked_len, multiply, multiply_transposed, pack_transposed};
-use crate::parallel::{self, Shared};
+use crate::parallel::{self, Part, Partition, SharedSlice};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
 /// The left factor: row (image, y, x) of a grid is, tap after tap, the pixel at (y·step + dy, x·step + dx) of the
 /// source [images, height, width, channels], zero outside.
-pub(crate) struct Gather<'a> {
+pub(crate) struct Im2col<'a> {
     pub source: &'a [f32],
     /// The last channels of the source, if they are not in `source`; then both numbers of channels are multiples of 16.
-    pub more: &'a [f32],
+    pub skip: &'a [f32],
     pub height: usize,
     pub width: usize,
     pub channels: usize,
@@ -23,11 +24,11 @@ pub(crate) struct Gather<'a> {
     pub taps: &'a [(isize, isize)],
 }
 
-impl<'a> Gather<'a> {
+impl<'a> Im2col<'a> {
     /// The row-major [rows, columns] matrix as it is.
     pub(crate) fn matrix(source: &'a [f32], rows: usize, columns: usize) -> Self {
-        let (more, grid) = (&[][..], [1, 1, rows]);
-        Gather { source, more, height: 1, width: rows, channels: columns, grid, step: 1, taps: &[(0, 0)] }
+        let (skip, grid) = (&[][..], [1, 1, rows]);
+        Im2col { source, skip, height: 1, width: rows, channels: columns, grid, step: 1, taps: &[(0, 0)] }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -43,20 +44,20 @@ impl<'a> Gather<'a> {
     /// # Safety
     /// Nothing else uses these rows of `out` at the same time.
     #[inline(always)]
-    unsafe fn pack<S: Simd>(&self, s: S, first: usize, rows: Rows, out: Shared) {
+    unsafe fn pack<S: Simd>(&self, s: S, first: usize, rows: Rows, out: SharedSlice) {
         let [_, grid_h, grid_w] = self.grid;
         let (mut x, mut y, mut image) = (first % grid_w, first / grid_w % grid_h, first / grid_w / grid_h);
         for row in rows.first..rows.first + rows.count {
             if self.channels.is_multiple_of(LANES) {
                 let mut at = row * LANES;
-                let [first, second] = self.widths();
+                let [first, second] = self.split_channels();
                 for &tap in self.taps {
                     let index = self.pixel_index(image, y, x, tap);
                     for block in 0..self.channels / LANES {
                         let from = block * LANES;
                         let v = match index {
                             Some(index) if from < first => s.load_up_to(&self.source[index * first + from..][..LANES]),
-                            Some(index) => s.load_up_to(&self.more[index * second + from - first..][..LANES]),
+                            Some(index) => s.load_up_to(&self.skip[index * second + from - first..][..LANES]),
                             None => s.splat(0.0),
                         };
                         // SAFETY: the caller's promise.
@@ -81,9 +82,9 @@ impl<'a> Gather<'a> {
     /// One row where channels are not a multiple of 16, so that vectors straddle pixels.
     ///
     /// # Safety
-    /// As for [`Gather::pack`].
+    /// As for [`Im2col::pack`].
     #[inline(always)]
-    unsafe fn pack_odd_row(&self, image: usize, y: usize, x: usize, row: usize, of: usize, out: Shared) {
+    unsafe fn pack_odd_row(&self, image: usize, y: usize, x: usize, row: usize, of: usize, out: SharedSlice) {
         let (mut line, mut filled, mut at) = ([0.0f32; LANES], 0, row * LANES);
         for &tap in self.taps {
             let pixel = self.pixel(image, y, x, tap);
@@ -105,13 +106,13 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// Channels in `source` and in `more`.
+    /// Channels in `source` and in `skip`.
     #[inline(always)]
-    fn widths(&self) -> [usize; 2] {
-        let second = if self.more.is_empty() {
+    fn split_channels(&self) -> [usize; 2] {
+        let second = if self.skip.is_empty() {
             0
         } else {
-            self.channels * self.more.len() / (self.source.len() + self.more.len())
+            self.channels * self.skip.len() / (self.source.len() + self.skip.len())
         };
         [self.channels - second, second]
     }
@@ -131,44 +132,9 @@ impl<'a> Gather<'a> {
     }
 }
 
-/// What is added to a product while it is written: to row r, column c the terms bias\[c\], shift\[image of r, c\] and
-/// residual\[r, c\].
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Epilogue<'a> {
-    pub bias: Option<&'a [f32]>,
-    pub shift: Option<&'a [f32]>,
-    pub residual: Option<&'a [f32]>,
-}
-
-impl Epilogue<'_> {
-    /// The value of `sum` at `row` of `image` and the `used` columns from `column`, with everything added.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn apply<S: Simd>(
-        &self,
-        s: S,
-        sum: S::V,
-        image: usize,
-        row: usize,
-        column: usize,
-        used: usize,
-        columns: usize,
-    ) -> S::V {
-        let mut sum = sum;
-        for (terms, start) in
-            [(self.bias, column), (self.shift, image * columns + column), (self.residual, row * columns + column)]
-        {
-            if let Some(terms) = terms {
-                sum = s.add(sum, s.load_up_to(&terms[start..start + used]));
-            }
-        }
-        sum
-    }
-}
-
 /// Where row (image, y, x) of the grid goes: to pixel (y·step + y0, x·step + x0) of [images, height, width].
 #[derive(Clone, Copy)]
-pub(crate) struct Target {
+pub(crate) struct OutputGrid {
     pub height: usize,
     pub width: usize,
     pub step: usize,
@@ -176,61 +142,32 @@ pub(crate) struct Target {
 }
 
 /// out = gathered·weights + epilogue, where `weights` is blocked [gathered columns, `columns`].
-pub(crate) fn product(g: &Gather, weights: &[f32], columns: usize, target: Target, extra: Epilogue, out: &mut [f32]) {
-    let (rows, terms) = (g.rows(), g.columns());
+pub(crate) fn product(
+    patches: &Im2col,
+    weights: &[f32],
+    columns: usize,
+    output: OutputGrid,
+    epilogue: Epilogue,
+    out: &mut [f32],
+) {
+    let (rows, terms) = (patches.rows(), patches.columns());
     let blocks = columns.div_ceil(LANES);
     if rows == 0 || columns == 0 {
         return;
     }
     // How the product is cut changes no sum; it only has to keep a task's rows in the second-level cache and all
     // threads busy.
-    let most = (64 * 1024 / terms.max(1)).clamp(14, 112);
-    let Cut { step, tasks: row_tasks, group, groups } = Cut::new(rows, 28, most, blocks);
-    let out = Shared::new(out);
-    parallel::for_each(row_tasks * groups, |task| {
-        let (first, block) = (task / groups * step, task % groups * group);
-        let part = Part { first, rows: step.min(rows - first), block, blocks: group.min(blocks - block) };
-        product_part(g, weights, columns, target, extra, part, out);
+    let max_rows = (64 * 1024 / terms.max(1)).clamp(14, 112);
+    let partition = Partition::new(rows, 28, max_rows, blocks);
+    let out = SharedSlice::new(out);
+    parallel::for_each(partition.tasks(), |task| {
+        product_part(patches, weights, columns, output, epilogue, partition.part(task), out);
     });
-}
-
-/// How a product is cut among threads: along rows where there are enough, so that a task packs its rows once; else along
-/// columns, in pairs of blocks.
-pub(crate) struct Cut {
-    /// Rows of a task.
-    pub step: usize,
-    /// Tasks along the rows.
-    pub tasks: usize,
-    /// Blocks of columns of a task.
-    pub group: usize,
-    /// Tasks along the columns.
-    pub groups: usize,
-}
-
-impl Cut {
-    /// For tasks of at most `most` rows, and no fewer than `few` for each thread if columns are not to be cut.
-    pub(crate) fn new(rows: usize, few: usize, most: usize, blocks: usize) -> Self {
-        let (threads, pairs) = (parallel::threads(), blocks.div_ceil(2));
-        let (tasks, groups) = match rows < few * threads {
-            true => (rows.div_ceil(most), threads.min(pairs)),
-            false => (rows.div_ceil(most).next_multiple_of(threads), 1),
-        };
-        let step = rows.div_ceil(tasks);
-        let group = 2 * pairs.div_ceil(groups);
-        Cut { step, tasks: rows.div_ceil(step), group, groups: blocks.div_ceil(group) }
-    }
-}
-
-struct Part {
-    first: usize,
-    rows: usize,
-    block: usize,
-    blocks: usize,
 }
 
 dispatch! {
     fn product_part(
-        g: &Gather, weights: &[f32], columns: usize, target: Target, extra: Epilogue, part: Part, out: Shared,
+        patches: &Im2col, weights: &[f32], columns: usize, output: OutputGrid, epilogue: Epilogue, part: Part, out: SharedSlice,
     ) = product_part_kernel;
 }
 
@@ -238,34 +175,34 @@ dispatch! {
 #[allow(clippy::too_many_arguments)]
 fn product_part_kernel<S: Simd>(
     s: S,
-    g: &Gather,
+    patches: &Im2col,
     weights: &[f32],
     columns: usize,
-    target: Target,
-    extra: Epilogue,
+    output: OutputGrid,
+    epilogue: Epilogue,
     part: Part,
-    out: Shared,
+    out: SharedSlice,
 ) {
     let Part { first, rows, block, blocks } = part;
-    let terms = g.columns();
+    let terms = patches.columns();
     let (a_len, c_len) = (blocked_len(rows, terms), rows * blocks * LANES);
     let mut work = scratch::take(a_len + c_len);
     let work = &mut *work;
     let (a, c) = work.split_at_mut(a_len);
     // SAFETY: the work space is this task's own.
-    unsafe { g.pack(s, first, Rows { first: 0, count: rows, of: rows }, Shared::new(&mut *a)) };
+    unsafe { patches.pack(s, first, Rows { first: 0, count: rows, of: rows }, SharedSlice::new(&mut *a)) };
     multiply(s, rows, terms, blocks * LANES, a, &weights[block * terms * LANES..], c, false);
-    let [_, grid_h, grid_w] = g.grid;
+    let [_, grid_h, grid_w] = patches.grid;
     for r in 0..rows {
         let (x, y, image) = ((first + r) % grid_w, (first + r) / grid_w % grid_h, (first + r) / grid_w / grid_h);
-        let row = (image * target.height + y * target.step + target.origin.0) * target.width
-            + x * target.step
-            + target.origin.1;
+        let row = (image * output.height + y * output.step + output.origin.0) * output.width
+            + x * output.step
+            + output.origin.1;
         for b in 0..blocks {
             let column = (block + b) * LANES;
             let used = LANES.min(columns - column);
             let sum = s.load_up_to(&c[(b * rows + r) * LANES..]);
-            let sum = extra.apply(s, sum, image, row, column, used, columns);
+            let sum = epilogue.apply(s, sum, image, row, column, used, columns);
             // SAFETY: a task writes the rows and columns of its part only.
             let to = unsafe { out.part(row * columns + column, used) };
             s.store_up_to(sum, to);
@@ -277,7 +214,7 @@ fn product_part_kernel<S: Simd>(
 const OUTER_ROWS: usize = 256;
 
 /// out [left columns, right columns] = leftᵀ·right, two gathered factors with the same rows.
-pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
+pub(crate) fn outer(left: &Im2col, right: &Im2col, out: &mut [f32]) {
     let (rows, terms, columns) = (left.rows(), left.columns(), right.columns());
     assert_eq!(rows, right.rows());
     let (blocks, term_blocks) = (columns.div_ceil(LANES), terms.div_ceil(LANES));
@@ -295,7 +232,7 @@ pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
         let span = (OUTER_ROWS * step).min(rows - start);
         // A piece lies in one chunk.
         const PIECE: usize = OUTER_ROWS / 8;
-        let (to_a, to_b) = (Shared::new(&mut *a), Shared::new(&mut *b));
+        let (to_a, to_b) = (SharedSlice::new(&mut *a), SharedSlice::new(&mut *b));
         parallel::for_each(span.div_ceil(PIECE), |piece| {
             let first = piece * PIECE;
             let (chunk, in_chunk) = (first / OUTER_ROWS, first % OUTER_ROWS);
@@ -305,29 +242,34 @@ pub(crate) fn outer(left: &Gather, right: &Gather, out: &mut [f32]) {
             pack_factors(left, right, start + first, piece, a, b);
         });
         let tasks = 4 * parallel::threads();
-        let height = if term_blocks >= 2 * tasks { 2 } else { 1 };
-        let row_tasks = term_blocks.div_ceil(height);
-        let groups = (tasks / row_tasks).clamp(1, blocks.div_ceil(2));
-        let group = blocks.div_ceil(groups).next_multiple_of(2);
-        let groups = blocks.div_ceil(group);
-        let (a, b, out) = (&*a, &*b, Shared::new(&mut *out));
-        parallel::for_each(row_tasks * groups, |task| {
-            let (first, block) = (task / groups * height, task % groups * group);
-            let part = Part { first, rows: height.min(term_blocks - first), block, blocks: group.min(blocks - block) };
-            outer_part(a, b, span, [terms, columns], part, out);
+        let rows_per_task = if term_blocks >= 2 * tasks { 2 } else { 1 };
+        let column_tasks = (tasks / term_blocks.div_ceil(rows_per_task)).clamp(1, blocks.div_ceil(2));
+        let blocks_per_task = blocks.div_ceil(column_tasks).next_multiple_of(2);
+        let partition = Partition { rows: term_blocks, rows_per_task, blocks, blocks_per_task };
+        let (a, b, out) = (&*a, &*b, SharedSlice::new(&mut *out));
+        parallel::for_each(partition.tasks(), |task| {
+            outer_part(a, b, span, [terms, columns], partition.part(task), out);
         });
     }
 }
 
 dispatch! {
     fn pack_square(rows: usize, columns: usize, weights: &[f32], out: &mut [f32]) = pack_square_kernel;
-    fn pack_factors(left: &Gather, right: &Gather, first: usize, rows: Rows, a: Shared, b: Shared)
+    fn pack_factors(left: &Im2col, right: &Im2col, first: usize, rows: Rows, a: SharedSlice, b: SharedSlice)
         = pack_factors_kernel;
-    fn outer_part(a: &[f32], b: &[f32], rows: usize, size: [usize; 2], part: Part, out: Shared) = outer_part_kernel;
+    fn outer_part(a: &[f32], b: &[f32], rows: usize, size: [usize; 2], part: Part, out: SharedSlice) = outer_part_kernel;
 }
 
 #[inline(always)]
-fn pack_factors_kernel<S: Simd>(s: S, left: &Gather, right: &Gather, first: usize, rows: Rows, a: Shared, b: Shared) {
+fn pack_factors_kernel<S: Simd>(
+    s: S,
+    left: &Im2col,
+    right: &Im2col,
+    first: usize,
+    rows: Rows,
+    a: SharedSlice,
+    b: SharedSlice,
+) {
     // SAFETY: a task has its own rows.
     unsafe {
         left.pack(s, first, rows, a);
@@ -349,7 +291,7 @@ fn outer_part_kernel<S: Simd>(
     rows: usize,
     [terms, columns]: [usize; 2],
     part: Part,
-    out: Shared,
+    out: SharedSlice,
 ) {
     let Part { first, rows: height, block, blocks } = part;
     let (a_width, b_width) = (terms.next_multiple_of(LANES), columns.next_multiple_of(LANES));
@@ -375,7 +317,7 @@ fn outer_part_kernel<S: Simd>(
 
 /// Blocks the row-major [rows, columns] weights.
 pub(crate) fn pack_weights(rows: usize, columns: usize, weights: &[f32], out: &mut [f32]) {
-    let out = Shared::new(out);
+    let out = SharedSlice::new(out);
     parallel::for_each(columns.div_ceil(LANES), |block| {
         // SAFETY: blocks do not overlap.
         let to = unsafe { out.part(block * rows * LANES, rows * LANES) };
@@ -396,7 +338,7 @@ pub(crate) fn pack_weights_transposed(
     weights: &[f32],
     out: &mut [f32],
 ) {
-    let out = Shared::new(out);
+    let out = SharedSlice::new(out);
     let all = matrices.len() * rows;
     parallel::for_each(columns.div_ceil(LANES), |block| {
         // SAFETY: blocks do not overlap.

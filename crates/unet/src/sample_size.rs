@@ -1,0 +1,96 @@
+//! The height and width of images, as diffusers writes them.
+
+use std::fmt;
+
+use serde::de::{Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Height and width in pixels: diffusers' `sample_size`. Serialized as one number for a square, else as `[height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleSize {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl SampleSize {
+    /// Returns the size of images of `side`×`side` pixels.
+    pub fn square(side: usize) -> Self {
+        Self { height: side, width: side }
+    }
+
+    /// Returns `(height, width)`.
+    pub fn height_width(self) -> (usize, usize) {
+        (self.height, self.width)
+    }
+}
+
+impl Serialize for SampleSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.height == self.width {
+            self.height.serialize(serializer)
+        } else {
+            [self.height, self.width].serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SampleSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SampleSizeVisitor)
+    }
+}
+
+struct SampleSizeVisitor;
+
+impl<'de> Visitor<'de> for SampleSizeVisitor {
+    type Value = SampleSize;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a whole number, or [height, width]")
+    }
+
+    fn visit_u64<E: Error>(self, side: u64) -> Result<SampleSize, E> {
+        let side = usize::try_from(side).map_err(|_| E::invalid_value(Unexpected::Unsigned(side), &self))?;
+        Ok(SampleSize::square(side))
+    }
+
+    fn visit_i64<E: Error>(self, side: i64) -> Result<SampleSize, E> {
+        let side = usize::try_from(side).map_err(|_| E::invalid_value(Unexpected::Signed(side), &self))?;
+        Ok(SampleSize::square(side))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sides: A) -> Result<SampleSize, A::Error> {
+        let wrong = |len| A::Error::invalid_length(len, &self);
+        let height = sides.next_element()?.ok_or_else(|| wrong(0))?;
+        let width = sides.next_element()?.ok_or_else(|| wrong(1))?;
+        match sides.next_element::<IgnoredAny>()? {
+            None => Ok(SampleSize { height, width }),
+            Some(_) => Err(wrong(3)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_one_number_for_a_square_and_two_otherwise() {
+        for (text, height, width) in [("32", 32, 32), ("[24,40]", 24, 40)] {
+            let size: SampleSize = serde_json::from_str(text).unwrap();
+            assert_eq!(size, SampleSize { height, width });
+            assert_eq!(serde_json::to_string(&size).unwrap(), text);
+        }
+        assert_eq!(serde_json::from_str::<SampleSize>("[32, 32]").unwrap(), SampleSize::square(32));
+    }
+
+    #[test]
+    fn an_error_says_what_was_expected() {
+        for text in ["-1", "1.5", "\"32\"", "[32]", "[32, 32, 3]", "{}"] {
+            let message = serde_json::from_str::<SampleSize>(text).unwrap_err().to_string();
+            assert!(message.contains("a whole number, or [height, width]"), "{text}: {message}");
+        }
+    }
+}
