@@ -2,9 +2,9 @@
 //! size of the whole process.
 #![cfg(target_os = "linux")]
 
+use ddpm_weights::{Metadata, read_safetensors, write_safetensors};
 use std::fs;
 use std::path::Path;
-use ddpm_weights::{Metadata, read_safetensors, write_safetensors};
 
 /// The largest size, in bytes, that this process's address space ever had.
 fn peak() -> u64 {

@@ -1,11 +1,11 @@
 //! Reading and writing safetensors: round trips, every dtype, hostile files.
 
+use ddpm_weights::{Metadata, Tensor, Tensors, read_safetensors, views, write_safetensors};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
-use ddpm_weights::{Metadata, Tensor, Tensors, read_safetensors, views, write_safetensors};
 
 /// A folder and the path of a file in it with these bytes.
 fn file(bytes: &[u8]) -> (TempDir, PathBuf) {

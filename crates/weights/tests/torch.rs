@@ -4,10 +4,10 @@
 //! torch.save({"state_dict": …, "optimizer": …, "step": 12345, "config": argparse.Namespace(width=128), …}, "zip.pt")
 //! ```
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use ddpm_weights::pickle::{Item, Node};
 use ddpm_weights::{Error, Tensors, TorchFile, read_safetensors};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files").join(name)

@@ -1,12 +1,12 @@
 //! Files and folders appear whole or not at all; checksums tell the rest.
 
+use ddpm_weights::atomic::{Existing, remove_leftovers, write_file, write_folder};
+use ddpm_weights::{Error, digest, pipeline};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use ddpm_weights::whole::{Existing, remove_leftovers, write_file, write_folder};
-use ddpm_weights::{Error, digest, pipeline};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
