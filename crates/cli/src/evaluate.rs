@@ -204,7 +204,7 @@ fn likelihoods(arguments: &Arguments, trace: Trace, global: &Global, report: &mu
         let nll = measure("evaluate", &pipeline, images, &chain, global)?;
         let denoising = nll.denoising();
         if let Some(path) = &arguments.denoising {
-            weights::whole::write_file(path, |file| {
+            weights::atomic::write_file(path, |file| {
                 file.write_all(serde_json::to_string(&denoising).unwrap_or_default().as_bytes())
             })?;
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ddpm::Pipeline;
 use ddpm::diffusion::{BetaSchedule, Prediction, Variance};
-use ddpm::weights::families::{Heads, Imported, Options};
+use ddpm::weights::families::{Heads, ImportOptions, Imported};
 
 use crate::sample::word;
 use crate::train::grouped;
@@ -67,7 +67,7 @@ pub fn import(arguments: ImportArguments, global: &Global) -> anyhow::Result<()>
         (Some(count), _) => Some(Heads::Count(count)),
         (None, channels) => channels.map(Heads::Channels),
     };
-    let options = Options {
+    let options = ImportOptions {
         raw: arguments.raw,
         heads,
         new_attention_order: arguments.new_attention_order,

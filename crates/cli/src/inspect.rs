@@ -115,7 +115,7 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
 fn sheet_to(path: &Path, sheet: &image::RgbImage) -> anyhow::Result<()> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     sheet.write_to(&mut bytes, image::ImageFormat::Png)?;
-    Ok(weights::whole::write_file(path, |file| file.write_all(bytes.get_ref()))?)
+    Ok(weights::atomic::write_file(path, |file| file.write_all(bytes.get_ref()))?)
 }
 
 fn model(path: &Path, global: &Global) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use std::fs;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
-use weights::whole;
+use weights::atomic;
 
 /// Images `[N,H,W,C]`, nominally in [-1,1].
 #[derive(Debug, Clone, PartialEq)]
@@ -332,7 +332,7 @@ pub fn write_folder(
         info.push(("index".to_owned(), index.to_string()));
         info.extend(labels.map(|labels| ("label".to_owned(), labels[i].to_string())));
         let size = [images.height, images.width];
-        whole::write_file(folder.join(format!("{index:06}.png")), |file| {
+        atomic::write_file(folder.join(format!("{index:06}.png")), |file| {
             let mut file = picture::png(file, size, color, &info)?.write_header()?;
             file.write_image_data(pixels)?;
             Ok(file.finish()?)
@@ -346,7 +346,7 @@ fn write_npz(path: &Path, images: &Images, labels: Option<&[u32]>) -> Result<()>
     // A zip's directory is written by seeking, a whole file is only appended to.
     let mut bytes = Cursor::new(Vec::new());
     let written = data::write_npz(&mut bytes, &to_u8(&images.pixels), images.shape(), labels);
-    whole::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?;
+    atomic::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?;
     Ok(())
 }
 

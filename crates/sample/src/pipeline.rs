@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
 use unet::{Config, Parameters, Unet};
-use weights::families::{Imported, Options};
-use weights::whole::{self, Existing};
+use weights::atomic::{self, Existing};
+use weights::families::{ImportOptions, Imported};
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::Error;
@@ -59,7 +59,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// Names the file, tensor or key that is missing, damaged or not supported.
-    pub fn import(path: &Path, options: &Options, device: &Device) -> Result<(Self, Imported), Error> {
+    pub fn import(path: &Path, options: &ImportOptions, device: &Device) -> Result<(Self, Imported), Error> {
         let mut imported = weights::families::import(path, options)?;
         let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
         let config = Config::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
@@ -79,7 +79,7 @@ impl Pipeline {
     /// If something is, or a file cannot be written.
     pub fn export(&self, folder: &Path) -> Result<(), Error> {
         let tensors = self.unet.tensors()?;
-        whole::write_folder(folder, Existing::Refuse, |folder| {
+        atomic::write_folder(folder, Existing::Refuse, |folder| {
             write(folder, self.unet.config(), &self.scheduler, &tensors)
         })
     }
@@ -136,11 +136,11 @@ pub fn write(folder: &Path, config: &Config, scheduler: &SchedulerConfig, tensor
         Ok::<_, Error>(path)
     };
     let unet = create("unet")?;
-    whole::write_file(unet.join("config.json"), |file| file.write_all(config.to_json().as_bytes()))?;
+    atomic::write_file(unet.join("config.json"), |file| file.write_all(config.to_json().as_bytes()))?;
     let path = unet.join("diffusion_pytorch_model.safetensors");
     weights::write_safetensors(path, weights::views(tensors), &weights::Metadata::new())?;
     let json = scheduler.to_json()?;
-    whole::write_file(create("scheduler")?.join("scheduler_config.json"), |file| file.write_all(json.as_bytes()))?;
+    atomic::write_file(create("scheduler")?.join("scheduler_config.json"), |file| file.write_all(json.as_bytes()))?;
     folders::write_model_index(folder)?;
     Ok(())
 }

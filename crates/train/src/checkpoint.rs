@@ -18,7 +18,7 @@ use diffusion::SchedulerConfig;
 use diffusion::sampler_t::LossSecondMoment;
 use serde::{Deserialize, Serialize};
 use unet::{Parameters, Unet};
-use weights::whole::{self, Existing};
+use weights::atomic::{self, Existing};
 use weights::{Metadata, digest, pipeline};
 
 use crate::Error;
@@ -81,7 +81,7 @@ pub fn save(
     std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
     let target = checkpoints.join(name(state.step));
     let averages = unet.tensors_of(optimizer.averages())?;
-    whole::write_folder(&target, Existing::Replace, |folder| {
+    atomic::write_folder(&target, Existing::Replace, |folder| {
         sample::write_pipeline(folder, unet.config(), scheduler, &averages)?;
         let training = folder.join("training");
         std::fs::create_dir(&training).map_err(|source| Error::Write { path: training.clone(), source })?;
@@ -90,7 +90,7 @@ pub fn save(
         };
         write("weights.safetensors", &unet.tensors()?)?;
         write("optimizer.safetensors", &optimizer.tensors(unet)?)?;
-        whole::write_file(training.join("state.json"), |file| {
+        atomic::write_file(training.join("state.json"), |file| {
             serde_json::to_writer_pretty(&mut *file, state)?;
             file.write_all(b"\n")
         })?;

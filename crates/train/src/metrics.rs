@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use weights::whole;
+use weights::atomic;
 
 use crate::Error;
 use crate::plot::{self, Chart, Series};
@@ -125,7 +125,7 @@ impl Logs {
             .filter_map(|line| serde_json::from_str(line).ok())
             .filter(|record: &Record| record.step <= step)
             .collect();
-        whole::write_file(&path, |file| {
+        atomic::write_file(&path, |file| {
             records.iter().try_for_each(|record| writeln!(file, "{}", serde_json::to_string(record)?))
         })?;
         let events = EventWriter::create(run, step + 1)?;

@@ -12,7 +12,7 @@ use diffusion::sampler_t::LossSecondMoment;
 use sample::output::{self, Output};
 use sample::{Request, initial_noise, walk};
 use unet::Unet;
-use weights::whole;
+use weights::atomic;
 
 use crate::Error;
 use crate::batches::Plan;
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
         let lock = lock(folder)?;
         for folder in [folder.to_path_buf(), folder.join("samples"), folder.join("checkpoints")] {
             std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
-            whole::remove_leftovers(&folder, Duration::ZERO)?;
+            atomic::remove_leftovers(&folder, Duration::ZERO)?;
         }
         let found = newest(folder, &device, |_| true, tell)?;
         let Checkpoint { unet, optimizer, mut state } = match found {
@@ -181,7 +181,7 @@ impl<'a> Run<'a> {
             (state.best, state.best_by) = (None, measures.best_by());
         }
         let text = config.to_toml()?;
-        whole::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
+        atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
         let logs = Logs::open(folder, &folder.display().to_string(), state.step)?;
         tell(Event::Started { set: &set, unet: &unet, step: state.step, steps: config.train.steps as u64 });
         let trainer = Trainer { unet, optimizer, objective, state, image, config: config.clone(), device };

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_unet::{Config, Labels, Parameters, Unet};
-use weights::families::{Heads, Options, import};
+use weights::families::{Heads, ImportOptions, import};
 use weights::read_safetensors;
 
-fn options(name: &str) -> Options {
-    Options {
+fn options(name: &str) -> ImportOptions {
+    ImportOptions {
         heads: ["guided", "guided_new_order", "improved_plain"].contains(&name).then_some(Heads::Count(2)),
         new_attention_order: name == "guided_new_order",
-        ..Options::default()
+        ..ImportOptions::default()
     }
 }
 

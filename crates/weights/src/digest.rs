@@ -2,7 +2,7 @@
 //!
 //! CRC-32 is against accidents, not against malice.
 
-use crate::{Error, Result, whole};
+use crate::{Error, Result, atomic};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -38,7 +38,7 @@ pub fn seal(folder: impl AsRef<Path>) -> Result<()> {
     collect(folder, "", &mut manifest.files)?;
     manifest.files.remove(MANIFEST);
     let path = folder.join(MANIFEST);
-    whole::write_file(&path, |file| {
+    atomic::write_file(&path, |file| {
         serde_json::to_writer_pretty(&mut *file, &manifest)?;
         file.write_all(b"\n")
     })

@@ -44,9 +44,9 @@ pub enum Error {
     },
     /// A file of a sealed folder is not the one that was sealed.
     #[error(
-        "{}: {reason}: the folder is damaged or was changed after it was written (if on purpose, remove its {})",
-        path.display(),
-        crate::digest::MANIFEST
+        "{}: {reason}: the folder is damaged or was changed after it was written (if on purpose, remove its \
+         checksums.json)",
+        path.display()
     )]
     Damaged {
         /// The first bad file in the order of names.

@@ -10,12 +10,8 @@ use std::path::Path;
 /// Old and new names of the layers under `attentions.N.`.
 const ATTENTION: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
-/// Today's name of a `UNet2DModel` parameter; other names are returned as they are.
-///
-/// ```
-/// assert_eq!(ddpm_weights::names::modern("mid_block.attentions.0.proj_attn.bias"), "mid_block.attentions.0.to_out.0.bias");
-/// ```
-pub fn modern(name: &str) -> String {
+/// Returns the current name of a `UNet2DModel` parameter: `….0.proj_attn.bias` becomes `….0.to_out.0.bias`, and so on.
+fn modern(name: &str) -> String {
     match attention_layer(name) {
         Some((before, layer, after)) => match ATTENTION.iter().find(|(old, _)| *old == layer) {
             Some((_, new)) => format!("{before}{new}{after}"),
@@ -59,4 +55,39 @@ fn attention_layer(name: &str) -> Option<(&str, &str, &str)> {
     let (layer, after) = rest.split_at(rest.find('.')?);
     let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| (&name[..name.len() - rest.len()], layer, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modern_names() {
+        let cases = [
+            ("down_blocks.1.attentions.0.query.weight", "down_blocks.1.attentions.0.to_q.weight"),
+            ("up_blocks.2.attentions.10.key.bias", "up_blocks.2.attentions.10.to_k.bias"),
+            ("mid_block.attentions.0.value.weight", "mid_block.attentions.0.to_v.weight"),
+            ("mid_block.attentions.0.proj_attn.weight", "mid_block.attentions.0.to_out.0.weight"),
+            ("attentions.0.query.weight", "attentions.0.to_q.weight"),
+        ];
+        for (old, new) in cases {
+            assert_eq!(modern(old), new);
+            assert_eq!(modern(new), new, "today's names stay");
+        }
+        let untouched = [
+            "mid_block.attentions.0.group_norm.weight",
+            "down_blocks.0.resnets.0.query.weight",
+            "query.weight",
+            "myattentions.0.query.weight",
+            "attentions.x.query.weight",
+            "attentions..query.weight",
+            "attentions.0.query",
+            "attentions.0",
+            "attentions.",
+            "",
+        ];
+        for name in untouched {
+            assert_eq!(modern(name), name);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Where a model is on disk: from the path that a user gives to the files that make it up.
 
-use crate::{Error, Result, whole};
+use crate::{Error, Result, atomic, file};
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -16,7 +16,7 @@ const PICKLES: [&str; 3] = ["diffusion_pytorch_model.bin", "diffusion_pytorch_mo
 
 /// The files of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Located {
+pub struct ModelFiles {
     /// The folder of the pipeline, of the checkpoint, or of the network alone.
     pub root: PathBuf,
     /// `config.json` of the `UNet2DModel`.
@@ -40,7 +40,7 @@ pub struct Located {
 ///
 /// # Errors
 /// [`Error::NoModel`] says what was looked for, [`Error::Import`] that the file has to be imported first.
-pub fn locate(path: impl AsRef<Path>) -> Result<Located> {
+pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
     let path = path.as_ref();
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => locate_file(path),
@@ -58,9 +58,9 @@ pub fn locate(path: impl AsRef<Path>) -> Result<Located> {
     }
 }
 
-fn locate_file(path: &Path) -> Result<Located> {
+fn locate_file(path: &Path) -> Result<ModelFiles> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = whole::parent(path);
+    let folder = file::parent(path);
     if name == LATEST || name == BEST {
         match pointer(path)? {
             Some(checkpoint) => locate_folder(&folder.join(checkpoint)),
@@ -80,7 +80,7 @@ fn locate_file(path: &Path) -> Result<Located> {
     }
 }
 
-fn locate_folder(path: &Path) -> Result<Located> {
+fn locate_folder(path: &Path) -> Result<ModelFiles> {
     let unet = path.join("unet");
     if unet.is_dir() {
         let mut located = network(&unet, None)?;
@@ -111,12 +111,12 @@ fn locate_folder(path: &Path) -> Result<Located> {
 }
 
 /// The checkpoint in `folder`, if it is complete.
-fn pipeline_of(folder: &Path) -> Option<Located> {
+fn pipeline_of(folder: &Path) -> Option<ModelFiles> {
     if folder.join("unet").is_dir() { locate_folder(folder).ok() } else { None }
 }
 
 /// The network in `folder`: its `config.json` and its weights, or those given.
-fn network(folder: &Path, weights: Option<&Path>) -> Result<Located> {
+fn network(folder: &Path, weights: Option<&Path>) -> Result<ModelFiles> {
     let Some(unet_config) = existing(folder.join("config.json")) else {
         return Err(no_model(folder, "it has no config.json (that of the UNet2DModel)"));
     };
@@ -129,9 +129,9 @@ fn network(folder: &Path, weights: Option<&Path>) -> Result<Located> {
     };
     // `MODEL/unet` means the same network as MODEL, so its scheduler is the one beside it.
     let is_unet = folder.file_name().is_some_and(|name| name == "unet");
-    let scheduler_config = scheduler(folder).or_else(|| is_unet.then(|| scheduler(whole::parent(folder)))?);
+    let scheduler_config = scheduler(folder).or_else(|| is_unet.then(|| scheduler(file::parent(folder)))?);
     let model_index = existing(folder.join("model_index.json"));
-    Ok(Located { root: folder.to_owned(), unet_config, unet_weights, scheduler_config, model_index })
+    Ok(ModelFiles { root: folder.to_owned(), unet_config, unet_weights, scheduler_config, model_index })
 }
 
 fn scheduler(root: &Path) -> Option<PathBuf> {
@@ -172,14 +172,6 @@ pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
     pointer(&folder.as_ref().join(LATEST))
 }
 
-/// The name in `folder/best`, likewise: the checkpoint that held-out images liked best.
-///
-/// # Errors
-/// As [`latest`].
-pub fn best(folder: impl AsRef<Path>) -> Result<Option<String>> {
-    pointer(&folder.as_ref().join(BEST))
-}
-
 const LATEST: &str = "latest";
 const BEST: &str = "best";
 
@@ -203,7 +195,7 @@ fn pointer(path: &Path) -> Result<Option<String>> {
 /// # Errors
 /// If it cannot be written.
 pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    whole::write_file(folder.as_ref().join(LATEST), |file| writeln!(file, "{name}"))
+    atomic::write_file(folder.as_ref().join(LATEST), |out| writeln!(out, "{name}"))
 }
 
 /// Makes `folder/best` name the checkpoint `name`.
@@ -211,7 +203,7 @@ pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
 /// # Errors
 /// If it cannot be written.
 pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    whole::write_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
+    atomic::write_file(folder.as_ref().join(BEST), |out| writeln!(out, "{name}"))
 }
 
 /// Writes `folder/model_index.json`, by which diffusers knows the folder for a `DDPMPipeline`.
@@ -225,5 +217,5 @@ pub fn write_model_index(folder: impl AsRef<Path>) -> Result<()> {
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     });
-    whole::write_file(folder.as_ref().join("model_index.json"), |file| writeln!(file, "{index:#}"))
+    atomic::write_file(folder.as_ref().join("model_index.json"), |out| writeln!(out, "{index:#}"))
 }

@@ -2,7 +2,11 @@
 //! of its own. (A checkpoint that TensorFlow 2 itself wrote, of a package on PyPI, was read once by hand: every checksum
 //! of its 73 variables agreed.)
 
+<<<<<<< HEAD
 use ddpm_weights::{Archive, Format, TensorFlowFile, prefer_ema, read_safetensors, read_tensors};
+=======
+use ddpm_weights::{Archive, Format, read_safetensors, read_tensors};
+>>>>>>> wt-weights
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -54,12 +58,6 @@ fn tensorflow() {
     }
     assert_eq!(read_tensors(file("tensorflow/old.ckpt")).unwrap(), expected);
     assert_eq!(read_tensors(file("tensorflow")).unwrap(), expected, "a folder with one checkpoint");
-
-    let archive = Archive::open(file("tensorflow/model.ckpt-790000")).unwrap();
-    let names = prefer_ema(archive.shapes().map(|(name, _)| name));
-    assert_eq!(names["model/conv_in/W"], "model/conv_in/W/ExponentialMovingAverage");
-    assert_eq!(names["global_step"], "global_step");
-    assert_eq!(names.len(), 8);
 }
 
 #[test]
@@ -84,7 +82,7 @@ fn damaged_tensorflow() {
         let mut flipped = table.clone();
         flipped[i] ^= 1;
         fs::write(&index, &flipped).unwrap();
-        let opened = TensorFlowFile::open(&index);
+        let opened = Archive::open(&index);
         // What the checksums cover, or themselves; the metaindex is never looked at.
         if opened.is_ok() {
             assert!((table.len() - 48 - i) < 200, "byte {i} does not matter");

@@ -1,7 +1,11 @@
 //! Networks of other code bases under diffusers' names. `tools/goldens_families.py` wrote the files; that the networks
 //! compute the same is tested where they run, in crates/unet.
 
+<<<<<<< HEAD
 use ddpm_weights::families::{Heads, Imported, Options, import};
+=======
+use ddpm_weights::families::{Heads, ImportOptions, Imported, import};
+>>>>>>> wt-weights
 use ddpm_weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -21,7 +25,7 @@ fn error(tensors: &Tensors) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.pt");
     write_safetensors(&path, views(tensors), &Default::default()).unwrap();
-    import(&path, &Options::default()).unwrap_err().to_string()
+    import(&path, &ImportOptions::default()).unwrap_err().to_string()
 }
 
 fn with_shapes(shapes: &[(&str, &[usize])]) -> Tensors {
@@ -31,7 +35,7 @@ fn with_shapes(shapes: &[(&str, &[usize])]) -> Tensors {
 
 #[test]
 fn every_family() {
-    let options = |heads| Options { heads, ..Options::default() };
+    let options = |heads| ImportOptions { heads, ..ImportOptions::default() };
     let two = options(Some(Heads::Count(2)));
     let none = options(None);
     // (file, options, family, averages, prefix, parameters)
@@ -60,12 +64,12 @@ fn every_family() {
 #[test]
 fn what_weights_do_not_say() {
     let conventions = ["flip_sin_to_cos", "freq_shift", "downsample_padding", "norm_eps", "attention_head_dim"];
-    let config = |file| import(golden(file), &Options::default()).unwrap().config;
+    let config = |file| import(golden(file), &ImportOptions::default()).unwrap().config;
     assert_eq!(keys(&config("pesser.pt"), &conventions), json!([false, 1, 0, 1e-6, null]));
     assert_eq!(keys(&config("improved.pt"), &conventions), json!([true, 0, 1, 1e-5, 8]));
     assert_eq!(keys(&config("w86763777.pt"), &conventions), json!([false, 0, 1, 1e-5, null]));
 
-    let improved = import(golden("improved.pt"), &Options::default()).unwrap();
+    let improved = import(golden("improved.pt"), &ImportOptions::default()).unwrap();
     assert!(improved.notes.iter().any(|note| note.contains("assumed 4 (num_heads)")), "{:?}", improved.notes);
     assert_eq!(improved.scheduler["variance_type"], "learned_range");
     let blocks = ["down_block_types", "up_block_types", "num_class_embeds", "attn_norm_num_groups"];
@@ -73,21 +77,21 @@ fn what_weights_do_not_say() {
     assert_eq!(keys(&improved.config, &blocks), expected);
 
     // The release that resamples by residual blocks has 64 channels in a head, which 32 channels are not.
-    let error = import(golden("guided.pt"), &Options::default()).unwrap_err().to_string();
+    let error = import(golden("guided.pt"), &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("32 channels cannot be divided into heads of 64"), "{error}");
-    let options = Options { heads: Some(Heads::Channels(16)), sample_size: Some(8), ..Options::default() };
+    let options = ImportOptions { heads: Some(Heads::Channels(16)), sample_size: Some(8), ..ImportOptions::default() };
     let guided = import(golden("guided.pt"), &options).unwrap();
     let samplers = ["downsample_type", "upsample_type", "resnet_time_scale_shift", "sample_size", "attention_head_dim"];
     assert_eq!(keys(&guided.config, &samplers), json!(["resnet", "resnet", "scale_shift", 8, 16]));
     // Another order of q, k and v is another network.
-    let new = import(golden("guided.pt"), &Options { new_attention_order: true, ..options }).unwrap();
+    let new = import(golden("guided.pt"), &ImportOptions { new_attention_order: true, ..options }).unwrap();
     let q = "mid_block.attentions.0.to_q.weight";
     assert_ne!(guided.tensors[q], new.tensors[q]);
 }
 
 #[test]
 fn averages_are_preferred() {
-    let raw = Options { raw: true, ..Options::default() };
+    let raw = ImportOptions { raw: true, ..ImportOptions::default() };
     for (file, prefix, value) in [("w86763777.pt", "net_model.", 0.01), ("ddim.pt", "0.module.", 0.01)] {
         let imported = import(golden(file), &raw).unwrap();
         assert_eq!((imported.ema, &*imported.prefix), (false, prefix));
@@ -97,15 +101,15 @@ fn averages_are_preferred() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ema_0.9999_500000.pt");
     fs::copy(golden("improved.pt"), &path).unwrap();
-    assert!(import(&path, &Options::default()).unwrap().ema);
+    assert!(import(&path, &ImportOptions::default()).unwrap().ema);
 }
 
 #[test]
 fn diffusers_of_any_age() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sample/tests/goldens/pipeline");
-    let modern = import(folder.join("unet/diffusion_pytorch_model.safetensors"), &Options::default()).unwrap();
+    let modern = import(folder.join("unet/diffusion_pytorch_model.safetensors"), &ImportOptions::default()).unwrap();
     for file in ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"] {
-        let old = import(folder.join("old").join(file), &Options::default()).unwrap();
+        let old = import(folder.join("old").join(file), &ImportOptions::default()).unwrap();
         assert_eq!(old.family, "diffusers");
         assert_eq!(old.tensors, modern.tensors, "{file}");
         assert_eq!(old.config["block_out_channels"], modern.config["block_out_channels"]);
@@ -163,7 +167,7 @@ fn every_tensor_has_its_place() {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x");
             write_safetensors(&path, views(&tensors), &Default::default()).unwrap();
-            let _ = import(&path, &Options::default());
+            let _ = import(&path, &ImportOptions::default());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Files that were made to do harm, and files that were damaged: each is answered within a second, without a panic, and
 //! without more memory than four times its size and a mebibyte. Alone in its file: it counts all allocations.
 
-use ddpm_weights::families::{Options, import};
+use ddpm_weights::families::{ImportOptions, import};
 use ddpm_weights::{read_tensors, write_safetensors};
 use peak_alloc::PeakAlloc;
 use std::fs;
@@ -25,7 +25,7 @@ fn read(what: &str, path: &Path, size: usize) -> Option<String> {
     let (begin, before) = (Instant::now(), ALLOCATOR.current_usage());
     ALLOCATOR.reset_peak_usage();
     let error = read_tensors(path).err().map(|error| error.to_string());
-    let _ = import(path, &Options::default());
+    let _ = import(path, &ImportOptions::default());
     let (peak, seconds) = (ALLOCATOR.peak_usage() - before, begin.elapsed().as_secs_f64());
     assert!(peak <= 4 * size + MIB, "{what}: {peak} bytes for a file of {size}");
     assert!(seconds < 1.0 || cfg!(debug_assertions), "{what}: {seconds} s");

@@ -1,6 +1,6 @@
 //! Which files a path means, in every layout that users have; and the names of parameters.
 
-use ddpm_weights::pipeline::{Located, checkpoints, latest, locate, set_latest, write_model_index};
+use ddpm_weights::pipeline::{ModelFiles, checkpoints, latest, locate, set_latest, write_model_index};
 use ddpm_weights::{Error, Tensor, Tensors, names};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ fn message(path: &Path) -> String {
     error.to_string()
 }
 
-fn located(root: PathBuf, unet: &str, scheduler: Option<&str>, index: bool) -> Located {
-    Located {
+fn located(root: PathBuf, unet: &str, scheduler: Option<&str>, index: bool) -> ModelFiles {
+    ModelFiles {
         unet_config: root.join(unet).join("config.json"),
         unet_weights: root.join(unet).join(WEIGHTS),
         scheduler_config: scheduler.map(|scheduler| root.join(scheduler)),
@@ -175,36 +175,6 @@ fn model_index() {
 }
 "#;
     assert_eq!(fs::read_to_string(folder.path().join("model_index.json")).unwrap(), expected);
-}
-
-#[test]
-fn modern_names() {
-    let cases = [
-        ("down_blocks.1.attentions.0.query.weight", "down_blocks.1.attentions.0.to_q.weight"),
-        ("up_blocks.2.attentions.10.key.bias", "up_blocks.2.attentions.10.to_k.bias"),
-        ("mid_block.attentions.0.value.weight", "mid_block.attentions.0.to_v.weight"),
-        ("mid_block.attentions.0.proj_attn.weight", "mid_block.attentions.0.to_out.0.weight"),
-        ("attentions.0.query.weight", "attentions.0.to_q.weight"),
-    ];
-    for (old, new) in cases {
-        assert_eq!(names::modern(old), new);
-        assert_eq!(names::modern(new), new, "today's names stay");
-    }
-    let untouched = [
-        "mid_block.attentions.0.group_norm.weight",
-        "down_blocks.0.resnets.0.query.weight",
-        "query.weight",
-        "myattentions.0.query.weight",
-        "attentions.x.query.weight",
-        "attentions..query.weight",
-        "attentions.0.query",
-        "attentions.0",
-        "attentions.",
-        "",
-    ];
-    for name in untouched {
-        assert_eq!(names::modern(name), name);
-    }
 }
 
 #[test]

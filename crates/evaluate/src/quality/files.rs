@@ -48,7 +48,7 @@ pub fn write_statistics(path: &Path, all: &[((&str, &str), &Statistics)]) -> Res
     // A zip's directory is written by seeking, a whole file is only appended to.
     let mut bytes = Cursor::new(Vec::new());
     let written = data::write_numbers(&mut bytes, &arrays);
-    Ok(weights::whole::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?)
+    Ok(weights::atomic::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?)
 }
 
 #[cfg(test)]

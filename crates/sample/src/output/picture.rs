@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
-use weights::whole;
+use weights::atomic;
 
 /// Small images are enlarged until their longer side has this many pixels …
 const CELL: usize = 64;
@@ -151,7 +151,7 @@ pub(super) fn png<'a, W: Write>(
 }
 
 fn write_picture(path: &Path, picture: &Picture, info: &[(String, String)]) -> Result<()> {
-    whole::write_file(path, |file| {
+    atomic::write_file(path, |file| {
         let mut file = png(file, picture.size(), picture.color, info)?.write_header()?;
         file.write_image_data(&picture.enlarged())?;
         Ok(file.finish()?)
@@ -230,7 +230,7 @@ fn delay(index: usize, count: usize) -> u16 {
 
 fn write_apng(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> Result<()> {
     let Some(last) = pictures.last() else { return Ok(()) };
-    whole::write_file(path, |file| {
+    atomic::write_file(path, |file| {
         let mut encoder = png(file, last.size(), last.color, info)?;
         encoder.set_animated(pictures.len() as u32, 0)?;
         encoder.set_sep_def_img(true)?;
@@ -248,7 +248,7 @@ fn write_apng(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> R
 
 fn write_gif(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> Result<()> {
     let frames = pictures.par_iter().map(gif_frame).collect::<Result<Vec<_>>>()?;
-    whole::write_file(path, |file| encode_gif(file, pictures, frames, info).map_err(io::Error::other))?;
+    atomic::write_file(path, |file| encode_gif(file, pictures, frames, info).map_err(io::Error::other))?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `torch/_utils.py` has the functions that rebuild tensors, `torch/serialization.py` the persistent ids of storages.
 
-use super::machine::{Answer, Machine, Refusal};
+use super::machine::{Machine, PickleError, Result};
 use super::{Item, Node, Object, Storage, Strided};
 use safetensors::tensor::Dtype;
 
@@ -24,7 +24,7 @@ const DTYPES: [(&str, &str, Dtype); 12] = [
 
 /// Calls whose result is kept as an object of that name with the arguments in it. They stand in checkpoints beside the
 /// weights (settings, states of random generators) and nothing is ever made of them.
-const SHOWN: [&str; 11] = [
+const OPAQUE: [&str; 11] = [
     "torch.device",
     "numpy.dtype",
     "numpy.core.multiarray._reconstruct",
@@ -39,13 +39,13 @@ const SHOWN: [&str; 11] = [
 ];
 
 /// `function(*arguments)`, the opcode REDUCE.
-pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Answer<Item> {
+pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Result<Item> {
     let Some(Node::Name(name)) = machine.pickle.node(function) else {
-        return Err(refused(machine, function, arguments));
+        return Err(forbidden(machine, function, arguments));
     };
     let name = name.strip_prefix("__builtin__.").map_or_else(|| name.to_string(), |name| format!("builtins.{name}"));
     let Some(list) = machine.pickle.sequence(arguments) else {
-        return Err(refused(machine, function, arguments));
+        return Err(forbidden(machine, function, arguments));
     };
     match (&*name, list) {
         ("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2", &[storage, offset, size, stride, ..]) => {
@@ -61,55 +61,55 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> An
             call(machine, function, inner)
         }
         ("torch.Size" | "builtins.tuple", &[items]) => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
-            Some(items) => copied(machine, items.len(), Node::Tuple(items.into())),
-            None => Err(refused(machine, function, arguments)),
+            Some(items) => charged(machine, items.len(), Node::Tuple(items.into())),
+            None => Err(forbidden(machine, function, arguments)),
         },
         ("builtins.set" | "builtins.frozenset" | "builtins.list", items) => match items {
-            [] => machine.node(Node::List(Vec::new())),
+            [] => machine.add_node(Node::List(Vec::new())),
             &[items, ..] => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
-                Some(items) => copied(machine, items.len(), Node::List(items)),
-                None => Err(refused(machine, function, arguments)),
+                Some(items) => charged(machine, items.len(), Node::List(items)),
+                None => Err(forbidden(machine, function, arguments)),
             },
         },
         ("collections.OrderedDict" | "collections.Counter" | "builtins.dict", items) => match items {
-            [] => machine.node(Node::Dict(Vec::new())),
+            [] => machine.add_node(Node::Dict(Vec::new())),
             &[items, ..] => match entries(machine, items) {
-                Some(entries) => copied(machine, 2 * entries.len(), Node::Dict(entries)),
-                None => Err(refused(machine, function, arguments)),
+                Some(entries) => charged(machine, 2 * entries.len(), Node::Dict(entries)),
+                None => Err(forbidden(machine, function, arguments)),
             },
         },
-        ("collections.defaultdict", [_]) => machine.node(Node::Dict(Vec::new())),
+        ("collections.defaultdict", [_]) => machine.add_node(Node::Dict(Vec::new())),
         // How protocol 2 writes bytes: as the characters of the same numbers.
         ("_codecs.encode", &[text, ..]) => {
             let bytes = machine.pickle.text(text).and_then(|text| text.chars().map(|c| u8::try_from(c).ok()).collect());
             match bytes {
-                Some::<Vec<u8>>(bytes) => copied(machine, bytes.len() / 16, Node::Bytes(bytes.into())),
-                None => Err(refused(machine, function, arguments)),
+                Some::<Vec<u8>>(bytes) => charged(machine, bytes.len() / 16, Node::Bytes(bytes.into())),
+                None => Err(forbidden(machine, function, arguments)),
             }
         }
-        ("builtins.bytes" | "builtins.bytearray", []) => machine.node(Node::Bytes(Box::new([]))),
+        ("builtins.bytes" | "builtins.bytearray", []) => machine.add_node(Node::Bytes(Box::new([]))),
         ("builtins.bytearray", &[bytes, ..]) if matches!(machine.pickle.node(bytes), Some(Node::Bytes(_))) => Ok(bytes),
         ("numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", &[dtype, bytes]) => {
             Ok(numpy_scalar(machine, dtype, bytes).unwrap_or(bytes))
         }
         ("copy_reg._reconstructor" | "copyreg._reconstructor", &[class, _, Item::None]) => {
-            let empty = machine.node(Node::Tuple(Box::new([])))?;
+            let empty = machine.add_node(Node::Tuple(Box::new([])))?;
             instance(machine, class, empty)
         }
-        (name, _) if SHOWN.contains(&name) => shown(machine, name, arguments),
-        _ => Err(refused(machine, function, arguments)),
+        (name, _) if OPAQUE.contains(&name) => opaque(machine, name, arguments),
+        _ => Err(forbidden(machine, function, arguments)),
     }
 }
 
 /// An instance that its class makes without arguments, the opcodes NEWOBJ, INST and OBJ. Its state comes by [`build`].
-pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> Answer<Item> {
+pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> Result<Item> {
     let no_arguments = machine.pickle.sequence(arguments).is_some_and(<[_]>::is_empty);
     match machine.pickle.node(class) {
         Some(Node::Name(name)) if no_arguments => match &**name {
-            "collections.OrderedDict" | "builtins.dict" => machine.node(Node::Dict(Vec::new())),
+            "collections.OrderedDict" | "builtins.dict" => machine.add_node(Node::Dict(Vec::new())),
             _ => {
                 let name = name.to_string();
-                shown(machine, &name, Item::None)
+                opaque(machine, &name, Item::None)
             }
         },
         _ => call(machine, class, arguments),
@@ -118,22 +118,22 @@ pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> A
 
 /// What is set on a value after it was made, the opcode BUILD: the attributes of an object are kept, those of a
 /// dictionary or a tensor (such as `_metadata`) are of no interest.
-pub(super) fn build(machine: &mut Machine, target: Item, state: Item) -> Answer<()> {
-    if let Some(object) = machine.object(target) {
+pub(super) fn build(machine: &mut Machine, target: Item, state: Item) -> Result<()> {
+    if let Some(object) = machine.object_mut(target) {
         object.state = state;
         return Ok(());
     }
     match machine.pickle.node(target) {
         Some(Node::Dict(_) | Node::Tensor(_)) => Ok(()),
-        _ => Err(machine.bad(format!("a state is given to {}", machine.pickle.describe(target)))),
+        _ => Err(machine.error(format!("a state is given to {}", machine.pickle.describe(target)))),
     }
 }
 
 /// `('storage', class, key, location, elements)`, in the legacy format with a view `(key, first, elements)` at the end,
 /// or `('module', class, …)`, which was for warnings about changed sources.
-pub(super) fn persistent(machine: &mut Machine, id: Item) -> Answer<Item> {
+pub(super) fn persistent(machine: &mut Machine, id: Item) -> Result<Item> {
     let pickle = &machine.pickle;
-    let wrong = || machine.bad(format!("{} is not the id of a storage", pickle.describe(id)));
+    let wrong = || machine.error(format!("{} is not the id of a storage", pickle.describe(id)));
     let parts = pickle.sequence(id).ok_or_else(wrong)?;
     let (kind, rest) = parts.split_first().ok_or_else(wrong)?;
     match (pickle.text(*kind), rest) {
@@ -157,15 +157,15 @@ pub(super) fn persistent(machine: &mut Machine, id: Item) -> Answer<Item> {
     }
 }
 
-fn storage_node(machine: &mut Machine, storage: Storage) -> Answer<Item> {
+fn storage_node(machine: &mut Machine, storage: Storage) -> Result<Item> {
     // Tensors that share a storage follow each other.
     let known = machine.pickle.storages.last() == Some(&storage);
     if !known {
-        machine.pay(3 * size_of::<Storage>() as u64 + (storage.key.len() + storage.class.len()) as u64)?;
+        machine.charge(3 * size_of::<Storage>() as u64 + (storage.key.len() + storage.class.len()) as u64)?;
         machine.pickle.storages.push(storage);
     }
     let index = machine.pickle.storages.len() - 1;
-    machine.node(Node::Storage(index as u32))
+    machine.add_node(Node::Storage(index as u32))
 }
 
 fn tensor(
@@ -175,9 +175,9 @@ fn tensor(
     size: Item,
     stride: Item,
     dtype: Option<Item>,
-) -> Answer<Item> {
+) -> Result<Item> {
     let pickle = &machine.pickle;
-    let wrong = |what: &str| machine.bad(format!("a tensor is built with {what}"));
+    let wrong = |what: &str| machine.error(format!("a tensor is built with {what}"));
     let Some(&Node::Storage(index)) = pickle.node(storage) else {
         return Err(wrong("no storage"));
     };
@@ -200,8 +200,8 @@ fn tensor(
         },
     };
     let tensor = Strided { storage: index as usize, dtype, offset, shape, stride };
-    machine.pay((size_of::<Strided>() + 16 * tensor.shape.len()) as u64)?;
-    machine.node(Node::Tensor(tensor.into()))
+    machine.charge((size_of::<Strided>() + 16 * tensor.shape.len()) as u64)?;
+    machine.add_node(Node::Tensor(tensor.into()))
 }
 
 fn sizes(machine: &Machine, item: Item) -> Option<Vec<usize>> {
@@ -229,9 +229,9 @@ fn entries(machine: &Machine, item: Item) -> Option<Vec<(Item, Item)>> {
 }
 
 /// A node with a copy of `items` items in it, which are paid for.
-fn copied(machine: &mut Machine, items: usize, node: Node) -> Answer<Item> {
-    machine.pay(16 * items as u64)?;
-    machine.node(node)
+fn charged(machine: &mut Machine, items: usize, node: Node) -> Result<Item> {
+    machine.charge(16 * items as u64)?;
+    machine.add_node(node)
 }
 
 /// `numpy.float64(…)` and friends as a number.
@@ -255,17 +255,17 @@ fn numpy_scalar(machine: &Machine, dtype: Item, bytes: Item) -> Option<Item> {
 }
 
 /// An object of the class `name`. Arguments of its constructor are its elements.
-fn shown(machine: &mut Machine, name: &str, arguments: Item) -> Answer<Item> {
+fn opaque(machine: &mut Machine, name: &str, arguments: Item) -> Result<Item> {
     let elements = machine.pickle.sequence(arguments).map(<[_]>::to_vec).unwrap_or_default();
-    machine.pay((size_of::<Object>() + name.len() + 16 * elements.len()) as u64)?;
+    machine.charge((size_of::<Object>() + name.len() + 16 * elements.len()) as u64)?;
     let object = Object { class: name.into(), state: Item::None, entries: Vec::new(), elements };
-    machine.node(Node::Object(object.into()))
+    machine.add_node(Node::Object(object.into()))
 }
 
-fn refused(machine: &Machine, function: Item, arguments: Item) -> Refusal {
+fn forbidden(machine: &Machine, function: Item, arguments: Item) -> PickleError {
     let function = machine.pickle.describe(function);
     let arguments = machine.pickle.describe(arguments);
     let call =
         if arguments.starts_with('(') { format!("{function}{arguments}") } else { format!("{function}({arguments})") };
-    Refusal::Call { call, byte: machine.byte }
+    PickleError::Call { call, byte: machine.byte }
 }

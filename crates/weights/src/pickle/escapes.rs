@@ -1,14 +1,14 @@
 //! The strings of protocol 0, which are text with escapes.
 
-/// A protocol-0 string: Python 2's `repr`.
-pub(super) fn unquoted(line: &str) -> Option<Vec<u8>> {
+/// Decodes a protocol-0 string, which Python 2's `repr` wrote; `None` if it is not quoted.
+pub(super) fn unquote(line: &str) -> Option<Vec<u8>> {
     let quote = line.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
     let inner = line[1..].strip_suffix(quote)?;
-    Some(unescaped(inner.as_bytes(), false))
+    Some(unescape(inner.as_bytes(), false))
 }
 
-/// Backslash escapes undone: all of Python 2's strings' (`\n`, `\\`, `\'`, `\x41`), or only `\u0041`.
-pub(super) fn unescaped(text: &[u8], unicode: bool) -> Vec<u8> {
+/// Decodes backslash escapes: those of Python 2's strings (`\n`, `\\`, `\'`, `\x41`), or with `unicode` only `\u0041`.
+pub(super) fn unescape(text: &[u8], unicode: bool) -> Vec<u8> {
     let hex = |digits: Option<&[u8]>| u32::from_str_radix(std::str::from_utf8(digits?).ok()?, 16).ok();
     let mut bytes = Vec::with_capacity(text.len());
     let mut i = 0;

@@ -9,8 +9,8 @@ mod table;
 
 pub(crate) use table::is_table;
 
-use crate::values::{self, convert};
-use crate::{Error, Result, Tensor, Tensors, elements, read};
+use crate::tensor::elements;
+use crate::{Error, Result, Tensor, Tensors, dtype, file};
 use proto::{Field, fields};
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
@@ -20,13 +20,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// What `tf.train.ExponentialMovingAverage` adds to a variable's name.
-pub const EMA: &str = "/ExponentialMovingAverage";
+pub(crate) const EMA: &str = "/ExponentialMovingAverage";
 /// How much is converted at a time.
 const CHUNK: usize = 1 << 16;
 
 /// A checkpoint, whose index has been read.
 #[derive(Debug)]
-pub struct TensorFlowFile {
+pub(crate) struct TensorFlowFile {
     path: PathBuf,
     variables: BTreeMap<String, Variable>,
     shards: u64,
@@ -34,15 +34,15 @@ pub struct TensorFlowFile {
 
 /// A variable: what it is, and where its values are.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Variable {
+pub(crate) struct Variable {
     /// Its shape.
     pub shape: Vec<usize>,
     dtype: Dtype,
-    place: Place,
+    location: Location,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Place {
+enum Location {
     /// In a data file.
     Shard { number: u64, offset: u64, crc: u32 },
     /// In the table itself.
@@ -56,7 +56,7 @@ impl TensorFlowFile {
     /// If it cannot be read or is damaged, or has big-endian or partitioned variables.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let (file, length) = read::open(path)?;
+        let (file, length) = file::open(path)?;
         let mut variables = BTreeMap::new();
         let mut shards = None;
         let mut left = length.saturating_mul(3).saturating_add(512 << 10);
@@ -122,21 +122,21 @@ impl TensorFlowFile {
             let Some((name, variable)) = self.variables.get_key_value(name) else {
                 return Err(Error::tensor(&self.path, name, "is not in the checkpoint"));
             };
-            match variable.place {
-                Place::Inside => {
+            match variable.location {
+                Location::Inside => {
                     inside.insert(name.as_str(), variable);
                 }
-                Place::Shard { number, offset, crc } => {
+                Location::Shard { number, offset, crc } => {
                     let (path, file, length, free) = match shards.entry(number) {
                         Occupied(entry) => entry.into_mut(),
                         Vacant(entry) => {
                             let path = self.shard(number);
-                            let (file, length) = read::open(&path)?;
+                            let (file, length) = file::open(&path)?;
                             entry.insert((path, file, length, length))
                         }
                     };
                     let fail = |reason: String| Error::tensor(path, name, reason);
-                    let bytes = elements(&variable.shape).and_then(|n| n.checked_mul(values::size(variable.dtype)));
+                    let bytes = elements(&variable.shape).and_then(|n| n.checked_mul(dtype::size(variable.dtype)));
                     *free = bytes
                         .and_then(|bytes| free.checked_sub(bytes as u64))
                         .ok_or_else(|| fail("cut short, or variables share their values".into()))?;
@@ -157,7 +157,7 @@ impl TensorFlowFile {
     }
 
     fn read_inside(&self, wanted: &BTreeMap<&str, &Variable>, tensors: &mut Tensors) -> Result<()> {
-        let (file, length) = read::open(&self.path)?;
+        let (file, length) = file::open(&self.path)?;
         table::for_each(&self.path, &file, length, |key, value| {
             let slice = || if key.is_empty() { None } else { saved_slice(value) };
             let Some((name, slice)) = slice() else {
@@ -187,7 +187,7 @@ impl TensorFlowFile {
 
 /// The index of the checkpoint that `path` means: `NAME.index` itself, `NAME` as TensorFlow calls it, one of its data files,
 /// or a folder with one checkpoint.
-pub fn checkpoint_index(path: impl AsRef<Path>) -> Option<PathBuf> {
+pub(crate) fn checkpoint_index(path: impl AsRef<Path>) -> Option<PathBuf> {
     let path = path.as_ref();
     let name = path.file_name()?.to_str()?;
     let is_index = |path: &Path| File::open(path).is_ok_and(|mut file| path.is_file() && is_table(&mut file));
@@ -209,7 +209,7 @@ pub fn checkpoint_index(path: impl AsRef<Path>) -> Option<PathBuf> {
 
 /// Which variables a model should be read from: for each variable with a moving average, that average. The names are
 /// (name of the variable, name to read).
-pub fn prefer_ema<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
+pub(crate) fn prefer_ema<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
     let mut preferred = BTreeMap::new();
     for name in names {
         match name.strip_suffix(EMA) {
@@ -225,7 +225,7 @@ pub fn prefer_ema<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a 
 }
 
 fn values(file: &mut File, length: u64, variable: &Variable, offset: u64, crc: u32) -> Result<Vec<f32>, String> {
-    let size = values::size(variable.dtype);
+    let size = dtype::size(variable.dtype);
     let count = elements(&variable.shape).ok_or("its shape is too large")?;
     let mut left = count.checked_mul(size).ok_or("its shape is too large")?;
     if offset.checked_add(left as u64).is_none_or(|end| end > length) {
@@ -240,7 +240,7 @@ fn values(file: &mut File, length: u64, variable: &Variable, offset: u64, crc: u
         file.read_exact(chunk).map_err(|error| error.to_string())?;
         left -= chunk.len();
         sum = crc32c::crc32c_append(sum, chunk);
-        convert(variable.dtype, chunk, &mut data);
+        dtype::append_f32(variable.dtype, chunk, &mut data);
     }
     if table::mask(sum) != crc {
         return Err("its values are damaged: their checksum differs".into());
@@ -291,10 +291,10 @@ fn entry(message: &[u8]) -> Entry {
         (_, _, None) => Entry::NoNumber,
         _ if sliced => Entry::Partitioned,
         (_, Some(shape), Some(dtype)) => {
-            let bytes = elements(&shape).and_then(|n| n.checked_mul(values::size(dtype)));
+            let bytes = elements(&shape).and_then(|n| n.checked_mul(dtype::size(dtype)));
             match bytes {
                 Some(bytes) if bytes as u64 == size => {
-                    Entry::Variable(Variable { shape, dtype, place: Place::Shard { number, offset, crc } })
+                    Entry::Variable(Variable { shape, dtype, location: Location::Shard { number, offset, crc } })
                 }
                 _ => Entry::Damaged,
             }
@@ -324,7 +324,7 @@ fn saved_variables(message: &[u8], mut each: impl FnMut(&[u8], Variable) -> Opti
                 Some(())
             })?;
             match proto::dtype(kind) {
-                Some(dtype) => each(name, Variable { shape, dtype, place: Place::Inside }),
+                Some(dtype) => each(name, Variable { shape, dtype, location: Location::Inside }),
                 None => Some(()),
             }
         })
@@ -365,9 +365,9 @@ fn saved_values(message: &[u8], dtype: Dtype, count: usize) -> Option<Vec<f32>> 
     let sixteen = if dtype == Dtype::BF16 { bfloat } else { half };
     fields(message, |field, value| {
         match (field, value) {
-            (4, Field::Bytes(bytes)) => convert(dtype, bytes, &mut data).then_some(())?,
-            (5, Field::Bytes(bytes)) => convert(Dtype::F32, bytes, &mut data).then_some(())?,
-            (6, Field::Bytes(bytes)) => convert(Dtype::F64, bytes, &mut data).then_some(())?,
+            (4, Field::Bytes(bytes)) => dtype::append_f32(dtype, bytes, &mut data).then_some(())?,
+            (5, Field::Bytes(bytes)) => dtype::append_f32(Dtype::F32, bytes, &mut data).then_some(())?,
+            (6, Field::Bytes(bytes)) => dtype::append_f32(Dtype::F64, bytes, &mut data).then_some(())?,
             (7 | 10 | 11 | 16 | 17, Field::Bytes(bytes)) => varints(bytes, &mut data, integer)?,
             (13, Field::Bytes(bytes)) => varints(bytes, &mut data, sixteen)?,
             (5, Field::Number(bits)) => data.push(f32::from_bits(bits as u32)),
@@ -378,4 +378,19 @@ fn saved_values(message: &[u8], dtype: Dtype, count: usize) -> Option<Vec<f32>> 
         Some(())
     })?;
     Some(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moving_averages_are_preferred() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files/tensorflow/model.ckpt-790000.index");
+        let file = TensorFlowFile::open(path).unwrap();
+        let names = prefer_ema(file.variables().keys().map(String::as_str));
+        assert_eq!(names["model/conv_in/W"], "model/conv_in/W/ExponentialMovingAverage");
+        assert_eq!(names["global_step"], "global_step");
+        assert_eq!(names.len(), 8);
+    }
 }

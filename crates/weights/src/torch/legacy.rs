@@ -2,7 +2,7 @@
 //! version, facts about the machine, the object, the keys of the storages), then each storage as its length and its bytes.
 
 use crate::pickle::{self, Item, Node, Pickle, Source};
-use crate::{Error, Result, values};
+use crate::{Error, Result, dtype};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -14,12 +14,12 @@ const VERSION: i64 = 1001;
 
 /// Where a storage's bytes are.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Location {
     begin: u64,
     bytes: u64,
 }
 
-impl Place {
+impl Location {
     pub fn with_bytes<T>(
         &self,
         mut file: &File,
@@ -31,11 +31,11 @@ impl Place {
 }
 
 /// The storages by key, the object's pickle, and whether values are big-endian.
-pub(super) fn open(path: &Path, file: &mut File, length: u64) -> Result<(BTreeMap<String, Place>, Pickle, bool)> {
+pub(super) fn open(path: &Path, file: &mut File, length: u64) -> Result<(BTreeMap<String, Location>, Pickle, bool)> {
     let fail = |reason: String| Error::file(path, reason);
     file.seek(SeekFrom::Start(0)).map_err(Error::read(path))?;
     let mut source = Source::new(BufReader::new(file), length);
-    let mut next = || pickle::read(&mut source, length).map_err(|refusal| refusal.of(path));
+    let mut next = || pickle::read(&mut source, length).map_err(|error| error.at(path));
 
     let magic = next()?;
     if !matches!(magic.node(magic.root), Some(Node::Long(bytes)) if **bytes == MAGIC) {
@@ -61,12 +61,12 @@ pub(super) fn open(path: &Path, file: &mut File, length: u64) -> Result<(BTreeMa
         let storage = sizes.get(key).ok_or_else(|| fail(format!("no tensor uses its storage `{key:.60}`")))?;
         let cut = |reason: String| fail(format!("storage `{key:.60}`: {reason}"));
         let Some(dtype) = storage.dtype else {
-            return Err(cut(format!("{} is not supported ({})", storage.class, values::SUPPORTED)));
+            return Err(cut(format!("{} is not supported ({})", storage.class, dtype::SUPPORTED)));
         };
         let elements = source.array().map_err(cut)?;
         let elements = if big_endian { u64::from_be_bytes(elements) } else { u64::from_le_bytes(elements) };
-        let bytes = elements.saturating_mul(values::size(dtype) as u64);
-        places.insert(key.to_owned(), Place { begin: source.position(), bytes });
+        let bytes = elements.saturating_mul(dtype::size(dtype) as u64);
+        places.insert(key.to_owned(), Location { begin: source.position(), bytes });
         source.skip(bytes).map_err(cut)?;
     }
     Ok((places, object, big_endian))

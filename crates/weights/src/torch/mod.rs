@@ -5,11 +5,12 @@
 //! size: it is bounded separately.
 
 mod legacy;
+mod names;
 mod zip;
 
-use crate::pickle::{Item, MAX_DEPTH, Node, Pickle, Strided};
-use crate::values::{self, convert};
-use crate::{Error, Result, Tensor, Tensors, elements, read};
+use crate::pickle::{Pickle, Strided};
+use crate::tensor::elements;
+use crate::{Error, Result, Tensor, Tensors, dtype, file};
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,8 +19,6 @@ use std::path::{Path, PathBuf};
 
 /// How much is converted at a time.
 const CHUNK: usize = 1 << 16;
-/// Parts of a module's attributes that are not parts of its parameters' names.
-const MODULE: [&str; 3] = ["_modules", "_parameters", "_buffers"];
 
 /// A file of `torch.save`'s, whose pickle has been read.
 ///
@@ -37,19 +36,14 @@ pub struct TorchFile {
     storages: Storages,
     big_endian: bool,
     /// Bytes that tensors may take in memory.
-    allowance: u64,
+    budget: u64,
 }
 
 /// Where the bytes of storages are.
 #[derive(Debug)]
 enum Storages {
-    Zip(zip::Archive),
-    Legacy(File, BTreeMap<String, legacy::Place>),
-}
-
-/// What may be allocated for a file: four times its size, as much as values of one byte take that become f32.
-fn allowance(length: u64) -> u64 {
-    length.saturating_mul(4).saturating_add(768 << 10)
+    Zip(zip::TorchZip),
+    Legacy(File, BTreeMap<String, legacy::Location>),
 }
 
 impl TorchFile {
@@ -60,11 +54,13 @@ impl TorchFile {
     /// before 0.1.10, TorchScript), or [`Error::Call`] if its pickle wants to run code.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let (mut file, length) = read::open(path)?;
+        let (mut file, length) = file::open(path)?;
+        // Four times the file's size: one-byte values that become f32 need as much.
+        let budget = length.saturating_mul(4).saturating_add(768 << 10);
         let mut start = Vec::new();
         file.by_ref().take(512).read_to_end(&mut start).map_err(Error::read(path))?;
         let (pickle, storages, big_endian) = if start.starts_with(b"PK\x03\x04") {
-            let (archive, pickle, big_endian) = zip::open(path, file, length)?;
+            let (archive, pickle, big_endian) = zip::open(path, file, length, budget)?;
             (pickle, Storages::Zip(archive), big_endian)
         } else if start.get(257..262) == Some(b"ustar") {
             let reason = "a tar archive, which torch wrote before 0.1.10 and only Python reads; save it again with a \
@@ -76,12 +72,8 @@ impl TorchFile {
         } else {
             return Err(Error::file(path, "not a file of torch's: neither a zip archive nor a pickle"));
         };
-        let mut tensors = BTreeMap::new();
-        let mut left = allowance(length);
-        name_tensors(&pickle, pickle.root, &mut String::new(), 0, &mut left, &mut tensors)
-            .map_err(|reason| Error::file(path, reason))?;
-        let allowance = allowance(length);
-        Ok(Self { path: path.to_owned(), pickle, tensors, storages, big_endian, allowance })
+        let tensors = names::tensors(&pickle, budget).map_err(|reason| Error::file(path, reason))?;
+        Ok(Self { path: path.to_owned(), pickle, tensors, storages, big_endian, budget })
     }
 
     /// Its tensors by dotted paths: `state_dict.conv_in.weight` is under `conv_in.weight` in the dictionary
@@ -104,7 +96,7 @@ impl TorchFile {
     /// says that together they would take several times the file's size.
     pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
         let mut by_storage: BTreeMap<usize, Vec<(&str, &Strided)>> = BTreeMap::new();
-        let mut left = self.allowance;
+        let mut left = self.budget;
         for name in names {
             let name = name.as_ref();
             let Some((name, tensor)) = self.tensors.get_key_value(name) else {
@@ -131,13 +123,13 @@ impl TorchFile {
         let mut spans = Vec::with_capacity(users.len());
         for &(name, tensor) in users {
             let Some(dtype) = tensor.dtype else {
-                let reason = format!("{} is not supported ({})", storage.class, values::SUPPORTED);
+                let reason = format!("{} is not supported ({})", storage.class, dtype::SUPPORTED);
                 return Err(Error::tensor(&self.path, name, reason));
             };
             // Untyped storages count bytes.
-            let unit = storage.dtype.map_or(1, values::size) as u64;
+            let unit = storage.dtype.map_or(1, dtype::size) as u64;
             let first = storage.start.checked_mul(unit);
-            let end = span(tensor).and_then(|end| (end as u64).checked_mul(values::size(dtype) as u64));
+            let end = span(tensor).and_then(|end| (end as u64).checked_mul(dtype::size(dtype) as u64));
             let len = storage.len.checked_mul(unit);
             match (first, end, len) {
                 (Some(first), Some(end), Some(len)) if end <= len => spans.push((name, tensor, dtype, first)),
@@ -200,7 +192,7 @@ impl TorchFile {
         dtype: Dtype,
         first: u64,
     ) -> Result<Vec<f32>, String> {
-        let size = values::size(dtype);
+        let size = dtype::size(dtype);
         let count = elements(&tensor.shape).unwrap_or(0);
         if count == 0 {
             return Ok(Vec::new());
@@ -226,7 +218,7 @@ impl TorchFile {
 
     /// Values that are anywhere in `bytes`, in row-major order.
     fn gather(&self, bytes: &[u8], tensor: &Strided, dtype: Dtype, first: u64) -> Result<Vec<f32>, String> {
-        let size = values::size(dtype);
+        let size = dtype::size(dtype);
         let count = elements(&tensor.shape).unwrap_or(0);
         let end = span(tensor).and_then(|end| end.checked_mul(size)?.checked_add(first as usize));
         if count > 0 && end.is_none_or(|end| end > bytes.len()) {
@@ -256,12 +248,12 @@ impl TorchFile {
 
     fn convert(&self, dtype: Dtype, bytes: &mut [u8], data: &mut Vec<f32>) -> Result<(), String> {
         if self.big_endian {
-            bytes.chunks_exact_mut(values::size(dtype)).for_each(<[u8]>::reverse);
+            bytes.chunks_exact_mut(dtype::size(dtype)).for_each(<[u8]>::reverse);
         }
-        if convert(dtype, bytes, data) {
+        if dtype::append_f32(dtype, bytes, data) {
             Ok(())
         } else {
-            Err(format!("{dtype} is not supported ({})", values::SUPPORTED))
+            Err(format!("{dtype} is not supported ({})", dtype::SUPPORTED))
         }
     }
 }
@@ -288,73 +280,4 @@ fn is_contiguous(tensor: &Strided) -> bool {
         fits
     };
     tensor.shape.contains(&0) || from_last.all(follows)
-}
-
-/// Finds all tensors under `item`, whose path is `prefix`.
-fn name_tensors(
-    pickle: &Pickle,
-    item: Item,
-    prefix: &mut String,
-    depth: usize,
-    left: &mut u64,
-    tensors: &mut BTreeMap<String, Strided>,
-) -> Result<(), String> {
-    let inside = match pickle.node(item) {
-        Some(Node::List(items)) => items.len(),
-        Some(Node::Tuple(items)) => items.len(),
-        Some(Node::Dict(entries)) => entries.len(),
-        Some(Node::Object(object)) => object.entries.len(),
-        _ => 0,
-    };
-    let visited = 32 + inside as u64;
-    *left = left.checked_sub(visited).ok_or("its values refer to each other too often")?;
-    let mut inner = |name: Option<&str>, item: Item, prefix: &mut String| {
-        if pickle.node(item).is_none() {
-            return Ok(());
-        }
-        if depth == MAX_DEPTH {
-            return Err(format!("its values are nested more than {MAX_DEPTH} deep, at `{prefix:.80}`"));
-        }
-        let before = prefix.len();
-        if let Some(name) = name {
-            prefix.push_str(if before > 0 { "." } else { "" });
-            prefix.push_str(name);
-            *left = left.checked_sub(prefix.len() as u64 / 8).ok_or("its names are too long")?;
-        }
-        name_tensors(pickle, item, prefix, depth + 1, left, tensors)?;
-        prefix.truncate(before);
-        Ok(())
-    };
-    let key = |item: Item| match (item, pickle.text(item)) {
-        (_, Some(text)) => text.to_owned(),
-        (Item::Int(number), _) => number.to_string(),
-        _ => pickle.describe(item),
-    };
-    match pickle.node(item) {
-        Some(Node::Tensor(tensor)) => {
-            let cost = 3 * size_of::<(String, Strided)>() + prefix.len() + 16 * tensor.shape.len();
-            *left = left.checked_sub(cost as u64).ok_or("it names its tensors too often")?;
-            tensors.insert(prefix.clone(), (**tensor).clone());
-        }
-        Some(Node::Dict(entries)) => {
-            entries.iter().try_for_each(|&(name, value)| inner(Some(&key(name)), value, prefix))?;
-        }
-        Some(Node::List(items)) => {
-            items.iter().enumerate().try_for_each(|(i, &item)| inner(Some(&i.to_string()), item, prefix))?;
-        }
-        Some(Node::Tuple(items)) => {
-            items.iter().enumerate().try_for_each(|(i, &item)| inner(Some(&i.to_string()), item, prefix))?;
-        }
-        Some(Node::Object(object)) => {
-            if let Some(Node::Dict(entries)) = pickle.node(object.state) {
-                for &(name, value) in entries {
-                    let name = key(name);
-                    inner(Some(&*name).filter(|name| !MODULE.contains(name)), value, prefix)?;
-                }
-            }
-            object.entries.iter().try_for_each(|&(name, value)| inner(Some(&key(name)), value, prefix))?;
-        }
-        _ => {}
-    }
-    Ok(())
 }

@@ -1,7 +1,6 @@
 //! The zip archive of torch 1.6 and later: `NAME/data.pkl`, `NAME/data/KEY` for each storage, `NAME/byteorder`
 //! (`caffe2/serialize/inline_container.h` describes it).
 
-use super::allowance;
 use crate::pickle::{self, Pickle, Source};
 use crate::{Error, Result};
 use std::cell::RefCell;
@@ -16,13 +15,13 @@ const ENTRY: u64 = 150;
 
 /// An archive and the folder in it that everything is in.
 #[derive(Debug)]
-pub(super) struct Archive {
+pub(super) struct TorchZip {
     zip: RefCell<ZipArchive<BufReader<File>>>,
     prefix: String,
 }
 
 /// The archive, its pickle, and whether its values are big-endian.
-pub(super) fn open(path: &Path, mut file: File, length: u64) -> Result<(Archive, Pickle, bool)> {
+pub(super) fn open(path: &Path, mut file: File, length: u64, budget: u64) -> Result<(TorchZip, Pickle, bool)> {
     let bad = |error: zip::result::ZipError| Error::file(path, format!("bad zip archive: {error}"));
     let entries = entries(&mut file).map_err(Error::read(path))?;
     if entries.is_none_or(|entries| entries > length / ENTRY + 16) {
@@ -40,7 +39,7 @@ pub(super) fn open(path: &Path, mut file: File, length: u64) -> Result<(Archive,
     if names().any(|name| name == format!("{prefix}constants.pkl")) {
         return Err(Error::file(path, "a TorchScript program; save its state_dict() with torch.save instead"));
     }
-    let archive = Archive { zip: RefCell::new(zip), prefix };
+    let archive = TorchZip { zip: RefCell::new(zip), prefix };
     let fail = |reason| Error::file(path, reason);
     let big_endian = match archive.small("byteorder") {
         Some(order) if order == b"big" => true,
@@ -49,16 +48,16 @@ pub(super) fn open(path: &Path, mut file: File, length: u64) -> Result<(Archive,
         Some(order) => return Err(fail(format!("unknown byte order `{}`", String::from_utf8_lossy(&order)))),
     };
     let pickle = archive.with_bytes("data.pkl", |reader, bytes| {
-        if bytes > allowance(length) {
+        if bytes > budget {
             return Err(format!("data.pkl: {bytes} bytes are more than a file of this size is worth"));
         }
         Ok(pickle::read(&mut Source::new(BufReader::new(reader), bytes), length))
     });
-    let pickle = pickle.map_err(fail)?.map_err(|refusal| refusal.of(path))?;
+    let pickle = pickle.map_err(fail)?.map_err(|error| error.at(path))?;
     Ok((archive, pickle, big_endian))
 }
 
-impl Archive {
+impl TorchZip {
     /// Calls `read` with an entry's bytes and their number. Storages are named by their keys, and `data.pkl` as it is.
     pub fn with_bytes<T>(
         &self,

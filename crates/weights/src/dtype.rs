@@ -1,17 +1,17 @@
-//! Values of any dtype, as bytes, to f32.
+//! Converting values of any dtype to f32.
 
 use safetensors::tensor::Dtype;
 
-/// What [`convert`] knows, for messages.
+/// The dtypes that [`append_f32`] converts, for error messages.
 pub(crate) const SUPPORTED: &str = "BOOL, U8…U64, I8…I64, F16, BF16, F32 and F64 are";
 
-/// Bytes of one value.
+/// Returns the number of bytes of one value.
 pub(crate) fn size(dtype: Dtype) -> usize {
     (dtype.bitsize() / 8).max(1)
 }
 
-/// Appends the little-endian values in `bytes`; false if the dtype is not one of those known.
-pub(crate) fn convert(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) -> bool {
+/// Converts the little-endian values in `bytes` and appends them to `values`; returns false if `dtype` is not supported.
+pub(crate) fn append_f32(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) -> bool {
     macro_rules! from {
         ($type:ty, $to_f32:expr) => {
             values.extend(bytes.as_chunks().0.iter().map(|&bytes| $to_f32(<$type>::from_le_bytes(bytes))))

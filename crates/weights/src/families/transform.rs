@@ -1,10 +1,11 @@
 //! How a tensor is turned between a family's network and diffusers'.
 
-use crate::{Tensor, elements};
+use crate::Tensor;
+use crate::tensor::elements;
 
 /// One turn. Weights of diffusers' are `[out, in]` and `[out, in, height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Change {
+pub(super) enum Transform {
     /// TensorFlow's `[height, width, in, out]` or `[in, out]`: the last two dimensions come first, turned.
     FromTensorFlow,
     /// Dimensions of size 1 at the end are dropped down to two, or added up to four.
@@ -16,18 +17,18 @@ pub(super) enum Change {
     Deinterleave,
 }
 
-pub(super) fn apply(tensor: &Tensor, changes: &[Change]) -> Result<Tensor, String> {
+pub(super) fn apply(tensor: &Tensor, transforms: &[Transform]) -> Result<Tensor, String> {
     let mut tensor = tensor.clone();
-    for change in changes {
-        tensor = one(tensor, *change)?;
+    for transform in transforms {
+        tensor = apply_one(tensor, *transform)?;
     }
     Ok(tensor)
 }
 
-fn one(tensor: Tensor, change: Change) -> Result<Tensor, String> {
+fn apply_one(tensor: Tensor, transform: Transform) -> Result<Tensor, String> {
     let Tensor { mut shape, data } = tensor;
-    match change {
-        Change::FromTensorFlow => {
+    match transform {
+        Transform::FromTensorFlow => {
             let [window @ .., i, o] = &shape[..] else {
                 return Ok(Tensor { shape, data });
             };
@@ -43,7 +44,7 @@ fn one(tensor: Tensor, change: Change) -> Result<Tensor, String> {
             shape.swap(0, 1);
             Ok(Tensor { shape, data: turned })
         }
-        Change::Dimensions(count) => {
+        Transform::Dimensions(count) => {
             while shape.len() > count && shape.last() == Some(&1) {
                 shape.pop();
             }
@@ -55,7 +56,7 @@ fn one(tensor: Tensor, change: Change) -> Result<Tensor, String> {
                 false => Err(format!("has shape {shape:?}, {count} dimensions were expected")),
             }
         }
-        Change::Part { part, head } => {
+        Transform::Part { part, head } => {
             let rows = shape.first().copied().unwrap_or(0);
             let head = head.unwrap_or(rows / 3);
             if head == 0 || rows % (3 * head) != 0 {
@@ -68,7 +69,7 @@ fn one(tensor: Tensor, change: Change) -> Result<Tensor, String> {
             shape[0] = rows / 3;
             Ok(Tensor { shape, data })
         }
-        Change::Deinterleave => {
+        Transform::Deinterleave => {
             let columns = shape.last().copied().unwrap_or(1).max(1);
             let order = (0..columns).step_by(2).chain((1..columns).step_by(2));
             let data = data.chunks(columns).flat_map(|row| order.clone().map(|column| row[column])).collect();
@@ -88,25 +89,28 @@ mod tests {
     /// `numpy.arange(24).reshape(2, 1, 3, 4).transpose(3, 2, 0, 1)`
     #[test]
     fn from_tensorflow() {
-        let turned = one(counted(&[2, 1, 3, 4]), Change::FromTensorFlow).unwrap();
+        let turned = apply_one(counted(&[2, 1, 3, 4]), Transform::FromTensorFlow).unwrap();
         assert_eq!(turned.shape, [4, 3, 2, 1]);
         assert_eq!(turned.data[..8], [0.0, 12.0, 4.0, 16.0, 8.0, 20.0, 1.0, 13.0]);
-        assert_eq!(one(counted(&[2, 3]), Change::FromTensorFlow).unwrap().data, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
-        assert_eq!(one(counted(&[3]), Change::FromTensorFlow).unwrap(), counted(&[3]));
+        assert_eq!(
+            apply_one(counted(&[2, 3]), Transform::FromTensorFlow).unwrap().data,
+            [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+        );
+        assert_eq!(apply_one(counted(&[3]), Transform::FromTensorFlow).unwrap(), counted(&[3]));
     }
 
     /// `numpy.arange(12).reshape(heads, 3, 2, 1)[:, part]` and `numpy.arange(12).reshape(3, 4, 1)[part]`
     #[test]
     fn part() {
-        let part = |head| one(counted(&[12, 1]), Change::Part { part: 1, head }).unwrap();
+        let part = |head| apply_one(counted(&[12, 1]), Transform::Part { part: 1, head }).unwrap();
         assert_eq!(part(Some(2)).data, [2.0, 3.0, 8.0, 9.0]);
         assert_eq!(part(None).data, [4.0, 5.0, 6.0, 7.0]);
-        assert!(one(counted(&[8, 1]), Change::Part { part: 1, head: None }).is_err());
+        assert!(apply_one(counted(&[8, 1]), Transform::Part { part: 1, head: None }).is_err());
     }
 
     #[test]
     fn deinterleave() {
-        let turned = one(counted(&[2, 4]), Change::Deinterleave).unwrap();
+        let turned = apply_one(counted(&[2, 4]), Transform::Deinterleave).unwrap();
         assert_eq!(turned.data, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
     }
 }

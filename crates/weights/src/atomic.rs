@@ -4,6 +4,7 @@
 //! alone is not enough: without the flushes, file systems may keep the new name and lose what it names (Pillai et al.,
 //! "All file systems are not created equal", OSDI 2014).
 
+use crate::file::parent;
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -173,13 +174,6 @@ impl Drop for Temporary {
                 Err(_) => Ok(()),
             };
         }
-    }
-}
-
-pub(crate) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != "" => parent,
-        _ => Path::new("."),
     }
 }
 

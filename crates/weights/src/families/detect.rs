@@ -3,8 +3,8 @@
 //! Nothing is known here of how each program wraps its states. A checkpoint with `net_model`, `ema_model`, `optim` has the
 //! family's names under two of them, and that is how they are found; an average is one that says so in its prefix.
 
-use crate::tensorflow::EMA;
-use crate::{Archive, prefer_ema};
+use crate::Archive;
+use crate::tensorflow::{EMA, prefer_ema};
 use std::collections::BTreeMap;
 
 /// Whose network.
@@ -38,24 +38,24 @@ impl Family {
 
 /// A tensor of the network.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Source {
     /// Its name in the file.
-    pub full: String,
+    pub name: String,
     pub shape: Vec<usize>,
 }
 
 /// A network in a file.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct Detected {
     pub family: Family,
     pub ema: bool,
     pub prefix: String,
     /// By the family's names, without the prefix.
-    pub names: BTreeMap<String, State>,
+    pub names: BTreeMap<String, Source>,
 }
 
 /// Finds the network, the average of its weights unless `raw`.
-pub(super) fn find(archive: &Archive, raw: bool) -> Result<Found, String> {
+pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     let mut candidates = Vec::new();
     for (name, _) in archive.shapes() {
         for (family, _, marker) in MARKERS {
@@ -96,10 +96,10 @@ pub(super) fn find(archive: &Archive, raw: bool) -> Result<Found, String> {
         if let Some(own) = name.strip_prefix(prefix)
             && !others.iter().any(|other| name.starts_with(other))
         {
-            names.insert(own.to_owned(), State { full: full.to_owned(), shape: shapes[full].to_vec() });
+            names.insert(own.to_owned(), Source { name: full.to_owned(), shape: shapes[full].to_vec() });
         }
     }
-    Ok(Found { family, ema, prefix: prefix.to_owned(), names })
+    Ok(Detected { family, ema, prefix: prefix.to_owned(), names })
 }
 
 fn is_average(prefix: &str) -> bool {

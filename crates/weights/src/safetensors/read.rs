@@ -3,41 +3,23 @@
 //! Files come from strangers. Nothing is allocated for a tensor before its bytes are known to be in the file, and every
 //! byte of the file belongs to exactly one tensor, or it is refused (the format's own rules).
 
-use crate::archive::{Format, read_tensors};
-use crate::values::{self, convert};
-use crate::{Error, Metadata, Result, Tensor, Tensors, elements};
-use safetensors::tensor::TensorInfo;
+use crate::tensor::elements;
+use crate::{Error, Metadata, Result, Tensor, Tensors, dtype, file};
+use ::safetensors::tensor::TensorInfo;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::Path;
 
 /// The format's limit.
-const MAX_HEADER: u64 = 100_000_000;
+pub(crate) const MAX_HEADER: u64 = 100_000_000;
 /// How much is read at a time.
 const CHUNK: usize = 1 << 20;
 
-/// The tensors and the metadata of a `.safetensors` file, or of all shards of a `.safetensors.index.json`.
-///
-/// Values become f32 whatever they are stored as: f16, bf16 and integers up to 24 bits exactly, f64 and larger integers
-/// rounded to the nearest, booleans 0 or 1. The tensors take at most four times the file's size in memory.
-///
-/// # Errors
-/// If the file cannot be read or breaks the format (names the tensor), or a dtype is none of BOOL, U8…U64, I8…I64, F16,
-/// BF16, F32, F64.
-pub fn read_safetensors(path: impl AsRef<Path>) -> Result<(Tensors, Metadata)> {
-    let path = path.as_ref();
-    let is_index = matches!(Format::of(path), Ok(Format::Sharded));
-    if is_index || path.extension().is_some_and(|extension| extension == "json") {
-        read_sharded(path)
-    } else {
-        read_file(path)
-    }
-}
-
-pub(crate) fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
-    let (mut file, length) = open(path)?;
+/// Reads the tensors and the metadata of one `.safetensors` file.
+pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
+    let (mut file, length) = file::open(path)?;
     let mut prefix = [0; 8];
     if length < 8 {
         return Err(Error::file(path, format!("{length} bytes are no safetensors file")));
@@ -76,15 +58,6 @@ pub(crate) fn read_file(path: &Path) -> Result<(Tensors, Metadata)> {
     Ok((tensors, header.metadata))
 }
 
-/// `path` opened and its length; folders, pipes and devices are refused before something waits for them.
-pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
-    let metadata = fs::metadata(path).map_err(Error::read(path))?;
-    if !metadata.is_file() {
-        return Err(Error::file(path, "is not a regular file"));
-    }
-    Ok((File::open(path).map_err(Error::read(path))?, metadata.len()))
-}
-
 /// Checks that the tensor's bytes begin at `begin` and are as many as its shape and dtype say; where they end.
 fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
     let (first, last) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
@@ -104,12 +77,12 @@ fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
 /// The next tensor's values as f32; `info` has been checked against the file's length.
 fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<Vec<f32>, String> {
     let mut bytes = info.data_offsets.1 - info.data_offsets.0;
-    let mut values = Vec::with_capacity(bytes / values::size(info.dtype));
+    let mut values = Vec::with_capacity(bytes / dtype::size(info.dtype));
     loop {
         let chunk = &mut buffer[..bytes.min(CHUNK)];
         file.read_exact(chunk).map_err(|error| error.to_string())?;
-        if !convert(info.dtype, chunk, &mut values) {
-            return Err(format!("{} is not supported ({})", info.dtype, values::SUPPORTED));
+        if !dtype::append_f32(info.dtype, chunk, &mut values) {
+            return Err(format!("{} is not supported ({})", info.dtype, dtype::SUPPORTED));
         }
         bytes -= chunk.len();
         if bytes == 0 {
@@ -153,49 +126,4 @@ impl<'de> de::Deserialize<'de> for Header {
         }
         deserializer.deserialize_map(HeaderVisitor)
     }
-}
-
-/// `*.safetensors.index.json`: which shard holds which tensor.
-#[derive(serde::Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-pub(crate) fn read_sharded(path: &Path) -> Result<(Tensors, Metadata)> {
-    let (file, length) = open(path)?;
-    if length > MAX_HEADER {
-        return Err(Error::file(path, format!("{length} bytes are no index of shards")));
-    }
-    let mut text = Vec::with_capacity(length as usize);
-    file.take(MAX_HEADER).read_to_end(&mut text).map_err(Error::read(path))?;
-    let index: Index = serde_json::from_slice(&text)
-        .map_err(|error| Error::file(path, format!("bad index of safetensors shards: {error}")))?;
-
-    let mut tensors = Tensors::new();
-    let mut metadata = Metadata::new();
-    for shard in index.weight_map.values().collect::<BTreeSet<_>>() {
-        // An index may only name its neighbours.
-        let mut components = Path::new(shard).components();
-        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
-            return Err(Error::file(path, format!("`{shard}` is not the name of a file in the same folder")));
-        }
-        let shard = path.with_file_name(shard);
-        let (part, about) = match Format::of(&shard) {
-            Ok(Format::Torch) => (read_tensors(&shard)?, Metadata::new()),
-            _ => read_file(&shard)?,
-        };
-        for (name, tensor) in part {
-            if tensors.contains_key(&name) {
-                return Err(Error::tensor(&shard, &name, "another shard has it too"));
-            }
-            tensors.insert(name, tensor);
-        }
-        metadata.extend(about);
-    }
-    for (name, shard) in &index.weight_map {
-        if !tensors.contains_key(name) {
-            return Err(Error::tensor(path, name, format!("is not in `{shard}`, where the index has it")));
-        }
-    }
-    Ok((tensors, metadata))
 }

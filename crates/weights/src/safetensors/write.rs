@@ -1,6 +1,7 @@
 //! Writing safetensors, always f32: the same tensors give the same bytes, and memory for one buffer is all it takes.
 
-use crate::{Error, Metadata, Result, elements, whole};
+use crate::tensor::elements;
+use crate::{Error, Metadata, Result, atomic};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::Path;
@@ -41,7 +42,7 @@ pub fn write_safetensors<'a>(
     // The format wants the values aligned for whoever maps the file into memory.
     header.resize(header.len().next_multiple_of(8), b' ');
 
-    whole::write_file(path, |file| {
+    atomic::write_file(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         tensors.iter().try_for_each(|(.., data)| write_values(file, data))
