@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
+use weights::atomic::{self, Existing};
 use weights::families::{Imported, Options};
-use weights::whole::{self, Existing};
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
@@ -70,8 +70,7 @@ impl Pipeline {
     pub fn import(path: &Path, options: &Options, device: &Device) -> Result<(Self, Imported), Error> {
         let mut imported = weights::families::import(path, options)?;
         let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
-        let config =
-            NetworkConfig::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
+        let config = NetworkConfig::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
         let scheduler =
             SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
         let mut network = Network::new(&config, 0, device)?;
@@ -99,7 +98,7 @@ impl Pipeline {
             preprocessing: &self.preprocessing,
             tensors: &tensors,
         };
-        whole::write_folder(folder.as_ref(), Existing::Refuse, |folder| parts.write(folder))
+        atomic::write_folder(folder.as_ref(), Existing::Refuse, |folder| parts.write(folder))
     }
 
     /// Returns the process that the network was trained for.
@@ -181,7 +180,7 @@ impl PipelineParts<'_> {
                 .map_err(|e| Error::Pipeline { path: path.clone(), message: format!("cannot be created: {e}") })?;
             Ok::<_, Error>(path)
         };
-        let write = |path: PathBuf, text: &str| whole::write_file(path, |file| file.write_all(text.as_bytes()));
+        let write = |path: PathBuf, text: &str| atomic::write_file(path, |file| file.write_all(text.as_bytes()));
         let unet = create("unet")?;
         write(unet.join("config.json"), self.config)?;
         let path = unet.join("diffusion_pytorch_model.safetensors");

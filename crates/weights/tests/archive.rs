@@ -2,11 +2,7 @@
 //! of its own. (A checkpoint that TensorFlow 2 itself wrote, of a package on PyPI, was read once by hand: every checksum
 //! of its 73 variables agreed.)
 
-<<<<<<< HEAD
-use ddpm_weights::{Archive, Format, TensorFlowFile, prefer_ema, read_safetensors, read_tensors};
-=======
 use ddpm_weights::{Archive, Format, read_safetensors, read_tensors};
->>>>>>> wt-weights
 use std::fs;
 use std::path::{Path, PathBuf};
 

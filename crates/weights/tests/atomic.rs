@@ -1,10 +1,6 @@
 //! Files and folders appear whole or not at all; checksums tell the rest.
 
-<<<<<<< HEAD:crates/weights/tests/whole.rs
-use ddpm_weights::whole::{Existing, remove_leftovers, write_file, write_folder};
-=======
 use ddpm_weights::atomic::{Existing, remove_leftovers, write_file, write_folder};
->>>>>>> wt-weights:crates/weights/tests/atomic.rs
 use ddpm_weights::{Error, digest, pipeline};
 use std::fs;
 use std::io;

@@ -1,11 +1,7 @@
 //! Networks of other code bases under diffusers' names. `tools/goldens_families.py` wrote the files; that the networks
 //! compute the same is tested where they run, in crates/unet.
 
-<<<<<<< HEAD
-use ddpm_weights::families::{Heads, Imported, Options, import};
-=======
 use ddpm_weights::families::{Heads, ImportOptions, Imported, import};
->>>>>>> wt-weights
 use ddpm_weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
