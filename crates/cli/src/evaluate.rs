@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use ddpm::data::{self, ImageSet, Split};
-use ddpm::diffusion::{Denoising, NoiseSchedule, StepVariance, Variance, timesteps};
+use ddpm::diffusion::{MseProfile, NoiseSchedule, StepVariance, Variance, timesteps};
 use ddpm::evaluate::{Chain, Flow, FlowLikelihood, Images, Likelihood, Trace, flow_likelihood, likelihood};
 use ddpm::train::plot::{self, Chart, Series};
 use ddpm::{Pipeline, output, weights};
@@ -324,7 +324,7 @@ fn shorter(
     pipeline: &Pipeline,
     images: Images,
     chain: &Chain,
-    denoising: &Denoising,
+    denoising: &MseProfile,
     global: &Global,
 ) -> anyhow::Result<Vec<Row>> {
     let schedule: &NoiseSchedule = chain.schedule;
@@ -401,10 +401,10 @@ fn print_schedule(rows: &[Row], whole: f64, total: usize) {
 }
 
 /// Reads what --denoising wrote.
-pub fn read_denoising(path: &Path, schedule: &NoiseSchedule) -> anyhow::Result<Denoising> {
+pub fn read_denoising(path: &Path, schedule: &NoiseSchedule) -> anyhow::Result<MseProfile> {
     let name = path.display();
     let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-    let denoising: Denoising =
+    let denoising: MseProfile =
         serde_json::from_str(&text).with_context(|| format!("{name}: not what `ddpm evaluate --denoising` writes"))?;
     denoising.check(schedule).with_context(|| format!("{name}: does not fit the model"))?;
     Ok(denoising)

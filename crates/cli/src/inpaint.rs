@@ -75,7 +75,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let known = Known { image: &image, unknown: &unknown, resample: arguments.resample };
     let total = arguments.n.div_ceil(arguments.way.batch_size) * table.rows.len();
     let mut progress = Progress::new("inpaint", total as u64, 0, global.quiet);
-    let images = inpaint(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, known, |step| {
+    let images = inpaint(&pipeline.unet, &table, &pipeline.scheduler, &request, known, |step| {
         show(&mut progress, step.first / arguments.way.batch_size * step.rows + step.row + 1, total);
         true
     })?;

@@ -65,7 +65,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
             share_until: None,
             guidance: None,
         };
-        walk(&pipeline.unet, table, pipeline.scheduler.prediction_type, &request, |_| {
+        walk(&pipeline.unet, table, &pipeline.scheduler, &request, |_| {
             done += 1;
             show(&mut progress, done, total);
             true

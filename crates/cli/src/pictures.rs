@@ -126,7 +126,7 @@ pub fn draw(pipeline: &Pipeline, count: usize, drawing: &Drawing, global: &Globa
         guidance,
         batch_size: drawing.batch_size,
     };
-    let bytes = sample::draw(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &draw, |done, rows| {
+    let bytes = sample::draw(&pipeline.unet, &table, &pipeline.scheduler, &draw, |done, rows| {
         meter.show(done * count / rows);
         true
     })?;

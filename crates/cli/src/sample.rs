@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ddpm::diffusion::{Churn, Clip, Grid, SchedulerConfig, TimestepSpacing, Variance};
+use ddpm::diffusion::solver::{AnalyticNoise, ddim_analytic};
+use ddpm::diffusion::{Churn, Clip, SchedulerConfig, TimestepGrid, TimestepSpacing, Variance};
 use ddpm::sample::noised;
 use ddpm::{Images, Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output, walk, weights};
 use serde::de::DeserializeOwned;
@@ -131,7 +132,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     };
     let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
     let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
-    let grid = arguments.grid.as_deref().map(str::parse::<Grid>).transpose().map_err(usage)?;
+    let grid = arguments.grid.as_deref().map(str::parse::<TimestepGrid>).transpose().map_err(usage)?;
     let options = SamplerOptions { steps: arguments.steps, spacing, grid, snap: arguments.snap, variance };
     if arguments.n == 0 || arguments.batch_size == 0 {
         return Err(usage("-n and --batch-size must be at least 1"));
@@ -220,7 +221,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let mut frames: Vec<Vec<Images>> = Vec::new();
     let columns = frame_rows(table.rows.len(), 12);
     let mut sheet: Vec<Images> = Vec::new();
-    let images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |step| {
+    let images = walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |step| {
         let batch = step.first / arguments.batch_size;
         let done = (batch * step.rows + step.row + 1) as u64;
         let image_steps = (step.first * step.rows + step.images * (step.row + 1)) as f64;
@@ -402,13 +403,8 @@ fn along_best_chain(
     match sampler {
         Sampler::Ddpm => {}
         Sampler::Ddim { eta } => {
-            return Ok(ddpm::diffusion::solver::ddim_analytic(
-                &schedule,
-                &list,
-                eta,
-                &denoising.mse,
-                scheduler.clip(),
-            )?);
+            let noise = AnalyticNoise { eta, mse: &denoising.mse };
+            return Ok(ddim_analytic(&schedule, &list, noise, scheduler.clip())?);
         }
         _ => return Ok(sampler.table_over(scheduler, &list)?),
     }

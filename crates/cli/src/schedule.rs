@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ddpm::diffusion::{Grid, SchedulerConfig, TimestepSpacing, Variance};
+use ddpm::diffusion::{SchedulerConfig, TimestepGrid, TimestepSpacing, Variance};
 use ddpm::{Sampler, SamplerOptions, weights};
 
 use crate::sample::word;
@@ -51,7 +51,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     };
     let spacing = word::<TimestepSpacing>("--spacing", arguments.spacing.as_deref())?;
     let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
-    let grid = arguments.grid.as_deref().map(str::parse::<Grid>).transpose().map_err(usage)?;
+    let grid = arguments.grid.as_deref().map(str::parse::<TimestepGrid>).transpose().map_err(usage)?;
     let options = SamplerOptions { steps: arguments.steps, spacing, grid, snap: arguments.snap, variance };
     let table = sampler.table(&scheduler, options)?;
     if global.json {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use data::Split;
-use diffusion::sampler_t::LossSecondMoment;
+use diffusion::timestep_sampler::LossSecondMoment;
 use rayon::prelude::*;
 use serde::Serialize;
 use train::checkpoint::State;

@@ -18,7 +18,7 @@
 //! let table = Sampler::Ddim { eta: 0.0 }.table(&pipeline.scheduler, options)?;
 //! let noise = initial_noise(0, 0, 2, [32, 32, 1]);
 //! let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2, share_until: None, guidance: None };
-//! let images: Images = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_step| true)?;
+//! let images: Images = walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |_step| true)?;
 //! assert_eq!(images.shape(), [2, 32, 32, 1]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

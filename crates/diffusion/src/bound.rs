@@ -7,7 +7,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, LN_2, PI};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, NoiseSchedule};
+use crate::{Error, NoiseLevel, NoiseSchedule};
 
 /// KL(N(mean1, e^logvar1) ‖ N(mean2, e^logvar2)) of one dimension, in nats.
 pub fn normal_kl(mean1: f64, logvar1: f64, mean2: f64, logvar2: f64) -> f64 {
@@ -39,17 +39,6 @@ impl Cdf {
         }
     }
 
-    /// Φ′(z), the derivative of [`Cdf::at`].
-    pub fn density(self, z: f64) -> f64 {
-        match self {
-            Self::Tanh => {
-                let slope = 2.0 * (2.0 / PI).sqrt() * (1.0 + 3.0 * TANH_CUBIC * z * z);
-                self.at(z) * self.at(-z) * slope
-            }
-            Self::Erf => (-0.5 * z * z).exp() / (2.0 * PI).sqrt(),
-        }
-    }
-
     fn floor(self) -> f64 {
         match self {
             Self::Tanh => 1e-12,
@@ -58,41 +47,27 @@ impl Cdf {
     }
 }
 
-/// One dimension of a term in nats, with its derivatives.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Term {
-    /// The term.
-    pub nats: f64,
-    /// Its derivative by the mean of p.
-    pub by_mean: f64,
-    /// Its derivative by the log-variance of p.
-    pub by_log_variance: f64,
-}
-
 /// −ln p(x) of an 8-bit value x = byte/127.5 − 1 under N(mean, e^log_variance) with the mass of the bin x ± 1/255; the
 /// outermost bins reach to ∓∞ (Ho et al. eq. 13), so that the 256 probabilities add up to 1.
-///
-/// Where the floor of [`Cdf::Tanh`] acts, the derivatives are 0, as they are in the reference code.
-pub fn discretized_gaussian_nll(x: f64, mean: f64, log_variance: f64, cdf: Cdf) -> Term {
+pub fn discretized_gaussian_nll(x: f64, mean: f64, log_variance: f64, cdf: Cdf) -> f64 {
     let inv_stdv = (-0.5 * log_variance).exp();
     // The edges are told by a tolerance, not by equality: x has been through f32.
     let upper = if x > 0.999 { f64::INFINITY } else { inv_stdv * (x - mean + 1.0 / 255.0) };
     let lower = if x < -0.999 { f64::NEG_INFINITY } else { inv_stdv * (x - mean - 1.0 / 255.0) };
     // Φ(b) − Φ(a) = Φ(−a) − Φ(−b): take the side where the numbers are small.
     let mass = if lower > 0.0 { cdf.at(-lower) - cdf.at(-upper) } else { cdf.at(upper) - cdf.at(lower) };
-    if mass <= cdf.floor() {
-        return Term { nats: -cdf.floor().ln(), by_mean: 0.0, by_log_variance: 0.0 };
-    }
-    // (φ, zφ), which both vanish at ±∞.
-    let edge = |z: f64| {
-        if z.is_finite() { (cdf.density(z), z * cdf.density(z)) } else { (0.0, 0.0) }
-    };
-    let ((upper, upper_z), (lower, lower_z)) = (edge(upper), edge(lower));
-    Term {
-        nats: -mass.ln(),
-        by_mean: inv_stdv * (upper - lower) / mass,
-        by_log_variance: 0.5 * (upper_z - lower_z) / mass,
-    }
+    // Not `max`, which would hide a NaN.
+    let floor = cdf.floor();
+    -(if mass <= floor { floor } else { mass }).ln()
+}
+
+/// The reverse step p(x_{t−1} | x_t) = N(mean, e^log_variance), element by element.
+#[derive(Debug, Clone, Copy)]
+pub struct ReverseStep<'a, T> {
+    /// The mean.
+    pub mean: &'a [T],
+    /// The log-variance; a single number stands for all elements.
+    pub log_variance: &'a [T],
 }
 
 /// The bound of one chain. For a respaced chain, or to compare with another's, the schedule is that chain's.
@@ -104,16 +79,6 @@ pub struct VariationalBound<'a> {
     pub cdf: Cdf,
 }
 
-/// Derivatives of a term in bits/dim, one entry per dimension.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TermGradient {
-    /// By the mean of p(x_{t−1} | x_t).
-    pub mean: Vec<f64>,
-    /// By its log-variance. Times [`LogVariance::slope`](crate::LogVariance::slope) it is the derivative by the network's
-    /// variance channels.
-    pub log_variance: Vec<f64>,
-}
-
 impl<'a> VariationalBound<'a> {
     /// The bound of a chain.
     pub fn new(schedule: &'a NoiseSchedule, cdf: Cdf) -> Self {
@@ -123,58 +88,9 @@ impl<'a> VariationalBound<'a> {
     /// The term at `t` of one image, in bits/dim: KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t > 0, the decoder's
     /// −log₂ p(x_0 | x_t) at t = 0 (index 0 is the first noise level, the paper's x_1).
     ///
-    /// `x0` is the image in [−1, 1], `xt` its noisy version (unused at t = 0), `mean` and `log_variance` are those of p;
-    /// `log_variance` may be a single number for all dimensions. Errors where lengths or `t` do not fit.
-    pub fn term<T: Copy + Into<f64>>(
-        &self,
-        t: usize,
-        x0: &[T],
-        xt: &[T],
-        mean: &[T],
-        log_variance: &[T],
-    ) -> Result<f64, Error> {
-        let nats = self.elements(t, x0, xt, mean, log_variance)?.map(|term| term.nats).sum::<f64>();
-        Ok(nats / (x0.len() as f64 * LN_2))
-    }
-
-    /// Derivatives of [`VariationalBound::term`] by `mean` and by `log_variance`.
-    ///
-    /// L_hybrid uses the second alone (the stop-gradient on the mean of Nichol & Dhariwal 2021, section 3.1), L_vlb both.
-    pub fn gradient<T: Copy + Into<f64>>(
-        &self,
-        t: usize,
-        x0: &[T],
-        xt: &[T],
-        mean: &[T],
-        log_variance: &[T],
-    ) -> Result<TermGradient, Error> {
-        let scale = 1.0 / (x0.len() as f64 * LN_2);
-        let (mean, log_variance) = self
-            .elements(t, x0, xt, mean, log_variance)?
-            .map(|term| (term.by_mean * scale, term.by_log_variance * scale))
-            .unzip();
-        Ok(TermGradient { mean, log_variance })
-    }
-
-    /// KL(q(x_T | x_0) ‖ N(0, I)) of one image, in bits/dim; nothing the network does changes it.
-    pub fn prior<T: Copy + Into<f64>>(&self, x0: &[T]) -> Result<f64, Error> {
-        if x0.is_empty() {
-            return Err(Error::Length { name: "x0", found: 0, expected: 1 });
-        }
-        let (signal, noise) = self.schedule.q_sample(self.schedule.len() - 1);
-        let log_variance = 2.0 * noise.ln();
-        let nats = x0.iter().map(|&x0| normal_kl(signal * x0.into(), log_variance, 0.0, 0.0)).sum::<f64>();
-        Ok(nats / (x0.len() as f64 * LN_2))
-    }
-
-    fn elements<T: Copy + Into<f64>>(
-        &self,
-        t: usize,
-        x0: &[T],
-        xt: &[T],
-        mean: &[T],
-        log_variance: &[T],
-    ) -> Result<impl Iterator<Item = Term>, Error> {
+    /// `x0` is the image in [−1, 1] and `xt` its noisy version (unused at t = 0). Errors where lengths or `t` do not fit.
+    pub fn term<T: Copy + Into<f64>>(&self, t: usize, x0: &[T], xt: &[T], step: ReverseStep<T>) -> Result<f64, Error> {
+        let ReverseStep { mean, log_variance } = step;
         if t >= self.schedule.len() {
             return Err(Error::Timestep { index: 0, timestep: t, num_train_timesteps: self.schedule.len() });
         }
@@ -186,22 +102,26 @@ impl<'a> VariationalBound<'a> {
             }
         }
         let posterior = self.schedule.posterior(t);
-        let cdf = self.cdf;
-        Ok((0..dims).map(move |i| {
+        let nats = |i: usize| {
             let (x0, mean): (f64, f64) = (x0[i].into(), mean[i].into());
             let log_variance: f64 = log_variance[i.min(log_variance.len() - 1)].into();
             if t == 0 {
-                return discretized_gaussian_nll(x0, mean, log_variance, cdf);
+                return discretized_gaussian_nll(x0, mean, log_variance, self.cdf);
             }
             let true_mean = posterior.coef_x0 * x0 + posterior.coef_xt * xt[i].into();
-            let true_log_variance = posterior.log_variance_clipped;
-            let precision = (-log_variance).exp();
-            let spread = true_log_variance.exp() + (true_mean - mean).powi(2);
-            Term {
-                nats: normal_kl(true_mean, true_log_variance, mean, log_variance),
-                by_mean: (mean - true_mean) * precision,
-                by_log_variance: 0.5 * (1.0 - spread * precision),
-            }
-        }))
+            normal_kl(true_mean, posterior.log_variance_clipped, mean, log_variance)
+        };
+        Ok((0..dims).map(nats).sum::<f64>() / (dims as f64 * LN_2))
+    }
+
+    /// KL(q(x_T | x_0) ‖ N(0, I)) of one image, in bits/dim; nothing the network does changes it.
+    pub fn prior<T: Copy + Into<f64>>(&self, x0: &[T]) -> Result<f64, Error> {
+        if x0.is_empty() {
+            return Err(Error::Length { name: "x0", found: 0, expected: 1 });
+        }
+        let NoiseLevel { alpha, sigma } = self.schedule.level(self.schedule.len() - 1);
+        let log_variance = 2.0 * sigma.ln();
+        let nats = x0.iter().map(|&x0| normal_kl(alpha * x0.into(), log_variance, 0.0, 0.0)).sum::<f64>();
+        Ok(nats / (x0.len() as f64 * LN_2))
     }
 }

@@ -7,10 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::grid::Node;
-use crate::multistep::{Step, walkable};
-use crate::solver::{Row, checked};
-use crate::{Clip, Error, NoiseSchedule, SolverTable};
+use crate::ode_solver::{OdeStep, validate_nodes};
+use crate::solver::Row;
+use crate::{Clip, Error, Node, NoiseLevel, NoiseSchedule, SolverTable};
 
 /// How much noise is added, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -48,7 +47,7 @@ impl Churn {
 /// The table `edm-sde` through `nodes`, the last of which is where it ends. `schedule` tells the t of noise levels between.
 ///
 /// # Errors
-/// As [`Multistep::table`](crate::Multistep::table), and for negative numbers in `churn`.
+/// As [`OdeSolver::table`](crate::OdeSolver::table), and for negative numbers in `churn`.
 pub fn edm_sde(
     schedule: &NoiseSchedule,
     nodes: &[Node],
@@ -62,23 +61,23 @@ pub fn edm_sde(
             return Err(Error::Value { name, value, expected: "0 or more" });
         }
     }
-    let nodes = &walkable(NAME, nodes)?[..];
+    let nodes = &validate_nodes(NAME, nodes)?[..];
     let mut rows = Vec::new();
     for pair in nodes.windows(2) {
-        let sigma = pair[0].noise_ratio();
-        let raised = churn.raised(sigma, nodes.len() - 1, nodes[0].noise_ratio());
+        let sigma = pair[0].level.noise_ratio();
+        let raised = churn.raised(sigma, nodes.len() - 1, nodes[0].level.noise_ratio());
         let mut from = pair[0];
         if let (Some(before), true) = (rows.last_mut(), raised > sigma) {
             from = Node {
                 timestep: schedule.timestep_of_lambda(-raised.ln()),
-                alpha_cumprod: 1.0 / (1.0 + raised * raised),
+                level: NoiseLevel::variance_preserving(1.0 / (1.0 + raised * raised)),
             };
             let Row { x, sample, epsilon, noise, .. } = before;
-            let scale = from.alpha() / pair[0].alpha();
+            let scale = from.level.alpha / pair[0].level.alpha;
             [x].into_iter().chain(sample).chain(epsilon).for_each(|coefficient| *coefficient *= scale);
-            *noise = from.alpha() * s_noise * (raised * raised - sigma * sigma).sqrt();
+            *noise = from.level.alpha * s_noise * (raised * raised - sigma * sigma).sqrt();
         }
-        rows.extend(Step { nodes: &[from, pair[1]], i: 0 }.heun());
+        rows.extend(OdeStep { nodes: &[from, pair[1]], i: 0 }.heun());
     }
-    checked(SolverTable { name: NAME.to_owned(), rows, clip_sample, epsilon_from_clipped: true })
+    SolverTable { name: NAME.to_owned(), rows, clip_sample, epsilon_from_clipped: true }.checked()
 }

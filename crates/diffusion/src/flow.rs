@@ -17,70 +17,79 @@ pub struct Density {
     pub latents: Vec<f64>,
 }
 
-/// ln p of points at t = 0, `dims` numbers each, under the flow that takes N(0, I) at t = T−1 there.
-///
-/// Runge and Kutta's method of order 4 in so many steps, even in λ: four evaluations each. `model(x, node)` gives ε̂ of all
-/// points, and tr ∂ε̂/∂x for each of them, exact or an unbiased estimate.
-///
-/// # Errors
-/// For no steps, points that are not of `dims` numbers or a chain without signal at its end; and as the model.
-pub fn log_density<E: From<Error>>(
-    schedule: &NoiseSchedule,
-    points: &[f64],
-    dims: usize,
-    steps: usize,
-    mut model: impl FnMut(&[f64], Node) -> Result<(Vec<f64>, Vec<f64>), E>,
-) -> Result<Density, E> {
-    if steps == 0 {
-        return Err(Error::Value { name: "steps", value: 0.0, expected: "at least 1" }.into());
-    }
-    if dims == 0 || !points.len().is_multiple_of(dims) {
-        return Err(Error::Length { name: "point", found: points.len(), expected: dims }.into());
-    }
-    let (start, end) = (Node::at(schedule, 0.0).lambda(), Node::at(schedule, (schedule.len() - 1) as f64).lambda());
-    if !end.is_finite() {
-        let message = "a chain of zero terminal SNR has no log-SNR at its end, over which the flow is solved";
-        return Err(Error::Unsupported(message.to_owned()).into());
-    }
-    let n = points.len() / dims;
-    // (dx/dλ, d ln p/dλ); the density's own slope does not depend on the density.
-    let mut slope = |x: &[f64], lambda: f64| {
-        let node = Node::at(schedule, schedule.timestep_of_lambda(lambda));
-        let sigma = node.sigma();
-        let (epsilon, trace) = model(x, node)?;
-        let length = |name, found, expected| match found == expected {
-            true => Ok(()),
-            false => Err(Error::Length { name, found, expected }),
-        };
-        length("model output", epsilon.len(), x.len())?;
-        length("trace", trace.len(), n)?;
-        let dx: Vec<f64> = x.iter().zip(epsilon).map(|(x, epsilon)| sigma * sigma * x - sigma * epsilon).collect();
-        let dp: Vec<f64> = trace.iter().map(|trace| sigma * trace - sigma * sigma * dims as f64).collect();
-        Ok::<_, E>((dx, dp))
-    };
-    let mut x = points.to_vec();
-    // What the density gains from noise to data.
-    let mut gain = vec![0.0; n];
-    let h = (end - start) / steps as f64;
-    for step in 0..steps {
-        let lambda = start + step as f64 * h;
-        let mut at = x.clone();
-        let mut total = vec![0.0; x.len()];
-        // (where in the step a slope is asked, its weight, how far the next one is reached along it)
-        for (reach, weight, next) in [(0.0, 1.0, 0.5), (0.5, 2.0, 0.5), (0.5, 2.0, 1.0), (1.0, 1.0, 0.0)] {
-            let (dx, dp) = slope(&at, lambda + reach * h)?;
-            total.iter_mut().zip(&dx).for_each(|(total, dx)| *total += weight / 6.0 * dx);
-            gain.iter_mut().zip(&dp).for_each(|(gain, dp)| *gain -= h * weight / 6.0 * dp);
-            at = x.iter().zip(&dx).map(|(x, dx)| x + next * h * dx).collect();
+/// The probability flow of a chain, which takes N(0, I) at t = T−1 to the density of points at t = 0.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbabilityFlow<'a> {
+    /// The chain.
+    pub schedule: &'a NoiseSchedule,
+    /// Steps of Runge and Kutta's method of order 4, even in λ: four evaluations each.
+    pub steps: usize,
+}
+
+impl ProbabilityFlow<'_> {
+    /// ln p of points at t = 0, `dims` numbers each. `model(x, node)` gives ε̂ of all points, and tr ∂ε̂/∂x for each of them,
+    /// exact or an unbiased estimate.
+    ///
+    /// # Errors
+    /// For no steps, points that are not of `dims` numbers or a chain without signal at its end; and as the model.
+    pub fn log_density<E: From<Error>>(
+        self,
+        points: &[f64],
+        dims: usize,
+        mut model: impl FnMut(&[f64], Node) -> Result<(Vec<f64>, Vec<f64>), E>,
+    ) -> Result<Density, E> {
+        let Self { schedule, steps } = self;
+        if steps == 0 {
+            return Err(Error::Value { name: "steps", value: 0.0, expected: "at least 1" }.into());
         }
-        x.iter_mut().zip(&total).for_each(|(x, total)| *x += h * total);
+        if dims == 0 || !points.len().is_multiple_of(dims) {
+            return Err(Error::Length { name: "point", found: points.len(), expected: dims }.into());
+        }
+        let (start, end) = (schedule.level(0).lambda(), schedule.level(schedule.len() - 1).lambda());
+        if !end.is_finite() {
+            let message = "a chain of zero terminal SNR has no log-SNR at its end, over which the flow is solved";
+            return Err(Error::Unsupported(message.to_owned()).into());
+        }
+        let n = points.len() / dims;
+        // (dx/dλ, d ln p/dλ); the density's own slope does not depend on the density.
+        let mut slope = |x: &[f64], lambda: f64| {
+            let node = Node::at(schedule, schedule.timestep_of_lambda(lambda));
+            let sigma = node.level.sigma;
+            let (epsilon, trace) = model(x, node)?;
+            let length = |name, found, expected| match found == expected {
+                true => Ok(()),
+                false => Err(Error::Length { name, found, expected }),
+            };
+            length("model output", epsilon.len(), x.len())?;
+            length("trace", trace.len(), n)?;
+            let dx: Vec<f64> = x.iter().zip(epsilon).map(|(x, epsilon)| sigma * sigma * x - sigma * epsilon).collect();
+            let dp: Vec<f64> = trace.iter().map(|trace| sigma * trace - sigma * sigma * dims as f64).collect();
+            Ok::<_, E>((dx, dp))
+        };
+        let mut x = points.to_vec();
+        // What the density gains from noise to data.
+        let mut gain = vec![0.0; n];
+        let h = (end - start) / steps as f64;
+        for step in 0..steps {
+            let lambda = start + step as f64 * h;
+            let mut at = x.clone();
+            let mut total = vec![0.0; x.len()];
+            // (where in the step a slope is asked, its weight, how far the next one is reached along it)
+            for (reach, weight, next) in [(0.0, 1.0, 0.5), (0.5, 2.0, 0.5), (0.5, 2.0, 1.0), (1.0, 1.0, 0.0)] {
+                let (dx, dp) = slope(&at, lambda + reach * h)?;
+                total.iter_mut().zip(&dx).for_each(|(total, dx)| *total += weight / 6.0 * dx);
+                gain.iter_mut().zip(&dp).for_each(|(gain, dp)| *gain -= h * weight / 6.0 * dp);
+                at = x.iter().zip(&dx).map(|(x, dx)| x + next * h * dx).collect();
+            }
+            x.iter_mut().zip(&total).for_each(|(x, total)| *x += h * total);
+        }
+        let log_density = x
+            .chunks(dims)
+            .zip(gain)
+            .map(|(x, gain)| gain - 0.5 * (x.iter().map(|x| x * x).sum::<f64>() + dims as f64 * (2.0 * PI).ln()))
+            .collect();
+        Ok(Density { log_density, latents: x })
     }
-    let log_density = x
-        .chunks(dims)
-        .zip(gain)
-        .map(|(x, gain)| gain - 0.5 * (x.iter().map(|x| x * x).sum::<f64>() + dims as f64 * (2.0 * PI).ln()))
-        .collect();
-    Ok(Density { log_density, latents: x })
 }
 
 #[cfg(test)]
@@ -101,11 +110,11 @@ mod tests {
         let (first, last) = (schedule.alpha_cumprod(0), schedule.alpha_cumprod(999));
         let points = [0.1, 0.5, -0.4, 0.9, 0.4, 0.2];
         let model = |x: &[f64], node: Node| {
-            let epsilon = x.iter().map(|&x| data.epsilon(x, node.alpha_cumprod)).collect();
-            let slope = node.sigma() / data.marginal(node.alpha_cumprod).variance;
+            let epsilon = x.iter().map(|&x| data.epsilon(x, node.level.alpha_cumprod())).collect();
+            let slope = node.level.sigma / data.marginal(node.level.alpha_cumprod()).variance;
             Ok::<_, Error>((epsilon, vec![2.0 * slope; x.len() / 2]))
         };
-        let found = log_density(&schedule, &points, 2, 400, model).unwrap();
+        let found = ProbabilityFlow { schedule: &schedule, steps: 400 }.log_density(&points, 2, model).unwrap();
         let scale = (data.marginal(last).variance / data.marginal(first).variance).sqrt();
         let mut expected = vec![0.0; 3];
         for (i, &x) in points.iter().enumerate() {
@@ -123,19 +132,19 @@ mod tests {
     #[test]
     fn a_mixture_has_its_own_density_and_the_order_is_four() {
         let schedule = schedule();
-        let mixture = Mixture::on_line(&[(0.3, -0.6, 0.01), (0.7, 0.5, 0.04)]).unwrap();
+        let mixture = Mixture::univariate(&[(0.3, -0.6, 0.01), (0.7, 0.5, 0.04)]).unwrap();
         let (first, last) = (schedule.alpha_cumprod(0), schedule.alpha_cumprod(999));
         let points: Vec<f64> = (-10..=10).map(|i| f64::from(i) / 10.0).collect();
         let error = |steps: usize| {
             let model = |x: &[f64], node: Node| {
-                let (alpha, sigma) = (node.alpha_cumprod, node.sigma());
+                let (alpha, sigma) = (node.level.alpha_cumprod(), node.level.sigma);
                 let epsilon = x.iter().map(|&x| mixture.epsilon(&[x], alpha)[0]).collect();
                 // Tweedie: Var[x_0 | x] = σ²/ᾱ (1 − σ ∂ε̂/∂x).
                 let slope =
                     |&x: &f64| (1.0 - alpha / (sigma * sigma) * mixture.posterior_variance(&[x], alpha)) / sigma;
                 Ok::<_, Error>((epsilon, x.iter().map(slope).collect()))
             };
-            let found = log_density(&schedule, &points, 1, steps, model).unwrap();
+            let found = ProbabilityFlow { schedule: &schedule, steps }.log_density(&points, 1, model).unwrap();
             let errors = points.iter().zip(&found.log_density).map(|(&x, found)| {
                 let latent = mixture.flow(x, first, last).unwrap();
                 let normal = Gaussian { mean: 0.0, variance: 1.0 }.log_density(latent, 1.0);
@@ -152,11 +161,13 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let none = |x: &[f64], _: Node| Ok::<_, Error>((vec![0.0; x.len()], vec![0.0; x.len()]));
-        assert!(log_density(&schedule(), &[0.0], 1, 0, none).is_err());
-        assert!(log_density(&schedule(), &[0.0], 2, 5, none).is_err());
-        assert!(log_density(&schedule(), &[0.0], 1, 5, |_, _| Ok::<_, Error>((vec![], vec![0.0]))).is_err());
-        assert!(log_density(&schedule(), &[0.0], 1, 5, |_, _| Ok::<_, Error>((vec![0.0], vec![]))).is_err());
-        let zero = schedule().rescale_zero_terminal_snr().unwrap();
-        assert!(log_density(&zero, &[0.0], 1, 5, none).is_err());
+        let schedule = schedule();
+        let flow = |steps| ProbabilityFlow { schedule: &schedule, steps };
+        assert!(flow(0).log_density(&[0.0], 1, none).is_err());
+        assert!(flow(5).log_density(&[0.0], 2, none).is_err());
+        assert!(flow(5).log_density(&[0.0], 1, |_, _| Ok::<_, Error>((vec![], vec![0.0]))).is_err());
+        assert!(flow(5).log_density(&[0.0], 1, |_, _| Ok::<_, Error>((vec![0.0], vec![]))).is_err());
+        let zero = schedule.rescale_zero_terminal_snr().unwrap();
+        assert!(ProbabilityFlow { schedule: &zero, steps: 5 }.log_density(&[0.0], 1, none).is_err());
     }
 }

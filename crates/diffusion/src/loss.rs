@@ -5,7 +5,7 @@
 //! * **min-SNR-γ** (Hang et al. 2023, arXiv 2303.09556): [`LossWeight::MinSnr`].
 //! * **L_vlb**: [`VariationalBound::term`](crate::VariationalBound::term) in place of the MSE; t by importance.
 //! * **L_hybrid** (Nichol & Dhariwal 2021, eq. 16): L_simple plus [`hybrid_vb_scale`] times that term, whose gradient
-//!   reaches the variance channels only. See [`VariationalBound::gradient`](crate::VariationalBound::gradient).
+//!   reaches the variance channels only.
 
 use serde::{Deserialize, Serialize};
 

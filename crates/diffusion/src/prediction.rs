@@ -5,8 +5,10 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error,
+    Error, LinearMap, Node, NoiseLevel, Preconditioning,
     names::{name_of, named},
+    noise_level::mix,
+    preconditioning::epsilon_from_sample,
     schedule::{NoiseSchedule, Posterior},
 };
 
@@ -25,29 +27,23 @@ pub enum Prediction {
     PreviousMean,
 }
 
-/// The linear map `x·x_t + output·network(x_t)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FromOutput {
-    /// Factor of x_t.
-    pub x: f64,
-    /// Factor of the network's output.
-    pub output: f64,
-}
-
-impl FromOutput {
-    /// The map applied to one element.
-    pub fn apply(self, x_t: f64, output: f64) -> f64 {
-        self.x * x_t + self.output * output
-    }
-}
-
 /// A training target as `sample·x_0 + epsilon·ε`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Target {
+pub struct TrainingTarget {
     /// Factor of x_0.
     pub sample: f64,
     /// Factor of ε.
     pub epsilon: f64,
+}
+
+impl TrainingTarget {
+    /// Writes the target of each element to `out`, in f32.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn mix(self, x0: &[f32], epsilon: &[f32], out: &mut [f32]) {
+        mix(self.sample, x0, self.epsilon, epsilon, out);
+    }
 }
 
 impl Prediction {
@@ -59,56 +55,86 @@ impl Prediction {
         ("previous_mean", Self::PreviousMean),
     ];
 
-    /// The map to x̂0 at noise level ᾱ_t. `alpha_cumprod_prev`, ᾱ_{t−1} of the *training* chain, matters to
-    /// [`Prediction::PreviousMean`] only.
+    /// Returns the noise level at t−1 of the training chain, for the methods that take one.
     ///
-    /// Not finite for [`Prediction::Epsilon`] at ᾱ_t = 0: pure noise tells nothing about x_0.
-    pub fn sample(self, alpha_cumprod: f64, alpha_cumprod_prev: f64) -> FromOutput {
-        let (signal, noise) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
-        match self {
-            Self::Epsilon => FromOutput { x: 1.0 / signal, output: -noise / signal },
-            Self::Sample => FromOutput { x: 0.0, output: 1.0 },
-            Self::VPrediction => FromOutput { x: signal, output: -noise },
+    /// # Errors
+    /// For [`Prediction::PreviousMean`] at a timestep that is not a whole one of the chain.
+    pub fn previous_level(self, schedule: &NoiseSchedule, timestep: f64) -> Result<NoiseLevel, Error> {
+        let last = (schedule.len() - 1) as f64;
+        if self == Self::PreviousMean && !(timestep.fract() == 0.0 && (0.0..=last).contains(&timestep)) {
+            return Err(Error::Unsupported(format!(
+                "a network with {self} prediction cannot be evaluated at t = {timestep}, only at whole timesteps"
+            )));
+        }
+        Ok(schedule.previous_level(timestep.clamp(0.0, last) as usize))
+    }
+
+    /// Returns how the network's output becomes x̂0 at a node. `previous` is the noise level at t−1 of the *training*
+    /// chain; only [`Prediction::PreviousMean`] uses it.
+    ///
+    /// Not finite for [`Prediction::Epsilon`] at α = 0, where x_t does not depend on x_0.
+    pub fn preconditioning(self, node: Node, previous: NoiseLevel) -> Preconditioning {
+        let NoiseLevel { alpha, sigma } = node.level;
+        let (c_skip, c_out) = match self {
+            Self::Epsilon => (1.0 / alpha, -sigma / alpha),
+            Self::Sample => (0.0, 1.0),
+            Self::VPrediction => (alpha, -sigma),
             Self::PreviousMean => {
-                let posterior = Posterior::between(alpha_cumprod, alpha_cumprod_prev);
-                FromOutput { x: -posterior.coef_xt / posterior.coef_x0, output: 1.0 / posterior.coef_x0 }
+                let posterior = Posterior::between(node.level.alpha_cumprod(), previous.alpha_cumprod());
+                (-posterior.coef_xt / posterior.coef_x0, 1.0 / posterior.coef_x0)
+            }
+        };
+        Preconditioning { c_skip, c_out, c_in: 1.0, c_noise: node.timestep }
+    }
+
+    /// Returns the map from x_t and the network's output to ε̂ at a node; arguments as in
+    /// [`Prediction::preconditioning`].
+    pub fn epsilon_map(self, node: Node, previous: NoiseLevel) -> LinearMap {
+        let NoiseLevel { alpha, sigma } = node.level;
+        match self {
+            Self::Epsilon => LinearMap { x: 0.0, output: 1.0 },
+            Self::VPrediction => LinearMap { x: sigma, output: alpha },
+            Self::Sample | Self::PreviousMean => {
+                let sample = self.preconditioning(node, previous).sample_map();
+                let epsilon = epsilon_from_sample(node.level);
+                LinearMap { x: epsilon.x + epsilon.output * sample.x, output: epsilon.output * sample.output }
             }
         }
     }
 
-    /// The map to ε̂ at noise level ᾱ_t; arguments as in [`Prediction::sample`].
-    pub fn epsilon(self, alpha_cumprod: f64, alpha_cumprod_prev: f64) -> FromOutput {
-        let (signal, noise) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
-        match self {
-            Self::Epsilon => FromOutput { x: 0.0, output: 1.0 },
-            Self::VPrediction => FromOutput { x: noise, output: signal },
-            Self::Sample | Self::PreviousMean => {
-                let sample = self.sample(alpha_cumprod, alpha_cumprod_prev);
-                let epsilon = epsilon_from_sample(alpha_cumprod);
-                FromOutput { x: epsilon.x + epsilon.output * sample.x, output: epsilon.output * sample.output }
-            }
+    /// Returns the maps from x_t and the network's output to x̂0 and to ε̂; arguments as in
+    /// [`Prediction::preconditioning`].
+    ///
+    /// # Errors
+    /// If a coefficient is not finite: an ε prediction at α = 0.
+    pub fn maps(self, node: Node, previous: NoiseLevel) -> Result<(LinearMap, LinearMap), Error> {
+        let sample = self.preconditioning(node, previous).sample_map();
+        let epsilon = self.epsilon_map(node, previous);
+        if sample.is_finite() && epsilon.is_finite() {
+            return Ok((sample, epsilon));
         }
+        let Node { timestep, level: NoiseLevel { alpha, sigma } } = node;
+        Err(Error::Unsupported(format!(
+            "a network with {self} prediction cannot be evaluated at t = {timestep}, where alpha is {alpha} and sigma {sigma}"
+        )))
     }
 
     /// What the network should answer at t when x_t was made of x_0 and ε.
-    pub fn target(self, schedule: &NoiseSchedule, t: usize) -> Target {
-        let (signal, noise) = schedule.q_sample(t);
+    pub fn target(self, schedule: &NoiseSchedule, t: usize) -> TrainingTarget {
+        let NoiseLevel { alpha, sigma } = schedule.level(t);
         match self {
-            Self::Epsilon => Target { sample: 0.0, epsilon: 1.0 },
-            Self::Sample => Target { sample: 1.0, epsilon: 0.0 },
-            Self::VPrediction => Target { sample: -noise, epsilon: signal },
+            Self::Epsilon => TrainingTarget { sample: 0.0, epsilon: 1.0 },
+            Self::Sample => TrainingTarget { sample: 1.0, epsilon: 0.0 },
+            Self::VPrediction => TrainingTarget { sample: -sigma, epsilon: alpha },
             Self::PreviousMean => {
                 let posterior = schedule.posterior(t);
-                Target { sample: posterior.coef_x0 + posterior.coef_xt * signal, epsilon: posterior.coef_xt * noise }
+                TrainingTarget {
+                    sample: posterior.coef_x0 + posterior.coef_xt * alpha,
+                    epsilon: posterior.coef_xt * sigma,
+                }
             }
         }
     }
-}
-
-/// ε as a map of x_t and x̂0 (in place of the output): (x_t − √ᾱ x̂0)/√(1−ᾱ).
-pub fn epsilon_from_sample(alpha_cumprod: f64) -> FromOutput {
-    let noise = (1.0 - alpha_cumprod).sqrt();
-    FromOutput { x: 1.0 / noise, output: -alpha_cumprod.sqrt() / noise }
 }
 
 impl fmt::Display for Prediction {

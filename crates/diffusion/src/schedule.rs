@@ -7,8 +7,10 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error,
+    Error, NoiseLevel,
+    linspace::linspace,
     names::{name_of, named},
+    timesteps,
 };
 
 /// The rule that makes β_0 … β_{T−1}. Spelled as in diffusers where diffusers has it, else as in Ho et al.'s code.
@@ -119,19 +121,6 @@ pub fn scaled_beta_range(num_train_timesteps: usize) -> (f64, f64) {
     (scale * 0.0001, scale * 0.02)
 }
 
-/// `numpy.linspace(start, stop, num)`, with its arithmetic: a table that differs in the last bit could round a timestep
-/// differently.
-pub(crate) fn linspace(start: f64, stop: f64, num: usize) -> Vec<f64> {
-    let step = (stop - start) / num.saturating_sub(1) as f64;
-    (0..num)
-        .map(|i| match i {
-            0 => start,
-            i if i == num - 1 => stop,
-            i => i as f64 * step + start,
-        })
-        .collect()
-}
-
 /// β_t = 1 − ᾱ((t+1)/T)/ᾱ(t/T), capped at 0.999 (Nichol & Dhariwal 2021, section 3.2).
 fn betas_for_alpha_bar(steps: usize, alpha_bar: fn(f64) -> f64) -> Vec<f64> {
     let at = |t: usize| alpha_bar(t as f64 / steps as f64);
@@ -211,7 +200,7 @@ impl NoiseSchedule {
     /// The sub-chain that visits only `timesteps` (descending, as samplers visit them), with β recomputed as
     /// 1 − ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, eq. 19). Its index 0 is the last of `timesteps`.
     pub fn respace(&self, timesteps: &[usize]) -> Result<Self, Error> {
-        crate::timesteps::check(timesteps, self.len())?;
+        timesteps::check(timesteps, self.len())?;
         Self::from_alphas_cumprod(timesteps.iter().rev().map(|&t| self.alphas_cumprod[t]).collect())
     }
 
@@ -251,20 +240,33 @@ impl NoiseSchedule {
     }
 
     /// ᾱ_{t−1}; 1 (the data) at t = 0.
-    pub fn alpha_cumprod_prev(&self, t: usize) -> f64 {
+    fn alpha_cumprod_prev(&self, t: usize) -> f64 {
         if t == 0 { 1.0 } else { self.alphas_cumprod[t - 1] }
     }
 
-    /// ᾱ at a fractional t, with ln ᾱ linear between timesteps (Lu et al. 2022, appendix D). Beyond the ends it is that of
-    /// the nearest timestep.
-    pub fn alpha_cumprod_at(&self, timestep: f64) -> f64 {
+    /// Returns the noise level (√ᾱ_t, √(1−ᾱ_t)): x_t = α·x_0 + σ·ε (Ho et al. eq. 4).
+    pub fn level(&self, t: usize) -> NoiseLevel {
+        NoiseLevel::variance_preserving(self.alpha_cumprod(t))
+    }
+
+    /// Returns the noise level at t−1; [`NoiseLevel::DATA`] at t = 0.
+    pub fn previous_level(&self, t: usize) -> NoiseLevel {
+        NoiseLevel::variance_preserving(self.alpha_cumprod_prev(t))
+    }
+
+    /// Returns the noise level at a fractional t, with ln ᾱ linear between timesteps (Lu et al. 2022, appendix D). Beyond
+    /// the ends it is that of the nearest timestep.
+    pub fn level_at(&self, timestep: f64) -> NoiseLevel {
         let t = timestep.clamp(0.0, (self.len() - 1) as f64);
         let (below, share) = (t.floor() as usize, t.fract());
         let low = self.alphas_cumprod[below];
-        if share == 0.0 { low } else { low.powf(1.0 - share) * self.alphas_cumprod[below + 1].powf(share) }
+        NoiseLevel::variance_preserving(match share {
+            0.0 => low,
+            share => low.powf(1.0 - share) * self.alphas_cumprod[below + 1].powf(share),
+        })
     }
 
-    /// The fractional t of a λ = ½ ln SNR, the inverse of [`NoiseSchedule::alpha_cumprod_at`]; 0 or T−1 beyond the ends.
+    /// The fractional t of a λ = ½ ln SNR, the inverse of [`NoiseSchedule::level_at`]; 0 or T−1 beyond the ends.
     pub fn timestep_of_lambda(&self, lambda: f64) -> f64 {
         // ᾱ = 1/(1 + e^{−2λ}).
         let log_alpha = -(-2.0 * lambda).exp().ln_1p();
@@ -277,12 +279,6 @@ impl NoiseSchedule {
                 (above - 1) as f64 + (log_alpha - low) / (high - low)
             }
         }
-    }
-
-    /// (√ᾱ_t, √(1−ᾱ_t)): the factors of x_0 and of ε in x_t (Ho et al. eq. 4).
-    pub fn q_sample(&self, t: usize) -> (f64, f64) {
-        let alpha = self.alphas_cumprod[t];
-        (alpha.sqrt(), (1.0 - alpha).sqrt())
     }
 
     /// Signal-to-noise ratio ᾱ_t/(1−ᾱ_t).
@@ -323,7 +319,7 @@ impl From<NoiseSchedule> for Vec<f64> {
 }
 
 /// SNR of a noise level: ᾱ/(1−ᾱ).
-pub fn snr(alpha_cumprod: f64) -> f64 {
+pub(crate) fn snr(alpha_cumprod: f64) -> f64 {
     alpha_cumprod / (1.0 - alpha_cumprod)
 }
 

@@ -100,7 +100,7 @@ impl SchedulerConfig {
             return Err(error("there is no `_class_name`, expected DDPMScheduler or DDIMScheduler"));
         }
         keys.retain(|key, _| !key.starts_with('_') || key == "_class_name");
-        modernise(&mut keys)?;
+        upgrade(&mut keys)?;
         let config: Self = serde_json::from_value(Value::Object(keys)).map_err(error)?;
         if !(config.clip_sample_range > 0.0 && config.clip_sample_range.is_finite()) {
             return Err(error(format!(
@@ -200,12 +200,13 @@ impl SchedulerConfig {
                 let last = if self.set_alpha_to_one { 1.0 } else { schedule.alpha_cumprod(0) };
                 let alpha_cumprod_s = |t: usize| t.checked_sub(stride).map_or(last, |s| schedule.alpha_cumprod(s));
                 let rows = timesteps.iter().map(|&t| solver::ddim_row(&schedule, t, alpha_cumprod_s(t), eta));
-                solver::checked(SolverTable {
+                SolverTable {
                     name: format!("ddim eta={eta}"),
                     rows: rows.collect::<Result<_, _>>()?,
                     clip_sample: self.clip(),
                     epsilon_from_clipped: false,
-                })
+                }
+                .checked()
             }
         }
     }
@@ -215,7 +216,7 @@ impl SchedulerConfig {
 const MAX_TIMESTEPS: usize = 1_000_000;
 
 /// Keys of early diffusers: two that meant nothing are dropped, `predict_epsilon` becomes `prediction_type`.
-fn modernise(keys: &mut Map<String, Value>) -> Result<(), Error> {
+fn upgrade(keys: &mut Map<String, Value>) -> Result<(), Error> {
     keys.remove("tensor_format");
     if let Some(value) = keys.remove("timestep_values").filter(|value| !value.is_null()) {
         return Err(error(format!("`timestep_values`: {value} is not supported")));

@@ -13,8 +13,8 @@ use std::{collections::VecDeque, fmt};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Clip, Error, NoiseSchedule, Prediction, Variance,
-    prediction::{FromOutput, epsilon_from_sample},
+    Clip, Error, Node, NoiseLevel, NoiseSchedule, Variance,
+    preconditioning::epsilon_from_sample,
     schedule::{Posterior, snr},
     timesteps,
     variance::LogVariance,
@@ -23,12 +23,9 @@ use crate::{
 /// One network evaluation and the step made with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// What the network is fed as t.
-    pub timestep: f64,
-    /// ᾱ of x_t, which turns the network's output into x̂0 and ε̂.
-    pub alpha_cumprod: f64,
-    /// ᾱ_{t−1} of the training chain; only [`Prediction::PreviousMean`] needs it.
-    pub alpha_cumprod_prev: f64,
+    /// Where the network is evaluated: x_t has this noise level.
+    #[serde(flatten)]
+    pub node: Node,
     /// Coefficient of x_t.
     pub x: f64,
     /// Coefficients of the x̂0 predictions: now, one row ago, two rows ago, …
@@ -45,18 +42,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// The maps from (x_t, output) to x̂0 and to ε̂. Errors where there is none: an ε prediction at ᾱ = 0.
-    pub fn predictions(&self, prediction: Prediction) -> Result<(FromOutput, FromOutput), Error> {
-        let sample = prediction.sample(self.alpha_cumprod, self.alpha_cumprod_prev);
-        let epsilon = prediction.epsilon(self.alpha_cumprod, self.alpha_cumprod_prev);
-        if [sample.x, sample.output, epsilon.x, epsilon.output].iter().all(|c| c.is_finite()) {
-            Ok((sample, epsilon))
-        } else {
-            let (t, alpha) = (self.timestep, self.alpha_cumprod);
-            Err(Error::Unsupported(format!(
-                "a network with {prediction} prediction cannot sample from t = {t}, where alphas_cumprod is {alpha}"
-            )))
-        }
+    /// Returns the row of a node with all coefficients zero.
+    pub(crate) fn at(node: Node) -> Self {
+        Self { node, x: 0.0, sample: Vec::new(), epsilon: Vec::new(), noise: 0.0, learned_log_variance: None }
     }
 
     /// Whether the row asks for fresh noise.
@@ -125,7 +113,7 @@ fn ancestral(
             row
         })
         .collect();
-    checked(SolverTable { name, rows, clip_sample, epsilon_from_clipped: false })
+    SolverTable { name, rows, clip_sample, epsilon_from_clipped: false }.checked()
 }
 
 /// (t, ᾱ_s) for each step of a descending list; the last one leads to the data.
@@ -134,10 +122,15 @@ fn steps<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize]) -> impl Iterat
     timesteps.iter().copied().zip(next)
 }
 
+/// The row of a whole timestep with all coefficients zero.
+fn row(schedule: &NoiseSchedule, t: usize) -> Row {
+    Row::at(Node { timestep: t as f64, level: schedule.level(t) })
+}
+
 /// The mean of the ancestral step t → s, without its noise.
 pub(crate) fn ddpm_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64) -> Row {
     let posterior = Posterior::between(schedule.alpha_cumprod(t), alpha_cumprod_s);
-    Row { x: posterior.coef_xt, sample: vec![posterior.coef_x0], ..blank_row(schedule, t) }
+    Row { x: posterior.coef_xt, sample: vec![posterior.coef_x0], ..row(schedule, t) }
 }
 
 /// Gives a row the noise of a log-variance or of a range of them.
@@ -162,7 +155,7 @@ pub fn ddim(
     let rows = steps(schedule, timesteps)
         .map(|(t, alpha_cumprod_s)| ddim_row(schedule, t, alpha_cumprod_s, eta))
         .collect::<Result<_, _>>()?;
-    checked(SolverTable { name: format!("ddim eta={eta}"), rows, clip_sample, epsilon_from_clipped: false })
+    SolverTable { name: format!("ddim eta={eta}"), rows, clip_sample, epsilon_from_clipped: false }.checked()
 }
 
 /// The DDIM step from t to noise level ᾱ_s.
@@ -177,7 +170,7 @@ pub(crate) fn ddim_row(schedule: &NoiseSchedule, t: usize, alpha_cumprod_s: f64,
         sample: vec![alpha_cumprod_s.sqrt()],
         epsilon: vec![direction.max(0.0).sqrt()],
         noise,
-        ..blank_row(schedule, t)
+        ..row(schedule, t)
     })
 }
 
@@ -191,19 +184,24 @@ pub fn ddim_inversion(schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<S
     let descending: Vec<usize> = timesteps.iter().rev().copied().collect();
     timesteps::check(&descending, schedule.len())?;
     let rows = timesteps.windows(2).map(|pair| {
-        let to = schedule.alpha_cumprod(pair[1]);
-        Row { sample: vec![to.sqrt()], epsilon: vec![(1.0 - to).sqrt()], ..blank_row(schedule, pair[0]) }
+        let to = schedule.level(pair[1]);
+        Row { sample: vec![to.alpha], epsilon: vec![to.sigma], ..row(schedule, pair[0]) }
     });
-    checked(SolverTable {
-        name: "ddim inversion".to_owned(),
-        rows: rows.collect(),
-        clip_sample: None,
-        epsilon_from_clipped: false,
-    })
+    let name = "ddim inversion".to_owned();
+    SolverTable { name, rows: rows.collect(), clip_sample: None, epsilon_from_clipped: false }.checked()
+}
+
+/// What decides the noise of [`ddim_analytic`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnalyticNoise<'a> {
+    /// η of the DDIM step that it starts from.
+    pub eta: f64,
+    /// M_t = E‖x_0 − x̂0‖²/D of the denoiser for t = 0 … T−1.
+    pub mse: &'a [f64],
 }
 
 /// Analytic-DPM's DDIM (Bao et al. 2022, arXiv 2201.06503, theorem 1): [`ddim`] whose noise has the variance that the
-/// step's law has when x̂0 misses x_0 by M_t = `mse[t]` per dimension. From x_s = √ᾱ_s x_0 + √(1−ᾱ_s−λ²) ε(x_t, x_0) + λ z,
+/// step's law has when x̂0 misses x_0 by M_t per dimension. From x_s = √ᾱ_s x_0 + √(1−ᾱ_s−λ²) ε(x_t, x_0) + λ z,
 ///
 /// σ*² = λ² + (√ᾱ_s − √(1−ᾱ_s−λ²) √(ᾱ_t/(1−ᾱ_t)))² M_t, λ² = η² β̃.
 ///
@@ -214,10 +212,10 @@ pub fn ddim_inversion(schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<S
 pub fn ddim_analytic(
     schedule: &NoiseSchedule,
     timesteps: &[usize],
-    eta: f64,
-    mse: &[f64],
+    noise: AnalyticNoise,
     clip_sample: Option<Clip>,
 ) -> Result<SolverTable, Error> {
+    let AnalyticNoise { eta, mse } = noise;
     if mse.len() != schedule.len() {
         return Err(Error::Length { name: "mse", found: mse.len(), expected: schedule.len() });
     }
@@ -228,33 +226,32 @@ pub fn ddim_analytic(
     table.name = format!("ddim analytic eta={eta}");
     let last = table.rows.len() - 1;
     for (row, &t) in table.rows[..last].iter_mut().zip(timesteps) {
-        let missed = row.sample[0] - row.epsilon[0] * snr(row.alpha_cumprod).sqrt();
+        let missed = row.sample[0] - row.epsilon[0] * snr(schedule.alpha_cumprod(t)).sqrt();
         row.noise = (row.noise * row.noise + missed * missed * mse[t]).sqrt();
     }
     Ok(table)
 }
 
-fn blank_row(schedule: &NoiseSchedule, t: usize) -> Row {
-    Row {
-        timestep: t as f64,
-        alpha_cumprod: schedule.alpha_cumprod(t),
-        alpha_cumprod_prev: schedule.alpha_cumprod_prev(t),
-        x: 0.0,
-        sample: Vec::new(),
-        epsilon: Vec::new(),
-        noise: 0.0,
-        learned_log_variance: None,
-    }
-}
-
-pub(crate) fn checked(table: SolverTable) -> Result<SolverTable, Error> {
-    table.check()?;
-    Ok(table)
+/// A denoiser's answer for one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// x̂0.
+    pub sample: Vec<f64>,
+    /// ε̂.
+    pub epsilon: Vec<f64>,
+    /// The network's variance channels v; empty unless the variance is learned.
+    pub v: Vec<f64>,
 }
 
 impl SolverTable {
-    /// Errors, naming the row, for a table that cannot be applied: no rows, numbers that are not finite, ᾱ outside
-    /// [0, 1], negative noise, or a prediction from before the first row. Tables from here pass; one from a file may not.
+    /// Returns the table if [`SolverTable::check`] accepts it.
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Errors, naming the row, for a table that cannot be applied: no rows, numbers that are not finite, α outside
+    /// [0, 1], negative σ, negative noise, or a prediction from before the first row. Tables from here pass; one from a file may not.
     pub fn check(&self) -> Result<(), Error> {
         let problem =
             |row: usize, problem: &str| Err(Error::Row { table: self.name.clone(), row, problem: problem.to_owned() });
@@ -266,12 +263,13 @@ impl SolverTable {
         }
         for (i, row) in self.rows.iter().enumerate() {
             let (min, max) = row.learned_log_variance.unwrap_or_default();
-            let scalars = [row.timestep, row.x, row.noise, min, max];
+            let Node { timestep, level: NoiseLevel { alpha, sigma } } = row.node;
+            let scalars = [timestep, alpha, sigma, row.x, row.noise, min, max];
             if !scalars.iter().chain(&row.sample).chain(&row.epsilon).all(|c| c.is_finite()) {
                 return problem(i, "a coefficient is not finite");
             }
-            if !(0.0..=1.0).contains(&row.alpha_cumprod) || !(0.0..=1.0).contains(&row.alpha_cumprod_prev) {
-                return problem(i, "alpha_cumprod is not within 0 and 1");
+            if !(0.0..=1.0).contains(&alpha) || sigma < 0.0 {
+                return problem(i, "alpha is not within 0 and 1, or sigma is negative");
             }
             if row.noise < 0.0 {
                 return problem(i, "noise is negative");
@@ -290,14 +288,12 @@ impl SolverTable {
 
     /// Applies the table to `x_init`, one image, in f64: the reference for every other application of it.
     ///
-    /// `model(x_t, timestep)` answers as `prediction` says, with as many numbers as `x_init` has, or twice as many where
-    /// the variance is learned (first the prediction, then v). `noise(row)` gives standard normals and is asked on noisy
-    /// rows only. Errors as [`SolverTable::check`] and [`Row::predictions`] do, and where a length does not fit.
+    /// `denoiser(x_t, node)` gives the estimates at a row's node; `noise(row)` gives standard normals and is asked on noisy
+    /// rows only. Errors as [`SolverTable::check`] and the denoiser do, and where a length does not fit.
     pub fn run(
         &self,
         x_init: &[f64],
-        mut model: impl FnMut(&[f64], f64) -> Vec<f64>,
-        prediction: Prediction,
+        mut denoiser: impl FnMut(&[f64], Node) -> Result<Estimate, Error>,
         mut noise: impl FnMut(usize) -> Vec<f64>,
     ) -> Result<Vec<f64>, Error> {
         self.check()?;
@@ -309,17 +305,13 @@ impl SolverTable {
         let mut samples: VecDeque<Vec<f64>> = VecDeque::new();
         let mut epsilons: VecDeque<Vec<f64>> = VecDeque::new();
         for (i, row) in self.rows.iter().enumerate() {
-            let (to_sample, to_epsilon) = row.predictions(prediction)?;
-            let mut output = model(&x, row.timestep);
-            let v = if output.len() == 2 * dims { output.split_off(dims) } else { Vec::new() };
-            length("model output", output.len(), dims)?;
-
-            let mut sample: Vec<f64> = x.iter().zip(&output).map(|(&x, &out)| to_sample.apply(x, out)).collect();
-            let mut epsilon: Vec<f64> = x.iter().zip(&output).map(|(&x, &out)| to_epsilon.apply(x, out)).collect();
+            let Estimate { mut sample, mut epsilon, v } = denoiser(&x, row.node)?;
+            length("denoised sample", sample.len(), dims)?;
+            length("denoised epsilon", epsilon.len(), dims)?;
             if let Some(clip) = self.clip_sample {
                 clip.apply(&mut sample);
                 if self.epsilon_from_clipped {
-                    let from_sample = epsilon_from_sample(row.alpha_cumprod);
+                    let from_sample = epsilon_from_sample(row.node.level);
                     epsilon = x.iter().zip(&sample).map(|(&x, &x0)| from_sample.apply(x, x0)).collect();
                 }
             }
@@ -355,11 +347,11 @@ impl fmt::Display for SolverTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clip = self.clip_sample.map_or("none".to_owned(), |clip| clip.to_string());
         writeln!(f, "{}, {} rows, clip_sample {clip}", self.name, self.rows.len())?;
-        writeln!(f, "{:>9} {:>12} {:>12} {:>12}  sample; epsilon", "timestep", "alpha_cumprod", "x", "noise")?;
+        writeln!(f, "{:>9} {:>12} {:>12} {:>12} {:>12}  sample; epsilon", "timestep", "alpha", "sigma", "x", "noise")?;
         let list = |coefficients: &[f64]| coefficients.iter().map(|c| format!("{c:.9}")).collect::<Vec<_>>().join(" ");
         for row in &self.rows {
-            let Row { timestep, alpha_cumprod, x, noise, .. } = row;
-            write!(f, "{timestep:>9.2} {alpha_cumprod:>12.6e} {x:>12.9} {noise:>12.6e}  ")?;
+            let Row { node: Node { timestep, level: NoiseLevel { alpha, sigma } }, x, noise, .. } = row;
+            write!(f, "{timestep:>9.2} {alpha:>12.6e} {sigma:>12.6e} {x:>12.9} {noise:>12.6e}  ")?;
             write!(f, "{}; {}", list(&row.sample), list(&row.epsilon))?;
             match row.learned_log_variance {
                 Some((min, max)) => writeln!(f, "; learned log-variance {min:.6} to {max:.6}")?,

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
+    linspace::linspace,
     names::{name_of, named},
-    schedule::linspace,
 };
 
 /// A rule that takes K of the T training timesteps. The first three are diffusers' `timestep_spacing` (named after table

@@ -49,11 +49,6 @@ impl LogVariance {
         let fraction = (v + 1.0) / 2.0;
         fraction * self.max + (1.0 - fraction) * self.min
     }
-
-    /// Derivative of the log-variance by the network's v.
-    pub fn slope(self) -> f64 {
-        (self.max - self.min) / 2.0
-    }
 }
 
 impl Variance {

@@ -2,7 +2,9 @@
 
 use ddpm_diffusion::churn::edm_sde;
 use ddpm_diffusion::oracle::{Gaussian, Mixture};
-use ddpm_diffusion::{BetaSchedule, Churn, Clip, Grid, Multistep, Node, NoiseSchedule, Prediction};
+use ddpm_diffusion::{BetaSchedule, Churn, Clip, Node, NoiseSchedule, OdeSolver, Prediction, TimestepGrid};
+
+mod common;
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {
@@ -42,12 +44,12 @@ fn algorithm_2(
 #[test]
 fn the_tables_are_algorithms_1_and_2() {
     let schedule = schedule();
-    let data = Mixture::on_line(&[(0.3, -1.0, 0.16), (0.5, 0.3, 0.25), (0.2, 1.2, 0.09)]).unwrap();
-    let nodes = Grid::Karras.nodes(&schedule, 12, false).unwrap();
-    let times: Vec<f64> = nodes.iter().map(|node| node.noise_ratio()).collect();
+    let data = Mixture::univariate(&[(0.3, -1.0, 0.16), (0.5, 0.3, 0.25), (0.2, 1.2, 0.09)]).unwrap();
+    let nodes = TimestepGrid::Karras.nodes(&schedule, 12, false).unwrap();
+    let times: Vec<f64> = nodes.iter().map(|node| node.level.noise_ratio()).collect();
     let noise = |step: usize| (step as f64 * 1.7).sin();
-    let model = |x: &[f64], t: f64| data.epsilon(x, schedule.alpha_cumprod_at(t));
-    let denoiser = |x: f64, sigma: f64| {
+    let model = |x: &[f64], t: f64| data.epsilon(x, schedule.level_at(t).alpha_cumprod());
+    let exact = |x: f64, sigma: f64| {
         let alpha_cumprod = 1.0 / (1.0 + sigma * sigma);
         data.sample(&[x * alpha_cumprod.sqrt()], alpha_cumprod)[0]
     };
@@ -59,11 +61,12 @@ fn the_tables_are_algorithms_1_and_2() {
         assert_eq!((table.rows.len(), rows.len()), (23, noisy));
         assert!(rows.iter().all(|row| row % 2 == 1));
         for x in [-1.3, 0.2, 2.1] {
-            let found = table.run(&[x], model, Prediction::Epsilon, |row| vec![noise(row.div_ceil(2))]).unwrap()[0];
-            close(found, algorithm_2(x / nodes[0].alpha(), &times, churn, denoiser, noise), 1e-10);
+            let denoiser = common::denoiser(Prediction::Epsilon, model);
+            let found = table.run(&[x], denoiser, |row| vec![noise(row.div_ceil(2))]).unwrap()[0];
+            close(found, algorithm_2(x / nodes[0].level.alpha, &times, churn, exact, noise), 1e-10);
         }
     }
-    let heun = Multistep::Heun.table(&nodes, None).unwrap();
+    let heun = OdeSolver::Heun.table(&nodes, None).unwrap();
     assert_eq!(edm_sde(&schedule, &nodes, NONE, None).unwrap().rows, heun.rows);
 }
 
@@ -71,16 +74,15 @@ fn the_tables_are_algorithms_1_and_2() {
 #[test]
 fn the_network_is_asked_at_the_raised_level() {
     let schedule = schedule();
-    let nodes = Grid::LogSnr.nodes(&schedule, 40, false).unwrap();
+    let nodes = TimestepGrid::LogSnr.nodes(&schedule, 40, false).unwrap();
     let churn = Churn { s_churn: 1e3, ..NONE };
     let table = edm_sde(&schedule, &nodes, churn, None).unwrap();
     for (i, node) in nodes[..40].iter().enumerate() {
-        let row = &table.rows[2 * i];
-        let at = Node { timestep: row.timestep, alpha_cumprod: row.alpha_cumprod };
-        let most = nodes[0].noise_ratio();
-        let raised = if i == 0 { most } else { (2f64.sqrt() * node.noise_ratio()).min(most) };
-        close(at.noise_ratio() / raised, 1.0, 1e-12);
-        close(schedule.alpha_cumprod_at(row.timestep) / row.alpha_cumprod, 1.0, 1e-9);
+        let at = table.rows[2 * i].node;
+        let most = nodes[0].level.noise_ratio();
+        let raised = if i == 0 { most } else { (2f64.sqrt() * node.level.noise_ratio()).min(most) };
+        close(at.level.noise_ratio() / raised, 1.0, 1e-12);
+        close(schedule.level_at(at.timestep).alpha_cumprod() / at.level.alpha_cumprod(), 1.0, 1e-9);
     }
 }
 
@@ -92,11 +94,11 @@ fn the_law_approaches_the_data() {
     let data = Gaussian { mean: 0.4, variance: 0.3 };
     let last = Node::at(&schedule, 0.0);
     let error = |steps: usize, churn: Churn| {
-        let mut nodes = Grid::Karras.nodes(&schedule, steps + 1, false).unwrap();
+        let mut nodes = TimestepGrid::Karras.nodes(&schedule, steps + 1, false).unwrap();
         nodes.pop(); // End at t = 0, whose law is known, and not at x̂0.
         let table = edm_sde(&schedule, &nodes, churn, None).unwrap();
-        let end = data.walk(&table, data.marginal(nodes[0].alpha_cumprod)).unwrap();
-        let exact = data.marginal(last.alpha_cumprod);
+        let end = data.propagate(&table, data.marginal(nodes[0].level.alpha_cumprod())).unwrap();
+        let exact = data.marginal(last.level.alpha_cumprod());
         (end.mean - exact.mean).abs().max((end.variance / exact.variance - 1.0).abs())
     };
     for s_churn in [0.0, 5.0, 30.0] {
@@ -114,12 +116,12 @@ fn the_law_approaches_the_data() {
 
 #[test]
 fn what_makes_no_table() {
-    let nodes = Grid::Karras.nodes(&schedule(), 5, false).unwrap();
+    let nodes = TimestepGrid::Karras.nodes(&schedule(), 5, false).unwrap();
     let table = |churn| edm_sde(&schedule(), &nodes, churn, None);
     assert!(table(Churn { s_churn: -1.0, ..NONE }).unwrap_err().to_string().starts_with("s_churn is -1"));
     assert!(table(Churn { s_noise: f64::NAN, ..NONE }).is_err());
     assert!(edm_sde(&schedule(), &nodes[..1], NONE, None).is_err());
     let clipped = edm_sde(&schedule(), &nodes, NONE, Some(Clip::Range(1.0))).unwrap();
     let data = Gaussian { mean: 0.0, variance: 1.0 };
-    assert!(data.walk(&clipped, data).is_err());
+    assert!(data.propagate(&clipped, data).is_err());
 }

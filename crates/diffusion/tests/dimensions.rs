@@ -2,7 +2,9 @@
 
 use ddpm_diffusion::oracle::{Component, Gaussian, Mixture, MultivariateGaussian, Product};
 use ddpm_diffusion::schedule::Posterior;
-use ddpm_diffusion::{BetaSchedule, Multistep, Node, NoiseSchedule, Prediction};
+use ddpm_diffusion::{BetaSchedule, Node, NoiseSchedule, OdeSolver, Prediction};
+
+mod common;
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {
@@ -87,7 +89,7 @@ fn the_reverse_kernel_of_a_mixture() {
 /// ∫ q(x_s | x_t) q(x_t) dx_t = q(x_s), by quadrature on the line.
 #[test]
 fn the_reverse_kernel_carries_the_marginal() {
-    let mixture = Mixture::on_line(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap();
+    let mixture = Mixture::univariate(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap();
     for (t, s) in [(0.2, 0.6), (0.01, 0.9), (0.5, 1.0)] {
         for x_s in [-1.1, 0.0, 0.4, 1.3] {
             let carried =
@@ -100,7 +102,7 @@ fn the_reverse_kernel_carries_the_marginal() {
 /// Three coordinates with mixtures of their own: a solver of fourth order meets the exact flow.
 #[test]
 fn a_product_flows_by_coordinate() {
-    let line = |components: &[(f64, f64, f64)]| Mixture::on_line(components).unwrap();
+    let line = |components: &[(f64, f64, f64)]| Mixture::univariate(components).unwrap();
     let data = Product::new(vec![
         line(&[(0.4, -1.0, 0.1), (0.6, 0.8, 0.2)]),
         line(&[(1.0, 0.3, 0.5)]),
@@ -110,17 +112,19 @@ fn a_product_flows_by_coordinate() {
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
     let nodes: Vec<Node> =
         (0..=160).map(|i| Node::at(&schedule, schedule.timestep_of_lambda(-4.0 + 0.05 * f64::from(i)))).collect();
-    let alpha = |t: f64| schedule.alpha_cumprod_at(t);
-    let table = Multistep::Unipc3.table(&nodes, None).unwrap();
+    let alpha = |t: f64| schedule.level_at(t).alpha_cumprod();
+    let table = OdeSolver::Unipc3.table(&nodes, None).unwrap();
     let start = [0.7, -1.2, 0.05];
-    let end = table.run(&start, |x, t| data.epsilon(x, alpha(t)), Prediction::Epsilon, |_| vec![]).unwrap();
-    let exact = data.flow(&start, nodes[0].alpha_cumprod, nodes[160].alpha_cumprod).unwrap();
+    let denoiser = common::denoiser(Prediction::Epsilon, |x, t| data.epsilon(x, alpha(t)));
+    let end = table.run(&start, denoiser, |_| vec![]).unwrap();
+    let (first, last) = (nodes[0].level.alpha_cumprod(), nodes[160].level.alpha_cumprod());
+    let exact = data.flow(&start, first, last).unwrap();
     for (found, expected) in end.iter().zip(&exact) {
         close(*found, *expected, 1e-5);
     }
     // The second coordinate is a Gaussian.
     let one = Gaussian { mean: 0.3, variance: 0.5 };
-    close(exact[1], one.flow(start[1], nodes[0].alpha_cumprod, nodes[160].alpha_cumprod), 1e-12);
+    close(exact[1], one.flow(start[1], first, last), 1e-12);
     assert!(Product::new(vec![plane()]).is_err());
 }
 
@@ -162,20 +166,20 @@ fn what_is_known_says_something_of_the_rest() {
     let covariance = vec![vec![0.6, -0.4, 0.1], vec![-0.4, 0.5, 0.05], vec![0.1, 0.05, 0.3]];
     let data = MultivariateGaussian::new(vec![0.3, -0.5, 0.1], covariance).unwrap();
     let (known, x_b) = (0.9, [-0.7, 0.4]);
-    let rest = data.given(&[None, Some(known), None]).unwrap();
+    let rest = data.conditional(&[None, Some(known), None]).unwrap();
     let of_known = Gaussian { mean: -0.5, variance: 0.5 };
     let whole = data.log_density(&[x_b[0], known, x_b[1]], 1.0);
     close(rest.log_density(&x_b, 1.0) + of_known.log_density(known, 1.0), whole, 1e-12);
     // Two steps are one.
-    let at_once = data.given(&[None, Some(known), Some(0.2)]).unwrap();
-    let one_by_one = rest.given(&[None, Some(0.2)]).unwrap();
+    let at_once = data.conditional(&[None, Some(known), Some(0.2)]).unwrap();
+    let one_by_one = rest.conditional(&[None, Some(0.2)]).unwrap();
     close(at_once.mean()[0], one_by_one.mean()[0], 1e-14);
     close(at_once.covariance()[0][0], one_by_one.covariance()[0][0], 1e-14);
-    assert!(data.given(&[None, None]).is_err() && data.given(&[Some(0.0); 3]).is_err());
+    assert!(data.conditional(&[None, None]).is_err() && data.conditional(&[Some(0.0); 3]).is_err());
 
     // E[x_b | x_b noised, x_a] on a grid, in two dimensions.
     let data = correlated();
-    let rest = data.given(&[Some(known), None]).unwrap();
+    let rest = data.conditional(&[Some(known), None]).unwrap();
     let (alpha, x_t) = (0.3_f64, 0.2);
     let (mut mass, mut first) = (0.0, 0.0);
     for x in (-8000..8000).map(|i| f64::from(i) * 1e-3) {
@@ -193,7 +197,7 @@ fn what_is_known_says_something_of_the_rest() {
 fn replacement_alone_is_not_the_posterior() {
     let data = correlated();
     let known = 0.9;
-    let exact = data.given(&[Some(known), None]).unwrap();
+    let exact = data.conditional(&[Some(known), None]).unwrap();
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
     let (mut mean, mut variance) = (0.0, 1.0);
     for t in (0..1000).rev() {

@@ -4,10 +4,13 @@
 //! diffusers keeps its tables in float32, improved-diffusion casts them on use; that is what the tolerances allow for.
 
 use ddpm_diffusion::{
-    BetaSchedule, Cdf, Clip, NoiseSchedule, Posterior, Prediction, SchedulerConfig, TimestepSpacing, Variance,
-    VariationalBound, solver, timesteps::space_timesteps,
+    BetaSchedule, Cdf, Clip, Node, NoiseSchedule, Posterior, Prediction, ReverseStep, SchedulerConfig, TimestepSpacing,
+    Variance, VariationalBound, solver, timesteps::space_timesteps,
 };
 use serde_json::Value;
+
+mod common;
+use common::denoiser;
 
 fn read(name: &str) -> Value {
     let path = format!("{}/tests/goldens/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -127,7 +130,7 @@ fn sampling_runs_of_diffusers() {
             }
             output
         };
-        let found = table.run(&X_INIT, model, config.prediction_type, noise).unwrap();
+        let found = table.run(&X_INIT, denoiser(config.prediction_type, model), noise).unwrap();
         for (found, expected) in found.iter().zip(floats(&run["result"])) {
             close(*found, expected, 2e-5, json);
         }
@@ -174,7 +177,8 @@ fn bound_terms_of_improved_diffusion() {
         let x_t = floats(&case["x_t"]);
         let original_t = timesteps[timesteps.len() - 1 - t] as f64;
         let output = network(&x_t, original_t);
-        let to_sample = prediction.sample(chain.alpha_cumprod(t), chain.alpha_cumprod_prev(t));
+        let node = Node { timestep: original_t, level: chain.level(t) };
+        let to_sample = prediction.preconditioning(node, chain.previous_level(t)).sample_map();
         let posterior = chain.posterior(t);
         let mean: Vec<f64> = x_t
             .iter()
@@ -189,7 +193,8 @@ fn bound_terms_of_improved_diffusion() {
         let log_variance: Vec<f64> = v.iter().map(|&v| range.interpolate(v)).collect();
 
         let expected = case["term"].as_f64().unwrap();
-        let found = bound.term(t, &x0, &x_t, &mean, &log_variance).unwrap();
+        let step = ReverseStep { mean: &mean, log_variance: &log_variance };
+        let found = bound.term(t, &x0, &x_t, step).unwrap();
         close(found, expected, 1e-5 * expected.abs() + 5e-7, &case.to_string());
         close(bound.prior(&x0).unwrap(), case["prior"].as_f64().unwrap(), 3e-7, "prior");
     }
@@ -203,8 +208,9 @@ fn ddim_of_improved_diffusion() {
     for case in list(&read("improved_diffusion")["ddim"]) {
         let mut table =
             solver::ddim(&schedule, &timesteps, case["eta"].as_f64().unwrap(), Some(Clip::Range(1.0))).unwrap();
-        let run =
-            |table: &ddpm_diffusion::SolverTable| table.run(&X_INIT, network, Prediction::Epsilon, noise).unwrap();
+        let run = |table: &ddpm_diffusion::SolverTable| {
+            table.run(&X_INIT, denoiser(Prediction::Epsilon, network), noise).unwrap()
+        };
         let kept = run(&table);
         table.epsilon_from_clipped = true;
         let expected = floats(&case["result"]);

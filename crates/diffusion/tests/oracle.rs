@@ -10,7 +10,7 @@ fn close(found: f64, expected: f64, tolerance: f64) {
 const DATA: Gaussian = Gaussian { mean: 0.7, variance: 0.3 };
 
 fn three() -> Mixture {
-    Mixture::on_line(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap()
+    Mixture::univariate(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap()
 }
 
 /// (evidence, mean, variance) of x_0 given x_t, from prior × likelihood on a grid.
@@ -137,7 +137,7 @@ fn mixture_denoiser_is_bayes_rule() {
 
 #[test]
 fn a_mixture_of_one_is_a_gaussian() {
-    let one = Mixture::on_line(&[(3.0, DATA.mean, DATA.variance)]).unwrap();
+    let one = Mixture::univariate(&[(3.0, DATA.mean, DATA.variance)]).unwrap();
     assert_eq!(one.components()[0].weight, 1.0);
     for (x, a) in [(0.3, 0.7), (-2.0, 0.1)] {
         close(one.sample(&[x], a)[0], DATA.sample(x, a), 1e-14);
@@ -190,7 +190,7 @@ fn mixtures_in_the_plane() {
 fn what_is_no_mixture() {
     assert!(Mixture::new(vec![]).is_err());
     for wrong in [(0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (f64::NAN, 1.0, 1.0), (1.0, 1.0, f64::INFINITY)] {
-        assert!(Mixture::on_line(&[wrong]).is_err(), "{wrong:?}");
+        assert!(Mixture::univariate(&[wrong]).is_err(), "{wrong:?}");
     }
     let component = |mean: Vec<f64>| Component { weight: 1.0, mean, variance: 1.0 };
     assert!(Mixture::new(vec![component(vec![0.0]), component(vec![0.0, 1.0])]).is_err());

@@ -4,10 +4,12 @@ use ddpm_diffusion::oracle::Mixture;
 use ddpm_diffusion::{BetaSchedule, NoiseSchedule, Prediction, SolverTable, Variance, solver, timesteps};
 use random::{Random, Stream};
 
+mod common;
+
 const SAMPLES: usize = 4000;
 
 fn data() -> Mixture {
-    Mixture::on_line(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.02), (0.2, 1.5, 0.2)]).unwrap()
+    Mixture::univariate(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.02), (0.2, 1.5, 0.2)]).unwrap()
 }
 
 fn schedule() -> NoiseSchedule {
@@ -27,7 +29,7 @@ fn samples(table: &SolverTable) -> Vec<f64> {
         x.iter().map(|&x| data.sample(&[x], alpha_cumprod)[0]).collect()
     };
     let noise = |row: usize| normals(Stream::SamplerNoise, row);
-    table.run(&normals(Stream::InitialNoise, 0), model, Prediction::Sample, noise).unwrap()
+    table.run(&normals(Stream::InitialNoise, 0), common::denoiser(Prediction::Sample, model), noise).unwrap()
 }
 
 /// The probability that as many samples of the data's own law lie at least as far from its distribution function:

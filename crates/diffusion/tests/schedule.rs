@@ -1,6 +1,8 @@
 //! Schedules against closed forms, an independent recomputation, published numbers and their own invariants.
 
-use ddpm_diffusion::{BetaSchedule, Error, NoiseSchedule, Posterior, Prediction, Variance, schedule, variance};
+use ddpm_diffusion::{
+    BetaSchedule, Error, Node, NoiseLevel, NoiseSchedule, Posterior, Prediction, Variance, schedule, variance,
+};
 use proptest::prelude::*;
 
 fn linear(steps: usize) -> NoiseSchedule {
@@ -19,7 +21,7 @@ fn ho_numbers() {
     close(s.alpha_cumprod(0), 0.9999, 1e-15);
     close(s.alpha_cumprod(499), 0.0785872, 5e-8);
     close(s.alpha_cumprod(999), 4.03583e-5, 5e-11);
-    close(s.q_sample(999).0, 0.00635282, 5e-9);
+    close(s.level(999).alpha, 0.00635282, 5e-9);
     close(s.betas()[0], 1e-4, 1e-18);
     close(s.betas()[1], 1.199199e-4, 5e-11);
     close(s.betas()[999], 0.02, 1e-17);
@@ -51,9 +53,9 @@ fn tables_equal_an_independent_recomputation() {
             let alpha_cumprod = log_alpha_cumprod.exp();
             close(s.betas()[t], beta, 1e-15);
             close(s.alpha_cumprod(t), alpha_cumprod, 1e-12);
-            close(s.alpha_cumprod_prev(t), alpha_cumprod_prev, 1e-12);
-            close(s.q_sample(t).0, (0.5 * log_alpha_cumprod).exp(), 1e-12);
-            close(s.q_sample(t).1, (-log_alpha_cumprod.exp_m1()).sqrt(), 1e-12);
+            close(s.previous_level(t).alpha_cumprod(), alpha_cumprod_prev, 1e-12);
+            close(s.level(t).alpha, (0.5 * log_alpha_cumprod).exp(), 1e-12);
+            close(s.level(t).sigma, (-log_alpha_cumprod.exp_m1()).sqrt(), 1e-12);
             let log_snr = log_alpha_cumprod - (-log_alpha_cumprod.exp_m1()).ln();
             close(s.log_snr(t), log_snr, 1e-10);
             close(s.snr(t) / log_snr.exp(), 1.0, 1e-10);
@@ -146,7 +148,7 @@ fn zero_terminal_snr() {
     close(s.alpha_cumprod(0), 0.9999, 1e-15);
     // √ᾱ is an affine image of the old one.
     let old = linear(1000);
-    let slope = |t: usize| (s.q_sample(t).0 - s.q_sample(0).0) / (old.q_sample(t).0 - old.q_sample(0).0);
+    let slope = |t: usize| (s.level(t).alpha - s.level(0).alpha) / (old.level(t).alpha - old.level(0).alpha);
     close(slope(500), slope(999), 1e-12);
     assert!(linear(1).rescale_zero_terminal_snr().is_err());
 }
@@ -178,7 +180,8 @@ fn q_sample_then_posterior_is_bayes_rule() {
         -0.5 * ((x - mean).powi(2) / variance + (std::f64::consts::TAU * variance).ln())
     };
     for t in 1..40 {
-        let ((a, v), (a_prev, v_prev)) = (s.q_sample(t), s.q_sample(t - 1));
+        let NoiseLevel { alpha: a, sigma: v } = s.level(t);
+        let NoiseLevel { alpha: a_prev, sigma: v_prev } = s.level(t - 1);
         let p = s.posterior(t);
         close(p.coef_x0 + p.coef_xt * a, a_prev, 1e-12);
         close(p.coef_xt.powi(2) * v * v + p.variance, v_prev * v_prev, 1e-12);
@@ -198,13 +201,17 @@ fn predictions_are_inverse_to_their_targets() {
         for (_, prediction) in Prediction::NAMES {
             for t in [0, 1, s.len() / 2, s.len() - 2] {
                 let (x0, epsilon) = (0.37, -1.21);
-                let (signal, noise) = s.q_sample(t);
-                let x_t = signal * x0 + noise * epsilon;
+                let node = Node { timestep: t as f64, level: s.level(t) };
+                let x_t = node.level.alpha * x0 + node.level.sigma * epsilon;
                 let target = prediction.target(&s, t);
                 let output = target.sample * x0 + target.epsilon * epsilon;
-                let (now, prev) = (s.alpha_cumprod(t), s.alpha_cumprod_prev(t));
-                close(prediction.sample(now, prev).apply(x_t, output), x0, 1e-9);
-                close(prediction.epsilon(now, prev).apply(x_t, output), epsilon, 1e-9);
+                let previous = prediction.previous_level(&s, node.timestep).unwrap();
+                assert_eq!(previous, s.previous_level(t));
+                let (to_sample, to_epsilon) = prediction.maps(node, previous).unwrap();
+                close(to_sample.apply(x_t, output), x0, 1e-9);
+                close(to_epsilon.apply(x_t, output), epsilon, 1e-9);
+                let row = prediction.preconditioning(node, previous);
+                assert_eq!((row.sample_map(), row.c_in, row.c_noise), (to_sample, 1.0, node.timestep));
             }
         }
     }
@@ -220,6 +227,19 @@ fn predictions_are_inverse_to_their_targets() {
     close(target(Prediction::PreviousMean).epsilon, 0.0, 1e-15);
 }
 
+/// The previous mean is defined between two timesteps of the training chain; other predictions at every noise level.
+#[test]
+fn previous_levels() {
+    let s = linear(10);
+    assert_eq!((s.previous_level(0), s.previous_level(4)), (NoiseLevel::DATA, s.level(3)));
+    for timestep in [3.5, -1.0, 10.0] {
+        let message = Prediction::PreviousMean.previous_level(&s, timestep).unwrap_err().to_string();
+        assert!(message.contains("previous_mean") && message.contains(&format!("t = {timestep}")), "{message}");
+        assert!(Prediction::Epsilon.previous_level(&s, timestep).is_ok());
+    }
+    assert_eq!(Prediction::PreviousMean.previous_level(&s, 9.0).unwrap(), s.level(8));
+}
+
 #[test]
 fn learned_variances() {
     let s = linear(100);
@@ -227,7 +247,7 @@ fn learned_variances() {
     assert_eq!(range.interpolate(-1.0), s.posterior(40).variance.ln());
     assert_eq!(range.interpolate(1.0), s.betas()[40].ln());
     close(range.interpolate(0.5), 0.75 * range.max + 0.25 * range.min, 1e-14);
-    close(range.interpolate(0.3 + 1e-3) - range.interpolate(0.3), range.slope() * 1e-3, 1e-12);
+    close(range.interpolate(0.3 + 1e-3) - range.interpolate(0.3), 0.5 * (range.max - range.min) * 1e-3, 1e-12);
     assert_eq!(Variance::LearnedRange.log_variance(&s, 0).min, s.posterior(1).variance.ln());
     assert_eq!(Variance::LearnedRange.log_variance(&s, 0).max, s.betas()[0].ln());
     // A plainly learned one passes through.
@@ -235,7 +255,6 @@ fn learned_variances() {
     for v in [-9.5, -1.0, 0.0, 2.0] {
         close(Variance::Learned.log_variance(&s, 7).interpolate(v), v, 1e-14);
     }
-    assert_eq!(Variance::Learned.log_variance(&s, 7).slope(), 1.0);
     let learned: Vec<bool> = Variance::NAMES.iter().map(|(_, v)| v.is_learned()).collect();
     assert_eq!(learned, [false, false, true, true]);
 }
@@ -251,7 +270,7 @@ fn the_optimal_variance_spans_the_fixed_ones() {
         close(variance::optimal_variance(now, before, 1.0 - now), 1.0 - now / before, 1e-14);
         let mse = 0.37;
         let ratio = variance::optimal_variance(now, before, mse) / posterior.variance;
-        close(ratio, 1.0 + (schedule::snr(before) - schedule::snr(now)) * mse, 1e-9 * ratio);
+        close(ratio, 1.0 + (s.snr(prev) - s.snr(t)) * mse, 1e-9 * ratio);
         close(variance::optimal_rate(now, before, mse), 0.5 * ratio.ln(), 1e-9);
     }
     close(variance::optimal_variance(s.alpha_cumprod(5), 1.0, 0.02), 0.02, 1e-15);
@@ -309,9 +328,9 @@ proptest! {
         let last = if rule == BetaSchedule::Jsd { s.len() - 1 } else { s.len() };
         for t in 0..s.len() {
             prop_assert!(s.betas()[t] > 0.0 && s.betas()[t] <= 1.0);
-            prop_assert!(s.alpha_cumprod(t) < s.alpha_cumprod_prev(t));
-            let (signal, noise) = s.q_sample(t);
-            prop_assert!((signal * signal + noise * noise - 1.0).abs() < 1e-14);
+            prop_assert!(s.level(t).alpha < s.previous_level(t).alpha);
+            let NoiseLevel { alpha, sigma } = s.level(t);
+            prop_assert!((alpha * alpha + sigma * sigma - 1.0).abs() < 1e-14);
             prop_assert!(t == 0 || s.snr(t) < s.snr(t - 1));
             let p = s.posterior(t);
             prop_assert!(p.log_variance_clipped.is_finite() && p.coef_x0 > 0.0 && p.coef_xt >= 0.0);
@@ -320,8 +339,9 @@ proptest! {
         for t in 0..last {
             prop_assert!(s.alpha_cumprod(t) > 0.0 && s.log_snr(t).is_finite());
             for (_, prediction) in Prediction::NAMES {
-                let map = prediction.sample(s.alpha_cumprod(t), s.alpha_cumprod_prev(t));
-                prop_assert!(map.x.is_finite() && map.output.is_finite());
+                let node = Node { timestep: t as f64, level: s.level(t) };
+                let row = prediction.preconditioning(node, s.previous_level(t));
+                prop_assert!(row.c_skip.is_finite() && row.c_out.is_finite());
             }
         }
     }

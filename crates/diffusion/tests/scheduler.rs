@@ -152,7 +152,7 @@ fn the_peculiarities_of_diffusers() {
     };
     let schedule = config.noise_schedule().unwrap();
     let table = config.solver_table(50, 0.0).unwrap();
-    assert_eq!((table.rows[1].timestep, table.rows[2].timestep), (979.0, 958.0));
+    assert_eq!((table.rows[1].node.timestep, table.rows[2].node.timestep), (979.0, 958.0));
     assert_eq!(table.rows[1].sample, [schedule.alpha_cumprod(959).sqrt()]);
     // DDPM with trailing spacing adds noise on its last step.
     let config = SchedulerConfig {
@@ -161,6 +161,6 @@ fn the_peculiarities_of_diffusers() {
         ..Default::default()
     };
     let last = config.solver_table(50, 0.0).unwrap().rows[49].clone();
-    assert_eq!(last.timestep, 19.0);
+    assert_eq!(last.node.timestep, 19.0);
     assert!((last.noise - (1.0 - schedule.alpha_cumprod(19)).sqrt()).abs() < 1e-15);
 }

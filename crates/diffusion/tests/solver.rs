@@ -1,12 +1,15 @@
 //! Solver tables on data whose answers are exact, and the contract of a row.
 
 use ddpm_diffusion::{
-    BetaSchedule, Clip, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
+    BetaSchedule, Clip, Error, Node, NoiseLevel, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
     oracle::{Gaussian, Mixture},
-    solver::{Row, ddim, ddim_analytic, ddpm, ddpm_with_variances},
+    solver::{AnalyticNoise, Row, ddim, ddim_analytic, ddpm, ddpm_with_variances},
     timesteps,
     variance::optimal_variance,
 };
+
+mod common;
+use common::{denoiser, estimate};
 
 #[track_caller]
 fn close(found: f64, expected: f64, tolerance: f64) {
@@ -22,17 +25,17 @@ fn in_x_and_sample(row: &Row) -> (f64, f64, f64) {
     assert!(row.sample.len() <= 1 && row.epsilon.len() <= 1);
     let sample = row.sample.first().copied().unwrap_or(0.0);
     let epsilon = row.epsilon.first().copied().unwrap_or(0.0);
-    let (signal, noise) = (row.alpha_cumprod.sqrt(), (1.0 - row.alpha_cumprod).sqrt());
-    (row.x + epsilon / noise, sample - epsilon * signal / noise, row.noise)
+    let NoiseLevel { alpha, sigma } = row.node.level;
+    (row.x + epsilon / sigma, sample - epsilon * alpha / sigma, row.noise)
 }
 
 /// Mean and variance of x after each row when x_t ~ q_t and the denoiser is exact.
 fn moments(table: &SolverTable, data: Gaussian) -> Vec<Gaussian> {
-    let mut x = data.marginal(table.rows[0].alpha_cumprod);
+    let mut x = data.marginal(table.rows[0].node.level.alpha_cumprod());
     let step = |row: &Row| {
         let rows = vec![row.clone()];
         let one = SolverTable { name: String::new(), rows, clip_sample: None, epsilon_from_clipped: false };
-        x = data.walk(&one, x).unwrap();
+        x = data.propagate(&one, x).unwrap();
         x
     };
     table.rows.iter().map(step).collect()
@@ -45,12 +48,12 @@ fn is_exact(table: &SolverTable, data: Gaussian) {
     let after = moments(table, data);
     let (last, inner) = after.split_last().unwrap();
     for (found, next) in inner.iter().zip(&table.rows[1..]) {
-        let expected = data.marginal(next.alpha_cumprod);
+        let expected = data.marginal(next.node.level.alpha_cumprod());
         close(found.mean, expected.mean, 1e-12);
         close(found.variance, expected.variance, 1e-12);
     }
     close(last.mean, data.mean, 1e-12);
-    close(last.variance + data.mse(table.rows.last().unwrap().alpha_cumprod), data.variance, 1e-12);
+    close(last.variance + data.mse(table.rows.last().unwrap().node.level.alpha_cumprod()), data.variance, 1e-12);
 }
 
 /// Every spacing, of one step to all, and two lists by hand.
@@ -104,8 +107,7 @@ fn the_rows_are_the_posterior() {
     for (i, row) in table.rows.iter().enumerate() {
         let t = 999 - i;
         let posterior = schedule.posterior(t);
-        assert_eq!((row.timestep, row.alpha_cumprod), (t as f64, schedule.alpha_cumprod(t)));
-        assert_eq!(row.alpha_cumprod_prev, schedule.alpha_cumprod_prev(t));
+        assert_eq!(row.node, Node { timestep: t as f64, level: schedule.level(t) });
         assert_eq!((row.x, row.sample[0], row.epsilon.len()), (posterior.coef_xt, posterior.coef_x0, 0));
         close(row.noise, posterior.variance.sqrt(), 1e-12);
     }
@@ -159,16 +161,16 @@ fn analytic_ddim_reproduces_gaussian_data() {
         let mse: Vec<f64> = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha)).collect();
         for timesteps in subsets() {
             for eta in [0.0, 0.4, 1.0] {
-                let table = ddim_analytic(&schedule, &timesteps, eta, &mse, None).unwrap();
+                let table = ddim_analytic(&schedule, &timesteps, AnalyticNoise { eta, mse: &mse }, None).unwrap();
                 is_exact(&table, data);
                 assert!(!table.rows[table.rows.len() - 1].is_noisy());
             }
         }
         // At η = 1 it is the ancestral sampler with σ*².
-        let table = ddim_analytic(&schedule, &[900, 500, 100, 0], 1.0, &mse, None).unwrap();
+        let table = ddim_analytic(&schedule, &[900, 500, 100, 0], AnalyticNoise { eta: 1.0, mse: &mse }, None).unwrap();
         for (row, s) in table.rows.iter().zip([500, 100, 0]) {
-            let alpha = schedule.alpha_cumprod(s);
-            close(row.noise.powi(2), optimal_variance(row.alpha_cumprod, alpha, data.mse(row.alpha_cumprod)), 1e-14);
+            let (t, s) = (row.node.level.alpha_cumprod(), schedule.alpha_cumprod(s));
+            close(row.noise.powi(2), optimal_variance(t, s, data.mse(t)), 1e-14);
         }
         // Without it: too little variance, by far in few steps, as each step loses what x̂0 missed.
         let plain = ddim(&schedule, &[999, 500, 0], 0.0, None).unwrap();
@@ -180,12 +182,13 @@ fn analytic_ddim_reproduces_gaussian_data() {
     }
     // A perfect guess needs no more than DDIM's noise.
     let timesteps = [999, 500, 100];
-    let perfect = ddim_analytic(&schedule, &timesteps, 0.3, &[0.0; 1000], None).unwrap();
+    let perfect = ddim_analytic(&schedule, &timesteps, AnalyticNoise { eta: 0.3, mse: &[0.0; 1000] }, None).unwrap();
     perfect.rows.iter().zip(ddim(&schedule, &timesteps, 0.3, None).unwrap().rows).for_each(|(a, b)| {
         close(a.noise, b.noise, 1e-15);
     });
     for mse in [vec![0.0; 999], vec![f64::NAN; 1000], vec![-0.1; 1000]] {
-        assert!(ddim_analytic(&schedule, &timesteps, 0.0, &mse, None).unwrap_err().to_string().starts_with("mse"));
+        let table = ddim_analytic(&schedule, &timesteps, AnalyticNoise { eta: 0.0, mse: &mse }, None);
+        assert!(table.unwrap_err().to_string().starts_with("mse"));
     }
 }
 
@@ -199,13 +202,13 @@ fn ddim_converges_to_the_exact_flow_at_order_1() {
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-5, 2e-3, 10_000).unwrap();
     let start = schedule.alpha_cumprod(9999);
     let gaussian = Gaussian { mean: 0.5, variance: 0.3 };
-    let mixture = Mixture::on_line(&[(0.4, -1.0, 0.1), (0.6, 0.8, 0.2)]).unwrap();
+    let mixture = Mixture::univariate(&[(0.4, -1.0, 0.1), (0.6, 0.8, 0.2)]).unwrap();
     let x_init = [-1.5, -0.2, 0.4, 1.9];
-    let run = |steps: usize, denoiser: &dyn Fn(f64, f64) -> f64| {
+    let run = |steps: usize, exact: &dyn Fn(f64, f64) -> f64| {
         let timesteps = TimestepSpacing::Linspace.timesteps(10_000, steps, 0).unwrap();
         let table = ddim(&schedule, &timesteps, 0.0, None).unwrap();
-        let model = |x: &[f64], t: f64| x.iter().map(|&x| denoiser(x, schedule.alpha_cumprod(t as usize))).collect();
-        table.run(&x_init, model, Prediction::Sample, |_| unreachable!("deterministic")).unwrap()
+        let model = |x: &[f64], t: f64| x.iter().map(|&x| exact(x, schedule.alpha_cumprod(t as usize))).collect();
+        table.run(&x_init, denoiser(Prediction::Sample, model), |_| unreachable!("deterministic")).unwrap()
     };
     let worst = |found: Vec<f64>, exact: &dyn Fn(f64) -> f64| {
         found.iter().zip(x_init).map(|(found, x)| (found - exact(x)).abs()).fold(0.0, f64::max)
@@ -226,9 +229,7 @@ fn history_columns_hold_second_order_solvers() {
     let data = Gaussian { mean: 0.5, variance: 0.3 };
     let alpha = |sigma: f64| 1.0 / (1.0 + sigma * sigma);
     let row = |sigma: f64, next: f64, x: f64, epsilon: Vec<f64>| Row {
-        timestep: sigma,
-        alpha_cumprod: alpha(sigma),
-        alpha_cumprod_prev: 1.0,
+        node: Node { timestep: sigma, level: NoiseLevel::variance_preserving(alpha(sigma)) },
         x,
         sample: vec![],
         epsilon: epsilon.iter().map(|c| c * alpha(next).sqrt()).collect(),
@@ -267,7 +268,7 @@ fn history_columns_hold_second_order_solvers() {
         let table = SolverTable { name: "test".to_owned(), rows, clip_sample: None, epsilon_from_clipped: false };
         assert_eq!(table.history(), 2);
         let model = |x: &[f64], sigma: f64| vec![data.epsilon(x[0], alpha(sigma))];
-        let found = table.run(&[1.3], model, Prediction::Epsilon, |_| vec![]).unwrap()[0];
+        let found = table.run(&[1.3], denoiser(Prediction::Epsilon, model), |_| vec![]).unwrap()[0];
         (found - data.flow(1.3, alpha(10.0), alpha(0.01))).abs()
     };
     let (adams, heun) = (order(|n| error(adams(n)), 320), order(|n| error(heun(n)), 320));
@@ -285,17 +286,14 @@ fn every_prediction_walks_the_same_way() {
         ddim(&schedule, &timesteps, 0.5, Some(Clip::Range(0.9))).unwrap(),
     ] {
         let run = |prediction: Prediction| {
-            let model = |x: &[f64], t: f64| {
-                let t = t as usize;
-                let target = prediction.target(&schedule, t);
-                let answer = |&x: &f64| {
-                    let (x0, epsilon) =
-                        (data.sample(x, schedule.alpha_cumprod(t)), data.epsilon(x, schedule.alpha_cumprod(t)));
-                    target.sample * x0 + target.epsilon * epsilon
-                };
-                x.iter().map(answer).collect()
+            let denoiser = |x: &[f64], node: Node| {
+                let target = prediction.target(&schedule, node.timestep as usize);
+                let exact = data.denoise(x, node.level);
+                let answer = |(x0, epsilon)| target.sample * x0 + target.epsilon * epsilon;
+                let output = exact.sample.into_iter().zip(exact.epsilon).map(answer).collect();
+                estimate(prediction, node, prediction.previous_level(&schedule, node.timestep)?, x, output)
             };
-            table.run(&[1.1, -2.0], model, prediction, noise).unwrap()
+            table.run(&[1.1, -2.0], denoiser, noise).unwrap()
         };
         let expected = run(Prediction::Epsilon);
         for (_, prediction) in Prediction::NAMES {
@@ -310,7 +308,8 @@ fn clipping() {
     let schedule = NoiseSchedule::from_betas(vec![0.19, 1.0 - 0.36 / 0.81]).unwrap();
     let mut table = ddim(&schedule, &[1], 0.0, None).unwrap();
     table.rows[0].epsilon[0] = 0.5;
-    let run = |table: &SolverTable| table.run(&[1.0], |_, _| vec![-1.0], Prediction::Epsilon, |_| vec![]).unwrap()[0];
+    let answer = || denoiser(Prediction::Epsilon, |_, _| vec![-1.0]);
+    let run = |table: &SolverTable| table.run(&[1.0], answer(), |_| vec![]).unwrap()[0];
     close(run(&table), 3.0 - 0.5, 1e-14);
     table.clip_sample = Some(Clip::Range(2.0));
     close(run(&table), 2.0 - 0.5, 1e-14);
@@ -320,7 +319,7 @@ fn clipping() {
     table.clip_sample = Some(Clip::Dynamic { ratio: 0.75, max: 10.0 });
     table.epsilon_from_clipped = false;
     table.rows[0].epsilon[0] = 0.0;
-    let image = table.run(&[3.0, 0.6, 0.0], |x, _| x.to_vec(), Prediction::Sample, |_| vec![]).unwrap();
+    let image = table.run(&[3.0, 0.6, 0.0], denoiser(Prediction::Sample, |x, _| x.to_vec()), |_| vec![]).unwrap();
     image.iter().zip([1.0, 1.0 / 3.0, 0.0]).for_each(|(&found, expected)| close(found, expected, 1e-14));
 }
 
@@ -338,7 +337,7 @@ fn learned_variance_scales_the_noise() {
 
     let run = |table: &SolverTable, v: [f64; 2]| {
         let model = |x: &[f64], _: f64| x.iter().map(|x| 0.1 * x).chain(v).collect();
-        table.run(&[0.5, 0.5], model, Prediction::Epsilon, |_| vec![1.0, -1.0]).unwrap()
+        table.run(&[0.5, 0.5], denoiser(Prediction::Epsilon, model), |_| vec![1.0, -1.0]).unwrap()
     };
     let fixed = |variance, i: usize| run(&table(variance), [0.0; 2])[i];
     // v = 1 is fixed_large, v = −1 is fixed_small, per element.
@@ -346,7 +345,7 @@ fn learned_variance_scales_the_noise() {
     close(mixed[0], fixed(Variance::FixedLarge, 0), 1e-12);
     close(mixed[1], fixed(Variance::FixedSmall, 1), 1e-12);
     // A network whose v is missing.
-    let short = range.run(&[0.5], |x, _| x.to_vec(), Prediction::Epsilon, |_| vec![1.0]);
+    let short = range.run(&[0.5], denoiser(Prediction::Epsilon, |x, _| x.to_vec()), |_| vec![1.0]);
     assert_eq!(short, Err(Error::Length { name: "learned variance", found: 0, expected: 1 }));
 }
 
@@ -361,12 +360,12 @@ fn zero_terminal_snr() {
     ] {
         is_exact(&table, data);
         let v = |x: &[f64], t: f64| {
-            let (signal, noise) = schedule.q_sample(t as usize);
-            x.iter().map(|&x| signal * data.epsilon(x, signal * signal) - noise * 0.5).collect()
+            let NoiseLevel { alpha, sigma } = schedule.level(t as usize);
+            x.iter().map(|&x| alpha * data.epsilon(x, alpha * alpha) - sigma * 0.5).collect()
         };
-        let found = table.run(&[1.7], v, Prediction::VPrediction, |_| vec![0.3]).unwrap();
+        let found = table.run(&[1.7], denoiser(Prediction::VPrediction, v), |_| vec![0.3]).unwrap();
         close(found[0], 0.5, 1e-12);
-        let refused = table.run(&[1.7], |x, _| x.to_vec(), Prediction::Epsilon, |_| vec![0.3]);
+        let refused = table.run(&[1.7], denoiser(Prediction::Epsilon, |x, _| x.to_vec()), |_| vec![0.3]);
         assert!(refused.unwrap_err().to_string().contains("t = 999"));
     }
 }
@@ -391,18 +390,20 @@ fn tables_from_elsewhere_are_checked() {
     let check = |spoil: &dyn Fn(&mut SolverTable)| {
         let mut table = good.clone();
         spoil(&mut table);
-        table.run(&[0.0], |x, _| x.to_vec(), Prediction::Epsilon, |_| vec![0.0]).unwrap_err().to_string()
+        let same = denoiser(Prediction::Epsilon, |x, _| x.to_vec());
+        table.run(&[0.0], same, |_| vec![0.0]).unwrap_err().to_string()
     };
     assert!(check(&|t| t.rows.clear()).contains("no rows"));
     assert!(check(&|t| t.rows[1].x = f64::NAN).contains("row 1"));
     assert!(check(&|t| t.rows[2].epsilon = vec![0.0, f64::INFINITY]).contains("row 2"));
     assert!(check(&|t| t.rows[1].sample = vec![1.0, 0.0, 0.5]).contains("before the first row"));
-    assert!(check(&|t| t.rows[0].alpha_cumprod = 1.5).contains("alpha_cumprod"));
+    assert!(check(&|t| t.rows[0].node.level.alpha = 1.5).contains("alpha"));
+    assert!(check(&|t| t.rows[0].node.level.sigma = -0.5).contains("sigma"));
     assert!(check(&|t| t.rows[0].noise = -0.1).contains("noise"));
     assert!(check(&|t| t.clip_sample = Some(Clip::Range(f64::NAN))).contains("clip_sample"));
-    let wrong_length = good.run(&[0.0, 1.0], |_, _| vec![0.0], Prediction::Epsilon, |_| vec![0.0]);
-    assert_eq!(wrong_length, Err(Error::Length { name: "model output", found: 1, expected: 2 }));
-    let wrong_noise = good.run(&[0.0, 1.0], |x, _| x.to_vec(), Prediction::Epsilon, |_| vec![0.0]);
+    let wrong_length = good.run(&[0.0, 1.0], denoiser(Prediction::Epsilon, |_, _| vec![0.0]), |_| vec![0.0]);
+    assert_eq!(wrong_length, Err(Error::Length { name: "denoised sample", found: 1, expected: 2 }));
+    let wrong_noise = good.run(&[0.0, 1.0], denoiser(Prediction::Epsilon, |x, _| x.to_vec()), |_| vec![0.0]);
     assert_eq!(wrong_noise, Err(Error::Length { name: "noise", found: 1, expected: 2 }));
 }
 
@@ -412,6 +413,10 @@ fn tables_are_written_and_read() {
     for table in [range, ddim(&linear(1000), &[999, 333, 0], 0.37, None).unwrap()] {
         let json = serde_json::to_string(&table).unwrap();
         assert_eq!(serde_json::from_str::<SolverTable>(&json).unwrap(), table);
+        let rows = serde_json::from_str::<serde_json::Value>(&json).unwrap()["rows"].clone();
+        let level = linear(1000).level(333);
+        assert_eq!((&rows[1]["timestep"], &rows[1]["alpha"]), (&333.0.into(), &level.alpha.into()));
+        assert_eq!(rows[1]["sigma"], level.sigma);
         let printed = table.to_string();
         assert_eq!(printed.lines().count(), 2 + 3, "{printed}");
         assert!(printed.contains("333.00") && printed.starts_with(&table.name));
@@ -433,7 +438,7 @@ fn ddim_inversion_follows_the_flow_to_noise_and_back() {
         let up: Vec<usize> = (0..steps).map(|i| i * 999 / (steps - 1)).collect();
         let down: Vec<usize> = up.iter().rev().copied().collect();
         let none = |_: usize| vec![];
-        let run = |table: &SolverTable, x: &[f64]| table.run(x, model, Prediction::Epsilon, none).unwrap();
+        let run = |table: &SolverTable, x: &[f64]| table.run(x, denoiser(Prediction::Epsilon, model), none).unwrap();
         let latents = run(&ddpm_diffusion::solver::ddim_inversion(&schedule, &up).unwrap(), &x);
         let back = run(&ddpm_diffusion::solver::ddim(&schedule, &down, 0.0, None).unwrap(), &latents);
         let flow = |&x: &f64| data.flow(x, schedule.alpha_cumprod(0), schedule.alpha_cumprod(999));

@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use diffusion::{Node, NoiseSchedule, Prediction, flow};
+use diffusion::{Node, NoiseLevel, NoiseSchedule, Prediction, ProbabilityFlow};
 use random::{Random, Stream};
 use serde::{Deserialize, Serialize};
 use unet::{Labels, Parameters, Unet};
@@ -98,30 +98,34 @@ pub fn flow_likelihood(
         let labels: Option<Vec<u32>> =
             images.labels.map(|labels| items.iter().map(|item| labels[item / flow.draws]).collect());
         let batch = Batch { unet: &unet, shape: images.shape, prediction: flow.prediction, labels, draws };
-        let density = flow::log_density(flow.schedule, &points, size, flow.steps, |x, node| {
-            let mut trace = vec![0.0; items.len()];
-            let mut epsilon = Vec::new();
-            for probe in 0..probes {
-                let v = match flow.trace {
-                    Trace::Exact => batch.draws.axis(probe),
-                    Trace::Hutchinson(_) => batch.draws.signs(probe),
-                };
-                let (answer, products) = batch.evaluate(x, node, v);
-                epsilon = answer;
-                let share = if flow.trace == Trace::Exact { 1.0 } else { 1.0 / probes as f64 };
-                trace.iter_mut().zip(products).for_each(|(trace, product)| *trace += share * product);
-                done += items.len();
-                if !progress(done, total) {
-                    return Err(Error::Stopped);
+        let density =
+            ProbabilityFlow { schedule: flow.schedule, steps: flow.steps }.log_density(&points, size, |x, node| {
+                let mut trace = vec![0.0; items.len()];
+                let mut epsilon = Vec::new();
+                for probe in 0..probes {
+                    let v = match flow.trace {
+                        Trace::Exact => batch.draws.axis(probe),
+                        Trace::Hutchinson(_) => batch.draws.signs(probe),
+                    };
+                    let (answer, products) = batch.evaluate(x, node, v);
+                    epsilon = answer;
+                    let share = if flow.trace == Trace::Exact { 1.0 } else { 1.0 / probes as f64 };
+                    trace.iter_mut().zip(products).for_each(|(trace, product)| *trace += share * product);
+                    done += items.len();
+                    if !progress(done, total) {
+                        return Err(Error::Stopped);
+                    }
                 }
-            }
-            Ok(match epsilon.iter().all(|value| value.is_finite()) {
-                true => (epsilon, trace),
-                false => {
-                    return Err(Error::NotFinite { image: items[0] / flow.draws, timestep: node.timestep as usize });
-                }
-            })
-        })?;
+                Ok(match epsilon.iter().all(|value| value.is_finite()) {
+                    true => (epsilon, trace),
+                    false => {
+                        return Err(Error::NotFinite {
+                            image: items[0] / flow.draws,
+                            timestep: node.timestep as usize,
+                        });
+                    }
+                })
+            })?;
         for (item, log_density) in items.iter().zip(density.log_density) {
             // In units of a step between 8-bit values, of the image and not of its scaled self.
             let nats = -log_density / size as f64 - signal.ln() + 127.5_f64.ln();
@@ -193,7 +197,7 @@ impl Batch<'_> {
             Some(gradient) => gradient.into_data().iter::<f64>().collect(),
             None => vec![0.0; x.len()],
         };
-        let map = self.prediction.epsilon(node.alpha_cumprod, 1.0);
+        let map = self.prediction.epsilon_map(node, NoiseLevel::DATA);
         let epsilon = x.iter().zip(&output).map(|(&x, &output)| map.apply(x, output)).collect();
         let size = self.draws.size;
         let trace = products.chunks(size).zip(v.chunks(size)).map(|(products, v)| {

@@ -1,5 +1,5 @@
 //! What a denoising diffusion model is worth. [`likelihood`] measures Ho et al.'s variational bound (2020, eq. 5) term by
-//! term, and with it the squared error at every t, from which [`diffusion::Denoising`] tells the bits/dim of any shorter
+//! term, and with it the squared error at every t, from which [`diffusion::MseProfile`] tells the bits/dim of any shorter
 //! chain, its best variances and the best chain itself. [`flow_likelihood`] is the exact likelihood of the probability flow.
 //! [`quality`] compares samples with real images by features, which [`network`] makes.
 

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::bound::discretized_gaussian_nll;
 use diffusion::variance::optimal_rate;
-use diffusion::{Cdf, Clip, Denoising, NoiseSchedule, Prediction, Variance, VariationalBound};
+use diffusion::{Cdf, Clip, MseProfile, Node, NoiseSchedule, Prediction, ReverseStep, Variance, VariationalBound};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -119,9 +119,9 @@ pub struct Likelihood {
 }
 
 impl Likelihood {
-    /// What [`Denoising`] needs, if all timesteps were measured.
-    pub fn denoising(&self) -> Denoising {
-        Denoising {
+    /// What [`MseProfile`] needs, if all timesteps were measured.
+    pub fn denoising(&self) -> MseProfile {
+        MseProfile {
             mse: self.points.iter().rev().map(|point| point.mse).collect(),
             channels: self.channels.iter().rev().cloned().collect(),
             prior: self.prior,
@@ -287,12 +287,8 @@ impl Measure<'_> {
             let (image, rest) = (item / per_image, item % per_image);
             let (t, draw) = (chain.timesteps[rest / chain.draws], rest % chain.draws);
             random.normals(Stream::Evaluate, (image * chain.draws + draw) as u64, t as u64, epsilon);
-            let (signal, deviation) = chain.schedule.q_sample(t);
-            let (signal, deviation) = (signal as f32, deviation as f32);
             let x0 = &self.images.pixels[image * size..][..size];
-            for ((x_t, x0), epsilon) in x_t.iter_mut().zip(x0).zip(epsilon) {
-                *x_t = signal * x0 + deviation * *epsilon;
-            }
+            chain.schedule.level(t).q_sample(x0, epsilon, x_t);
         });
         let row = |item: usize| item % per_image / chain.draws;
         let timesteps: Vec<f32> = items.iter().map(|&item| chain.timesteps[row(item)] as f32).collect();
@@ -330,8 +326,10 @@ impl Measure<'_> {
         let t = chain.timesteps[row];
         let index = chain.timesteps.len() - 1 - row;
         // The network's own chain turns its output into x̂0 and ε̂, the sub-chain makes the step.
-        let (alpha, before) = (chain.schedule.alpha_cumprod(t), chain.schedule.alpha_cumprod_prev(t));
-        let (to_sample, to_epsilon) = (chain.prediction.sample(alpha, before), chain.prediction.epsilon(alpha, before));
+        let node = Node { timestep: t as f64, level: chain.schedule.level(t) };
+        let previous = chain.schedule.previous_level(t);
+        let to_sample = chain.prediction.preconditioning(node, previous).sample_map();
+        let to_epsilon = chain.prediction.epsilon_map(node, previous);
         let posterior = self.sub_chain.posterior(index);
         let range = chain.variance.log_variance(self.sub_chain, index);
         let given = chain.log_variances.map(|log_variances| log_variances[row].as_slice());
@@ -366,7 +364,8 @@ impl Measure<'_> {
         }
         let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         let (x0, x_t) = (wide(x0), wide(x_t));
-        let bits = VariationalBound::new(self.sub_chain, Cdf::Tanh).term(index, &x0, &x_t, &mean, &log_variance)?;
+        let step = ReverseStep { mean: &mean, log_variance: &log_variance };
+        let bits = VariationalBound::new(self.sub_chain, Cdf::Tanh).term(index, &x0, &x_t, step)?;
         let decoder = match index {
             0 => candidates
                 .iter()
@@ -374,7 +373,7 @@ impl Measure<'_> {
                     let nats = x0
                         .iter()
                         .zip(&samples)
-                        .map(|(&x0, &sample)| discretized_gaussian_nll(x0, sample, log_variance, Cdf::Tanh).nats);
+                        .map(|(&x0, &sample)| discretized_gaussian_nll(x0, sample, log_variance, Cdf::Tanh));
                     nats.sum::<f64>() / (size as f64 * std::f64::consts::LN_2)
                 })
                 .collect(),

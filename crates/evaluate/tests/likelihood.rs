@@ -64,7 +64,7 @@ fn the_bound_is_that_of_its_definition() {
         for t in 0..20 {
             let mut epsilon = vec![0.0f32; size];
             Random::new(3).normals(Stream::Evaluate, image as u64, t as u64, &mut epsilon);
-            let (signal, noise) = schedule.q_sample(t);
+            let diffusion::NoiseLevel { alpha: signal, sigma: noise } = schedule.level(t);
             let x_t: Vec<f32> = x0.iter().zip(&epsilon).map(|(x0, e)| signal as f32 * x0 + noise as f32 * e).collect();
             let input = Tensor::<4>::from_data(
                 TensorData::new(x_t.clone(), [1, shape[0], shape[1], shape[2]]),
@@ -76,7 +76,7 @@ fn the_bound_is_that_of_its_definition() {
                 let (x0, x_t) = (f64::from(x0[i]), f64::from(x_t[i]));
                 let sample = ((x_t - noise * f64::from(answer[i])) / signal).clamp(-1.0, 1.0);
                 nats += if t == 0 {
-                    discretized_gaussian_nll(x0, sample, schedule.posterior(1).variance.ln(), Cdf::Tanh).nats
+                    discretized_gaussian_nll(x0, sample, schedule.posterior(1).variance.ln(), Cdf::Tanh)
                 } else {
                     // KL of two Gaussians of the same variance.
                     0.5 * (posterior.coef_x0 * (x0 - sample)).powi(2) / posterior.variance
@@ -84,7 +84,7 @@ fn the_bound_is_that_of_its_definition() {
             }
         }
         for x0 in x0 {
-            let (signal, noise) = schedule.q_sample(19);
+            let diffusion::NoiseLevel { alpha: signal, sigma: noise } = schedule.level(19);
             let mean = signal * f64::from(*x0);
             nats += 0.5 * (mean * mean + noise * noise - 1.0 - 2.0 * noise.ln());
         }
@@ -220,21 +220,23 @@ fn the_flows_density_is_that_of_finite_differences() {
     let signal = schedule.alpha_cumprod(0).sqrt();
     let points: Vec<f64> =
         pixels.iter().zip(uniforms).map(|(&x, u)| signal * (f64::from(x) + (u - 0.5) / 127.5)).collect();
-    let density = diffusion::flow::log_density(&schedule, &points, 16, 4, |x, node| {
-        let h = 1e-2;
-        let trace: f64 = (0..16)
-            .map(|i| {
-                let moved = |by: f64| {
-                    let mut x = x.to_vec();
-                    x[i] += by;
-                    epsilon(&x, node.timestep)[i]
-                };
-                (moved(h) - moved(-h)) / (2.0 * h)
-            })
-            .sum();
-        Ok::<_, diffusion::Error>((epsilon(x, node.timestep), vec![trace]))
-    })
-    .unwrap();
+    let probability_flow = diffusion::ProbabilityFlow { schedule: &schedule, steps: 4 };
+    let density = probability_flow
+        .log_density(&points, 16, |x, node| {
+            let h = 1e-2;
+            let trace: f64 = (0..16)
+                .map(|i| {
+                    let moved = |by: f64| {
+                        let mut x = x.to_vec();
+                        x[i] += by;
+                        epsilon(&x, node.timestep)[i]
+                    };
+                    (moved(h) - moved(-h)) / (2.0 * h)
+                })
+                .sum();
+            Ok::<_, diffusion::Error>((epsilon(x, node.timestep), vec![trace]))
+        })
+        .unwrap();
     let nats = -density.log_density[0] / 16.0 - signal.ln() + 127.5_f64.ln();
     let expected = nats / std::f64::consts::LN_2;
     assert!((got.bits_per_dim - expected).abs() < 2e-4, "{} {expected}", got.bits_per_dim);

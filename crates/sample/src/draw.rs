@@ -1,6 +1,6 @@
 //! Samples by the thousand, as the bytes that a file would hold.
 
-use diffusion::{Prediction, SolverTable};
+use diffusion::{SchedulerConfig, SolverTable};
 use unet::Unet;
 
 use crate::walk::{Guidance, Request, initial_noise, walk};
@@ -31,7 +31,7 @@ pub struct Draw<'a> {
 pub fn draw(
     unet: &Unet,
     table: &SolverTable,
-    prediction: Prediction,
+    scheduler: &SchedulerConfig,
     draw: &Draw,
     mut progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<Vec<u8>, Error> {
@@ -52,7 +52,7 @@ pub fn draw(
             share_until: None,
             guidance,
         };
-        let images = walk(unet, table, prediction, &request, |step| progress(batch * step.rows + step.row + 1, rows))?;
+        let images = walk(unet, table, scheduler, &request, |step| progress(batch * step.rows + step.row + 1, rows))?;
         bytes.extend(output::to_u8(&images.pixels));
     }
     Ok(bytes)

@@ -2,7 +2,7 @@
 //! that step, and steps are gone back and made again until both agree (RePaint: Lugmayr et al. 2022, arXiv 2201.09865).
 
 use burn::tensor::{Device, Tensor};
-use diffusion::{Prediction, SolverTable};
+use diffusion::{NoiseLevel, SchedulerConfig, SolverTable};
 use random::Stream;
 use unet::{Parameters, Unet};
 
@@ -29,19 +29,19 @@ pub struct Known<'a> {
 pub fn inpaint(
     unet: &Unet,
     table: &SolverTable,
-    prediction: Prediction,
+    scheduler: &SchedulerConfig,
     request: &Request,
     known: Known,
     progress: impl FnMut(&Step) -> bool,
 ) -> Result<Images, Error> {
-    inpaint_by(&network(unet, request)?, &unet.device(), table, prediction, request, known, progress)
+    inpaint_by(&network(unet, request)?, &unet.device(), table, scheduler, request, known, progress)
 }
 
 fn inpaint_by(
     network: &Network,
     device: &Device,
     table: &SolverTable,
-    prediction: Prediction,
+    scheduler: &SchedulerConfig,
     request: &Request,
     known: Known,
     progress: impl FnMut(&Step) -> bool,
@@ -57,7 +57,7 @@ fn inpaint_by(
         return Err(Error::Request(format!("{} remembers earlier steps; inpaint with ddpm or ddim", table.name)));
     }
     let way = |batch: &Batch, x, progress: &mut Progress| fill(batch, x, known, progress);
-    walk_by(network, device, table, prediction, request, progress, way)
+    walk_by(network, device, table, scheduler, request, progress, way)
 }
 
 fn fill(batch: &Batch, mut x: Tensor<4>, known: Known, progress: &mut Progress) -> Result<Tensor<4>, Error> {
@@ -69,23 +69,23 @@ fn fill(batch: &Batch, mut x: Tensor<4>, known: Known, progress: &mut Progress) 
     let kept = mask.clone().neg().add_scalar(1.0);
     let rows = &batch.table.rows;
     for (index, row) in rows.iter().enumerate() {
-        let alpha_t = row.alpha_cumprod;
-        let alpha_s = rows.get(index + 1).map_or(1.0, |next| next.alpha_cumprod);
+        let from = row.node.level;
+        let to = rows.get(index + 1).map_or(NoiseLevel::DATA, |next| next.node.level);
         let mut history = History::default();
         for turn in 0..known.resample {
             let number = (index * known.resample + turn) as u64;
             let made = batch.step(index, number, x, &mut history)?;
-            let mut place = image.clone().mul_scalar(alpha_s.sqrt());
-            if alpha_s < 1.0 {
-                place = place + batch.normals(Stream::Inpaint, 2 * number).mul_scalar((1.0 - alpha_s).sqrt());
+            let mut place = image.clone().mul_scalar(to.alpha);
+            if to.sigma > 0.0 {
+                place = place + batch.normals(Stream::Inpaint, 2 * number).mul_scalar(to.sigma);
             }
             x = made * mask.clone() + place * kept.clone();
-            if turn + 1 < known.resample && alpha_s < 1.0 {
+            if turn + 1 < known.resample && to.sigma > 0.0 {
                 // q(x_t | x_s), the forward chain.
-                let alpha = alpha_t / alpha_s;
+                let alpha = from.alpha_cumprod() / to.alpha_cumprod();
                 let z = batch.normals(Stream::Inpaint, 2 * number + 1);
                 x = x.mul_scalar(alpha.sqrt()) + z.mul_scalar((1.0 - alpha).sqrt());
-            } else if alpha_s >= 1.0 {
+            } else if to.sigma == 0.0 {
                 break;
             }
         }
@@ -100,7 +100,6 @@ fn fill(batch: &Batch, mut x: Tensor<4>, known: Known, progress: &mut Progress) 
 mod tests {
     use super::*;
     use crate::{Sampler, initial_noise};
-    use diffusion::SchedulerConfig;
 
     /// Two pixels of unit variance and correlation 0.9: knowing the one, the other is N(0.9·known, 1 − 0.81).
     const CORRELATION: f64 = 0.9;
@@ -135,9 +134,8 @@ mod tests {
         };
         let image = Images { n: 1, height: 1, width: 2, channels: 1, pixels: vec![1.5, 0.0] };
         let known = Known { image: &image, unknown: &[false, true], resample };
-        let prediction = Prediction::Epsilon;
         let images =
-            inpaint_by(&exact(&scheduler), &Device::flex(), &table, prediction, &request, known, |_| true).unwrap();
+            inpaint_by(&exact(&scheduler), &Device::flex(), &table, &scheduler, &request, known, |_| true).unwrap();
         assert!(images.each().all(|image| image[0] == 1.5));
         let values: Vec<f64> = images.each().map(|image| f64::from(image[1])).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;

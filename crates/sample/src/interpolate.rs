@@ -91,7 +91,7 @@ pub fn interpolate(
             share_until: None,
             guidance: None,
         };
-        walk(unet, table, scheduler.prediction_type, &request, |_| {
+        walk(unet, table, scheduler, &request, |_| {
             done += 1;
             progress(done, total)
         })
@@ -117,9 +117,10 @@ pub fn interpolate(
 }
 
 /// x_t of an image for a given ε (Ho et al. eq. 4).
-pub(crate) fn q_sample(schedule: &NoiseSchedule, t: usize, x0: &[f32], epsilon: &[f32]) -> Vec<f32> {
-    let (signal, noise) = schedule.q_sample(t);
-    x0.iter().zip(epsilon).map(|(x0, e)| signal as f32 * x0 + noise as f32 * e).collect()
+fn q_sample(schedule: &NoiseSchedule, t: usize, x0: &[f32], epsilon: &[f32]) -> Vec<f32> {
+    let mut x_t = vec![0.0; x0.len()];
+    schedule.level(t).q_sample(x0, epsilon, &mut x_t);
+    x_t
 }
 
 fn mixed(mix: Mix, a: &[f32], b: &[f32], share: f64) -> Vec<f32> {

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use diffusion::churn::edm_sde;
 use diffusion::scheduler::SchedulerClass;
 use diffusion::{
-    Churn, Grid, Multistep, Node, SchedulerConfig, SolverTable, TimestepSpacing, Variance, solver, timesteps,
+    Churn, Node, OdeSolver, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance, solver, timesteps,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,7 +16,7 @@ use crate::Error;
 
 /// What samplers are called.
 static NAMES: LazyLock<Vec<&'static str>> =
-    LazyLock::new(|| ["ddpm", "ddim", "edm-sde"].into_iter().chain(Multistep::ALL.map(|(name, _)| name)).collect());
+    LazyLock::new(|| ["ddpm", "ddim", "edm-sde"].into_iter().chain(OdeSolver::NAMES.map(|(name, _)| name)).collect());
 
 /// A way from noise to images.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub enum Sampler {
         eta: f64,
     },
     /// One of higher order: good images in 10 to 20 evaluations.
-    Multistep(Multistep),
+    Multistep(OdeSolver),
     /// Heun's method with noise (Karras et al. 2022, algorithm 2).
     EdmSde(Churn),
 }
@@ -43,7 +43,7 @@ pub struct Options {
     /// Which timesteps, by diffusers' rules.
     pub spacing: Option<TimestepSpacing>,
     /// Which points, whole timesteps or not.
-    pub grid: Option<Grid>,
+    pub grid: Option<TimestepGrid>,
     /// Move the grid's points to whole timesteps.
     pub snap: bool,
     /// The ancestral variance, instead of the chain's.
@@ -90,7 +90,7 @@ impl Sampler {
                 if let (None, Some(_)) = (grid, spacing) {
                     return self.table_over(&scheduler, &scheduler.timesteps(steps)?);
                 }
-                let nodes = grid.unwrap_or(Grid::LogSnr).nodes(&scheduler.noise_schedule()?, steps, snap)?;
+                let nodes = grid.unwrap_or(TimestepGrid::LogSnr).nodes(&scheduler.noise_schedule()?, steps, snap)?;
                 return self.through(&scheduler, &nodes);
             }
         };

@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use diffusion::prediction::{FromOutput, epsilon_from_sample};
+use diffusion::preconditioning::epsilon_from_sample;
 use diffusion::solver::Row;
-use diffusion::{Clip, NoiseSchedule, Prediction, SolverTable};
+use diffusion::{Clip, LinearMap, NoiseSchedule, SchedulerConfig, SolverTable};
 use random::{Random, Stream};
 use unet::{Labels, Parameters, Unet};
 
 use crate::Error;
-use crate::interpolate::q_sample;
 use crate::output::Images;
 
 /// What to sample. Image i of the request is image `first_image + i` of its seed: it is the same whatever the batch size,
@@ -91,8 +90,8 @@ pub fn noised(image: &Images, schedule: &NoiseSchedule, t: usize, seed: u64, fir
     let Images { height, width, channels, .. } = *image;
     let mut images = initial_noise(seed, first_image, count, [height, width, channels]);
     for noise in images.pixels.chunks_mut((height * width * channels).max(1)) {
-        let x_t = q_sample(schedule, t, &image.pixels, noise);
-        noise.copy_from_slice(&x_t);
+        let epsilon = noise.to_vec();
+        schedule.level(t).q_sample(&image.pixels, &epsilon, noise);
     }
     images
 }
@@ -106,12 +105,12 @@ pub fn noised(image: &Images, schedule: &NoiseSchedule, t: usize, seed: u64, fir
 pub fn walk(
     unet: &Unet,
     table: &SolverTable,
-    prediction: Prediction,
+    scheduler: &SchedulerConfig,
     request: &Request,
     progress: impl FnMut(&Step) -> bool,
 ) -> Result<Images, Error> {
     let network = network(unet, request)?;
-    walk_by(&network, &unet.device(), table, prediction, request, progress, straight)
+    walk_by(&network, &unet.device(), table, scheduler, request, progress, straight)
 }
 
 /// What a walk asks: the output for x `[N,H,W,C]` at a timestep, with a class for each image where there are classes.
@@ -161,7 +160,7 @@ pub(crate) fn walk_by(
     network: &Network,
     device: &Device,
     table: &SolverTable,
-    prediction: Prediction,
+    scheduler: &SchedulerConfig,
     request: &Request,
     mut progress: impl FnMut(&Step) -> bool,
     way: impl Fn(&Batch, Tensor<4>, &mut Progress) -> Result<Tensor<4>, Error>,
@@ -177,15 +176,21 @@ pub(crate) fn walk_by(
     let per_image = height * width * channels;
     let shared_rows = request.share_until.map_or(0, |t| {
         // Row i leads to the timestep of row i + 1.
-        table.rows.iter().skip(1).take_while(|row| row.timestep >= t).count()
+        table.rows.iter().skip(1).take_while(|row| row.node.timestep >= t).count()
     });
+    let (schedule, prediction) = (scheduler.noise_schedule()?, scheduler.prediction_type);
+    let maps = table
+        .rows
+        .iter()
+        .map(|row| prediction.maps(row.node, prediction.previous_level(&schedule, row.node.timestep)?));
+    let maps: Vec<_> = maps.collect::<Result<_, _>>()?;
     let mut pixels = Vec::with_capacity(n * per_image);
     for first in (0..n).step_by(request.batch_size) {
         let count = request.batch_size.min(n - first);
         let batch = Batch {
             network,
             table,
-            maps: table.rows.iter().map(|row| row.predictions(prediction)).collect::<Result<_, _>>()?,
+            maps: maps.clone(),
             labels: request.labels.map(|labels| &labels[first..][..count]),
             random: Random::new(request.seed),
             first_image: request.first_image + first as u64,
@@ -202,7 +207,7 @@ pub(crate) fn walk_by(
             progress(&Step { first, images: count, row, rows, x, sample })
         })?;
         if !x.clone().sum().into_scalar::<f32>().is_finite() {
-            return Err(Error::NotFinite { timestep: table.rows[rows - 1].timestep });
+            return Err(Error::NotFinite { timestep: table.rows[rows - 1].node.timestep });
         }
         pixels.extend(images_of(&x).pixels);
     }
@@ -235,7 +240,7 @@ pub(crate) struct History {
 pub(crate) struct Batch<'a> {
     network: &'a Network<'a>,
     pub table: &'a SolverTable,
-    maps: Vec<(FromOutput, FromOutput)>,
+    maps: Vec<(LinearMap, LinearMap)>,
     labels: Option<&'a [u32]>,
     random: Random,
     first_image: u64,
@@ -255,7 +260,7 @@ impl Batch<'_> {
         history: &mut History,
     ) -> Result<Tensor<4>, Error> {
         let (table, row, (to_sample, to_epsilon)) = (self.table, &self.table.rows[index], self.maps[index]);
-        let output = (self.network)(x.clone(), row.timestep, self.labels);
+        let output = (self.network)(x.clone(), row.node.timestep, self.labels);
         let channels = self.dims[3];
         let (output, v) = if output.dims()[3] == 2 * channels {
             (output.clone().narrow(3, 0, channels), Some(output.narrow(3, channels, channels)))
@@ -267,7 +272,7 @@ impl Batch<'_> {
         if let Some(clip) = table.clip_sample {
             sample = self.clipped(clip, sample);
             if table.epsilon_from_clipped {
-                epsilon = linear(epsilon_from_sample(row.alpha_cumprod), &x, &sample);
+                epsilon = linear(epsilon_from_sample(row.node.level), &x, &sample);
             }
         }
         let History { samples, epsilons } = history;
@@ -331,7 +336,7 @@ impl Batch<'_> {
     }
 }
 
-fn linear(map: FromOutput, x: &Tensor<4>, output: &Tensor<4>) -> Tensor<4> {
+fn linear(map: LinearMap, x: &Tensor<4>, output: &Tensor<4>) -> Tensor<4> {
     match (map.x, map.output) {
         (0.0, 1.0) => output.clone(),
         (0.0, scale) => output.clone().mul_scalar(scale),

@@ -14,7 +14,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_sample::output::Images;
 use ddpm_sample::{Pipeline, Request, Sampler, walk};
 use diffusion::scheduler::SchedulerClass;
-use diffusion::{Prediction, SchedulerConfig, TimestepSpacing, Variance};
+use diffusion::{Estimate, LinearMap, Node, NoiseLevel, Prediction, SchedulerConfig, TimestepSpacing, Variance};
 use unet::Parameters;
 use weights::{Tensor as Stored, Tensors, read_safetensors};
 
@@ -80,7 +80,7 @@ fn ddim_over_50_steps_is_diffusers() {
         guidance: None,
     };
     let mut after = Vec::new();
-    let got = walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |step| {
+    let got = walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |step| {
         if step.row % 10 == 9 {
             after.push(step.x());
         }
@@ -121,7 +121,14 @@ fn walk_with(pipeline: &Pipeline, scheduler: &SchedulerConfig, eta: f64, noise: 
         let data = steps.data[k * per_step..][..per_step].to_vec();
         images(&Stored { shape: steps.shape[1..].to_vec(), data }).pixels.iter().map(|&v| f64::from(v)).collect()
     };
-    let result = table.run(&x0, model, scheduler.prediction_type, step_noise).unwrap();
+    let denoiser = |x: &[f64], node: Node| {
+        let (to_sample, to_epsilon) = scheduler.prediction_type.maps(node, NoiseLevel::DATA)?;
+        let mut output: Vec<f64> = model(x, node.timestep);
+        let v = if output.len() == 2 * x.len() { output.split_off(x.len()) } else { Vec::new() };
+        let apply = |map: LinearMap| x.iter().zip(&output).map(|(&x, &output)| map.apply(x, output)).collect();
+        Ok(Estimate { sample: apply(to_sample), epsilon: apply(to_epsilon), v })
+    };
+    let result = table.run(&x0, denoiser, step_noise).unwrap();
     Images { pixels: result.iter().map(|&v| v as f32).collect(), ..init }
 }
 
@@ -191,7 +198,7 @@ fn the_walk_is_the_reference_walk() {
         share_until: None,
         guidance: None,
     };
-    let got = walk(&pipeline.unet, &table, pipeline.scheduler.prediction_type, &request, |_| true).unwrap();
+    let got = walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |_| true).unwrap();
     let mut steps = Stored { shape: vec![20, 2, 3, 16, 16], data: Vec::new() };
     for k in 0..20u64 {
         for image in 0..2 {
@@ -226,7 +233,7 @@ fn an_image_does_not_depend_on_the_batch_it_is_in() {
             share_until: None,
             guidance: None,
         };
-        walk(&pipeline.unet, &table, Prediction::Epsilon, &request, |_| true).unwrap().pixels
+        walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |_| true).unwrap().pixels
     };
     let all = draw(0, 7, 7);
     assert_eq!(all, draw(0, 7, 1));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
-use diffusion::sampler_t::LossSecondMoment;
+use diffusion::timestep_sampler::LossSecondMoment;
 use serde::{Deserialize, Serialize};
 use unet::{Parameters, Unet};
 use weights::atomic::{self, Existing};

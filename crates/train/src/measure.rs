@@ -246,7 +246,7 @@ impl Quality {
             guidance: config.guidance(set),
             batch_size: config.sample.batch_size,
         };
-        let bytes = draw(unet, &table, scheduler.prediction_type, &draws, |done, total| {
+        let bytes = draw(unet, &table, &scheduler, &draws, |done, total| {
             tell(Event::Evaluating { what: "samples", done, total });
             !stop()
         })?;

@@ -1,7 +1,7 @@
 //! The training loss: L_simple and its weightings, the variational bound, L_hybrid.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use diffusion::{NoiseSchedule, Prediction, Variance, loss};
+use diffusion::{LinearMap, Node, NoiseSchedule, Prediction, Variance, loss};
 use rayon::prelude::*;
 
 /// What is minimised.
@@ -50,18 +50,12 @@ impl Noisy {
         self.dims[1] * self.dims[2] * self.dims[3]
     }
 
-    /// a_i·x0 + b_i·ε for each image i.
-    fn mix(&self, coefficients: impl Fn(usize) -> (f64, f64)) -> Vec<f32> {
-        let coefficients: Vec<_> = self.timesteps.iter().map(|&t| coefficients(t)).collect();
+    /// `mix(t, x0, ε, out)` of each image.
+    fn mix(&self, mix: impl Fn(usize, &[f32], &[f32], &mut [f32]) + Sync) -> Vec<f32> {
         let size = self.per_image().max(1);
         let mut mixed = vec![0.0; self.x0.len()];
         let images = mixed.par_chunks_mut(size).zip(self.x0.par_chunks(size)).zip(self.epsilon.par_chunks(size));
-        images.zip(coefficients).for_each(|(((mixed, x0), epsilon), (a, b))| {
-            let (a, b) = (a as f32, b as f32);
-            for ((mixed, x0), epsilon) in mixed.iter_mut().zip(x0).zip(epsilon) {
-                *mixed = a * x0 + b * epsilon;
-            }
-        });
+        images.zip(&self.timesteps).for_each(|(((mixed, x0), epsilon), &t)| mix(t, x0, epsilon, mixed));
         mixed
     }
 }
@@ -79,7 +73,7 @@ pub struct Loss {
 impl Objective {
     /// x_t = √ᾱ_t x0 + √(1−ᾱ_t) ε.
     pub fn q_sample(&self, noisy: &Noisy) -> Vec<f32> {
-        noisy.mix(|t| self.schedule.q_sample(t))
+        noisy.mix(|t, x0, epsilon, x_t| self.schedule.level(t).q_sample(x0, epsilon, x_t))
     }
 
     /// The loss of the network's output `[N,H,W,C]`, or `[N,H,W,2C]` where the variance is learned.
@@ -91,10 +85,7 @@ impl Objective {
         } else {
             (output, None)
         };
-        let target = noisy.mix(|t| {
-            let target = self.prediction.target(&self.schedule, t);
-            (target.sample, target.epsilon)
-        });
+        let target = noisy.mix(|t, x0, epsilon, out| self.prediction.target(&self.schedule, t).mix(x0, epsilon, out));
         let image_mean = |x: Tensor<4>| x.reshape([n, h * w * channels]).mean_dim(1).reshape([n]);
         let squared_error = || {
             let error = output.clone() - Tensor::from_data(TensorData::new(target, noisy.dims), &device);
@@ -133,7 +124,7 @@ impl Objective {
         let schedule = &self.schedule;
         let x0 = Tensor::<4>::from_data(TensorData::new(noisy.x0.clone(), noisy.dims), &device);
 
-        let to_sample = |t: usize| self.prediction.sample(schedule.alpha_cumprod(t), schedule.alpha_cumprod_prev(t));
+        let to_sample = |t: usize| to_sample(self.prediction, schedule, t);
         let sample = x_t.clone() * per_image(&|t| to_sample(t).x) + output * per_image(&|t| to_sample(t).output);
         let mean = |x0: Tensor<4>| {
             x0 * per_image(&|t| schedule.posterior(t).coef_x0)
@@ -162,6 +153,12 @@ impl Objective {
         let nats = decoder * at_zero.clone() + kl * at_zero.neg().add_scalar(1.0);
         nats.div_scalar(std::f64::consts::LN_2)
     }
+}
+
+/// The map from x_t and the network's output to x̂0.
+fn to_sample(prediction: Prediction, schedule: &NoiseSchedule, t: usize) -> LinearMap {
+    let node = Node { timestep: t as f64, level: schedule.level(t) };
+    prediction.preconditioning(node, schedule.previous_level(t)).sample_map()
 }
 
 fn floats(values: &[f64]) -> Vec<f32> {
@@ -199,7 +196,7 @@ fn discretized_gaussian_nll(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diffusion::{BetaSchedule, Cdf, VariationalBound};
+    use diffusion::{BetaSchedule, Cdf, ReverseStep, VariationalBound};
 
     fn objective(minimised: Minimised, prediction: Prediction, variance: Variance) -> Objective {
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 100).unwrap();
@@ -238,7 +235,7 @@ mod tests {
                 let bound = VariationalBound::new(schedule, Cdf::Tanh);
                 for (i, &t) in noisy.timesteps.iter().enumerate() {
                     let pixels = 4 * i..4 * i + 4;
-                    let map = prediction.sample(schedule.alpha_cumprod(t), schedule.alpha_cumprod_prev(t));
+                    let map = to_sample(prediction, schedule, t);
                     let posterior = schedule.posterior(t);
                     let (mut mean, mut log_variance) = (Vec::new(), Vec::new());
                     for p in pixels.clone() {
@@ -254,7 +251,8 @@ mod tests {
                     }
                     let f64s = |v: &[f32]| v[pixels.clone()].iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
                     let (x0, x_t) = (f64s(&noisy.x0), f64s(&x_t));
-                    let expected = bound.term(t, &x0, &x_t, &mean, &log_variance).unwrap();
+                    let step = ReverseStep { mean: &mean, log_variance: &log_variance };
+                    let expected = bound.term(t, &x0, &x_t, step).unwrap();
                     let scale = expected.abs().max(1.0);
                     assert!(
                         (each[i] - expected).abs() < 2e-3 * scale,
@@ -301,7 +299,7 @@ mod tests {
                     let t = noisy.timesteps[p / 4];
                     let schedule = &objective.schedule;
                     // The output that the map to x̂0 takes to x_0.
-                    let map = prediction.sample(schedule.alpha_cumprod(t), schedule.alpha_cumprod_prev(t));
+                    let map = to_sample(prediction, schedule, t);
                     ((f64::from(noisy.x0[p]) - map.x * f64::from(x_t[p])) / map.output) as f32
                 })
                 .collect();

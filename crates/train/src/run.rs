@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use data::ImageSet;
 use diffusion::SchedulerConfig;
-use diffusion::sampler_t::LossSecondMoment;
+use diffusion::timestep_sampler::LossSecondMoment;
 use sample::output::{self, Output};
 use sample::{Request, initial_noise, walk};
 use unet::Unet;
@@ -144,7 +144,8 @@ impl<'a> Run<'a> {
         // A sampler that cannot read the network's prediction should not come to light at the first picture.
         let table = config.sampler().table(&scheduler, config.sampler_options())?;
         for row in &table.rows {
-            row.predictions(scheduler.prediction_type)?;
+            let prediction = scheduler.prediction_type;
+            prediction.maps(row.node, prediction.previous_level(&objective.schedule, row.node.timestep)?)?;
         }
         // Only now: what could not begin leaves no folder behind, and changes none.
         std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.into(), source })?;
@@ -370,7 +371,7 @@ impl<'a> Run<'a> {
             guidance: self.config.guidance(&self.set),
         };
         let batches = count.div_ceil(batch_size);
-        let images = walk(&unet, &table, self.scheduler.prediction_type, &request, |step| {
+        let images = walk(&unet, &table, &self.scheduler, &request, |step| {
             let (done, total) = (step.first / batch_size * step.rows + step.row + 1, batches * step.rows);
             tell(Event::Sampling { done, total });
             !stop()

@@ -1,7 +1,7 @@
 //! One training step: Ho et al. (2020), Algorithm 1, with Adam, clipping and averages.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use diffusion::sampler_t::{self, LossSecondMoment};
+use diffusion::timestep_sampler::{self, LossSecondMoment};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use unet::ops::AdamStep;
@@ -92,8 +92,10 @@ impl Trainer {
             let u = || random.uniform(Stream::Timestep, i as u64, step);
             match (&distribution, self.config.diffusion.timestep_sampler) {
                 (Some(distribution), _) => distribution.sample(u()),
-                (None, TimestepSampler::LowDiscrepancy) => (sampler_t::low_discrepancy(shared, i, n, total), 1.0),
-                (None, _) => (sampler_t::uniform(u(), total), 1.0),
+                (None, TimestepSampler::LowDiscrepancy) => {
+                    (timestep_sampler::low_discrepancy(shared, i, n, total), 1.0)
+                }
+                (None, _) => (timestep_sampler::uniform(u(), total), 1.0),
             }
         });
         let (timesteps, importance) = drawn.unzip();

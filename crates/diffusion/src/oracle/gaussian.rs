@@ -2,7 +2,8 @@
 
 use std::f64::consts::PI;
 
-use crate::{Error, Prediction, SolverTable, schedule::Posterior};
+use crate::solver::Estimate;
+use crate::{Error, Node, NoiseLevel, SolverTable, schedule::Posterior};
 
 /// Gaussian data N(mean, variance) in every dimension, independently.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,6 +31,17 @@ impl Gaussian {
     pub fn epsilon(self, x_t: f64, alpha_cumprod: f64) -> f64 {
         let Self { mean, variance } = self.marginal(alpha_cumprod);
         (1.0 - alpha_cumprod).sqrt() * (x_t - mean) / variance
+    }
+
+    /// Returns both estimates of each number of x_t at a variance-preserving noise level: a denoiser for
+    /// [`SolverTable::run`].
+    pub fn denoise(self, x_t: &[f64], level: NoiseLevel) -> Estimate {
+        let alpha_cumprod = level.alpha_cumprod();
+        Estimate {
+            sample: x_t.iter().map(|&x| self.sample(x, alpha_cumprod)).collect(),
+            epsilon: x_t.iter().map(|&x| self.epsilon(x, alpha_cumprod)).collect(),
+            v: Vec::new(),
+        }
     }
 
     /// M_t = E(x_0 − x̂0)² per dimension, here also Var[x_0 | x_t]: s²/(1 + SNR s²).
@@ -62,19 +74,14 @@ impl Gaussian {
     ///
     /// # Errors
     /// As [`SolverTable::run`], and for tables that clip or whose variance is learned.
-    pub fn walk(self, table: &SolverTable, start: Self) -> Result<Self, Error> {
+    pub fn propagate(self, table: &SolverTable, start: Self) -> Result<Self, Error> {
         if table.clip_sample.is_some() {
             return Err(Error::Unsupported("a table that clips does not keep laws Gaussian".to_owned()));
         }
-        // One walk of as many numbers: no noise at all, one unit of x, one unit of each row's noise.
+        // One run of as many numbers: no noise at all, one unit of x, one unit of each row's noise.
         let rows = table.rows.len();
         let unit = |at: usize| (0..rows + 2).map(|i| f64::from(u8::from(i == at))).collect::<Vec<_>>();
-        let mut levels = table.rows.iter().map(|row| row.alpha_cumprod);
-        let denoiser = |x: &[f64], _: f64| {
-            let alpha_cumprod = levels.next().unwrap_or(1.0);
-            x.iter().map(|&x| self.sample(x, alpha_cumprod)).collect()
-        };
-        let end = table.run(&unit(1), denoiser, Prediction::Sample, |row| unit(row + 2))?;
+        let end = table.run(&unit(1), |x, node: Node| Ok(self.denoise(x, node.level)), |row| unit(row + 2))?;
         let response = |i: usize| (end[i] - end[0]).powi(2);
         Ok(Self {
             mean: end[0] + (end[1] - end[0]) * start.mean,

@@ -45,7 +45,7 @@ impl Mixture {
     }
 
     /// A mixture on the line, from (weight, mean, variance) triples.
-    pub fn on_line(components: &[(f64, f64, f64)]) -> Result<Self, Error> {
+    pub fn univariate(components: &[(f64, f64, f64)]) -> Result<Self, Error> {
         let component = |&(weight, mean, variance): &(f64, f64, f64)| Component { weight, mean: vec![mean], variance };
         Self::new(components.iter().map(component).collect())
     }

@@ -83,7 +83,7 @@ impl MultivariateGaussian {
     ///
     /// # Errors
     /// Unless `known` has D entries, one of them `None` at least.
-    pub fn given(&self, known: &[Option<f64>]) -> Result<Self, Error> {
+    pub fn conditional(&self, known: &[Option<f64>]) -> Result<Self, Error> {
         if known.len() != self.mean.len() {
             return Err(Error::Length { name: "known coordinates", found: known.len(), expected: self.mean.len() });
         }

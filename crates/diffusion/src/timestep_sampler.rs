@@ -55,11 +55,11 @@ impl TimestepDistribution {
 ///
 /// Serialises whole: a run that is stopped and resumed draws what it would have drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "State", into = "State")]
-pub struct LossSecondMoment(State);
+#[serde(try_from = "LossHistory", into = "LossHistory")]
+pub struct LossSecondMoment(LossHistory);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct State {
+struct LossHistory {
     history_per_term: usize,
     uniform_prob: f64,
     /// For each t its last losses, oldest first.
@@ -69,19 +69,19 @@ struct State {
 impl LossSecondMoment {
     /// The sampler with improved-diffusion's numbers: 10 losses per t, 0.001 of the uniform distribution.
     pub fn new(num_train_timesteps: usize) -> Result<Self, Error> {
-        Self::with(num_train_timesteps, 10, 0.001)
+        Self::with_history(num_train_timesteps, 10, 0.001)
     }
 
     /// The sampler with other numbers. Errors for no timesteps, no history and `uniform_prob` outside (0, 1].
-    pub fn with(num_train_timesteps: usize, history_per_term: usize, uniform_prob: f64) -> Result<Self, Error> {
+    pub fn with_history(num_train_timesteps: usize, history_per_term: usize, uniform_prob: f64) -> Result<Self, Error> {
         let loss_history = vec![Vec::new(); num_train_timesteps];
-        State { history_per_term, uniform_prob, loss_history }.try_into()
+        LossHistory { history_per_term, uniform_prob, loss_history }.try_into()
     }
 
     /// Takes note of the (unweighted) loss of one image at `t`. A loss that is not finite, which the trainer skips, is
     /// left out. Errors for `t` past the chain.
     pub fn update(&mut self, t: usize, loss: f64) -> Result<(), Error> {
-        let State { history_per_term, loss_history, .. } = &mut self.0;
+        let LossHistory { history_per_term, loss_history, .. } = &mut self.0;
         let num_train_timesteps = loss_history.len();
         let history = loss_history.get_mut(t).ok_or(Error::Timestep { index: 0, timestep: t, num_train_timesteps })?;
         if loss.is_finite() {
@@ -100,7 +100,7 @@ impl LossSecondMoment {
 
     /// What to draw the next batch from.
     pub fn distribution(&self) -> TimestepDistribution {
-        let State { uniform_prob, loss_history, .. } = &self.0;
+        let LossHistory { uniform_prob, loss_history, .. } = &self.0;
         let uniform = vec![1.0; loss_history.len()];
         if !self.is_warmed_up() {
             return TimestepDistribution::new(&uniform);
@@ -119,11 +119,11 @@ impl LossSecondMoment {
     }
 }
 
-impl TryFrom<State> for LossSecondMoment {
+impl TryFrom<LossHistory> for LossSecondMoment {
     type Error = Error;
 
-    fn try_from(state: State) -> Result<Self, Error> {
-        let State { history_per_term, uniform_prob, loss_history } = &state;
+    fn try_from(state: LossHistory) -> Result<Self, Error> {
+        let LossHistory { history_per_term, uniform_prob, loss_history } = &state;
         if loss_history.is_empty() {
             return Err(Error::EmptySchedule);
         }
@@ -143,7 +143,7 @@ impl TryFrom<State> for LossSecondMoment {
     }
 }
 
-impl From<LossSecondMoment> for State {
+impl From<LossSecondMoment> for LossHistory {
     fn from(sampler: LossSecondMoment) -> Self {
         sampler.0
     }

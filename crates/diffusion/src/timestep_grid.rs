@@ -2,44 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, NoiseSchedule};
+use crate::{Error, NoiseLevel, NoiseSchedule};
 
-/// A noise level, and the t by which the network knows it.
+/// A point at which a sampler evaluates the network: a noise level, and the timestep that stands for it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Node {
-    /// What the network is fed as t.
+    /// The timestep given to the network.
     pub timestep: f64,
-    /// ᾱ.
-    pub alpha_cumprod: f64,
+    /// The noise level of x_t.
+    #[serde(flatten)]
+    pub level: NoiseLevel,
 }
 
 impl Node {
-    /// The data: where samplers end.
-    pub const DATA: Node = Node { timestep: -1.0, alpha_cumprod: 1.0 };
+    /// The data, where samplers end.
+    pub const DATA: Node = Node { timestep: -1.0, level: NoiseLevel::DATA };
 
-    /// A whole or fractional timestep of a chain.
+    /// Returns the node of a whole or fractional timestep of a chain.
     pub fn at(schedule: &NoiseSchedule, timestep: f64) -> Self {
-        Node { timestep, alpha_cumprod: schedule.alpha_cumprod_at(timestep) }
-    }
-
-    /// √ᾱ, the signal's scale.
-    pub fn alpha(self) -> f64 {
-        self.alpha_cumprod.sqrt()
-    }
-
-    /// √(1−ᾱ), the noise's.
-    pub fn sigma(self) -> f64 {
-        (1.0 - self.alpha_cumprod).sqrt()
-    }
-
-    /// λ = ln(α/σ), half the log-SNR.
-    pub fn lambda(self) -> f64 {
-        0.5 * (self.alpha_cumprod / (1.0 - self.alpha_cumprod)).ln()
-    }
-
-    /// σ/α: the noise of x/α, which Karras et al. (2022) call σ.
-    pub fn noise_ratio(self) -> f64 {
-        ((1.0 - self.alpha_cumprod) / self.alpha_cumprod).sqrt()
+        Node { timestep, level: schedule.level_at(timestep) }
     }
 }
 
@@ -49,7 +30,7 @@ pub(crate) const NO_SIGNAL: f64 = 1.0 / (1 << 24) as f64;
 /// How the points of a sampler are spread between the chain's last timestep and its first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Grid {
+pub enum TimestepGrid {
     /// Evenly in t.
     Uniform,
     /// Evenly in √t (Song et al. 2021): denser near the data.
@@ -60,13 +41,13 @@ pub enum Grid {
     Karras,
 }
 
-impl Grid {
+impl TimestepGrid {
     /// Every grid with its name.
-    pub const ALL: [(&'static str, Grid); 4] = [
-        ("uniform", Grid::Uniform),
-        ("quadratic", Grid::Quadratic),
-        ("log-snr", Grid::LogSnr),
-        ("karras", Grid::Karras),
+    pub const NAMES: [(&'static str, TimestepGrid); 4] = [
+        ("uniform", TimestepGrid::Uniform),
+        ("quadratic", TimestepGrid::Quadratic),
+        ("log-snr", TimestepGrid::LogSnr),
+        ("karras", TimestepGrid::Karras),
     ];
 
     /// `steps` points from t = T−1 down to t = 0, and [`Node::DATA`] after them. `snap` moves each to the nearest whole
@@ -80,17 +61,19 @@ impl Grid {
             return Err(Error::Value { name: "steps", value: 0.0, expected: "at least 1" });
         }
         let (mut high, low) = (Node::at(schedule, last), Node::at(schedule, 0.0));
-        if high.alpha_cumprod == 0.0 {
-            high.alpha_cumprod = NO_SIGNAL;
+        if high.level.alpha == 0.0 {
+            high.level = NoiseLevel::variance_preserving(NO_SIGNAL);
         }
         const RHO: f64 = 7.0;
         let between = |from: f64, to: f64, share: f64| from + share * (to - from);
         let timestep = |share: f64| match self {
-            Grid::Uniform => between(last, 0.0, share),
-            Grid::Quadratic => between(last.sqrt(), 0.0, share).powi(2),
-            Grid::LogSnr => schedule.timestep_of_lambda(between(high.lambda(), low.lambda(), share)),
-            Grid::Karras => {
-                let root = |node: Node| node.noise_ratio().powf(1.0 / RHO);
+            TimestepGrid::Uniform => between(last, 0.0, share),
+            TimestepGrid::Quadratic => between(last.sqrt(), 0.0, share).powi(2),
+            TimestepGrid::LogSnr => {
+                schedule.timestep_of_lambda(between(high.level.lambda(), low.level.lambda(), share))
+            }
+            TimestepGrid::Karras => {
+                let root = |node: Node| node.level.noise_ratio().powf(1.0 / RHO);
                 schedule.timestep_of_lambda(-between(root(high), root(low), share).powf(RHO).ln())
             }
         };
@@ -106,11 +89,11 @@ impl Grid {
     }
 }
 
-impl std::str::FromStr for Grid {
+impl std::str::FromStr for TimestepGrid {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        crate::names::named("grid", name, &Self::ALL)
+        crate::names::named("grid", name, &Self::NAMES)
     }
 }
 
@@ -122,32 +105,32 @@ mod tests {
     #[test]
     fn grids_go_from_noise_to_data_as_their_names_say() {
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
-        for (name, grid) in Grid::ALL {
-            assert_eq!(name.parse::<Grid>().unwrap(), grid);
+        for (name, grid) in TimestepGrid::NAMES {
+            assert_eq!(name.parse::<TimestepGrid>().unwrap(), grid);
             let nodes = grid.nodes(&schedule, 11, false).unwrap();
             assert_eq!((nodes.len(), nodes[11]), (12, Node::DATA));
             assert!((nodes[0].timestep - 999.0).abs() < 1e-9 && nodes[10].timestep.abs() < 1e-9, "{name}");
-            assert!(nodes.windows(2).all(|pair| pair[0].alpha_cumprod < pair[1].alpha_cumprod), "{name}");
+            assert!(nodes.windows(2).all(|pair| pair[0].level.alpha < pair[1].level.alpha), "{name}");
             // Even steps in what the grid is even in.
             let even: fn(Node) -> f64 = match grid {
-                Grid::Uniform => |node| node.timestep,
-                Grid::Quadratic => |node| node.timestep.sqrt(),
-                Grid::LogSnr => Node::lambda,
-                Grid::Karras => |node| node.noise_ratio().powf(1.0 / 7.0),
+                TimestepGrid::Uniform => |node| node.timestep,
+                TimestepGrid::Quadratic => |node| node.timestep.sqrt(),
+                TimestepGrid::LogSnr => |node| node.level.lambda(),
+                TimestepGrid::Karras => |node| node.level.noise_ratio().powf(1.0 / 7.0),
             };
             let steps: Vec<f64> = nodes[..11].windows(2).map(|pair| even(pair[1]) - even(pair[0])).collect();
             assert!(steps.iter().all(|step| (step / steps[0] - 1.0).abs() < 1e-6), "{name}: {steps:?}");
             let snapped = grid.nodes(&schedule, 11, true).unwrap();
             assert!(snapped[..snapped.len() - 1].iter().all(|node| node.timestep.fract() == 0.0));
         }
-        assert!(Grid::Uniform.nodes(&schedule, 0, false).is_err());
+        assert!(TimestepGrid::Uniform.nodes(&schedule, 0, false).is_err());
         // The same with no signal at the end.
         let schedule = schedule.rescale_zero_terminal_snr().unwrap();
-        for (name, grid) in Grid::ALL {
+        for (name, grid) in TimestepGrid::NAMES {
             let nodes = grid.nodes(&schedule, 11, false).unwrap();
-            assert_eq!((nodes.len(), nodes[0].timestep, nodes[0].alpha_cumprod), (12, 999.0, 0.0), "{name}");
-            assert!(nodes.windows(2).all(|pair| pair[0].alpha_cumprod < pair[1].alpha_cumprod), "{name}");
+            assert_eq!((nodes.len(), nodes[0].timestep, nodes[0].level.alpha), (12, 999.0, 0.0), "{name}");
+            assert!(nodes.windows(2).all(|pair| pair[0].level.alpha < pair[1].level.alpha), "{name}");
         }
-        assert_eq!(Grid::Karras.nodes(&schedule, 1, false).unwrap().len(), 2);
+        assert_eq!(TimestepGrid::Karras.nodes(&schedule, 1, false).unwrap().len(), 2);
     }
 }

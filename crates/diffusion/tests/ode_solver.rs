@@ -2,11 +2,14 @@
 
 use ddpm_diffusion::churn::edm_sde;
 use ddpm_diffusion::oracle::{Gaussian, Mixture};
-use ddpm_diffusion::{BetaSchedule, Clip, Grid, Multistep, Node, NoiseSchedule, Prediction};
+use ddpm_diffusion::{BetaSchedule, Clip, Node, NoiseLevel, NoiseSchedule, OdeSolver, Prediction, TimestepGrid};
+
+mod common;
+use common::denoiser;
 
 /// Three Gaussians on a line, under the continuous VP chain β(t) = 0.1 + 19.9 t.
 fn mixture() -> Mixture {
-    Mixture::on_line(&[(0.3, -1.0, 0.16), (0.5, 0.3, 0.25), (0.2, 1.2, 0.09)]).unwrap()
+    Mixture::univariate(&[(0.3, -1.0, 0.16), (0.5, 0.3, 0.25), (0.2, 1.2, 0.09)]).unwrap()
 }
 
 fn alpha_cumprod(t: f64) -> f64 {
@@ -15,33 +18,33 @@ fn alpha_cumprod(t: f64) -> f64 {
 
 /// The node of a λ, by bisection over t.
 fn node(lambda: f64) -> Node {
-    let at = |t: f64| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) };
+    let at = |t: f64| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) };
     let (mut low, mut high) = (0.0, 2.0);
     for _ in 0..200 {
         let middle = 0.5 * (low + high);
-        if at(middle).lambda() > lambda { low = middle } else { high = middle }
+        if at(middle).level.lambda() > lambda { low = middle } else { high = middle }
     }
     at(0.5 * (low + high))
 }
 
 /// The greatest error over starting points, going from t = 1 to 1e-3 in so many steps, even in λ.
-fn error(sampler: Multistep, steps: usize) -> f64 {
+fn error(sampler: OdeSolver, steps: usize) -> f64 {
     let data = mixture();
-    let ends = [1.0, 1e-3].map(|t| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) });
-    let (first, last) = (ends[0].lambda(), ends[1].lambda());
+    let ends = [1.0, 1e-3].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
+    let (first, last) = (ends[0].level.lambda(), ends[1].level.lambda());
     let nodes: Vec<Node> = (0..=steps).map(|i| node(first + (last - first) * i as f64 / steps as f64)).collect();
     let table = sampler.table(&nodes, None).unwrap();
     let starts: Vec<f64> = (0..41).map(|i| -2.5 + 0.125 * f64::from(i)).collect();
     let model = |x: &[f64], t: f64| x.iter().map(|&x| data.epsilon(&[x], alpha_cumprod(t))[0]).collect();
-    let got = table.run(&starts, model, Prediction::Epsilon, |_| unreachable!("no noise")).unwrap();
-    let exact = |x: f64| data.flow(x, nodes[0].alpha_cumprod, nodes[steps].alpha_cumprod).unwrap();
+    let got = table.run(&starts, denoiser(Prediction::Epsilon, model), |_| unreachable!("no noise")).unwrap();
+    let exact = |x: f64| data.flow(x, nodes[0].level.alpha_cumprod(), nodes[steps].level.alpha_cumprod()).unwrap();
     starts.iter().zip(got).map(|(&x, got)| (got - exact(x)).abs()).fold(0.0, f64::max)
 }
 
 /// Between 160 and 640 steps an error falls as steps^−order.
 #[test]
 fn the_observed_order_is_the_promised_one() {
-    use Multistep::*;
+    use OdeSolver::*;
     for (sampler, order) in [
         (Dpmpp1, 1.0),
         (Heun, 2.0),
@@ -70,10 +73,10 @@ fn the_observed_order_is_the_promised_one() {
 fn ipndm_integrates_polynomials_of_its_order() {
     let nodes: Vec<Node> = (0..8)
         .map(|i| 3.0 - 0.4 * f64::from(i))
-        .map(|y| Node { timestep: y, alpha_cumprod: 1.0 / (1.0 + y * y) })
+        .map(|y| Node { timestep: y, level: NoiseLevel::variance_preserving(1.0 / (1.0 + y * y)) })
         .collect();
     for (order, sampler) in
-        [Multistep::Ipndm1, Multistep::Ipndm2, Multistep::Ipndm3, Multistep::Ipndm4].into_iter().enumerate()
+        [OdeSolver::Ipndm1, OdeSolver::Ipndm2, OdeSolver::Ipndm3, OdeSolver::Ipndm4].into_iter().enumerate()
     {
         let table = sampler.table(&nodes, None).unwrap();
         for degree in 0..=order + 1 {
@@ -84,7 +87,7 @@ fn ipndm_integrates_polynomials_of_its_order() {
                 row.epsilon.iter().zip((0..7).rev()).map(|(c, i)| c * nodes[i].timestep.powi(degree as i32)).sum();
             let power = degree as i32 + 1;
             let exact = (to.timestep.powi(power) - from.timestep.powi(power)) / f64::from(power);
-            assert_eq!((step / to.alpha() - exact).abs() < 1e-12, degree <= order, "{} {degree}", sampler.name());
+            assert_eq!((step / to.level.alpha - exact).abs() < 1e-12, degree <= order, "{} {degree}", sampler.name());
         }
     }
 }
@@ -92,18 +95,18 @@ fn ipndm_integrates_polynomials_of_its_order() {
 /// One step of any of them is DDIM's.
 #[test]
 fn the_first_step_is_ddims() {
-    let nodes = [0.9, 0.4].map(|t| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) });
+    let nodes = [0.9, 0.4].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
     let model = |x: &[f64], t: f64| vec![mixture().epsilon(x, alpha_cumprod(t))[0]];
-    let run = |sampler: Multistep| {
+    let run = |sampler: OdeSolver| {
         let table = sampler.table(&nodes, None).unwrap();
         // Heun's second row makes it another method.
         let table = ddpm_diffusion::SolverTable { rows: table.rows[..1].to_vec(), ..table };
-        table.run(&[0.7], model, Prediction::Epsilon, |_| vec![0.0]).unwrap()[0]
+        table.run(&[0.7], denoiser(Prediction::Epsilon, model), |_| vec![0.0]).unwrap()[0]
     };
-    let ddim = run(Multistep::Dpmpp1);
-    for (name, sampler) in Multistep::ALL {
-        assert_eq!(name.parse::<Multistep>().unwrap(), sampler);
-        if sampler != Multistep::DpmppSde2m {
+    let ddim = run(OdeSolver::Dpmpp1);
+    for (name, sampler) in OdeSolver::NAMES {
+        assert_eq!(name.parse::<OdeSolver>().unwrap(), sampler);
+        if sampler != OdeSolver::DpmppSde2m {
             assert!((run(sampler) - ddim).abs() < 1e-12, "{name}: {} {ddim}", run(sampler));
         }
     }
@@ -116,27 +119,29 @@ fn zero_terminal_snr() {
     let schedule = linear.rescale_zero_terminal_snr().unwrap();
     let data = Gaussian { mean: 0.4, variance: 0.3 };
     let v = |x: &[f64], t: f64| {
-        let alpha_cumprod = schedule.alpha_cumprod_at(t);
-        let (signal, noise) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
-        x.iter().map(|&x| signal * data.epsilon(x, alpha_cumprod) - noise * data.sample(x, alpha_cumprod)).collect()
+        let level = schedule.level_at(t);
+        let v = |(epsilon, sample)| level.alpha * epsilon - level.sigma * sample;
+        let exact = data.denoise(x, level);
+        exact.epsilon.into_iter().zip(exact.sample).map(v).collect()
     };
     let starts = [-2.0, -0.3, 0.0, 1.1];
     let heun = |nodes: &[Node]| {
         edm_sde(&schedule, nodes, ddpm_diffusion::Churn { s_churn: 0.0, ..Default::default() }, None).unwrap()
     };
-    for (name, grid) in Grid::ALL {
+    for (name, grid) in TimestepGrid::NAMES {
         let nodes = grid.nodes(&schedule, 50, false).unwrap();
-        let tables = Multistep::ALL.iter().filter(|(_, sampler)| *sampler != Multistep::DpmppSde2m);
+        let tables = OdeSolver::NAMES.iter().filter(|(_, sampler)| *sampler != OdeSolver::DpmppSde2m);
         for table in tables.map(|(_, sampler)| sampler.table(&nodes, None).unwrap()).chain([heun(&nodes)]) {
-            assert_eq!((table.rows[0].timestep, table.rows[0].alpha_cumprod), (999.0, 2f64.powi(-24)));
-            let end = table.run(&starts, v, Prediction::VPrediction, |_| unreachable!("no noise")).unwrap();
+            let first = NoiseLevel::variance_preserving(2f64.powi(-24));
+            assert_eq!(table.rows[0].node, Node { timestep: 999.0, level: first });
+            let end = table.run(&starts, denoiser(Prediction::VPrediction, v), |_| unreachable!("no noise")).unwrap();
             let error =
                 starts.iter().zip(end).map(|(&x, end)| (end - data.flow(x, 0.0, 1.0)).abs()).fold(0.0, f64::max);
             println!("{:<20} {name:<10} {error:.1e}", table.name);
             let bound = match table.name.as_str() {
                 "dpmpp-1" | "ipndm-1" => 0.15,
-                "unipc-3" | "dpmpp-3m" if grid == Grid::LogSnr => 5e-4,
-                _ if grid == Grid::LogSnr => 0.02,
+                "unipc-3" | "dpmpp-3m" if grid == TimestepGrid::LogSnr => 5e-4,
+                _ if grid == TimestepGrid::LogSnr => 0.02,
                 _ => 0.2,
             };
             assert!(error < bound, "{} {name}: {error:e}", table.name);
@@ -144,17 +149,17 @@ fn zero_terminal_snr() {
     }
     // Hardly any signal at the second node: still in order.
     let nodes = [999.0, 998.0, 997.0, 500.0].map(|t| Node::at(&schedule, t));
-    Multistep::Unipc3.table(&nodes, None).unwrap();
+    OdeSolver::Unipc3.table(&nodes, None).unwrap();
 }
 
 /// The SDE's step keeps the variance of Gaussian noise: what has no signal stays N(0, 1).
 #[test]
 fn the_stochastic_step_keeps_the_variance() {
-    let nodes = [1.0, 0.5, 0.2].map(|t| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) });
-    for row in Multistep::DpmppSde2m.table(&nodes, None).unwrap().rows {
+    let nodes = [1.0, 0.5, 0.2].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
+    for row in OdeSolver::DpmppSde2m.table(&nodes, None).unwrap().rows {
         // For data at 0, x_t = σ z: the mean shrinks by x, and the noise makes up for it.
-        let s = 1.0 - row.alpha_cumprod;
-        let t = 1.0 - nodes[nodes.iter().position(|n| n.timestep == row.timestep).unwrap() + 1].alpha_cumprod;
+        let s = row.node.level.sigma.powi(2);
+        let t = nodes[nodes.iter().position(|node| *node == row.node).unwrap() + 1].level.sigma.powi(2);
         assert!((row.x * row.x * s + row.noise * row.noise - t).abs() < 1e-12);
     }
 }
@@ -163,25 +168,26 @@ fn the_stochastic_step_keeps_the_variance() {
 /// at the clipped x̂0.
 #[test]
 fn a_clip_is_kept_to() {
-    let nodes = [1.0, 0.7, 0.4, 0.1].map(|t| Node { timestep: t, alpha_cumprod: alpha_cumprod(t) });
+    let nodes =
+        [1.0, 0.7, 0.4, 0.1].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
     let nodes: Vec<Node> = nodes.into_iter().chain([Node::DATA]).collect();
-    for sampler in [Multistep::Heun, Multistep::Deis3, Multistep::Unipc3, Multistep::Dpmpp2m, Multistep::Ipndm1] {
+    for sampler in [OdeSolver::Heun, OdeSolver::Deis3, OdeSolver::Unipc3, OdeSolver::Dpmpp2m, OdeSolver::Ipndm1] {
         let table = sampler.table(&nodes, Some(Clip::Range(1.0))).unwrap();
         let model = |x: &[f64], _: f64| x.iter().map(|x| 5.0 - x).collect();
-        let image = table.run(&[0.5, -3.0], model, Prediction::Epsilon, |_| vec![]).unwrap();
+        let image = table.run(&[0.5, -3.0], denoiser(Prediction::Epsilon, model), |_| vec![]).unwrap();
         assert!(image.iter().all(|x| x.abs() <= 1.0 + 1e-12), "{}: {image:?}", sampler.name());
     }
 }
 
 #[test]
 fn what_cannot_be_walked_is_refused() {
-    let node = |alpha_cumprod| Node { timestep: 1.0, alpha_cumprod };
+    let node = |alpha_cumprod| Node { timestep: 1.0, level: NoiseLevel::variance_preserving(alpha_cumprod) };
     for nodes in [vec![], vec![node(0.5)], vec![node(-0.1), node(0.5)], vec![node(0.5), node(0.4)]] {
-        for (_, sampler) in Multistep::ALL {
+        for (_, sampler) in OdeSolver::NAMES {
             assert!(sampler.table(&nodes, None).is_err());
         }
     }
-    for (_, sampler) in Multistep::ALL {
+    for (_, sampler) in OdeSolver::NAMES {
         let table = sampler.table(&[node(0.1), node(0.5), node(0.9), Node::DATA], Some(Clip::Range(1.0))).unwrap();
         table.check().unwrap();
     }
@@ -224,8 +230,8 @@ fn diffusers_makes_the_same_images() {
             _ => Some(Node::DATA),
         };
         let nodes: Vec<Node> = timesteps.into_iter().map(|t| Node::at(&schedule, t)).chain(end).collect();
-        let table = sampler.parse::<Multistep>().unwrap().table(&nodes, clip).unwrap();
-        let got = table.run(&golden.start, model, prediction, |_| unreachable!("no noise")).unwrap();
+        let table = sampler.parse::<OdeSolver>().unwrap().table(&nodes, clip).unwrap();
+        let got = table.run(&golden.start, denoiser(prediction, model), |_| unreachable!("no noise")).unwrap();
         let error = got.iter().zip(&x).map(|(got, x)| (got - x).abs()).fold(0.0, f64::max);
         println!("{sampler:<20} {steps:>3} {spacing:<9} {clip:?} {zero_snr} {error:.1e}");
         // DPM-Solver's scheduler keeps x in f32.

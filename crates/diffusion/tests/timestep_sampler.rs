@@ -1,6 +1,6 @@
 //! How t is drawn: exact coverage, unbiased weights, a state that survives a stop.
 
-use ddpm_diffusion::sampler_t::{LossSecondMoment, low_discrepancy, uniform};
+use ddpm_diffusion::timestep_sampler::{LossSecondMoment, low_discrepancy, uniform};
 
 const STEPS: usize = 8;
 
@@ -63,7 +63,7 @@ fn uniform_until_every_history_is_full() {
 
 #[test]
 fn the_oldest_loss_leaves_first() {
-    let mut sampler = LossSecondMoment::with(1, 3, 0.001).unwrap();
+    let mut sampler = LossSecondMoment::with_history(1, 3, 0.001).unwrap();
     let state = |sampler: &LossSecondMoment| serde_json::to_value(sampler).unwrap()["loss_history"].clone();
     for value in [1.0, 2.0, f64::NAN, 3.0, 4.0, f64::INFINITY] {
         sampler.update(0, value).unwrap();
@@ -115,10 +115,10 @@ fn resumed_state_is_the_same_state() {
 
 #[test]
 fn degenerate_losses_fall_back_to_uniform() {
-    let mut sampler = LossSecondMoment::with(2, 1, 0.001).unwrap();
+    let mut sampler = LossSecondMoment::with_history(2, 1, 0.001).unwrap();
     (0..2).for_each(|t| sampler.update(t, 0.0).unwrap());
     assert_eq!(sampler.distribution().probabilities(), [0.5, 0.5]);
     (0..2).for_each(|t| sampler.update(t, f64::MAX).unwrap());
     assert_eq!(sampler.distribution().probabilities(), [0.5, 0.5]);
-    assert!(LossSecondMoment::new(0).is_err() && LossSecondMoment::with(1, 1, 1.5).is_err());
+    assert!(LossSecondMoment::new(0).is_err() && LossSecondMoment::with_history(1, 1, 1.5).is_err());
 }

@@ -4,17 +4,19 @@
 //! Those that predict data integrate x̂0 over λ, those that predict noise integrate ε̂ over σ/α. Each is a
 //! [`SolverTable`]: what a step takes from the past are coefficients of earlier predictions.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
-use crate::grid::{NO_SIGNAL, Node};
 use crate::linear::solve;
-use crate::solver::{Row, checked};
-use crate::{Clip, Error, SolverTable};
+use crate::solver::Row;
+use crate::timestep_grid::{NO_SIGNAL, Node};
+use crate::{Clip, Error, NoiseLevel, SolverTable};
 
 /// A sampler of higher order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Multistep {
+pub enum OdeSolver {
     /// DPM-Solver++ of order 1 (Lu et al. 2022, arXiv 2211.01095): DDIM.
     Dpmpp1,
     /// DPM-Solver++(2M).
@@ -48,11 +50,11 @@ pub enum Multistep {
     Heun,
 }
 
-use Multistep::*;
+use OdeSolver::*;
 
-impl Multistep {
+impl OdeSolver {
     /// Every sampler with its name.
-    pub const ALL: [(&'static str, Multistep); 15] = [
+    pub const NAMES: [(&'static str, OdeSolver); 15] = [
         ("dpmpp-1", Dpmpp1),
         ("dpmpp-2m", Dpmpp2m),
         ("dpmpp-3m", Dpmpp3m),
@@ -72,7 +74,7 @@ impl Multistep {
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
-        crate::names::name_of(&self, &Self::ALL)
+        crate::names::name_of(&self, &Self::NAMES)
     }
 
     /// Evaluations of the network for a step; the last step takes one.
@@ -97,9 +99,9 @@ impl Multistep {
     /// # Errors
     /// For fewer than two nodes, and ᾱ that do not ascend.
     pub fn table(self, nodes: &[Node], clip_sample: Option<Clip>) -> Result<SolverTable, Error> {
-        let nodes = &walkable(self.name(), nodes)?[..];
+        let nodes = &validate_nodes(self.name(), nodes)?[..];
         let steps = nodes.len() - 1;
-        let at_data = nodes[steps].alpha_cumprod >= 1.0;
+        let at_data = nodes[steps].level.sigma == 0.0;
         let order = |i: usize| {
             let left = steps - i;
             let unipc = matches!(self, Unipc1 | Unipc2 | Unipc3);
@@ -114,7 +116,7 @@ impl Multistep {
             };
             self.order().min(i + 1).min(limit)
         };
-        let step = |i: usize| Step { nodes, i };
+        let step = |i: usize| OdeStep { nodes, i };
         let rows = match self {
             Dpmpp1 | Dpmpp2m | Dpmpp3m | Dpmpp3mDiffusers => {
                 let factor = if self == Dpmpp3mDiffusers { 1.0 } else { 2.0 };
@@ -131,15 +133,15 @@ impl Multistep {
         };
         // Those that predict noise know a clip by the ε̂ that follows from it; diffusers' PNDM does not clip at all.
         let epsilon_from_clipped = self != Pndm;
-        checked(SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped })
+        SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped }.checked()
     }
 }
 
-impl std::str::FromStr for Multistep {
+impl std::str::FromStr for OdeSolver {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        crate::names::named("sampler", name, &Self::ALL)
+        crate::names::named("sampler", name, &Self::NAMES)
     }
 }
 
@@ -147,44 +149,30 @@ impl std::str::FromStr for Multistep {
 /// diffusers' multistep schedulers, for λ and σ/α are not finite there. (Less where the next node has no more.)
 ///
 /// Errors for fewer than two nodes, and ᾱ that do not ascend.
-pub(crate) fn walkable(name: &str, nodes: &[Node]) -> Result<Vec<Node>, Error> {
+pub(crate) fn validate_nodes(name: &str, nodes: &[Node]) -> Result<Vec<Node>, Error> {
     if nodes.len() < 2 {
         return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
     }
     let mut nodes = nodes.to_vec();
-    if nodes[0].alpha_cumprod == 0.0 {
-        let next = nodes[1].alpha_cumprod;
-        nodes[0].alpha_cumprod = if next > NO_SIGNAL { NO_SIGNAL } else { next / 4.0 };
+    if nodes[0].level.alpha == 0.0 {
+        let next = nodes[1].level.alpha_cumprod();
+        nodes[0].level = NoiseLevel::variance_preserving(if next > NO_SIGNAL { NO_SIGNAL } else { next / 4.0 });
     }
-    if let Some(i) = nodes.windows(2).position(|pair| pair[0].alpha_cumprod >= pair[1].alpha_cumprod) {
+    let ratios: Vec<f64> = nodes.iter().map(|node| node.level.noise_ratio()).collect();
+    if let Some(i) = ratios.windows(2).position(|pair| pair[0].partial_cmp(&pair[1]) != Some(Ordering::Greater)) {
         let problem = "its noise level is not below the one before".to_owned();
         return Err(Error::Row { table: name.to_owned(), row: i + 1, problem });
     }
     Ok(nodes)
 }
 
-/// The row of one evaluation at a node, all coefficients zero.
-fn blank(node: Node) -> Row {
-    Row {
-        timestep: node.timestep,
-        alpha_cumprod: node.alpha_cumprod,
-        // Whoever predicts the previous mean needs whole timesteps, and these samplers do not serve him.
-        alpha_cumprod_prev: 1.0,
-        x: 0.0,
-        sample: Vec::new(),
-        epsilon: Vec::new(),
-        noise: 0.0,
-        learned_log_variance: None,
-    }
-}
-
 /// The step from node i to node i + 1.
-pub(crate) struct Step<'a> {
+pub(crate) struct OdeStep<'a> {
     pub nodes: &'a [Node],
     pub i: usize,
 }
 
-impl Step<'_> {
+impl OdeStep<'_> {
     fn from(&self) -> Node {
         self.nodes[self.i]
     }
@@ -195,12 +183,12 @@ impl Step<'_> {
 
     /// h.
     fn h(&self) -> f64 {
-        self.to().lambda() - self.from().lambda()
+        self.to().level.lambda() - self.from().level.lambda()
     }
 
     /// (λ of the node `back` before − λ)/h: where an earlier prediction lies, in steps, below zero.
     fn r(&self, back: usize) -> f64 {
-        (self.nodes[self.i - back].lambda() - self.from().lambda()) / self.h()
+        (self.nodes[self.i - back].level.lambda() - self.from().level.lambda()) / self.h()
     }
 
     /// x_t = σ_t/σ_s x_s − α_t φ₁ m₀ + α_t φ₂ D₁ − α_t φ₃ D₂, φ₁ = e^{−h} − 1, φ_{k+1} = φ_k/h + …; D₁ and D₂ are the first
@@ -210,14 +198,14 @@ impl Step<'_> {
         let (s, t) = (self.from(), self.to());
         let phi1 = (-self.h()).exp_m1();
         let mut sample = vec![0.0; order];
-        sample[0] = -t.alpha() * phi1;
+        sample[0] = -t.level.alpha * phi1;
         // Adds `weight` times a first difference (m_a − m_b)/r.
         let difference = |sample: &mut [f64], weight: f64, a: usize, b: usize, r: f64| {
             sample[a] += weight / r;
             sample[b] -= weight / r;
         };
         if order == 2 {
-            difference(&mut sample, -0.5 * t.alpha() * phi1, 0, 1, -self.r(1));
+            difference(&mut sample, -0.5 * t.level.alpha * phi1, 0, 1, -self.r(1));
         }
         if order == 3 {
             let h = self.h();
@@ -225,38 +213,42 @@ impl Step<'_> {
             let phi3 = phi2 / h - 0.5;
             let (r0, r1) = (-self.r(1), self.r(1) - self.r(2));
             // D₁ = A + r0/(r0+r1)(A − B), D₂ = second·(A − B)/(r0+r1), A and B the differences of now and of before.
-            let (d1, d2) = (t.alpha() * phi2, -t.alpha() * phi3 * second / (r0 + r1));
+            let (d1, d2) = (t.level.alpha * phi2, -t.level.alpha * phi3 * second / (r0 + r1));
             let share = r0 / (r0 + r1);
             difference(&mut sample, d1 * (1.0 + share) + d2, 0, 1, r0);
             difference(&mut sample, -d1 * share - d2, 1, 2, r1);
         }
-        Row { x: t.sigma() / s.sigma(), sample, ..blank(s) }
+        Row { x: t.level.sigma / s.level.sigma, sample, ..Row::at(s) }
     }
 
     /// x_t = σ_t/σ_s e^{−h} x_s + α_t(1 − e^{−2h})(m₀ + ½ D₁) + σ_t √(1 − e^{−2h}) z.
     fn dpmpp_sde(&self, order: usize) -> Row {
         let (s, t, h) = (self.from(), self.to(), self.h());
         let lost = -(-2.0 * h).exp_m1();
-        let weight = t.alpha() * lost;
+        let weight = t.level.alpha * lost;
         let mut sample = vec![weight];
         if order == 2 {
             let half = 0.5 * weight / -self.r(1);
             sample = vec![weight + half, -half];
         }
-        Row { x: t.sigma() / s.sigma() * (-h).exp(), sample, noise: t.sigma() * lost.sqrt(), ..blank(s) }
+        Row { x: t.level.sigma / s.level.sigma * (-h).exp(), sample, noise: t.level.sigma * lost.sqrt(), ..Row::at(s) }
     }
 
     /// With y = x/α and ρ = σ/α the flow is dy/dρ = ε̂: x_t = α_t/α_s x_s + α_t Σ_k weight_k ε̂_k (ρ_t − ρ_s).
     fn noise_step(&self, weights: &[f64]) -> Row {
         let (s, t) = (self.from(), self.to());
-        let step = t.alpha() * (t.noise_ratio() - s.noise_ratio());
-        Row { x: t.alpha() / s.alpha(), epsilon: weights.iter().map(|weight| weight * step).collect(), ..blank(s) }
+        let step = t.level.alpha * (t.level.noise_ratio() - s.level.noise_ratio());
+        Row {
+            x: t.level.alpha / s.level.alpha,
+            epsilon: weights.iter().map(|weight| weight * step).collect(),
+            ..Row::at(s)
+        }
     }
 
     /// Weights ∫ ℓ_k(ln ρ) dρ of the Lagrange polynomials ℓ_k through the last `order` nodes.
     fn deis(&self, order: usize) -> Row {
         let (s, t) = (self.from(), self.to());
-        let logs: Vec<f64> = (0..order).map(|back| -self.nodes[self.i - back].lambda()).collect();
+        let logs: Vec<f64> = (0..order).map(|back| -self.nodes[self.i - back].level.lambda()).collect();
         let weights = (0..order).map(|k| {
             // The polynomial's coefficients in ln ρ, lowest power first.
             let mut polynomial = vec![1.0];
@@ -271,7 +263,7 @@ impl Step<'_> {
             }
             // ∫ (ln ρ)^n dρ = ρ (ln ρ)^n − n ∫ (ln ρ)^{n−1} dρ, and 0 at ρ = 0.
             let integral = |node: Node| {
-                let rho = node.noise_ratio();
+                let rho = node.level.noise_ratio();
                 if rho == 0.0 {
                     return 0.0;
                 }
@@ -286,20 +278,20 @@ impl Step<'_> {
                 }
                 sum
             };
-            t.alpha() * (integral(t) - integral(s))
+            t.level.alpha * (integral(t) - integral(s))
         });
-        Row { x: t.alpha() / s.alpha(), epsilon: weights.collect(), ..blank(s) }
+        Row { x: t.level.alpha / s.level.alpha, epsilon: weights.collect(), ..Row::at(s) }
     }
 
     /// Euler's step, and where it does not end at the data a second row that takes half of it back: the mean of both slopes.
     pub(crate) fn heun(&self) -> Vec<Row> {
         let euler = self.noise_step(&[1.0]);
         let t = self.to();
-        if t.alpha_cumprod >= 1.0 {
+        if t.level.sigma == 0.0 {
             return vec![euler];
         }
         let half = 0.5 * euler.epsilon[0];
-        vec![euler, Row { x: 1.0, epsilon: vec![half, -half], ..blank(t) }]
+        vec![euler, Row { x: 1.0, epsilon: vec![half, -half], ..Row::at(t) }]
     }
 }
 
@@ -318,13 +310,13 @@ fn adams_bashforth(past: usize) -> &'static [f64] {
 /// with the mean of both slopes.
 fn pndm(nodes: &[Node]) -> Vec<Row> {
     let steps = nodes.len() - 1;
-    let step = |i: usize| Step { nodes, i };
+    let step = |i: usize| OdeStep { nodes, i };
     let mut rows = vec![step(0).noise_step(&[1.0])];
     if steps == 1 {
         return rows;
     }
     let half = 0.5 * rows[0].epsilon[0];
-    rows.push(Row { x: 1.0, epsilon: vec![half, -half], ..blank(nodes[1]) });
+    rows.push(Row { x: 1.0, epsilon: vec![half, -half], ..Row::at(nodes[1]) });
     rows.extend((1..steps).map(|i| {
         let mut row = step(i).noise_step(adams_bashforth(i.min(3)));
         if i <= 3 {
@@ -360,11 +352,11 @@ fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
 fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
     // What a step adds beyond σ_t/σ_s x, by evaluation: that at its end first (0 for a predictor), then now, one ago, …
     let terms = |i: usize, order: usize, corrector: bool| {
-        let step = Step { nodes, i };
+        let step = OdeStep { nodes, i };
         let (t, h) = (step.to(), step.h());
         let b_h = (-h).exp_m1();
         let mut terms = vec![0.0; order + 1];
-        terms[1] = -t.alpha() * b_h;
+        terms[1] = -t.level.alpha * b_h;
         let mut r: Vec<f64> = (1..order).map(|back| step.r(back)).collect();
         if corrector {
             r.push(1.0);
@@ -376,7 +368,7 @@ fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
             _ => unipc_weights(h, &r),
         };
         for (j, (weight, r)) in weights.iter().zip(&r).enumerate() {
-            let weight = -t.alpha() * b_h * weight / r;
+            let weight = -t.level.alpha * b_h * weight / r;
             // The corrector's last weight is that of the new evaluation.
             let of = if j + 1 < order { j + 2 } else { 0 };
             terms[of] += weight;
@@ -387,7 +379,7 @@ fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
     (0..orders.len())
         .map(|i| {
             let (s, t) = (nodes[i], nodes[i + 1]);
-            let scale = t.sigma() / s.sigma();
+            let scale = t.level.sigma / s.level.sigma;
             let predicted = terms(i, orders[i], false);
             let mut sample = predicted[1..].to_vec();
             if i > 0 {
@@ -400,7 +392,7 @@ fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
                     sample[k] += scale * change;
                 }
             }
-            Row { x: scale, sample, ..blank(s) }
+            Row { x: scale, sample, ..Row::at(s) }
         })
         .collect()
 }

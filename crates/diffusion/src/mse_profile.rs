@@ -16,7 +16,7 @@ use crate::{Error, NoiseSchedule, Variance};
 
 /// What was measured of a network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Denoising {
+pub struct MseProfile {
     /// M_t for t = 0 … T−1, with the clipping that samplers use.
     pub mse: Vec<f64>,
     /// The same by t and channel, M_t being their mean; empty where it was not measured.
@@ -41,7 +41,7 @@ pub enum StepVariance {
     PerChannel,
 }
 
-impl Denoising {
+impl MseProfile {
     /// Errors unless there are as many M_t as the chain has timesteps, all of them finite, and a decoder; by channel
     /// likewise, if at all.
     pub fn check(&self, schedule: &NoiseSchedule) -> Result<(), Error> {
@@ -71,7 +71,7 @@ impl Denoising {
     }
 
     /// The best decoder: (log-variance, bits/dim).
-    pub fn best_decoder(&self) -> (f64, f64) {
+    fn best_decoder(&self) -> (f64, f64) {
         self.decoder.iter().copied().fold((0.0, f64::INFINITY), |best, at| if at.1 < best.1 { at } else { best })
     }
 
@@ -91,7 +91,7 @@ impl Denoising {
     /// The bits/dim of the sub-chain over `timesteps` (descending, from T−1 to 0).
     ///
     /// # Errors
-    /// As [`Denoising::check`], and for another first or last timestep, a learned variance, or one by channel where
+    /// As [`MseProfile::check`], and for another first or last timestep, a learned variance, or one by channel where
     /// channels were not measured.
     pub fn bits(&self, schedule: &NoiseSchedule, timesteps: &[usize], variance: StepVariance) -> Result<f64, Error> {
         self.check(schedule)?;
@@ -127,7 +127,7 @@ impl Denoising {
     /// The log-variances of the steps of a sub-chain, in the order of `timesteps`; the last is the decoder's.
     ///
     /// # Errors
-    /// As [`Denoising::check`] and [`NoiseSchedule::respace`].
+    /// As [`MseProfile::check`] and [`NoiseSchedule::respace`].
     pub fn log_variances(&self, schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<Vec<f64>, Error> {
         self.check(schedule)?;
         crate::timesteps::check(timesteps, schedule.len())?;
@@ -140,7 +140,7 @@ impl Denoising {
     /// The same by channel.
     ///
     /// # Errors
-    /// As [`Denoising::log_variances`], and where channels were not measured.
+    /// As [`MseProfile::log_variances`], and where channels were not measured.
     pub fn log_variances_by_channel(
         &self,
         schedule: &NoiseSchedule,
@@ -165,7 +165,7 @@ impl Denoising {
     /// always better on paper than it is.
     ///
     /// # Errors
-    /// As [`Denoising::check`].
+    /// As [`MseProfile::check`].
     pub fn smoothed(&self, schedule: &NoiseSchedule) -> Result<Self, Error> {
         self.check(schedule)?;
         let lambdas: Vec<f64> = (0..schedule.len()).map(|t| 0.5 * schedule.log_snr(t)).collect();
@@ -185,7 +185,7 @@ impl Denoising {
     /// of them, in O(steps·T²).
     ///
     /// # Errors
-    /// As [`Denoising::check`], and for fewer than two steps or more than T.
+    /// As [`MseProfile::check`], and for fewer than two steps or more than T.
     pub fn best_timesteps(&self, schedule: &NoiseSchedule, steps: usize) -> Result<Vec<usize>, Error> {
         self.check(schedule)?;
         let total = schedule.len();
@@ -268,10 +268,16 @@ mod tests {
     }
 
     /// The exact denoiser of N(0, s²): M_t in closed form.
-    fn exact(schedule: &NoiseSchedule, variance: f64) -> Denoising {
+    fn exact(schedule: &NoiseSchedule, variance: f64) -> MseProfile {
         let data = Gaussian { mean: 0.0, variance };
         let mse = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha)).collect();
-        Denoising { mse, channels: vec![], prior: 0.0, decoder: vec![(-5.0, 2.0), (-4.0, 1.0), (-3.0, 3.0)], images: 1 }
+        MseProfile {
+            mse,
+            channels: vec![],
+            prior: 0.0,
+            decoder: vec![(-5.0, 2.0), (-4.0, 1.0), (-3.0, 3.0)],
+            images: 1,
+        }
     }
 
     /// With the reverse kernel exact, a step t → s costs I(x_0; x_s) − I(x_0; x_t), whatever is left out between.
@@ -357,8 +363,8 @@ mod tests {
         assert!(denoising.bits(&schedule, &[48, 0], optimal).is_err());
         assert!(denoising.bits(&schedule, &[49, 1], optimal).is_err());
         assert!(denoising.bits(&schedule, &[49, 0], StepVariance::Fixed(Variance::Learned)).is_err());
-        assert!(Denoising { mse: vec![0.1; 49], ..denoising.clone() }.check(&schedule).is_err());
-        assert!(Denoising { mse: vec![f64::NAN; 50], ..denoising.clone() }.check(&schedule).is_err());
-        assert!(Denoising { decoder: vec![], ..denoising }.check(&schedule).is_err());
+        assert!(MseProfile { mse: vec![0.1; 49], ..denoising.clone() }.check(&schedule).is_err());
+        assert!(MseProfile { mse: vec![f64::NAN; 50], ..denoising.clone() }.check(&schedule).is_err());
+        assert!(MseProfile { decoder: vec![], ..denoising }.check(&schedule).is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::f64::consts::LN_2;
 
 use ddpm_diffusion::oracle::Mixture;
 use ddpm_diffusion::variance::optimal_variance;
-use ddpm_diffusion::{BetaSchedule, Denoising, NoiseSchedule, StepVariance};
+use ddpm_diffusion::{BetaSchedule, MseProfile, NoiseSchedule, StepVariance};
 use random::{Random, Stream};
 
 fn linear(steps: usize) -> NoiseSchedule {
@@ -12,22 +12,22 @@ fn linear(steps: usize) -> NoiseSchedule {
 }
 
 /// The exact M_t of a mixture, whose denoiser is no simple function of t.
-fn exact(schedule: &NoiseSchedule) -> Denoising {
-    let data = Mixture::on_line(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap();
+fn exact(schedule: &NoiseSchedule) -> MseProfile {
+    let data = Mixture::univariate(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap();
     let mse = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha).unwrap()).collect();
-    Denoising { mse, channels: vec![], prior: 0.0, decoder: vec![(-5.0, 1.0)], images: 1 }
+    MseProfile { mse, channels: vec![], prior: 0.0, decoder: vec![(-5.0, 1.0)], images: 1 }
 }
 
 /// `true` with independent errors of 5 %.
-fn noisy(exact: &Denoising, seed: u64) -> Denoising {
+fn noisy(exact: &MseProfile, seed: u64) -> MseProfile {
     let mut normals = vec![0.0; exact.mse.len()];
     Random::new(seed).normals(Stream::SamplerNoise, 0, 0, &mut normals);
     let mse = exact.mse.iter().zip(normals).map(|(mse, z)| mse * (1.0 + 0.05 * f64::from(z))).collect();
-    Denoising { mse, ..exact.clone() }
+    MseProfile { mse, ..exact.clone() }
 }
 
 /// The root mean square of M_t/M_t − 1.
-fn relative(found: &Denoising, exact: &Denoising) -> f64 {
+fn relative(found: &MseProfile, exact: &MseProfile) -> f64 {
     let errors = found.mse.iter().zip(&exact.mse).map(|(found, exact)| (found / exact - 1.0).powi(2));
     (errors.sum::<f64>() / exact.mse.len() as f64).sqrt()
 }
@@ -47,10 +47,10 @@ fn smoothing_leaves_the_truth_and_takes_the_noise() {
         println!("noise of {raw:.4} becomes {smooth:.4}");
         assert!(smooth < raw / 2.0);
         // What the best chain promises, against what it costs.
-        let optimism = |denoising: &Denoising| {
-            let best = denoising.best_timesteps(&schedule, 25).unwrap();
-            let bits = |denoising: &Denoising| denoising.bits(&schedule, &best, StepVariance::Optimal).unwrap();
-            bits(&exact) - bits(denoising)
+        let optimism = |profile: &MseProfile| {
+            let best = profile.best_timesteps(&schedule, 25).unwrap();
+            let bits = |profile: &MseProfile| profile.bits(&schedule, &best, StepVariance::Optimal).unwrap();
+            bits(&exact) - bits(profile)
         };
         let (raw, smooth) = (optimism(&noisy), optimism(&noisy.smoothed(&schedule).unwrap()));
         println!("promised {raw:.4} bits too few, smoothed {smooth:.4}");
@@ -64,61 +64,59 @@ fn smoothing_leaves_the_truth_and_takes_the_noise() {
 #[test]
 fn zeros_and_the_end_without_signal_stay() {
     let schedule = linear(100).rescale_zero_terminal_snr().unwrap();
-    let mut denoising = exact(&schedule);
-    denoising.mse[0] = 0.0;
-    denoising.mse[40] = 0.0;
-    let smoothed = denoising.smoothed(&schedule).unwrap();
-    assert_eq!((smoothed.mse[0], smoothed.mse[40], smoothed.mse[99]), (0.0, 0.0, denoising.mse[99]));
+    let mut profile = exact(&schedule);
+    profile.mse[0] = 0.0;
+    profile.mse[40] = 0.0;
+    let smoothed = profile.smoothed(&schedule).unwrap();
+    assert_eq!((smoothed.mse[0], smoothed.mse[40], smoothed.mse[99]), (0.0, 0.0, profile.mse[99]));
     assert!(smoothed.mse[1] > 0.0 && smoothed.mse[41] > 0.0);
-    assert!(denoising.smoothed(&linear(99)).is_err());
+    assert!(profile.smoothed(&linear(99)).is_err());
     // Too few to fit a parabola through.
     let schedule = NoiseSchedule::from_betas(vec![0.1, 0.2, 0.3]).unwrap();
-    let few = Denoising { mse: vec![0.1, 0.2, 0.9], ..denoising };
+    let few = MseProfile { mse: vec![0.1, 0.2, 0.9], ..profile };
     assert_eq!(few.smoothed(&schedule).unwrap(), few);
 }
 
 #[test]
 fn a_variance_for_each_channel_never_costs_more() {
     let schedule = linear(200);
-    let mut denoising = exact(&schedule);
+    let mut profile = exact(&schedule);
     let timesteps = [199, 120, 40, 5, 0];
-    let bits = |denoising: &Denoising, variance| denoising.bits(&schedule, &timesteps, variance).unwrap();
-    assert!(
-        denoising.bits(&schedule, &timesteps, StepVariance::PerChannel).unwrap_err().to_string().contains("channel")
-    );
-    assert!(denoising.log_variances_by_channel(&schedule, &timesteps).is_err());
-    let optimal = bits(&denoising, StepVariance::Optimal);
+    let bits = |profile: &MseProfile, variance| profile.bits(&schedule, &timesteps, variance).unwrap();
+    assert!(profile.bits(&schedule, &timesteps, StepVariance::PerChannel).unwrap_err().to_string().contains("channel"));
+    assert!(profile.log_variances_by_channel(&schedule, &timesteps).is_err());
+    let optimal = bits(&profile, StepVariance::Optimal);
     // Equal channels: the same. Else less, and by the definition.
-    denoising.channels = denoising.mse.iter().map(|&mse| vec![mse; 3]).collect();
-    assert!((bits(&denoising, StepVariance::PerChannel) - optimal).abs() < 1e-12);
-    denoising.channels = denoising.mse.iter().map(|&mse| vec![0.3 * mse, 0.9 * mse, 1.8 * mse]).collect();
-    let by_channel = bits(&denoising, StepVariance::PerChannel);
+    profile.channels = profile.mse.iter().map(|&mse| vec![mse; 3]).collect();
+    assert!((bits(&profile, StepVariance::PerChannel) - optimal).abs() < 1e-12);
+    profile.channels = profile.mse.iter().map(|&mse| vec![0.3 * mse, 0.9 * mse, 1.8 * mse]).collect();
+    let by_channel = bits(&profile, StepVariance::PerChannel);
     println!("{optimal:.4} bits, by channel {by_channel:.4}");
     assert!(by_channel < optimal - 1e-3);
     let snr = |t: usize| schedule.snr(t);
     let mut nats = 0.0;
     for pair in timesteps.windows(2) {
         for factor in [0.3, 0.9, 1.8] {
-            nats += ((snr(pair[1]) - snr(pair[0])) * factor * denoising.mse[pair[0]]).ln_1p() / 6.0;
+            nats += ((snr(pair[1]) - snr(pair[0])) * factor * profile.mse[pair[0]]).ln_1p() / 6.0;
         }
     }
     assert!((by_channel - nats / LN_2 - 1.0).abs() < 1e-12);
 
-    let log_variances = denoising.log_variances_by_channel(&schedule, &timesteps).unwrap();
+    let log_variances = profile.log_variances_by_channel(&schedule, &timesteps).unwrap();
     assert_eq!((log_variances.len(), &log_variances[4]), (5, &vec![-5.0; 3]));
     let (t, s) = (schedule.alpha_cumprod(120), schedule.alpha_cumprod(40));
-    assert_eq!(log_variances[1][2], optimal_variance(t, s, denoising.channels[120][2]).ln());
+    assert_eq!(log_variances[1][2], optimal_variance(t, s, profile.channels[120][2]).ln());
     // Smoothed they still agree, so Jensen holds.
-    let smoothed = denoising.smoothed(&schedule).unwrap();
+    let smoothed = profile.smoothed(&schedule).unwrap();
     assert!((smoothed.channels[50][1] / smoothed.mse[50] - 0.9).abs() < 1e-12);
 
-    let json = serde_json::to_string(&denoising).unwrap();
-    assert_eq!(serde_json::from_str::<Denoising>(&json).unwrap(), denoising);
+    let json = serde_json::to_string(&profile).unwrap();
+    assert_eq!(serde_json::from_str::<MseProfile>(&json).unwrap(), profile);
     let before = r#"{"mse": [0.1], "prior": 0.0, "decoder": [[-5.0, 1.0]], "images": 1}"#;
-    assert!(serde_json::from_str::<Denoising>(before).unwrap().channels.is_empty());
+    assert!(serde_json::from_str::<MseProfile>(before).unwrap().channels.is_empty());
     for wrong in [vec![vec![0.1]; 199], vec![vec![]; 200], vec![vec![-0.1]; 200]] {
-        assert!(Denoising { channels: wrong, ..denoising.clone() }.check(&schedule).is_err());
+        assert!(MseProfile { channels: wrong, ..profile.clone() }.check(&schedule).is_err());
     }
-    denoising.channels[7].pop();
-    assert!(denoising.check(&schedule).unwrap_err().to_string().contains("channels of a timestep"));
+    profile.channels[7].pop();
+    assert!(profile.check(&schedule).unwrap_err().to_string().contains("channels of a timestep"));
 }
