@@ -48,7 +48,7 @@ pub use arrays::{NumberArray, read_numbers, write_numbers};
 pub use builtin::builtin;
 pub use duplicates::{duplicates, leaks};
 pub use error::{Error, Result};
-pub use formats::npz::write as write_npz;
+pub use formats::npz::{write as write_npz, write_with as write_npz_with};
 pub use formats::open;
 pub use grid::grid;
 pub use options::{Fit, Options, Split};

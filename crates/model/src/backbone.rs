@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
-use unet::{Dropout, Flat, Labels, Parameters, Unet};
+use unet::{Dropout, FlatParameter, Labels, Parameters, Unet};
 use weights::Tensors;
 
 use crate::Error;
@@ -309,7 +309,7 @@ impl Network {
     }
 
     /// See [`Parameters::flat_parameters`].
-    pub fn flat_parameters(&self) -> Vec<Flat> {
+    pub fn flat_parameters(&self) -> Vec<FlatParameter> {
         self.0.flat_parameters()
     }
 
@@ -390,7 +390,7 @@ trait AnyBackbone: Debug + Send + Sync {
     fn config(&self) -> String;
     fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error>;
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error>;
-    fn flat_parameters(&self) -> Vec<Flat>;
+    fn flat_parameters(&self) -> Vec<FlatParameter>;
     fn map_parameters(&mut self, each: &mut dyn FnMut(&str, Tensor<1>) -> Tensor<1>);
     fn tensors_of(&self, values: Vec<Tensor<1>>) -> Result<Tensors, unet::Error>;
     fn flat_from(&self, tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, unet::Error>;
@@ -436,7 +436,7 @@ impl<B: Backbone> AnyBackbone for Owned<B> {
         self.get().check_size(height, width)
     }
 
-    fn flat_parameters(&self) -> Vec<Flat> {
+    fn flat_parameters(&self) -> Vec<FlatParameter> {
         self.get().flat_parameters()
     }
 

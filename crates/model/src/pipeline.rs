@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
 use weights::atomic::{self, Existing};
-use weights::families::{Imported, Options};
+use weights::families::{ImportOptions, Imported};
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
@@ -67,7 +67,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// Names the file, tensor or key that is missing, damaged or not supported.
-    pub fn import(path: &Path, options: &Options, device: &Device) -> Result<(Self, Imported), Error> {
+    pub fn import(path: &Path, options: &ImportOptions, device: &Device) -> Result<(Self, Imported), Error> {
         let mut imported = weights::families::import(path, options)?;
         let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
         let config = NetworkConfig::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;

@@ -1,92 +1,82 @@
-//! A part of an image made anew so that it fits the rest: at every step the known part is put in its place, with the noise of
-//! that step, and steps are gone back and made again until both agree (RePaint: Lugmayr et al. 2022, arXiv 2201.09865).
+//! Inpainting: at each step the known part of the image is put in its place with the noise of that step, and steps are
+//! repeated until both parts agree (RePaint: Lugmayr et al. 2022, arXiv 2201.09865).
 
-use burn::tensor::{Device, Tensor};
-use diffusion::{NoiseLevel, SchedulerConfig, SolverTable};
+use burn::tensor::Tensor;
+use diffusion::{NoiseLevel, SolverTable};
+use model::{Denoiser, Images};
 use random::Stream;
-use unet::{Parameters, Unet};
 
 use crate::Error;
-use crate::output::Images;
-use crate::walk::{Batch, History, Network, Progress, Request, Step, network, walk_by};
+use crate::solve::{Batch, History, Progress, Request, SamplerStep, sample_by};
 
 /// What is known of the images to be made.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct Inpainting<'a> {
     /// One image, H,W,C.
     pub image: &'a Images,
-    /// For each pixel whether it is to be made anew, H,W.
+    /// For each pixel whether it is unknown and filled in, H,W.
     pub unknown: &'a [bool],
-    /// How often each step is made: 1 is replacement alone, 10 what RePaint uses.
+    /// How often each step is taken: 1 is replacement alone, 10 what RePaint uses.
     pub resample: usize,
 }
 
-/// Makes the unknown part of an image, once for each noise of the request. `progress` is called after every row.
+/// Fills in the unknown part of an image, once for each noise of the request. `progress` is called after each row of each
+/// batch; it returns `false` to cancel.
 ///
 /// # Errors
-/// If sizes do not fit, or the table looks back on earlier predictions, which going back would make false; and as
-/// [`walk`](crate::walk()).
+/// If sizes do not fit, the table uses predictions of earlier steps, which repeating a step would make wrong, or as
+/// [`sample`](crate::sample()).
 pub fn inpaint(
-    unet: &Unet,
+    denoiser: &dyn Denoiser,
     table: &SolverTable,
-    scheduler: &SchedulerConfig,
-    request: &Request,
-    known: Known,
-    progress: impl FnMut(&Step) -> bool,
+    (request, inpainting): (&Request, Inpainting),
+    progress: impl FnMut(&SamplerStep) -> bool,
 ) -> Result<Images, Error> {
-    inpaint_by(&network(unet, request)?, &unet.device(), table, scheduler, request, known, progress)
-}
-
-fn inpaint_by(
-    network: &Network,
-    device: &Device,
-    table: &SolverTable,
-    scheduler: &SchedulerConfig,
-    request: &Request,
-    known: Known,
-    progress: impl FnMut(&Step) -> bool,
-) -> Result<Images, Error> {
-    let Images { n, height, width, channels, .. } = *known.image;
-    if n != 1 || [height, width, channels] != request.noise.shape()[1..] || known.unknown.len() != height * width {
-        return Err(Error::Request("image, mask and noise are not of one size".into()));
+    let Images { n, height, width, channels, .. } = *inpainting.image;
+    if n != 1 || [height, width, channels] != request.noise.shape()[1..] || inpainting.unknown.len() != height * width {
+        return Err(Error::Request("image, mask and noise differ in size".into()));
     }
-    if known.resample == 0 {
-        return Err(Error::Request("each step is to be made at least once".into()));
+    if inpainting.resample == 0 {
+        return Err(Error::Request("`resample` is 0; expected at least 1".into()));
     }
     if table.history() > 1 {
-        return Err(Error::Request(format!("{} remembers earlier steps; inpaint with ddpm or ddim", table.name)));
+        let name = &table.name;
+        return Err(Error::Request(format!("{name} uses earlier steps, which inpainting repeats; use ddpm or ddim")));
     }
-    let way = |batch: &Batch, x, progress: &mut Progress| fill(batch, x, known, progress);
-    walk_by(network, device, table, scheduler, request, progress, way)
+    let strategy = |batch: &Batch, x, progress: &mut Progress| fill(batch, x, inpainting, progress);
+    sample_by(denoiser, table, request, progress, strategy)
 }
 
-fn fill(batch: &Batch, mut x: Tensor<4>, known: Known, progress: &mut Progress) -> Result<Tensor<4>, Error> {
+fn fill(batch: &Batch, mut x: Tensor<4>, inpainting: Inpainting, progress: &mut Progress) -> Result<Tensor<4>, Error> {
     let [n, height, width, channels] = batch.dims;
-    let image = batch.tensor(known.image.pixels.repeat(n));
+    let image = batch.tensor(inpainting.image.pixels.repeat(n));
     let mask: Vec<f32> =
-        (0..height * width * channels).map(|i| f32::from(u8::from(known.unknown[i / channels]))).collect();
+        (0..height * width * channels).map(|i| f32::from(u8::from(inpainting.unknown[i / channels]))).collect();
     let mask = batch.tensor(mask.repeat(n));
     let kept = mask.clone().neg().add_scalar(1.0);
     let rows = &batch.table.rows;
     for (index, row) in rows.iter().enumerate() {
-        let from = row.node.level;
-        let to = rows.get(index + 1).map_or(NoiseLevel::DATA, |next| next.node.level);
+        let level_t = row.node.level;
+        let level_s = rows.get(index + 1).map_or(NoiseLevel::DATA, |next| next.node.level);
+        let is_last = level_s.sigma == 0.0;
         let mut history = History::default();
-        for turn in 0..known.resample {
-            let number = (index * known.resample + turn) as u64;
+        for turn in 0..inpainting.resample {
+            let number = (index * inpainting.resample + turn) as u64;
             let made = batch.step(index, number, x, &mut history)?;
-            let mut place = image.clone().mul_scalar(to.alpha);
-            if to.sigma > 0.0 {
-                place = place + batch.normals(Stream::Inpaint, 2 * number).mul_scalar(to.sigma);
+            let mut place = image.clone().mul_scalar(level_s.alpha);
+            if !is_last {
+                place = place + batch.normals(Stream::Inpaint, 2 * number).mul_scalar(level_s.sigma);
             }
             x = made * mask.clone() + place * kept.clone();
-            if turn + 1 < known.resample && to.sigma > 0.0 {
-                // q(x_t | x_s), the forward chain.
-                let alpha = from.alpha_cumprod() / to.alpha_cumprod();
-                let z = batch.normals(Stream::Inpaint, 2 * number + 1);
-                x = x.mul_scalar(alpha.sqrt()) + z.mul_scalar((1.0 - alpha).sqrt());
-            } else if to.sigma == 0.0 {
+            if is_last {
                 break;
+            }
+            if turn + 1 < inpainting.resample {
+                // q(x_t | x_s), the forward chain.
+                let alpha = level_t.alpha / level_s.alpha;
+                let variance = level_t.sigma.powi(2) - (alpha * level_s.sigma).powi(2);
+                let z = batch.normals(Stream::Inpaint, 2 * number + 1);
+                x = x.mul_scalar(alpha) + z.mul_scalar(variance.sqrt());
             }
         }
         if !progress(index, &x, &history.samples[0]) {
@@ -99,55 +89,47 @@ fn fill(batch: &Batch, mut x: Tensor<4>, known: Known, progress: &mut Progress) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Sampler, initial_noise};
+    use crate::{Sampler, SamplerOptions, initial_noise};
+    use burn::tensor::Device;
+    use diffusion::{Node, SchedulerConfig};
+    use model::Oracle;
 
-    /// Two pixels of unit variance and correlation 0.9: knowing the one, the other is N(0.9·known, 1 − 0.81).
+    /// Two pixels of unit variance and correlation 0.9: given the one, the other is N(0.9·known, 1 − 0.81).
     const CORRELATION: f64 = 0.9;
 
-    /// The exact ε̂ of such data, along the eigenvectors (1, 1) and (1, −1) of their covariance.
-    fn exact(scheduler: &SchedulerConfig) -> impl Fn(Tensor<4>, f64, Option<&[u32]>) -> Tensor<4> {
-        let schedule = scheduler.noise_schedule().unwrap();
-        move |x, timestep, _| {
-            let alpha = schedule.alpha_cumprod(timestep as usize);
-            let (left, right) = (x.clone().narrow(2, 0, 1), x.narrow(2, 1, 1));
-            // σ/(ᾱ·eigenvalue + 1 − ᾱ), half of it for the mean of the two.
-            let scale = |eigenvalue: f64| 0.5 * (1.0 - alpha).sqrt() / (alpha * eigenvalue + 1.0 - alpha);
-            let sum = (left.clone() + right.clone()).mul_scalar(scale(1.0 + CORRELATION));
-            let difference = (left - right).mul_scalar(scale(1.0 - CORRELATION));
-            Tensor::cat(vec![sum.clone() + difference.clone(), sum - difference], 2)
-        }
+    /// E[x_0 | x_t] of such data, along the eigenvectors (1, 1) and (1, −1) of their covariance.
+    fn exact(x: &[f64], node: Node) -> Vec<f64> {
+        let NoiseLevel { alpha, sigma } = node.level;
+        // α·eigenvalue/(α²·eigenvalue + σ²), half of it for the mean of the two.
+        let scale = |eigenvalue: f64| 0.5 * alpha * eigenvalue / (alpha * alpha * eigenvalue + sigma * sigma);
+        let sum = scale(1.0 + CORRELATION) * (x[0] + x[1]);
+        let difference = scale(1.0 - CORRELATION) * (x[0] - x[1]);
+        vec![sum + difference, sum - difference]
     }
 
-    /// (mean, variance) of what is made beside a known pixel of 1.5.
-    fn made(resample: usize) -> (f64, f64) {
+    /// (mean, variance) of the pixel beside a known pixel of 1.5.
+    fn filled(resample: usize) -> (f64, f64) {
         let scheduler = SchedulerConfig { clip_sample: false, ..SchedulerConfig::default() };
-        let table = Sampler::Ddpm.table(&scheduler, crate::Options { steps: Some(500), ..Default::default() }).unwrap();
+        let options = SamplerOptions { steps: Some(500), ..Default::default() };
+        let table = Sampler::Ddpm.table(&scheduler, options).unwrap();
         let noise = initial_noise(1, 0, 4000, [1, 2, 1]);
-        let request = Request {
-            seed: 1,
-            first_image: 0,
-            noise: &noise,
-            labels: None,
-            batch_size: 4000,
-            share_until: None,
-            guidance: None,
-        };
-        let image = Images { n: 1, height: 1, width: 2, channels: 1, pixels: vec![1.5, 0.0] };
-        let known = Known { image: &image, unknown: &[false, true], resample };
-        let images =
-            inpaint_by(&exact(&scheduler), &Device::flex(), &table, &scheduler, &request, known, |_| true).unwrap();
+        let request = Request { seed: 1, first_image: 0, noise: &noise, batch_size: 4000, shared: None };
+        let image = Images::new([1, 1, 2, 1], vec![1.5, 0.0]);
+        let inpainting = Inpainting { image: &image, unknown: &[false, true], resample };
+        let denoiser = Oracle::new(exact, &Device::flex());
+        let images = inpaint(&denoiser, &table, (&request, inpainting), |_| true).unwrap();
         assert!(images.each().all(|image| image[0] == 1.5));
         let values: Vec<f64> = images.each().map(|image| f64::from(image[1])).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         (mean, values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64)
     }
 
-    /// Replacement alone is biased: the noisy known part tells the unknown one less than it should. Going back and again
-    /// leads to the exact posterior.
+    /// Replacement alone is biased: the noisy known part says less about the unknown one than it should. Repeating steps
+    /// converges to the exact posterior.
     #[test]
-    fn going_back_leads_to_the_exact_posterior() {
+    fn resampling_converges_to_the_exact_posterior() {
         let (mean, variance) = (1.5 * CORRELATION, 1.0 - CORRELATION * CORRELATION);
-        let (once, often) = (made(1), made(20));
+        let (once, often) = (filled(1), filled(20));
         println!("exact {mean:.3} {variance:.3}, replacement {once:.3?}, resampled {often:.3?}");
         assert!((often.0 - mean).abs() < 0.05 && (often.1 / variance - 1.0).abs() < 0.2, "{often:?}");
         assert!((once.0 - mean).abs() > 2.0 * (often.0 - mean).abs(), "{once:?} {often:?}");

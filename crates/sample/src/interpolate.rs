@@ -1,40 +1,43 @@
-//! Between two images: both are noised to the same x_t with the same ε, mixed, and brought back (Ho et al. 2020, section
-//! 4.3 and figure 8). The later the t, the coarser what is mixed: from blending pixels to inventing images. Or both are
-//! taken up along DDIM's way, and what comes back keeps more of them (Song et al. 2021, section 5.3).
+//! Interpolation between two images: both are noised to the same x_t with the same ε, mixed, and denoised (Ho et al. 2020,
+//! section 4.3 and figure 8). The larger t is, the coarser the features that are mixed. Alternatively their DDIM latents
+//! are mixed, which preserves more of them (Song et al. 2021, section 5.3).
 
-use diffusion::{NoiseSchedule, SchedulerConfig, SolverTable};
-use random::{Random, Stream};
-use unet::Unet;
+use diffusion::{SchedulerConfig, SolverTable};
+use model::{Denoiser, Images};
 
-use crate::output::Images;
-use crate::walk::{Request, walk};
-use crate::{Error, Options, Sampler, inversion};
+use crate::invert::inversion_tables;
+use crate::noise::{initial_noise, noised};
+use crate::solve::{Request, sample};
+use crate::{Error, Sampler, SamplerOptions};
 
 /// How two noisy images are mixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mix {
     /// (1−λ)·a + λ·b, as Ho et al.
+    #[default]
     Linear,
-    /// Along the great circle between them, which keeps the length that noise has (Song et al. 2021, appendix D.5).
+    /// Along the great circle between them, which preserves the norm of noise (Song et al. 2021, appendix D.5).
     Spherical,
 }
 
-/// What lies between two images.
+/// Two images, and how to interpolate between them.
 #[derive(Clone, Debug)]
-pub struct Between<'a> {
+pub struct Interpolation<'a> {
+    /// The images at λ = 0 and λ = 1, one each.
+    pub ends: [&'a Images; 2],
     /// The timesteps to which the images are noised.
     pub at: &'a [usize],
-    /// The λ.
-    pub shares: &'a [f64],
+    /// The shares of the second image.
+    pub lambdas: &'a [f64],
     /// How they are mixed.
     pub mix: Mix,
-    /// The way back, over those of its timesteps below t.
+    /// The sampler that denoises, over those of its timesteps below t.
     pub sampler: Sampler,
-    /// Steps of the whole way; all by default.
+    /// Steps of the sampler from T−1; all by default.
     pub steps: Option<usize>,
-    /// Instead of noise: the latents that DDIM makes the images from, and its way back; `sampler` and `seed` do nothing.
+    /// Mix DDIM latents, not noised images; `sampler` and `seed` are then unused.
     pub invert: bool,
-    /// Class of the images, where the network has classes.
+    /// The class of the images, where the network has classes.
     pub label: Option<u32>,
     /// Seed of the noise.
     pub seed: u64,
@@ -42,72 +45,67 @@ pub struct Between<'a> {
     pub batch_size: usize,
 }
 
-/// For each λ the images at each t. `progress` is told how many rows of the sampler's tables of how many are done, and ends
-/// the walk by returning false.
+/// Interpolates between two images: for each λ, the images at each t. `progress(done, total)` is called after each row of
+/// the sampler's tables; return `false` to cancel.
 ///
 /// # Errors
-/// If the images differ in size or do not fit the network, or a timestep is not the chain's; and as [`walk`].
+/// If the images differ in size or do not fit the network, a timestep is not the chain's, or as
+/// [`sample`](crate::sample()).
 pub fn interpolate(
-    unet: &Unet,
+    denoiser: &dyn Denoiser,
     scheduler: &SchedulerConfig,
-    [a, b]: [&Images; 2],
-    between: &Between,
+    interpolation: &Interpolation,
     mut progress: impl FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Images>, Error> {
+    let Interpolation { ends: [a, b], at, lambdas, mix, seed, batch_size, .. } = *interpolation;
     if a.n != 1 || a.shape() != b.shape() {
-        return Err(Error::Request("an interpolation is between two images of one size".into()));
+        return Err(Error::Request("an interpolation needs two images of one size".into()));
     }
     let schedule = scheduler.noise_schedule()?;
-    // The way up, if there is one, and the way down.
-    let ways = between.at.iter().map(|&t| {
-        if between.invert {
-            let (up, down) = inversion(scheduler, t, between.steps.unwrap_or(schedule.len()))?;
+    // A table from data to latents, if they are mixed, and one from there to images.
+    let tables = |&t: &usize| {
+        if interpolation.invert {
+            let (up, down) = inversion_tables(scheduler, t, interpolation.steps.unwrap_or(schedule.len()))?;
             return Ok((Some(up), down));
         }
-        let options = Options { steps: between.steps, ..Default::default() };
-        Ok((None, between.sampler.table_from(scheduler, options, t)?))
-    });
-    let ways: Vec<(Option<SolverTable>, SolverTable)> = ways.collect::<Result<_, Error>>()?;
-    let count = between.shares.len();
-    let batches = count.div_ceil(between.batch_size.max(1));
-    let rows = |(up, down): &(Option<SolverTable>, SolverTable)| {
-        up.as_ref().map_or(0, |up| 2_usize.div_ceil(between.batch_size.max(1)) * up.rows.len())
-            + batches * down.rows.len()
+        let options = SamplerOptions { steps: interpolation.steps, ..Default::default() };
+        Ok((None, interpolation.sampler.table_from(scheduler, options, t)?))
     };
-    let total = ways.iter().map(rows).sum::<usize>();
+    let tables: Vec<(Option<SolverTable>, SolverTable)> = at.iter().map(tables).collect::<Result<_, Error>>()?;
+    let count = lambdas.len();
+    let batches = |images: usize| images.div_ceil(batch_size.max(1));
+    let rows = |(up, down): &(Option<SolverTable>, SolverTable)| {
+        up.as_ref().map_or(0, |up| batches(2) * up.rows.len()) + batches(count) * down.rows.len()
+    };
+    let total = tables.iter().map(rows).sum::<usize>();
 
-    let mut epsilon = vec![0.0; a.pixels.len()];
-    Random::new(between.seed).normals(Stream::InitialNoise, 0, 0, &mut epsilon);
-    let labels = between.label.map(|label| vec![label; count.max(2)]);
-    let mut frames = vec![Images { n: 0, pixels: Vec::new(), ..a.clone() }; count];
+    let labels = interpolation.label.map(|label| vec![label; count.max(2)]);
     let mut done = 0;
-    let mut go = |table: &SolverTable, start: &Images| {
-        let request = Request {
-            seed: between.seed,
-            first_image: 0,
-            noise: start,
-            labels: labels.as_ref().map(|labels| &labels[..start.n]),
-            batch_size: between.batch_size,
-            share_until: None,
-            guidance: None,
-        };
-        walk(unet, table, scheduler, &request, |_| {
+    let mut run = |table: &SolverTable, start: Images| {
+        let labels = labels.as_ref().map(|labels| labels[..start.n].to_vec());
+        let start = start.with_labels(labels);
+        let request = Request { seed, first_image: 0, noise: &start, batch_size, shared: None };
+        sample(denoiser, table, &request, |_| {
             done += 1;
             progress(done, total)
         })
     };
-    for (&t, (up, down)) in between.at.iter().zip(&ways) {
+    let epsilon = initial_noise(seed, 0, 1, [a.height, a.width, a.channels]);
+    let mut frames = vec![Images { n: 0, pixels: Vec::new(), labels: None, ..*a }; count];
+    for (&t, (up, down)) in at.iter().zip(&tables) {
         let (from, to) = match up {
             Some(up) => {
-                let both = Images { n: 2, pixels: [a.pixels.as_slice(), &b.pixels].concat(), ..a.clone() };
-                let latents = go(up, &both)?.pixels;
-                let (from, to) = latents.split_at(a.pixels.len());
-                (from.to_vec(), to.to_vec())
+                let both = Images { n: 2, pixels: [a.pixels.as_slice(), &b.pixels].concat(), labels: None, ..*a };
+                let latents = run(up, both)?;
+                (latents.slice(0, 1), latents.slice(1, 1))
             }
-            None => (q_sample(&schedule, t, &a.pixels, &epsilon), q_sample(&schedule, t, &b.pixels, &epsilon)),
+            None => {
+                let level = schedule.level(t);
+                (noised(a, level, epsilon.clone()), noised(b, level, epsilon.clone()))
+            }
         };
-        let pixels = between.shares.iter().flat_map(|&share| mixed(between.mix, &from, &to, share)).collect();
-        let images = go(down, &Images { n: count, pixels, ..a.clone() })?;
+        let pixels = lambdas.iter().flat_map(|&lambda| mixed(mix, &from.pixels, &to.pixels, lambda)).collect();
+        let images = run(down, Images { n: count, pixels, labels: None, ..*a })?;
         for (frame, image) in frames.iter_mut().zip(images.each()) {
             frame.n += 1;
             frame.pixels.extend_from_slice(image);
@@ -116,24 +114,17 @@ pub fn interpolate(
     Ok(frames)
 }
 
-/// x_t of an image for a given ε (Ho et al. eq. 4).
-fn q_sample(schedule: &NoiseSchedule, t: usize, x0: &[f32], epsilon: &[f32]) -> Vec<f32> {
-    let mut x_t = vec![0.0; x0.len()];
-    schedule.level(t).q_sample(x0, epsilon, &mut x_t);
-    x_t
-}
-
-fn mixed(mix: Mix, a: &[f32], b: &[f32], share: f64) -> Vec<f32> {
+fn mixed(mix: Mix, a: &[f32], b: &[f32], lambda: f64) -> Vec<f32> {
     let (from, to) = match mix {
-        Mix::Linear => (1.0 - share, share),
+        Mix::Linear => (1.0 - lambda, lambda),
         Mix::Spherical => {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
             let angle = (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0).acos();
-            // Images that point the same way have a straight line between them.
+            // Images in the same direction have a straight line between them.
             if angle.sin() < 1e-6 {
-                (1.0 - share, share)
+                (1.0 - lambda, lambda)
             } else {
-                (((1.0 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin())
+                (((1.0 - lambda) * angle).sin() / angle.sin(), (lambda * angle).sin() / angle.sin())
             }
         }
     };
@@ -145,17 +136,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mixtures_begin_and_end_at_the_images_and_keep_their_length_on_the_sphere() {
+    fn mixtures_start_and_end_at_the_images_and_spherical_ones_keep_the_norm() {
         let (a, b) = (vec![3.0f32, 0.0, 4.0], vec![0.0f32, 5.0, 0.0]);
         for mix in [Mix::Linear, Mix::Spherical] {
-            for (share, end) in [(0.0, &a), (1.0, &b)] {
-                let got = mixed(mix, &a, &b, share);
+            for (lambda, end) in [(0.0, &a), (1.0, &b)] {
+                let got = mixed(mix, &a, &b, lambda);
                 assert!(got.iter().zip(end).all(|(g, e)| (g - e).abs() < 1e-5), "{mix:?} {got:?}");
             }
         }
-        let length = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt();
-        assert!((length(&mixed(Mix::Spherical, &a, &b, 0.3)) - 5.0).abs() < 1e-5);
-        assert!(length(&mixed(Mix::Linear, &a, &b, 0.5)) < 4.0);
+        let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt();
+        assert!((norm(&mixed(Mix::Spherical, &a, &b, 0.3)) - 5.0).abs() < 1e-5);
+        assert!(norm(&mixed(Mix::Linear, &a, &b, 0.5)) < 4.0);
         assert_eq!(mixed(Mix::Spherical, &a, &a, 0.4), a);
     }
 }

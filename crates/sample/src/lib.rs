@@ -1,19 +1,31 @@
-//! Sampling: a [`Pipeline`] (network and noise schedule, as diffusers keeps them), [`Sampler`]s by name, the [`walk`]
-//! from noise to images along a solver table, and the files that samples go to ([`output`]).
+//! Sampling: from noise to images, and the files that images are written to.
+//!
+//! | module or item | what |
+//! |---|---|
+//! | [`Generation`] | samples of a pipeline by a builder with defaults, in memory or written as they are made |
+//! | [`sample()`] | a solver table applied to noise by any [`Denoiser`](model::Denoiser) |
+//! | [`Sampler`] | samplers by name: from a noise schedule to a solver table |
+//! | [`inpaint()`], [`interpolate()`], [`invert()`] | editing |
+//! | [`output`] | PNG grids, animations, npz, safetensors, folders |
 
-mod draw;
 mod error;
+mod frames;
+mod generate;
+mod identity;
 mod inpaint;
 mod interpolate;
+mod invert;
+mod noise;
 pub mod output;
-mod pipeline;
 mod sampler;
-mod walk;
+mod solve;
+mod writer;
 
-pub use draw::{Draw, draw};
 pub use error::Error;
-pub use inpaint::{Known, inpaint};
-pub use interpolate::{Between, Mix, interpolate};
-pub use pipeline::{Pipeline, read_scheduler, write as write_pipeline};
-pub use sampler::{Options, Sampler, inversion};
-pub use walk::{Guidance, Request, Step, initial_noise, noised, walk};
+pub use generate::{ClipChoice, GenerateOptions, Generation, GenerationProgress, SamplerChoice, SaveOptions, Saved};
+pub use inpaint::{Inpainting, inpaint};
+pub use interpolate::{Interpolation, Mix, interpolate};
+pub use invert::{Inversion, Inverted, inversion_tables, invert};
+pub use noise::{initial_noise, noised};
+pub use sampler::{Sampler, SamplerOptions};
+pub use solve::{Request, SamplerStep, SharedNoise, sample};

@@ -1,4 +1,4 @@
-//! How samples leave the program: as a picture to look at, as arrays to compute with, or as a folder of images.
+//! Output files: a picture to look at, arrays to compute with, or a folder of images.
 //!
 //! | path | [`Output`] | content |
 //! |---|---|---|
@@ -8,35 +8,24 @@
 //! | `.safetensors` | [`Safetensors`](Output::Safetensors) | `samples` `[N,C,H,W]` f32 as the network left them |
 //! | none, or `NAME/` | [`Folder`](Output::Folder) | `000000.png` … |
 //!
-//! Each file is written whole or not at all. A PNG carries what it was made with as text chunks, a GIF as a comment,
+//! Each file is written completely or not at all. A PNG carries what it was made with as text chunks, a GIF as a comment,
 //! safetensors as metadata.
 
-mod picture;
+pub(crate) mod picture;
 
 pub use picture::sheet;
 
-use rayon::prelude::*;
 use std::fs;
-use std::io::{self, Cursor};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use model::Images;
+use rayon::prelude::*;
 use weights::atomic;
 
-/// Images `[N,H,W,C]`, nominally in [-1,1].
-#[derive(Debug, Clone, PartialEq)]
-pub struct Images {
-    /// N, how many there are.
-    pub n: usize,
-    /// H, in pixels.
-    pub height: usize,
-    /// W, in pixels.
-    pub width: usize,
-    /// C: 1 grey, 3 RGB, 4 RGBA; any other number is not a picture, but goes into `.safetensors` and `.npz`.
-    pub channels: usize,
-    /// The values in the order N,H,W,C.
-    pub pixels: Vec<f32>,
-}
+use picture::{InMemory, Layout, PixelSource};
 
-/// What can go wrong when samples are written.
+/// An error of writing images.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -99,9 +88,6 @@ pub enum Error {
         /// How many such values it has.
         count: usize,
     },
-    /// From laying out a grid.
-    #[error(transparent)]
-    Data(#[from] data::Error),
     /// From writing a file.
     #[error(transparent)]
     Weights(#[from] weights::Error),
@@ -113,67 +99,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 const SUPPORTED: &str = ".png (a grid or, animated, its making), .gif or .apng (animated), .npz, .safetensors, \
                          or a folder (a name without extension, or with a / at the end)";
 
-impl Images {
-    /// `[N,H,W,C]`.
-    pub fn shape(&self) -> [usize; 4] {
-        [self.n, self.height, self.width, self.channels]
-    }
-
-    /// The values of each image in turn, H,W,C.
-    pub fn each(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.pixels.chunks_exact((self.height * self.width * self.channels).max(1))
-    }
-
-    /// The values in the order N,C,H,W of files.
-    pub fn nchw(&self) -> Vec<f32> {
-        let mut values = Vec::with_capacity(self.pixels.len());
-        for image in self.each() {
-            for channel in 0..self.channels {
-                values.extend(image.iter().skip(channel).step_by(self.channels));
-            }
-        }
-        values
-    }
-
-    /// Whether these can be shown: as many values as the shape says, at least one image, and all finite.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] or [`Error::NotFinite`], which names the first bad image.
-    pub fn check(&self) -> Result<()> {
-        self.check_shape()?;
-        for (index, image) in self.each().enumerate() {
-            let count = image.iter().filter(|value| !value.is_finite()).count();
-            if count > 0 {
-                return Err(Error::NotFinite { index, n: self.n, count });
-            }
-        }
-        Ok(())
-    }
-
-    fn check_shape(&self) -> Result<()> {
-        let shape = self.shape();
-        let values = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-        if values != Some(self.pixels.len()) || self.pixels.is_empty() {
-            let values = self.pixels.len();
-            return Err(Error::Shape(format!("{values} values are not images of shape {shape:?} (N,H,W,C)")));
-        }
-        Ok(())
-    }
-}
-
-/// Bytes as pixels in [-1, 1]: `x/127.5 − 1`.
-pub fn from_u8(bytes: &[u8]) -> Vec<f32> {
-    bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect()
-}
-
-/// Pixels as bytes: `round(clamp((x+1)·127.5, 0, 255))`, ties to even as in NumPy and PyTorch. NaN, which
-/// [`Images::check`] finds, becomes 0.
-pub fn to_u8(pixels: &[f32]) -> Vec<u8> {
-    let byte = |x: &f32| ((x + 1.0) * 127.5).clamp(0.0, 255.0).round_ties_even() as u8;
-    pixels.iter().map(byte).collect()
-}
-
-/// Where samples go, and as what.
+/// A file or folder of images, by its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// One PNG with all images.
@@ -190,7 +116,8 @@ pub enum Output {
 }
 
 impl Output {
-    /// What a path asks for, by its extension in either case; an existing folder is a folder whatever its name.
+    /// Returns the output that a path stands for, by its extension in either case; an existing folder is a folder
+    /// whatever its name.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another extension, or if `animated` and the path is not a `.png`, `.apng` or `.gif`.
@@ -227,8 +154,8 @@ impl Output {
         }
     }
 
-    /// Finds out whether images of `shape` `[N,H,W,C]` can be written, before hours are spent on making them. Creates
-    /// the folders on the way to the output, and in the innermost one, for a moment, a temporary file.
+    /// Checks that images of `shape` `[N,H,W,C]` can be written, before hours are spent on making them. Creates the
+    /// folders on the way to the output, and in the innermost one, for a moment, a temporary file.
     ///
     /// # Errors
     /// If a folder is where a file is to be or the other way round, a folder cannot be created or written to, or the
@@ -254,7 +181,7 @@ impl Output {
     }
 
     /// Creates the folder that the output is, or is in.
-    fn create_folder(&self) -> Result<&Path> {
+    pub(crate) fn create_folder(&self) -> Result<&Path> {
         let path = self.path();
         let bad = |path: &Path, reason: &str| Error::Target { path: path.to_owned(), reason: reason.to_owned() };
         let folder = match (self, path.parent()) {
@@ -274,63 +201,71 @@ impl Output {
     }
 }
 
-/// Writes `images`, creating folders on the way to them and replacing a file that is there.
+/// Writes images that are in memory, creating folders on the way to them and replacing a file that is there.
 ///
-/// - `labels`: the class of each image, for `.npz`, `.safetensors` and (as text chunk `label`) folders.
-/// - `frames`: for animations: previews (x_t or x̂0) in the order of sampling, each of the shape of `images`. `images`
-///   end the animation and are held; they may, but need not, be the last of `frames` too.
-/// - `info`: what the images were made with, such as command and seed: PNG text chunks (keywords of 1 to 79 characters
-///   of Latin-1), safetensors metadata, a GIF's comment. An `.npz` has no place for it.
+/// - `frames`: for animations: previews (x_t or x̂0) in the order of sampling, each of the shape of `images`. `images` end
+///   the animation and are held; they may, but need not, be the last of `frames` too.
+/// - `info`: what the images were made with, such as command and seed: PNG text chunks (keywords of 1 to 79 characters of
+///   Latin-1), safetensors metadata, a GIF's comment. An `.npz` has no place for it.
 ///
 /// # Errors
-/// If shapes disagree, a value is NaN or infinite (`.safetensors` takes them), the number of channels is not a
-/// picture's, or the file cannot be written; then an earlier file is untouched.
-pub fn write(
-    output: &Output,
-    images: &Images,
-    labels: Option<&[u32]>,
-    frames: &[Images],
-    info: &[(String, String)],
-) -> Result<()> {
-    if let Output::Folder(folder) = output {
-        return write_folder(folder, images, labels, 0, info);
-    }
-    check(images, labels)?;
+/// If shapes disagree, a value is NaN or infinite (`.safetensors` takes them), the number of channels is not a picture's, a
+/// folder holds other images, or the file cannot be written; then an earlier file is untouched.
+pub fn write(output: &Output, images: &Images, frames: &[Images], info: &[(String, String)]) -> Result<()> {
+    check_shape(images)?;
     if !matches!(output, Output::Safetensors(_)) {
-        images.check()?;
+        check(images)?;
     }
     output.create_folder()?;
+    let labels = images.labels.as_deref();
     match output {
-        Output::Grid(path) => picture::write_grid(path, images, info),
-        Output::Animation(path) => picture::write_animation(path, images, frames, info),
-        Output::Npz(path) => write_npz(path, images, labels),
-        Output::Safetensors(path) => write_safetensors(path, images, labels, info),
-        Output::Folder(_) => unreachable!("written above"),
+        Output::Grid(path) => {
+            let [n, height, width, _] = images.shape();
+            let layout = Layout::grid(n, height, width)?;
+            picture::write_grid(path, &mut InMemory::from(images), &layout, info)
+        }
+        Output::Animation(path) => {
+            picture::check_frames(frames, images)?;
+            let is_last = frames.last().is_some_and(|last| last.pixels == images.pixels);
+            let frames = &frames[..frames.len() - usize::from(is_last)];
+            let frames = frames.iter().map(InMemory::from).collect();
+            picture::write_animation(path, frames, InMemory::from(images), info)
+        }
+        Output::Npz(path) => write_npz(path, &mut InMemory::from(images), labels),
+        Output::Safetensors(path) => {
+            let values = images.nchw();
+            write_samples(path, images.shape(), labels, info, |file| {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                file.write_all(&bytes)
+            })
+        }
+        Output::Folder(folder) => {
+            let numbers: Vec<String> = (0..images.n).map(|i| format!("{i:06}.png")).collect();
+            let is_ours = |path: &PathBuf| numbers.iter().any(|name| path.ends_with(name));
+            if let Some(path) = images_in(folder)?.into_iter().find(|path| !is_ours(path)) {
+                let reason = "is another image; write to another folder, or remove it".to_owned();
+                return Err(Error::Target { path, reason });
+            }
+            write_folder(folder, images, 0, info)
+        }
     }
 }
 
 /// Writes each image as a PNG of its own, `000000.png` and so on from `first_index`, with text chunks `index`, `label`
-/// (if there are labels) and `info`. What else is in the folder stays.
+/// (if there are labels) and `info`. Other files in the folder stay.
 ///
 /// # Errors
-/// As [`write()`]; the images before the one that could not be written may be there, whole.
-pub fn write_folder(
-    folder: &Path,
-    images: &Images,
-    labels: Option<&[u32]>,
-    first_index: u64,
-    info: &[(String, String)],
-) -> Result<()> {
-    check(images, labels)?;
-    images.check()?;
+/// As [`write()`]; the images before the one that could not be written may be there, complete.
+pub fn write_folder(folder: &Path, images: &Images, first_index: u64, info: &[(String, String)]) -> Result<()> {
+    check(images)?;
     let color = picture::color(images.channels)?;
     Output::Folder(folder.to_owned()).create_folder()?;
-    let pixels = to_u8(&images.pixels);
+    let pixels = images.bytes();
     let write_one = |(i, pixels): (usize, &[u8])| {
         let index = first_index.saturating_add(i as u64);
         let mut info = info.to_vec();
         info.push(("index".to_owned(), index.to_string()));
-        info.extend(labels.map(|labels| ("label".to_owned(), labels[i].to_string())));
+        info.extend(images.labels.as_ref().map(|labels| ("label".to_owned(), labels[i].to_string())));
         let size = [images.height, images.width];
         atomic::write_file(folder.join(format!("{index:06}.png")), |file| {
             let mut file = picture::png(file, size, color, &info)?.write_header()?;
@@ -342,30 +277,82 @@ pub fn write_folder(
     Ok(())
 }
 
-fn write_npz(path: &Path, images: &Images, labels: Option<&[u32]>) -> Result<()> {
-    // A zip's directory is written by seeking, a whole file is only appended to.
-    let mut bytes = Cursor::new(Vec::new());
-    let written = data::write_npz(&mut bytes, &to_u8(&images.pixels), images.shape(), labels);
-    atomic::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?;
+/// The image files in a folder, sorted.
+pub(crate) fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
+    let fail = |error| Error::Io { path: folder.to_owned(), action: "cannot be read", error };
+    let mut images = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !is_hidden && extension.is_some_and(|extension| EXTENSIONS.contains(&&*extension)) {
+            images.push(path);
+        }
+    }
+    images.sort();
+    Ok(images)
+}
+
+/// Writes `arr_0` and labels `arr_1`.
+pub(crate) fn write_npz(path: &Path, source: &mut dyn PixelSource, labels: Option<&[u32]>) -> Result<()> {
+    let shape = source.shape();
+    let mut image = vec![0; shape[1..].iter().product()];
+    atomic::write_seekable_file(path, |file| {
+        data::write_npz_with(file, shape, labels, |file| {
+            (0..shape[0]).try_for_each(|index| {
+                source.read(index, &mut image)?;
+                file.write_all(&image)
+            })
+        })
+    })?;
     Ok(())
 }
 
-fn write_safetensors(path: &Path, images: &Images, labels: Option<&[u32]>, info: &[(String, String)]) -> Result<()> {
-    let [n, height, width, channels] = images.shape();
-    let samples = images.nchw();
-    let labels: Option<Vec<f32>> = labels.map(|labels| labels.iter().map(|&label| label as f32).collect());
-    let (shape, count) = ([n, channels, height, width], [n]);
-    let samples = [("samples", &shape[..], &samples[..])];
-    let labels = labels.iter().map(|labels| ("labels", &count[..], &labels[..]));
-    Ok(weights::write_safetensors(path, samples.into_iter().chain(labels), &info.iter().cloned().collect())?)
+/// Writes `samples` `[N,C,H,W]`, which `write` writes as f32, little-endian, and `labels`.
+pub(crate) fn write_samples(
+    path: &Path,
+    [n, height, width, channels]: [usize; 4],
+    labels: Option<&[u32]>,
+    info: &[(String, String)],
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let samples = ("samples", vec![n, channels, height, width]);
+    let tensors: Vec<(&str, Vec<usize>)> = labels.map(|_| ("labels", vec![n])).into_iter().chain([samples]).collect();
+    let metadata = info.iter().cloned().collect();
+    weights::write_safetensors_with(path, &tensors, &metadata, |file| {
+        for label in labels.into_iter().flatten() {
+            file.write_all(&(*label as f32).to_le_bytes())?;
+        }
+        write(file)
+    })?;
+    Ok(())
 }
 
-fn check(images: &Images, labels: Option<&[u32]>) -> Result<()> {
-    images.check_shape()?;
-    match labels {
-        Some(labels) if labels.len() != images.n => {
-            Err(Error::Shape(format!("{} labels for {} images", labels.len(), images.n)))
+/// Checks that images can be shown: as many values as the shape says, at least one image, and all finite.
+///
+/// # Errors
+/// [`Error::Shape`] or [`Error::NotFinite`], which names the first bad image.
+pub fn check(images: &Images) -> Result<()> {
+    check_shape(images)?;
+    for (index, image) in images.each().enumerate() {
+        let count = image.iter().filter(|value| !value.is_finite()).count();
+        if count > 0 {
+            return Err(Error::NotFinite { index, n: images.n, count });
         }
-        _ => Ok(()),
     }
+    Ok(())
+}
+
+fn check_shape(images: &Images) -> Result<()> {
+    let shape = images.shape();
+    let values = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    if values != Some(images.pixels.len()) || images.pixels.is_empty() {
+        let values = images.pixels.len();
+        return Err(Error::Shape(format!("{values} values are not images of shape {shape:?} (N,H,W,C)")));
+    }
+    if let Some(labels) = images.labels.as_ref().filter(|labels| labels.len() != images.n) {
+        return Err(Error::Shape(format!("{} labels for {} images", labels.len(), images.n)));
+    }
+    Ok(())
 }

@@ -6,19 +6,21 @@ use std::sync::LazyLock;
 
 use diffusion::churn::edm_sde;
 use diffusion::scheduler::SchedulerClass;
+use diffusion::solver::AnalyticNoise;
 use diffusion::{
-    Churn, Node, OdeSolver, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance, solver, timesteps,
+    Churn, MseProfile, Node, OdeSolver, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance, solver,
+    timesteps,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Error;
 
-/// What samplers are called.
+/// The names of all samplers.
 static NAMES: LazyLock<Vec<&'static str>> =
     LazyLock::new(|| ["ddpm", "ddim", "edm-sde"].into_iter().chain(OdeSolver::NAMES.map(|(name, _)| name)).collect());
 
-/// A way from noise to images.
+/// A sampler: a rule that makes solver tables.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampler {
     /// Ancestral sampling (Ho et al. 2020, Algorithm 2).
@@ -28,55 +30,55 @@ pub enum Sampler {
         /// How much of the ancestral noise is added.
         eta: f64,
     },
-    /// One of higher order: good images in 10 to 20 evaluations.
-    Multistep(OdeSolver),
+    /// An ODE solver of higher order, for good images in 10 to 20 evaluations.
+    Ode(OdeSolver),
     /// Heun's method with noise (Karras et al. 2022, algorithm 2).
     EdmSde(Churn),
 }
 
-/// What a sampler's table depends on beside the chain. Nothing given: as many steps as the chain has, or 20 for samplers of
-/// higher order, at the chain's own spacing, or evenly in log-SNR for those.
+/// The steps of a sampler. The default is all T steps at the chain's own spacing; for samplers of higher order 20, uniform
+/// in log-SNR.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    /// Steps.
+pub struct SamplerOptions {
+    /// The number of steps.
     pub steps: Option<usize>,
-    /// Which timesteps, by diffusers' rules.
+    /// The rule that spaces timesteps, as in diffusers.
     pub spacing: Option<TimestepSpacing>,
-    /// Which points, whole timesteps or not.
+    /// The timestep grid, between whole timesteps too.
     pub grid: Option<TimestepGrid>,
-    /// Move the grid's points to whole timesteps.
+    /// Rounds the grid to whole timesteps.
     pub snap: bool,
-    /// The ancestral variance, instead of the chain's.
+    /// The ancestral variance; the scheduler's by default.
     pub variance: Option<Variance>,
 }
 
 impl Sampler {
-    /// The names that [`Sampler::from_str`] knows.
+    /// Returns the names that [`Sampler::from_str`] accepts.
     pub fn names() -> &'static [&'static str] {
         &NAMES
     }
 
-    /// Its name; DDIM's η is no part of it.
+    /// Returns the name, without DDIM's η.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ddpm => "ddpm",
             Self::Ddim { .. } => "ddim",
-            Self::Multistep(multistep) => multistep.name(),
+            Self::Ode(solver) => solver.name(),
             Self::EdmSde(_) => "edm-sde",
         }
     }
 
-    /// DDIM with this η; another sampler as it is.
+    /// Returns DDIM with this η; any other sampler is unchanged.
     pub fn with_eta(self, eta: f64) -> Self {
         if let Self::Ddim { .. } = self { Self::Ddim { eta } } else { self }
     }
 
-    /// The table of a sampler: for `ddpm` and `ddim` what diffusers' scheduler of the same name does.
+    /// Returns the solver table; for `ddpm` and `ddim`, the steps of diffusers' scheduler of the same name.
     ///
     /// # Errors
     /// If the steps do not fit the chain.
-    pub fn table(self, scheduler: &SchedulerConfig, options: Options) -> Result<SolverTable, Error> {
-        let Options { spacing, grid, snap, variance, .. } = options;
+    pub fn table(self, scheduler: &SchedulerConfig, options: SamplerOptions) -> Result<SolverTable, Error> {
+        let SamplerOptions { spacing, grid, snap, variance, .. } = options;
         let steps = self.steps(scheduler, options);
         let scheduler = SchedulerConfig {
             timestep_spacing: spacing.unwrap_or(scheduler.timestep_spacing),
@@ -86,29 +88,34 @@ impl Sampler {
         let (class, eta) = match self {
             Self::Ddpm => (SchedulerClass::Ddpm, 0.0),
             Self::Ddim { eta } => (SchedulerClass::Ddim, eta),
-            Self::Multistep(_) | Self::EdmSde(_) => {
+            Self::Ode(_) | Self::EdmSde(_) => {
                 if let (None, Some(_)) = (grid, spacing) {
-                    return self.table_over(&scheduler, &scheduler.timesteps(steps)?);
+                    return self.with_timesteps(&scheduler, &scheduler.timesteps(steps)?);
                 }
                 let nodes = grid.unwrap_or(TimestepGrid::LogSnr).nodes(&scheduler.noise_schedule()?, steps, snap)?;
-                return self.through(&scheduler, &nodes);
+                return self.with_nodes(&scheduler, &nodes);
             }
         };
         if let Some(grid) = grid {
             // Ancestral steps and DDIM's are defined between whole timesteps.
             let nodes = grid.nodes(&scheduler.noise_schedule()?, steps, true)?;
             let list: Vec<usize> = nodes[..nodes.len() - 1].iter().map(|node| node.timestep as usize).collect();
-            return self.table_over(&scheduler, &list);
+            return self.with_timesteps(&scheduler, &list);
         }
         Ok(SchedulerConfig { class, ..scheduler }.solver_table(steps, eta)?)
     }
 
-    /// The table that begins in the middle: at `t`, and from there over those timesteps of [`Sampler::table`]'s spacing that
-    /// are below it.
+    /// Returns the table that starts at timestep `t` and continues over those timesteps of [`Sampler::table`]'s spacing
+    /// that are below it.
     ///
     /// # Errors
     /// If t is not a timestep of the chain.
-    pub fn table_from(self, scheduler: &SchedulerConfig, options: Options, t: usize) -> Result<SolverTable, Error> {
+    pub fn table_from(
+        self,
+        scheduler: &SchedulerConfig,
+        options: SamplerOptions,
+        t: usize,
+    ) -> Result<SolverTable, Error> {
         let total = scheduler.num_train_timesteps;
         if t >= total {
             let last = total - 1;
@@ -127,63 +134,68 @@ impl Sampler {
             None => scheduler.timesteps(self.steps(&scheduler, options))?,
         };
         let list: Vec<usize> = std::iter::once(t).chain(all.into_iter().filter(|&s| s < t)).collect();
-        self.table_over(&scheduler, &list)
+        self.with_timesteps(&scheduler, &list)
     }
 
-    /// Steps of the whole way.
-    fn steps(self, scheduler: &SchedulerConfig, options: Options) -> usize {
+    /// The number of steps from T−1.
+    fn steps(self, scheduler: &SchedulerConfig, options: SamplerOptions) -> usize {
         let total = scheduler.num_train_timesteps;
-        let few = matches!(self, Self::Multistep(_) | Self::EdmSde(_));
+        let few = matches!(self, Self::Ode(_) | Self::EdmSde(_));
         options.steps.unwrap_or(if few { total.min(20) } else { total })
     }
 
-    /// The table that visits a given list of timesteps, in any order.
+    /// Returns the table that visits the given timesteps, in any order.
     ///
     /// # Errors
     /// If a timestep is repeated or outside the chain.
-    pub fn table_over(self, scheduler: &SchedulerConfig, list: &[usize]) -> Result<SolverTable, Error> {
+    pub fn with_timesteps(self, scheduler: &SchedulerConfig, list: &[usize]) -> Result<SolverTable, Error> {
         let schedule = scheduler.noise_schedule()?;
         let list = timesteps::explicit(schedule.len(), list)?;
         Ok(match self {
             Self::Ddpm => solver::ddpm(&schedule, &list, scheduler.variance_type, scheduler.clip())?,
             Self::Ddim { eta } => solver::ddim(&schedule, &list, eta, scheduler.clip())?,
-            Self::Multistep(_) | Self::EdmSde(_) => {
+            Self::Ode(_) | Self::EdmSde(_) => {
                 let nodes = list.into_iter().map(|t| Node::at(&schedule, t as f64)).chain([Node::DATA]);
-                self.through(scheduler, &nodes.collect::<Vec<_>>())?
+                self.with_nodes(scheduler, &nodes.collect::<Vec<_>>())?
             }
         })
     }
 
-    /// The table of a sampler of higher order through points of its own.
-    fn through(self, scheduler: &SchedulerConfig, nodes: &[Node]) -> Result<SolverTable, Error> {
+    /// Returns the table over the optimal sub-chain of `steps` steps by a measured profile; `ddpm` and `ddim` also get
+    /// their optimal variances (Analytic-DPM: Bao et al. 2022, arXiv 2201.06503).
+    ///
+    /// # Errors
+    /// If the profile does not fit the chain, or there is no sub-chain of that length.
+    pub fn optimal_table(
+        self,
+        scheduler: &SchedulerConfig,
+        profile: &MseProfile,
+        steps: usize,
+    ) -> Result<SolverTable, Error> {
+        let (schedule, clip) = (scheduler.noise_schedule()?, scheduler.clip());
+        let profile = profile.smoothed(&schedule)?;
+        let list = profile.best_timesteps(&schedule, steps)?;
         Ok(match self {
-            Self::Multistep(multistep) => multistep.table(nodes, scheduler.clip())?,
+            Self::Ddpm => {
+                let log_variances = profile.log_variances(&schedule, &list)?;
+                let variances: Vec<f64> = log_variances.into_iter().map(f64::exp).collect();
+                solver::ddpm_with_variances(&schedule, &list, &variances, clip)?
+            }
+            Self::Ddim { eta } => {
+                solver::ddim_analytic(&schedule, &list, AnalyticNoise { eta, mse: &profile.mse }, clip)?
+            }
+            Self::Ode(_) | Self::EdmSde(_) => self.with_timesteps(scheduler, &list)?,
+        })
+    }
+
+    /// Returns the table of a sampler of higher order through given nodes.
+    fn with_nodes(self, scheduler: &SchedulerConfig, nodes: &[Node]) -> Result<SolverTable, Error> {
+        Ok(match self {
+            Self::Ode(solver) => solver.table(nodes, scheduler.clip())?,
             Self::EdmSde(churn) => edm_sde(&scheduler.noise_schedule()?, nodes, churn, scheduler.clip())?,
             Self::Ddpm | Self::Ddim { .. } => unreachable!("made of whole timesteps"),
         })
     }
-}
-
-/// The tables that take images up to x at t along DDIM's way and back again (Song et al. 2021, section 4.3), over the same
-/// timesteps, `steps` of them from the data to T−1. Neither clips: what goes up must come down.
-///
-/// # Errors
-/// If t is not above 0 and within the chain, or for fewer than two steps or more than it has.
-pub fn inversion(scheduler: &SchedulerConfig, t: usize, steps: usize) -> Result<(SolverTable, SolverTable), Error> {
-    let schedule = scheduler.noise_schedule()?;
-    let last = schedule.len() - 1;
-    if !(1..=last).contains(&t) || !(2..=last + 1).contains(&steps) {
-        let all = last + 1;
-        let message = format!(
-            "an inversion goes up to t = 1 to {last} in 2 to {all} steps of the whole way, not to {t} in {steps}"
-        );
-        return Err(Error::Request(message));
-    }
-    let even = (0..steps).map(|i| i * last / (steps - 1));
-    let mut list: Vec<usize> = even.take_while(|&s| s < t).chain([t]).collect();
-    let up = solver::ddim_inversion(&schedule, &list)?;
-    list.reverse();
-    Ok((up, solver::ddim(&schedule, &list, 0.0, None)?))
 }
 
 impl FromStr for Sampler {
@@ -194,7 +206,7 @@ impl FromStr for Sampler {
             "ddpm" => Ok(Self::Ddpm),
             "ddim" => Ok(Self::Ddim { eta: 0.0 }),
             "edm-sde" => Ok(Self::EdmSde(Churn::default())),
-            _ => name.parse().map(Self::Multistep).map_err(|_| {
+            _ => name.parse().map(Self::Ode).map_err(|_| {
                 Error::Request(format!("unknown sampler `{name}`; there are {}", Self::names().join(", ")))
             }),
         }

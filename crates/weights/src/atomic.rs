@@ -39,16 +39,48 @@ pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> 
         }
         _ => {}
     }
-    let temporary = Temporary::beside(&target)?;
+    replace(path, &target, |file| write(file))
+}
+
+/// Writes the file `path` as [`write_file`] does, for formats whose writers seek. What goes to a device or pipe is put
+/// together in a temporary file first.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_seekable_file(
+    path: impl AsRef<Path>,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match fs::metadata(&target) {
+        Ok(metadata) if metadata.is_dir() => Err(Error::file(path, "is a folder, not a file")),
+        Ok(metadata) if !metadata.is_file() => {
+            let folder = std::env::temp_dir();
+            let temporary = Temporary::beside(&folder.join("ddpm"))?;
+            replace(path, &temporary.path, write)?;
+            let fail = || Error::write(path);
+            let mut from = File::open(&temporary.path).map_err(fail())?;
+            let mut to = OpenOptions::new().write(true).open(&target).map_err(fail())?;
+            io::copy(&mut from, &mut to).map(drop).map_err(fail())
+        }
+        _ => replace(path, &target, write),
+    }
+}
+
+/// Writes a temporary file beside `target` and renames it to that; errors name `path`.
+fn replace(path: &Path, target: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+    let fail = || Error::write(path);
+    let temporary = Temporary::beside(target)?;
     let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path).map_err(fail())?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     write(&mut file).map_err(fail())?;
     let file = file.into_inner().map_err(|error| fail()(error.into_error()))?;
     file.sync_all().map_err(fail())?;
     drop(file);
-    fs::rename(&temporary.path, &target).map_err(fail())?;
+    fs::rename(&temporary.path, target).map_err(fail())?;
     temporary.keep();
-    sync_folder(parent(&target)).map_err(fail())
+    sync_folder(parent(target)).map_err(fail())
 }
 
 /// Writes the folder `path`: `build` fills a temporary folder beside it, which then takes its place.

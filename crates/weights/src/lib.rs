@@ -41,7 +41,7 @@ mod tensor;
 mod tensorflow;
 mod torch;
 
-pub use self::safetensors::write_safetensors;
+pub use self::safetensors::{write_safetensors, write_safetensors_with};
 pub use archive::{Archive, read_safetensors, read_tensors};
 pub use error::{Error, Result};
 pub use format::Format;

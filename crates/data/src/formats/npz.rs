@@ -215,18 +215,35 @@ impl Array {
 /// OpenAI's and other evaluation tools read.
 ///
 /// # Errors
-/// What `out` returns; [`io::ErrorKind::InvalidInput`] if `images` or `labels` do not have the size that `shape` says.
+/// The errors of `out`; [`io::ErrorKind::InvalidInput`] if there are not as many labels or bytes as `shape` says.
 pub fn write<W: Write + Seek>(out: W, images: &[u8], shape: [usize; 4], labels: Option<&[u32]>) -> io::Result<()> {
-    let size = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-    if size != Some(images.len()) || labels.is_some_and(|labels| labels.len() != shape[0]) {
-        let message = format!("{} bytes and {:?} labels for shape {shape:?}", images.len(), labels.map(<[u32]>::len));
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    write_with(out, shape, labels, |out| out.write_all(images))
+}
+
+/// Writes an `.npz` as [`write`] does; `write` writes the images' bytes.
+///
+/// # Errors
+/// As [`write`], and the errors of `write`.
+pub fn write_with<W: Write + Seek>(
+    out: W,
+    shape: [usize; 4],
+    labels: Option<&[u32]>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
+    if let Some(labels) = labels.filter(|labels| labels.len() != shape[0]) {
+        return Err(invalid(format!("{} labels for {} images", labels.len(), shape[0])));
     }
     let mut archive = ZipWriter::new(out);
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
     archive.start_file("arr_0.npy", options)?;
     archive.write_all(&npy_header("|u1", &shape.map(|size| size.to_string()).join(", ")))?;
-    archive.write_all(images)?;
+    let mut counted = Counted { out: &mut archive, bytes: 0 };
+    write(&mut counted)?;
+    let (found, expected) = (counted.bytes, shape.iter().map(|&side| side as u64).product::<u64>());
+    if found != expected {
+        return Err(invalid(format!("{found} bytes for shape {shape:?}, expected {expected}")));
+    }
     if let Some(labels) = labels {
         archive.start_file("arr_1.npy", options)?;
         archive.write_all(&npy_header("<i8", &format!("{},", labels.len())))?;
@@ -234,6 +251,24 @@ pub fn write<W: Write + Seek>(out: W, images: &[u8], shape: [usize; 4], labels: 
         archive.write_all(&bytes)?;
     }
     archive.finish()?.flush()
+}
+
+/// A writer that counts.
+struct Counted<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 pub(crate) fn npy_header(dtype: &str, shape: &str) -> Vec<u8> {

@@ -1,40 +1,87 @@
-//! Many images as one picture: PNG grids, progressive sheets, animated PNGs and GIFs.
+//! Many images as one picture: PNG grids, sheets, animated PNGs and GIFs.
 
-use super::{Error, Images, Result, to_u8};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::path::Path;
+
 use gif::{AnyExtension, Extension, Repeat};
+use model::Images;
 use png::{BitDepth, ColorType};
 use rayon::prelude::*;
-use std::borrow::Cow;
-use std::io::{self, Write};
-use std::path::Path;
 use weights::atomic;
+
+use super::{Error, Result};
 
 /// Small images are enlarged until their longer side has this many pixels …
 const CELL: usize = 64;
 /// … as long as the picture stays within this.
 const PICTURE: usize = 2000;
-/// GIF's limit, and data::grid's.
+/// GIF's limit, and that of many viewers of PNGs.
 const LONGEST: usize = 65_535;
 
-/// Colours are learned (NeuQuant, Dekker 1994) from one in this many pixels; 10 is faster, and visibly worse where there
+/// Colors are learned (NeuQuant, Dekker 1994) from one in this many pixels; 10 is faster, and visibly worse where there
 /// are few.
 const GIF_SPEED: i32 = 3;
 
 /// How long the finished images of an animation are shown, in hundredths of a second.
 const HOLD: u16 = 200;
 
-/// How many pixels apart images are laid out, and what each pixel is enlarged to.
-pub(super) struct Layout {
+/// Images of bytes `[N,H,W,C]` that are read one at a time.
+pub(crate) trait PixelSource {
+    /// Returns `[N,H,W,C]`.
+    fn shape(&self) -> [usize; 4];
+
+    /// Reads an image, H,W,C.
+    fn read(&mut self, index: usize, out: &mut [u8]) -> io::Result<()>;
+}
+
+/// Images of bytes in memory.
+pub(super) struct InMemory {
+    shape: [usize; 4],
+    bytes: Vec<u8>,
+}
+
+impl From<&Images> for InMemory {
+    fn from(images: &Images) -> Self {
+        Self { shape: images.shape(), bytes: images.bytes() }
+    }
+}
+
+impl PixelSource for InMemory {
+    fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    fn read(&mut self, index: usize, out: &mut [u8]) -> io::Result<()> {
+        out.copy_from_slice(&self.bytes[index * out.len()..][..out.len()]);
+        Ok(())
+    }
+}
+
+/// Where each image of a picture goes, and how much it is enlarged.
+pub(crate) struct Layout {
+    images: usize,
+    rows: usize,
     columns: usize,
+    /// Whether the images fill columns, not rows.
+    by_column: bool,
     gap: usize,
     factor: usize,
 }
 
 impl Layout {
-    /// As near to a square as whole rows allow.
+    /// A grid as near to a square as full rows allow.
     pub fn grid(n: usize, height: usize, width: usize) -> Result<Self> {
         let columns = (n as f64 * height as f64 / width.max(1) as f64).sqrt().ceil() as usize;
         Self::new(n, columns, height, width)
+    }
+
+    /// A row for each class, where classes take turns.
+    pub fn by_class(n: usize, classes: usize, height: usize, width: usize) -> Result<Self> {
+        let columns = n.div_ceil(classes.max(1));
+        let layout = Self::new(classes * columns, columns, height, width)?;
+        Ok(Self { by_column: true, images: n, ..layout })
     }
 
     fn new(n: usize, columns: usize, height: usize, width: usize) -> Result<Self> {
@@ -50,12 +97,52 @@ impl Layout {
         if longest(gap) > LONGEST {
             return Err(Error::GridTooLarge { rows, columns, height, width });
         }
-        Ok(Layout { columns, gap, factor })
+        Ok(Layout { images: n, rows, columns, by_column: false, gap, factor })
+    }
+
+    /// The image in a cell.
+    fn image(&self, row: usize, column: usize) -> Option<usize> {
+        let index = if self.by_column { column * self.rows + row } else { row * self.columns + column };
+        (index < self.images).then_some(index)
+    }
+
+    /// Height and width of the picture before it is enlarged.
+    fn size(&self, height: usize, width: usize) -> [usize; 2] {
+        let side = |cells: usize, pixels: usize| cells * (pixels + self.gap) - self.gap;
+        [side(self.rows, height), side(self.columns, width)]
+    }
+
+    /// Calls `each` with every row of pixels, from the top, before it is enlarged. A row of images is in memory at a time.
+    fn pixel_rows(
+        &self,
+        source: &mut dyn PixelSource,
+        mut each: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let [_, height, width, channels] = source.shape();
+        let [_, sheet_width] = self.size(height, width);
+        let stride = sheet_width * channels;
+        let white = vec![255; stride];
+        let mut image = vec![0; height * width * channels];
+        for row in 0..self.rows {
+            let mut strip = vec![255; height * stride];
+            for (column, index) in (0..self.columns).filter_map(|column| Some((column, self.image(row, column)?))) {
+                source.read(index, &mut image)?;
+                let left = column * (width + self.gap) * channels;
+                for (strip, pixels) in strip.chunks_mut(stride).zip(image.chunks(width * channels)) {
+                    strip[left..][..pixels.len()].copy_from_slice(pixels);
+                }
+            }
+            strip.chunks(stride).try_for_each(&mut each)?;
+            if row + 1 < self.rows {
+                (0..self.gap).try_for_each(|_| each(&white))?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// How PNG calls a number of channels.
-pub(super) fn color(channels: usize) -> Result<ColorType> {
+/// PNG's name for a number of channels.
+pub(crate) fn color(channels: usize) -> Result<ColorType> {
     match channels {
         1 => Ok(ColorType::Grayscale),
         3 => Ok(ColorType::Rgb),
@@ -64,67 +151,12 @@ pub(super) fn color(channels: usize) -> Result<ColorType> {
     }
 }
 
-/// Images side by side, u8 `[height,width,channels]`, not yet enlarged.
-struct Picture {
-    height: usize,
-    width: usize,
-    color: ColorType,
-    factor: usize,
-    pixels: Vec<u8>,
-}
-
-impl Picture {
-    /// Lays out u8 images, N,H,W,C with `[H,W,C]` = `shape`.
-    fn new(images: &[u8], [height, width, channels]: [usize; 3], layout: &Layout) -> Result<Self> {
-        let color = color(channels)?;
-        let grid = |images: &[u8], channels| data::grid(images, [height, width, channels], layout.columns, layout.gap);
-        // A grid is RGB whatever it is made of, so that transparency takes one of its own.
-        let (rgb, alpha) = if color == ColorType::Rgba {
-            let rgb: Vec<u8> = images.chunks_exact(4).flat_map(|rgba| &rgba[..3]).copied().collect();
-            let alpha: Vec<u8> = images.iter().skip(3).step_by(4).copied().collect();
-            (grid(&rgb, 3)?, Some(grid(&alpha, 1)?))
-        } else {
-            (grid(images, channels)?, None)
-        };
-        let (height, width, factor) = (rgb.height() as usize, rgb.width() as usize, layout.factor);
-        let pixels = match alpha {
-            Some(alpha) => rgb.pixels().zip(alpha.pixels()).flat_map(|(c, a)| [c[0], c[1], c[2], a[0]]).collect(),
-            None if channels == 1 => rgb.iter().step_by(3).copied().collect(),
-            None => rgb.into_raw(),
-        };
-        Ok(Picture { height, width, color, factor, pixels })
-    }
-
-    fn grid(images: &Images) -> Result<Self> {
-        let [n, height, width, channels] = images.shape();
-        Self::new(&to_u8(&images.pixels), [height, width, channels], &Layout::grid(n, height, width)?)
-    }
-
-    /// Height and width once enlarged.
-    fn size(&self) -> [usize; 2] {
-        [self.height * self.factor, self.width * self.factor]
-    }
-
-    fn enlarged(&self) -> Cow<'_, [u8]> {
-        enlarge(&self.pixels, self.width, self.color.samples(), self.factor)
-    }
-}
-
-/// Repeats each pixel `factor` times in both directions.
-fn enlarge(pixels: &[u8], width: usize, channels: usize, factor: usize) -> Cow<'_, [u8]> {
+/// Repeats each pixel of a row `factor` times.
+fn widened(row: &[u8], channels: usize, factor: usize) -> Cow<'_, [u8]> {
     if factor == 1 {
-        return pixels.into();
+        return row.into();
     }
-    let mut out = Vec::with_capacity(pixels.len() * factor * factor);
-    for row in pixels.chunks_exact(width * channels) {
-        let begin = out.len();
-        for pixel in row.chunks_exact(channels) {
-            (0..factor).for_each(|_| out.extend_from_slice(pixel));
-        }
-        let end = out.len();
-        (1..factor).for_each(|_| out.extend_from_within(begin..end));
-    }
-    out.into()
+    row.chunks_exact(channels).flat_map(|pixel| pixel.repeat(factor)).collect::<Vec<u8>>().into()
 }
 
 /// A PNG encoder for 8-bit pixels of `[height,width]` that will write `info` as text chunks.
@@ -150,23 +182,40 @@ pub(super) fn png<'a, W: Write>(
     Ok(encoder)
 }
 
-fn write_picture(path: &Path, picture: &Picture, info: &[(String, String)]) -> Result<()> {
+/// Reads a text chunk of a PNG, if the file is one and has it before its pixels.
+pub(crate) fn text(path: &Path, keyword: &str) -> Option<String> {
+    let reader = png::Decoder::new(BufReader::new(File::open(path).ok()?)).read_info().ok()?;
+    let chunks = &reader.info().uncompressed_latin1_text;
+    chunks.iter().find(|chunk| chunk.keyword == keyword).map(|chunk| chunk.text.clone())
+}
+
+/// Writes one PNG with all images.
+pub(crate) fn write_grid(
+    path: &Path,
+    source: &mut dyn PixelSource,
+    layout: &Layout,
+    info: &[(String, String)],
+) -> Result<()> {
+    let [_, height, width, channels] = source.shape();
+    let color = color(channels)?;
+    let factor = layout.factor;
+    let size = layout.size(height, width).map(|side| side * factor);
     atomic::write_file(path, |file| {
-        let mut file = png(file, picture.size(), picture.color, info)?.write_header()?;
-        file.write_image_data(&picture.enlarged())?;
-        Ok(file.finish()?)
+        let mut writer = png(file, size, color, info)?.write_header()?;
+        let mut pixels = writer.stream_writer()?;
+        layout.pixel_rows(source, |row| {
+            let row = widened(row, channels, factor);
+            (0..factor).try_for_each(|_| pixels.write_all(&row))
+        })?;
+        pixels.finish()?;
+        Ok(writer.finish()?)
     })?;
     Ok(())
 }
 
-/// One PNG with all images.
-pub(super) fn write_grid(path: &Path, images: &Images, info: &[(String, String)]) -> Result<()> {
-    write_picture(path, &Picture::grid(images)?, info)
-}
-
-/// Writes a progressive sheet as a PNG: each row is an image, its columns are `columns` of the `frames` in even steps,
-/// among them the first and the last (one column: the last; all if there are not more). An interpolation is a sheet
-/// too: its frames are the values of λ.
+/// Writes a sheet as a PNG: each row is an image, its columns are `columns` of the `frames` in even steps, among them the
+/// first and the last (one column: the last; all if there are not more). An interpolation is a sheet too: its frames are
+/// the values of λ.
 ///
 /// The frames have one shape, and 1, 3 or 4 channels. `info` becomes text chunks, as in [`write()`](super::write()).
 ///
@@ -183,43 +232,94 @@ pub fn sheet(path: &Path, frames: &[Images], columns: usize, info: &[(String, St
     let picked: Vec<Vec<u8>> = (0..columns)
         .rev()
         .map(|k| &frames[frames.len() - 1 - (k * (frames.len() - 1) + steps / 2) / steps])
-        .map(|frame| to_u8(&frame.pixels))
+        .map(Images::bytes)
         .collect();
     let [n, height, width, channels] = last.shape();
     let size = height * width * channels;
     let row = |image: usize| picked.iter().flat_map(move |frame| &frame[image * size..][..size]);
-    let cells: Vec<u8> = (0..n).flat_map(row).copied().collect();
+    let bytes: Vec<u8> = (0..n).flat_map(row).copied().collect();
     let layout = Layout::new(n * columns, columns, height, width)?;
-    let picture = Picture::new(&cells, [height, width, channels], &layout)?;
     super::Output::Grid(path.to_owned()).create_folder()?;
-    write_picture(path, &picture, info)
+    write_grid(path, &mut InMemory { shape: [n * columns, height, width, channels], bytes }, &layout, info)
 }
 
-/// A GIF if the path says so, else an animated PNG.
-pub(super) fn write_animation(
-    path: &Path,
-    images: &Images,
-    frames: &[Images],
-    info: &[(String, String)],
-) -> Result<()> {
-    check_frames(frames, images)?;
-    let last = (frames.last() != Some(images)).then_some(images);
-    let frames: Vec<_> = frames.iter().chain(last).collect();
-    let pictures = frames.par_iter().map(|frame| Picture::grid(frame)).collect::<Result<Vec<_>>>()?;
-    let is_gif = path.extension().is_some_and(|name| name.eq_ignore_ascii_case("gif"));
-    let write = if is_gif { write_gif } else { write_apng };
-    write(path, &pictures, info)
-}
-
-fn check_frames(frames: &[Images], images: &Images) -> Result<()> {
+pub(super) fn check_frames(frames: &[Images], images: &Images) -> Result<()> {
     for (index, frame) in frames.iter().enumerate() {
         if frame.shape() != images.shape() {
             let (found, expected) = (frame.shape(), images.shape());
             return Err(Error::Shape(format!("frame {index} has shape {found:?}, expected {expected:?} (N,H,W,C)")));
         }
-        frame.check()?;
+        super::check(frame)?;
     }
     Ok(())
+}
+
+/// Images side by side, u8 `[height,width,channels]`, not yet enlarged.
+struct Picture {
+    height: usize,
+    width: usize,
+    color: ColorType,
+    factor: usize,
+    pixels: Vec<u8>,
+}
+
+impl Picture {
+    fn grid(source: &mut dyn PixelSource, path: &Path) -> Result<Self> {
+        let [n, height, width, channels] = source.shape();
+        let layout = Layout::grid(n, height, width)?;
+        let mut pixels = Vec::new();
+        layout
+            .pixel_rows(source, |row| {
+                pixels.extend_from_slice(row);
+                Ok(())
+            })
+            .map_err(|error| Error::Io { path: path.to_owned(), action: "its images cannot be read", error })?;
+        let [height, width] = layout.size(height, width);
+        Ok(Picture { height, width, color: color(channels)?, factor: layout.factor, pixels })
+    }
+
+    /// Height and width once enlarged.
+    fn size(&self) -> [usize; 2] {
+        [self.height * self.factor, self.width * self.factor]
+    }
+
+    /// Repeats each pixel in both directions; `channels` may be 1 for indexed colors.
+    fn enlarge(&self, pixels: &[u8], channels: usize) -> Vec<u8> {
+        let rows = pixels.chunks_exact(self.width * channels);
+        rows.flat_map(|row| widened(row, channels, self.factor).repeat(self.factor)).collect()
+    }
+
+    fn enlarged(&self) -> Vec<u8> {
+        self.enlarge(&self.pixels, self.color.samples())
+    }
+
+    /// The picture on white, RGB. A GIF's pixel is opaque or not, so transparency cannot be kept.
+    fn opaque(&self) -> Cow<'_, [u8]> {
+        match self.color {
+            ColorType::Rgba => {
+                let over = |value: u8, alpha: u8| {
+                    ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8
+                };
+                let pixels = self.pixels.chunks_exact(4);
+                pixels.flat_map(|p| [over(p[0], p[3]), over(p[1], p[3]), over(p[2], p[3])]).collect::<Vec<u8>>().into()
+            }
+            _ => self.pixels.as_slice().into(),
+        }
+    }
+}
+
+/// Writes a GIF if the path says so, else an animated PNG: the frames in order, then the finished images, which are held.
+/// The pictures of a few frames are in memory at a time.
+pub(crate) fn write_animation<S: PixelSource>(
+    path: &Path,
+    mut frames: Vec<S>,
+    images: S,
+    info: &[(String, String)],
+) -> Result<()> {
+    frames.push(images);
+    let is_gif = path.extension().is_some_and(|name| name.eq_ignore_ascii_case("gif"));
+    let write = if is_gif { write_gif } else { write_apng };
+    write(path, frames.iter_mut().map(|frame| frame as &mut dyn PixelSource).collect(), info)
 }
 
 /// How long each of `count` frames is shown, in hundredths of a second: four seconds in all, but neither faster than
@@ -228,72 +328,83 @@ fn delay(index: usize, count: usize) -> u16 {
     if index + 1 == count { HOLD } else { (400 / count).clamp(4, 20) as u16 }
 }
 
-fn write_apng(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> Result<()> {
-    let Some(last) = pictures.last() else { return Ok(()) };
+fn write_apng(path: &Path, mut frames: Vec<&mut dyn PixelSource>, info: &[(String, String)]) -> Result<()> {
+    let count = frames.len();
+    let last = Picture::grid(&mut **frames.last_mut().expect("the finished images"), path)?;
+    let mut failed = None;
     atomic::write_file(path, |file| {
         let mut encoder = png(file, last.size(), last.color, info)?;
-        encoder.set_animated(pictures.len() as u32, 0)?;
+        encoder.set_animated(count as u32, 0)?;
         encoder.set_sep_def_img(true)?;
         let mut file = encoder.write_header()?;
-        // The picture for those who do not animate it, and for thumbnails.
+        // The picture for viewers that do not animate it, and for thumbnails.
         file.write_image_data(&last.enlarged())?;
-        for (index, picture) in pictures.iter().enumerate() {
-            file.set_frame_delay(delay(index, pictures.len()), 100)?;
-            file.write_image_data(&picture.enlarged())?;
+        for (index, frame) in frames.iter_mut().enumerate() {
+            file.set_frame_delay(delay(index, count), 100)?;
+            match Picture::grid(&mut **frame, path) {
+                Ok(picture) => file.write_image_data(&picture.enlarged())?,
+                Err(error) => {
+                    failed = Some(error);
+                    return Err(io::Error::other("a frame cannot be read"));
+                }
+            }
         }
         Ok(file.finish()?)
-    })?;
-    Ok(())
+    })
+    .map_err(|error| failed.take().unwrap_or(error.into()))
 }
 
-fn write_gif(path: &Path, pictures: &[Picture], info: &[(String, String)]) -> Result<()> {
-    let frames = pictures.par_iter().map(gif_frame).collect::<Result<Vec<_>>>()?;
-    atomic::write_file(path, |file| encode_gif(file, pictures, frames, info).map_err(io::Error::other))?;
-    Ok(())
-}
-
-fn encode_gif(
-    file: &mut dyn Write,
-    pictures: &[Picture],
-    frames: Vec<gif::Frame>,
-    info: &[(String, String)],
-) -> Result<(), gif::EncodingError> {
+fn write_gif(path: &Path, mut frames: Vec<&mut dyn PixelSource>, info: &[(String, String)]) -> Result<()> {
+    let count = frames.len();
+    let last = Picture::grid(&mut **frames.last_mut().expect("the finished images"), path)?;
     // Layout::new has seen to it that sizes fit.
-    let [height, width] = pictures.last().map_or([0; 2], Picture::size).map(|side| side as u16);
+    let [height, width] = last.size().map(|side| side as u16);
     let grey: Vec<u8> = (0..=255).flat_map(|value| [value; 3]).collect();
     let comment: String = info.iter().map(|(key, text)| format!("{key}: {text}\n")).collect();
-    let count = frames.len();
-    let mut encoder = gif::Encoder::new(file, width, height, &grey)?;
-    encoder.set_repeat(Repeat::Infinite)?;
-    if !comment.is_empty() {
-        encoder.write_raw_extension(AnyExtension::from(Extension::Comment), &[comment.as_bytes()])?;
-    }
-    for (index, (frame, picture)) in frames.into_iter().zip(pictures).enumerate() {
-        let buffer = enlarge(&frame.buffer, picture.width, 1, picture.factor);
-        let delay = delay(index, count);
-        encoder.write_frame(&gif::Frame {
-            width,
-            height,
-            delay,
-            buffer,
-            palette: frame.palette,
-            ..Default::default()
-        })?;
-    }
-    encoder.into_inner()?.flush()?;
-    Ok(())
+    let mut failed = None;
+    let mut encode = |file: &mut dyn Write| -> std::result::Result<(), gif::EncodingError> {
+        let mut encoder = gif::Encoder::new(file, width, height, &grey)?;
+        encoder.set_repeat(Repeat::Infinite)?;
+        if !comment.is_empty() {
+            encoder.write_raw_extension(AnyExtension::from(Extension::Comment), &[comment.as_bytes()])?;
+        }
+        let together = rayon::current_num_threads();
+        let mut index = 0;
+        for some in frames.chunks_mut(together) {
+            let pictures: Result<Vec<Picture>> =
+                some.iter_mut().map(|frame| Picture::grid(&mut **frame, path)).collect();
+            let pictures = match pictures {
+                Ok(pictures) => pictures,
+                Err(error) => {
+                    failed = Some(error);
+                    return Err(io::Error::other("a frame cannot be read").into());
+                }
+            };
+            let quantized: Vec<gif::Frame> = pictures.par_iter().map(gif_frame).collect();
+            for (picture, frame) in pictures.iter().zip(quantized) {
+                encoder.write_frame(&gif::Frame {
+                    width,
+                    height,
+                    delay: delay(index, count),
+                    buffer: picture.enlarge(&frame.buffer, 1).into(),
+                    palette: frame.palette,
+                    ..Default::default()
+                })?;
+                index += 1;
+            }
+        }
+        encoder.into_inner()?.flush()?;
+        Ok(())
+    };
+    atomic::write_file(path, |file| encode(file).map_err(io::Error::other))
+        .map_err(|error| failed.take().unwrap_or(error.into()))
 }
 
-/// Finds a frame's 256 colours before it is enlarged, which changes none. Grey keeps its own, the file's palette.
-fn gif_frame(picture: &Picture) -> Result<gif::Frame<'static>> {
+/// Finds a frame's 256 colors before it is enlarged, which changes none. Grey keeps its own, the file's palette.
+fn gif_frame(picture: &Picture) -> gif::Frame<'static> {
     let (width, height) = (picture.width as u16, picture.height as u16);
-    Ok(match picture.color {
+    match picture.color {
         ColorType::Grayscale => gif::Frame::from_indexed_pixels(width, height, picture.pixels.clone(), None),
-        ColorType::Rgba => {
-            // A GIF's pixel is there or not: what shines through is white.
-            let flat = data::grid(&picture.pixels, [picture.height, picture.width, 4], 1, 0)?;
-            gif::Frame::from_rgb_speed(width, height, &flat, GIF_SPEED)
-        }
-        _ => gif::Frame::from_rgb_speed(width, height, &picture.pixels, GIF_SPEED),
-    })
+        _ => gif::Frame::from_rgb_speed(width, height, &picture.opaque(), GIF_SPEED),
+    }
 }

@@ -4,4 +4,4 @@ mod read;
 mod write;
 
 pub(crate) use read::{MAX_HEADER, read};
-pub use write::write_safetensors;
+pub use write::{write_safetensors, write_safetensors_with};

@@ -21,31 +21,53 @@ pub fn write_safetensors<'a>(
     let path = path.as_ref();
     let mut tensors: Vec<_> = tensors.into_iter().collect();
     tensors.sort_by_key(|&(name, ..)| name);
-
-    let mut about = metadata.clone();
-    about.entry("format".into()).or_insert_with(|| "pt".into());
-    let mut header = Map::from_iter([("__metadata__".to_owned(), json!(about))]);
-    let mut begin = 0;
     for &(name, shape, data) in &tensors {
         if elements(shape) != Some(data.len()) {
             let reason = format!("has shape {shape:?} but {} values", data.len());
             return Err(Error::tensor(path, name, reason));
         }
-        let end = begin + size_of_val(data);
+    }
+    let shapes: Vec<_> = tensors.iter().map(|&(name, shape, _)| (name, shape.to_vec())).collect();
+    write_safetensors_with(path, &shapes, metadata, |file| {
+        tensors.iter().try_for_each(|(.., data)| write_values(file, data))
+    })
+}
+
+/// Writes a `.safetensors` file as [`write_safetensors`] does, from tensors (name, shape) in the order of their names
+/// whose values `write` writes one after the other, as f32 in little-endian order.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_with(
+    path: impl AsRef<Path>,
+    tensors: &[(&str, Vec<usize>)],
+    metadata: &Metadata,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let mut about = metadata.clone();
+    about.entry("format".into()).or_insert_with(|| "pt".into());
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!(about))]);
+    let mut begin = 0;
+    for (name, shape) in tensors {
+        let bytes = elements(shape).and_then(|count| count.checked_mul(size_of::<f32>()));
+        let Some(end) = bytes.and_then(|bytes| bytes.checked_add(begin)) else {
+            return Err(Error::tensor(path, name, format!("has shape {shape:?}, which is too large")));
+        };
         let info = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] });
-        if header.insert(name.to_owned(), info).is_some() {
-            return Err(Error::tensor(path, name, "the name is taken"));
+        if header.insert((*name).to_owned(), info).is_some() {
+            return Err(Error::tensor(path, name, "appears twice"));
         }
         begin = end;
     }
     let mut header = Value::Object(header).to_string().into_bytes();
-    // The format wants the values aligned for whoever maps the file into memory.
+    // The format aligns the values for readers that map the file into memory.
     header.resize(header.len().next_multiple_of(8), b' ');
 
     atomic::write_file(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        tensors.iter().try_for_each(|(.., data)| write_values(file, data))
+        write(file)
     })
 }
 

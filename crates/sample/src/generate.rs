@@ -1,0 +1,499 @@
+//! Generation: samples of a pipeline by a builder with defaults, in memory or written as they are made.
+
+use std::path::{Path, PathBuf};
+
+use diffusion::{MseProfile, SchedulerConfig, SolverTable};
+use model::guidance::Guidance;
+use model::{Denoiser, Images, Pipeline};
+
+use crate::frames::{self, sheet_column};
+use crate::identity::Identity;
+use crate::noise::{initial_noise, noised};
+use crate::output::{self, Output};
+use crate::solve::{Request, SamplerStep, SharedNoise, check, sample};
+use crate::writer::Writer;
+use crate::{Error, Sampler, SamplerOptions};
+
+/// Samples of a pipeline that are still to be made.
+///
+/// An image depends on the pipeline, the sampler, the seed and its number alone: neither the batch size nor the number of
+/// images changes it.
+pub struct Generation<'a> {
+    pipeline: &'a Pipeline,
+    options: GenerateOptions,
+    progress: Box<dyn FnMut(&GenerationProgress) -> bool + 'a>,
+}
+
+/// The options of a [`Generation`].
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Number of images.
+    pub n: usize,
+    /// Number of the first image.
+    pub first: u64,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// The name of the sampler, or the sampler.
+    pub sampler: SamplerChoice,
+    /// Steps, and where they lie.
+    pub steps: SamplerOptions,
+    /// Exactly these timesteps.
+    pub timesteps: Option<Vec<usize>>,
+    /// The optimal sub-chain and variances by this profile (`ddpm evaluate --denoising`).
+    pub mse_profile: Option<MseProfile>,
+    /// Overrides how x̂0 is clipped.
+    pub clip: Option<ClipChoice>,
+    /// Images that go through the network at once.
+    pub batch_size: usize,
+    /// Classes that the images have in turn; the pipeline's by default.
+    pub labels: Option<Vec<u32>>,
+    /// Classifier-free guidance.
+    pub guidance: Option<Guidance>,
+    /// Height and width, where the pipeline does not say or another size is wanted.
+    pub size: Option<[usize; 2]>,
+    /// x_T of the images.
+    pub init: Option<Images>,
+    /// An image to start from, noised to this timestep.
+    pub from: Option<(Images, usize)>,
+    /// All images share their noise until x at this timestep.
+    pub share_until: Option<f64>,
+}
+
+/// A sampler, or the name of one that is looked up later.
+#[derive(Clone, Debug)]
+pub enum SamplerChoice {
+    /// A name, such as `dpmpp-2m`.
+    Name(String),
+    /// A sampler.
+    Sampler(Sampler),
+}
+
+impl From<&str> for SamplerChoice {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<Sampler> for SamplerChoice {
+    fn from(sampler: Sampler) -> Self {
+        Self::Sampler(sampler)
+    }
+}
+
+/// How x̂0 is clipped, instead of the scheduler's choice.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ClipChoice {
+    /// To the range of pixels, or not at all.
+    Range(bool),
+    /// By dynamic thresholding (Saharia et al. 2022): the quantile of |x̂0| that is brought to 1, and its maximum.
+    Threshold {
+        /// The quantile.
+        ratio: f64,
+        /// The maximum.
+        max: f64,
+    },
+}
+
+impl ClipChoice {
+    /// Returns a scheduler with this choice.
+    pub fn apply(self, scheduler: SchedulerConfig) -> SchedulerConfig {
+        match self {
+            Self::Range(clip_sample) => SchedulerConfig { clip_sample, thresholding: false, ..scheduler },
+            Self::Threshold { ratio, max } => SchedulerConfig {
+                thresholding: true,
+                dynamic_thresholding_ratio: ratio,
+                sample_max_value: max,
+                ..scheduler
+            },
+        }
+    }
+}
+
+/// How far a generation has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GenerationProgress {
+    /// Evaluations of the network, one for a batch.
+    pub done: usize,
+    /// Evaluations in all.
+    pub total: usize,
+    /// Images made so far, parts of them included.
+    pub images: f64,
+    /// Images that were there already.
+    pub existing: usize,
+}
+
+/// What a generation wrote.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// `[N,H,W,C]`.
+    pub shape: [usize; 4],
+    /// Images that were there already, from a run that was interrupted.
+    pub existing: usize,
+    /// The sampler with its steps.
+    pub sampler: String,
+    /// Evaluations of the network for an image.
+    pub steps: usize,
+}
+
+/// How a generation is written.
+#[derive(Clone, Debug, Default)]
+pub struct SaveOptions {
+    /// Keep predictions along the way: a picture becomes an animation, beside a folder comes `NAME-progress.png`.
+    pub animate: bool,
+    /// A PNG of how the first images come about.
+    pub sheet: Option<PathBuf>,
+    /// In a grid, a row for each class.
+    pub by_class: bool,
+    /// What is written into the files as text, besides the sampler and the seed.
+    pub info: Vec<(String, String)>,
+}
+
+/// What a generation works with once its options are resolved.
+struct Plan {
+    denoiser: Box<dyn Denoiser>,
+    sampler: Sampler,
+    table: SolverTable,
+    shape: [usize; 3],
+    /// Classes in turn.
+    labels: Option<Vec<u32>>,
+    scheduler: SchedulerConfig,
+}
+
+impl<'a> Generation<'a> {
+    /// `n` images by the sampler `ddpm` with all of its steps.
+    pub fn new(pipeline: &'a Pipeline, n: usize) -> Self {
+        let options = GenerateOptions {
+            n,
+            first: 0,
+            seed: 0,
+            sampler: Sampler::Ddpm.into(),
+            steps: SamplerOptions::default(),
+            timesteps: None,
+            mse_profile: None,
+            clip: None,
+            batch_size: 16,
+            labels: None,
+            guidance: None,
+            size: None,
+            init: None,
+            from: None,
+            share_until: None,
+        };
+        Self { pipeline, options, progress: Box::new(|_| true) }
+    }
+
+    /// Sets the sampler, by name or by value.
+    pub fn sampler(self, sampler: impl Into<SamplerChoice>) -> Self {
+        self.with(|options| options.sampler = sampler.into())
+    }
+
+    /// Sets the number of steps. The default is all timesteps for `ddpm` and `ddim`, 20 for samplers of higher order.
+    pub fn steps(self, steps: usize) -> Self {
+        self.with(|options| options.steps.steps = Some(steps))
+    }
+
+    /// Sets the seed; 0 by default.
+    pub fn seed(self, seed: u64) -> Self {
+        self.with(|options| options.seed = seed)
+    }
+
+    /// Sets the classes that the images have in turn. The default is all classes of the pipeline.
+    pub fn labels(self, labels: impl Into<Vec<u32>>) -> Self {
+        let labels = labels.into();
+        self.with(|options| options.labels = Some(labels))
+    }
+
+    /// Sets the scale of classifier-free guidance. The pipeline must know which label stands for no class; otherwise use
+    /// [`Generation::guidance_with`].
+    pub fn guidance(self, scale: f64) -> Self {
+        let null_label = self.pipeline.preprocessing.null_label.unwrap_or(u32::MAX);
+        self.guidance_with(Guidance::new(scale, null_label))
+    }
+
+    /// Sets classifier-free guidance.
+    pub fn guidance_with(self, guidance: Guidance) -> Self {
+        self.with(|options| options.guidance = Some(guidance))
+    }
+
+    /// Sets how many images go through the network at once; 16 by default.
+    pub fn batch_size(self, batch_size: usize) -> Self {
+        self.with(|options| options.batch_size = batch_size)
+    }
+
+    /// Starts from an image that is noised to timestep `t` (image-to-image).
+    pub fn from_image(self, image: Images, t: usize) -> Self {
+        self.with(|options| options.from = Some((image, t)))
+    }
+
+    /// Starts from given noise.
+    pub fn init(self, noise: Images) -> Self {
+        self.with(|options| options.init = Some(noise))
+    }
+
+    /// Sets any of the options.
+    pub fn with(mut self, set: impl FnOnce(&mut GenerateOptions)) -> Self {
+        set(&mut self.options);
+        self
+    }
+
+    /// Calls `progress` after each evaluation of the network; it returns `false` to cancel.
+    pub fn on_progress(self, progress: impl FnMut(&GenerationProgress) -> bool + 'a) -> Self {
+        Self { progress: Box::new(progress), ..self }
+    }
+
+    /// Returns the table that the options describe.
+    ///
+    /// # Errors
+    /// If the sampler is not known or its steps do not fit the chain.
+    pub fn table(&self) -> Result<SolverTable, Error> {
+        Ok(self.plan()?.table)
+    }
+
+    /// Makes the images, in memory.
+    ///
+    /// # Errors
+    /// If an option does not fit the pipeline, values stop being finite, or the progress function cancels.
+    pub fn run(mut self) -> Result<Images, Error> {
+        let plan = self.plan()?;
+        let mut images = Images::default();
+        let n = self.options.n;
+        for first in (0..n).step_by(self.options.batch_size) {
+            let count = self.options.batch_size.min(n - first);
+            images.append(self.batch(&plan, first..first + count, 0, |_| {})?);
+        }
+        Ok(images)
+    }
+
+    /// Makes the images and writes them as `path` says: a grid (`.png`), an animation (`.gif`, `.apng`), arrays (`.npz`,
+    /// `.safetensors`) or a folder of PNGs. See [`Generation::save_with`].
+    ///
+    /// # Errors
+    /// As [`Generation::save_with`].
+    pub fn save(self, path: impl AsRef<Path>) -> Result<Saved, Error> {
+        self.save_with(path, &SaveOptions::default())
+    }
+
+    /// Makes the images and writes them as they are made, in bounded memory. A generation that was interrupted continues
+    /// with the images that are missing; the result is the same to the byte.
+    ///
+    /// # Errors
+    /// As [`Generation::run`]; if `path` holds other images, or images of another model, seed or sampler; and if it cannot
+    /// be written.
+    pub fn save_with(mut self, path: impl AsRef<Path>, save: &SaveOptions) -> Result<Saved, Error> {
+        let output = Output::parse(path.as_ref(), save.animate && path.as_ref().extension().is_some())?;
+        let plan = self.plan()?;
+        let n = self.options.n;
+        let shape = [n, plan.shape[0], plan.shape[1], plan.shape[2]];
+        let rows = plan.table.rows.len();
+        let by_class = if save.by_class { Some(self.classes_of_rows(&plan, &output)?) } else { None };
+        output.check_writable(shape)?;
+
+        let info = self.info(&plan, &save.info);
+        let animated = save.animate || matches!(output, Output::Animation(_));
+        // The last row's preview is the finished image, which ends an animation anyway.
+        let animation = if animated { frames::rows(rows, frames::ANIMATION) } else { Vec::new() };
+        let animation = &animation[..animation.len().saturating_sub(1)];
+        let spooled = if matches!(output, Output::Folder(_)) { 0 } else { animation.len() };
+        let mut writer = Writer::open(&output, &self.identity(&plan), self.options.first, shape, spooled)?;
+        let sheet_rows = frames::rows(rows, frames::SHEET);
+        let existing = writer.existing();
+        for first in (0..n).step_by(self.options.batch_size) {
+            let range = first..n.min(first + self.options.batch_size);
+            let missing = writer.missing(range);
+            let Some(start) = missing.first().copied() else { continue };
+            // Images that are missing from a batch are neighbours, but for those that somebody removed.
+            let range = start..missing.last().map_or(start, |last| last + 1);
+            let (mut previews, mut sheet) = (Vec::new(), Vec::new());
+            let images = self.batch(&plan, range.clone(), existing, |step| {
+                if animation.contains(&step.row) {
+                    previews.push(step.sample());
+                }
+                if save.sheet.is_some() && first == 0 && sheet_rows.contains(&step.row) {
+                    sheet.push(sheet_column(step));
+                }
+            })?;
+            writer.write(range.start, &images, &previews, &info)?;
+            if let (Some(path), false) = (&save.sheet, sheet.is_empty()) {
+                output::sheet(path, &sheet, sheet.len(), &info)?;
+            }
+            if let (Output::Folder(folder), true, 0) = (&output, save.animate, first) {
+                // Beside the folder: inside, a metric would take it for a sample.
+                let name = folder.file_name().unwrap_or_default().to_string_lossy();
+                previews.push(images);
+                output::sheet(&folder.with_file_name(format!("{name}-progress.png")), &previews, 10, &info)?;
+            }
+        }
+        writer.finish(by_class, self.labels_of(&plan, 0..n), &info)?;
+        Ok(Saved {
+            path: output.path().to_owned(),
+            shape,
+            existing,
+            sampler: format!("{}, {rows} steps", plan.sampler),
+            steps: rows,
+        })
+    }
+
+    /// Resolves the options and checks them against the pipeline.
+    fn plan(&self) -> Result<Plan, Error> {
+        let options = &self.options;
+        if options.n == 0 || options.batch_size == 0 {
+            return Err(Error::Request("the number of images and the batch size must be at least 1".into()));
+        }
+        if options.first.checked_add(options.n as u64).is_none_or(|end| end > 1 << 48) {
+            return Err(Error::Request("images are numbered from 0 to 2^48".into()));
+        }
+        let sampler = match &options.sampler {
+            SamplerChoice::Name(name) => name.parse()?,
+            SamplerChoice::Sampler(sampler) => *sampler,
+        };
+        let scheduler = self.pipeline.scheduler.clone();
+        let scheduler = options.clip.map_or(scheduler.clone(), |clip| clip.apply(scheduler));
+        let table = self.solver_table(sampler, &scheduler)?;
+        if options.share_until.is_some() && !table.rows.iter().any(|row| row.is_noisy()) {
+            let name = &table.name;
+            return Err(Error::Request(format!("{name} adds no noise, so images that share noise would be equal")));
+        }
+        let labels = options.labels.clone().or_else(|| self.pipeline.classes()).filter(|labels| !labels.is_empty());
+        let denoiser = Guidance::around_boxed(options.guidance, self.pipeline.denoiser()?);
+        let plan = Plan { denoiser, sampler, table, shape: self.shape()?, labels, scheduler };
+        let first = self.start(&plan, 0..1)?;
+        check(&*plan.denoiser, &plan.table, &first.with_labels(self.labels_of(&plan, 0..1)))?;
+        if let Some(all) = &plan.labels {
+            let [height, width, channels] = plan.shape;
+            let condition = model::Condition::classes(Some(all));
+            plan.denoiser.check([all.len(), height, width, channels], condition)?;
+        }
+        Ok(plan)
+    }
+
+    fn solver_table(&self, sampler: Sampler, scheduler: &SchedulerConfig) -> Result<SolverTable, Error> {
+        let options = &self.options;
+        if let Some(profile) = &options.mse_profile {
+            let Some(steps) = options.steps.steps else {
+                return Err(Error::Request("an optimal sub-chain needs a number of steps".into()));
+            };
+            return sampler.optimal_table(scheduler, profile, steps);
+        }
+        match (&options.timesteps, &options.from) {
+            (Some(list), _) => {
+                let variance_type = options.steps.variance.unwrap_or(scheduler.variance_type);
+                sampler.with_timesteps(&SchedulerConfig { variance_type, ..scheduler.clone() }, list)
+            }
+            (None, Some((_, t))) => sampler.table_from(scheduler, options.steps, *t),
+            (None, None) => sampler.table(scheduler, options.steps),
+        }
+    }
+
+    /// H, W, C of the images.
+    fn shape(&self) -> Result<[usize; 3], Error> {
+        let signature = self.pipeline.network.signature();
+        let of = |images: &Images| [images.height, images.width, images.channels];
+        if let Some(init) = &self.options.init {
+            if init.n < self.options.n {
+                let (found, wanted) = (init.n, self.options.n);
+                return Err(Error::Request(format!("the noise is for {found} images, but {wanted} are asked for")));
+            }
+            return Ok(of(init));
+        }
+        if let Some((image, _)) = &self.options.from {
+            return Ok(of(image));
+        }
+        let size = self.options.size.or(signature.size).or(self.pipeline.preprocessing.resolution);
+        let [height, width] = size.ok_or_else(|| {
+            Error::Request("the model does not say which size its images have: give one (--size HEIGHTxWIDTH)".into())
+        })?;
+        Ok([height, width, signature.in_channels])
+    }
+
+    /// Makes the images of a range and calls `look` after each step.
+    fn batch(
+        &mut self,
+        plan: &Plan,
+        range: std::ops::Range<usize>,
+        existing: usize,
+        mut look: impl FnMut(&SamplerStep),
+    ) -> Result<Images, Error> {
+        let GenerateOptions { n, first, seed, batch_size, share_until, .. } = self.options;
+        let start = self.start(plan, range.clone())?.with_labels(self.labels_of(plan, range.clone()));
+        let request = Request {
+            seed,
+            first_image: first + range.start as u64,
+            noise: &start,
+            batch_size,
+            shared: share_until.map(|until| SharedNoise { until, image: first }),
+        };
+        let rows = plan.table.rows.len();
+        let (done, total) = (range.start.div_ceil(batch_size) * rows, n.div_ceil(batch_size) * rows);
+        let progress = &mut self.progress;
+        sample(&*plan.denoiser, &plan.table, &request, |step| {
+            look(step);
+            progress(&GenerationProgress {
+                done: done + step.row + 1,
+                total,
+                images: range.start as f64 + range.len() as f64 * (step.row + 1) as f64 / rows as f64,
+                existing,
+            })
+        })
+    }
+
+    /// x at the table's first timestep.
+    fn start(&self, plan: &Plan, range: std::ops::Range<usize>) -> Result<Images, Error> {
+        let GenerateOptions { first, seed, share_until, .. } = self.options;
+        let noise = |first: u64, count| initial_noise(seed, first, count, plan.shape);
+        let repeated = |one: Images| {
+            let pixels = one.pixels.repeat(range.len());
+            Images { n: range.len(), pixels, ..one }
+        };
+        let start = match (&self.options.init, share_until) {
+            (Some(init), Some(_)) => repeated(init.slice(0, 1)),
+            (Some(init), None) => init.slice(range.start, range.len()),
+            (None, Some(_)) => repeated(noise(first, 1)),
+            (None, None) => noise(first + range.start as u64, range.len()),
+        };
+        Ok(match &self.options.from {
+            Some((image, t)) => noised(image, plan.scheduler.noise_schedule()?.level(*t), start),
+            None => start,
+        })
+    }
+
+    fn labels_of(&self, plan: &Plan, range: std::ops::Range<usize>) -> Option<Vec<u32>> {
+        let labels = plan.labels.as_ref()?;
+        Some(range.map(|i| labels[(self.options.first as usize + i) % labels.len()]).collect())
+    }
+
+    /// How many classes take turns, where each is to have a row of its own.
+    fn classes_of_rows(&self, plan: &Plan, output: &Output) -> Result<usize, Error> {
+        match &plan.labels {
+            Some(labels) if matches!(output, Output::Grid(_)) => Ok(labels.len()),
+            _ => Err(Error::Request("a row for each class needs a model with classes, and a .png to write".into())),
+        }
+    }
+
+    /// What decides about the images, but for their number.
+    fn identity(&self, plan: &Plan) -> Identity {
+        let options = &self.options;
+        let mut identity = Identity::of(self.pipeline);
+        identity.add("table", &plan.table);
+        identity.add("seed", &options.seed);
+        identity.add("shape", &plan.shape);
+        identity.add("labels", &plan.labels);
+        identity.add("guidance", &options.guidance.map(|g| (g.scale, g.null_label, g.interval)));
+        identity.add("share", &options.share_until.map(|until| (until, options.first)));
+        let start = options.init.as_ref().or(options.from.as_ref().map(|(image, _)| image));
+        identity.add("start", &start.map(|images| &images.pixels));
+        identity
+    }
+
+    fn info(&self, plan: &Plan, more: &[(String, String)]) -> Vec<(String, String)> {
+        let mut info = more.to_vec();
+        let own = [
+            ("sampler", format!("{}, {} steps", plan.sampler, plan.table.rows.len())),
+            ("seed", self.options.seed.to_string()),
+            ("first", self.options.first.to_string()),
+        ];
+        info.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        info
+    }
+}

@@ -1,0 +1,314 @@
+//! Writing images as they are made, and continuing after an interruption.
+//!
+//! A folder of PNGs grows image by image; each PNG carries the identity of its generation. Every other output is one file
+//! that appears completely or not at all, so its images are collected beside it first:
+//!
+//! ```text
+//! OUT.partial/request.json    identity, first image, shape, number of frames
+//! OUT.partial/images          the finished images, one after the other: bytes, or f32 for safetensors
+//! OUT.partial/frame-NN        the frames of an animation, likewise
+//! ```
+//!
+//! The file is made from there in one pass, in memory for a row of a grid or a frame.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use model::Images;
+use serde::{Deserialize, Serialize};
+use weights::atomic;
+
+use crate::identity::Identity;
+use crate::output::picture::{self, Layout, PixelSource};
+use crate::output::{self, Error, Output, Result};
+
+/// The text chunk that carries the identity.
+const IDENTITY: &str = "identity";
+
+/// An output that is being written.
+pub(crate) struct Writer {
+    identity: String,
+    first: u64,
+    shape: [usize; 4],
+    target: Target,
+}
+
+enum Target {
+    /// A folder of PNGs, and which of its images are there.
+    Folder { folder: PathBuf, existing: BTreeSet<usize> },
+    /// Any other output, from a spool.
+    File { output: Output, spool: Spool },
+}
+
+impl Writer {
+    /// Opens an output for `shape` `[N,H,W,C]` images from number `first` on, with `frames` frames of an animation.
+    ///
+    /// # Errors
+    /// If other images are there, or images of another identity; and if nothing can be written.
+    pub fn open(output: &Output, identity: &Identity, first: u64, shape: [usize; 4], frames: usize) -> Result<Self> {
+        let identity = identity.digest();
+        let target = match output {
+            Output::Folder(folder) => {
+                output.create_folder()?;
+                let existing = existing_images(folder, &identity)?;
+                let here = |number: u64| usize::try_from(number.checked_sub(first)?).ok().filter(|&i| i < shape[0]);
+                Target::Folder { folder: folder.clone(), existing: existing.into_iter().filter_map(here).collect() }
+            }
+            _ => {
+                output.create_folder()?;
+                let request = SpoolRequest { identity: identity.clone(), first, shape, frames };
+                Target::File { output: output.clone(), spool: Spool::open(output, request)? }
+            }
+        };
+        Ok(Self { identity, first, shape, target })
+    }
+
+    /// The number of images that were there already.
+    pub fn existing(&self) -> usize {
+        match &self.target {
+            Target::Folder { existing, .. } => existing.len(),
+            Target::File { spool, .. } => spool.done,
+        }
+    }
+
+    /// The images of a range that are missing, counted from the first.
+    pub fn missing(&self, range: Range<usize>) -> Vec<usize> {
+        match &self.target {
+            Target::Folder { existing, .. } => range.filter(|i| !existing.contains(i)).collect(),
+            Target::File { spool, .. } => range.filter(|&i| i >= spool.done).collect(),
+        }
+    }
+
+    /// Writes images from number `start` on (counted from the first), with previews for an animation.
+    pub fn write(
+        &mut self,
+        start: usize,
+        images: &Images,
+        previews: &[Images],
+        info: &[(String, String)],
+    ) -> Result<()> {
+        output::check(images)?;
+        match &mut self.target {
+            Target::Folder { folder, existing } => {
+                let mut info = info.to_vec();
+                info.push((IDENTITY.to_owned(), self.identity.clone()));
+                output::write_folder(folder, images, self.first + start as u64, &info)?;
+                existing.extend(start..start + images.n);
+                Ok(())
+            }
+            Target::File { spool, .. } => spool.append(images, previews),
+        }
+    }
+
+    /// Makes the file of what was collected. `by_class` is the number of classes that have a row each in a grid.
+    pub fn finish(self, by_class: Option<usize>, labels: Option<Vec<u32>>, info: &[(String, String)]) -> Result<()> {
+        let Target::File { output, spool } = self.target else { return Ok(()) };
+        let [n, height, width, _] = self.shape;
+        match &output {
+            Output::Grid(path) => {
+                let layout = match by_class {
+                    Some(classes) => Layout::by_class(n, classes, height, width)?,
+                    None => Layout::grid(n, height, width)?,
+                };
+                picture::write_grid(path, &mut spool.images()?, &layout, info)?;
+            }
+            Output::Animation(path) => {
+                let frames = spool.frames()?;
+                picture::write_animation(path, frames, spool.images()?, info)?;
+            }
+            Output::Npz(path) => output::write_npz(path, &mut spool.images()?, labels.as_deref())?,
+            Output::Safetensors(path) => {
+                let fail = |error| Error::Io { path: spool.folder.clone(), action: "cannot be read", error };
+                let mut samples = File::open(spool.folder.join(IMAGES)).map_err(fail)?;
+                let copy = |file: &mut dyn Write| io::copy(&mut samples, file).map(drop);
+                output::write_samples(path, self.shape, labels.as_deref(), info, copy)?;
+            }
+            Output::Folder(_) => {}
+        }
+        spool.remove()
+    }
+}
+
+const IMAGES: &str = "images";
+const REQUEST: &str = "request.json";
+
+/// What a spool is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct SpoolRequest {
+    identity: String,
+    first: u64,
+    shape: [usize; 4],
+    frames: usize,
+}
+
+/// Images that are collected beside a file until it can be made.
+struct Spool {
+    folder: PathBuf,
+    request: SpoolRequest,
+    /// Whether values are kept as f32, N,C,H,W, and not as bytes, N,H,W,C.
+    floats: bool,
+    /// Images that are complete.
+    done: usize,
+    /// Held while the spool is written.
+    _lock: File,
+    /// Where the output is a device, the spool is elsewhere and goes with this.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Spool {
+    /// Opens the spool of an output, and continues with one that was left for the same request.
+    fn open(output: &Output, request: SpoolRequest) -> Result<Self> {
+        let path = output.path();
+        let is_device = fs::metadata(path).is_ok_and(|to| !to.is_file() && !to.is_dir());
+        let temporary = is_device.then(tempfile::tempdir).transpose();
+        let temporary =
+            temporary.map_err(|error| Error::Io { path: path.into(), action: "needs a temporary folder", error })?;
+        let folder = match &temporary {
+            Some(folder) => folder.path().to_owned(),
+            None => {
+                let mut name = path.as_os_str().to_owned();
+                name.push(".partial");
+                PathBuf::from(name)
+            }
+        };
+        let fail = |action| {
+            let path = folder.clone();
+            move |error| Error::Io { path, action, error }
+        };
+        fs::create_dir_all(&folder).map_err(fail("cannot create this folder"))?;
+        let lock = File::open(&folder).map_err(fail("cannot be opened"))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::Target { path: folder, reason: "another process is writing there".into() });
+        }
+        let file = folder.join(REQUEST);
+        match fs::read_to_string(&file) {
+            Ok(text) if serde_json::from_str(&text).ok() != Some(request.clone()) => {
+                let reason = format!(
+                    "holds images of another model, seed, sampler or number of images, which were to go to {}; \
+                     repeat that command to finish it, or remove this folder",
+                    path.display()
+                );
+                return Err(Error::Target { path: folder, reason });
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let text = serde_json::to_string(&request).unwrap_or_default();
+                atomic::write_file(&file, |file| file.write_all(text.as_bytes()))?;
+            }
+        }
+        let floats = matches!(output, Output::Safetensors(_));
+        let mut spool = Self { folder, request, floats, done: 0, _lock: lock, _temporary: temporary };
+        spool.recover()?;
+        Ok(spool)
+    }
+
+    fn image_bytes(&self) -> u64 {
+        let values: usize = self.request.shape[1..].iter().product();
+        (values * if self.floats { size_of::<f32>() } else { 1 }) as u64
+    }
+
+    fn frame_bytes(&self) -> u64 {
+        self.request.shape[1..].iter().product::<usize>() as u64
+    }
+
+    fn frame(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("frame-{index:02}"))
+    }
+
+    /// Finds how many images are complete, and cuts off what an interruption left after them.
+    fn recover(&mut self) -> Result<()> {
+        let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let images = length(&self.folder.join(IMAGES)) / self.image_bytes().max(1);
+        let frames = (0..self.request.frames).map(|i| length(&self.frame(i)) / self.frame_bytes().max(1));
+        let done = frames.fold(images, u64::min).min(self.request.shape[0] as u64);
+        self.done = done as usize;
+        let cut = |path: PathBuf, bytes: u64| {
+            let cut = || OpenOptions::new().write(true).create(true).truncate(false).open(&path)?.set_len(bytes);
+            cut().map_err(|error| Error::Io { path: path.clone(), action: "cannot be written", error })
+        };
+        cut(self.folder.join(IMAGES), done * self.image_bytes())?;
+        (0..self.request.frames).try_for_each(|i| cut(self.frame(i), done * self.frame_bytes()))
+    }
+
+    /// Appends images and their frames; the images last, so that they count only when all of it is there.
+    fn append(&mut self, images: &Images, previews: &[Images]) -> Result<()> {
+        let append = |path: PathBuf, bytes: &[u8]| {
+            let append = || OpenOptions::new().append(true).create(true).open(&path)?.write_all(bytes);
+            append().map_err(|error| Error::Io { path: path.clone(), action: "cannot be written", error })
+        };
+        for (i, preview) in previews.iter().enumerate().take(self.request.frames) {
+            output::check(preview)?;
+            append(self.frame(i), &preview.bytes())?;
+        }
+        let bytes = match self.floats {
+            true => images.nchw().into_iter().flat_map(f32::to_le_bytes).collect(),
+            false => images.bytes(),
+        };
+        append(self.folder.join(IMAGES), &bytes)?;
+        self.done += images.n;
+        Ok(())
+    }
+
+    fn images(&self) -> Result<SpoolFile> {
+        SpoolFile::open(self.folder.join(IMAGES), self.request.shape)
+    }
+
+    fn frames(&self) -> Result<Vec<SpoolFile>> {
+        (0..self.request.frames).map(|i| SpoolFile::open(self.frame(i), self.request.shape)).collect()
+    }
+
+    fn remove(self) -> Result<()> {
+        let Self { folder, _temporary: None, .. } = &self else { return Ok(()) };
+        fs::remove_dir_all(folder).map_err(|error| Error::Io {
+            path: folder.clone(),
+            action: "cannot be removed",
+            error,
+        })
+    }
+}
+
+/// Images of bytes in a file.
+pub(crate) struct SpoolFile {
+    file: File,
+    shape: [usize; 4],
+}
+
+impl SpoolFile {
+    fn open(path: PathBuf, shape: [usize; 4]) -> Result<Self> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self { file, shape }),
+            Err(error) => Err(Error::Io { path, action: "cannot be read", error }),
+        }
+    }
+}
+
+impl PixelSource for SpoolFile {
+    fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    fn read(&mut self, index: usize, out: &mut [u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start((index * out.len()) as u64))?;
+        self.file.read_exact(out)
+    }
+}
+
+/// The numbers of the images in a folder, all of which must have this identity.
+fn existing_images(folder: &Path, identity: &str) -> Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for path in output::images_in(folder)? {
+        let name = path.file_stem().and_then(|name| name.to_str());
+        match (name.and_then(|name| name.parse().ok()), picture::text(&path, IDENTITY)) {
+            (Some(number), Some(found)) if found == identity => numbers.push(number),
+            (_, found) => {
+                let kind = if found.is_some() { "of another model, seed or sampler" } else { "from elsewhere" };
+                let reason = format!("is an image {kind}; write to another folder, or remove the images in this one");
+                return Err(Error::Target { path, reason });
+            }
+        }
+    }
+    Ok(numbers)
+}
