@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use unet::Parameters;
-use unet::layers::{Conv2d, GroupNorm, Init, Linear, INIT_SCALE};
+use unet::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear};
 use unet::ops::Geometry;
 use weights::{Metadata, Tensors};
 
