@@ -1,4 +1,4 @@
-//! Writing safetensors, always f32: the same tensors give the same bytes, and memory for one buffer is all it takes.
+//! Writing safetensors, always as f32. Equal tensors give equal bytes, and only one buffer is allocated.
 
 use crate::tensor::elements;
 use crate::{Error, Metadata, Result, atomic};
@@ -6,13 +6,13 @@ use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Writes tensors (name, shape, values) as a `.safetensors` file, whole or not at all; an existing file is replaced.
+/// Writes tensors (name, shape, values) as a `.safetensors` file, atomically; an existing file is replaced.
 ///
-/// The bytes depend on the contents alone: tensors are in the order of their names, metadata too. `"format": "pt"` is
-/// added to `metadata` if it has no `format`, because Hugging Face's loaders ask for it.
+/// The bytes depend only on the contents: tensors and metadata are sorted by name. `"format": "pt"` is added to
+/// `metadata` if it has no `format`, because Hugging Face's loaders require it.
 ///
 /// # Errors
-/// If a name comes twice, a shape does not fit its values, or the file cannot be written.
+/// If two tensors have the same name, a shape does not match the number of values, or the file cannot be written.
 pub fn write_safetensors<'a>(
     path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize], &'a [f32])>,
@@ -22,9 +22,9 @@ pub fn write_safetensors<'a>(
     let mut tensors: Vec<_> = tensors.into_iter().collect();
     tensors.sort_by_key(|&(name, ..)| name);
 
-    let mut about = metadata.clone();
-    about.entry("format".into()).or_insert_with(|| "pt".into());
-    let mut header = Map::from_iter([("__metadata__".to_owned(), json!(about))]);
+    let mut metadata = metadata.clone();
+    metadata.entry("format".into()).or_insert_with(|| "pt".into());
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!(metadata))]);
     let mut begin = 0;
     for &(name, shape, data) in &tensors {
         if elements(shape) != Some(data.len()) {
@@ -34,12 +34,12 @@ pub fn write_safetensors<'a>(
         let end = begin + size_of_val(data);
         let info = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] });
         if header.insert(name.to_owned(), info).is_some() {
-            return Err(Error::tensor(path, name, "the name is taken"));
+            return Err(Error::tensor(path, name, "the name is used twice or reserved"));
         }
         begin = end;
     }
     let mut header = Value::Object(header).to_string().into_bytes();
-    // The format wants the values aligned for whoever maps the file into memory.
+    // Aligns the values, for readers that map the file into memory.
     header.resize(header.len().next_multiple_of(8), b' ');
 
     atomic::write_file(path, |file| {
