@@ -20,12 +20,12 @@ enum Contents {
 }
 
 impl Archive {
-    /// Opens a safetensors file, an index of shards, a `torch.save` file, or a TensorFlow checkpoint (any of its files, its
-    /// path without an extension, or the folder that it is in).
+    /// Opens a safetensors file, an index of shards, a `torch.save` file, or a TensorFlow checkpoint (any of its files,
+    /// its path without an extension, or the folder that it is in).
     ///
     /// # Errors
-    /// If the file cannot be read, has none of these formats or is damaged; [`Error::Call`] if it is a pickle that calls a
-    /// function that builds no weights.
+    /// If the file cannot be read, has none of these formats or is damaged; [`Error::Call`] if it is a pickle that
+    /// calls a function that builds no weights.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let contents = match checkpoint_index(path) {
@@ -75,8 +75,8 @@ impl Archive {
 
 /// Reads a `.safetensors` file, or all shards of a `.safetensors.index.json`, and returns the tensors and the metadata.
 ///
-/// Every dtype is converted to f32: f16, bf16 and integers of up to 24 bits exactly, f64 and larger integers rounded to the
-/// nearest, booleans to 0 or 1. The tensors take at most four times the file's size in memory.
+/// Every dtype is converted to f32: f16, bf16 and integers of up to 24 bits exactly, f64 and larger integers rounded to
+/// the nearest, booleans to 0 or 1. The tensors take at most four times the file's size in memory.
 ///
 /// # Errors
 /// If the file cannot be read or violates the format (the error names the tensor), or a dtype is none of BOOL, U8…U64,

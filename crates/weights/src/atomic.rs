@@ -1,8 +1,8 @@
-//! Files and folders that appear complete or not at all, whenever the program or the machine stops.
+//! Atomic writes: files and folders appear completely or not at all, even if the program or the machine crashes.
 //!
-//! Everything is written beside its target under a temporary name, brought to the disk, and only then renamed. A rename
-//! alone is not enough: without the flushes, file systems may keep the new name and lose what it names (Pillai et al.,
-//! "All file systems are not created equal", OSDI 2014).
+//! Everything is written under a temporary name in the folder of its target, synchronized to the disk, and then
+//! renamed. A rename alone is not enough: without the synchronization, a file system may keep the new name and lose the
+//! contents (Pillai et al., "All file systems are not created equal", OSDI 2014).
 
 use crate::file::parent;
 use crate::{Error, Result};
@@ -12,21 +12,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What to do about a folder that is there already.
+/// The treatment of a folder that already exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// Leave it, and fail with [`Error::Exists`].
+    /// Keep it, and fail with [`Error::Exists`].
     Refuse,
-    /// Replace it by the new one, and remove it.
+    /// Replace it with the new one.
     Replace,
 }
 
-/// Writes the file `path`, replacing one that is there: what `write` writes, or, if anything fails, nothing.
+/// Writes the file `path` with the bytes that `write` writes, and replaces an existing file.
 ///
 /// A symbolic link is followed. A device or pipe (`/dev/stdout`) is written to directly.
 ///
 /// # Errors
-/// If `write` fails or the system refuses (disk full, no permission, no such folder); an earlier file is untouched.
+/// If `write` or the system fails (disk full, no permission, no such folder). An existing file is then unchanged.
 pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     let fail = || Error::write(path);
@@ -83,13 +83,13 @@ fn replace(path: &Path, target: &Path, write: impl FnOnce(&mut BufWriter<File>) 
     sync_folder(parent(target)).map_err(fail())
 }
 
-/// Writes the folder `path`: `build` fills a temporary folder beside it, which then takes its place.
+/// Writes the folder `path`: `build` fills a temporary folder in the same parent, which is then renamed.
 ///
-/// Replacing takes two renames. Between them, for microseconds, neither is in place; the earlier folder is then still
-/// whole under its temporary name `.NAME.tmp-…`.
+/// Replacing a folder takes two renames. Between them, for microseconds, nothing is at `path`; the old folder is then
+/// complete under its temporary name `.NAME.tmp-…`.
 ///
 /// # Errors
-/// If the folder exists and is not to be replaced, `build` fails, or the system refuses; an earlier folder is untouched.
+/// If the folder exists and must not be replaced, or `build` or the system fails. An existing folder is then unchanged.
 pub fn write_folder<E: From<Error>>(
     path: impl AsRef<Path>,
     existing: Existing,
@@ -97,14 +97,14 @@ pub fn write_folder<E: From<Error>>(
 ) -> Result<(), E> {
     let path = path.as_ref();
     let fail = || Error::write(path);
-    is_free(path, existing)?;
+    check_target(path, existing)?;
     let new = Temporary::beside(path)?;
     fs::create_dir(&new.path).map_err(fail())?;
     build(&new.path)?;
     sync_all(&new.path)?;
 
-    // Again: building may have taken minutes.
-    if is_free(path, existing)? {
+    // Checked again, since `build` may have taken minutes.
+    if check_target(path, existing)? == Target::Free {
         fs::rename(&new.path, path).map_err(fail())?;
         new.keep();
         sync_folder(parent(path)).map_err(fail())?;
@@ -112,36 +112,43 @@ pub fn write_folder<E: From<Error>>(
         let old = Temporary::beside(path)?;
         fs::rename(path, &old.path).map_err(fail())?;
         if let Err(error) = fs::rename(&new.path, path) {
-            // Should this fail too, the earlier one is still there under its temporary name.
+            // If this fails too, the old folder remains under its temporary name.
             let _ = fs::rename(&old.path, path);
             old.keep();
             return Err(fail()(error).into());
         }
         new.keep();
-        // The old one goes, with `old`, once the new one is on the disk.
+        // `old` is dropped, which removes the old folder, only after the new one is on the disk.
         sync_folder(parent(path)).map_err(fail())?;
     }
     Ok(())
 }
 
-/// True if nothing is at `path`, false if there is a folder that may be replaced.
-fn is_free(path: &Path, existing: Existing) -> Result<bool> {
+#[derive(PartialEq)]
+enum Target {
+    /// Nothing is there.
+    Free,
+    /// A folder is there that may be replaced.
+    Folder,
+}
+
+/// Checks that a folder may be written to `path`.
+fn check_target(path: &Path, existing: Existing) -> Result<Target> {
     match (path.symlink_metadata(), existing) {
-        (Err(_), _) => Ok(true),
+        (Err(_), _) => Ok(Target::Free),
         (Ok(_), Existing::Refuse) => Err(Error::Exists { path: path.to_owned() }),
-        (Ok(_), Existing::Replace) if path.is_dir() => Ok(false),
-        (Ok(_), Existing::Replace) => Err(Error::file(path, "is not a folder and will not be replaced by one")),
+        (Ok(_), Existing::Replace) if path.is_dir() => Ok(Target::Folder),
+        (Ok(_), Existing::Replace) => Err(Error::file(path, "is not a folder, and only a folder can be replaced")),
     }
 }
 
-/// Removes from `folder` what writers that were killed left behind: temporary files and folders of other processes that
-/// have not been touched for `age`. Returns how many.
+/// Removes the temporary files and folders in `folder` that killed processes left behind, and returns their number.
 ///
-/// With an age of zero nothing else may be writing there, as when a run starts. Names that are not of the form
-/// `.NAME.tmp-PROCESS-NUMBER` are never touched.
+/// Only names of the form `.NAME.tmp-PROCESS-NUMBER` are removed, and only those of other processes that were last
+/// modified at least `age` ago. With an age of zero, no other process may be writing to the folder.
 ///
 /// # Errors
-/// If the folder cannot be read or one of them cannot be removed.
+/// If the folder cannot be read or an entry cannot be removed.
 pub fn remove_leftovers(folder: impl AsRef<Path>, age: Duration) -> Result<usize> {
     let folder = folder.as_ref();
     let mut removed = 0;
@@ -163,7 +170,7 @@ pub fn remove_leftovers(folder: impl AsRef<Path>, age: Duration) -> Result<usize
     Ok(removed)
 }
 
-/// The process that a temporary name belongs to.
+/// Returns the id of the process that made a temporary name, or `None` for any other name.
 fn writer(name: &str) -> Option<u32> {
     let (name, suffix) = name.strip_prefix('.')?.rsplit_once(".tmp-")?;
     let (process, number) = suffix.split_once('-')?;
@@ -171,18 +178,19 @@ fn writer(name: &str) -> Option<u32> {
     (!name.is_empty() && digits(process) && digits(number)).then(|| process.parse().ok())?
 }
 
-/// A temporary name; whatever has it is removed when this is dropped, by a failure or a panic, unless kept.
+/// A temporary path. The file or folder there is removed on drop, also after an error or a panic, unless
+/// [`keep`](Self::keep) was called.
 struct Temporary {
     path: PathBuf,
     kept: bool,
 }
 
 impl Temporary {
-    /// A fresh name in the folder of `target`, so that a rename never crosses file systems.
+    /// Makes a new name in the folder of `target`, so that a rename never crosses file systems.
     fn beside(target: &Path) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = target.file_name() else {
-            return Err(Error::file(target, "is not the name of a file or folder to write"));
+            return Err(Error::file(target, "does not end in the name of a file or folder to write"));
         };
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let mut temporary = std::ffi::OsString::from(".");
@@ -199,7 +207,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.kept {
-            // Nothing can be done about a failure here; `remove_leftovers` will see what is left.
+            // A failure is ignored: `remove_leftovers` can remove the rest later.
             let _ = match self.path.symlink_metadata() {
                 Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&self.path),
                 Ok(_) => fs::remove_file(&self.path),
@@ -209,7 +217,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Brings everything under `folder`, and the folder itself, to the disk.
+/// Synchronizes everything under `folder`, and the folder itself, to the disk.
 fn sync_all(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::read(folder))? {
         let entry = entry.map_err(Error::read(folder))?;
@@ -218,7 +226,7 @@ fn sync_all(folder: &Path) -> Result<()> {
         if kind.is_dir() {
             sync_all(&path)?;
         } else if kind.is_file() {
-            // Opened for writing, which Windows wants for a flush.
+            // Windows can only synchronize a file that is open for writing.
             let file = OpenOptions::new().write(true).open(&path).map_err(Error::write(&path))?;
             file.sync_all().map_err(Error::write(&path))?;
         }
@@ -226,7 +234,8 @@ fn sync_all(folder: &Path) -> Result<()> {
     sync_folder(folder).map_err(Error::write(folder))
 }
 
-/// Brings the names in `folder` to the disk. Only Unix can, and some network file systems cannot.
+/// Synchronizes the names in `folder` to the disk, where the system supports it: not on Windows, nor on some network
+/// file systems.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) {
         match File::open(folder)?.sync_all() {

@@ -1,6 +1,6 @@
-//! A checksum of every file of a folder, by which a torn or flipped checkpoint is recognised before it is used.
+//! Checksums of all files of a folder, to detect a truncated or corrupted checkpoint before it is used.
 //!
-//! CRC-32 is against accidents, not against malice.
+//! CRC-32 detects accidental damage, not tampering.
 
 use crate::{Error, Result, atomic};
 use serde::{Deserialize, Serialize};
@@ -9,12 +9,12 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path};
 
-/// The file with the checksums, in the folder's root.
+/// The name of the file with the checksums, in the root of the folder.
 pub const MANIFEST: &str = "checksums.json";
-/// A folder of checkpoints has tens of files; this much is no manifest.
+/// Bytes of a manifest that are read. A checkpoint has tens of files, so a valid manifest is far smaller.
 const MAX_MANIFEST: u64 = 16 << 20;
 
-/// `{"files": {"unet/config.json": {"bytes": 812, "crc32": "89abcdef"}, …}}`
+/// The contents of the manifest: `{"files": {"unet/config.json": {"bytes": 812, "crc32": "89abcdef"}, …}}`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
@@ -28,10 +28,10 @@ struct Digest {
     crc32: String,
 }
 
-/// Writes [`MANIFEST`]: size and CRC-32 of every file in `folder` and the folders in it, except the manifest itself.
+/// Writes [`MANIFEST`], with the size and CRC-32 of every file in `folder` and its subfolders but the manifest itself.
 ///
 /// # Errors
-/// If a file cannot be read, has no UTF-8 name, or the manifest cannot be written.
+/// If a file cannot be read or its name is not UTF-8, or the manifest cannot be written.
 pub fn seal(folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let mut manifest = Manifest { files: BTreeMap::new() };
@@ -44,24 +44,26 @@ pub fn seal(folder: impl AsRef<Path>) -> Result<()> {
     })
 }
 
-/// Whether `folder` has a [`MANIFEST`]. Folders that other programs wrote have none.
+/// Returns whether `folder` has a [`MANIFEST`]. Folders that other programs wrote have none.
 pub fn is_sealed(folder: impl AsRef<Path>) -> bool {
     folder.as_ref().join(MANIFEST).is_file()
 }
 
-/// Checks every file that [`seal`] listed; files that came later are none of its business.
+/// Verifies the size and checksum of every file that [`seal`] listed. Files that were added later are ignored.
 ///
 /// # Errors
-/// [`Error::Damaged`] names the first file, in the order of names, that is missing or differs; other errors if there is
-/// no manifest or it cannot be read.
+/// [`Error::Damaged`] names the first file, in the order of names, that is missing or differs. Other errors: there is
+/// no manifest, or it cannot be read.
 pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let path = folder.join(MANIFEST);
     let file = File::open(&path).map_err(Error::read(&path))?;
     let mut text = Vec::new();
     file.take(MAX_MANIFEST).read_to_end(&mut text).map_err(Error::read(&path))?;
-    let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|error| Error::Damaged { path: path.clone(), reason: format!("no list of checksums: {error}") })?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+        path: path.clone(),
+        reason: format!("not a valid list of checksums: {error}"),
+    })?;
     for (name, expected) in &manifest.files {
         let is_inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         if !is_inside {
@@ -84,13 +86,13 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
     Ok(())
 }
 
-/// Adds the files under `folder`, whose own name within the sealed one is `prefix` (empty, or ending in `/`).
+/// Adds the digests of the files under `folder`. Their names begin with `prefix`, which is empty or ends in `/`.
 fn collect(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Digest>) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::read(folder))? {
         let entry = entry.map_err(Error::read(folder))?;
         let path = entry.path();
         let Ok(name) = entry.file_name().into_string() else {
-            return Err(Error::file(&path, "has no UTF-8 name"));
+            return Err(Error::file(&path, "its name is not UTF-8"));
         };
         let name = format!("{prefix}{name}");
         if entry.file_type().map_err(Error::read(&path))?.is_dir() {
@@ -102,6 +104,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Digest>) ->
     Ok(())
 }
 
+/// Computes the size and checksum of a file.
 fn digest(path: &Path) -> Result<Digest> {
     if !path.is_file() {
         return Err(Error::file(path, "is not a regular file"));

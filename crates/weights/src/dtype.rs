@@ -10,7 +10,8 @@ pub(crate) fn size(dtype: Dtype) -> usize {
     (dtype.bitsize() / 8).max(1)
 }
 
-/// Converts the little-endian values in `bytes` and appends them to `values`; returns false if `dtype` is not supported.
+/// Converts the little-endian values in `bytes` and appends them to `values`; returns false if `dtype` is not
+/// supported.
 pub(crate) fn append_f32(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) -> bool {
     macro_rules! from {
         ($type:ty, $to_f32:expr) => {

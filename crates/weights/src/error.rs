@@ -1,111 +1,112 @@
+//! The error type of the crate.
+
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong with a checkpoint's files. Each message names the file, what is wrong with it and, where one is
-/// known, the remedy.
+/// An error of this crate. Each message names the file, what is wrong with it and, where one is known, the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reports an error.
     #[error("cannot {action} {}: {error}{advice}", path.display())]
     Io {
         /// "read" or "write".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Its answer.
+        /// The system's error.
         error: io::Error,
-        /// What the user can do about it, or nothing.
+        /// A remedy in parentheses, or nothing.
         advice: &'static str,
     },
-    /// A file is not what it should be.
+    /// A file is malformed or not supported.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
-    /// A tensor is not what it should be.
+    /// A tensor is missing, malformed or not supported.
     #[error("{}: tensor `{name}`: {reason}", path.display())]
     Tensor {
-        /// The file it is in.
+        /// The file that the tensor is in.
         path: PathBuf,
-        /// The tensor's name.
+        /// The name of the tensor.
         name: String,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
-    /// A file or folder to be written is there already.
-    #[error("{} exists already; remove it or choose another name", path.display())]
+    /// A file or folder to be written already exists.
+    #[error("{} already exists; remove it or choose another name", path.display())]
     Exists {
         /// The file or folder.
         path: PathBuf,
     },
-    /// A file of a sealed folder is not the one that was sealed.
+    /// A file differs from its checksum.
     #[error(
-        "{}: {reason}: the folder is damaged or was changed after it was written (if on purpose, remove its \
-         checksums.json)",
+        "{}: {reason}: the folder is damaged or was changed after it was written (if it was changed on purpose, delete \
+         its checksums.json)",
         path.display()
     )]
     Damaged {
-        /// The first bad file in the order of names.
+        /// The first damaged file in the order of names.
         path: PathBuf,
-        /// How it differs.
+        /// The difference.
         reason: String,
     },
-    /// Weights alone are no model yet.
-    #[error("{}: weights without their network; `ddpm import` makes a model of them", path.display())]
+    /// A file has weights but no configuration beside it.
+    #[error("{}: weights without a configuration are not a model; convert them with `ddpm import`", path.display())]
     Import {
         /// The file.
         path: PathBuf,
     },
-    /// A pickle is a program, and this one would call something that builds neither tensors nor plain values.
+    /// A pickle calls a function that builds neither tensors nor plain values.
     #[error(
-        "{}: this pickle would call `{call}` (byte {byte}); nothing of it was run, and it is read no further. Files with \
-         weights alone make no such calls: be wary of where it comes from",
+        "{}: this pickle calls `{call}` (byte {byte}), which is not allowed; no code was run. Files that hold only \
+         weights make no such calls: check where the file comes from",
         path.display()
     )]
     Call {
         /// The file.
         path: PathBuf,
-        /// The call with its arguments, cut short.
+        /// The call with its arguments, abbreviated.
         call: String,
-        /// Where in the pickle it is made.
+        /// The position of the call in the pickle.
         byte: u64,
     },
-    /// No model is where one was looked for.
+    /// A path holds no model.
     #[error("no model in {}: {reason}", path.display())]
     NoModel {
-        /// The file or folder that was given.
+        /// The file or folder.
         path: PathBuf,
-        /// What was looked for.
+        /// The files that were looked for, or another reason.
         reason: String,
     },
 }
 
-/// The crate's result.
+/// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// For `map_err` on whatever reads `path`.
+    /// Converts an error of reading `path`; for use with `map_err`.
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Error {
         move |error| {
             let advice = match error.kind() {
-                io::ErrorKind::PermissionDenied => " (allow yourself to read it)",
+                io::ErrorKind::PermissionDenied => " (check its permissions)",
                 _ => "",
             };
             Error::Io { action: "read", path: path.to_owned(), error, advice }
         }
     }
 
-    /// For `map_err` on whatever writes `path`.
+    /// Converts an error of writing `path`; for use with `map_err`.
     pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Error {
         move |error| {
             let advice = match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (free some space or write elsewhere)",
                 io::ErrorKind::ReadOnlyFilesystem => " (the file system is mounted read-only: write elsewhere)",
-                io::ErrorKind::PermissionDenied => " (allow yourself to write there, or write elsewhere)",
+                io::ErrorKind::PermissionDenied => " (check the permissions there, or write elsewhere)",
                 io::ErrorKind::NotFound => " (create its folder first)",
                 io::ErrorKind::NotADirectory => " (a part of the path is a file)",
                 _ => "",

@@ -4,8 +4,8 @@ use crate::{Error, Result};
 use std::fs::{self, File};
 use std::path::Path;
 
-/// Opens the regular file `path` and returns its length too. Folders, pipes and devices are errors, since reading a pipe
-/// could block forever.
+/// Opens the regular file `path` and returns its length too. Folders, pipes and devices are errors, since reading a
+/// pipe could block forever.
 pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     let metadata = fs::metadata(path).map_err(Error::read(path))?;
     if !metadata.is_file() {

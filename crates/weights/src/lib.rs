@@ -1,8 +1,8 @@
 //! Reads and writes checkpoint files, without a machine-learning framework.
 //!
 //! - [`read_safetensors`] and [`write_safetensors`] read tensors of any dtype as f32, and write f32;
-//! - [`read_tensors`] and [`Archive`] also read `torch.save` files, TensorFlow checkpoints and sharded files, which they
-//!   recognize by their contents;
+//! - [`read_tensors`] and [`Archive`] also read `torch.save` files, TensorFlow checkpoints and sharded files, which
+//!   they recognize by their contents;
 //! - [`pickle`] decodes a Python pickle without running it;
 //! - [`families`] converts networks of other code bases to diffusers' parameter names and configuration;
 //! - [`names`] updates parameter names of older diffusers releases;

@@ -1,13 +1,13 @@
-//! Parameter names of older diffusers releases, brought to today's.
+//! Updating parameter names of older diffusers releases to the current ones.
 //!
-//! Early releases called the attention's layers `query`, `key`, `value` and `proj_attn`, and so do the `google/ddpm-*`
-//! repositories; diffusers renames them when it loads such a file
-//! (`ModelMixin._fix_state_dict_keys_on_load`), and so does this.
+//! Early releases, and the `google/ddpm-*` repositories, name the layers of attention `query`, `key`, `value` and
+//! `proj_attn`. [`modernize`] renames them as diffusers does when it loads such a file
+//! (`ModelMixin._fix_state_dict_keys_on_load`).
 
 use crate::{Error, Result, Tensor, Tensors};
 use std::path::Path;
 
-/// Old and new names of the layers under `attentions.N.`.
+/// The old and the new names of the layers under `attentions.N.`.
 const ATTENTION: [(&str, &str); 4] = [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
 
 /// Returns the current name of a `UNet2DModel` parameter: `….0.proj_attn.bias` becomes `….0.to_out.0.bias`, and so on.
@@ -21,24 +21,25 @@ fn modern(name: &str) -> String {
     }
 }
 
-/// All tensors under [`modern`] names; attention weights that are stored as 1×1 convolutions, `[O, I, 1, 1]`, as in Ho
-/// et al.'s code and its ports, become `[O, I]`.
+/// Renames the tensors of the file `path` to current names. Attention weights that are stored as 1×1 convolutions
+/// `[O, I, 1, 1]`, as in Ho et al.'s code and its ports, become `[O, I]`.
 ///
 /// # Errors
-/// If two tensors (of the file `path`) come to have the same name.
+/// If two tensors would get the same name.
 pub fn modernize(path: impl AsRef<Path>, tensors: Tensors) -> Result<Tensors> {
     let mut modern_tensors = Tensors::new();
     for (name, mut tensor) in tensors {
         let new = modern(&name);
         squeeze(&new, &mut tensor);
         if modern_tensors.contains_key(&new) {
-            return Err(Error::tensor(path.as_ref(), &name, format!("another tensor is called `{new}` already")));
+            return Err(Error::tensor(path.as_ref(), &name, format!("another tensor is already named `{new}`")));
         }
         modern_tensors.insert(new, tensor);
     }
     Ok(modern_tensors)
 }
 
+/// Drops the trailing dimensions of size 1 of an attention weight.
 fn squeeze(name: &str, tensor: &mut Tensor) {
     let is_projection =
         attention_layer(name).is_some_and(|(_, layer, after)| after.ends_with(".weight") && layer.starts_with("to_"));
@@ -47,7 +48,7 @@ fn squeeze(name: &str, tensor: &mut Tensor) {
     }
 }
 
-/// Splits `….attentions.N.LAYER.…` into what is before the layer, the layer, and what is after it.
+/// Splits `….attentions.N.LAYER.…` into the part before the layer, the layer, and the part after it.
 fn attention_layer(name: &str) -> Option<(&str, &str, &str)> {
     let start = if name.starts_with("attentions.") { 0 } else { name.find(".attentions.")? + 1 };
     let block = &name[start + "attentions.".len()..];
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modern_names() {
+    fn old_names_are_updated() {
         let cases = [
             ("down_blocks.1.attentions.0.query.weight", "down_blocks.1.attentions.0.to_q.weight"),
             ("up_blocks.2.attentions.10.key.bias", "up_blocks.2.attentions.10.to_k.bias"),
@@ -72,7 +73,7 @@ mod tests {
         ];
         for (old, new) in cases {
             assert_eq!(modern(old), new);
-            assert_eq!(modern(new), new, "today's names stay");
+            assert_eq!(modern(new), new, "current names do not change");
         }
         let untouched = [
             "mid_block.attentions.0.group_norm.weight",

@@ -1,45 +1,46 @@
-//! Where a model is on disk: from the path that a user gives to the files that make it up.
+//! The files of a model on disk, and the files that name a run's checkpoints.
 
 use crate::{Error, Result, atomic, file};
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-/// The weights of a U-Net, in the order in which they are preferred.
+/// Names of a U-Net's weights, in the order of preference.
 const WEIGHTS: [&str; 3] = [
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
 ];
-/// Weights that only Python can read.
+/// Names of a U-Net's weights as written by `torch.save`, used if no other weights exist.
 const PICKLES: [&str; 3] = ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin", "diffusion_model.pt"];
 
 /// The files of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFiles {
-    /// The folder of the pipeline, of the checkpoint, or of the network alone.
+    /// The folder of the pipeline, the checkpoint, or the network alone.
     pub root: PathBuf,
-    /// `config.json` of the `UNet2DModel`.
+    /// The `config.json` of the `UNet2DModel`.
     pub unet_config: PathBuf,
-    /// Its weights: a `.safetensors` or a `.safetensors.index.json`.
+    /// Its weights, in a format that [`read_tensors`](crate::read_tensors) reads.
     pub unet_weights: PathBuf,
-    /// `scheduler_config.json`, if there is one.
+    /// The `scheduler_config.json`, if there is one.
     pub scheduler_config: Option<PathBuf>,
-    /// `model_index.json`, if there is one.
+    /// The `model_index.json`, if there is one.
     pub model_index: Option<PathBuf>,
 }
 
-/// Finds the model that `path` means.
+/// Finds the files of the model at `path`, which can be:
 ///
-/// - a diffusers pipeline: `model_index.json`, `unet/`, `scheduler/`; our checkpoints are such folders;
-/// - a flat repository such as `google/ddpm-cifar10-32`: all in the root;
-/// - a `unet/` folder: `config.json` and weights; the scheduler is looked for beside it;
-/// - `checkpoints/latest` or `checkpoints/best` of a run: the checkpoint that it names;
-/// - a run, or its `checkpoints` folder: the checkpoint that `checkpoints/latest` names, else the newest complete one;
-/// - a `.safetensors` file with its `config.json` beside it.
+/// - a diffusers pipeline with `model_index.json`, `unet/` and `scheduler/`, as this program's checkpoints are;
+/// - a flat repository such as `google/ddpm-cifar10-32`, with all files in the root;
+/// - a `unet/` folder with `config.json` and weights; the scheduler is searched for in its parent folder;
+/// - `checkpoints/latest` or `checkpoints/best` of a run, which stands for the checkpoint that it names;
+/// - a run, or its `checkpoints` folder, which stands for the checkpoint that `checkpoints/latest` names, or for the
+///   newest complete one;
+/// - a `.safetensors` file with a `config.json` in the same folder.
 ///
 /// # Errors
-/// [`Error::NoModel`] says what was looked for, [`Error::Import`] that the file has to be imported first.
+/// [`Error::NoModel`] lists the files that were looked for; [`Error::Import`] if the file must be imported first.
 pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
     let path = path.as_ref();
     match fs::metadata(path) {
@@ -48,11 +49,11 @@ pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let looks_like_repository = path.is_relative() && path.components().count() == 2;
             let hint = if looks_like_repository {
-                " (a Hugging Face repository has to be downloaded first: `hf download NAME --local-dir FOLDER`)"
+                " (a Hugging Face repository must be downloaded first: `hf download NAME --local-dir FOLDER`)"
             } else {
                 ""
             };
-            Err(no_model(path, format!("there is no such file or folder{hint}")))
+            Err(no_model(path, format!("no such file or folder{hint}")))
         }
         Err(error) => Err(Error::read(path)(error)),
     }
@@ -64,7 +65,7 @@ fn locate_file(path: &Path) -> Result<ModelFiles> {
     if name == LATEST || name == BEST {
         match pointer(path)? {
             Some(checkpoint) => locate_folder(&folder.join(checkpoint)),
-            None => Err(no_model(path, "it names no checkpoint")),
+            None => Err(no_model(path, "the file names no checkpoint")),
         }
     } else if name == "model_index.json" || name == "config.json" {
         locate_folder(folder)
@@ -76,7 +77,7 @@ fn locate_file(path: &Path) -> Result<ModelFiles> {
     } else if [".bin", ".pt", ".pth", ".ckpt", ".index"].iter().any(|extension| name.ends_with(extension)) {
         Err(Error::Import { path: path.to_owned() })
     } else {
-        Err(no_model(path, "a model is a folder or a .safetensors file"))
+        Err(no_model(path, "expected a folder or a .safetensors file"))
     }
 }
 
@@ -95,7 +96,7 @@ fn locate_folder(path: &Path) -> Result<ModelFiles> {
     let checkpoints_folder = path.join("checkpoints");
     let folder = if checkpoints_folder.is_dir() { &*checkpoints_folder } else { path };
     if let Some(name) = latest(folder)? {
-        // The checkpoint was complete when it was named; if someone removed it since, the newest one is next best.
+        // If the named checkpoint was deleted since, the newest complete one is used instead.
         let checkpoint = folder.join(name);
         if checkpoint.join("unet").is_dir() {
             return locate_folder(&checkpoint);
@@ -104,30 +105,29 @@ fn locate_folder(path: &Path) -> Result<ModelFiles> {
     let numbered = checkpoints(folder)?;
     let newest_complete = numbered.iter().rev().find_map(|(_, checkpoint)| pipeline_of(checkpoint));
     newest_complete.ok_or_else(|| {
-        let reason = "looked for unet/config.json (a diffusers pipeline or a checkpoint), config.json (a network or a \
-                      flat repository), checkpoints/latest and checkpoints/NUMBER (a run)";
+        let reason = "expected unet/config.json (a diffusers pipeline or a checkpoint), config.json (a network or a \
+                      flat repository), or checkpoints/latest or checkpoints/NUMBER (a run)";
         no_model(path, reason)
     })
 }
 
-/// The checkpoint in `folder`, if it is complete.
+/// Returns the files of the checkpoint `folder`, if it is complete.
 fn pipeline_of(folder: &Path) -> Option<ModelFiles> {
     if folder.join("unet").is_dir() { locate_folder(folder).ok() } else { None }
 }
 
-/// The network in `folder`: its `config.json` and its weights, or those given.
+/// Finds the network in `folder`: its `config.json`, and `weights` or else the preferred weights.
 fn network(folder: &Path, weights: Option<&Path>) -> Result<ModelFiles> {
     let Some(unet_config) = existing(folder.join("config.json")) else {
-        return Err(no_model(folder, "it has no config.json (that of the UNet2DModel)"));
+        return Err(no_model(folder, "it has no config.json of a UNet2DModel"));
     };
     let find = |names: &[&str]| names.iter().find_map(|name| existing(folder.join(name)));
-    // Torch's files only where there is nothing better.
     let weights = weights.map(Path::to_owned).or_else(|| find(&WEIGHTS)).or_else(|| find(&PICKLES));
     let Some(unet_weights) = weights else {
         let names = [&WEIGHTS[..], &PICKLES].concat().join(", ");
-        return Err(no_model(folder, format!("no weights; looked for {names}")));
+        return Err(no_model(folder, format!("it has no weights; expected one of {names}")));
     };
-    // `MODEL/unet` means the same network as MODEL, so its scheduler is the one beside it.
+    // `MODEL/unet` is the network of MODEL, so MODEL's scheduler belongs to it too.
     let is_unet = folder.file_name().is_some_and(|name| name == "unet");
     let scheduler_config = scheduler(folder).or_else(|| is_unet.then(|| scheduler(file::parent(folder)))?);
     let model_index = existing(folder.join("model_index.json"));
@@ -146,7 +146,7 @@ fn no_model(path: &Path, reason: impl ToString) -> Error {
     Error::NoModel { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// The numbered folders in `folder` (a run's `checkpoints`), the oldest first: their numbers and paths.
+/// Lists the numbered folders in `folder` (a run's `checkpoints`), oldest first, as numbers and paths.
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -164,10 +164,10 @@ pub fn checkpoints(folder: impl AsRef<Path>) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The name in `folder/latest` (of a run's `checkpoints`), if there is such a file.
+/// Returns the checkpoint name in the file `latest` of `folder` (a run's `checkpoints`), if the file exists.
 ///
 /// # Errors
-/// If it cannot be read, or does not hold the name of a folder beside it.
+/// If it cannot be read or holds anything but a name.
 pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
     pointer(&folder.as_ref().join(LATEST))
 }
@@ -175,6 +175,7 @@ pub fn latest(folder: impl AsRef<Path>) -> Result<Option<String>> {
 const LATEST: &str = "latest";
 const BEST: &str = "best";
 
+/// Reads a file that holds the name of a checkpoint in the same folder.
 fn pointer(path: &Path) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
@@ -186,27 +187,27 @@ fn pointer(path: &Path) -> Result<Option<String>> {
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {
         (Some(Component::Normal(_)), None) => Ok(Some(name.to_owned())),
-        _ => Err(Error::file(path, "should hold the name of a checkpoint beside it, such as 000010000")),
+        _ => Err(Error::file(path, "expected the name of a checkpoint in the same folder, such as 000010000")),
     }
 }
 
-/// Makes `folder/latest` name the checkpoint `name`.
+/// Writes the checkpoint name `name` to the file `latest` of `folder`.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    atomic::write_file(folder.as_ref().join(LATEST), |out| writeln!(out, "{name}"))
+    atomic::write_file(folder.as_ref().join(LATEST), |file| writeln!(file, "{name}"))
 }
 
-/// Makes `folder/best` name the checkpoint `name`.
+/// Writes the checkpoint name `name` to the file `best` of `folder`.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    atomic::write_file(folder.as_ref().join(BEST), |out| writeln!(out, "{name}"))
+    atomic::write_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
 }
 
-/// Writes `folder/model_index.json`, by which diffusers knows the folder for a `DDPMPipeline`.
+/// Writes `folder/model_index.json`, which tells diffusers that the folder is a `DDPMPipeline`.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -217,5 +218,5 @@ pub fn write_model_index(folder: impl AsRef<Path>) -> Result<()> {
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     });
-    atomic::write_file(folder.as_ref().join("model_index.json"), |out| writeln!(out, "{index:#}"))
+    atomic::write_file(folder.as_ref().join("model_index.json"), |file| writeln!(file, "{index:#}"))
 }

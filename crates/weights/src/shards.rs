@@ -1,4 +1,5 @@
-//! Weights that are split over several files, with a JSON index such as `diffusion_pytorch_model.safetensors.index.json`.
+//! Weights that are split over several files, with a JSON index such as
+//! `diffusion_pytorch_model.safetensors.index.json`.
 
 use crate::safetensors::{self, MAX_HEADER};
 use crate::{Error, Format, Metadata, Result, Tensors, TorchFile, file};

@@ -1,12 +1,12 @@
-//! What a header claims costs no memory; what is in the file costs what it is worth. Alone in its file: it watches the
-//! size of the whole process.
+//! The memory that reading safetensors takes is bounded by the file's size, whatever its header claims. This test is
+//! alone in its file because it measures the whole process.
 #![cfg(target_os = "linux")]
 
 use ddpm_weights::{Metadata, read_safetensors, write_safetensors};
 use std::fs;
 use std::path::Path;
 
-/// The largest size, in bytes, that this process's address space ever had.
+/// Returns the greatest size that the address space of this process ever had, in bytes.
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmPeak:")).unwrap();
@@ -22,7 +22,7 @@ fn write(path: &Path, header_length: usize, header: &[u8]) {
 fn memory_is_bounded_by_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
-    // The allocator's own reserves come first.
+    // Warms up the allocator.
     write_safetensors(&path, [("w", &[1 << 20][..], &vec![1.0; 1 << 20][..])], &Metadata::new()).unwrap();
     read_safetensors(&path).unwrap();
 
@@ -34,7 +34,7 @@ fn memory_is_bounded_by_the_file() {
     assert!(read_safetensors(&path).is_err());
     assert!(peak() - before < 8 << 20, "{} bytes for a header's claims", peak() - before);
 
-    // An honest file (of zeros, never in memory until now) takes its size, and a buffer.
+    // A valid file (of zeros, sparse on disk) takes its size and a buffer.
     let header = br#"{"a":{"dtype":"F32","shape":[16777216],"data_offsets":[0,67108864]}}"#;
     write(&path, header.len(), header);
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8 + header.len() as u64 + (64 << 20)).unwrap();
@@ -42,7 +42,7 @@ fn memory_is_bounded_by_the_file() {
     read_safetensors(&path).unwrap();
     assert!(peak() - before < 68 << 20, "{} bytes for a file of 64 MiB", peak() - before);
 
-    // A header as dense as can be: two bytes for each dimension of eight.
+    // The densest header: two bytes in the file for each dimension, which takes eight in memory.
     let zeros = vec!["0"; 1 << 20].join(",");
     let header = format!(r#"{{"a":{{"dtype":"F32","shape":[{zeros}],"data_offsets":[0,8]}}}}"#);
     write(&path, header.len(), header.as_bytes());

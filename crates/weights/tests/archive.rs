@@ -1,6 +1,6 @@
-//! Files of weights recognised by what is in them, and TensorFlow's, which `tools/goldens_tensorflow.py` wrote by a writer
-//! of its own. (A checkpoint that TensorFlow 2 itself wrote, of a package on PyPI, was read once by hand: every checksum
-//! of its 73 variables agreed.)
+//! Recognizing the format of weights files, and reading TensorFlow checkpoints, which `tools/goldens_tensorflow.py`
+//! wrote with its own writer. (A checkpoint of a PyPI package, written by TensorFlow 2, was read once by hand: the
+//! checksums of all 73 variables matched.)
 
 use ddpm_weights::{Archive, Format, read_safetensors, read_tensors};
 use std::fs;
@@ -11,7 +11,7 @@ fn file(name: &str) -> PathBuf {
 }
 
 #[test]
-fn contents_decide() {
+fn format_is_recognized_by_contents() {
     let folder = tempfile::tempdir().unwrap();
     let floats = read_tensors(file("protocol4.pt")).unwrap();
     for (name, format) in [
@@ -29,15 +29,15 @@ fn contents_decide() {
     let path = folder.path().join("x");
     for (bytes, reason) in [
         (&b"\x89HDF\r\n"[..], "an HDF5 file"),
-        (b"", "not a file of weights that is known"),
-        (b"GIF89a", "not a file of weights that is known"),
+        (b"", "not a supported weights file"),
+        (b"GIF89a", "not a supported weights file"),
     ] {
         fs::write(&path, bytes).unwrap();
         let error = read_tensors(&path).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
 
-    // Shards of torch's files, as transformers and diffusers write them.
+    // An index of torch shards, as transformers and diffusers write it.
     fs::copy(file("protocol4.pt"), folder.path().join("model-00001-of-00001.bin")).unwrap();
     let index = r#"{"metadata": {"total_size": 40}, "weight_map": {"a": "model-00001-of-00001.bin", "b": "model-00001-of-00001.bin"}}"#;
     let path = folder.path().join("model.bin.index.json");
@@ -46,7 +46,7 @@ fn contents_decide() {
 }
 
 #[test]
-fn tensorflow() {
+fn tensorflow_checkpoints_are_read() {
     let expected = read_safetensors(file("tensorflow/expected.safetensors")).unwrap().0;
     for name in ["", ".index", ".data-00001-of-00002", ".meta"] {
         let path = file(&format!("tensorflow/model.ckpt-790000{name}"));
@@ -57,7 +57,7 @@ fn tensorflow() {
 }
 
 #[test]
-fn damaged_tensorflow() {
+fn damaged_tensorflow_checkpoints_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let shards = ["data-00000-of-00002", "data-00001-of-00002"];
     let index = folder.path().join("m.index");
@@ -73,15 +73,15 @@ fn damaged_tensorflow() {
         read_tensors(&index).map_err(|error| error.to_string())
     };
     place(&table, [&data[0], &data[1]]).unwrap();
-    // Every byte of the index but the padding of its footer counts.
+    // Flips a bit in every byte of the index but its footer.
     for i in 0..table.len() - 48 {
         let mut flipped = table.clone();
         flipped[i] ^= 1;
         fs::write(&index, &flipped).unwrap();
         let opened = Archive::open(&index);
-        // What the checksums cover, or themselves; the metaindex is never looked at.
+        // Only the metaindex, which is not read, may differ.
         if opened.is_ok() {
-            assert!((table.len() - 48 - i) < 200, "byte {i} does not matter");
+            assert!((table.len() - 48 - i) < 200, "a flip of byte {i} is not detected");
         }
     }
     let mut flipped = data[1].clone();
@@ -89,5 +89,5 @@ fn damaged_tensorflow() {
     let error = place(&table, [&data[0], &flipped]).unwrap_err();
     assert!(error.contains("m.data-00001-of-00002: tensor `") && error.contains("checksum differs"), "{error}");
     let error = place(&table, [&data[0], &data[1][..10]]).unwrap_err();
-    assert!(error.contains("cut short"), "{error}");
+    assert!(error.contains("truncated"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Files and folders appear whole or not at all; checksums tell the rest.
+//! Atomic writes of files and folders, and checksums.
 
 use ddpm_weights::atomic::{Existing, remove_leftovers, write_file, write_folder};
 use ddpm_weights::{Error, digest, pipeline};
@@ -45,7 +45,7 @@ fn failure_leaves_the_old_file() {
 }
 
 #[test]
-fn impossible_places() {
+fn impossible_targets_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let write = |path: PathBuf| write_file(path, |_| Ok(())).unwrap_err().to_string();
     let missing = write(folder.path().join("none/f"));
@@ -56,13 +56,13 @@ fn impossible_places() {
     let a_folder = write(folder.path().to_owned());
     assert!(a_folder.contains("is a folder"), "{a_folder}");
     let no_name = write(folder.path().join("none/.."));
-    assert!(no_name.contains("is not the name of a file"), "{no_name}");
+    assert!(no_name.contains("does not end in the name of a file"), "{no_name}");
     assert_eq!(names(folder.path()), ["file"]);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn full_disk() {
+fn full_disk_is_an_error() {
     for bytes in [10, 10 << 20] {
         let error = write_file("/dev/full", |file| file.write_all(&vec![0; bytes])).unwrap_err();
         let Error::Io { error: ref cause, .. } = error else { panic!("{error}") };
@@ -70,7 +70,7 @@ fn full_disk() {
         assert!(error.to_string().contains("cannot write /dev/full"), "{error}");
         assert!(error.to_string().contains("free some space"), "{error}");
     }
-    // And a device is not replaced by a file.
+    // A device is not replaced by a file.
     write_file("/dev/null", |file| file.write_all(b"x")).unwrap();
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
 }
@@ -95,7 +95,7 @@ fn fill(folder: &Path, text: &str) -> Result<(), Error> {
 }
 
 #[test]
-fn folder_is_refused_or_replaced() {
+fn folder_is_kept_or_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("000000100");
     let text = || fs::read_to_string(path.join("unet/config.json")).unwrap();
@@ -119,9 +119,8 @@ fn folder_is_refused_or_replaced() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
 
-/// What appeared while the folder was being built is not overwritten.
 #[test]
-fn folder_race() {
+fn folder_that_appears_during_the_write_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     let error = write_folder(&path, Existing::Refuse, |new| {
@@ -133,7 +132,7 @@ fn folder_race() {
     assert!(names(&path).is_empty());
 }
 
-/// Not a test of its own: the process that `killed_halfway` kills, by its own hand.
+/// The child process of `killed_write_leaves_only_temporaries`, which aborts during a write. It does nothing as a test.
 #[test]
 fn killed_child() {
     let Some(checkpoints) = std::env::var_os("WEIGHTS_TEST_CHECKPOINTS").map(PathBuf::from) else {
@@ -150,7 +149,7 @@ fn killed_child() {
 }
 
 #[test]
-fn killed_halfway() {
+fn killed_write_leaves_only_temporaries() {
     let run = tempfile::tempdir().unwrap();
     let checkpoints = run.path().join("checkpoints");
     fs::create_dir(&checkpoints).unwrap();
@@ -179,7 +178,7 @@ fn killed_halfway() {
 }
 
 #[test]
-fn leftovers_are_recognised_by_name() {
+fn leftovers_are_recognized_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let own = format!(".x.tmp-{}-0", std::process::id());
     let others =
@@ -206,7 +205,7 @@ fn sealed() -> tempfile::TempDir {
 }
 
 #[test]
-fn manifest() {
+fn manifest_lists_all_files() {
     let folder = sealed();
     // CRC-32 of "contents", from Python's zlib.crc32.
     let expected = r#"{
@@ -227,25 +226,25 @@ fn manifest() {
 }
 "#;
     assert_eq!(fs::read_to_string(folder.path().join(digest::MANIFEST)).unwrap(), expected);
-    // Sealing again, with the manifest there, changes nothing, and more files do no harm.
+    // Sealing again gives the same manifest, and files that are added later are ignored.
     digest::seal(folder.path()).unwrap();
     assert_eq!(fs::read_to_string(folder.path().join(digest::MANIFEST)).unwrap(), expected);
     fs::write(folder.path().join("README.md"), "hello").unwrap();
     digest::verify(folder.path()).unwrap();
 }
 
-/// The name of the first bad file.
+/// Returns the name of the first damaged file, and the reason.
 fn bad(folder: &Path) -> String {
-    match digest::verify(folder) {
-        Err(Error::Damaged { path, reason }) => {
-            format!("{} {reason}", path.strip_prefix(folder).unwrap().display())
-        }
+    let error = digest::verify(folder).unwrap_err();
+    assert!(error.to_string().contains(&format!("delete its {}", digest::MANIFEST)), "{error}");
+    match error {
+        Error::Damaged { path, reason } => format!("{} {reason}", path.strip_prefix(folder).unwrap().display()),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn damage_is_seen() {
+fn damage_is_detected() {
     let folder = sealed();
     let weights = folder.path().join("unet/diffusion_pytorch_model.safetensors");
     for byte in 0..8 {
@@ -264,9 +263,9 @@ fn damage_is_seen() {
     assert!(bad(folder.path()).starts_with("empty has 1 bytes"));
 }
 
-/// The list of checksums is not spared either: whatever byte of it is changed, unless to another spelling of the same.
+/// A change of any byte of the manifest is an error, except for equivalent whitespace.
 #[test]
-fn damaged_manifest() {
+fn damaged_manifest_is_an_error() {
     let folder = sealed();
     let path = folder.path().join(digest::MANIFEST);
     let whole = fs::read(&path).unwrap();

@@ -1,5 +1,6 @@
-//! Files that were made to do harm, and files that were damaged: each is answered within a second, without a panic, and
-//! without more memory than four times its size and a mebibyte. Alone in its file: it counts all allocations.
+//! Malicious and damaged files. Each is read or rejected within a second, without a panic, and with at most four times
+//! its size and a mebibyte of memory. These tests are alone in their file because they count all allocations of the
+//! process.
 
 use ddpm_weights::families::{ImportOptions, import};
 use ddpm_weights::{read_tensors, write_safetensors};
@@ -17,10 +18,10 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const MIB: usize = 1 << 20;
 
-/// Tests run one after the other, since the allocator counts for all.
+/// Serializes the tests, since the allocator counts for all of them.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Reads a file in every way, watched; the error of reading all tensors.
+/// Reads and imports a file, and checks the memory and time it takes. Returns the error of reading all tensors.
 fn read(what: &str, path: &Path, size: usize) -> Option<String> {
     let (begin, before) = (Instant::now(), ALLOCATOR.current_usage());
     ALLOCATOR.reset_peak_usage();
@@ -47,17 +48,17 @@ fn place() -> Place {
 fn refused(place: &Place, what: &str, bytes: &[u8], reason: &str) {
     fs::write(&place.path, bytes).unwrap();
     let error = read(what, &place.path, bytes.len());
-    let error = error.unwrap_or_else(|| panic!("{what} should be refused"));
+    let error = error.unwrap_or_else(|| panic!("{what} should be an error"));
     assert!(error.contains(reason), "{what}: {error}");
 }
 
-/// A file of the legacy format around this pickle of the object.
+/// Builds a file of the legacy format around the pickle of the object.
 fn legacy(object: &[u8]) -> Vec<u8> {
     let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
     [magic, &b"\x80\x02M\xe9\x03."[..], b"\x80\x02}.", object, b"\x80\x02]."].concat()
 }
 
-/// A file of today's format.
+/// Builds a file of the zip format.
 fn zipped(method: CompressionMethod, entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in entries {
@@ -67,7 +68,7 @@ fn zipped(method: CompressionMethod, entries: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// A tensor's pickle: `shape` and `stride` are already pickled, as is the storage's number of elements.
+/// Builds the pickle of a tensor from the pickles of its storage's length, its shape and its stride.
 fn tensor(len: &[u8], shape: &[u8], stride: &[u8]) -> Vec<u8> {
     let storage =
         b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu";
@@ -79,21 +80,21 @@ fn long(number: u64) -> Vec<u8> {
 }
 
 #[test]
-fn hostile_files() {
+fn malicious_torch_files_are_rejected() {
     let place = place();
-    // The allocator's and the library's own first needs come first.
+    // Makes the one-time allocations of the allocator and the library.
     write_safetensors(&place.path, [("w", &[1][..], &[1.0][..])], &Default::default()).unwrap();
     read_tensors(&place.path).unwrap();
 
     let many = 1_000_000;
     let repeated = |part: &[u8], times: usize| part.repeat(times);
     let pickles: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("os.system", b"cos\nsystem\nX\x02\0\0\0rm\x85R.".to_vec(), "would call `os.system('rm')`"),
-        ("eval", b"cbuiltins\neval\nX\x01\0\0\x001\x85R.".to_vec(), "would call `builtins.eval('1')`"),
-        ("torch.hub", b"ctorch.hub\nload\nX\x01\0\0\0a\x85R.".to_vec(), "would call `torch.hub.load('a')`"),
-        ("marks", repeated(b"(", many), "more than a file"),
-        ("nothings", [repeated(b"N", many), b".".into()].concat(), "more than a file"),
-        ("lists", repeated(b"]", many), "more than a file"),
+        ("os.system", b"cos\nsystem\nX\x02\0\0\0rm\x85R.".to_vec(), "calls `os.system('rm')`"),
+        ("eval", b"cbuiltins\neval\nX\x01\0\0\x001\x85R.".to_vec(), "calls `builtins.eval('1')`"),
+        ("torch.hub", b"ctorch.hub\nload\nX\x01\0\0\0a\x85R.".to_vec(), "calls `torch.hub.load('a')`"),
+        ("marks", repeated(b"(", many), "allocation budget"),
+        ("nothings", [repeated(b"N", many), b".".into()].concat(), "allocation budget"),
+        ("lists", repeated(b"]", many), "allocation budget"),
         ("a deep list", [repeated(b"]", 1500), repeated(b"a", 1499), b".".into()].concat(), "nested more than 64"),
         ("a tuple in itself", [b"]q\0(h\0te".to_vec(), repeated(b"h\0a", 3), b".".into()].concat(), ""),
         ("a list in itself", b"]q\0h\0a.".to_vec(), "nested more than 64"),
@@ -117,7 +118,7 @@ fn hostile_files() {
                 b".".into(),
             ]
             .concat(),
-            "more than a file",
+            "allocation budget",
         ),
         (
             "copies of a dictionary",
@@ -129,17 +130,17 @@ fn hostile_files() {
                 b"N.".to_vec(),
             ]
             .concat(),
-            "more than a file",
+            "allocation budget",
         ),
-        ("a string of 4 GB", b"X\xff\xff\xff\xffa.".to_vec(), "cut short"),
-        ("bytes of 16 EB", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fa.".to_vec(), "cut short"),
-        ("an integer of 4 GB", b"\x8b\xff\xff\xff\xff.".to_vec(), "cut short"),
+        ("a string of 4 GB", b"X\xff\xff\xff\xffa.".to_vec(), "truncated"),
+        ("bytes of 16 EB", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fa.".to_vec(), "truncated"),
+        ("an integer of 4 GB", b"\x8b\xff\xff\xff\xff.".to_vec(), "truncated"),
         ("a frame of 8 EB", b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f.".to_vec(), "a frame"),
         ("a line without end", [b"I".to_vec(), repeated(b"1", many)].concat(), "a line of more"),
         (
             "a call with everything",
             [b"cos\nsystem\n(".to_vec(), repeated(b"]", 2000), b"tR.".into()].concat(),
-            "would call",
+            "this pickle calls",
         ),
         (
             "more elements than there is memory",
@@ -157,28 +158,28 @@ fn hostile_files() {
         }
     }
 
-    // Storages that are not what they are said to be, and tensors that are not in them.
+    // Storages of another length than the pickle says, and tensors that exceed their storage.
     let bytes = [0; 64];
     let zip = |pickle: Vec<u8>| {
         zipped(CompressionMethod::Stored, &[("data.pkl", &[pickle, b".".into()].concat()), ("data/0", &bytes)])
     };
     let dims = |sizes: &[u64]| [&b"("[..], &sizes.iter().flat_map(|&n| long(n)).collect::<Vec<_>>(), b"t"].concat();
     for (what, pickle, reason) in [
-        ("a short storage", tensor(&long(32), &dims(&[32]), &dims(&[1])), "has 64 bytes, 128 from byte 0"),
+        ("a short storage", tensor(&long(32), &dims(&[32]), &dims(&[1])), "has 64 bytes, but 128 from byte 0"),
         ("a short storage, gathered", tensor(&long(32), &dims(&[16]), &dims(&[2])), "has 64 bytes, too few"),
-        ("a tensor past the end", tensor(&long(16), &dims(&[4, 5]), &dims(&[4, 1])), "does not lie in its storage"),
-        ("strides past the end", tensor(&long(16), &dims(&[2]), &dims(&[1 << 62])), "does not lie in its storage"),
-        ("one value a billion times", tensor(&long(16), &dims(&[1 << 30]), &dims(&[0])), "is more than a file"),
+        ("a tensor past the end", tensor(&long(16), &dims(&[4, 5]), &dims(&[4, 1])), "exceeds its storage"),
+        ("strides past the end", tensor(&long(16), &dims(&[2]), &dims(&[1 << 62])), "exceeds its storage"),
+        (
+            "one value a billion times",
+            tensor(&long(16), &dims(&[1 << 30]), &dims(&[0])),
+            "exceeds the allocation budget",
+        ),
         (
             "a shape that overflows",
             tensor(&long(16), &dims(&[1 << 33, 1 << 33]), &dims(&[0, 0])),
-            "is more than a file",
+            "exceeds the allocation budget",
         ),
-        (
-            "a stride that overflows",
-            tensor(&long(16), &dims(&[3]), &dims(&[u64::MAX / 2])),
-            "does not lie in its storage",
-        ),
+        ("a stride that overflows", tensor(&long(16), &dims(&[3]), &dims(&[u64::MAX / 2])), "exceeds its storage"),
         ("a negative size", tensor(&long(16), &dims(&[u64::MAX / 2 + 2]), &dims(&[1])), ""),
         ("more strides than sizes", tensor(&long(16), &dims(&[1]), &dims(&[1, 1])), "shape [1] and strides [1, 1]"),
     ] {
@@ -186,17 +187,17 @@ fn hostile_files() {
     }
     let window = tensor(&long(16), &dims(&[1 << 14]), &dims(&[0]));
     let windows = [b"](".to_vec(), repeated(&window, 60), b"e".into()].concat();
-    refused(&place, "many windows on one value", &zip(windows), "is more than a file");
+    refused(&place, "many windows on one value", &zip(windows), "exceeds the allocation budget");
 
-    // Archives.
+    // Zip archives.
     let zeros = vec![0; 64 * MIB];
     let pickle =
         [tensor(&long(zeros.len() as u64 / 4), &dims(&[zeros.len() as u64 / 4]), &dims(&[1])), b".".into()].concat();
     let bomb = zipped(CompressionMethod::Deflated, &[("data.pkl", &pickle), ("data/0", &zeros)]);
     let nothings = zipped(CompressionMethod::Deflated, &[("data.pkl", &zeros)]);
     drop(zeros);
-    refused(&place, "zeros, deflated", &bomb, "is more than a file");
-    refused(&place, "a pickle of zeros, deflated", &nothings, "more than a file of this size");
+    refused(&place, "zeros, deflated", &bomb, "exceeds the allocation budget");
+    refused(&place, "a pickle of zeros, deflated", &nothings, "exceed the allocation budget");
     let names: Vec<String> = (0..20_000).map(|i| format!("{i}")).collect();
     let empty: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b""[..])).collect();
     refused(
@@ -207,7 +208,7 @@ fn hostile_files() {
     );
     let whole = zip(tensor(&long(16), &dims(&[16]), &dims(&[1])));
     fs::write(&place.path, &whole).unwrap();
-    assert_eq!(read("an honest file", &place.path, whole.len()), None);
+    assert_eq!(read("a valid file", &place.path, whole.len()), None);
     for (what, at, value) in
         [("a directory of 4 GB", 10, 0xffu8), ("a directory elsewhere", 6, 0xff), ("entries", 12, 0xff)]
     {
@@ -219,7 +220,7 @@ fn hostile_files() {
     }
 }
 
-/// LevelDB's table around one block of entries.
+/// Builds a LevelDB table around one block of entries.
 fn table(block: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut add = |block: &[u8]| {
@@ -239,7 +240,7 @@ fn table(block: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn hostile_tables() {
+fn malicious_tensorflow_tables_are_rejected() {
     let place = place();
     let restarts = [0, 0, 0, 0, 1, 0, 0, 0];
     let header = [0, 0, 2, 8, 1];
@@ -270,15 +271,15 @@ fn hostile_tables() {
         let bytes = table(&block);
         refused(&place, what, &bytes, reason);
     }
-    // Four bytes at 2^40 of a data file that is not there.
+    // Four bytes at 2^40 of a data file that does not exist.
     let bytes = table(&entry(&[8, 1, 0x12, 4, 0x12, 2, 8, 1, 32, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 40, 4]));
     refused(&place, "no data file", &bytes, "cannot read");
     fs::write(place.path.with_extension("data-00000-of-00001"), [0; 8]).unwrap();
-    refused(&place, "values past the end", &bytes, "cut short");
+    refused(&place, "values past the end", &bytes, "truncated");
 }
 
 #[test]
-fn damaged_files() {
+fn damaged_files_do_not_panic() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/files");
     let place = place();
     let mut files: Vec<PathBuf> =

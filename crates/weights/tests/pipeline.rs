@@ -1,4 +1,4 @@
-//! Which files a path means, in every layout that users have; and the names of parameters.
+//! Finding the files of a model in every supported layout, and updating old parameter names.
 
 use ddpm_weights::pipeline::{ModelFiles, checkpoints, latest, locate, set_latest, write_model_index};
 use ddpm_weights::{Error, Tensor, Tensors, names};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-/// A folder with these (empty) files.
+/// Creates a folder with these files, which are empty.
 fn folder(files: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     add(folder.path(), files);
@@ -47,14 +47,14 @@ const PIPELINE: [&str; 4] = [
 ];
 
 #[test]
-fn pipeline() {
+fn pipeline_folder() {
     let folder = folder(&PIPELINE);
     let root = folder.path();
     let expected = located(root.to_owned(), "unet", Some("scheduler/scheduler_config.json"), true);
     assert_eq!(locate(root).unwrap(), expected);
     assert_eq!(locate(root.join("model_index.json")).unwrap(), expected);
 
-    // Its unet folder, and its weights, are the same network with the same scheduler.
+    // Its unet folder and its weights have the same network and scheduler.
     for path in [root.join("unet"), root.join("unet").join(WEIGHTS), root.join("unet/config.json")] {
         let unet = locate(path).unwrap();
         assert_eq!(unet.root, root.join("unet"));
@@ -73,13 +73,13 @@ fn flat_repository() {
 }
 
 #[test]
-fn bare_unet() {
+fn unet_without_scheduler() {
     let folder = folder(&["config.json", WEIGHTS]);
     assert_eq!(locate(folder.path()).unwrap(), located(folder.path().to_owned(), "", None, false));
 }
 
 #[test]
-fn kinds_of_weights() {
+fn preferred_weights() {
     let folder = folder(&["config.json", "diffusion_pytorch_model.bin"]);
     let pickled = located(folder.path().to_owned(), "", None, false).unet_weights.with_extension("bin");
     assert_eq!(locate(folder.path()).unwrap().unet_weights, pickled);
@@ -95,14 +95,14 @@ fn kinds_of_weights() {
         add(folder.path(), &[better]);
         assert_eq!(locate(folder.path()).unwrap().unet_weights, folder.path().join(better));
     }
-    // A file given by name is taken whatever it is called.
+    // A file that is given by name may have any name.
     add(folder.path(), &["mine.safetensors"]);
     let mine = folder.path().join("mine.safetensors");
     assert_eq!(locate(&mine).unwrap().unet_weights, mine);
 }
 
 #[test]
-fn run() {
+fn run_folder() {
     let folder = folder(&["config.toml", "metrics.jsonl"]);
     let run = folder.path();
     let checkpoints_folder = run.join("checkpoints");
@@ -114,7 +114,7 @@ fn run() {
     for name in ["000000900", "000010000", "junk", ".000020000.tmp-1-1"] {
         add_checkpoint(name);
     }
-    // Killed before it was complete by something that does not write whole folders; a file; not a number.
+    // An incomplete checkpoint, a file instead of a folder, and a folder without a network.
     add(&checkpoints_folder, &["000030000/unet/config.json", "000040000", "000050000/training/state.json"]);
     let root = |path: &Path| locate(path).unwrap().root;
     let newest = checkpoints_folder.join("000010000");
@@ -140,7 +140,7 @@ fn run() {
 }
 
 #[test]
-fn nothing_there() {
+fn missing_models_are_errors() {
     let folder = folder(&["picture.png"]);
     let empty = message(folder.path());
     for what in ["unet/config.json", "config.json", "checkpoints/latest"] {
@@ -156,7 +156,7 @@ fn nothing_there() {
     assert!(message(folder.path()).contains("config.json"));
 }
 
-/// As `DDPMPipeline.save_pretrained` writes it.
+/// The index is equal to the one that `DDPMPipeline.save_pretrained` writes.
 #[test]
 fn model_index() {
     let folder = folder(&[]);
@@ -178,7 +178,7 @@ fn model_index() {
 }
 
 #[test]
-fn modernize() {
+fn old_tensors_are_renamed_and_squeezed() {
     let tensor = |shape: &[usize]| Tensor { shape: shape.to_vec(), data: vec![0.5; shape.iter().product()] };
     let old = Tensors::from([
         ("mid_block.attentions.0.query.weight".to_owned(), tensor(&[4, 4, 1, 1])),

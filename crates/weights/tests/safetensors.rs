@@ -1,4 +1,4 @@
-//! Reading and writing safetensors: round trips, every dtype, hostile files.
+//! Reading and writing safetensors: round trips, every dtype, malicious files.
 
 use ddpm_weights::{Metadata, Tensor, Tensors, read_safetensors, views, write_safetensors};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A folder and the path of a file in it with these bytes.
+/// Creates a folder and a file in it with these bytes.
 fn file(bytes: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
@@ -15,7 +15,7 @@ fn file(bytes: &[u8]) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// A file with this header and this many bytes of values.
+/// Builds a file with this header and this many bytes of values.
 fn with_header(header: &str, values: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -25,7 +25,7 @@ fn with_header(header: &str, values: usize) -> Vec<u8> {
 
 fn error(bytes: &[u8]) -> String {
     let (_folder, path) = file(bytes);
-    let message = read_safetensors(&path).expect_err("should be refused").to_string();
+    let message = read_safetensors(&path).expect_err("should be an error").to_string();
     assert!(message.contains("x.safetensors"), "does not name the file: {message}");
     message
 }
@@ -68,9 +68,9 @@ proptest! {
         }
     }
 
-    /// Any one byte changed or the file cut anywhere: an answer or an error, never a panic. A cut is always an error.
+    /// Changing any byte must not panic, and truncating the file is always an error.
     #[test]
-    fn damaged(at in 0.0..1.0, flip in 1u8.., cut in 0.0..1.0) {
+    fn damaged_files_do_not_panic(at in 0.0..1.0, flip in 1u8.., cut in 0.0..1.0) {
         let tensors = Tensors::from([
             ("a".to_owned(), Tensor { shape: vec![2, 3], data: vec![1.0; 6] }),
             ("b".to_owned(), Tensor { shape: vec![4], data: vec![2.0; 4] }),
@@ -89,7 +89,7 @@ proptest! {
     }
 
     #[test]
-    fn noise(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let (_folder, path) = file(&bytes);
         prop_assert!(read_safetensors(&path).is_err());
         let mut with_length = ((bytes.len() / 2) as u64).to_le_bytes().to_vec();
@@ -99,7 +99,7 @@ proptest! {
     }
 }
 
-/// What a value is read as, from the bytes of one.
+/// Reads one value of a dtype from its bytes.
 fn read_one(dtype: Dtype, bytes: &[u8]) -> f32 {
     let view = TensorView::new(dtype, vec![1], bytes).unwrap();
     let (_folder, path) = file(&safetensors::serialize([("x", view)], None).unwrap());
@@ -109,7 +109,7 @@ fn read_one(dtype: Dtype, bytes: &[u8]) -> f32 {
 }
 
 #[test]
-fn every_dtype() {
+fn every_dtype_is_converted() {
     let f16 = |bits: u16| read_one(Dtype::F16, &bits.to_le_bytes());
     assert_eq!(f16(0x3c00), 1.0);
     assert_eq!(f16(0xc000), -2.0);
@@ -149,15 +149,15 @@ fn every_dtype() {
 }
 
 #[test]
-fn unsupported_dtype() {
+fn unsupported_dtype_is_an_error() {
     let header = r#"{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}"#;
     let message = error(&with_header(header, 2));
     assert!(message.contains("`x`") && message.contains("F8_E4M3 is not supported"), "{message}");
 }
 
-/// A tensor larger than one chunk of the reader.
+/// The tensor is larger than one chunk of the reader.
 #[test]
-fn long_tensor() {
+fn long_tensor_is_read() {
     let data: Vec<f32> = (0..700_001).map(|i| i as f32).collect();
     let tensors = Tensors::from([
         ("long".to_owned(), Tensor { shape: vec![700_001], data }),
@@ -169,7 +169,7 @@ fn long_tensor() {
 }
 
 #[test]
-fn same_tensors_same_bytes() {
+fn equal_tensors_give_equal_bytes() {
     let (_folder, path) = file(b"");
     let items = [("b", &[1usize][..], &[1.0f32][..]), ("a", &[2], &[2.0, 3.0]), ("c", &[0, 9], &[])];
     let metadata = Metadata::from([("seed".into(), "1".into()), ("author".into(), "me".into())]);
@@ -191,31 +191,36 @@ fn same_tensors_same_bytes() {
 }
 
 #[test]
-fn writer_refuses() {
+fn inconsistent_tensors_are_not_written() {
     let (_folder, path) = file(b"before");
     let write = |items: &[(&str, &[usize], &[f32])]| {
         write_safetensors(&path, items.iter().copied(), &Metadata::new()).unwrap_err().to_string()
     };
     assert!(write(&[("w", &[2, 2], &[1.0; 3])]).contains("tensor `w`: has shape [2, 2] but 3 values"));
     assert!(write(&[("w", &[usize::MAX, 8], &[1.0])]).contains("tensor `w`"));
-    assert!(write(&[("w", &[1], &[1.0]), ("w", &[1], &[2.0])]).contains("the name is taken"));
-    assert!(write(&[("__metadata__", &[1], &[1.0])]).contains("the name is taken"));
+    assert!(write(&[("w", &[1], &[1.0]), ("w", &[1], &[2.0])]).contains("the name is used twice or reserved"));
+    assert!(write(&[("__metadata__", &[1], &[1.0])]).contains("the name is used twice or reserved"));
     assert_eq!(fs::read(&path).unwrap(), b"before");
 }
 
-/// Each breaks one rule of the format.
+/// Each file violates one rule of the format.
 #[test]
-fn hostile_files() {
+fn malformed_files_are_errors() {
     let a = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
     let cases = [
         ("the header is no JSON", "{]".to_owned(), 0, "header"),
         ("overlap", format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}}}"#), 12, "`b`"),
         ("same bytes", format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#), 8, "`b`"),
         ("hole", format!(r#"{{{a},"b":{{"dtype":"F32","shape":[2],"data_offsets":[12,20]}}}}"#), 20, "`b`"),
-        ("too short", format!("{{{a}}}"), 7, "cut short"),
+        ("too short", format!("{{{a}}}"), 7, "truncated"),
         ("too long", format!("{{{a}}}"), 9, "too long"),
         ("values but no tensor", "{}".to_owned(), 1, "too long"),
-        ("same name twice", format!(r#"{{{a},"a":{{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}}}"#), 12, "twice"),
+        (
+            "same name twice",
+            format!(r#"{{{a},"a":{{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}}}"#),
+            12,
+            "appears twice",
+        ),
         ("shape", r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#.to_owned(), 8, "`a`"),
         ("backwards", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#.to_owned(), 8, "`a`"),
         ("overflow", r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#.into(), 0, "`a`"),
@@ -239,21 +244,21 @@ fn hostile_files() {
     }
     let mut bytes = 100_000_000u64.to_le_bytes().to_vec();
     bytes.extend(b"{}");
-    assert!(error(&bytes).contains("cut short"));
+    assert!(error(&bytes).contains("truncated"));
     assert!(error(b"").contains("0 bytes"));
     assert!(error(b"1234567").contains("7 bytes"));
 }
 
-/// An empty tensor of absurd other dimensions holds nothing and is no reason to fail.
+/// An empty tensor is valid even if the product of its other dimensions overflows.
 #[test]
-fn empty_tensor() {
+fn empty_tensor_is_read() {
     let header = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}}"#;
     let (_folder, path) = file(&with_header(header, 0));
     assert!(read_safetensors(&path).unwrap().0["a"].data.is_empty());
 }
 
 #[test]
-fn not_a_file() {
+fn folder_and_missing_file_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let message = read_safetensors(folder.path()).unwrap_err().to_string();
     assert!(message.contains("is not a regular file"), "{message}");
@@ -262,7 +267,7 @@ fn not_a_file() {
 }
 
 #[test]
-fn shards() {
+fn shards_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, items: &[(&str, f32)]| {
         let tensors = items.iter().map(|&(name, x)| (name.into(), Tensor { shape: vec![1], data: vec![x] })).collect();

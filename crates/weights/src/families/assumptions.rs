@@ -1,4 +1,4 @@
-//! Values that weights do not record: attention heads, the images' size, and the schedule.
+//! Settings that weights do not record: attention heads, the size of the images, and the schedule.
 
 use super::detect::Family;
 use super::layout::{Attention, Shapes};
@@ -7,7 +7,7 @@ use super::skeleton::Skeleton;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Channels of an attention head, if there may be several.
+/// Sets `attention_head_dim` and returns it, for families that can have several heads.
 pub(super) fn heads(
     skeleton: &Skeleton,
     shapes: &Shapes,
@@ -23,8 +23,8 @@ pub(super) fn heads(
     let width = |block: &String| Ok(shapes.conv(&shapes.family.join(block, out))?.1);
     let widths = blocks.map(width).collect::<Result<BTreeSet<usize>, String>>()?;
 
-    // guided-diffusion's releases have residual blocks that resample and 64 channels in a head, but for the one of 128
-    // pixels; improved-diffusion's have four heads, which is the default of both.
+    // guided-diffusion's releases resample with residual blocks and have heads of 64 channels, except the release for
+    // 128 pixels. improved-diffusion's have four heads, the default of both programs.
     let guided = config["downsample_type"] == "resnet" && skeleton.down.len() != 5;
     let assumed = if guided { Heads::Channels(64) } else { Heads::Count(4) };
     if options.heads.is_none() {
@@ -33,10 +33,10 @@ pub(super) fn heads(
             Heads::Count(count) => format!("{count} (num_heads)"),
         };
         notes.push(format!(
-            "weights do not say how many attention heads there are: assumed {what}, as in OpenAI's releases"
+            "the weights do not record the number of attention heads: assumed {what}, as in OpenAI's releases"
         ));
     }
-    let mut of_a_head = BTreeSet::new();
+    let mut per_head = BTreeSet::new();
     for &width in &widths {
         let channels = match options.heads.unwrap_or(assumed) {
             Heads::Channels(channels) => channels,
@@ -45,21 +45,21 @@ pub(super) fn heads(
         if channels == 0 || width % channels != 0 {
             return Err(format!("{width} channels cannot be divided into heads of {channels}"));
         }
-        of_a_head.insert(channels);
+        per_head.insert(channels);
     }
-    match (of_a_head.first(), of_a_head.len()) {
+    match (per_head.first(), per_head.len()) {
         (Some(&channels), 1) => {
             config["attention_head_dim"] = json!(channels);
             Ok(Some(channels))
         }
         _ => Err(format!(
-            "with as many heads in blocks of {widths:?} channels, heads would have {of_a_head:?} channels; in a \
-             UNet2DModel all have the same"
+            "with as many heads in all blocks, of {widths:?} channels, heads would have {per_head:?} channels; in a \
+             UNet2DModel all heads have equally many"
         )),
     }
 }
 
-/// The images' height, from the levels: what the families' own scripts train.
+/// Guesses the size of the images from the levels, by the training scripts of the family.
 pub(super) fn sample_size(
     skeleton: &Skeleton,
     family: Family,
@@ -68,7 +68,7 @@ pub(super) fn sample_size(
 ) -> Option<usize> {
     let channels: Vec<u64> = config["block_out_channels"].as_array()?.iter().filter_map(Value::as_u64).collect();
     let size = match family {
-        // script_util.py: sizes by multiples of the first level's channels.
+        // `script_util.py` chooses the multiples of the first level's channels by the size.
         Family::OpenAi => {
             let first = (*channels.first()?).max(1);
             match channels.iter().map(|c| c / first).collect::<Vec<_>>()[..] {
@@ -79,14 +79,16 @@ pub(super) fn sample_size(
                 _ => return None,
             }
         }
-        // Attention is where images have 16 pixels.
+        // The level with 16×16 pixels has attention.
         _ => 16usize.checked_shl(skeleton.down.iter().position(|level| !level.attentions.is_empty())? as u32)?,
     };
-    notes.push(format!("weights do not say the images' size: assumed {size}x{size}, as the family's scripts train it"));
+    notes.push(format!(
+        "the weights do not record the size of the images: assumed {size}x{size}, as in the family's training scripts"
+    ));
     Some(size)
 }
 
-/// `scheduler_config.json` of what the family trains.
+/// Returns the `scheduler_config.json` of the process that the family trains by default.
 pub(super) fn scheduler(family: Family, config: &Value, size: Option<usize>, notes: &mut Vec<String>) -> Value {
     let learned = config["out_channels"].as_u64() == config["in_channels"].as_u64().map(|channels| 2 * channels);
     let variance = match family {
@@ -96,15 +98,15 @@ pub(super) fn scheduler(family: Family, config: &Value, size: Option<usize>, not
     };
     if family == Family::OpenAi {
         notes.push(
-            "weights do not say the schedule: assumed 1000 linear steps, OpenAI's default; its releases for CIFAR-10 and \
-             ImageNet-64 of improved-diffusion have 4000 cosine ones (squaredcos_cap_v2)"
+            "the weights do not record the schedule: assumed 1000 linear steps, OpenAI's default; improved-diffusion's \
+             releases for CIFAR-10 and ImageNet-64 have 4000 cosine steps (squaredcos_cap_v2)"
                 .into(),
         );
     }
     ddpm(variance, 0.0001, 0.02)
 }
 
-/// A `DDPMScheduler` of 1000 linear steps.
+/// Returns the configuration of a `DDPMScheduler` with 1000 linear steps.
 pub(super) fn ddpm(variance: &str, beta_start: f64, beta_end: f64) -> Value {
     json!({
         "_class_name": "DDPMScheduler",

@@ -4,7 +4,7 @@ use super::layout::Shapes;
 use super::skeleton::{Level, Resample, Skeleton};
 use serde_json::{Value, json};
 
-/// `config.json`, all but heads and the images' size.
+/// Derives the `config.json`, without attention heads and the size of the images.
 pub(super) fn config(skeleton: &Skeleton, shapes: &Shapes) -> Result<Value, String> {
     let resnet = |source: &str, part: usize| shapes.family.join(source, shapes.family.resnet[part]);
     let first = |level: &Level| level.resnets.first().cloned().unwrap_or_default();
@@ -16,25 +16,29 @@ pub(super) fn config(skeleton: &Skeleton, shapes: &Shapes) -> Result<Value, Stri
     let (in_channels, width) = shapes.conv(&skeleton.conv_in)?;
     if channels.first() != Some(&width) {
         return Err(format!(
-            "its first convolution has {width} channels and its first level {channels:?}; in a UNet2DModel they are the same"
+            "its first convolution has {width} channels and its levels have {channels:?}; in a UNet2DModel the first \
+             level has as many as the convolution"
         ));
     }
     let (time_width, time_dim) = shapes.conv(&skeleton.time[0])?;
     if time_width != width {
         return Err(format!(
-            "it embeds timesteps in {time_width} numbers and has {width} channels; in a UNet2DModel they are the same"
+            "its timestep embedding has {time_width} channels and its first convolution {width}; in a UNet2DModel they \
+             are equal"
         ));
     }
     let (_, out_channels) = shapes.conv(&skeleton.conv_out)?;
     let (_, time_out) = shapes.conv(&resnet(&skeleton.mid[0], 2))?;
     let scale_shift = channels.last().is_some_and(|last| time_out == 2 * last);
 
-    let is_resnet = |sampler: &Resample| matches!(sampler, Resample::Resnet(_));
+    let is_resnet = |resample: &Resample| matches!(resample, Resample::Resnet(_));
     let resamples: Vec<bool> =
         skeleton.down.iter().chain(&skeleton.up).filter_map(|level| level.resample.as_ref()).map(is_resnet).collect();
     let resnet_resamples = resamples.contains(&true);
     if resnet_resamples && resamples.contains(&false) {
-        return Err("it resamples by convolutions and by residual blocks, a UNet2DModel by one of them".into());
+        return Err(
+            "it resamples with both convolutions and residual blocks; a UNet2DModel uses only one of them".into()
+        );
     }
     let types = |levels: &[Level], attention: &str, resample: &str, plain: &str| {
         let name = |level: &Level| match (level.attentions.is_empty(), &level.resample) {
@@ -75,7 +79,7 @@ pub(super) fn config(skeleton: &Skeleton, shapes: &Shapes) -> Result<Value, Stri
         "act_fn": "silu",
         "attention_head_dim": null,
         "norm_num_groups": 32,
-        // diffusers leaves the middle attention's normalisation out beside scale_shift, unless this asks for it.
+        // With scale_shift, diffusers omits the normalization of the middle attention unless this is set.
         "attn_norm_num_groups": scale_shift.then_some(32),
         "norm_eps": family.norm_eps,
         "resnet_time_scale_shift": if scale_shift { "scale_shift" } else { "default" },

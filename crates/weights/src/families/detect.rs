@@ -1,13 +1,13 @@
-//! Which of a file's tensors are the network: the family, by a name that only it has, and what stands before the names.
+//! Detecting the family of a network and the prefix of its tensors, by a tensor name that only that family has.
 //!
-//! Nothing is known here of how each program wraps its states. A checkpoint with `net_model`, `ema_model`, `optim` has the
-//! family's names under two of them, and that is how they are found; an average is one that says so in its prefix.
+//! The nesting of checkpoints is not hard-coded: in one with `net_model`, `ema_model` and `optim`, the family's names
+//! are found under the first two. Moving averages are recognized by their prefix.
 
 use crate::Archive;
 use crate::tensorflow::{EMA, prefer_ema};
 use std::collections::BTreeMap;
 
-/// Whose network.
+/// A code base whose networks are recognized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     Diffusers,
@@ -19,7 +19,10 @@ pub(super) enum Family {
     Lucidrains,
 }
 
-/// The families and a tensor that no other has.
+/// The families with their names, and a tensor that no other family has.
+///
+/// Hmdolatabadi and Lucidrains are recognized only to report why they are not supported, but the error for unknown
+/// networks lists them as known families too.
 const MARKERS: [(Family, &str, &str); 7] = [
     (Family::Diffusers, "diffusers", "down_blocks.0.resnets.0.norm1.weight"),
     (Family::HoTensorFlow, "hojonathanho/diffusion", "down_0/block_0/norm1/gamma"),
@@ -31,6 +34,7 @@ const MARKERS: [(Family, &str, &str); 7] = [
 ];
 
 impl Family {
+    /// Returns the name of the family, for users.
     pub fn name(self) -> &'static str {
         MARKERS.iter().find(|(family, ..)| *family == self).map_or("", |(_, name, _)| name)
     }
@@ -39,22 +43,23 @@ impl Family {
 /// A tensor of the network.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// Its name in the file.
+    /// Its full name in the file.
     pub name: String,
     pub shape: Vec<usize>,
 }
 
-/// A network in a file.
+/// A network that was found in a file.
 #[derive(Debug)]
 pub(super) struct Detected {
     pub family: Family,
+    /// Whether the weights are moving averages.
     pub ema: bool,
     pub prefix: String,
-    /// By the family's names, without the prefix.
+    /// The tensors by the family's names, without the prefix.
     pub names: BTreeMap<String, Source>,
 }
 
-/// Finds the network, the average of its weights unless `raw`.
+/// Finds the network in `archive`: the moving averages of its weights if there are any, unless `raw`.
 pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     let mut candidates = Vec::new();
     for (name, _) in archive.shapes() {
@@ -68,7 +73,7 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
             }
         }
     }
-    // The elements of a list say nothing of themselves: a state is followed by its average (ermongroup/ddim).
+    // The elements of a list have no names. In ermongroup/ddim, the averages come after the weights.
     let number = |prefix: &str| prefix.split('.').next()?.parse::<usize>().ok();
     let first = candidates.iter().filter_map(|(_, prefix, _)| number(prefix)).min();
     for (_, prefix, average) in &mut candidates {
@@ -76,11 +81,14 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     }
     candidates.sort_by_key(|(_, prefix, average)| (*average == raw, prefix.len()));
     let Some(&(family, prefix, average)) = candidates.first() else {
-        let some: Vec<&str> = archive.shapes().map(|(name, _)| name).take(4).collect();
+        let first_names: Vec<&str> = archive.shapes().map(|(name, _)| name).take(4).collect();
         let known: Vec<&str> = MARKERS.iter().map(|(_, name, _)| *name).collect();
-        return Err(format!("no network of a known family ({}); its tensors begin with {some:?}", known.join(", ")));
+        return Err(format!(
+            "no network of a known family ({}); its first tensors are {first_names:?}",
+            known.join(", ")
+        ));
     };
-    // OpenAI's averages and those of pesser's releases are files of their own.
+    // OpenAI's programs and pesser's releases write averages to separate files.
     let ema = average || (candidates.len() == 1 && is_average_file(archive.path()));
 
     let shapes: BTreeMap<&str, &[usize]> = archive.shapes().collect();
@@ -88,7 +96,7 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
         Family::HoTensorFlow if average => prefer_ema(shapes.keys().copied()),
         _ => shapes.keys().map(|name| (*name, *name)).collect(),
     };
-    // A network whose names stand alone may lie beside others in the same dictionary.
+    // Tensors under a longer prefix belong to another network in the same dictionary.
     let inner = |other: &&str| other.len() > prefix.len() && other.starts_with(prefix);
     let others: Vec<&str> = candidates.iter().map(|(_, other, _)| *other).filter(inner).collect();
     let mut names = BTreeMap::new();
@@ -102,13 +110,16 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     Ok(Detected { family, ema, prefix: prefix.to_owned(), names })
 }
 
+/// Returns whether a prefix names moving averages.
 fn is_average(prefix: &str) -> bool {
     let parts = || prefix.split(['.', '/']).map(str::to_ascii_lowercase);
-    let says_so = |part: String| part.split('_').any(|word| word == "ema" || word == "averaged" || word == "shadow");
-    // ema-pytorch keeps the model itself beside its average, under `ema` too.
-    parts().any(says_so) && !parts().any(|part| part == "online_model")
+    let names_average =
+        |part: String| part.split('_').any(|word| word == "ema" || word == "averaged" || word == "shadow");
+    // ema-pytorch stores the model that is averaged under `ema` too.
+    parts().any(names_average) && !parts().any(|part| part == "online_model")
 }
 
+/// Returns whether the name of a file or of its folder says that it holds moving averages.
 fn is_average_file(path: &std::path::Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let folder =

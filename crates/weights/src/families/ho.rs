@@ -1,4 +1,5 @@
-//! The networks of Ho et al. (`diffusion_tf/models/unet.py` and `nn.py`) and of pesser's port to PyTorch (`pytorch_diffusion/model.py`).
+//! The networks of Ho et al. (`diffusion_tf/models/unet.py` and `nn.py`) and of pesser's PyTorch port
+//! (`pytorch_diffusion/model.py`).
 
 use super::layout::{Attention, Layout, Shapes};
 use super::skeleton::{Level, Resample, Skeleton, check};
@@ -22,7 +23,7 @@ pub(super) const HO: Layout = Layout {
 
 pub(super) const HO_TENSORFLOW: Layout = Layout {
     skeleton: ho,
-    // The optimizer's moments, and averages beside what they are of, have longer names.
+    // The optimizer's moments and the moving averages have suffixes.
     ignored: |name| !["/W", "/b", "/gamma", "/beta"].iter().any(|end| name.ends_with(end)),
     separator: '/',
     parameters: ["W", "b"],
@@ -31,7 +32,7 @@ pub(super) const HO_TENSORFLOW: Layout = Layout {
     ..HO
 };
 
-/// `down.0.block.1`, or `down_0/block_1`.
+/// Lists the blocks, which are named `down.0.block.1` or `down_0/block_1`.
 fn ho(shapes: &Shapes) -> Result<Skeleton, String> {
     let tensorflow = shapes.family.tensorflow;
     let block = |path: &str, level: usize, kind: &str, i: usize| match tensorflow {

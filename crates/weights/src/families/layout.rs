@@ -1,24 +1,29 @@
-//! A family's conventions: its names, and what its code does that its weights do not record.
+//! The naming scheme of a family, and the settings that its code implies.
 
 use super::detect::Source;
 use super::skeleton::Skeleton;
 use std::collections::BTreeMap;
 
-/// A family's habits.
+/// The naming scheme of a family, and the settings that its code implies.
 pub(super) struct Layout {
+    /// Lists the blocks of a network.
     pub skeleton: fn(&Shapes) -> Result<Skeleton, String>,
-    /// Tensors beside the parameters.
+    /// Returns whether a tensor is not a parameter.
     pub ignored: fn(&str) -> bool,
+    /// The separator of the parts of a name.
     pub separator: char,
+    /// The names of weight and bias.
     pub parameters: [&'static str; 2],
+    /// The names of weight and bias of a normalization.
     pub norm_parameters: [&'static str; 2],
-    /// Weights are `[…, in, out]`.
+    /// Whether weights are `[…, in, out]`, as in TensorFlow.
     pub tensorflow: bool,
-    /// Norm, convolution, time projection, norm, convolution.
+    /// The parts of a residual block: norm, convolution, time projection, norm, convolution.
     pub resnet: [&'static str; 5],
+    /// The 1×1 convolution of a residual block.
     pub shortcut: &'static str,
     pub attention: Attention,
-    /// Sines and cosines of the time embedding alternate.
+    /// Whether sines and cosines of the time embedding alternate.
     pub interleaved_time: bool,
     pub freq_shift: u32,
     pub flip_sin_to_cos: bool,
@@ -26,7 +31,7 @@ pub(super) struct Layout {
     pub norm_eps: f64,
 }
 
-/// An attention block's parts.
+/// The parts of an attention block.
 pub(super) enum Attention {
     /// Norm, q, k, v, output.
     Separate([&'static str; 5]),
@@ -37,20 +42,21 @@ pub(super) enum Attention {
     },
 }
 
-/// The network's tensors by the family's names.
+/// The shapes of a network's tensors by the family's names.
 pub(super) struct Shapes<'a> {
     pub family: &'a Layout,
     pub of: &'a BTreeMap<String, Source>,
 }
 
 impl Layout {
+    /// Joins the names of a module and of a part of it.
     pub fn join(&self, module: &str, part: &str) -> String {
         format!("{module}{}{part}", self.separator)
     }
 }
 
 impl Shapes<'_> {
-    /// Whether a module has weights.
+    /// Returns whether a module has weights.
     pub fn has(&self, module: &str) -> bool {
         let family = self.family;
         [family.parameters[0], family.norm_parameters[0]]
@@ -58,32 +64,34 @@ impl Shapes<'_> {
             .any(|name| self.of.contains_key(&family.join(module, name)))
     }
 
-    /// Channels in and out of a convolution or linear layer.
+    /// Returns the numbers of input and output channels of a convolution or linear layer.
     pub fn conv(&self, module: &str) -> Result<(usize, usize), String> {
         let name = self.family.join(module, self.family.parameters[0]);
-        match self.of.get(&name).map(|state| &state.shape[..]) {
+        match self.of.get(&name).map(|source| &source.shape[..]) {
             Some([.., i, o]) if self.family.tensorflow => Ok((*i, *o)),
             Some([o, i, ..]) if !self.family.tensorflow => Ok((*i, *o)),
-            Some(shape) => Err(format!("`{name}` has shape {shape:?}, which is no layer's")),
-            None => Err(format!("it has no tensor `{name}`")),
+            Some(shape) => {
+                Err(format!("tensor `{name}` has shape {shape:?}; expected a layer's, with two dimensions or more"))
+            }
+            None => Err(format!("tensor `{name}` is missing")),
         }
     }
 
-    /// How many of these numbered modules there are, the first being 0.
+    /// Returns the number of modules that are numbered from 0 without a gap.
     pub fn count(&self, module: impl Fn(usize) -> String) -> usize {
         (0..self.of.len()).take_while(|&i| self.has(&module(i))).count()
     }
 
-    /// The attentions that are there of those that may be: all or none.
+    /// Returns the attention blocks of a level, all of `modules` or none of them; an error if only some exist.
     pub fn attentions(&self, modules: Vec<String>) -> Result<Vec<String>, String> {
         let (Attention::Separate([norm, ..]) | Attention::Fused { norm, .. }) = self.family.attention;
-        let is_there = |module: &String| self.has(&self.family.join(module, norm));
-        let there = modules.iter().filter(|module| is_there(module)).count();
-        match there {
+        let exists = |module: &String| self.has(&self.family.join(module, norm));
+        let count = modules.iter().filter(|module| exists(module)).count();
+        match count {
             0 => Ok(Vec::new()),
             n if n == modules.len() => Ok(modules),
             n => Err(format!(
-                "{n} of the {} blocks from `{}` on are followed by attention; in a UNet2DModel all or none are",
+                "{n} of the {} blocks from `{}` on have attention; in a UNet2DModel all or none of a level have",
                 modules.len(),
                 modules[0]
             )),

@@ -1,12 +1,8 @@
-//! Networks of other code bases, brought to diffusers' `UNet2DModel`: its parameters' names, shapes and `config.json`.
+//! Converting networks of other code bases to diffusers' `UNet2DModel`: parameter names, shapes and `config.json`.
 //!
-//! A family is recognised by the names of its tensors. What weights cannot say (which way a convolution pads, ε, how the
-//! timestep is embedded) follows from the family; what not even that says (attention heads of OpenAI's networks) is
-//! assumed, noted in [`Imported::notes`], and can be given in [`ImportOptions`].
-//!
-//! - [`layout`](self): where each family keeps its blocks;
-//! - [`skeleton`](self): blocks to names and configuration, the same for all families;
-//! - [`change`](self): how a tensor is turned on the way.
+//! The family of a network is recognized by the names of its tensors. The family determines the settings that weights
+//! do not record (padding of convolutions, ε, the timestep embedding). Settings that vary within a family (attention
+//! heads of OpenAI's networks) are assumed, reported in [`Imported::notes`], and can be set in [`ImportOptions`].
 
 mod assumptions;
 mod config;
@@ -20,6 +16,9 @@ mod skeleton;
 mod transform;
 mod w86763777;
 
+// A conversion goes through these files in this order: `detect` finds the family; `ho`, `openai` or `w86763777` lists
+// the blocks as a `Skeleton`; `config`, `assumptions` and `parameters` are the same for all families; `transform`
+// converts the tensors.
 pub use options::{Heads, ImportOptions};
 
 use crate::{Archive, Error, Result, Tensors, file, names};
@@ -29,30 +28,30 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// A network as diffusers has it.
+/// A network in diffusers' terms.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// Whose network it is.
+    /// The name of the family.
     pub family: &'static str,
-    /// The moving averages of the weights, and not those of the last parameter.
+    /// Whether the weights are moving averages (EMA), not those of the last step.
     pub ema: bool,
-    /// What stands before the parameters' names in the file, such as `ema_model.`.
+    /// The prefix of the parameters' names in the file, such as `ema_model.`.
     pub prefix: String,
-    /// `config.json` of the `UNet2DModel`.
+    /// The `config.json` of the `UNet2DModel`.
     pub config: Value,
-    /// `scheduler_config.json` of the process that the family trains by default.
+    /// The `scheduler_config.json` of the process that the family trains by default.
     pub scheduler: Value,
-    /// Parameters by diffusers' names.
+    /// The parameters by diffusers' names.
     pub tensors: Tensors,
-    /// What was assumed, and what else the user should know.
+    /// Assumptions and warnings for the user.
     pub notes: Vec<String>,
 }
 
-/// Reads a network of any family from a file of any kind that [`Archive`] opens.
+/// Reads a network of any supported family from a file of any format that [`Archive`] opens.
 ///
 /// # Errors
-/// If the file cannot be read; if its tensors are not those of a known family, or the network cannot be a
-/// `UNet2DModel`, which names the tensor or says why.
+/// If the file cannot be read, the tensors do not match a known family, or the network cannot be a `UNet2DModel`. The
+/// error names the tensor or the reason.
 pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Imported> {
     let path = path.as_ref();
     let archive = Archive::open(path)?;
@@ -60,7 +59,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
     let mut notes = Vec::new();
     if !options.raw && !found.ema {
         notes.push(
-            "the file has no weights that it calls moving averages (EMA): these may be those of the last step"
+            "no weights in the file are named as moving averages (EMA), so these may be the weights of the last step"
                 .to_owned(),
         );
     }
@@ -84,11 +83,11 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
         unused.remove(&*parameter.source);
         match found.names.get(&parameter.source) {
             Some(source) => sources.insert(&*parameter.source, &*source.name),
-            None => return Err(fail(format!("it should have a tensor `{}{}`", found.prefix, parameter.source))),
+            None => return Err(fail(format!("tensor `{}{}` is missing", found.prefix, parameter.source))),
         };
     }
     if let Some(name) = unused.first() {
-        return Err(fail(format!("its tensor `{}{name}` has no place in a UNet2DModel", found.prefix)));
+        return Err(fail(format!("tensor `{}{name}` has no counterpart in a UNet2DModel", found.prefix)));
     }
     let wanted: Vec<&str> = sources.values().copied().collect();
     let loaded = archive.read(&wanted)?;
@@ -107,7 +106,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
     Ok(Imported { family: found.family.name(), ema, prefix, config, scheduler, tensors, notes })
 }
 
-/// diffusers' own files, whose configuration lies beside them.
+/// Reads diffusers' own weights, with the configuration in the same folder.
 fn diffusers(path: &Path, archive: &Archive, found: &Detected, notes: Vec<String>) -> Result<Imported> {
     let folder = file::parent(path);
     let read = |name: &str| {
@@ -118,8 +117,8 @@ fn diffusers(path: &Path, archive: &Archive, found: &Detected, notes: Vec<String
     let config: Value = match folder.join("config.json").is_file() {
         true => read("config.json")?,
         false => {
-            let reason = "weights of diffusers', which do not say how the network pads, embeds time and divides heads: \
-                          put the config.json of the UNet2DModel beside them";
+            let reason = "diffusers weights without a configuration, which they need for padding, time embedding and \
+                          attention heads: put the config.json of the UNet2DModel into the same folder";
             return Err(Error::file(path, reason));
         }
     };
@@ -136,21 +135,23 @@ fn diffusers(path: &Path, archive: &Archive, found: &Detected, notes: Vec<String
     Ok(Imported { family: found.family.name(), ema: found.ema, prefix, config, scheduler, tensors, notes })
 }
 
-/// A family's layout, or why its network cannot be a `UNet2DModel`.
+/// Returns the layout of a family, or the reason why its network cannot be a `UNet2DModel`.
 fn layout(family: Family) -> Result<Layout, String> {
     match family {
         Family::HoTorch => Ok(ho::HO),
         Family::HoTensorFlow => Ok(ho::HO_TENSORFLOW),
         Family::OpenAi => Ok(openai::OPENAI),
         Family::W86763777 => Ok(w86763777::W86763777),
-        Family::Hmdolatabadi => Err("its attention is not Ho et al.'s: one convolution makes 4·C channels that are cut in \
-             three unequal parts, the third of them, the values, is not used, and the weights average the block's input \
-             itself. A UNet2DModel cannot compute that"
+        Family::Hmdolatabadi => Err("its attention differs from Ho et al.'s: one convolution makes 4·C channels, \
+             which are split into three unequal parts; the third, the values, is not used, and the attention averages \
+             the block's input itself. A UNet2DModel cannot compute that"
             .into()),
-        Family::Lucidrains => Err("it is another network than Ho et al.'s: RMSNorm in place of group normalisation, linear \
-             attention at all levels but the innermost, learned memory keys and values (mem_kv), a 7x7 first convolution. \
-             A UNet2DModel cannot compute that"
-            .into()),
-        Family::Diffusers => Err("it needs no layout".into()),
+        Family::Lucidrains => {
+            Err("it differs from Ho et al.'s network: RMSNorm instead of group normalization, linear \
+             attention at all levels but the innermost, learned memory keys and values (mem_kv), a 7x7 first \
+             convolution. A UNet2DModel cannot compute that"
+                .into())
+        }
+        Family::Diffusers => Err("its tensors already have diffusers' names".into()),
     }
 }

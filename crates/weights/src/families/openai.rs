@@ -16,10 +16,11 @@ pub(super) const OPENAI: Layout = Layout {
     ..HO
 };
 
-/// `input_blocks.K.M`: in one list all blocks of the way down, attention being the second module of its block.
+/// Lists the blocks, which are numbered through all levels: `input_blocks.K.M`, where module 1 of a block is its
+/// attention.
 fn openai(shapes: &Shapes) -> Result<Skeleton, String> {
     if shapes.of.keys().any(|name| name.contains("transformer_blocks")) {
-        return Err("it attends to a text (transformer_blocks), which a UNet2DModel does not".into());
+        return Err("it has cross-attention to a text (transformer_blocks), which a UNet2DModel has not".into());
     }
     let is_resnet = |module: &str| shapes.has(&format!("{module}.in_layers.0"));
     let resample = |module: String, conv: &str| {
@@ -30,14 +31,14 @@ fn openai(shapes: &Shapes) -> Result<Skeleton, String> {
             _ => None,
         }
     };
-    // Whatever enlarges comes after the residual block and its attention.
-    let upresample = |k: usize| (1..3).find_map(|m| resample(format!("output_blocks.{k}.{m}"), "conv"));
+    // Upsampling is the last module of a block, after the residual block and its attention.
+    let upsample = |k: usize| (1..3).find_map(|m| resample(format!("output_blocks.{k}.{m}"), "conv"));
     let outputs = shapes.count(|k| format!("output_blocks.{k}.0.in_layers.0"));
     if outputs == 0 {
-        return Err("it has only the way down: a classifier, not a denoiser".into());
+        return Err("it has no up path: it is a classifier, not a denoiser".into());
     }
-    // Residual blocks of a level on the way up; on the way down, these less one and what halves the size.
-    let per_level = (0..outputs).find(|&k| upresample(k).is_some()).map_or(outputs, |k| k + 1);
+    // The residual blocks of a level on the up path. The down path has one less, and a module that downsamples.
+    let per_level = (0..outputs).find(|&k| upsample(k).is_some()).map_or(outputs, |k| k + 1);
     let levels = outputs / per_level;
     let down = |i: usize| {
         let first = i * per_level + 1;
@@ -53,7 +54,7 @@ fn openai(shapes: &Shapes) -> Result<Skeleton, String> {
         Ok::<_, String>(Level {
             resnets: blocks.clone().map(|k| format!("output_blocks.{k}.0")).collect(),
             attentions: shapes.attentions(blocks.clone().map(|k| format!("output_blocks.{k}.1")).collect())?,
-            resample: upresample(blocks.end - 1),
+            resample: upsample(blocks.end - 1),
         })
     };
     let down = (0..levels).map(down).collect::<Result<Vec<_>, _>>()?;

@@ -1,23 +1,24 @@
 //! Options of an import.
 
-/// How many attention heads an OpenAI network has, which its weights do not say.
+/// The number of attention heads of an OpenAI network, which its weights do not record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heads {
-    /// So many in every block, `num_heads`.
+    /// The number of heads in every block, `num_heads`.
     Count(usize),
-    /// So many that each has this many channels, `num_head_channels`.
+    /// The number of channels of every head, `num_head_channels`.
     Channels(usize),
 }
 
-/// What weights do not say. The default is right for every file that is not one of OpenAI's, and for their releases.
+/// Settings that weights do not record. The defaults are correct for every family but OpenAI's, and for OpenAI's
+/// releases.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    /// Takes the weights of the last step although their moving averages are there.
+    /// Use the weights of the last step even if the file has their moving averages.
     pub raw: bool,
-    /// Attention heads, for OpenAI's networks alone.
+    /// The attention heads, for OpenAI's networks only.
     pub heads: Option<Heads>,
-    /// `use_new_attention_order` of guided-diffusion.
+    /// The `use_new_attention_order` of guided-diffusion.
     pub new_attention_order: bool,
-    /// Height and width of the images.
+    /// The height and width of the images.
     pub sample_size: Option<usize>,
 }

@@ -1,19 +1,19 @@
-//! The list of a network's parameters: diffusers' names, the file's, and the transforms between them.
+//! The parameters of a network: their names in diffusers and in the file, and the transforms between them.
 
 use super::layout::{Attention, Layout, Shapes};
 use super::skeleton::{Resample, Skeleton};
 use super::transform::Transform;
 
-/// One parameter's way.
+/// A parameter, and its source in the file.
 pub(super) struct Parameter {
-    /// diffusers' name.
+    /// Its name in diffusers.
     pub target: String,
-    /// The family's.
+    /// Its name in the family's code.
     pub source: String,
     pub transforms: Vec<Transform>,
 }
 
-/// What a module is.
+/// The kind of a module.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Norm,
@@ -21,7 +21,8 @@ enum Kind {
     Linear,
 }
 
-/// Every parameter of the network. `head` is the number of channels of an attention head where q, k and v lie head by head.
+/// Lists all parameters of the network. `head` is the number of channels of an attention head if q, k and v are stored
+/// head by head.
 pub(super) fn parameters(skeleton: &Skeleton, shapes: &Shapes, head: Option<usize>) -> Vec<Parameter> {
     let family = shapes.family;
     let mut builder = Builder { shapes, family, parameters: Vec::new(), head };

@@ -1,16 +1,16 @@
-//! The blocks of a U-Net under the names that a file has for them, the same for all families.
+//! The blocks of a U-Net and their names in a file, in the same form for all families.
 
-/// Where the parts of a network are: the names that stand before `.weight` and `.bias`.
+/// The modules of a network by name, without `.weight` and `.bias`.
 #[derive(Debug)]
 pub(super) struct Skeleton {
     pub conv_in: String,
     pub time: [String; 2],
     pub classes: Option<String>,
-    /// From the finest.
+    /// The levels of the down path, finest first.
     pub down: Vec<Level>,
-    /// A residual block, attention, a residual block.
+    /// The middle: a residual block, attention, a residual block.
     pub mid: [String; 3],
-    /// From the coarsest.
+    /// The levels of the up path, coarsest first.
     pub up: Vec<Level>,
     pub norm_out: String,
     pub conv_out: String,
@@ -20,19 +20,19 @@ pub(super) struct Skeleton {
 #[derive(Debug, Default)]
 pub(super) struct Level {
     pub resnets: Vec<String>,
-    /// None, or one for each residual block.
+    /// Empty, or one for each residual block.
     pub attentions: Vec<String>,
     pub resample: Option<Resample>,
 }
 
-/// What comes after a level.
+/// The module that resamples after a level.
 #[derive(Debug)]
 pub(super) enum Resample {
     Conv(String),
     Resnet(String),
 }
 
-/// As many blocks on each level, one more on the way up, and something that resamples between any two levels.
+/// Checks that levels have equally many residual blocks, one more on the up path, and that all but the last resample.
 pub(super) fn check(down: &[Level], up: &[Level]) -> Result<(), String> {
     let blocks = down.first().map_or(0, |level| level.resnets.len());
     if blocks == 0 {
@@ -42,15 +42,21 @@ pub(super) fn check(down: &[Level], up: &[Level]) -> Result<(), String> {
         for (i, level) in levels.iter().enumerate() {
             if level.resnets.len() != blocks {
                 let found = level.resnets.len();
-                return Err(format!("level {i} of the way {path} has {found} residual blocks in place of {blocks}"));
+                return Err(format!("level {i} of the {path} path has {found} residual blocks; expected {blocks}"));
             }
-            if level.resample.is_some() != (i + 1 < levels.len()) {
-                return Err(format!("after level {i} of the way {path} nothing with weights resamples"));
+            match (&level.resample, i + 1 < levels.len()) {
+                (None, true) => {
+                    return Err(format!("level {i} of the {path} path has no module with weights that resamples"));
+                }
+                (Some(_), false) => {
+                    return Err(format!("level {i} of the {path} path resamples, although it is the last"));
+                }
+                _ => {}
             }
         }
     }
     match down.len() == up.len() {
         true => Ok(()),
-        false => Err(format!("it has {} levels on the way down and {} up", down.len(), up.len())),
+        false => Err(format!("its down path has {} levels, but its up path has {}", down.len(), up.len())),
     }
 }

@@ -1,22 +1,24 @@
-//! How a tensor is turned between a family's network and diffusers'.
+//! Transforms between the tensors of a family and those of diffusers.
 
 use crate::Tensor;
 use crate::tensor::elements;
 
-/// One turn. Weights of diffusers' are `[out, in]` and `[out, in, height, width]`.
+/// A transform of a tensor. Weights in diffusers are `[out, in]` or `[out, in, height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Transform {
-    /// TensorFlow's `[height, width, in, out]` or `[in, out]`: the last two dimensions come first, turned.
+    /// Move the last two dimensions to the front and swap them: from TensorFlow's `[height, width, in, out]` or `[in,
+    /// out]`.
     FromTensorFlow,
-    /// Dimensions of size 1 at the end are dropped down to two, or added up to four.
+    /// Drop or add trailing dimensions of size 1, so that this many remain.
     Dimensions(usize),
-    /// Rows of q (0), k (1) or v (2) from those of all three. With the channels of a `head` they are `[heads, 3, head]`, as
-    /// in OpenAI's first order; without, `[3, channels]`.
+    /// Select the rows of q (`part` 0), k (1) or v (2). Rows are `[heads, 3, head]` with the channels of a `head`, as
+    /// in OpenAI's first order, and `[3, channels]` without.
     Part { part: usize, head: Option<usize> },
-    /// Columns 0, 2, 4, … before 1, 3, 5, …: sines and cosines in turn become sines, then cosines.
+    /// Move columns 0, 2, 4, … before 1, 3, 5, …: alternating sines and cosines become sines, then cosines.
     Deinterleave,
 }
 
+/// Applies `transforms` in order.
 pub(super) fn apply(tensor: &Tensor, transforms: &[Transform]) -> Result<Tensor, String> {
     let mut tensor = tensor.clone();
     for transform in transforms {
@@ -34,15 +36,15 @@ fn apply_one(tensor: Tensor, transform: Transform) -> Result<Tensor, String> {
             };
             let (i, o) = (*i, *o);
             let window: usize = window.iter().product();
-            let mut turned = Vec::with_capacity(data.len());
+            let mut transposed = Vec::with_capacity(data.len());
             for output in 0..o {
                 for input in 0..i {
-                    turned.extend((0..window).map(|w| data[(w * i + input) * o + output]));
+                    transposed.extend((0..window).map(|w| data[(w * i + input) * o + output]));
                 }
             }
             shape.rotate_right(2);
             shape.swap(0, 1);
-            Ok(Tensor { shape, data: turned })
+            Ok(Tensor { shape, data: transposed })
         }
         Transform::Dimensions(count) => {
             while shape.len() > count && shape.last() == Some(&1) {
@@ -53,14 +55,16 @@ fn apply_one(tensor: Tensor, transform: Transform) -> Result<Tensor, String> {
             }
             match shape.len() == count {
                 true => Ok(Tensor { shape, data }),
-                false => Err(format!("has shape {shape:?}, {count} dimensions were expected")),
+                false => Err(format!("has shape {shape:?}; expected {count} dimensions")),
             }
         }
         Transform::Part { part, head } => {
             let rows = shape.first().copied().unwrap_or(0);
             let head = head.unwrap_or(rows / 3);
             if head == 0 || rows % (3 * head) != 0 {
-                return Err(format!("has shape {shape:?}, whose rows are not q, k and v in heads of {head}"));
+                return Err(format!(
+                    "has shape {shape:?}, whose rows cannot be divided into q, k and v with heads of {head} channels"
+                ));
             }
             let heads = rows / 3 / head;
             let size = head * elements(&shape[1..]).unwrap_or(0);
@@ -89,9 +93,9 @@ mod tests {
     /// `numpy.arange(24).reshape(2, 1, 3, 4).transpose(3, 2, 0, 1)`
     #[test]
     fn from_tensorflow() {
-        let turned = apply_one(counted(&[2, 1, 3, 4]), Transform::FromTensorFlow).unwrap();
-        assert_eq!(turned.shape, [4, 3, 2, 1]);
-        assert_eq!(turned.data[..8], [0.0, 12.0, 4.0, 16.0, 8.0, 20.0, 1.0, 13.0]);
+        let tensor = apply_one(counted(&[2, 1, 3, 4]), Transform::FromTensorFlow).unwrap();
+        assert_eq!(tensor.shape, [4, 3, 2, 1]);
+        assert_eq!(tensor.data[..8], [0.0, 12.0, 4.0, 16.0, 8.0, 20.0, 1.0, 13.0]);
         assert_eq!(
             apply_one(counted(&[2, 3]), Transform::FromTensorFlow).unwrap().data,
             [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
@@ -110,7 +114,7 @@ mod tests {
 
     #[test]
     fn deinterleave() {
-        let turned = apply_one(counted(&[2, 4]), Transform::Deinterleave).unwrap();
-        assert_eq!(turned.data, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        let tensor = apply_one(counted(&[2, 4]), Transform::Deinterleave).unwrap();
+        assert_eq!(tensor.data, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
     }
 }

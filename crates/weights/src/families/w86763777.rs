@@ -6,7 +6,7 @@ use super::skeleton::{Level, Resample, Skeleton, check};
 
 pub(super) const W86763777: Layout = Layout {
     skeleton: w86763777,
-    // The table of sines and cosines.
+    // The table of the sinusoidal time embedding.
     ignored: |name| name == "time_embedding.timembedding.0.weight",
     resnet: ["block1.0", "block1.2", "temb_proj.1", "block2.0", "block2.3"],
     shortcut: "shortcut",
@@ -18,7 +18,8 @@ pub(super) const W86763777: Layout = Layout {
     ..HO
 };
 
-/// `downblocks.K`: one list, in which what resamples has a place of its own; attention is within its residual block.
+/// Lists the blocks, which are numbered through all levels: `downblocks.K`. Resampling modules have numbers of their
+/// own, and attention is part of its residual block.
 fn w86763777(shapes: &Shapes) -> Result<Skeleton, String> {
     let path = |list: &str| {
         let mut levels = vec![Level::default()];

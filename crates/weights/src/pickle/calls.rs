@@ -1,12 +1,13 @@
-//! What the names in a pickle may do: build a tensor, a plain value, or an instance shown under its class's name.
+//! Evaluating the calls that build tensors, plain values and opaque instances; all others are errors.
 //!
-//! `torch/_utils.py` has the functions that rebuild tensors, `torch/serialization.py` the persistent ids of storages.
+//! The functions that rebuild tensors are in `torch/_utils.py`, the persistent ids of storages in
+//! `torch/serialization.py`.
 
 use super::machine::{Machine, PickleError, Result};
 use super::{Item, Node, Object, Storage, Strided};
 use safetensors::tensor::Dtype;
 
-/// torch's classes of storages and names of dtypes.
+/// Storage classes and dtypes of torch.
 const DTYPES: [(&str, &str, Dtype); 12] = [
     ("torch.FloatStorage", "torch.float32", Dtype::F32),
     ("torch.HalfStorage", "torch.float16", Dtype::F16),
@@ -22,8 +23,8 @@ const DTYPES: [(&str, &str, Dtype); 12] = [
     ("", "torch.uint32", Dtype::U32),
 ];
 
-/// Calls whose result is kept as an object of that name with the arguments in it. They stand in checkpoints beside the
-/// weights (settings, states of random generators) and nothing is ever made of them.
+/// Functions whose results are kept as opaque objects with the arguments in them. Checkpoints use them for other data
+/// than weights (settings, states of random generators), which are not interpreted.
 const OPAQUE: [&str; 11] = [
     "torch.device",
     "numpy.dtype",
@@ -38,7 +39,7 @@ const OPAQUE: [&str; 11] = [
     "datetime.timedelta",
 ];
 
-/// `function(*arguments)`, the opcode REDUCE.
+/// Evaluates `function(*arguments)`, the opcode REDUCE.
 pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Result<Item> {
     let Some(Node::Name(name)) = machine.pickle.node(function) else {
         return Err(forbidden(machine, function, arguments));
@@ -56,7 +57,7 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
         }
         ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", &[data, ..]) => Ok(data),
         ("torch.nn.parameter.Parameter", &[data, ..]) => Ok(data),
-        // A tensor with attributes: the function, the class, its arguments, the attributes.
+        // A tensor with attributes: (function, class, arguments, attributes).
         ("torch._tensor._rebuild_from_type_v2", &[function, _, inner, _]) if is_tensor_function(machine, function) => {
             call(machine, function, inner)
         }
@@ -79,7 +80,7 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
             },
         },
         ("collections.defaultdict", [_]) => machine.add_node(Node::Dict(Vec::new())),
-        // How protocol 2 writes bytes: as the characters of the same numbers.
+        // Protocol 2 writes bytes as the characters with the same numbers.
         ("_codecs.encode", &[text, ..]) => {
             let bytes = machine.pickle.text(text).and_then(|text| text.chars().map(|c| u8::try_from(c).ok()).collect());
             match bytes {
@@ -101,7 +102,7 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
     }
 }
 
-/// An instance that its class makes without arguments, the opcodes NEWOBJ, INST and OBJ. Its state comes by [`build`].
+/// Makes an instance, the opcodes NEWOBJ, INST and OBJ. Its state is set later, by [`build`].
 pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> Result<Item> {
     let no_arguments = machine.pickle.sequence(arguments).is_some_and(<[_]>::is_empty);
     match machine.pickle.node(class) {
@@ -116,8 +117,8 @@ pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> R
     }
 }
 
-/// What is set on a value after it was made, the opcode BUILD: the attributes of an object are kept, those of a
-/// dictionary or a tensor (such as `_metadata`) are of no interest.
+/// Sets the state of a value, the opcode BUILD. The state of an object is kept, and that of a dictionary or tensor
+/// (such as `_metadata`) is ignored.
 pub(super) fn build(machine: &mut Machine, target: Item, state: Item) -> Result<()> {
     if let Some(object) = machine.object_mut(target) {
         object.state = state;
@@ -125,12 +126,15 @@ pub(super) fn build(machine: &mut Machine, target: Item, state: Item) -> Result<
     }
     match machine.pickle.node(target) {
         Some(Node::Dict(_) | Node::Tensor(_)) => Ok(()),
-        _ => Err(machine.error(format!("a state is given to {}", machine.pickle.describe(target)))),
+        _ => {
+            Err(machine
+                .error(format!("the state of {} is set, which is not an instance", machine.pickle.describe(target))))
+        }
     }
 }
 
-/// `('storage', class, key, location, elements)`, in the legacy format with a view `(key, first, elements)` at the end,
-/// or `('module', class, …)`, which was for warnings about changed sources.
+/// Resolves a persistent id, which is `('storage', class, key, location, elements)`, in the legacy format with a view
+/// `(key, first, elements)` at the end, or `('module', class, …)`, which torch uses for warnings about changed sources.
 pub(super) fn persistent(machine: &mut Machine, id: Item) -> Result<Item> {
     let pickle = &machine.pickle;
     let wrong = || machine.error(format!("{} is not the id of a storage", pickle.describe(id)));
@@ -157,8 +161,9 @@ pub(super) fn persistent(machine: &mut Machine, id: Item) -> Result<Item> {
     }
 }
 
+/// Adds a storage, unless it is the last one added.
 fn storage_node(machine: &mut Machine, storage: Storage) -> Result<Item> {
-    // Tensors that share a storage follow each other.
+    // Only the last storage is compared, since tensors that share a storage usually follow each other.
     let known = machine.pickle.storages.last() == Some(&storage);
     if !known {
         machine.charge(3 * size_of::<Storage>() as u64 + (storage.key.len() + storage.class.len()) as u64)?;
@@ -168,6 +173,7 @@ fn storage_node(machine: &mut Machine, storage: Storage) -> Result<Item> {
     machine.add_node(Node::Storage(index as u32))
 }
 
+/// Builds a tensor from the arguments of torch's `_rebuild_tensor` functions.
 fn tensor(
     machine: &mut Machine,
     storage: Item,
@@ -187,7 +193,7 @@ fn tensor(
     let (Some(shape), Some(stride), Ok(offset)) =
         (sizes(machine, size), sizes(machine, stride), usize::try_from(offset))
     else {
-        return Err(wrong("sizes, strides or an offset that are not natural numbers"));
+        return Err(wrong("sizes, strides or an offset that are not whole numbers ≥ 0"));
     };
     if shape.len() != stride.len() {
         return Err(wrong(&format!("shape {shape:?} and strides {stride:?}")));
@@ -216,7 +222,7 @@ fn is_tensor_function(machine: &Machine, function: Item) -> bool {
     matches!(machine.pickle.node(function), Some(Node::Name(name)) if name.starts_with("torch._utils._rebuild_"))
 }
 
-/// The entries of a dictionary, or of a list of pairs.
+/// Returns the entries of a dictionary or of a list of pairs.
 fn entries(machine: &Machine, item: Item) -> Option<Vec<(Item, Item)>> {
     if let Some(Node::Dict(entries)) = machine.pickle.node(item) {
         return Some(entries.clone());
@@ -228,18 +234,18 @@ fn entries(machine: &Machine, item: Item) -> Option<Vec<(Item, Item)>> {
     machine.pickle.sequence(item)?.iter().map(pair).collect()
 }
 
-/// A node with a copy of `items` items in it, which are paid for.
+/// Adds a node that holds `items` items, and charges for them.
 fn charged(machine: &mut Machine, items: usize, node: Node) -> Result<Item> {
     machine.charge(16 * items as u64)?;
     machine.add_node(node)
 }
 
-/// `numpy.float64(…)` and friends as a number.
+/// Decodes `numpy.float64(…)` and similar scalars as a number.
 fn numpy_scalar(machine: &Machine, dtype: Item, bytes: Item) -> Option<Item> {
     let Some(Node::Object(dtype)) = machine.pickle.node(dtype) else {
         return None;
     };
-    // dtype('f8', False, True), whose state may replace the arguments.
+    // The first argument of `dtype('f8', False, True)`.
     let name = dtype.elements.first().and_then(|&name| machine.pickle.text(name))?;
     let Some(Node::Bytes(bytes)) = machine.pickle.node(bytes) else {
         return None;
@@ -254,7 +260,7 @@ fn numpy_scalar(machine: &Machine, dtype: Item, bytes: Item) -> Option<Item> {
     })
 }
 
-/// An object of the class `name`. Arguments of its constructor are its elements.
+/// Makes an object of the class `name`, with the arguments of its constructor as elements.
 fn opaque(machine: &mut Machine, name: &str, arguments: Item) -> Result<Item> {
     let elements = machine.pickle.sequence(arguments).map(<[_]>::to_vec).unwrap_or_default();
     machine.charge((size_of::<Object>() + name.len() + 16 * elements.len()) as u64)?;
@@ -262,6 +268,7 @@ fn opaque(machine: &mut Machine, name: &str, arguments: Item) -> Result<Item> {
     machine.add_node(Node::Object(object.into()))
 }
 
+/// Makes the error that shows a call that is not allowed.
 fn forbidden(machine: &Machine, function: Item, arguments: Item) -> PickleError {
     let function = machine.pickle.describe(function);
     let arguments = machine.pickle.describe(arguments);

@@ -1,12 +1,12 @@
-//! Python's pickles, read and not run.
+//! Decoding Python pickles without running them.
 //!
-//! A pickle is a program for a stack machine that may import any function and call it. This machine knows the opcodes of
-//! protocols 0 to 5 (CPython's `Lib/pickletools.py` describes each) but imports nothing: a global is only a name, and a
-//! call is answered for the few names in [`calls`](self) that build tensors and plain values. Any other call ends the
-//! reading with [`Error::Call`](crate::Error::Call), which shows it.
+//! A pickle is a program for a stack machine that can import and call any function. This decoder supports the opcodes
+//! of protocols 0 to 5 but imports nothing: a global is only a name, and a call is evaluated only for a few known
+//! functions that build tensors and plain values. Any other call is an [`Error::Call`](crate::Error::Call), which shows
+//! it.
 //!
-//! Everything lives in one arena, so that shared and even circular values cost what they cost in the file, and nothing is
-//! freed by recursion. Each value is paid for from an allowance that follows from the file's length.
+//! All values live in one arena, so that shared and circular values take no more memory than in the file, and nothing
+//! is dropped recursively. Each value is charged to a budget that is proportional to the file's length.
 
 mod calls;
 mod escapes;

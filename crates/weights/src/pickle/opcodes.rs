@@ -6,8 +6,8 @@ use super::machine::{Machine, Result};
 use super::{Item, Node, Pickle, Source};
 use std::io::BufRead;
 
-/// Reads one pickle of a file of `file_length` bytes, and no byte after it. A pickle that allocates more than about three
-/// times the file's length is an error.
+/// Reads one pickle of a file of `file_length` bytes, and no byte after it. A pickle that allocates more than about
+/// three times the file's length is an error.
 pub(crate) fn read<R: BufRead>(source: &mut Source<R>, file_length: u64) -> Result<Pickle> {
     let mut machine = Machine::new(file_length.saturating_mul(3).saturating_add(512 << 10));
     loop {

@@ -1,11 +1,12 @@
-//! Bytes of a file, counted, so that a claim of length is held against what is left before anything is allocated.
+//! A reader that counts bytes, so that a length in the file can be checked against the bytes left before anything is
+//! allocated.
 
 use std::io::{BufRead, Read};
 
-/// The longest line of a protocol-0 pickle: names and numbers are on lines of their own.
+/// The longest line that is read, in bytes. Protocol 0 writes names and numbers as lines.
 const MAX_LINE: u64 = 1 << 16;
 
-/// A reader that knows where it is and where it ends.
+/// A reader that knows its position and its length.
 pub(crate) struct Source<R> {
     reader: R,
     position: u64,
@@ -17,17 +18,24 @@ impl<R: BufRead> Source<R> {
         Self { reader, position: 0, length }
     }
 
+    /// Returns the number of bytes read so far.
     pub fn position(&self) -> u64 {
         self.position
     }
 
+    /// Returns the number of bytes that are left.
     pub fn left(&self) -> u64 {
         self.length - self.position
     }
 
+    /// Advances the position, or fails if fewer bytes are left.
     fn take(&mut self, bytes: u64) -> Result<(), String> {
         if bytes > self.left() {
-            return Err(format!("cut short: {bytes} bytes should follow byte {}, {} do", self.position, self.left()));
+            return Err(format!(
+                "truncated: {bytes} bytes are expected at byte {}, but {} are left",
+                self.position,
+                self.left()
+            ));
         }
         self.position += bytes;
         Ok(())
@@ -51,21 +59,21 @@ impl<R: BufRead> Source<R> {
         Ok(bytes)
     }
 
-    /// Passes over bytes, which are there.
+    /// Skips `count` bytes.
     pub fn skip(&mut self, count: u64) -> Result<(), String> {
         self.take(count)?;
-        let passed = std::io::copy(&mut self.reader.by_ref().take(count), &mut std::io::sink());
-        passed.map_err(|error| error.to_string()).map(drop)
+        let skipped = std::io::copy(&mut self.reader.by_ref().take(count), &mut std::io::sink());
+        skipped.map_err(|error| error.to_string()).map(drop)
     }
 
-    /// Up to the next newline, which is read and left out.
+    /// Reads a line and returns it without its newline.
     pub fn line(&mut self) -> Result<String, String> {
         let mut line = Vec::new();
         let most = self.left().min(MAX_LINE);
         let read = self.reader.by_ref().take(most).read_until(b'\n', &mut line).map_err(|error| error.to_string())?;
         self.position += read as u64;
         if line.pop() != Some(b'\n') {
-            return Err(format!("cut short, or a line of more than {MAX_LINE} bytes, before byte {}", self.position));
+            return Err(format!("truncated, or a line of more than {MAX_LINE} bytes, before byte {}", self.position));
         }
         String::from_utf8(line).map_err(|_| format!("a line before byte {} is not UTF-8", self.position))
     }

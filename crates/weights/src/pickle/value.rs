@@ -1,102 +1,102 @@
-//! The values that a pickle holds.
+//! The values of a pickle.
 
 use safetensors::tensor::Dtype;
 
-/// A value: small ones are inside, the others in the arena of their [`Pickle`].
+/// A value. Small ones are stored inline, the others in the arena of their [`Pickle`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Item {
     /// Python's `None`.
     None,
     /// A boolean.
     Bool(bool),
-    /// An integer that fits.
+    /// An integer of up to 64 bits.
     Int(i64),
     /// A float.
     Float(f64),
-    /// Anything else; [`Pickle::node`] has it.
+    /// Any other value; [`Pickle::node`] returns it.
     Node(u32),
 }
 
-/// A value of the arena.
+/// A value in the arena.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Node {
     /// A string.
     Text(Box<str>),
-    /// Bytes, and Python 2's strings that are not UTF-8.
+    /// Bytes, or a Python 2 string that is not UTF-8.
     Bytes(Box<[u8]>),
-    /// An integer beyond 64 bits, little-endian in two's complement.
+    /// An integer of more than 64 bits, in little-endian two's complement.
     Long(Box<[u8]>),
     /// A list or a set.
     List(Vec<Item>),
     /// A tuple or a `torch.Size`.
     Tuple(Box<[Item]>),
-    /// A dictionary of any kind, in the file's order; of equal keys the last one counts.
+    /// A dictionary of any kind, in the file's order. Of equal keys, the last one counts.
     Dict(Vec<(Item, Item)>),
-    /// A class or function, by its name; what it is was not looked up.
+    /// The name of a class or function, which is not looked up.
     Name(Box<str>),
-    /// The place of a tensor's values: an index into [`Pickle::storages`].
+    /// A storage: an index into [`Pickle::storages`].
     Storage(u32),
-    /// A tensor, whose values are elsewhere.
+    /// A tensor, whose values are in a storage.
     Tensor(Box<Strided>),
-    /// An instance of a class: what is in it, under the class's name.
+    /// An instance of a class: its name and contents.
     Object(Box<Object>),
 }
 
-/// An instance of a class that this crate knows nothing of.
+/// An instance of a class that this crate does not interpret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     /// The class, as `module.name`.
     pub class: Box<str>,
-    /// What was set on it: its attributes as a dictionary, most often.
+    /// Its state, usually a dictionary of attributes.
     pub state: Item,
-    /// Entries, if it is some kind of dictionary.
+    /// Its entries, if it is a kind of dictionary.
     pub entries: Vec<(Item, Item)>,
-    /// The arguments of its constructor, or elements, if it is some kind of list.
+    /// The arguments of its constructor, or its elements if it is a kind of list.
     pub elements: Vec<Item>,
 }
 
-/// Where a tensor's values are: element (i, j, …) is number offset + i·stride\[0\] + j·stride\[1\] + … of its storage.
+/// A strided view of a storage: element (i, j, …) is number offset + i·stride\[0\] + j·stride\[1\] + … of the storage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Strided {
-    /// Index into [`Pickle::storages`].
+    /// The index of the storage in [`Pickle::storages`].
     pub storage: usize,
-    /// What the elements are; `None` if that is not supported.
+    /// The dtype of the elements; `None` if it is not supported.
     pub dtype: Option<Dtype>,
-    /// Number of the first element.
+    /// The number of the first element in the storage.
     pub offset: usize,
     /// The size of each dimension.
     pub shape: Vec<usize>,
-    /// Elements from one index of a dimension to the next.
+    /// The number of elements between neighbors along each dimension.
     pub stride: Vec<usize>,
 }
 
-/// A run of values that tensors share.
+/// A one-dimensional array of values that tensors view.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Storage {
-    /// Its name within the file.
+    /// Its name in the file.
     pub key: String,
-    /// torch's name for its type.
+    /// The name of its class in torch.
     pub class: String,
-    /// What the class holds; `None` for untyped bytes and for what is not supported.
+    /// The dtype of the class; `None` for untyped bytes and dtypes that are not supported.
     pub dtype: Option<Dtype>,
-    /// Elements, or bytes if it is untyped.
+    /// The number of elements, or of bytes if it is untyped.
     pub len: u64,
-    /// Where it begins within the stored one, in elements; not 0 only for the views of the legacy format.
+    /// The number of its first element in the stored array; nonzero only for views in the legacy format.
     pub start: u64,
 }
 
-/// What a pickle holds.
+/// A decoded pickle.
 #[derive(Debug)]
 pub struct Pickle {
     pub(super) nodes: Vec<Node>,
-    /// The storages that its tensors lie in.
+    /// The storages of its tensors.
     pub storages: Vec<Storage>,
-    /// The value of the whole.
+    /// The pickled value.
     pub root: Item,
 }
 
 impl Pickle {
-    /// The arena's value for `item`, if that is where it is.
+    /// Returns the value of `item` in the arena, if it is there.
     pub fn node(&self, item: Item) -> Option<&Node> {
         match item {
             Item::Node(index) => self.nodes.get(index as usize),
@@ -104,7 +104,7 @@ impl Pickle {
         }
     }
 
-    /// `item` as a string.
+    /// Returns `item` if it is a string.
     pub fn text(&self, item: Item) -> Option<&str> {
         match self.node(item)? {
             Node::Text(text) => Some(text),
@@ -112,7 +112,7 @@ impl Pickle {
         }
     }
 
-    /// The elements of a list or tuple.
+    /// Returns the elements of a list or tuple.
     pub fn sequence(&self, item: Item) -> Option<&[Item]> {
         match self.node(item)? {
             Node::List(items) => Some(items),
@@ -121,7 +121,7 @@ impl Pickle {
         }
     }
 
-    /// The value of a dictionary under a string, or of an object that is one.
+    /// Returns the value for a string key of a dictionary, or of an object that is a kind of dictionary.
     pub fn get(&self, item: Item, key: &str) -> Option<Item> {
         let entries = match self.node(item)? {
             Node::Dict(entries) => entries,
@@ -131,7 +131,7 @@ impl Pickle {
         entries.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|(_, value)| *value)
     }
 
-    /// `item` as Python would write it, cut short.
+    /// Formats `item` as Python would, abbreviated.
     pub fn describe(&self, item: Item) -> String {
         let mut text = String::new();
         self.describe_into(item, 3, &mut text);

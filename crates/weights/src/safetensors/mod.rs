@@ -1,4 +1,5 @@
-//! The safetensors format: the length of a header, the JSON header of names, dtypes, shapes and offsets, then the values.
+//! The safetensors format: the length of a header, the JSON header of names, dtypes, shapes and offsets, then the
+//! values.
 
 mod read;
 mod write;

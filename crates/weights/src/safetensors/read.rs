@@ -1,7 +1,7 @@
-//! Reading safetensors: a length, a JSON header of names, dtypes, shapes and offsets, then the values.
+//! Reading safetensors.
 //!
-//! Files come from strangers. Nothing is allocated for a tensor before its bytes are known to be in the file, and every
-//! byte of the file belongs to exactly one tensor, or it is refused (the format's own rules).
+//! Files may come from untrusted sources. Nothing is allocated for a tensor before its bytes are known to be in the
+//! file, and every byte of the values must belong to exactly one tensor, as the format requires.
 
 use crate::tensor::elements;
 use crate::{Error, Metadata, Result, Tensor, Tensors, dtype, file};
@@ -12,9 +12,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The format's limit.
+/// The longest header that the format allows, in bytes.
 pub(crate) const MAX_HEADER: u64 = 100_000_000;
-/// How much is read at a time.
+/// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
 
 /// Reads the tensors and the metadata of one `.safetensors` file.
@@ -22,15 +22,16 @@ pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
     let (mut file, length) = file::open(path)?;
     let mut prefix = [0; 8];
     if length < 8 {
-        return Err(Error::file(path, format!("{length} bytes are no safetensors file")));
+        return Err(Error::file(path, format!("{length} bytes are too few for a safetensors file")));
     }
     file.read_exact(&mut prefix).map_err(Error::read(path))?;
     let header_length = u64::from_le_bytes(prefix);
     if header_length > MAX_HEADER {
-        return Err(Error::file(path, format!("no safetensors file: its header would have {header_length} bytes")));
+        return Err(Error::file(path, format!("not a safetensors file: its header would have {header_length} bytes")));
     }
     let Some(data_length) = (length - 8).checked_sub(header_length) else {
-        let reason = format!("cut short: {length} bytes, of which the header alone should take {header_length}");
+        let reason =
+            format!("truncated: the file has {length} bytes, but its header alone should have {header_length}");
         return Err(Error::file(path, reason));
     };
     let mut header = vec![0; header_length as usize];
@@ -45,7 +46,8 @@ pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
         end = check(info, end).map_err(|reason| Error::tensor(path, name, reason))?;
     }
     if end != data_length {
-        let reason = format!("cut short or too long: the header describes {end} bytes of values, {data_length} follow");
+        let reason =
+            format!("truncated or too long: the header describes {end} bytes of values, but {data_length} follow");
         return Err(Error::file(path, reason));
     }
 
@@ -58,23 +60,23 @@ pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
     Ok((tensors, header.metadata))
 }
 
-/// Checks that the tensor's bytes begin at `begin` and are as many as its shape and dtype say; where they end.
+/// Checks that the bytes of a tensor begin at `begin` and that their number matches shape and dtype. Returns their end.
 fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
     let (first, last) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
     if first != begin {
-        return Err(format!("its values begin at byte {first}, the previous ones end at {begin}"));
+        return Err(format!("its values begin at byte {first}, but those of the previous tensor end at {begin}"));
     }
     let bytes = elements(&info.shape)
         .and_then(|n| n.checked_mul(info.dtype.bitsize()))
         .filter(|bits| bits % 8 == 0)
         .map(|bits| bits as u64 / 8);
     if bytes.is_none() || last.checked_sub(first) != bytes {
-        return Err(format!("shape {:?} of {} does not take bytes {first}..{last}", info.shape, info.dtype));
+        return Err(format!("shape {:?} of {} does not match bytes {first}..{last}", info.shape, info.dtype));
     }
     Ok(last)
 }
 
-/// The next tensor's values as f32; `info` has been checked against the file's length.
+/// Reads the next tensor's values as f32; `info` has been checked against the file's length.
 fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<Vec<f32>, String> {
     let mut bytes = info.data_offsets.1 - info.data_offsets.0;
     let mut values = Vec::with_capacity(bytes / dtype::size(info.dtype));
@@ -91,7 +93,8 @@ fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<
     }
 }
 
-/// The JSON header. Read by hand, since a derived map would let a repeated name pass and not name the tensor at fault.
+/// The JSON header. Its `Deserialize` is written by hand, since a derived one would accept repeated names and would not
+/// name the tensor in errors.
 struct Header {
     metadata: Metadata,
     tensors: BTreeMap<String, TensorInfo>,
@@ -116,7 +119,7 @@ impl<'de> de::Deserialize<'de> for Header {
                     } else {
                         let info = map.next_value().map_err(wrong)?;
                         if header.tensors.contains_key(&name) {
-                            return Err(de::Error::custom(format!("`{name}` is there twice")));
+                            return Err(de::Error::custom(format!("`{name}` appears twice")));
                         }
                         header.tensors.insert(name, info);
                     }

@@ -1,4 +1,4 @@
-//! Writing safetensors, always f32: the same tensors give the same bytes, and memory for one buffer is all it takes.
+//! Writing safetensors, always as f32. Equal tensors give equal bytes, and only one buffer is allocated.
 
 use crate::tensor::elements;
 use crate::{Error, Metadata, Result, atomic};
@@ -6,13 +6,13 @@ use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Writes tensors (name, shape, values) as a `.safetensors` file, whole or not at all; an existing file is replaced.
+/// Writes tensors (name, shape, values) as a `.safetensors` file, atomically; an existing file is replaced.
 ///
-/// The bytes depend on the contents alone: tensors are in the order of their names, metadata too. `"format": "pt"` is
-/// added to `metadata` if it has no `format`, because Hugging Face's loaders ask for it.
+/// The bytes depend only on the contents: tensors and metadata are sorted by name. `"format": "pt"` is added to
+/// `metadata` if it has no `format`, because Hugging Face's loaders require it.
 ///
 /// # Errors
-/// If a name comes twice, a shape does not fit its values, or the file cannot be written.
+/// If two tensors have the same name, a shape does not match the number of values, or the file cannot be written.
 pub fn write_safetensors<'a>(
     path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize], &'a [f32])>,
@@ -56,7 +56,7 @@ pub fn write_safetensors_with(
         };
         let info = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] });
         if header.insert((*name).to_owned(), info).is_some() {
-            return Err(Error::tensor(path, name, "appears twice"));
+            return Err(Error::tensor(path, name, "the name is used twice or reserved"));
         }
         begin = end;
     }

@@ -1,8 +1,8 @@
-//! TensorFlow's checkpoints. Version 2 (`tensor_bundle.h`): a table `NAME.index` says where in `NAME.data-00000-of-00001`
-//! and its siblings the values of each variable are. Version 1 (`saved_tensor_slice_util.h`), of before TensorFlow 0.12:
-//! one table holds everything.
+//! Reading TensorFlow checkpoints.
 //!
-//! Variables that no one needs as numbers (strings, such as the object graph of TensorFlow 2) are passed over.
+//! In version 2 (`tensor_bundle.h`), a table `NAME.index` locates the values of each variable in the data files
+//! `NAME.data-00000-of-00001` and so on. In version 1 (`saved_tensor_slice_util.h`, before TensorFlow 0.12), one table
+//! holds everything. Variables that are not numbers, such as TensorFlow 2's object graph, are skipped.
 
 mod proto;
 mod table;
@@ -19,12 +19,12 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// What `tf.train.ExponentialMovingAverage` adds to a variable's name.
+/// The suffix that `tf.train.ExponentialMovingAverage` adds to the name of a variable.
 pub(crate) const EMA: &str = "/ExponentialMovingAverage";
-/// How much is converted at a time.
+/// Bytes that are converted at a time.
 const CHUNK: usize = 1 << 16;
 
-/// A checkpoint, whose index has been read.
+/// A checkpoint whose index has been read.
 #[derive(Debug)]
 pub(crate) struct TensorFlowFile {
     path: PathBuf,
@@ -32,10 +32,10 @@ pub(crate) struct TensorFlowFile {
     shards: u64,
 }
 
-/// A variable: what it is, and where its values are.
+/// A variable: its shape and dtype, and the location of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Variable {
-    /// Its shape.
+    /// The size of each dimension.
     pub shape: Vec<usize>,
     dtype: Dtype,
     location: Location,
@@ -43,17 +43,17 @@ pub(crate) struct Variable {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Location {
-    /// In a data file.
+    /// A data file.
     Shard { number: u64, offset: u64, crc: u32 },
-    /// In the table itself.
-    Inside,
+    /// The table itself.
+    Table,
 }
 
 impl TensorFlowFile {
-    /// Reads the index of a checkpoint: `NAME.index`, or the one file of version 1. [`checkpoint_index`] finds it.
+    /// Reads the index of a checkpoint: `NAME.index`, or the only file of version 1. [`checkpoint_index`] finds it.
     ///
     /// # Errors
-    /// If it cannot be read or is damaged, or has big-endian or partitioned variables.
+    /// If it cannot be read or is damaged, or its variables are big-endian or partitioned.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (file, length) = file::open(path)?;
@@ -63,17 +63,18 @@ impl TensorFlowFile {
         table::for_each(path, &file, length, |key, value| {
             let bad = |what: &str| Error::file(path, format!("bad TensorFlow checkpoint: {what}"));
             let mut add = |name: &[u8], variable: Variable| {
-                let name = std::str::from_utf8(name).map_err(|_| bad("a variable's name is not UTF-8"))?;
+                let name = std::str::from_utf8(name).map_err(|_| bad("the name of a variable is not UTF-8"))?;
                 let cost = 3 * size_of::<(String, Variable)>() + name.len() + 8 * variable.shape.len();
                 left = left
                     .checked_sub(cost as u64)
-                    .ok_or_else(|| bad("more variables than a file of this size holds"))?;
+                    .ok_or_else(|| bad("it lists more variables than fit in a file of this size"))?;
                 variables.insert(name.to_owned(), variable);
                 Ok(())
             };
             match (key, shards) {
                 ([], None) if value.first() == Some(&0x0a) => {
-                    // Version 1: field 1 of SavedTensorSlices is a message, of BundleHeaderProto a number.
+                    // Version 1. Field 1 is a message in SavedTensorSlices, but a number in version 2's
+                    // BundleHeaderProto.
                     shards = Some(0);
                     let mut added = Ok(());
                     let read = saved_variables(value, |name, variable| {
@@ -84,16 +85,19 @@ impl TensorFlowFile {
                     read.ok_or_else(|| bad("its list of variables is damaged"))
                 }
                 ([], None) => {
-                    shards = Some(header(value).ok_or_else(|| bad("its header is damaged, or it is big-endian"))?);
+                    shards =
+                        Some(header(value).ok_or_else(|| {
+                            bad("its header is damaged, or it is big-endian, which is not supported")
+                        })?);
                     Ok(())
                 }
                 (_, None) => Err(bad("it has no header")),
                 (_, Some(0)) => Ok(()),
                 (name, Some(_)) => match entry(value) {
                     Entry::Variable(variable) => add(name, variable),
-                    Entry::NoNumber => Ok(()),
+                    Entry::NotNumeric => Ok(()),
                     Entry::Partitioned => {
-                        let reason = "is partitioned, which is not supported; save it unpartitioned";
+                        let reason = "is partitioned, which is not supported; save it without a partitioner";
                         Err(Error::tensor(path, &String::from_utf8_lossy(name), reason))
                     }
                     Entry::Damaged => Err(Error::tensor(path, &String::from_utf8_lossy(name), "its entry is damaged")),
@@ -103,19 +107,19 @@ impl TensorFlowFile {
         Ok(Self { path: path.to_owned(), variables, shards: shards.unwrap_or(0) })
     }
 
-    /// Its variables by name.
+    /// Returns the variables by name.
     pub fn variables(&self) -> &BTreeMap<String, Variable> {
         &self.variables
     }
 
-    /// The values of some of its variables, as f32.
+    /// Reads the named variables, as f32.
     ///
     /// # Errors
-    /// Names a variable that is not there, is cut short or whose checksum differs.
+    /// Names a variable that is missing or truncated or whose checksum differs.
     pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
         let mut tensors = Tensors::new();
-        let mut inside = BTreeMap::new();
-        // The path, file and length of each, and how many of its bytes no variable has taken.
+        let mut in_table = BTreeMap::new();
+        // The path, file and length of each data file, and the number of its bytes that no variable has used.
         let mut shards: BTreeMap<u64, (PathBuf, File, u64, u64)> = BTreeMap::new();
         for name in names {
             let name = name.as_ref();
@@ -123,8 +127,8 @@ impl TensorFlowFile {
                 return Err(Error::tensor(&self.path, name, "is not in the checkpoint"));
             };
             match variable.location {
-                Location::Inside => {
-                    inside.insert(name.as_str(), variable);
+                Location::Table => {
+                    in_table.insert(name.as_str(), variable);
                 }
                 Location::Shard { number, offset, crc } => {
                     let (path, file, length, free) = match shards.entry(number) {
@@ -139,24 +143,25 @@ impl TensorFlowFile {
                     let bytes = elements(&variable.shape).and_then(|n| n.checked_mul(dtype::size(variable.dtype)));
                     *free = bytes
                         .and_then(|bytes| free.checked_sub(bytes as u64))
-                        .ok_or_else(|| fail("cut short, or variables share their values".into()))?;
+                        .ok_or_else(|| fail("its values are truncated, or overlap those of another variable".into()))?;
                     let data = values(file, *length, variable, offset, crc).map_err(fail)?;
                     tensors.insert(name.clone(), Tensor { shape: variable.shape.clone(), data });
                 }
             }
         }
-        if !inside.is_empty() {
-            self.read_inside(&inside, &mut tensors)?;
+        if !in_table.is_empty() {
+            self.read_table(&in_table, &mut tensors)?;
         }
         Ok(tensors)
     }
 
-    /// `NAME.data-00000-of-00001` beside `NAME.index`.
+    /// Returns the path of a data file, such as `NAME.data-00000-of-00001`.
     fn shard(&self, number: u64) -> PathBuf {
         self.path.with_extension(format!("data-{number:05}-of-{:05}", self.shards))
     }
 
-    fn read_inside(&self, wanted: &BTreeMap<&str, &Variable>, tensors: &mut Tensors) -> Result<()> {
+    /// Reads variables of version 1.
+    fn read_table(&self, wanted: &BTreeMap<&str, &Variable>, tensors: &mut Tensors) -> Result<()> {
         let (file, length) = file::open(&self.path)?;
         table::for_each(&self.path, &file, length, |key, value| {
             let slice = || if key.is_empty() { None } else { saved_slice(value) };
@@ -172,21 +177,22 @@ impl TensorFlowFile {
             let data = saved_values(slice, variable.dtype, count.unwrap_or(0))
                 .ok_or_else(|| fail("its values are damaged".into()))?;
             if count != Some(data.len()) {
-                let reason = format!("{} values for shape {:?}; slices are not supported", data.len(), variable.shape);
+                let reason =
+                    format!("has {} values for shape {:?}; slices are not supported", data.len(), variable.shape);
                 return Err(fail(reason));
             }
             tensors.insert((*name).to_owned(), Tensor { shape: variable.shape.clone(), data });
             Ok(())
         })?;
         match wanted.keys().find(|name| !tensors.contains_key(**name)) {
-            Some(name) => Err(Error::tensor(&self.path, name, "is listed, but its values are not there")),
+            Some(name) => Err(Error::tensor(&self.path, name, "is listed, but has no values")),
             None => Ok(()),
         }
     }
 }
 
-/// The index of the checkpoint that `path` means: `NAME.index` itself, `NAME` as TensorFlow calls it, one of its data files,
-/// or a folder with one checkpoint.
+/// Finds the index of the checkpoint at `path`, which is `NAME.index` itself, `NAME` as TensorFlow calls it, one of its
+/// data files, or a folder with one checkpoint.
 pub(crate) fn checkpoint_index(path: impl AsRef<Path>) -> Option<PathBuf> {
     let path = path.as_ref();
     let name = path.file_name()?.to_str()?;
@@ -207,8 +213,7 @@ pub(crate) fn checkpoint_index(path: impl AsRef<Path>) -> Option<PathBuf> {
     Some(path.with_file_name(format!("{base}.index"))).filter(|index| is_index(index))
 }
 
-/// Which variables a model should be read from: for each variable with a moving average, that average. The names are
-/// (name of the variable, name to read).
+/// Maps the name of each variable to the name of its moving average, or to itself if it has none.
 pub(crate) fn prefer_ema<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
     let mut preferred = BTreeMap::new();
     for name in names {
@@ -224,12 +229,13 @@ pub(crate) fn prefer_ema<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeM
     preferred
 }
 
+/// Reads the values of a variable from a data file.
 fn values(file: &mut File, length: u64, variable: &Variable, offset: u64, crc: u32) -> Result<Vec<f32>, String> {
     let size = dtype::size(variable.dtype);
     let count = elements(&variable.shape).ok_or("its shape is too large")?;
     let mut left = count.checked_mul(size).ok_or("its shape is too large")?;
     if offset.checked_add(left as u64).is_none_or(|end| end > length) {
-        return Err(format!("cut short: {left} bytes from byte {offset} of {length}"));
+        return Err(format!("truncated: {left} bytes are expected at byte {offset}, but the file has {length}"));
     }
     file.seek(SeekFrom::Start(offset)).map_err(|error| error.to_string())?;
     let mut data = Vec::with_capacity(count);
@@ -248,7 +254,7 @@ fn values(file: &mut File, length: u64, variable: &Variable, offset: u64, crc: u
     Ok(data)
 }
 
-/// `BundleHeaderProto`: the number of shards.
+/// Decodes a `BundleHeaderProto` and returns the number of data files; `None` if it is damaged or big-endian.
 fn header(message: &[u8]) -> Option<u64> {
     let (mut shards, mut big_endian) = (0, false);
     fields(message, |field, value| {
@@ -264,12 +270,13 @@ fn header(message: &[u8]) -> Option<u64> {
 
 enum Entry {
     Variable(Variable),
-    NoNumber,
+    /// Not numeric, such as a string.
+    NotNumeric,
     Partitioned,
     Damaged,
 }
 
-/// `BundleEntryProto`.
+/// Decodes a `BundleEntryProto`.
 fn entry(message: &[u8]) -> Entry {
     let (mut kind, mut shape, mut number, mut offset, mut size, mut crc, mut sliced) =
         (0, Some(vec![]), 0, 0, 0, 0, false);
@@ -288,7 +295,7 @@ fn entry(message: &[u8]) -> Entry {
     });
     match (read, shape, proto::dtype(kind)) {
         (None, ..) => Entry::Damaged,
-        (_, _, None) => Entry::NoNumber,
+        (_, _, None) => Entry::NotNumeric,
         _ if sliced => Entry::Partitioned,
         (_, Some(shape), Some(dtype)) => {
             let bytes = elements(&shape).and_then(|n| n.checked_mul(dtype::size(dtype)));
@@ -303,7 +310,8 @@ fn entry(message: &[u8]) -> Entry {
     }
 }
 
-/// Version 1's list of variables: `SavedTensorSlices.meta`.
+/// Calls `each` with the variables of version 1's `SavedTensorSlices.meta`; `None` if it is damaged or `each` returns
+/// `None`.
 fn saved_variables(message: &[u8], mut each: impl FnMut(&[u8], Variable) -> Option<()>) -> Option<()> {
     fields(message, |field, meta| {
         if field != 1 {
@@ -324,14 +332,14 @@ fn saved_variables(message: &[u8], mut each: impl FnMut(&[u8], Variable) -> Opti
                 Some(())
             })?;
             match proto::dtype(kind) {
-                Some(dtype) => each(name, Variable { shape, dtype, location: Location::Inside }),
+                Some(dtype) => each(name, Variable { shape, dtype, location: Location::Table }),
                 None => Some(()),
             }
         })
     })
 }
 
-/// Version 1's values of one variable, `SavedTensorSlices.data`: its name and the `TensorProto`.
+/// Decodes version 1's `SavedTensorSlices.data` and returns the name of a variable and its `TensorProto`.
 fn saved_slice(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (mut name, mut data) = (None, None);
     fields(message, |field, slice| {
@@ -350,7 +358,7 @@ fn saved_slice(message: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name?, data?))
 }
 
-/// The numbers of a `TensorProto`: as bytes, or in the field of their type, packed or one by one.
+/// Decodes the values of a `TensorProto`, which are raw bytes or in the field of their type, packed or one by one.
 fn saved_values(message: &[u8], dtype: Dtype, count: usize) -> Option<Vec<f32>> {
     let mut data = Vec::with_capacity(count.min(message.len()));
     let varints = |mut bytes: &[u8], data: &mut Vec<f32>, number: fn(u64) -> f32| {

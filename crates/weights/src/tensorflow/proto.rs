@@ -1,13 +1,13 @@
-//! The few protocol buffers of a checkpoint, off the wire (`tensor_bundle.proto`, `saved_tensor_slice.proto`,
-//! `tensor_shape.proto` and `types.proto` in TensorFlow's source). Fields that are not asked for are passed over.
+//! Decoding the protocol buffers of a checkpoint (`tensor_bundle.proto`, `saved_tensor_slice.proto`,
+//! `tensor_shape.proto` and `types.proto` in TensorFlow's source). Unknown fields are skipped.
 
 use super::table::varint;
 use safetensors::tensor::Dtype;
 
-/// TensorFlow's own limit (`TensorShape::MaxDimensions`).
+/// The greatest number of dimensions, as in TensorFlow (`TensorShape::MaxDimensions`).
 const MAX_RANK: usize = 254;
 
-/// A field's value.
+/// The value of a field.
 #[derive(Clone, Copy)]
 pub(super) enum Field<'a> {
     Number(u64),
@@ -30,7 +30,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Calls `each` with the number and value of every field; `None` if the message is damaged or `each` says so.
+/// Calls `each` with the number and value of every field; `None` if the message is damaged or `each` returns `None`.
 pub(super) fn fields<'a>(mut message: &'a [u8], mut each: impl FnMut(u64, Field<'a>) -> Option<()>) -> Option<()> {
     while !message.is_empty() {
         let tag = varint(&mut message)?;
@@ -57,7 +57,7 @@ fn take<'a, const N: usize>(message: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     Some(bytes)
 }
 
-/// `TensorShapeProto`: sizes of dimensions; `None` if one is unknown.
+/// Decodes a `TensorShapeProto`, the sizes of the dimensions; `None` if it is damaged or a size is unknown.
 pub(super) fn shape(message: &[u8]) -> Option<Vec<usize>> {
     let mut sizes = Vec::new();
     fields(message, |field, value| {
@@ -79,7 +79,7 @@ pub(super) fn shape(message: &[u8]) -> Option<Vec<usize>> {
     Some(sizes)
 }
 
-/// `DataType`; `None` for what is no number, such as strings.
+/// Decodes a `DataType`; `None` if it is not numeric, such as a string.
 pub(super) fn dtype(number: u64) -> Option<Dtype> {
     Some(match number {
         1 => Dtype::F32,

@@ -1,8 +1,8 @@
-//! What `torch.save` writes: a zip archive, or before torch 1.6 a row of pickles; tensors are read when they are asked for.
+//! Reading files of `torch.save`: a zip archive or, before torch 1.6, a sequence of pickles.
 //!
-//! Both hold a pickle ([`crate::pickle`]) in which each tensor is a view of a storage, and the storages' bytes. Views may
-//! overlap, be transposed or repeat values (stride 0), so what tensors take in memory does not follow from the file's
-//! size: it is bounded separately.
+//! Both hold a pickle ([`crate::pickle`]) in which each tensor is a view of a storage, and the bytes of the storages.
+//! Views can overlap, be transposed or repeat values (stride 0), so the memory that tensors take is not bounded by the
+//! file's size. It is limited by a budget.
 
 mod legacy;
 mod names;
@@ -17,10 +17,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// How much is converted at a time.
+/// Bytes that are converted at a time.
 const CHUNK: usize = 1 << 16;
 
-/// A file of `torch.save`'s, whose pickle has been read.
+/// A `torch.save` file whose pickle has been read; the values of tensors are read on demand.
 ///
 /// ```no_run
 /// let file = ddpm_weights::TorchFile::open("ckpt.pt")?;
@@ -39,7 +39,7 @@ pub struct TorchFile {
     budget: u64,
 }
 
-/// Where the bytes of storages are.
+/// The source of the storages' bytes.
 #[derive(Debug)]
 enum Storages {
     Zip(zip::TorchZip),
@@ -47,11 +47,11 @@ enum Storages {
 }
 
 impl TorchFile {
-    /// Reads the pickle of a `.pt`, `.pth`, `.bin` or `.ckpt`.
+    /// Reads the pickle of a `.pt`, `.pth`, `.bin` or `.ckpt` file.
     ///
     /// # Errors
-    /// If the file cannot be read, is none of torch's formats or of one that is not supported (tar archives of torch
-    /// before 0.1.10, TorchScript), or [`Error::Call`] if its pickle wants to run code.
+    /// If the file cannot be read or its format is not supported (tar archives of torch before 0.1.10 and TorchScript
+    /// are not); [`Error::Call`] if its pickle calls a function that builds neither tensors nor plain values.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (mut file, length) = file::open(path)?;
@@ -63,37 +63,36 @@ impl TorchFile {
             let (archive, pickle, big_endian) = zip::open(path, file, length, budget)?;
             (pickle, Storages::Zip(archive), big_endian)
         } else if start.get(257..262) == Some(b"ustar") {
-            let reason = "a tar archive, which torch wrote before 0.1.10 and only Python reads; save it again with a \
-                          torch of this decade";
+            let reason = "a tar archive, as torch wrote before 0.1.10, which is not supported; load it in Python and \
+                          save it again with a current torch";
             return Err(Error::file(path, reason));
         } else if matches!(start.first(), Some(0x80 | b'(' | b'L')) {
             let (places, pickle, big_endian) = legacy::open(path, &mut file, length)?;
             (pickle, Storages::Legacy(file, places), big_endian)
         } else {
-            return Err(Error::file(path, "not a file of torch's: neither a zip archive nor a pickle"));
+            return Err(Error::file(path, "not a file of torch.save: neither a zip archive nor a pickle"));
         };
         let tensors = names::tensors(&pickle, budget).map_err(|reason| Error::file(path, reason))?;
         Ok(Self { path: path.to_owned(), pickle, tensors, storages, big_endian, budget })
     }
 
-    /// Its tensors by dotted paths: `state_dict.conv_in.weight` is under `conv_in.weight` in the dictionary
-    /// `state_dict`, `4.x` in the fifth element of a list. A module that was saved whole has the names of its state
-    /// dictionary.
+    /// Returns the tensors by dotted paths: `state_dict.conv_in.weight` is `conv_in.weight` in the dictionary
+    /// `state_dict`, and `4.x` is in the fifth element of a list. The tensors of a pickled module have the names of its
+    /// state dictionary.
     pub fn tensors(&self) -> &BTreeMap<String, Strided> {
         &self.tensors
     }
 
-    /// Everything that is in it beside the values.
+    /// Returns the decoded pickle, which holds everything but the tensors' values.
     pub fn pickle(&self) -> &Pickle {
         &self.pickle
     }
 
-    /// The values of some of its tensors, as f32 whatever they are stored as (see
-    /// [`read_safetensors`](crate::read_safetensors)).
+    /// Reads the named tensors, as f32 (see [`read_safetensors`](crate::read_safetensors)).
     ///
     /// # Errors
-    /// Names a tensor whose dtype is not supported or that does not lie in its storage, or that is not in the file; or
-    /// says that together they would take several times the file's size.
+    /// Names a tensor that is not in the file or exceeds its storage, whose dtype is not supported, or with which the
+    /// tensors take more than four times the file's size in memory.
     pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
         let mut by_storage: BTreeMap<usize, Vec<(&str, &Strided)>> = BTreeMap::new();
         let mut left = self.budget;
@@ -104,7 +103,7 @@ impl TorchFile {
             };
             let bytes = elements(&tensor.shape).and_then(|n| n.checked_mul(size_of::<f32>()));
             left = bytes.and_then(|bytes| left.checked_sub(bytes as u64)).ok_or_else(|| {
-                let reason = format!("shape {:?} is more than a file of this size is worth", tensor.shape);
+                let reason = format!("shape {:?} exceeds the allocation budget (4 × the file's size)", tensor.shape);
                 Error::tensor(&self.path, name, reason)
             })?;
             by_storage.entry(tensor.storage).or_default().push((name, tensor));
@@ -126,7 +125,7 @@ impl TorchFile {
                 let reason = format!("{} is not supported ({})", storage.class, dtype::SUPPORTED);
                 return Err(Error::tensor(&self.path, name, reason));
             };
-            // Untyped storages count bytes.
+            // The length of an untyped storage is in bytes.
             let unit = storage.dtype.map_or(1, dtype::size) as u64;
             let first = storage.start.checked_mul(unit);
             let end = span(tensor).and_then(|end| (end as u64).checked_mul(dtype::size(dtype) as u64));
@@ -135,7 +134,7 @@ impl TorchFile {
                 (Some(first), Some(end), Some(len)) if end <= len => spans.push((name, tensor, dtype, first)),
                 _ => {
                     let reason = format!(
-                        "shape {:?} with strides {:?} from element {} does not lie in its storage of {} elements",
+                        "shape {:?} with strides {:?} from element {} exceeds its storage of {} elements",
                         tensor.shape, tensor.stride, tensor.offset, storage.len
                     );
                     return Err(Error::tensor(&self.path, name, reason));
@@ -143,9 +142,8 @@ impl TorchFile {
             }
         }
         let (first_name, ..) = users[0];
-        let fail = |reason: String| {
-            Error::tensor(&self.path, first_name, format!("its storage `{:.60}`: {reason}", storage.key))
-        };
+        let fail =
+            |reason: String| Error::tensor(&self.path, first_name, format!("storage `{:.60}`: {reason}", storage.key));
         self.with_bytes(&storage.key, |reader, bytes| {
             if let [(name, tensor, dtype, first)] = spans[..]
                 && is_contiguous(tensor)
@@ -155,7 +153,7 @@ impl TorchFile {
                 return Ok(());
             }
             if bytes > left {
-                return Err(format!("{bytes} bytes are more than a file of this size is worth"));
+                return Err(format!("{bytes} bytes exceed the rest of the allocation budget (4 × the file's size)"));
             }
             let mut all = Vec::new();
             reader.take(bytes).read_to_end(&mut all).map_err(|error| error.to_string())?;
@@ -168,7 +166,7 @@ impl TorchFile {
         .map_err(fail)
     }
 
-    /// Calls `read` with the bytes of a storage and their number.
+    /// Calls `read` with a reader of a storage's bytes and their number.
     fn with_bytes<T>(
         &self,
         key: &str,
@@ -183,7 +181,7 @@ impl TorchFile {
         }
     }
 
-    /// Values that follow each other, read to the storage's end so that its checksum is looked at.
+    /// Reads contiguous values in chunks. The storage is read to its end, so that its checksum is verified.
     fn stream(
         &self,
         reader: &mut dyn Read,
@@ -200,7 +198,7 @@ impl TorchFile {
         let begin = first + (tensor.offset * size) as u64;
         let mut left = count * size;
         if begin.checked_add(left as u64).is_none_or(|end| end > bytes) {
-            return Err(format!("has {bytes} bytes, {left} from byte {begin} are asked for"));
+            return Err(format!("has {bytes} bytes, but {left} from byte {begin} are needed"));
         }
         let io = |error: std::io::Error| error.to_string();
         std::io::copy(&mut reader.take(begin), &mut std::io::sink()).map_err(io)?;
@@ -216,7 +214,7 @@ impl TorchFile {
         Ok(data)
     }
 
-    /// Values that are anywhere in `bytes`, in row-major order.
+    /// Gathers values by their strides, in row-major order.
     fn gather(&self, bytes: &[u8], tensor: &Strided, dtype: Dtype, first: u64) -> Result<Vec<f32>, String> {
         let size = dtype::size(dtype);
         let count = elements(&tensor.shape).unwrap_or(0);
@@ -232,7 +230,7 @@ impl TorchFile {
             let begin = first as usize + at * size;
             value[..size].copy_from_slice(&bytes[begin..begin + size]);
             self.convert(dtype, &mut value[..size], &mut data)?;
-            // The next index: the last dimension runs fastest.
+            // Advances the index; the last dimension varies fastest.
             for d in (0..index.len()).rev() {
                 index[d] += 1;
                 at += tensor.stride[d];
@@ -258,7 +256,7 @@ impl TorchFile {
     }
 }
 
-/// Elements of the storage up to the tensor's last.
+/// Returns the number of elements of the storage up to the last one of the tensor; `None` if it overflows.
 fn span(tensor: &Strided) -> Option<usize> {
     if tensor.shape.contains(&0) {
         return Some(0);
@@ -270,7 +268,7 @@ fn span(tensor: &Strided) -> Option<usize> {
     last?.checked_add(1)
 }
 
-/// Whether the values follow each other in row-major order.
+/// Returns whether the values are contiguous in row-major order.
 fn is_contiguous(tensor: &Strided) -> bool {
     let mut expected = 1;
     let mut from_last = tensor.shape.iter().zip(&tensor.stride).rev();

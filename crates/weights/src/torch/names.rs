@@ -32,7 +32,9 @@ fn visit(
         _ => 0,
     };
     let visited = 32 + inside as u64;
-    *budget = budget.checked_sub(visited).ok_or("its values refer to each other too often")?;
+    *budget = budget.checked_sub(visited).ok_or(
+        "its values refer to each other too often: naming its tensors exceeds the budget (4 × the file's size)",
+    )?;
     let mut inner = |name: Option<&str>, item: Item, prefix: &mut String| {
         if pickle.node(item).is_none() {
             return Ok(());
@@ -44,7 +46,9 @@ fn visit(
         if let Some(name) = name {
             prefix.push_str(if before > 0 { "." } else { "" });
             prefix.push_str(name);
-            *budget = budget.checked_sub(prefix.len() as u64 / 8).ok_or("its names are too long")?;
+            *budget = budget
+                .checked_sub(prefix.len() as u64 / 8)
+                .ok_or("its names are too long: naming its tensors exceeds the budget (4 × the file's size)")?;
         }
         visit(pickle, item, prefix, depth + 1, budget, tensors)?;
         prefix.truncate(before);
@@ -58,7 +62,9 @@ fn visit(
     match pickle.node(item) {
         Some(Node::Tensor(tensor)) => {
             let cost = 3 * size_of::<(String, Strided)>() + prefix.len() + 16 * tensor.shape.len();
-            *budget = budget.checked_sub(cost as u64).ok_or("it names its tensors too often")?;
+            *budget = budget
+                .checked_sub(cost as u64)
+                .ok_or("its tensors have too many names: naming them exceeds the budget (4 × the file's size)")?;
             tensors.insert(prefix.clone(), (**tensor).clone());
         }
         Some(Node::Dict(entries)) => {

@@ -1,5 +1,5 @@
-//! The zip archive of torch 1.6 and later: `NAME/data.pkl`, `NAME/data/KEY` for each storage, `NAME/byteorder`
-//! (`caffe2/serialize/inline_container.h` describes it).
+//! The format of torch since 1.6 (`caffe2/serialize/inline_container.h`): a zip archive with `NAME/data.pkl`,
+//! `NAME/data/KEY` for each storage, and `NAME/byteorder`.
 
 use crate::pickle::{self, Pickle, Source};
 use crate::{Error, Result};
@@ -9,32 +9,32 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use zip::{CompressionMethod, ZipArchive};
 
-/// Bytes of an archive that one entry takes at the least when torch writes it: two headers with its name twice, and
-/// values that begin at multiples of 64.
+/// The least number of bytes of an entry that torch writes: two headers with its name in each, and values aligned to
+/// 64.
 const ENTRY: u64 = 150;
 
-/// An archive and the folder in it that everything is in.
+/// A zip archive, and the path in it of the folder that holds all entries.
 #[derive(Debug)]
 pub(super) struct TorchZip {
     zip: RefCell<ZipArchive<BufReader<File>>>,
     prefix: String,
 }
 
-/// The archive, its pickle, and whether its values are big-endian.
+/// Opens the archive and reads its pickle. The last value returned is whether values are big-endian.
 pub(super) fn open(path: &Path, mut file: File, length: u64, budget: u64) -> Result<(TorchZip, Pickle, bool)> {
     let bad = |error: zip::result::ZipError| Error::file(path, format!("bad zip archive: {error}"));
     let entries = entries(&mut file).map_err(Error::read(path))?;
     if entries.is_none_or(|entries| entries > length / ENTRY + 16) {
         let reason = match entries {
             Some(entries) => format!("bad zip archive: {length} bytes are too few for its {entries} entries"),
-            None => "cut short, or no zip archive of torch's: it does not end as one".to_owned(),
+            None => "truncated, or not written by torch.save: it does not end like a zip archive".to_owned(),
         };
         return Err(Error::file(path, reason));
     }
     let zip = ZipArchive::new(BufReader::new(file)).map_err(bad)?;
     let names = || zip.file_names().filter_map(std::result::Result::ok);
     let Some(prefix) = names().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned)) else {
-        return Err(Error::file(path, "a zip archive, but none of torch's: no data.pkl is in it"));
+        return Err(Error::file(path, "a zip archive without data.pkl, so not written by torch.save"));
     };
     if names().any(|name| name == format!("{prefix}constants.pkl")) {
         return Err(Error::file(path, "a TorchScript program; save its state_dict() with torch.save instead"));
@@ -49,7 +49,7 @@ pub(super) fn open(path: &Path, mut file: File, length: u64, budget: u64) -> Res
     };
     let pickle = archive.with_bytes("data.pkl", |reader, bytes| {
         if bytes > budget {
-            return Err(format!("data.pkl: {bytes} bytes are more than a file of this size is worth"));
+            return Err(format!("data.pkl: {bytes} bytes exceed the allocation budget (4 × the file's size)"));
         }
         Ok(pickle::read(&mut Source::new(BufReader::new(reader), bytes), length))
     });
@@ -58,7 +58,7 @@ pub(super) fn open(path: &Path, mut file: File, length: u64, budget: u64) -> Res
 }
 
 impl TorchZip {
-    /// Calls `read` with an entry's bytes and their number. Storages are named by their keys, and `data.pkl` as it is.
+    /// Calls `read` with a reader of an entry's bytes and their number. `key` is the key of a storage, or `data.pkl`.
     pub fn with_bytes<T>(
         &self,
         key: &str,
@@ -71,20 +71,24 @@ impl TorchZip {
         let bad = |error: zip::result::ZipError| format!("`{name:.100}`: {error}");
         let entry = zip.by_index_raw(index).map_err(bad)?;
         let (method, size, stored) = (entry.compression(), entry.size(), entry.compressed_size());
-        // torch can leave the checksums out (`set_crc32_options`), and writes 0.
+        // torch writes 0 if checksums are turned off (`set_crc32_options`).
         let unchecked = entry.crc32() == 0;
         drop(entry);
         match method {
-            CompressionMethod::Stored if size != stored => Err(format!("`{name:.100}` is stored, but in another size")),
+            CompressionMethod::Stored if size != stored => {
+                Err(format!("`{name:.100}` is not compressed, but its two sizes differ"))
+            }
             CompressionMethod::Stored if unchecked => read(&mut zip.by_index_raw(index).map_err(bad)?, size),
             CompressionMethod::Stored | CompressionMethod::Deflated => {
                 read(&mut zip.by_index(index).map_err(bad)?, size)
             }
-            other => Err(format!("`{name:.100}` is compressed by {other}; stored and deflated are read")),
+            other => {
+                Err(format!("`{name:.100}` is compressed with {other}; only stored and deflated entries are supported"))
+            }
         }
     }
 
-    /// A few bytes beside the pickle, if they are there.
+    /// Reads the first bytes of a small entry, if it exists.
     fn small(&self, name: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut zip = self.zip.borrow_mut();
@@ -94,9 +98,10 @@ impl TorchZip {
     }
 }
 
-/// The number of entries that an archive says it has: its last 22 bytes, or for more than 65534 the record that the 20
-/// bytes before point to (PKWARE's APPNOTE, 4.3.14 to 4.3.16). Asked before the directory is read, whose entries take
-/// more in memory than in the file.
+/// Reads the number of entries of an archive from its last 22 bytes or, for more than 65534, from the record that the
+/// 20 bytes before locate (PKWARE's APPNOTE, 4.3.14 to 4.3.16). `None` if the file does not end like a zip archive.
+///
+/// The number is checked before the directory is read, since entries take more memory than bytes in the file.
 fn entries(file: &mut File) -> std::io::Result<Option<u64>> {
     let mut end = [0; 42];
     if file.seek(SeekFrom::End(0))? < 42 {

@@ -1,0 +1,139 @@
+//! Importing networks of other code bases: names, shapes and configuration. `tools/goldens_families.py` wrote the files;
+//! `families.rs` tests that the networks compute the same.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use weights::families::{Heads, ImportOptions, Imported, import};
+use weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/families").join(name)
+}
+
+fn keys(config: &Value, keys: &[&str]) -> Value {
+    keys.iter().map(|&key| config[key].clone()).collect()
+}
+
+/// Returns the error of importing a file of these tensors.
+fn error(tensors: &Tensors) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pt");
+    write_safetensors(&path, views(tensors), &Default::default()).unwrap();
+    import(&path, &ImportOptions::default()).unwrap_err().to_string()
+}
+
+fn with_shapes(shapes: &[(&str, &[usize])]) -> Tensors {
+    let tensor = |shape: &[usize]| Tensor { shape: shape.to_vec(), data: vec![0.0; shape.iter().product()] };
+    shapes.iter().map(|&(name, shape)| (name.to_owned(), tensor(shape))).collect()
+}
+
+#[test]
+fn every_family_is_imported() {
+    let options = |heads| ImportOptions { heads, ..ImportOptions::default() };
+    let two = options(Some(Heads::Count(2)));
+    let none = options(None);
+    // (file, options, family, is EMA, prefix, number of parameters)
+    let table = [
+        ("pesser.pt", &none, "pesser/pytorch_diffusion", false, "", 285_667),
+        ("ddim.pt", &none, "pesser/pytorch_diffusion", true, "4.", 163_331),
+        ("ho/model.ckpt-790000", &none, "hojonathanho/diffusion", true, "model/", 175_041),
+        ("improved.pt", &none, "openai/improved-diffusion or guided-diffusion", false, "", 320_454),
+        ("guided.pt", &two, "openai/improved-diffusion or guided-diffusion", false, "", 367_686),
+        ("w86763777.pt", &none, "w86763777/pytorch-ddpm", true, "ema_model.", 285_667),
+    ];
+    for (file, options, family, ema, prefix, parameters) in table {
+        let imported = import(golden(file), options).unwrap();
+        let Imported { config, tensors, .. } = &imported;
+        assert_eq!((imported.family, imported.ema, &*imported.prefix), (family, ema, prefix), "{file}");
+        assert_eq!(tensors.values().map(|tensor| tensor.data.len()).sum::<usize>(), parameters, "{file}");
+        assert_eq!(config["block_out_channels"][0], 32, "{file}");
+        assert_eq!(tensors["mid_block.attentions.0.to_q.weight"].shape, [32, 32], "{file}");
+        assert_eq!(tensors["up_blocks.0.resnets.0.conv_shortcut.weight"].shape, [32, 64, 1, 1], "{file}");
+        for tensor in tensors.values() {
+            assert_eq!(tensor.data.len(), tensor.shape.iter().product::<usize>());
+        }
+    }
+}
+
+#[test]
+fn settings_that_weights_do_not_record() {
+    let conventions = ["flip_sin_to_cos", "freq_shift", "downsample_padding", "norm_eps", "attention_head_dim"];
+    let config = |file| import(golden(file), &ImportOptions::default()).unwrap().config;
+    assert_eq!(keys(&config("pesser.pt"), &conventions), json!([false, 1, 0, 1e-6, null]));
+    assert_eq!(keys(&config("improved.pt"), &conventions), json!([true, 0, 1, 1e-5, 8]));
+    assert_eq!(keys(&config("w86763777.pt"), &conventions), json!([false, 0, 1, 1e-5, null]));
+
+    let improved = import(golden("improved.pt"), &ImportOptions::default()).unwrap();
+    assert!(improved.notes.iter().any(|note| note.contains("assumed 4 (num_heads)")), "{:?}", improved.notes);
+    assert_eq!(improved.scheduler["variance_type"], "learned_range");
+    let blocks = ["down_block_types", "up_block_types", "num_class_embeds", "attn_norm_num_groups"];
+    let expected = json!([["DownBlock2D", "AttnDownBlock2D"], ["AttnUpBlock2D", "UpBlock2D"], 7, 32]);
+    assert_eq!(keys(&improved.config, &blocks), expected);
+
+    // Networks that resample with residual blocks are assumed to have heads of 64 channels, but this one has 32 in all.
+    let error = import(golden("guided.pt"), &ImportOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("32 channels cannot be divided into heads of 64"), "{error}");
+    let options = ImportOptions { heads: Some(Heads::Channels(16)), sample_size: Some(8), ..ImportOptions::default() };
+    let guided = import(golden("guided.pt"), &options).unwrap();
+    let samplers = ["downsample_type", "upsample_type", "resnet_time_scale_shift", "sample_size", "attention_head_dim"];
+    assert_eq!(keys(&guided.config, &samplers), json!(["resnet", "resnet", "scale_shift", 8, 16]));
+    // The order of q, k and v changes the tensors.
+    let new = import(golden("guided.pt"), &ImportOptions { new_attention_order: true, ..options }).unwrap();
+    let q = "mid_block.attentions.0.to_q.weight";
+    assert_ne!(guided.tensors[q], new.tensors[q]);
+}
+
+#[test]
+fn moving_averages_are_preferred() {
+    let raw = ImportOptions { raw: true, ..ImportOptions::default() };
+    for (file, prefix, value) in [("w86763777.pt", "net_model.", 0.01), ("ddim.pt", "0.module.", 0.01)] {
+        let imported = import(golden(file), &raw).unwrap();
+        assert_eq!((imported.ema, &*imported.prefix), (false, prefix));
+        assert!(imported.tensors["conv_in.weight"].data.iter().all(|&x| x == value), "{file}");
+    }
+    // OpenAI's programs and pesser's releases write averages to separate files.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ema_0.9999_500000.pt");
+    fs::copy(golden("improved.pt"), &path).unwrap();
+    assert!(import(&path, &ImportOptions::default()).unwrap().ema);
+}
+
+#[test]
+fn missing_and_unexpected_tensors_are_errors() {
+    let all: Tensors = read_tensors(golden("pesser.pt")).unwrap();
+    let without = |name: &str| {
+        let mut tensors = all.clone();
+        tensors.remove(name).unwrap();
+        error(&tensors)
+    };
+    // Any missing tensor is an error, which names the tensor or the level.
+    for name in all.keys().step_by(3) {
+        let error = without(name);
+        assert!(error.contains("x.pt: "), "{name}: {error}");
+    }
+    assert!(without("mid.attn_1.k.bias").contains("tensor `mid.attn_1.k.bias` is missing"));
+    assert!(without("conv_in.weight").contains("tensor `conv_in.weight` is missing"));
+    assert!(
+        without("up.1.upsample.conv.weight")
+            .contains("level 0 of the up path has no module with weights that resamples")
+    );
+    let mut more = all.clone();
+    more.extend(with_shapes(&[("mid.block_3.norm1.weight", &[32])]));
+    assert!(error(&more).contains("`mid.block_3.norm1.weight` has no counterpart"));
+
+    // Wrong shapes are checked when the network is built; importing them must only not panic.
+    for name in all.keys().step_by(9) {
+        for shape in [vec![], vec![0], vec![3], vec![2, 2, 2, 2, 2]] {
+            let data = vec![0.0; shape.iter().product()];
+            let tensors: BTreeMap<_, _> =
+                all.clone().into_iter().chain([(name.clone(), Tensor { shape, data })]).collect();
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x");
+            write_safetensors(&path, views(&tensors), &Default::default()).unwrap();
+            let _ = import(&path, &ImportOptions::default());
+        }
+    }
+}
