@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::preconditioning::epsilon_from_sample;
-use diffusion::solver::Row;
+use diffusion::solver_table::Row;
 use diffusion::{Clip, LinearMap, NoiseSchedule, SchedulerConfig, SolverTable};
 use random::{Random, Stream};
 use unet::{Labels, Parameters, Unet};
