@@ -28,9 +28,9 @@ mutate() {
 }
 
 mutate schedule.rs   '*product *= 1.0 - beta;'                '*product *= 1.0 + beta;'
-mutate schedule.rs   'coef_xt: alpha.sqrt() * noise_s / noise_t' 'coef_xt: alpha.sqrt() * noise_t / noise_s'
+mutate posterior.rs  'coef_xt: alpha.sqrt() * noise_s / noise_t' 'coef_xt: alpha.sqrt() * noise_t / noise_s'
 mutate noise_level.rs 'sigma: (1.0 - alpha_cumprod).sqrt()' 'sigma: (1.0 - alpha_cumprod)'
-mutate schedule.rs   'let variance = noise_s / noise_t * beta;' 'let variance = noise_s / noise_t + beta;'
+mutate posterior.rs  'let variance = noise_s / noise_t * beta;' 'let variance = noise_s / noise_t + beta;'
 mutate bound.rs      '0.5 * (logvar2 - logvar1'               '0.5 * (logvar1 - logvar2'
 mutate bound.rs      'inv_stdv * (x - mean + 1.0 / 255.0)'   'inv_stdv * (x - mean + 2.0 / 255.0)'
 mutate bound.rs      'x > 0.999 { f64::INFINITY }'           'x > 9.999 { f64::INFINITY }'

@@ -81,7 +81,7 @@ pub fn import(arguments: ImportArguments, global: &Global) -> anyhow::Result<()>
     if let Some(timesteps) = arguments.timesteps {
         // OpenAI's and others' linear betas keep their sum.
         if scheduler.beta_schedule == BetaSchedule::Linear && imported.family.starts_with("openai") {
-            (scheduler.beta_start, scheduler.beta_end) = ddpm::diffusion::schedule::scaled_beta_range(timesteps);
+            (scheduler.beta_start, scheduler.beta_end) = ddpm::diffusion::beta_schedule::scaled_beta_range(timesteps);
         }
         scheduler.num_train_timesteps = timesteps;
     }

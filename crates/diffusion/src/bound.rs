@@ -1,7 +1,7 @@
 //! The variational bound of Ho et al. 2020 (eq. 5), term by term, in bits per dimension.
 //!
-//! bits/dim = nats/(D ln 2), the mean over all dimensions of one image. The bound on an image is
-//! prior + Σ_{t=1}^{T−1} KL_t + decoder (at t = 0); its expectation needs one noisy x_t per term.
+//! The bound of an image is prior + Σ_{t=1}^{T−1} KL_t + decoder (at t = 0), in bits/dim = nats/(D ln 2). One noised
+//! x_t per term gives an unbiased estimate.
 
 use std::f64::consts::{FRAC_1_SQRT_2, LN_2, PI};
 
@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, NoiseLevel, NoiseSchedule};
 
-/// KL(N(mean1, e^logvar1) ‖ N(mean2, e^logvar2)) of one dimension, in nats.
+/// Returns KL(N(mean1, e^logvar1) ‖ N(mean2, e^logvar2)) of one dimension, in nats.
 pub fn normal_kl(mean1: f64, logvar1: f64, mean2: f64, logvar2: f64) -> f64 {
     0.5 * (logvar2 - logvar1 + (logvar1 - logvar2).exp() - 1.0 + (mean1 - mean2).powi(2) * (-logvar2).exp())
 }
 
-/// The normal distribution function in the decoder.
+/// The normal distribution function Φ of the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cdf {
-    /// ½(1 + tanh(√(2/π)(z + 0.044715 z³))), within 1.8e-4, and likelihoods floored at 1e-12: what Ho et al. and all who
-    /// compare with them compute.
+    /// ½(1 + tanh(√(2/π)(z + 0.044715 z³))), which is Φ to within 1.8e-4, and likelihoods floored at 1e-12: as in Ho et
+    /// al. and in published comparisons with them.
     #[default]
     Tanh,
     /// Exact, without a floor.
@@ -30,10 +30,10 @@ pub enum Cdf {
 const TANH_CUBIC: f64 = 0.044715;
 
 impl Cdf {
-    /// Φ(z).
+    /// Returns Φ(z).
     pub fn at(self, z: f64) -> f64 {
         match self {
-            // ½(1 + tanh u) = 1/(1 + e^{−2u}), which keeps its digits in the left tail.
+            // ½(1 + tanh u) = 1/(1 + e^{−2u}), which is accurate in the left tail.
             Self::Tanh => 1.0 / (1.0 + (-2.0 * (2.0 / PI).sqrt() * (z + TANH_CUBIC * z.powi(3))).exp()),
             Self::Erf => 0.5 * libm::erfc(-z * FRAC_1_SQRT_2),
         }
@@ -47,48 +47,51 @@ impl Cdf {
     }
 }
 
-/// −ln p(x) of an 8-bit value x = byte/127.5 − 1 under N(mean, e^log_variance) with the mass of the bin x ± 1/255; the
-/// outermost bins reach to ∓∞ (Ho et al. eq. 13), so that the 256 probabilities add up to 1.
+/// Returns −ln p(x) in nats of an 8-bit value x = byte/127.5 − 1, p being the mass of the bin x ± 1/255 under
+/// N(mean, e^log_variance). The first and last bins extend to ∓∞ (Ho et al. eq. 13), so the 256 probabilities sum to 1.
 pub fn discretized_gaussian_nll(x: f64, mean: f64, log_variance: f64, cdf: Cdf) -> f64 {
     let inv_stdv = (-0.5 * log_variance).exp();
-    // The edges are told by a tolerance, not by equality: x has been through f32.
+    // With a tolerance, since x was rounded to f32.
     let upper = if x > 0.999 { f64::INFINITY } else { inv_stdv * (x - mean + 1.0 / 255.0) };
     let lower = if x < -0.999 { f64::NEG_INFINITY } else { inv_stdv * (x - mean - 1.0 / 255.0) };
-    // Φ(b) − Φ(a) = Φ(−a) − Φ(−b): take the side where the numbers are small.
+    // Φ(b) − Φ(a) = Φ(−a) − Φ(−b); the left tail is the accurate one.
     let mass = if lower > 0.0 { cdf.at(-lower) - cdf.at(-upper) } else { cdf.at(upper) - cdf.at(lower) };
     // Not `max`, which would hide a NaN.
     let floor = cdf.floor();
     -(if mass <= floor { floor } else { mass }).ln()
 }
 
-/// The reverse step p(x_{t−1} | x_t) = N(mean, e^log_variance), element by element.
+/// The reverse step p(x_{t−1} | x_t) = N(mean, e^log_variance) of one image.
 #[derive(Debug, Clone, Copy)]
 pub struct ReverseStep<'a, T> {
     /// The mean.
     pub mean: &'a [T],
-    /// The log-variance; a single number stands for all elements.
+    /// The log-variance; a single number applies to all elements.
     pub log_variance: &'a [T],
 }
 
-/// The bound of one chain. For a respaced chain, or to compare with another's, the schedule is that chain's.
+/// The variational bound of one chain. For a sub-chain, the schedule is [the sub-chain's](NoiseSchedule::respace).
 #[derive(Debug, Clone, Copy)]
 pub struct VariationalBound<'a> {
-    /// The chain whose bound it is.
+    /// The chain.
     pub schedule: &'a NoiseSchedule,
     /// The decoder's distribution function.
     pub cdf: Cdf,
 }
 
 impl<'a> VariationalBound<'a> {
-    /// The bound of a chain.
+    /// Creates the bound of a chain.
     pub fn new(schedule: &'a NoiseSchedule, cdf: Cdf) -> Self {
         Self { schedule, cdf }
     }
 
-    /// The term at `t` of one image, in bits/dim: KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t > 0, the decoder's
-    /// −log₂ p(x_0 | x_t) at t = 0 (index 0 is the first noise level, the paper's x_1).
+    /// Returns the term at `t` of one image, in bits/dim: KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t > 0, and
+    /// the decoder's −log₂ p(x_0 | x_t) at t = 0 (the paper's x_1).
     ///
-    /// `x0` is the image in [−1, 1] and `xt` its noisy version (unused at t = 0). Errors where lengths or `t` do not fit.
+    /// `x0` is the image in [−1, 1] and `xt` the noised image (unused at t = 0).
+    ///
+    /// # Errors
+    /// If the slices are empty or differ in length, or `t` is outside the chain.
     pub fn term<T: Copy + Into<f64>>(&self, t: usize, x0: &[T], xt: &[T], step: ReverseStep<T>) -> Result<f64, Error> {
         let ReverseStep { mean, log_variance } = step;
         if t >= self.schedule.len() {
@@ -114,7 +117,10 @@ impl<'a> VariationalBound<'a> {
         Ok((0..dims).map(nats).sum::<f64>() / (dims as f64 * LN_2))
     }
 
-    /// KL(q(x_T | x_0) ‖ N(0, I)) of one image, in bits/dim; nothing the network does changes it.
+    /// Returns KL(q(x_{T−1} | x_0) ‖ N(0, I)) of one image, in bits/dim. It does not depend on the network.
+    ///
+    /// # Errors
+    /// If `x0` is empty.
     pub fn prior<T: Copy + Into<f64>>(&self, x0: &[T]) -> Result<f64, Error> {
         if x0.is_empty() {
             return Err(Error::Length { name: "x0", found: 0, expected: 1 });

@@ -1,40 +1,40 @@
-//! The stochastic sampler of Karras et al. (2022, arXiv 2206.00364), algorithm 2: Heun's method, and before each step a
-//! little noise, so that errors of earlier steps are forgotten.
+//! The stochastic sampler of Karras et al. (2022, arXiv 2206.00364, algorithm 2): Heun's method with a little noise
+//! added before each step, which corrects errors of earlier steps.
 //!
-//! With y = x/√ᾱ and σ = √((1−ᾱ)/ᾱ) a step first raises σ to σ̂ = (1 + γ)σ by y + √(σ̂² − σ²) S_noise z, and then goes from
-//! σ̂ to the next σ. The noise comes before the evaluation; in a table it is the noise of the row before, whose result is
-//! scaled to the new ᾱ. The first step is never churned: x_T is fresh noise already.
+//! With y = x/α and σ the noise of y, a step first raises σ to σ̂ = (1 + γ)σ by adding √(σ̂² − σ²) S_noise z to y, and
+//! then goes from σ̂ to the next σ. The noise is added before the evaluation, so in a table it belongs to the row
+//! before, whose result is scaled to the new noise level. The first step adds no noise, since x_T is noise already.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ode_solver::{OdeStep, validate_nodes};
-use crate::solver::Row;
+use crate::solver_table::Row;
 use crate::{Clip, Error, Node, NoiseLevel, NoiseSchedule, SolverTable};
 
-/// How much noise is added, and where.
+/// The amount of noise that is added, and the range of σ in which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Churn {
-    /// γ of all steps together: each has min(s_churn/steps, √2 − 1). 0 is Heun's method.
+    /// The sum of γ over all steps: each has min(s_churn/steps, √2 − 1). 0 is Heun's method.
     pub s_churn: f64,
     /// The least σ at which noise is added.
     pub s_tmin: f64,
-    /// The greatest.
+    /// The greatest σ at which noise is added.
     pub s_tmax: f64,
-    /// The noise's standard deviation; a little above 1 makes up for denoisers that remove too much.
+    /// The noise's standard deviation; slightly above 1 compensates for denoisers that remove too much noise.
     pub s_noise: f64,
 }
 
 impl Default for Churn {
-    /// Karras et al.'s for CIFAR-10 and the VP chain (table 5): 30, 0.01 to 1, 1.007. The default of their code is no
-    /// churn at all.
+    /// Returns the settings of Karras et al. for CIFAR-10 and the VP chain (table 5): 30, 0.01 to 1, 1.007. (The
+    /// default of their code is no churn.)
     fn default() -> Self {
         Self { s_churn: 30.0, s_tmin: 0.01, s_tmax: 1.0, s_noise: 1.007 }
     }
 }
 
 impl Churn {
-    /// σ̂ of a step from σ, one of `steps`; never above `highest`, for beyond the chain's last noise level the network
-    /// knows nothing.
+    /// Returns σ̂ of a step from σ. At most `highest`, the chain's last noise level: the network was not trained beyond
+    /// it.
     fn raised(self, sigma: f64, steps: usize, highest: f64) -> f64 {
         if !(self.s_tmin..=self.s_tmax).contains(&sigma) {
             return sigma;
@@ -44,10 +44,11 @@ impl Churn {
     }
 }
 
-/// The table `edm-sde` through `nodes`, the last of which is where it ends. `schedule` tells the t of noise levels between.
+/// Builds the table `edm-sde` that passes through `nodes` and ends at the last one. `schedule` gives the timesteps of
+/// raised noise levels.
 ///
 /// # Errors
-/// As [`OdeSolver::table`](crate::OdeSolver::table), and for negative numbers in `churn`.
+/// As [`OdeSolver::table`](crate::OdeSolver::table), and if a number in `churn` is negative.
 pub fn edm_sde(
     schedule: &NoiseSchedule,
     nodes: &[Node],

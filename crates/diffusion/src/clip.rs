@@ -1,27 +1,27 @@
-//! What becomes of a prediction x̂0 that leaves the range of images.
+//! Clipping of x̂0 to the range of images.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How x̂0 is kept within bounds. In JSON a number, or `{"ratio": …, "max": …}`.
+/// A way to clip x̂0. In JSON a number, or `{"ratio": …, "max": …}`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Clip {
-    /// Clamp to ± this (Ho et al. 2020); diffusers' `clip_sample_range`.
+    /// Clamps to ± this number (Ho et al. 2020); diffusers' `clip_sample_range`.
     Range(f64),
-    /// Dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, section 2.3): with s the quantile of |x̂0| over an
-    /// image, within 1 and `max`, clamp to ± s and divide by s. Saturated pixels move inwards instead of sticking to ±1.
+    /// Dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, section 2.3): clamps to ± s and divides by s, where
+    /// s is a quantile of |x̂0| over the image, clamped to 1 … `max`. Saturated pixels move inwards.
     Dynamic {
-        /// Which quantile, 0 to 1; diffusers' `dynamic_thresholding_ratio`.
+        /// The quantile, 0 to 1; diffusers' `dynamic_thresholding_ratio`.
         ratio: f64,
-        /// The greatest s; diffusers' `sample_max_value`. At 1 nothing but a clamp to ±1 is left.
+        /// The greatest s; diffusers' `sample_max_value`. At 1 this is a clamp to ±1.
         max: f64,
     },
 }
 
 impl Clip {
-    /// Whether the numbers make sense: bounds above 0, a ratio within 0 and 1.
+    /// Whether the bound is finite and above 0, and the ratio within 0 and 1.
     pub fn is_valid(self) -> bool {
         let (bound, ratio) = match self {
             Self::Range(bound) => (bound, 0.0),
@@ -30,7 +30,7 @@ impl Clip {
         bound > 0.0 && bound.is_finite() && (0.0..=1.0).contains(&ratio)
     }
 
-    /// Clips one image's x̂0, given whole: the quantile is that of all its pixels and channels.
+    /// Clips the x̂0 of one whole image. The quantile is taken over all pixels and channels.
     pub fn apply(self, sample: &mut [f64]) {
         let (bound, scale) = match self {
             Self::Range(bound) => (bound, 1.0),
@@ -52,7 +52,7 @@ impl fmt::Display for Clip {
     }
 }
 
-/// `torch.quantile`: linear between the two values that the rank ratio·(n−1) lies between. 0 of no values.
+/// Returns `torch.quantile`, which interpolates linearly at rank ratio·(n−1); 0 if there are no values.
 fn quantile(mut values: Vec<f64>, ratio: f64) -> f64 {
     let Some(last) = values.len().checked_sub(1) else { return 0.0 };
     let rank = ratio * last as f64;
@@ -68,7 +68,7 @@ mod tests {
 
     /// `torch.quantile(torch.tensor([3., 1., 4., 1.5, 9., 2.6, 5.3], dtype=torch.float64), q)`
     #[test]
-    fn quantiles_are_torchs() {
+    fn quantiles_equal_those_of_torch() {
         let values = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6, 5.3];
         for (ratio, expected) in [(0.0, 1.0), (0.1, 1.3), (0.5, 3.0), (0.9, 6.78), (0.995, 8.889), (1.0, 9.0)] {
             assert!((quantile(values.to_vec(), ratio) - expected).abs() < 1e-12, "{ratio}");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholding_scales_what_saturates() {
+    fn dynamic_thresholding_rescales_saturated_images() {
         let clipped = |clip: Clip, mut image: Vec<f64>| {
             clip.apply(&mut image);
             image
@@ -87,13 +87,13 @@ mod tests {
         // The quantile is 2.
         assert_eq!(clipped(dynamic(10.0), image.clone()), [-1.0, 0.25, 0.5, 1.0, -0.125]);
         assert_eq!(clipped(dynamic(1.6), image.clone()), [-1.0, 0.5 / 1.6, 1.0 / 1.6, 1.0, -0.25 / 1.6]);
-        // Never below 1: what is within the range stays.
+        // s is never below 1, so values within the range do not change.
         assert_eq!(clipped(dynamic(1.0), image.clone()), clipped(Clip::Range(1.0), image));
         assert_eq!(clipped(dynamic(10.0), vec![0.3, -0.6]), [0.3, -0.6]);
     }
 
     #[test]
-    fn tables_stay_readable() {
+    fn json_is_a_number_or_an_object() {
         for (clip, json) in
             [(Clip::Range(1.5), "1.5"), (Clip::Dynamic { ratio: 0.9, max: 2.0 }, r#"{"ratio":0.9,"max":2.0}"#)]
         {

@@ -1,46 +1,46 @@
-//! What can be wrong with a schedule, a table or a configuration.
+//! The error type of this crate.
 
-/// An error of this crate. Every variant says what was found and what would have been accepted.
+/// An error of this crate. The message says what was found and what is expected.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A schedule without a single step.
+    /// A schedule without timesteps.
     #[error("a noise schedule needs at least one timestep")]
     EmptySchedule,
-    /// A noise level that no diffusion has.
+    /// A β outside its range.
     #[error("betas[{t}] is {beta}, expected 0 < beta <= 1 (and < 1 before the last step)")]
     Beta {
         /// Index of the entry.
         t: usize,
-        /// What was found there.
+        /// The value found there.
         beta: f64,
     },
-    /// A noise level that f64 cannot tell from the one before it, or from nothing.
+    /// An ᾱ that does not fall in f64, or that underflows.
     #[error("alphas_cumprod[{t}] is {alpha_cumprod:e}, expected to be below {prev:e} and above 0")]
     AlphaCumprod {
         /// Index of the entry.
         t: usize,
-        /// What was found there.
+        /// The value found there.
         alpha_cumprod: f64,
         /// The entry before it.
         prev: f64,
     },
-    /// More or fewer sampling steps than the schedule can give.
+    /// A number of sampling steps that the schedule does not have.
     #[error("cannot take {steps} steps out of {num_train_timesteps} training timesteps with {spacing} spacing")]
     Steps {
-        /// The number asked for.
+        /// The requested number of steps.
         steps: usize,
         /// T of the schedule.
         num_train_timesteps: usize,
-        /// The rule that was to choose them.
+        /// The timestep spacing.
         spacing: String,
     },
-    /// A list of timesteps that is empty, out of range or out of order.
+    /// A list of timesteps that is out of range or out of order.
     #[error("timesteps[{index}] is {timestep}, expected strictly descending timesteps below {num_train_timesteps}")]
     Timestep {
         /// Position in the list.
         index: usize,
-        /// What was found there.
+        /// The value found there.
         timestep: usize,
         /// T of the schedule.
         num_train_timesteps: usize,
@@ -48,53 +48,53 @@ pub enum Error {
     /// An empty list of timesteps.
     #[error("no timesteps given")]
     NoTimesteps,
-    /// A word that is not a section count or `ddimN`.
+    /// A text that is not a timestep respacing.
     #[error("cannot read timestep respacing `{0}`, expected `N`, `N,N,...` or `ddimN`")]
     Respacing(String),
-    /// A name that nothing here has.
+    /// An unknown name.
     #[error("unknown {what} `{name}`, expected one of {expected}")]
     Name {
-        /// What was being named.
+        /// The kind of thing that has names.
         what: &'static str,
         /// The name found.
         name: String,
-        /// The names that exist.
+        /// The known names.
         expected: String,
     },
-    /// A number out of its range.
+    /// A number outside its range.
     #[error("{name} is {value}, expected {expected}")]
     Value {
         /// Name of the parameter.
         name: &'static str,
-        /// What was given.
+        /// The value found.
         value: f64,
-        /// What is accepted.
+        /// The accepted values.
         expected: &'static str,
     },
-    /// Two lists that should have one length.
+    /// A list of the wrong length.
     #[error("{name} has {found} entries, expected {expected}")]
     Length {
         /// Name of the list.
         name: &'static str,
         /// Its length.
         found: usize,
-        /// The length it should have.
+        /// The expected length.
         expected: usize,
     },
-    /// A row of a solver table that uses a prediction which does not exist yet, or a number that is not one.
+    /// A solver table with an invalid row.
     #[error("solver table `{table}`, row {row}: {problem}")]
     Row {
         /// Name of the table.
         table: String,
         /// Index of the row.
         row: usize,
-        /// What is wrong with it.
+        /// A description of the problem.
         problem: String,
     },
-    /// Two choices that exclude each other.
+    /// A combination of settings that is not supported.
     #[error("{0}")]
     Unsupported(String),
-    /// A `scheduler_config.json` that is not one, or that asks for what this program does not do.
+    /// An invalid or unsupported `scheduler_config.json`.
     #[error("scheduler_config.json: {0}")]
     SchedulerConfig(String),
 }

@@ -1,37 +1,38 @@
-//! The density of the probability flow: noise carried to data by an ordinary differential equation, whose density changes
-//! by its divergence (Song et al. 2021, arXiv 2011.13456, section 4.3 and appendix D).
+//! The density of the probability flow, an ordinary differential equation from noise to data along which the density
+//! changes by the divergence (Song et al. 2021, arXiv 2011.13456, section 4.3 and appendix D).
 //!
-//! Over λ = ½ ln SNR, with α = √ᾱ and σ = √(1−ᾱ), the flow is dx/dλ = σ² x − σ ε̂, and along it
-//! d ln p/dλ = −(σ² D − σ tr ∂ε̂/∂x). Both stay of the size of the data whatever the noise.
+//! Over λ = ln(α/σ) the flow of a variance-preserving chain is dx/dλ = σ² x − σ ε̂, and along it
+//! d ln p/dλ = −(σ² D − σ tr ∂ε̂/∂x). Both right-hand sides are bounded at every noise level.
 
 use std::f64::consts::PI;
 
 use crate::{Error, Node, NoiseSchedule};
 
-/// Where a point ends, and what it is worth.
+/// The log-density of points under the probability flow, and their latents.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Density {
-    /// ln p of each point in nats, of D dimensions together.
+    /// ln p of each point, in nats.
     pub log_density: Vec<f64>,
-    /// x at t = T−1 of each point: the noise that the flow takes to it.
+    /// x at t = T−1 of each point: the noise that the flow maps to it.
     pub latents: Vec<f64>,
 }
 
-/// The probability flow of a chain, which takes N(0, I) at t = T−1 to the density of points at t = 0.
+/// The probability flow of a chain, which maps N(0, I) at t = T−1 to a density at t = 0.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbabilityFlow<'a> {
     /// The chain.
     pub schedule: &'a NoiseSchedule,
-    /// Steps of Runge and Kutta's method of order 4, even in λ: four evaluations each.
+    /// The number of fourth-order Runge–Kutta steps, uniform in λ, of four evaluations each.
     pub steps: usize,
 }
 
 impl ProbabilityFlow<'_> {
-    /// ln p of points at t = 0, `dims` numbers each. `model(x, node)` gives ε̂ of all points, and tr ∂ε̂/∂x for each of them,
-    /// exact or an unbiased estimate.
+    /// Returns ln p of points at t = 0, of `dims` numbers each. `model(x, node)` returns ε̂ of all points, and tr
+    /// ∂ε̂/∂x of each point, exact or an unbiased estimate.
     ///
     /// # Errors
-    /// For no steps, points that are not of `dims` numbers or a chain without signal at its end; and as the model.
+    /// If there are no steps, an array has the wrong length, or the chain has zero terminal SNR; and errors of the
+    /// model.
     pub fn log_density<E: From<Error>>(
         self,
         points: &[f64],
@@ -47,11 +48,12 @@ impl ProbabilityFlow<'_> {
         }
         let (start, end) = (schedule.level(0).lambda(), schedule.level(schedule.len() - 1).lambda());
         if !end.is_finite() {
-            let message = "a chain of zero terminal SNR has no log-SNR at its end, over which the flow is solved";
+            let message =
+                "the probability flow is solved over log-SNR, which has no end in a chain of zero terminal SNR";
             return Err(Error::Unsupported(message.to_owned()).into());
         }
         let n = points.len() / dims;
-        // (dx/dλ, d ln p/dλ); the density's own slope does not depend on the density.
+        // (dx/dλ, d ln p/dλ)
         let mut slope = |x: &[f64], lambda: f64| {
             let node = Node::at(schedule, schedule.timestep_of_lambda(lambda));
             let sigma = node.level.sigma;
@@ -67,14 +69,14 @@ impl ProbabilityFlow<'_> {
             Ok::<_, E>((dx, dp))
         };
         let mut x = points.to_vec();
-        // What the density gains from noise to data.
+        // The change of ln p from noise to data.
         let mut gain = vec![0.0; n];
         let h = (end - start) / steps as f64;
         for step in 0..steps {
             let lambda = start + step as f64 * h;
             let mut at = x.clone();
             let mut total = vec![0.0; x.len()];
-            // (where in the step a slope is asked, its weight, how far the next one is reached along it)
+            // (position of the slope in the step, its weight, distance along it to the next slope)
             for (reach, weight, next) in [(0.0, 1.0, 0.5), (0.5, 2.0, 0.5), (0.5, 2.0, 1.0), (1.0, 1.0, 0.0)] {
                 let (dx, dp) = slope(&at, lambda + reach * h)?;
                 total.iter_mut().zip(&dx).for_each(|(total, dx)| *total += weight / 6.0 * dx);
@@ -102,10 +104,10 @@ mod tests {
         NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap()
     }
 
-    /// The flow of Gaussian data takes N(0, I), not the data's own law at T−1, to t = 0: its density is Gaussian, with the
-    /// deviation of t = 0 scaled by what the flow scales.
+    /// The flow maps N(0, I), and not the law of the data at T−1, to t = 0. On Gaussian data the flow is affine, so the
+    /// density is Gaussian.
     #[test]
-    fn gaussian_data_has_its_closed_form() {
+    fn the_density_on_gaussian_data_is_the_closed_form() {
         let (schedule, data) = (schedule(), Gaussian { mean: 0.4, variance: 0.09 });
         let (first, last) = (schedule.alpha_cumprod(0), schedule.alpha_cumprod(999));
         let points = [0.1, 0.5, -0.4, 0.9, 0.4, 0.2];
@@ -127,10 +129,10 @@ mod tests {
         }
     }
 
-    /// On a mixture the flow's density is the data's own, but for what N(0, 1) and the law at T−1 differ by; and the error
-    /// falls with the fourth power of the step.
+    /// On a mixture the density is that of the data, corrected by the difference between N(0, 1) and the law at T−1;
+    /// the error falls with the fourth power of the step.
     #[test]
-    fn a_mixture_has_its_own_density_and_the_order_is_four() {
+    fn the_density_on_a_mixture_converges_at_fourth_order() {
         let schedule = schedule();
         let mixture = Mixture::univariate(&[(0.3, -0.6, 0.01), (0.7, 0.5, 0.04)]).unwrap();
         let (first, last) = (schedule.alpha_cumprod(0), schedule.alpha_cumprod(999));
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn invalid_arguments_are_errors() {
         let none = |x: &[f64], _: Node| Ok::<_, Error>((vec![0.0; x.len()], vec![0.0; x.len()]));
         let schedule = schedule();
         let flow = |steps| ProbabilityFlow { schedule: &schedule, steps };

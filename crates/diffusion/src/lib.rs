@@ -3,7 +3,9 @@
 //! | module | contents | source |
 //! |---|---|---|
 //! | [`noise_level`] | (α, σ) of x_t = α·x_0 + σ·ε | Ho et al. 2020, Karras et al. 2022 |
-//! | [`schedule`] | β_t, ᾱ_t, SNR, the posterior q(x_s \| x_t, x_0), respacing | Ho et al. 2020 |
+//! | [`beta_schedule`] | named rules for β_0 … β_{T−1} | Ho et al. 2020, Nichol & Dhariwal 2021 |
+//! | [`schedule`] | β_t, ᾱ_t, SNR, respacing | Ho et al. 2020 |
+//! | [`posterior`] | the forward posterior q(x_s \| x_t, x_0) | Ho et al. 2020 |
 //! | [`timesteps`] | subsets of the T timesteps for samplers | diffusers, improved-diffusion, DDIM |
 //! | [`timestep_grid`] | points between noise and data, at fractional timesteps too | Karras et al. 2022 |
 //! | [`preconditioning`] | the coefficients that make a network's output x̂0 | Karras et al. 2022 |
@@ -14,7 +16,8 @@
 //! | [`bound`] | the variational bound, term by term, in bits/dim | Ho et al. 2020 |
 //! | [`mse_profile`] | optimal variances, optimal sub-chains and their bits/dim from the squared error per timestep | Watson et al., Bao et al. |
 //! | [`flow`] | the density of the probability flow | Song et al. 2021 |
-//! | [`solver`] | a sampler as a table of coefficients: DDPM, DDIM | Ho et al., Song et al. |
+//! | [`solver_table`] | a sampler as a table of coefficients | |
+//! | [`solver`] | tables of one-step samplers: DDPM, DDIM | Ho et al., Song et al. |
 //! | [`ode_solver`] | tables of higher order: DPM-Solver++, UniPC, iPNDM, PNDM, DEIS, Heun | Lu et al., Zhao et al., Zhang & Chen |
 //! | [`churn`] | EDM's stochastic sampler | Karras et al. 2022 |
 //! | [`scheduler`] | diffusers' `scheduler_config.json` | diffusers |
@@ -23,8 +26,8 @@
 //! # Conventions
 //! Time is t = 0 … T−1 as in Ho et al.'s code (the paper's t minus one), and x_{−1} is the data, whose noise level is
 //! [`NoiseLevel::DATA`]. At a timestep, α = √ᾱ_t and σ = √(1−ᾱ_t). A step goes from time t to an earlier time s. x̂0 is
-//! called `sample`, as in diffusers. Lists of timesteps descend, the order in which a sampler visits them. The crate draws
-//! no random numbers: noise and uniforms are arguments.
+//! called `sample`, as in diffusers. Lists of timesteps descend, the order in which a sampler visits them. The crate
+//! draws no random numbers: noise and uniforms are arguments.
 //!
 //! # Example
 //! ```
@@ -45,6 +48,7 @@
 
 #![deny(missing_docs)]
 
+pub mod beta_schedule;
 pub mod bound;
 pub mod churn;
 mod clip;
@@ -58,16 +62,19 @@ mod names;
 pub mod noise_level;
 pub mod ode_solver;
 pub mod oracle;
+pub mod posterior;
 pub mod preconditioning;
 pub mod prediction;
 pub mod schedule;
 pub mod scheduler;
 pub mod solver;
+pub mod solver_table;
 pub mod timestep_grid;
 pub mod timestep_sampler;
 pub mod timesteps;
 pub mod variance;
 
+pub use beta_schedule::BetaSchedule;
 pub use bound::{Cdf, ReverseStep, VariationalBound};
 pub use churn::Churn;
 pub use clip::Clip;
@@ -77,11 +84,12 @@ pub use loss::LossWeight;
 pub use mse_profile::{MseProfile, StepVariance};
 pub use noise_level::NoiseLevel;
 pub use ode_solver::OdeSolver;
+pub use posterior::Posterior;
 pub use preconditioning::{LinearMap, Preconditioning};
 pub use prediction::{Prediction, TrainingTarget};
-pub use schedule::{BetaSchedule, NoiseSchedule, Posterior};
+pub use schedule::NoiseSchedule;
 pub use scheduler::SchedulerConfig;
-pub use solver::{Estimate, SolverTable};
+pub use solver_table::{Estimate, SolverTable};
 pub use timestep_grid::{Node, TimestepGrid};
 pub use timesteps::TimestepSpacing;
 pub use variance::{LogVariance, Variance};

@@ -1,6 +1,6 @@
-//! Linear systems of a few equations.
+//! Small dense linear systems.
 
-/// Gaussian elimination with pivots on \[A | b\]. Not finite where A is singular.
+/// Solves A x = b, given the rows of \[A | b\], by Gaussian elimination with pivoting. Not finite if A is singular.
 pub(crate) fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
     let n = rows.len();
     for i in 0..n {
@@ -15,7 +15,7 @@ pub(crate) fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
     (0..n).map(|i| rows[i][n] / rows[i][i]).collect()
 }
 
-/// L of A = L Lᵀ, lower triangular; `None` unless A is positive definite.
+/// Returns the lower triangular L of A = L Lᵀ, or `None` if A is not positive definite.
 pub(crate) fn cholesky(matrix: &[Vec<f64>]) -> Option<Vec<Vec<f64>>> {
     let n = matrix.len();
     let mut lower = vec![vec![0.0; n]; n];

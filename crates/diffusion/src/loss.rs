@@ -1,9 +1,9 @@
 //! Weights of the squared error per timestep.
 //!
-//! The losses of the papers in these terms, with MSE the mean over all dimensions of one image and then over the batch:
+//! The losses of the papers, where MSE is the mean over the dimensions of an image and then over the batch:
 //! * **L_simple** (Ho et al. eq. 14): weight 1.
 //! * **min-SNR-γ** (Hang et al. 2023, arXiv 2303.09556): [`LossWeight::MinSnr`].
-//! * **L_vlb**: [`VariationalBound::term`](crate::VariationalBound::term) in place of the MSE; t by importance.
+//! * **L_vlb**: [`VariationalBound::term`](crate::VariationalBound::term) in place of the MSE; t drawn by importance.
 //! * **L_hybrid** (Nichol & Dhariwal 2021, eq. 16): L_simple plus [`hybrid_vb_scale`] times that term, whose gradient
 //!   reaches the variance channels only.
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, NoiseSchedule, Prediction};
 
-/// How much the squared error at each t counts.
+/// The weight of the squared error at each timestep.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossWeight {
     /// 1 everywhere: L_simple.
     #[default]
     Simple,
-    /// min(SNR_t, γ) on the squared error of x̂0, divided by what turns it into the error of the network's own output.
+    /// min(SNR_t, γ) on the squared error of x̂0, converted to a weight on the error of the network's output.
     MinSnr {
         /// γ; the paper's is 5.
         gamma: f64,
@@ -28,9 +28,10 @@ pub enum LossWeight {
 }
 
 impl LossWeight {
-    /// The weight of each timestep, w_0 … w_{T−1}.
+    /// Returns the weights w_0 … w_{T−1}.
     ///
-    /// Errors for a γ or a list entry that is negative or not finite, a list that is not T long, and min-SNR with
+    /// # Errors
+    /// If γ or a listed weight is negative or not finite, the list does not have T entries, or min-SNR is combined with
     /// [`Prediction::PreviousMean`], for which it is not defined.
     pub fn weights(&self, schedule: &NoiseSchedule, prediction: Prediction) -> Result<Vec<f64>, Error> {
         let steps = schedule.len();
@@ -54,10 +55,11 @@ impl LossWeight {
     }
 }
 
-/// min(SNR, γ) over the squared ratio of the output's error to that of x̂0: SNR for ε, 1 for x̂0, SNR + 1 for v.
+/// Returns min(SNR, γ) divided by the ratio of the output's squared error to that of x̂0: SNR for ε, 1 for x̂0, SNR + 1
+/// for v.
 fn min_snr(snr: f64, gamma: f64, prediction: Prediction) -> Result<f64, Error> {
     match prediction {
-        // min(SNR, γ)/SNR, written so that it has its limit 1 at zero SNR.
+        // min(SNR, γ)/SNR, in a form that is 1 at zero SNR.
         Prediction::Epsilon => Ok((gamma / snr).min(1.0)),
         Prediction::Sample => Ok(snr.min(gamma)),
         Prediction::VPrediction => Ok(snr.min(gamma) / (snr + 1.0)),
@@ -67,8 +69,8 @@ fn min_snr(snr: f64, gamma: f64, prediction: Prediction) -> Result<f64, Error> {
     }
 }
 
-/// The factor of the bound's term in L_hybrid as improved-diffusion computes it: T/1000, that is λ = 0.001 times T so that
-/// one uniformly drawn term stands for the whole sum.
+/// Returns the factor T/1000 of the bound's term in L_hybrid, as in improved-diffusion: λ = 0.001, times T because one
+/// uniformly drawn term estimates a sum of T.
 pub fn hybrid_vb_scale(num_train_timesteps: usize) -> f64 {
     num_train_timesteps as f64 / 1000.0
 }

@@ -1,49 +1,51 @@
-//! What a network's squared error at every t says about the bound: one measurement of T numbers, and the bits/dim of any
-//! sub-chain are known before it is run, its best variances are, and so is the best sub-chain.
+//! Predicts bits/dim, optimal variances and optimal sub-chains from the squared error per timestep.
 //!
-//! With M_t = E‖x_0 − x̂0‖²/D the step t → s under variance σ² costs ½(ln(σ²/β̃) − 1 + (β̃ + coef_x0² M_t)/σ²) nats per
-//! dimension. It depends on t and s alone, so the cheapest chain of K steps is a shortest path (Watson et al. 2021,
-//! arXiv 2106.03802), and the best σ² is [`optimal_variance`] (Bao et al. 2022).
+//! With M_t = E‖x_0 − x̂0‖²/D, the step t → s under variance σ² costs ½(ln(σ²/β̃) − 1 + (β̃ + coef_x0² M_t)/σ²) nats
+//! per dimension. This depends on t and s only, so the optimal chain of K steps is a shortest path (Watson et al. 2021,
+//! arXiv 2106.03802), and the optimal σ² is [`optimal_variance`] (Bao et al. 2022, arXiv 2201.06503).
 
 use std::f64::consts::LN_2;
 
 use serde::{Deserialize, Serialize};
 
 use crate::linear::solve;
-use crate::schedule::Posterior;
+use crate::posterior::Posterior;
 use crate::variance::{optimal_rate, optimal_variance};
 use crate::{Error, NoiseSchedule, Variance};
 
-/// What was measured of a network.
+/// The squared error of a denoiser per timestep, with the other terms of its bound.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MseProfile {
-    /// M_t for t = 0 … T−1, with the clipping that samplers use.
+    /// M_t for t = 0 … T−1, with x̂0 clipped as in sampling.
     pub mse: Vec<f64>,
-    /// The same by t and channel, M_t being their mean; empty where it was not measured.
+    /// The squared error per timestep and channel, whose mean over channels is M_t; empty if not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<Vec<f64>>,
-    /// KL(q(x_T | x_0) ‖ N(0, I)) in bits/dim.
+    /// KL(q(x_{T−1} | x_0) ‖ N(0, I)) in bits/dim.
     pub prior: f64,
-    /// The decoder's −log₂ p(x_0 | x_0 noised to t = 0) in bits/dim, by its log-variance, ascending.
+    /// (log-variance, −log₂ p(x_0 | x_t at t = 0) in bits/dim) of the decoder, by ascending log-variance.
     pub decoder: Vec<(f64, f64)>,
-    /// Images that were measured.
+    /// The number of images that were measured.
     pub images: usize,
 }
 
-/// The variance of a chain's steps.
+/// The variances of a chain's steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepVariance {
     /// β̃ or β.
     Fixed(Variance),
-    /// σ*² of each step, and for the decoder the best there is.
+    /// σ*² of each step, and the decoder's optimal variance.
     Optimal,
-    /// σ*² of each step and channel. Never more bits than [`StepVariance::Optimal`], by Jensen's inequality.
+    /// σ*² of each step and channel. By Jensen's inequality never more bits than [`StepVariance::Optimal`].
     PerChannel,
 }
 
 impl MseProfile {
-    /// Errors unless there are as many M_t as the chain has timesteps, all of them finite, and a decoder; by channel
-    /// likewise, if at all.
+    /// Checks the profile against a chain.
+    ///
+    /// # Errors
+    /// If there are not T values of M_t, one is negative or not finite, the decoder is empty or not in order, or the
+    /// errors by channel do not have the same shape.
     pub fn check(&self, schedule: &NoiseSchedule) -> Result<(), Error> {
         if self.mse.len() != schedule.len() {
             return Err(Error::Length { name: "mse", found: self.mse.len(), expected: schedule.len() });
@@ -70,12 +72,12 @@ impl MseProfile {
         Ok(())
     }
 
-    /// The best decoder: (log-variance, bits/dim).
+    /// Returns the decoder with the fewest bits, as (log-variance, bits/dim).
     fn best_decoder(&self) -> (f64, f64) {
         self.decoder.iter().copied().fold((0.0, f64::INFINITY), |best, at| if at.1 < best.1 { at } else { best })
     }
 
-    /// The decoder at a log-variance, between the measured ones.
+    /// Returns the decoder's bits/dim at a log-variance, interpolated between the measured ones.
     fn decoder_at(&self, log_variance: f64) -> f64 {
         let above = self.decoder.partition_point(|&(at, _)| at < log_variance);
         match above {
@@ -88,17 +90,17 @@ impl MseProfile {
         }
     }
 
-    /// The bits/dim of the sub-chain over `timesteps` (descending, from T−1 to 0).
+    /// Returns the bits/dim of the sub-chain over `timesteps`, which descend from T−1 to 0.
     ///
     /// # Errors
-    /// As [`MseProfile::check`], and for another first or last timestep, a learned variance, or one by channel where
-    /// channels were not measured.
+    /// As [`MseProfile::check`], and if `timesteps` does not descend from T−1 to 0, the variance is learned, or it is
+    /// per channel and channels were not measured.
     pub fn bits(&self, schedule: &NoiseSchedule, timesteps: &[usize], variance: StepVariance) -> Result<f64, Error> {
         self.check(schedule)?;
         let chain = schedule.respace(timesteps)?;
         if timesteps[0] + 1 != schedule.len() || timesteps[timesteps.len() - 1] != 0 {
             let message =
-                "the prior and the decoder are known at t = T−1 and t = 0, where a chain has to begin and end";
+                "the chain must start at t = T−1 and end at t = 0, where the prior and the decoder were measured";
             return Err(Error::Unsupported(message.to_owned()));
         }
         let mut nats = 0.0;
@@ -124,7 +126,7 @@ impl MseProfile {
         Ok(self.prior + nats / LN_2 + decoder)
     }
 
-    /// The log-variances of the steps of a sub-chain, in the order of `timesteps`; the last is the decoder's.
+    /// Returns the optimal log-variances of a sub-chain, in the order of `timesteps`; the last one is the decoder's.
     ///
     /// # Errors
     /// As [`MseProfile::check`] and [`NoiseSchedule::respace`].
@@ -137,10 +139,10 @@ impl MseProfile {
         Ok(steps.chain([self.best_decoder().0]).collect())
     }
 
-    /// The same by channel.
+    /// Returns the optimal log-variances of a sub-chain per channel, in the order of `timesteps`.
     ///
     /// # Errors
-    /// As [`MseProfile::log_variances`], and where channels were not measured.
+    /// As [`MseProfile::log_variances`], and if channels were not measured.
     pub fn log_variances_by_channel(
         &self,
         schedule: &NoiseSchedule,
@@ -157,12 +159,12 @@ impl MseProfile {
     }
 
     fn channels_at(&self, t: usize) -> Result<&[f64], Error> {
-        let message = "the squared error was not measured by channel";
+        let message = "the squared error was not measured per channel";
         self.channels.get(t).map(Vec::as_slice).ok_or_else(|| Error::Unsupported(message.to_owned()))
     }
 
-    /// The same with M_t smoothed over t, by channel too. A shortest path picks what came out low: with noisy M_t it is
-    /// always better on paper than it is.
+    /// Returns the profile with M_t smoothed over t, per channel too. Without smoothing, the shortest path prefers
+    /// timesteps whose M_t was measured too low, and its predicted bits/dim are too few.
     ///
     /// # Errors
     /// As [`MseProfile::check`].
@@ -181,18 +183,17 @@ impl MseProfile {
         Ok(Self { mse, channels, ..self.clone() })
     }
 
-    /// The sub-chain of so many timesteps, T−1 and 0 among them, with the fewest bits under σ*²: the shortest path over all
-    /// of them, in O(steps·T²).
+    /// Returns the sub-chain of `steps` timesteps from T−1 to 0 with the fewest bits under σ*². Takes O(steps·T²) time.
     ///
     /// # Errors
-    /// As [`MseProfile::check`], and for fewer than two steps or more than T.
+    /// As [`MseProfile::check`], and if `steps` is outside 2 … T.
     pub fn best_timesteps(&self, schedule: &NoiseSchedule, steps: usize) -> Result<Vec<usize>, Error> {
         self.check(schedule)?;
         let total = schedule.len();
         if !(2..=total).contains(&steps) {
             return Err(Error::Value { name: "steps", value: steps as f64, expected: "2 to the number of timesteps" });
         }
-        // cost[t]: nats of the cheapest way from T−1 to t in so many steps as were made; from[k][t]: where it came from.
+        // cost[t]: nats of the cheapest path from T−1 to t so far; from[k][t]: the timestep before t on it.
         let mut cost = vec![f64::INFINITY; total];
         cost[total - 1] = 0.0;
         let mut from = Vec::with_capacity(steps - 1);
@@ -201,9 +202,9 @@ impl MseProfile {
             for (s, (next, before)) in next.iter_mut().zip(&mut before).enumerate() {
                 let at = schedule.alpha_cumprod(s);
                 for (t, &paid) in cost.iter().enumerate().skip(s + 1).filter(|(_, paid)| paid.is_finite()) {
-                    let way = paid + optimal_rate(schedule.alpha_cumprod(t), at, self.mse[t]);
-                    if way < *next {
-                        (*next, *before) = (way, t);
+                    let total = paid + optimal_rate(schedule.alpha_cumprod(t), at, self.mse[t]);
+                    if total < *next {
+                        (*next, *before) = (total, t);
                     }
                 }
             }
@@ -223,9 +224,9 @@ fn mean(values: &[f64], f: impl Fn(f64) -> f64) -> f64 {
     values.iter().map(|&value| f(value)).sum::<f64>() / values.len() as f64
 }
 
-/// Each value replaced by that of a parabola in λ, fitted by least squares to the logarithms of the values at most a
-/// hundredth of the chain and 0.4 in λ away (next to the data, where λ takes great steps, a hundredth is no neighbourhood).
-/// Values of 0 stay and count nowhere, as do those at λ = −∞.
+/// Replaces each value by that of a parabola in λ, fitted by least squares to the logarithms of the values within a
+/// hundredth of the chain and 0.4 in λ. (Near the data λ changes fast, so the first bound alone would be too wide.)
+/// Values of 0 and values at λ = −∞ are neither changed nor used.
 fn smooth(values: &[f64], lambdas: &[f64]) -> Vec<f64> {
     let reach = values.len() / 100;
     const REACH_OF_LAMBDA: f64 = 0.4;
@@ -253,7 +254,9 @@ fn smooth(values: &[f64], lambdas: &[f64]) -> Vec<f64> {
 fn fixed(kind: Variance, chain: &NoiseSchedule, index: usize) -> Result<f64, Error> {
     match kind {
         Variance::FixedSmall | Variance::FixedLarge => Ok(kind.log_variance(chain, index).max),
-        _ => Err(Error::Unsupported("a learned variance is not known from the squared error".to_owned())),
+        _ => Err(Error::Unsupported(
+            "the bits/dim of a learned variance cannot be computed from the squared error".to_owned(),
+        )),
     }
 }
 
@@ -267,7 +270,7 @@ mod tests {
         NoiseSchedule::new(BetaSchedule::Linear, 0.1 / total as f64, 20.0 / total as f64, total).unwrap()
     }
 
-    /// The exact denoiser of N(0, s²): M_t in closed form.
+    /// The profile of the exact denoiser of N(0, s²), whose M_t has a closed form.
     fn exact(schedule: &NoiseSchedule, variance: f64) -> MseProfile {
         let data = Gaussian { mean: 0.0, variance };
         let mse = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha)).collect();
@@ -280,54 +283,54 @@ mod tests {
         }
     }
 
-    /// With the reverse kernel exact, a step t → s costs I(x_0; x_s) − I(x_0; x_t), whatever is left out between.
+    /// With the exact reverse kernel a step t → s costs I(x_0; x_s) − I(x_0; x_t), whichever timesteps it skips.
     #[test]
-    fn an_exact_denoiser_pays_the_information_on_any_chain() {
+    fn with_the_exact_denoiser_every_chain_costs_the_mutual_information() {
         let schedule = schedule(200);
-        let (denoising, data) = (exact(&schedule, 0.3), Gaussian { mean: 0.0, variance: 0.3 });
+        let (profile, data) = (exact(&schedule, 0.3), Gaussian { mean: 0.0, variance: 0.3 });
         let information = |t: usize| data.information(schedule.alpha_cumprod(t));
         for timesteps in [vec![199, 0], vec![199, 120, 3, 0], (0..200).rev().collect()] {
-            let bits = denoising.bits(&schedule, &timesteps, StepVariance::Optimal).unwrap();
+            let bits = profile.bits(&schedule, &timesteps, StepVariance::Optimal).unwrap();
             let expected = (information(0) - information(199)) / LN_2 + 1.0;
             assert!((bits - expected).abs() < 1e-12, "{bits} {expected}");
-            // No fixed variance is better but for its decoder.
+            // No fixed variance is better.
             for kind in [Variance::FixedSmall, Variance::FixedLarge] {
-                assert!(denoising.bits(&schedule, &timesteps, StepVariance::Fixed(kind)).unwrap() >= bits - 1e-12);
+                assert!(profile.bits(&schedule, &timesteps, StepVariance::Fixed(kind)).unwrap() >= bits - 1e-12);
             }
         }
     }
 
-    /// Under β of the sub-chain, from the definition of the KL of two Gaussians.
+    /// Against the KL of two Gaussians, with β of the sub-chain.
     #[test]
-    fn a_fixed_variance_is_that_of_the_sub_chain() {
+    fn fixed_variances_are_those_of_the_sub_chain() {
         let schedule = schedule(200);
-        let denoising = exact(&schedule, 0.3);
+        let profile = exact(&schedule, 0.3);
         let mut nats = 0.0;
         for (t, s) in [(199, 120), (120, 3), (3, 0)] {
             let (alpha_t, alpha_s) = (schedule.alpha_cumprod(t), schedule.alpha_cumprod(s));
             let beta = 1.0 - alpha_t / alpha_s;
             let small = (1.0 - alpha_s) / (1.0 - alpha_t) * beta;
-            let error = alpha_s * (beta / (1.0 - alpha_t)).powi(2) * denoising.mse[t];
+            let error = alpha_s * (beta / (1.0 - alpha_t)).powi(2) * profile.mse[t];
             nats += 0.5 * ((beta / small).ln() - 1.0 + (small + error) / beta);
         }
         let large = StepVariance::Fixed(Variance::FixedLarge);
-        let bits = denoising.bits(&schedule, &[199, 120, 3, 0], large).unwrap();
+        let bits = profile.bits(&schedule, &[199, 120, 3, 0], large).unwrap();
         let decoder = schedule.respace(&[199, 120, 3, 0]).unwrap().posterior(0).log_variance_clipped;
-        assert!((bits - nats / LN_2 - denoising.decoder_at(decoder)).abs() < 1e-12);
+        assert!((bits - nats / LN_2 - profile.decoder_at(decoder)).abs() < 1e-12);
     }
 
     #[test]
-    fn the_best_timesteps_are_those_of_trying_all() {
+    fn the_best_timesteps_equal_an_exhaustive_search() {
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 0.01, 0.5, 12).unwrap();
-        // A network that is worse than exact, and worst in the middle.
-        let mut denoising = exact(&schedule, 0.5);
-        for (t, mse) in denoising.mse.iter_mut().enumerate() {
+        // Errors that vary over t.
+        let mut profile = exact(&schedule, 0.5);
+        for (t, mse) in profile.mse.iter_mut().enumerate() {
             *mse *= 1.0 + 0.4 * (t as f64 / 3.0).sin().abs();
         }
         for steps in 2..=12 {
-            let best = denoising.best_timesteps(&schedule, steps).unwrap();
+            let best = profile.best_timesteps(&schedule, steps).unwrap();
             assert_eq!((best.len(), best[0], best[steps - 1]), (steps, 11, 0));
-            let bits = |timesteps: &[usize]| denoising.bits(&schedule, timesteps, StepVariance::Optimal).unwrap();
+            let bits = |timesteps: &[usize]| profile.bits(&schedule, timesteps, StepVariance::Optimal).unwrap();
             let least = (0u32..1 << 10)
                 .filter(|inner| inner.count_ones() as usize == steps - 2)
                 .map(|inner| {
@@ -337,34 +340,34 @@ mod tests {
                 .fold(f64::INFINITY, f64::min);
             assert!((bits(&best) - least).abs() < 1e-12);
         }
-        assert!(denoising.best_timesteps(&schedule, 1).is_err());
-        assert!(denoising.best_timesteps(&schedule, 13).is_err());
+        assert!(profile.best_timesteps(&schedule, 1).is_err());
+        assert!(profile.best_timesteps(&schedule, 13).is_err());
     }
 
     #[test]
-    fn variances_are_the_optimal_ones_and_the_best_decoders() {
+    fn log_variances_are_optimal() {
         let schedule = schedule(50);
-        let denoising = exact(&schedule, 1.0);
-        let log_variances = denoising.log_variances(&schedule, &[49, 20, 0]).unwrap();
+        let profile = exact(&schedule, 1.0);
+        let log_variances = profile.log_variances(&schedule, &[49, 20, 0]).unwrap();
         // For data of unit variance σ*² is β (Ho et al., section 3.2).
         let beta = |t: usize, s: usize| 1.0 - schedule.alpha_cumprod(t) / schedule.alpha_cumprod(s);
         assert!((log_variances[0] - beta(49, 20).ln()).abs() < 1e-12);
         assert!((log_variances[1] - beta(20, 0).ln()).abs() < 1e-12);
         assert_eq!(log_variances[2], -4.0);
-        assert!((denoising.decoder_at(-4.5) - 1.5).abs() < 1e-12);
-        assert_eq!((denoising.decoder_at(-9.0), denoising.decoder_at(0.0)), (2.0, 3.0));
+        assert!((profile.decoder_at(-4.5) - 1.5).abs() < 1e-12);
+        assert_eq!((profile.decoder_at(-9.0), profile.decoder_at(0.0)), (2.0, 3.0));
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn invalid_arguments_are_errors() {
         let schedule = schedule(50);
-        let denoising = exact(&schedule, 1.0);
+        let profile = exact(&schedule, 1.0);
         let optimal = StepVariance::Optimal;
-        assert!(denoising.bits(&schedule, &[48, 0], optimal).is_err());
-        assert!(denoising.bits(&schedule, &[49, 1], optimal).is_err());
-        assert!(denoising.bits(&schedule, &[49, 0], StepVariance::Fixed(Variance::Learned)).is_err());
-        assert!(MseProfile { mse: vec![0.1; 49], ..denoising.clone() }.check(&schedule).is_err());
-        assert!(MseProfile { mse: vec![f64::NAN; 50], ..denoising.clone() }.check(&schedule).is_err());
-        assert!(MseProfile { decoder: vec![], ..denoising }.check(&schedule).is_err());
+        assert!(profile.bits(&schedule, &[48, 0], optimal).is_err());
+        assert!(profile.bits(&schedule, &[49, 1], optimal).is_err());
+        assert!(profile.bits(&schedule, &[49, 0], StepVariance::Fixed(Variance::Learned)).is_err());
+        assert!(MseProfile { mse: vec![0.1; 49], ..profile.clone() }.check(&schedule).is_err());
+        assert!(MseProfile { mse: vec![f64::NAN; 50], ..profile.clone() }.check(&schedule).is_err());
+        assert!(MseProfile { decoder: vec![], ..profile }.check(&schedule).is_err());
     }
 }

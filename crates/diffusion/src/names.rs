@@ -1,13 +1,13 @@
-//! Enums that are words in files and on command lines: one table of names each.
+//! Names of enum values in files and on the command line.
 
 use crate::Error;
 
-/// The name of a value. The tables list every value; a test holds them to it.
+/// Returns the name of a value. A table lists every value of its type, which a test checks.
 pub(crate) fn name_of<T: PartialEq>(value: &T, table: &[(&'static str, T)]) -> &'static str {
     table.iter().find(|(_, known)| known == value).map_or("?", |&(name, _)| name)
 }
 
-/// The value with this name, or an error that lists the names there are.
+/// Returns the value of a name, or an error that lists the known names.
 pub(crate) fn named<T: Copy>(what: &'static str, name: &str, table: &[(&'static str, T)]) -> Result<T, Error> {
     table.iter().find(|(known, _)| *known == name).map(|&(_, value)| value).ok_or_else(|| Error::Name {
         what,

@@ -1,4 +1,4 @@
-//! The noise level (α, σ) of x_t = α·x_0 + σ·ε.
+//! Noise levels: α and σ of x_t = α·x_0 + σ·ε.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,19 +1,20 @@
-//! Samplers of higher order: few evaluations of the network, each remembered for the steps that follow.
+//! Solvers of the probability flow ODE, of first and higher order: they need few evaluations of the network, because
+//! later steps reuse earlier predictions.
 //!
-//! All follow the probability flow from node to node of a grid; with α = √ᾱ, σ = √(1−ᾱ), λ = ln(α/σ) and h the step in λ.
-//! Those that predict data integrate x̂0 over λ, those that predict noise integrate ε̂ over σ/α. Each is a
-//! [`SolverTable`]: what a step takes from the past are coefficients of earlier predictions.
+//! A solver goes from node to node of a timestep grid; λ = ln(α/σ), and h is the step in λ. Data-prediction solvers
+//! integrate x̂0 over λ, noise-prediction solvers integrate ε̂ over σ/α. Each is a [`SolverTable`]: the past enters a
+//! step as coefficients of earlier predictions.
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
 use crate::linear::solve;
-use crate::solver::Row;
+use crate::solver_table::Row;
 use crate::timestep_grid::{NO_SIGNAL, Node};
 use crate::{Clip, Error, NoiseLevel, SolverTable};
 
-/// A sampler of higher order.
+/// A solver of the probability flow ODE, or in one case of the reverse SDE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OdeSolver {
@@ -21,10 +22,10 @@ pub enum OdeSolver {
     Dpmpp1,
     /// DPM-Solver++(2M).
     Dpmpp2m,
-    /// DPM-Solver++(3M), with the factor 2 in its second difference that makes it third order.
+    /// DPM-Solver++(3M), with the factor 2 in its second difference that third order requires.
     Dpmpp3m,
-    /// DPM-Solver++(3M) as it is published and as diffusers, k-diffusion and the authors' code have it: without that
-    /// factor, and of second order.
+    /// DPM-Solver++(3M) as published and as in diffusers, k-diffusion and the authors' code: without that factor, and
+    /// so of second order.
     Dpmpp3mDiffusers,
     /// SDE-DPM-Solver++(2M): 2M on the reverse diffusion, with its noise.
     DpmppSde2m,
@@ -36,24 +37,25 @@ pub enum OdeSolver {
     Unipc3,
     /// iPNDM (Zhang & Chen 2023, arXiv 2204.13902) of order 1: DDIM.
     Ipndm1,
-    /// iPNDM of order 2: Adams–Bashforth in σ/α with the weights of equal steps, whatever the steps.
+    /// iPNDM of order 2: Adams–Bashforth in σ/α, with the weights for equal steps even if steps differ.
     Ipndm2,
     /// iPNDM of order 3.
     Ipndm3,
     /// iPNDM of order 4.
     Ipndm4,
-    /// Pseudo numerical methods (Liu et al. 2022, arXiv 2202.09778) as diffusers' `PNDMScheduler` with `skip_prk_steps`.
+    /// Pseudo numerical methods (Liu et al. 2022, arXiv 2202.09778) as diffusers' `PNDMScheduler` with
+    /// `skip_prk_steps`.
     Pndm,
     /// DEIS (Zhang & Chen 2023) of order 3: ε̂ as a polynomial in ln(σ/α), integrated exactly.
     Deis3,
-    /// Heun's method in σ/α (Karras et al. 2022, algorithm 1): two evaluations a step.
+    /// Heun's method in σ/α (Karras et al. 2022, algorithm 1): two evaluations per step.
     Heun,
 }
 
 use OdeSolver::*;
 
 impl OdeSolver {
-    /// Every sampler with its name.
+    /// Every solver with its name.
     pub const NAMES: [(&'static str, OdeSolver); 15] = [
         ("dpmpp-1", Dpmpp1),
         ("dpmpp-2m", Dpmpp2m),
@@ -72,12 +74,12 @@ impl OdeSolver {
         ("heun", Heun),
     ];
 
-    /// Its name on the command line.
+    /// Returns the solver's name on the command line.
     pub fn name(self) -> &'static str {
         crate::names::name_of(&self, &Self::NAMES)
     }
 
-    /// Evaluations of the network for a step; the last step takes one.
+    /// Returns the number of network evaluations per step. A step to the data takes one.
     pub fn evaluations(self) -> usize {
         if self == Heun { 2 } else { 1 }
     }
@@ -91,13 +93,13 @@ impl OdeSolver {
         }
     }
 
-    /// The table that goes through `nodes`, the last of which is where it ends; usually [`Node::DATA`].
+    /// Builds the table that passes through `nodes` and ends at the last one, usually [`Node::DATA`].
     ///
-    /// Orders rise as predictions come in. As in diffusers, the step to the data is of first order, and the one before of
-    /// second at most, for UniPC always and for the others with fewer than 15 steps.
+    /// The order rises with the number of earlier predictions. As in diffusers, the step to the data is of first order,
+    /// and the step before it of at most second order in UniPC, and in other solvers if there are fewer than 15 steps.
     ///
     /// # Errors
-    /// For fewer than two nodes, and ᾱ that do not ascend.
+    /// If there are fewer than two nodes, or their noise does not decrease; and for an invalid `clip_sample`.
     pub fn table(self, nodes: &[Node], clip_sample: Option<Clip>) -> Result<SolverTable, Error> {
         let nodes = &validate_nodes(self.name(), nodes)?[..];
         let steps = nodes.len() - 1;
@@ -131,7 +133,7 @@ impl OdeSolver {
             Pndm => pndm(nodes),
             Heun => (0..steps).flat_map(|i| step(i).heun()).collect(),
         };
-        // Those that predict noise know a clip by the ε̂ that follows from it; diffusers' PNDM does not clip at all.
+        // Noise-prediction solvers see the clip only through ε̂. diffusers' PNDM does not clip.
         let epsilon_from_clipped = self != Pndm;
         SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped }.checked()
     }
@@ -145,10 +147,11 @@ impl std::str::FromStr for OdeSolver {
     }
 }
 
-/// The nodes as they are walked: a first one without signal, the end of a zero-terminal-SNR chain, gets ᾱ = 2⁻²⁴ as in
-/// diffusers' multistep schedulers, for λ and σ/α are not finite there. (Less where the next node has no more.)
+/// Checks the nodes of a sampler and makes λ and σ/α finite: if the first node has no signal (zero terminal SNR), its ᾱ
+/// becomes 2⁻²⁴ as in diffusers' multistep schedulers, or less if the next node has no more than that.
 ///
-/// Errors for fewer than two nodes, and ᾱ that do not ascend.
+/// # Errors
+/// If there are fewer than two nodes, or their noise does not decrease.
 pub(crate) fn validate_nodes(name: &str, nodes: &[Node]) -> Result<Vec<Node>, Error> {
     if nodes.len() < 2 {
         return Err(Error::Length { name: "sampler nodes", found: nodes.len(), expected: 2 });
@@ -160,7 +163,7 @@ pub(crate) fn validate_nodes(name: &str, nodes: &[Node]) -> Result<Vec<Node>, Er
     }
     let ratios: Vec<f64> = nodes.iter().map(|node| node.level.noise_ratio()).collect();
     if let Some(i) = ratios.windows(2).position(|pair| pair[0].partial_cmp(&pair[1]) != Some(Ordering::Greater)) {
-        let problem = "its noise level is not below the one before".to_owned();
+        let problem = "its noise level is not below that of the node before".to_owned();
         return Err(Error::Row { table: name.to_owned(), row: i + 1, problem });
     }
     Ok(nodes)
@@ -181,19 +184,19 @@ impl OdeStep<'_> {
         self.nodes[self.i + 1]
     }
 
-    /// h.
+    /// h, the step in λ.
     fn h(&self) -> f64 {
         self.to().level.lambda() - self.from().level.lambda()
     }
 
-    /// (λ of the node `back` before − λ)/h: where an earlier prediction lies, in steps, below zero.
+    /// Position of an earlier prediction in units of h, which is negative: (λ of the node `back` nodes before − λ)/h.
     fn r(&self, back: usize) -> f64 {
         (self.nodes[self.i - back].level.lambda() - self.from().level.lambda()) / self.h()
     }
 
-    /// x_t = σ_t/σ_s x_s − α_t φ₁ m₀ + α_t φ₂ D₁ − α_t φ₃ D₂, φ₁ = e^{−h} − 1, φ_{k+1} = φ_k/h + …; D₁ and D₂ are the first
-    /// and second derivative of x̂0 by λ, times h and h², from differences. D₂ has the factor `second`: 2 is right, for
-    /// ∫u² e^{−u} du brings the Taylor series' ½ twice.
+    /// x_t = σ_t/σ_s x_s − α_t φ₁ m₀ + α_t φ₂ D₁ − α_t φ₃ D₂, φ₁ = e^{−h} − 1, φ_{k+1} = φ_k/h + …; D₁ and D₂ are the
+    /// first and second derivative of x̂0 by λ, times h and h², from differences. `second` is 2 for third
+    /// order, since a second divided difference is half of the second derivative.
     fn dpmpp(&self, order: usize, second: f64) -> Row {
         let (s, t) = (self.from(), self.to());
         let phi1 = (-self.h()).exp_m1();
@@ -212,7 +215,8 @@ impl OdeStep<'_> {
             let phi2 = phi1 / h + 1.0;
             let phi3 = phi2 / h - 0.5;
             let (r0, r1) = (-self.r(1), self.r(1) - self.r(2));
-            // D₁ = A + r0/(r0+r1)(A − B), D₂ = second·(A − B)/(r0+r1), A and B the differences of now and of before.
+            // D₁ = A + r0/(r0+r1)(A − B) and D₂ = second·(A − B)/(r0+r1), with A the latest difference and B the one
+            // before.
             let (d1, d2) = (t.level.alpha * phi2, -t.level.alpha * phi3 * second / (r0 + r1));
             let share = r0 / (r0 + r1);
             difference(&mut sample, d1 * (1.0 + share) + d2, 0, 1, r0);
@@ -283,7 +287,8 @@ impl OdeStep<'_> {
         Row { x: t.level.alpha / s.level.alpha, epsilon: weights.collect(), ..Row::at(s) }
     }
 
-    /// Euler's step, and where it does not end at the data a second row that takes half of it back: the mean of both slopes.
+    /// Euler's step and, unless it ends at the data, a second row that replaces it by a step with the mean of both
+    /// slopes.
     pub(crate) fn heun(&self) -> Vec<Row> {
         let euler = self.noise_step(&[1.0]);
         let t = self.to();
@@ -295,7 +300,7 @@ impl OdeStep<'_> {
     }
 }
 
-/// Adams–Bashforth's weights with so many predictions before this one.
+/// Returns the Adams–Bashforth weights for `past` earlier predictions.
 fn adams_bashforth(past: usize) -> &'static [f64] {
     const WEIGHTS: [&[f64]; 4] = [
         &[1.0],
@@ -306,8 +311,8 @@ fn adams_bashforth(past: usize) -> &'static [f64] {
     WEIGHTS[past]
 }
 
-/// Adams–Bashforth over DDIM steps, begun by one evaluation more: the first step is Euler's, then taken back and made again
-/// with the mean of both slopes.
+/// Adams–Bashforth over DDIM steps, with one extra evaluation at the start: the second row replaces the first Euler
+/// step by a step with the mean of both slopes.
 fn pndm(nodes: &[Node]) -> Vec<Row> {
     let steps = nodes.len() - 1;
     let step = |i: usize| OdeStep { nodes, i };
@@ -320,7 +325,7 @@ fn pndm(nodes: &[Node]) -> Vec<Row> {
     rows.extend((1..steps).map(|i| {
         let mut row = step(i).noise_step(adams_bashforth(i.min(3)));
         if i <= 3 {
-            // The second evaluation of all served to begin with, and is not remembered.
+            // The extra evaluation is not part of the history.
             row.epsilon.insert(i, 0.0);
         }
         row
@@ -328,7 +333,7 @@ fn pndm(nodes: &[Node]) -> Vec<Row> {
     rows
 }
 
-/// The weights ρ of UniPC with B₂(h) = e^{−h} − 1: they make Σ_j ρ_j r_j^{i−1} = b_i for i = 1 … n.
+/// Returns the weights ρ of UniPC with B₂(h) = e^{−h} − 1, which solve Σ_j ρ_j r_j^{i−1} = b_i for i = 1 … n.
 fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
     let n = r.len();
     let b_h = (-h).exp_m1();
@@ -346,11 +351,11 @@ fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
     solve(matrix)
 }
 
-/// UniPC: a predictor from the last evaluations, and a corrector that, once the next evaluation is there, repeats the step
-/// with it at no cost. The corrector changes x before the next predictor uses it, which is linear in the same evaluations:
-/// row i corrects step i − 1 and predicts step i.
+/// UniPC: a predictor from the latest evaluations, and a corrector that repeats the step with the next evaluation,
+/// which is computed anyway. Both are linear in the evaluations, so row i corrects step i − 1 and predicts step i.
 fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
-    // What a step adds beyond σ_t/σ_s x, by evaluation: that at its end first (0 for a predictor), then now, one ago, …
+    // The coefficients of the evaluations in a step: at its end first (0 for a predictor), then at its start, one
+    // before, …
     let terms = |i: usize, order: usize, corrector: bool| {
         let step = OdeStep { nodes, i };
         let (t, h) = (step.to(), step.h());
@@ -363,13 +368,13 @@ fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
         }
         let weights = match (corrector, order) {
             (false, 1) => vec![],
-            // As the authors' code has it.
+            // As in the authors' code.
             (false, 2) | (true, 1) => vec![0.5],
             _ => unipc_weights(h, &r),
         };
         for (j, (weight, r)) in weights.iter().zip(&r).enumerate() {
             let weight = -t.level.alpha * b_h * weight / r;
-            // The corrector's last weight is that of the new evaluation.
+            // The corrector's last weight belongs to the evaluation at the step's end.
             let of = if j + 1 < order { j + 2 } else { 0 };
             terms[of] += weight;
             terms[1] -= weight;

@@ -1,4 +1,4 @@
-//! Preconditioning: the affine wrapping of a network that makes its output an estimate of x_0 or of ε.
+//! Preconditioning: the linear maps that turn a network's output into estimates of x_0 and ε.
 
 use crate::NoiseLevel;
 

@@ -1,4 +1,4 @@
-//! What the network predicts, and the linear maps between that and x̂0, ε and the training target.
+//! The quantity that a network predicts, as preconditioning and as training target.
 
 use std::{fmt, str::FromStr};
 
@@ -8,11 +8,12 @@ use crate::{
     Error, LinearMap, Node, NoiseLevel, Preconditioning,
     names::{name_of, named},
     noise_level::mix,
+    posterior::Posterior,
     preconditioning::epsilon_from_sample,
-    schedule::{NoiseSchedule, Posterior},
+    schedule::NoiseSchedule,
 };
 
-/// What the network's output stands for; diffusers' `prediction_type` plus Ho et al.'s `xprev`.
+/// The quantity that the network predicts: diffusers' `prediction_type`, and Ho et al.'s `xprev`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
@@ -21,13 +22,13 @@ pub enum Prediction {
     Epsilon,
     /// The data x_0.
     Sample,
-    /// v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans & Ho 2022, arXiv 2202.00512).
+    /// v = α·ε − σ·x_0 (Salimans & Ho 2022, arXiv 2202.00512).
     VPrediction,
     /// The posterior mean of x_{t−1} in the training chain (Ho et al.'s μ̃).
     PreviousMean,
 }
 
-/// A training target as `sample·x_0 + epsilon·ε`.
+/// A training target `sample·x_0 + epsilon·ε`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainingTarget {
     /// Factor of x_0.
@@ -55,7 +56,7 @@ impl Prediction {
         ("previous_mean", Self::PreviousMean),
     ];
 
-    /// Returns the noise level at t−1 of the training chain, for the methods that take one.
+    /// Returns the noise level at t−1 of the training chain, the `previous` of [`Prediction::preconditioning`].
     ///
     /// # Errors
     /// For [`Prediction::PreviousMean`] at a timestep that is not a whole one of the chain.
@@ -70,7 +71,7 @@ impl Prediction {
     }
 
     /// Returns how the network's output becomes x̂0 at a node. `previous` is the noise level at t−1 of the *training*
-    /// chain; only [`Prediction::PreviousMean`] uses it.
+    /// chain; only [`Prediction::PreviousMean`] uses it, which requires variance-preserving levels.
     ///
     /// Not finite for [`Prediction::Epsilon`] at α = 0, where x_t does not depend on x_0.
     pub fn preconditioning(self, node: Node, previous: NoiseLevel) -> Preconditioning {
@@ -119,7 +120,7 @@ impl Prediction {
         )))
     }
 
-    /// What the network should answer at t when x_t was made of x_0 and ε.
+    /// Returns the training target at timestep t.
     pub fn target(self, schedule: &NoiseSchedule, t: usize) -> TrainingTarget {
         let NoiseLevel { alpha, sigma } = schedule.level(t);
         match self {
@@ -146,7 +147,7 @@ impl fmt::Display for Prediction {
 impl FromStr for Prediction {
     type Err = Error;
 
-    /// Reads the names of `NAMES`.
+    /// Parses a name of [`Prediction::NAMES`].
     fn from_str(name: &str) -> Result<Self, Error> {
         named("prediction", name, &Self::NAMES)
     }

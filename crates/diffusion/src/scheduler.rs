@@ -1,63 +1,62 @@
 //! diffusers' `scheduler_config.json` for `DDPMScheduler` and `DDIMScheduler`.
 //!
-//! What is read is either obeyed or refused by name, never passed over: a key that changes nothing in diffusers either
-//! is the one exception.
+//! Every key is either supported or an error that names it. Only keys that have no effect in diffusers are ignored.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{BetaSchedule, Clip, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance, solver};
 
-/// Which of diffusers' schedulers a configuration is for (`_class_name`).
+/// The scheduler class of a configuration (`_class_name`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum SchedulerClass {
     /// Ancestral sampling.
     #[default]
     #[serde(rename = "DDPMScheduler")]
     Ddpm,
-    /// Song et al.'s implicit models.
+    /// Denoising diffusion implicit models (Song et al. 2021).
     #[serde(rename = "DDIMScheduler")]
     Ddim,
 }
 
-/// The keys of both schedulers, with diffusers' defaults. diffusers keeps the keys of one when it makes the other out of
-/// it, so either class may have them all.
+/// The keys of both schedulers, with diffusers' defaults. Either class may have the keys of the other, since diffusers
+/// keeps them when it converts one into the other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerConfig {
-    /// Which scheduler it is for.
+    /// The scheduler class.
     #[serde(rename = "_class_name")]
     pub class: SchedulerClass,
     /// T.
     pub num_train_timesteps: usize,
-    /// β at the data's end.
+    /// β at t = 0.
     pub beta_start: f64,
-    /// β at the noise's end.
+    /// β at t = T−1.
     pub beta_end: f64,
-    /// The rule between them.
+    /// The rule of the betas.
     pub beta_schedule: BetaSchedule,
-    /// The betas themselves, in place of the rule.
+    /// A list of betas, instead of a rule.
     pub trained_betas: Option<Vec<f64>>,
-    /// Which variance the reverse step has (DDPM only). `learned` is read as Ho et al.'s log-variance; diffusers takes
-    /// the square root of the network's answer instead, and has no checkpoint that does.
+    /// The variance of the reverse step (DDPM only). With `learned` the network predicts the log-variance, as in Ho et
+    /// al.; diffusers reads its output as the variance, but no known checkpoint does so.
     pub variance_type: Variance,
     /// Whether x̂0 is clipped.
     pub clip_sample: bool,
-    /// To plus or minus what.
+    /// The bound of the clip: x̂0 is clamped to ± this number.
     pub clip_sample_range: f64,
-    /// What the network predicts. `previous_mean` is this program's own word; diffusers refuses it when it samples.
+    /// The quantity that the network predicts. diffusers does not support `previous_mean`.
     pub prediction_type: Prediction,
-    /// Which timesteps are visited. `quadratic` is this program's own word.
+    /// The rule of the sampled timesteps. diffusers does not support `quadratic`.
     pub timestep_spacing: TimestepSpacing,
     /// Added to every timestep of the `leading` spacing.
     pub steps_offset: usize,
     /// Whether ᾱ is rescaled to end at 0.
     pub rescale_betas_zero_snr: bool,
-    /// Whether the last step leads to ᾱ = 1 or to ᾱ_0 (DDIM only).
+    /// Whether the last step leads to ᾱ = 1 rather than to ᾱ_0 (DDIM only).
     pub set_alpha_to_one: bool,
-    /// Whether x̂0 is thresholded dynamically; `clip_sample` does nothing then.
+    /// Whether x̂0 is thresholded dynamically; `clip_sample` then has no effect.
     pub thresholding: bool,
-    /// Which quantile of |x̂0| is the threshold.
+    /// The quantile of |x̂0| that is the threshold.
     pub dynamic_thresholding_ratio: f64,
     /// The greatest threshold.
     pub sample_max_value: f64,
@@ -87,17 +86,19 @@ impl Default for SchedulerConfig {
     }
 }
 
-/// The schedules that diffusers' DDPM and DDIM know by the same name.
+/// The β rules that both of diffusers' classes have.
 const DIFFUSERS_SCHEDULES: [BetaSchedule; 3] =
     [BetaSchedule::Linear, BetaSchedule::ScaledLinear, BetaSchedule::SquaredcosCapV2];
 
 impl SchedulerConfig {
-    /// Reads a `scheduler_config.json`. Errors, naming the key, for JSON that is broken, another scheduler, a key or
-    /// word that is not known, and a choice that is not supported. Keys that begin with `_` are diffusers' own notes.
+    /// Parses a `scheduler_config.json`. Keys that start with `_`, diffusers' metadata, are ignored.
+    ///
+    /// # Errors
+    /// If the JSON is invalid, the scheduler class is another one, or a key or value is unknown or unsupported.
     pub fn from_json(json: &str) -> Result<Self, Error> {
         let mut keys: Map<String, Value> = serde_json::from_str(json).map_err(error)?;
         if !keys.contains_key("_class_name") {
-            return Err(error("there is no `_class_name`, expected DDPMScheduler or DDIMScheduler"));
+            return Err(error("`_class_name` is missing, expected DDPMScheduler or DDIMScheduler"));
         }
         keys.retain(|key, _| !key.starts_with('_') || key == "_class_name");
         upgrade(&mut keys)?;
@@ -124,9 +125,11 @@ impl SchedulerConfig {
         Ok(config)
     }
 
-    /// Writes a `scheduler_config.json` as diffusers does: every key of the class, sorted, indented by two.
+    /// Formats a `scheduler_config.json` as diffusers does: every key of the class, sorted, indented by two. β rules
+    /// that diffusers does not have are written as `trained_betas`.
     ///
-    /// Schedules that diffusers does not have are written as `trained_betas`.
+    /// # Errors
+    /// If the configuration cannot be serialized.
     pub fn to_json(&self) -> Result<String, Error> {
         let mut config = self.clone();
         let known = DIFFUSERS_SCHEDULES.contains(&self.beta_schedule)
@@ -150,7 +153,10 @@ impl SchedulerConfig {
         Ok(json + "\n")
     }
 
-    /// The noise schedule. Errors for betas that make none, or are not as many as `num_train_timesteps`.
+    /// Builds the noise schedule.
+    ///
+    /// # Errors
+    /// If the betas are invalid, or `trained_betas` does not have `num_train_timesteps` entries.
     pub fn noise_schedule(&self) -> Result<NoiseSchedule, Error> {
         let schedule = match &self.trained_betas {
             Some(betas) if betas.len() != self.num_train_timesteps => {
@@ -163,7 +169,7 @@ impl SchedulerConfig {
         if self.rescale_betas_zero_snr { schedule.rescale_zero_terminal_snr() } else { Ok(schedule) }
     }
 
-    /// How x̂0 is clipped, if it is.
+    /// Returns the clipping of x̂0, if any.
     pub fn clip(&self) -> Option<Clip> {
         if self.thresholding {
             return Some(Clip::Dynamic { ratio: self.dynamic_thresholding_ratio, max: self.sample_max_value });
@@ -171,19 +177,25 @@ impl SchedulerConfig {
         self.clip_sample.then_some(Clip::Range(self.clip_sample_range))
     }
 
-    /// The timesteps of a sampler with so many steps, descending (diffusers' `set_timesteps`).
+    /// Returns the timesteps of a sampler with `steps` steps, descending (diffusers' `set_timesteps`).
+    ///
+    /// # Errors
+    /// As [`TimestepSpacing::timesteps`].
     pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, Error> {
         self.timestep_spacing.timesteps(self.num_train_timesteps, steps, self.steps_offset)
     }
 
-    /// The sampler that diffusers' scheduler of this class runs with so many inference steps, its two peculiarities
-    /// included:
+    /// Builds the table of diffusers' scheduler of this class with `steps` inference steps, including two
+    /// peculiarities:
     ///
-    /// * DDPM adds noise on every step that starts at t > 0, the last one of `trailing` spacing among them.
-    /// * DDIM steps from t to t − ⌊T/steps⌋ whatever timestep comes next, so with `linspace` spacing, and where T/steps is
-    ///   not whole, the network is told a slightly wrong noise level.
+    /// * DDPM adds noise on every step that starts at t > 0, which with `trailing` spacing includes the last step.
+    /// * DDIM steps from t to t − ⌊T/steps⌋ rather than to the next timestep. With `linspace` spacing, or if T/steps is not
+    ///   whole, x then has a slightly different noise level than its timestep.
     ///
     /// [`solver::ddpm`] and [`solver::ddim`] have neither. `eta` is DDIM's; 0 is diffusers' default.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::noise_schedule`], [`SchedulerConfig::timesteps`], [`solver::ddpm`] and [`solver::ddim`].
     pub fn solver_table(&self, steps: usize, eta: f64) -> Result<SolverTable, Error> {
         let schedule = self.noise_schedule()?;
         let timesteps = self.timesteps(steps)?;
@@ -212,10 +224,11 @@ impl SchedulerConfig {
     }
 }
 
-/// Bounds what a file can make this program allocate; hundreds of times what anyone trains with.
+/// Bounds the memory that a file can make this program allocate; far above any T in use.
 const MAX_TIMESTEPS: usize = 1_000_000;
 
-/// Keys of early diffusers: two that meant nothing are dropped, `predict_epsilon` becomes `prediction_type`.
+/// Upgrades keys of early versions of diffusers: removes two without effect, and replaces `predict_epsilon` by
+/// `prediction_type`.
 fn upgrade(keys: &mut Map<String, Value>) -> Result<(), Error> {
     keys.remove("tensor_format");
     if let Some(value) = keys.remove("timestep_values").filter(|value| !value.is_null()) {

@@ -1,4 +1,5 @@
-//! Where a sampler evaluates the network: points between noise and data, not always at whole timesteps.
+//! Timestep grids: the nodes between noise and data at which a sampler evaluates the network, at fractional timesteps
+//! too.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,10 +25,10 @@ impl Node {
     }
 }
 
-/// ᾱ for 0, where its logarithm is needed: diffusers' 2⁻²⁴.
+/// diffusers' replacement of ᾱ = 0, whose logarithm is not finite: 2⁻²⁴.
 pub(crate) const NO_SIGNAL: f64 = 1.0 / (1 << 24) as f64;
 
-/// How the points of a sampler are spread between the chain's last timestep and its first.
+/// The spacing of a sampler's nodes between the chain's last timestep and its first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepGrid {
@@ -50,11 +51,14 @@ impl TimestepGrid {
         ("karras", TimestepGrid::Karras),
     ];
 
-    /// `steps` points from t = T−1 down to t = 0, and [`Node::DATA`] after them. `snap` moves each to the nearest whole
-    /// timestep, for networks that know no others; points that fall together are then one.
+    /// Returns `steps` nodes from t = T−1 down to t = 0, followed by [`Node::DATA`]. `snap` moves each node to the
+    /// nearest whole timestep, for networks trained at whole timesteps only; duplicates are removed.
     ///
-    /// Where the last noise level has no signal, a grid in log-SNR or σ/α begins as if it had 2⁻²⁴; the node itself keeps
-    /// its ᾱ = 0, and points between it and T−2 fall together. Errors for no steps.
+    /// If ᾱ_{T−1} = 0, grids in log-SNR and in σ/α are spaced as if it were 2⁻²⁴; the first node keeps ᾱ = 0, and nodes
+    /// between it and T−2 merge.
+    ///
+    /// # Errors
+    /// If `steps` is 0.
     pub fn nodes(self, schedule: &NoiseSchedule, steps: usize, snap: bool) -> Result<Vec<Node>, Error> {
         let last = (schedule.len() - 1) as f64;
         if steps == 0 {
@@ -79,7 +83,7 @@ impl TimestepGrid {
         };
         let share = |i: usize| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
         let mut timesteps: Vec<f64> = (0..steps).map(|i| timestep(share(i))).collect();
-        // Without signal at the end its λ is made up, and λ between there and T−2 belong to no timestep.
+        // Without signal the first λ is a replacement, and no timestep has a λ between it and that of T−2.
         timesteps[0] = last;
         if snap {
             timesteps.iter_mut().for_each(|t| *t = t.round());

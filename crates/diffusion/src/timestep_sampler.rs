@@ -1,22 +1,22 @@
-//! How training draws the timestep t of each image. Callers bring the uniforms u ∈ [0, 1).
+//! Samplers of the training timestep t of each image. Callers pass the uniforms u ∈ [0, 1).
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// t uniform on 0 … T−1, from one uniform.
+/// Returns t uniform on 0 … T−1, from one uniform.
 pub fn uniform(u: f64, num_train_timesteps: usize) -> usize {
     // u < 1, but u·T can round up to T.
     ((u * num_train_timesteps as f64) as usize).min(num_train_timesteps.saturating_sub(1))
 }
 
-/// t of image `index` in a batch whose images share the one uniform `u0`: (u0 + index/batch) mod 1. Each t alone is still
-/// uniform, but the batch covers the chain evenly, so its mean loss varies less (Kingma et al. 2021, VDM, appendix I.1).
+/// Returns t of image `index` in a batch whose images share one uniform: ⌊T·((u0 + index/batch) mod 1)⌋. Each t is
+/// uniform, but a batch covers the chain evenly, so its mean loss varies less (Kingma et al. 2021, VDM, appendix I.1).
 pub fn low_discrepancy(u0: f64, index: usize, batch: usize, num_train_timesteps: usize) -> usize {
     uniform((u0 + index as f64 / batch as f64).fract(), num_train_timesteps)
 }
 
-/// A distribution over timesteps, from which importance sampling draws.
+/// A distribution over timesteps for importance sampling.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TimestepDistribution {
     probabilities: Vec<f64>,
@@ -37,12 +37,13 @@ impl TimestepDistribution {
         Self { probabilities, cumulative }
     }
 
-    /// p_0 … p_{T−1}, which sum to 1.
+    /// Returns p_0 … p_{T−1}, which sum to 1.
     pub fn probabilities(&self) -> &[f64] {
         &self.probabilities
     }
 
-    /// t drawn with one uniform, and the weight 1/(T p_t) that keeps the mean of the loss what it is under uniform t.
+    /// Draws t with one uniform. Returns t and the weight 1/(T p_t), which makes the weighted loss an unbiased estimate
+    /// of its mean under uniform t.
     pub fn sample(&self, u: f64) -> (usize, f64) {
         let last = self.cumulative.len() - 1;
         let t = self.cumulative.partition_point(|&c| c <= u * self.cumulative[last]).min(last);
@@ -50,10 +51,10 @@ impl TimestepDistribution {
     }
 }
 
-/// improved-diffusion's `loss-second-moment` sampler: p_t ∝ √E(L_t²) over the last losses seen at t, mixed with a little
+/// improved-diffusion's `loss-second-moment` sampler: p_t ∝ √E(L_t²) over the latest losses at t, mixed with a little
 /// of the uniform distribution (Nichol & Dhariwal 2021, section 3.3). Uniform until every t has its full history.
 ///
-/// Serialises whole: a run that is stopped and resumed draws what it would have drawn.
+/// All state is serialized, so a resumed run draws the same timesteps as an uninterrupted one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "LossHistory", into = "LossHistory")]
 pub struct LossSecondMoment(LossHistory);
@@ -62,24 +63,33 @@ pub struct LossSecondMoment(LossHistory);
 struct LossHistory {
     history_per_term: usize,
     uniform_prob: f64,
-    /// For each t its last losses, oldest first.
+    /// The latest losses of each t, oldest first.
     loss_history: Vec<Vec<f64>>,
 }
 
 impl LossSecondMoment {
-    /// The sampler with improved-diffusion's numbers: 10 losses per t, 0.001 of the uniform distribution.
+    /// Creates a sampler with improved-diffusion's settings: 10 losses per t, and 0.001 of the uniform distribution.
+    ///
+    /// # Errors
+    /// If there are no timesteps.
     pub fn new(num_train_timesteps: usize) -> Result<Self, Error> {
         Self::with_history(num_train_timesteps, 10, 0.001)
     }
 
-    /// The sampler with other numbers. Errors for no timesteps, no history and `uniform_prob` outside (0, 1].
+    /// Creates a sampler that keeps `history_per_term` losses per t and mixes in `uniform_prob` of the uniform
+    /// distribution.
+    ///
+    /// # Errors
+    /// If there are no timesteps, `history_per_term` is 0, or `uniform_prob` is outside (0, 1].
     pub fn with_history(num_train_timesteps: usize, history_per_term: usize, uniform_prob: f64) -> Result<Self, Error> {
         let loss_history = vec![Vec::new(); num_train_timesteps];
         LossHistory { history_per_term, uniform_prob, loss_history }.try_into()
     }
 
-    /// Takes note of the (unweighted) loss of one image at `t`. A loss that is not finite, which the trainer skips, is
-    /// left out. Errors for `t` past the chain.
+    /// Records the unweighted loss of one image at `t`. Non-finite losses, whose steps the trainer skips, are ignored.
+    ///
+    /// # Errors
+    /// If `t` is outside the chain.
     pub fn update(&mut self, t: usize, loss: f64) -> Result<(), Error> {
         let LossHistory { history_per_term, loss_history, .. } = &mut self.0;
         let num_train_timesteps = loss_history.len();
@@ -93,12 +103,12 @@ impl LossSecondMoment {
         Ok(())
     }
 
-    /// Whether every t has its full history, so that draws are by importance.
+    /// Whether every t has its full history, so that timesteps are drawn by importance.
     pub fn is_warmed_up(&self) -> bool {
         self.0.loss_history.iter().all(|history| history.len() == self.0.history_per_term)
     }
 
-    /// What to draw the next batch from.
+    /// Returns the distribution of the next batch's timesteps.
     pub fn distribution(&self) -> TimestepDistribution {
         let LossHistory { uniform_prob, loss_history, .. } = &self.0;
         let uniform = vec![1.0; loss_history.len()];
@@ -109,7 +119,7 @@ impl LossSecondMoment {
         let weights: Vec<f64> =
             loss_history.iter().map(|history| (second_moment(history) / history.len() as f64).sqrt()).collect();
         let sum: f64 = weights.iter().sum();
-        // All losses zero: nothing to prefer. (Also where a sum overflows.)
+        // All losses are zero, or a sum overflowed.
         if !(sum > 0.0 && sum.is_finite()) {
             return TimestepDistribution::new(&uniform);
         }

@@ -1,5 +1,5 @@
-//! Which timesteps a sampler visits. Every list descends and is exact down to the rounding of the code it comes from,
-//! because FIDs of different subsets do not compare.
+//! Subsets of the T timesteps for samplers. Lists descend, and equal those of the reference code in every rounding:
+//! FIDs of different subsets cannot be compared.
 
 use std::{fmt, str::FromStr};
 
@@ -11,20 +11,20 @@ use crate::{
     names::{name_of, named},
 };
 
-/// A rule that takes K of the T training timesteps. The first three are diffusers' `timestep_spacing` (named after table
-/// 2 of Lin et al. 2023, arXiv 2305.08891), the last is from DDIM's code.
+/// A rule that selects K of the T training timesteps. The first three are diffusers' `timestep_spacing` (Lin et al.
+/// 2023, arXiv 2305.08891, table 2), the last is that of DDIM's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
-    /// Multiples of ⌊T/K⌋ plus `steps_offset`: 980, 960, …, 0 for 50 of 1000. Never sees t = T−1.
+    /// Multiples of ⌊T/K⌋ plus `steps_offset`: 980, 960, …, 0 for 50 of 1000. Leaves out t = T−1.
     #[default]
     Leading,
     /// Down from T−1 in strides of T/K: 999, 979, …, 19.
     Trailing,
     /// Both ends included, rounded half to even: 999, 979, 958, …, 0.
     Linspace,
-    /// Squares of evenly spaced numbers up to √(0.8 T), truncated: denser near the data. Where neighbours coincide they
-    /// are one step, so the list may be shorter than K (DDIM's code repeats them, which moves nothing).
+    /// Squares of evenly spaced numbers up to √(0.8 T), truncated: denser near the data. Duplicates are removed, so the
+    /// list may be shorter than K. (DDIM's code keeps them; the repeated steps change nothing.)
     #[serde(alias = "quad")]
     Quadratic,
 }
@@ -38,9 +38,11 @@ impl TimestepSpacing {
         ("quadratic", Self::Quadratic),
     ];
 
-    /// `steps` of the `num_train_timesteps`, descending. `steps_offset` shifts `Leading` only, as in diffusers.
+    /// Returns `steps` of the T = `num_train_timesteps` timesteps, descending. `steps_offset` applies to `Leading`
+    /// only, as in diffusers.
     ///
-    /// Errors for `steps` outside 1 … T and for an offset that leads past T−1.
+    /// # Errors
+    /// If `steps` is outside 1 … T, or the offset leads to a timestep above T−1.
     pub fn timesteps(self, num_train_timesteps: usize, steps: usize, steps_offset: usize) -> Result<Vec<usize>, Error> {
         let total = num_train_timesteps;
         if steps == 0 || steps > total {
@@ -85,10 +87,14 @@ impl FromStr for TimestepSpacing {
     }
 }
 
-/// improved-diffusion's `--timestep_respacing`, descending.
+/// Returns the timesteps of improved-diffusion's `--timestep_respacing`, descending.
 ///
-/// `"50"`: both ends of the chain and a fractional stride between. `"10,15,20"`: so many in each of three equal sections.
-/// `"ddim50"`: the integer stride that gives exactly 50.
+/// * `"50"`: 50 timesteps from the first to the last, with a fractional stride.
+/// * `"10,15,20"`: the chain in three equal sections, with 10, 15 and 20 timesteps, the first section nearest the data.
+/// * `"ddim50"`: the integer stride that gives exactly 50.
+///
+/// # Errors
+/// If the text has none of these forms, or the chain is too short for it.
 pub fn space_timesteps(num_train_timesteps: usize, respacing: &str) -> Result<Vec<usize>, Error> {
     let unreadable = || Error::Respacing(respacing.to_owned());
     let impossible = |steps: usize| Error::Steps { steps, num_train_timesteps, spacing: format!("`{respacing}`") };
@@ -109,7 +115,7 @@ pub fn space_timesteps(num_train_timesteps: usize, respacing: &str) -> Result<Ve
             return Err(impossible(count));
         }
         let stride = size.saturating_sub(1) as f64 / (count.max(2) - 1) as f64;
-        // The original adds the stride up, which is not the same f64 as a multiple of it.
+        // A running sum as in the original; a product would round differently.
         let mut position = 0.0_f64;
         for _ in 0..count {
             timesteps.push(start + position.round_ties_even() as usize);
@@ -123,7 +129,10 @@ pub fn space_timesteps(num_train_timesteps: usize, respacing: &str) -> Result<Ve
     Ok(timesteps)
 }
 
-/// Puts a list of timesteps in sampling order. Errors where one is repeated or not below T.
+/// Sorts a list of timesteps into descending order.
+///
+/// # Errors
+/// If the list is empty, or an entry is repeated or not below T.
 pub fn explicit(num_train_timesteps: usize, timesteps: &[usize]) -> Result<Vec<usize>, Error> {
     let mut timesteps = timesteps.to_vec();
     timesteps.sort_unstable_by(|a, b| b.cmp(a));
@@ -131,12 +140,12 @@ pub fn explicit(num_train_timesteps: usize, timesteps: &[usize]) -> Result<Vec<u
     Ok(timesteps)
 }
 
-/// Every timestep, T−1 … 0.
+/// Returns every timestep, T−1 … 0.
 pub fn all(num_train_timesteps: usize) -> Vec<usize> {
     (0..num_train_timesteps).rev().collect()
 }
 
-/// Errors unless the list is not empty, strictly descending and below T.
+/// Checks that a list is not empty, descends strictly and stays below T.
 pub(crate) fn check(timesteps: &[usize], num_train_timesteps: usize) -> Result<(), Error> {
     let mut bound = num_train_timesteps;
     for (index, &timestep) in timesteps.iter().enumerate() {

@@ -7,29 +7,32 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     names::{name_of, named},
-    schedule::{NoiseSchedule, Posterior, snr},
+    posterior::Posterior,
+    schedule::{NoiseSchedule, snr},
 };
 
-/// Which variance the reverse step has; diffusers' `variance_type`.
+/// The variance of the reverse step: diffusers' `variance_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variance {
-    /// β̃_t, right for data at a point (Ho et al. section 3.2); how their 256² models sample.
+    /// β̃_t, optimal for data at a point (Ho et al. 2020, section 3.2). Used by their 256² models.
     #[default]
     #[serde(alias = "fixed_small_log")]
     FixedSmall,
-    /// β_t, right for data of unit variance; how their CIFAR-10 model samples.
+    /// β_t, optimal for data of unit variance. Used by their CIFAR-10 model.
     #[serde(alias = "fixed_large_log")]
     FixedLarge,
-    /// The network's second half of channels is the log-variance.
+    /// The second half of the network's output channels is the log-variance.
     Learned,
-    /// The network's second half of channels v ∈ [−1, 1] interpolates ln β̃_t … ln β_t (Nichol & Dhariwal 2021, eq. 15).
+    /// The second half of the network's output channels, v ∈ [−1, 1], interpolates between ln β̃_t and ln β_t (Nichol &
+    /// Dhariwal 2021, eq. 15).
     LearnedRange,
 }
 
-/// A log-variance, or the range between whose ends the network's v interpolates.
+/// A range of log-variances, within which the network's v interpolates.
 ///
-/// A fixed variance is a range of no width. A plainly learned one is the range −1 … 1, where v comes out as it went in.
+/// A fixed variance is a range of width 0. For [`Variance::Learned`] the range is −1 … 1, so that v is the
+/// log-variance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LogVariance {
     /// Log-variance at v = −1.
@@ -39,12 +42,12 @@ pub struct LogVariance {
 }
 
 impl LogVariance {
-    /// A log-variance that no network changes.
+    /// Returns the range of a fixed log-variance.
     pub fn fixed(log_variance: f64) -> Self {
         Self { min: log_variance, max: log_variance }
     }
 
-    /// The log-variance where the network answers `v`.
+    /// Returns the log-variance at `v`.
     pub fn interpolate(self, v: f64) -> f64 {
         let fraction = (v + 1.0) / 2.0;
         fraction * self.max + (1.0 - fraction) * self.min
@@ -60,15 +63,15 @@ impl Variance {
         ("learned_range", Self::LearnedRange),
     ];
 
-    /// Whether the network has a second half of output channels.
+    /// Whether the network has output channels for the variance.
     pub fn is_learned(self) -> bool {
         matches!(self, Self::Learned | Self::LearnedRange)
     }
 
-    /// The log-variance of p(x_{t−1} | x_t) as Ho et al. and improved-diffusion have it: at t = 0, where β̃ is 0, every
-    /// kind uses β̃_1. That entry decides the decoder's likelihood and nothing else, since the last step adds no noise.
+    /// Returns the log-variance of p(x_{t−1} | x_t) as in Ho et al. and improved-diffusion: at t = 0, where β̃ is 0,
+    /// every kind uses β̃_1. That entry affects only the decoder's likelihood, since the last step adds no noise.
     ///
-    /// For a respaced sampler pass the respaced chain.
+    /// For a sub-chain, `schedule` is [the sub-chain](NoiseSchedule::respace).
     pub fn log_variance(self, schedule: &NoiseSchedule, t: usize) -> LogVariance {
         let small = schedule.posterior(t).log_variance_clipped;
         let large = schedule.betas()[t].ln();
@@ -80,9 +83,9 @@ impl Variance {
         }
     }
 
-    /// The same as diffusers has it: β̃ is floored at 1e-20 instead, and `fixed_large` keeps β on the last step. It shows
-    /// only where diffusers adds noise on the last step, that is, where that step starts at t > 0 (`trailing`).
-    /// Ho et al.'s 256² code (`noisepred`) and lucidrains floor `fixed_small` this way too.
+    /// Returns the log-variance as in diffusers: β̃ is floored at 1e-20, and `fixed_large` keeps β on the last step.
+    /// The two differ only if diffusers adds noise on the last step, which it does if that step starts at t > 0
+    /// (`trailing`). Ho et al.'s 256² code (`noisepred`) and lucidrains floor `fixed_small` in the same way.
     pub fn diffusers_log_variance(self, alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> LogVariance {
         let small = Posterior::between(alpha_cumprod_t, alpha_cumprod_s).log_variance_clipped;
         let large = (1.0 - alpha_cumprod_t / alpha_cumprod_s).ln();
@@ -95,18 +98,18 @@ impl Variance {
     }
 }
 
-/// The isotropic variance of the step t → s that maximises the bound for a denoiser whose squared error per dimension is
-/// `mse` = M_t = E‖x_0 − x̂0‖²/D: σ*² = β̃ + coef_x0² M_t = β̃ (1 + (SNR_s − SNR_t) M_t).
+/// Returns the isotropic variance of the step t → s that maximises the bound, given the denoiser's squared error per
+/// dimension `mse` = M_t = E‖x_0 − x̂0‖²/D: σ*² = β̃ + coef_x0² M_t = β̃ (1 + (SNR_s − SNR_t) M_t).
 ///
-/// Analytic-DPM (Bao et al. 2022, arXiv 2201.06503) is the case of a perfect denoiser. β̃ and β are its values at M_t = 0
-/// and at the M_t of unit-variance Gaussian data.
+/// Analytic-DPM (Bao et al. 2022, arXiv 2201.06503) is the case of the exact denoiser. σ*² is β̃ at M_t = 0, and β at
+/// the M_t of Gaussian data of unit variance.
 pub fn optimal_variance(alpha_cumprod_t: f64, alpha_cumprod_s: f64, mse: f64) -> f64 {
     let posterior = Posterior::between(alpha_cumprod_t, alpha_cumprod_s);
     posterior.variance + posterior.coef_x0.powi(2) * mse
 }
 
-/// The bound's term for the step t → s under [`optimal_variance`], in nats per dimension: ½ ln(1 + (SNR_s − SNR_t) M_t).
-/// Infinite for s = the data (ᾱ_s = 1), where the decoder takes its place.
+/// Returns the bound's term of the step t → s under [`optimal_variance`], in nats per dimension:
+/// ½ ln(1 + (SNR_s − SNR_t) M_t). Infinite at ᾱ_s = 1, the data, where the decoder's term applies instead.
 pub fn optimal_rate(alpha_cumprod_t: f64, alpha_cumprod_s: f64, mse: f64) -> f64 {
     0.5 * ((snr(alpha_cumprod_s) - snr(alpha_cumprod_t)) * mse).ln_1p()
 }
@@ -120,7 +123,7 @@ impl fmt::Display for Variance {
 impl FromStr for Variance {
     type Err = Error;
 
-    /// Reads the names of `NAMES`, and diffusers' `fixed_small_log` and `fixed_large_log`.
+    /// Parses a name of [`Variance::NAMES`], or diffusers' `fixed_small_log` and `fixed_large_log`.
     fn from_str(name: &str) -> Result<Self, Error> {
         let name = match name {
             "fixed_small_log" => "fixed_small",

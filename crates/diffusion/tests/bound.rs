@@ -1,4 +1,4 @@
-//! The variational bound and the loss weights on exact answers.
+//! The variational bound and the loss weights against closed forms.
 
 use std::f64::consts::LN_2;
 
@@ -43,7 +43,7 @@ fn kl_of_gaussians() {
 }
 
 #[test]
-fn the_distribution_function() {
+fn cdfs_against_known_values() {
     close(Cdf::Erf.at(1.0), 0.841344746068543, 1e-15);
     close(Cdf::Erf.at(-6.0), 9.865_876_450_376_98e-10, 1e-23);
     // The tanh approximation at z = 1: ½(1 + tanh(√(2/π)·1.044715)).
@@ -75,25 +75,25 @@ fn the_discretised_decoder_sums_to_one() {
     // Half the mass of an edge bin lies beyond the edge.
     let mass = (-discretized_gaussian_nll(1.0, 1.0, 2.0 * (1.0_f64 / 255.0).ln(), Cdf::Erf)).exp();
     close(mass, 0.841344746068543, 1e-12);
-    // The values next to the edges are no edges.
+    // The values next to the edges have bins of ordinary width.
     let inner = discretized_gaussian_nll(pixel(254), 5.0, 0.0, Cdf::Erf);
     assert!(inner > discretized_gaussian_nll(pixel(255), 5.0, 0.0, Cdf::Erf) + 10.0);
 }
 
 #[test]
-fn the_floor() {
+fn likelihoods_far_from_the_mean() {
     let far = discretized_gaussian_nll(-0.5, 0.5, -12.0, Cdf::Tanh);
     close(far, 12.0 * 10.0_f64.ln(), 1e-12);
     assert!(discretized_gaussian_nll(-0.5, f64::NAN, -12.0, Cdf::Tanh).is_nan());
-    // Twenty deviations out the exact one still knows: Φ(−20) ≈ 2.754e-89.
+    // The exact distribution function has no floor: Φ(−20) ≈ 2.754e-89.
     let exact = discretized_gaussian_nll(1.0, 1.0 - 1.0 / 255.0 - 20.0, 0.0, Cdf::Erf);
     close(exact, -2.7536241186061556e-89_f64.ln(), 1e-9);
-    // From the other side, where the mass is near 1, its logarithm is as good.
+    // The same in the right tail.
     let exact = discretized_gaussian_nll(-1.0, -1.0 + 1.0 / 255.0 + 20.0, 0.0, Cdf::Erf);
     close(exact, -2.7536241186061556e-89_f64.ln(), 1e-9);
 }
 
-/// The expectation of a quadratic in (x_0, ε) under N(m, s²) × N(0, 1): four points are enough.
+/// The expected term, a quadratic in (x_0, ε) under N(m, s²) × N(0, 1), by a quadrature of four points, which is exact.
 fn expected_term(bound: &VariationalBound, data: Gaussian, t: usize, log_variance: f64) -> f64 {
     let s = bound.schedule;
     let NoiseLevel { alpha, sigma } = s.level(t);
@@ -108,9 +108,9 @@ fn expected_term(bound: &VariationalBound, data: Gaussian, t: usize, log_varianc
     sum / 4.0
 }
 
-/// With the exact denoiser and the optimal variance each KL is the information gained, I(x_0; x_{t−1}) − I(x_0; x_t).
+/// With the exact denoiser and the optimal variance, each KL is the gain in information I(x_0; x_{t−1}) − I(x_0; x_t).
 #[test]
-fn each_term_is_the_information_gained() {
+fn each_term_is_the_gain_in_information() {
     for data in [Gaussian { mean: 0.3, variance: 0.35 }, Gaussian { mean: 0.0, variance: 1.0 }] {
         for schedule in [linear(1000), linear(1000).respace(&[999, 801, 400, 120, 33, 4, 0]).unwrap()] {
             let bound = VariationalBound::new(&schedule, Cdf::Erf);
@@ -133,16 +133,16 @@ fn each_term_is_the_information_gained() {
     }
 }
 
-/// With the exact reverse kernel the whole bound is H(x_0) + KL(q(x_T) ‖ N(0, 1)) however many steps there are: what x_T tells
-/// of x_0 is paid in the prior, the rest step by step, and what is left unknown at t = 0 by a decoder of that very variance.
+/// With the exact reverse kernel and a decoder of variance Var[x_0 | x_t at t = 0], the bound is
+/// H(x_0) + KL(q(x_T) ‖ N(0, 1)) for any number of steps.
 #[test]
-fn the_whole_bound_is_the_entropy() {
+fn the_bound_is_the_entropy() {
     let data = Gaussian { mean: 0.3, variance: 0.35 };
     for steps in [1000, 28, 12] {
         let timesteps = ddpm_diffusion::TimestepSpacing::Linspace.timesteps(1000, steps, 0).unwrap();
         let schedule = linear(1000).respace(&timesteps).unwrap();
         let bound = VariationalBound::new(&schedule, Cdf::Erf);
-        // The prior is quadratic in x_0, so two points give its mean.
+        // The prior is quadratic in x_0, so two points give its exact mean.
         let deviation = data.variance.sqrt();
         let prior = bound.prior(&[data.mean + deviation, data.mean - deviation]).unwrap() * LN_2;
         let last = schedule.alpha_cumprod(steps - 1);
@@ -174,13 +174,13 @@ fn the_prior_term() {
 }
 
 #[test]
-fn slices_that_do_not_fit() {
+fn slices_of_wrong_length_are_errors() {
     let schedule = linear(10);
     let bound = VariationalBound::new(&schedule, Cdf::Tanh);
     let (two, three): (&[f32], &[f32]) = (&[0.0; 2], &[0.0; 3]);
     let term = |t, x0, xt, mean, log_variance| bound.term(t, x0, xt, ReverseStep { mean, log_variance });
     assert!(term(1, two, two, two, two).is_ok());
-    // One log-variance stands for all.
+    // A single log-variance applies to all elements.
     assert_eq!(term(1, two, two, two, &[-3.0]), term(1, two, two, two, &[-3.0, -3.0]));
     let message = |result: Result<f64, ddpm_diffusion::Error>| result.unwrap_err().to_string();
     assert_eq!(message(term(1, two, three, two, two)), "xt has 3 entries, expected 2");
@@ -216,7 +216,7 @@ fn loss_weights() {
     for wrong in [-1.0, f64::NAN, f64::INFINITY] {
         assert!(LossWeight::List(vec![1.0, wrong, 1.0]).weights(&schedule, Prediction::Epsilon).is_err());
     }
-    // At zero SNR the weight of an ε prediction has a limit.
+    // At zero SNR.
     let jsd = NoiseSchedule::new(BetaSchedule::Jsd, 0.0, 0.0, 4).unwrap();
     assert_eq!(min_snr.weights(&jsd, Prediction::Epsilon).unwrap()[3], 1.0);
     assert_eq!(min_snr.weights(&jsd, Prediction::Sample).unwrap()[3], 0.0);

@@ -1,4 +1,4 @@
-//! EDM's samplers: the tables against the algorithms as printed, and the law they make of Gaussian data.
+//! EDM's samplers: the tables against the published algorithms, and the law of their samples on Gaussian data.
 
 use ddpm_diffusion::churn::edm_sde;
 use ddpm_diffusion::oracle::{Gaussian, Mixture};
@@ -17,7 +17,7 @@ fn schedule() -> NoiseSchedule {
 
 const NONE: Churn = Churn { s_churn: 0.0, s_tmin: 0.0, s_tmax: f64::INFINITY, s_noise: 1.0 };
 
-/// Karras et al.'s algorithm 2 line by line, for x = x_0 + σ n; without churn it is algorithm 1.
+/// Algorithm 2 of Karras et al., line by line, for x = x_0 + σ n; without churn it is algorithm 1.
 fn algorithm_2(
     mut x: f64,
     times: &[f64],
@@ -42,7 +42,7 @@ fn algorithm_2(
 }
 
 #[test]
-fn the_tables_are_algorithms_1_and_2() {
+fn tables_equal_algorithms_1_and_2() {
     let schedule = schedule();
     let data = Mixture::univariate(&[(0.3, -1.0, 0.16), (0.5, 0.3, 0.25), (0.2, 1.2, 0.09)]).unwrap();
     let nodes = TimestepGrid::Karras.nodes(&schedule, 12, false).unwrap();
@@ -70,9 +70,9 @@ fn the_tables_are_algorithms_1_and_2() {
     assert_eq!(edm_sde(&schedule, &nodes, NONE, None).unwrap().rows, heun.rows);
 }
 
-/// The churned step asks the network at the raised noise level, between timesteps and never beyond the last.
+/// The network is evaluated at the raised noise level, at most that of the last timestep.
 #[test]
-fn the_network_is_asked_at_the_raised_level() {
+fn the_network_is_evaluated_at_the_raised_level() {
     let schedule = schedule();
     let nodes = TimestepGrid::LogSnr.nodes(&schedule, 40, false).unwrap();
     let churn = Churn { s_churn: 1e3, ..NONE };
@@ -86,16 +86,16 @@ fn the_network_is_asked_at_the_raised_level() {
     }
 }
 
-/// With the exact denoiser the law is Gaussian after every row. It approaches the data's at second order, with churn or without;
-/// noise of another variance than promised stays, and shows.
+/// With the exact denoiser the law is Gaussian after every row. It converges to that of the data at second order, with
+/// churn or without. Noise of a different variance adds an error that does not vanish.
 #[test]
-fn the_law_approaches_the_data() {
+fn the_law_converges_to_that_of_the_data_at_second_order() {
     let schedule = schedule();
     let data = Gaussian { mean: 0.4, variance: 0.3 };
     let last = Node::at(&schedule, 0.0);
     let error = |steps: usize, churn: Churn| {
         let mut nodes = TimestepGrid::Karras.nodes(&schedule, steps + 1, false).unwrap();
-        nodes.pop(); // End at t = 0, whose law is known, and not at x̂0.
+        nodes.pop(); // End at t = 0, where the law has a closed form.
         let table = edm_sde(&schedule, &nodes, churn, None).unwrap();
         let end = data.propagate(&table, data.marginal(nodes[0].level.alpha_cumprod())).unwrap();
         let exact = data.marginal(last.level.alpha_cumprod());
@@ -108,14 +108,14 @@ fn the_law_approaches_the_data() {
         assert!(errors[2] < 2e-3, "{errors:?}");
         close((errors[0] / errors[2]).log2() / 2.0, 2.0, 0.2);
     }
-    // 1.007 of each noise instead of 1, where most of the variance is renewed: nearly as much more of it.
+    // Noise of deviation 1.007 renews most of the variance, so nearly 1.007² − 1 is added.
     let inflated = error(400, Churn::default()) - error(400, Churn { s_noise: 1.0, ..Churn::default() });
     println!("s_noise 1.007: {inflated:.4} more variance");
     assert!((0.01..1.007f64.powi(2) - 1.0).contains(&inflated), "{inflated}");
 }
 
 #[test]
-fn what_makes_no_table() {
+fn invalid_arguments_are_errors() {
     let nodes = TimestepGrid::Karras.nodes(&schedule(), 5, false).unwrap();
     let table = |churn| edm_sde(&schedule(), &nodes, churn, None);
     assert!(table(Churn { s_churn: -1.0, ..NONE }).unwrap_err().to_string().starts_with("s_churn is -1"));

@@ -1,8 +1,7 @@
-//! Oracles in several dimensions: covariances, reverse kernels, products, and what known coordinates say of the rest.
+//! Oracles in several dimensions: covariances, reverse kernels, products and conditional laws.
 
 use ddpm_diffusion::oracle::{Component, Gaussian, Mixture, MultivariateGaussian, Product};
-use ddpm_diffusion::schedule::Posterior;
-use ddpm_diffusion::{BetaSchedule, Node, NoiseSchedule, OdeSolver, Prediction};
+use ddpm_diffusion::{BetaSchedule, Node, NoiseSchedule, OdeSolver, Posterior, Prediction};
 
 mod common;
 
@@ -39,7 +38,7 @@ fn hessian(f: impl Fn(&[f64]) -> f64, x: &[f64], i: usize, j: usize) -> f64 {
 
 /// Tweedie of second order: Cov[x_0 | x_t] = (1−ᾱ)/ᾱ (I + (1−ᾱ) ∇² log q).
 #[test]
-fn covariances_are_the_curvature_of_the_density() {
+fn covariances_obey_tweedies_formula() {
     let (mixture, gaussian) = (plane(), correlated());
     for alpha in [0.8, 0.4, 0.1] {
         for x in [[0.2, -0.4], [-0.7, 0.3], [0.9, 0.6]] {
@@ -57,7 +56,7 @@ fn covariances_are_the_curvature_of_the_density() {
     }
 }
 
-/// q(x_s | x_t) has the moments that x̂0 and its covariance give it, and is Bayes' rule pointwise.
+/// q(x_s | x_t) has the moments that follow from x̂0 and its covariance, and satisfies Bayes' rule pointwise.
 #[test]
 fn the_reverse_kernel_of_a_mixture() {
     let mixture = plane();
@@ -86,9 +85,9 @@ fn the_reverse_kernel_of_a_mixture() {
     }
 }
 
-/// ∫ q(x_s | x_t) q(x_t) dx_t = q(x_s), by quadrature on the line.
+/// ∫ q(x_s | x_t) q(x_t) dx_t = q(x_s), by quadrature in one dimension.
 #[test]
-fn the_reverse_kernel_carries_the_marginal() {
+fn the_reverse_kernel_maps_marginal_to_marginal() {
     let mixture = Mixture::univariate(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap();
     for (t, s) in [(0.2, 0.6), (0.01, 0.9), (0.5, 1.0)] {
         for x_s in [-1.1, 0.0, 0.4, 1.3] {
@@ -99,9 +98,9 @@ fn the_reverse_kernel_carries_the_marginal() {
     }
 }
 
-/// Three coordinates with mixtures of their own: a solver of fourth order meets the exact flow.
+/// A solver of fourth order against the exact flow, on three coordinates with mixtures of their own.
 #[test]
-fn a_product_flows_by_coordinate() {
+fn the_flow_of_a_product() {
     let line = |components: &[(f64, f64, f64)]| Mixture::univariate(components).unwrap();
     let data = Product::new(vec![
         line(&[(0.4, -1.0, 0.1), (0.6, 0.8, 0.2)]),
@@ -129,7 +128,7 @@ fn a_product_flows_by_coordinate() {
 }
 
 #[test]
-fn any_covariance() {
+fn gaussians_of_any_covariance() {
     let data = correlated();
     for alpha in [0.9, 0.3] {
         let x = [0.8, 0.1];
@@ -150,7 +149,7 @@ fn any_covariance() {
     let line = || (-300..300).map(|i| f64::from(i) * step);
     let mass: f64 = line().flat_map(|x| line().map(move |y| [x, y])).map(|x| data.log_density(&x, 0.6).exp()).sum();
     close(mass * step * step, 1.0, 1e-9);
-    // Without correlations: one Gaussian a coordinate.
+    // Without correlations each coordinate is a Gaussian of its own.
     let data = MultivariateGaussian::new(vec![0.3, -0.5], vec![vec![0.6, 0.0], vec![0.0, 0.2]]).unwrap();
     let alone = Gaussian { mean: -0.5, variance: 0.2 };
     close(data.sample(&[1.0, 0.4], 0.3)[1], alone.sample(0.4, 0.3), 1e-14);
@@ -160,9 +159,9 @@ fn any_covariance() {
     }
 }
 
-/// Inpainting's exact answer: p(x_b | x_a) p(x_a) = p(x), and its denoiser is that of x with no noise on x_a.
+/// The exact solution of inpainting: p(x_b | x_a) p(x_a) = p(x), and its denoiser is that of x with no noise on x_a.
 #[test]
-fn what_is_known_says_something_of_the_rest() {
+fn conditional_laws() {
     let covariance = vec![vec![0.6, -0.4, 0.1], vec![-0.4, 0.5, 0.05], vec![0.1, 0.05, 0.3]];
     let data = MultivariateGaussian::new(vec![0.3, -0.5, 0.1], covariance).unwrap();
     let (known, x_b) = (0.9, [-0.7, 0.4]);
@@ -170,7 +169,7 @@ fn what_is_known_says_something_of_the_rest() {
     let of_known = Gaussian { mean: -0.5, variance: 0.5 };
     let whole = data.log_density(&[x_b[0], known, x_b[1]], 1.0);
     close(rest.log_density(&x_b, 1.0) + of_known.log_density(known, 1.0), whole, 1e-12);
-    // Two steps are one.
+    // Conditioning on two coordinates at once, and one after the other.
     let at_once = data.conditional(&[None, Some(known), Some(0.2)]).unwrap();
     let one_by_one = rest.conditional(&[None, Some(0.2)]).unwrap();
     close(at_once.mean()[0], one_by_one.mean()[0], 1e-14);
@@ -191,8 +190,8 @@ fn what_is_known_says_something_of_the_rest() {
     close(rest.sample(&[x_t], alpha)[0], first / mass, 1e-10);
 }
 
-/// Putting the known part with fresh noise in its place at every step, and no more, does not sample x_b given x_a: the denoiser
-/// sees x_a only as noisy as x_b. Exact by propagating mean and variance of x_b.
+/// Replacing the known part at every step does not sample x_b given x_a, since the denoiser sees x_a only with noise.
+/// Exact, by propagation of the mean and variance of x_b.
 #[test]
 fn replacement_alone_is_not_the_posterior() {
     let data = correlated();

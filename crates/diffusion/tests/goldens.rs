@@ -1,7 +1,8 @@
-//! Against the reference implementations: diffusers' tables, timesteps, variances and whole sampling runs, and
-//! improved-diffusion's respacings, bound terms and DDIM. goldens/make.py and tools/goldens.py made the files.
+//! Comparison with reference implementations: diffusers' tables, timesteps, variances and sampling runs, and
+//! improved-diffusion's respacings, bound terms and DDIM. The files are written by goldens/make.py and
+//! tools/goldens.py.
 //!
-//! diffusers keeps its tables in float32, improved-diffusion casts them on use; that is what the tolerances allow for.
+//! Tolerances allow for float32: diffusers stores its tables in it, and improved-diffusion casts them to it on use.
 
 use ddpm_diffusion::{
     BetaSchedule, Cdf, Clip, Node, NoiseSchedule, Posterior, Prediction, ReverseStep, SchedulerConfig, TimestepSpacing,
@@ -114,7 +115,7 @@ fn variances_of_diffusers() {
     }
 }
 
-/// Whole runs of DDPMScheduler and DDIMScheduler from their own configuration files.
+/// Sampling runs of DDPMScheduler and DDIMScheduler, from their configuration files.
 #[test]
 fn sampling_runs_of_diffusers() {
     let goldens = read("diffusers");
@@ -134,7 +135,7 @@ fn sampling_runs_of_diffusers() {
         for (found, expected) in found.iter().zip(floats(&run["result"])) {
             close(*found, expected, 2e-5, json);
         }
-        // What we write is what diffusers writes, but for its version and what we have one word for.
+        // The file is that of diffusers, except for its version and synonyms.
         let mut expected: Value = serde_json::from_str(json).unwrap();
         expected.as_object_mut().unwrap().shift_remove("_diffusers_version");
         if expected["variance_type"] == "fixed_small_log" {
@@ -200,7 +201,7 @@ fn bound_terms_of_improved_diffusion() {
     }
 }
 
-/// DDIM that derives ε anew from the clipped x̂0.
+/// DDIM with ε̂ recomputed from the clipped x̂0.
 #[test]
 fn ddim_of_improved_diffusion() {
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();

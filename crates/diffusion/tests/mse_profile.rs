@@ -1,4 +1,4 @@
-//! Errors measured with noise, and by channel.
+//! Profiles measured with noise, and per channel.
 
 use std::f64::consts::LN_2;
 
@@ -11,14 +11,14 @@ fn linear(steps: usize) -> NoiseSchedule {
     NoiseSchedule::new(BetaSchedule::Linear, 0.1 / steps as f64, 20.0 / steps as f64, steps).unwrap()
 }
 
-/// The exact M_t of a mixture, whose denoiser is no simple function of t.
+/// The exact M_t of a mixture, which has no closed form.
 fn exact(schedule: &NoiseSchedule) -> MseProfile {
     let data = Mixture::univariate(&[(0.3, -1.0, 0.05), (0.5, 0.4, 0.01), (0.2, 1.5, 0.2)]).unwrap();
     let mse = schedule.alphas_cumprod().iter().map(|&alpha| data.mse(alpha).unwrap()).collect();
     MseProfile { mse, channels: vec![], prior: 0.0, decoder: vec![(-5.0, 1.0)], images: 1 }
 }
 
-/// `true` with independent errors of 5 %.
+/// `exact` with independent errors of 5 %.
 fn noisy(exact: &MseProfile, seed: u64) -> MseProfile {
     let mut normals = vec![0.0; exact.mse.len()];
     Random::new(seed).normals(Stream::SamplerNoise, 0, 0, &mut normals);
@@ -33,7 +33,7 @@ fn relative(found: &MseProfile, exact: &MseProfile) -> f64 {
 }
 
 #[test]
-fn smoothing_leaves_the_truth_and_takes_the_noise() {
+fn smoothing_removes_noise_and_keeps_the_exact_profile() {
     let schedule = linear(1000);
     let exact = exact(&schedule);
     let smoothed = exact.smoothed(&schedule).unwrap();
@@ -46,7 +46,7 @@ fn smoothing_leaves_the_truth_and_takes_the_noise() {
         let (raw, smooth) = (relative(&noisy, &exact), relative(&noisy.smoothed(&schedule).unwrap(), &exact));
         println!("noise of {raw:.4} becomes {smooth:.4}");
         assert!(smooth < raw / 2.0);
-        // What the best chain promises, against what it costs.
+        // The cost of the best chain, minus its predicted cost.
         let optimism = |profile: &MseProfile| {
             let best = profile.best_timesteps(&schedule, 25).unwrap();
             let bits = |profile: &MseProfile| profile.bits(&schedule, &best, StepVariance::Optimal).unwrap();
@@ -62,7 +62,7 @@ fn smoothing_leaves_the_truth_and_takes_the_noise() {
 }
 
 #[test]
-fn zeros_and_the_end_without_signal_stay() {
+fn smoothing_keeps_zeros_and_the_end_without_signal() {
     let schedule = linear(100).rescale_zero_terminal_snr().unwrap();
     let mut profile = exact(&schedule);
     profile.mse[0] = 0.0;
@@ -71,14 +71,14 @@ fn zeros_and_the_end_without_signal_stay() {
     assert_eq!((smoothed.mse[0], smoothed.mse[40], smoothed.mse[99]), (0.0, 0.0, profile.mse[99]));
     assert!(smoothed.mse[1] > 0.0 && smoothed.mse[41] > 0.0);
     assert!(profile.smoothed(&linear(99)).is_err());
-    // Too few to fit a parabola through.
+    // Too few timesteps for a parabola.
     let schedule = NoiseSchedule::from_betas(vec![0.1, 0.2, 0.3]).unwrap();
     let few = MseProfile { mse: vec![0.1, 0.2, 0.9], ..profile };
     assert_eq!(few.smoothed(&schedule).unwrap(), few);
 }
 
 #[test]
-fn a_variance_for_each_channel_never_costs_more() {
+fn variances_per_channel_never_cost_more() {
     let schedule = linear(200);
     let mut profile = exact(&schedule);
     let timesteps = [199, 120, 40, 5, 0];
@@ -86,7 +86,7 @@ fn a_variance_for_each_channel_never_costs_more() {
     assert!(profile.bits(&schedule, &timesteps, StepVariance::PerChannel).unwrap_err().to_string().contains("channel"));
     assert!(profile.log_variances_by_channel(&schedule, &timesteps).is_err());
     let optimal = bits(&profile, StepVariance::Optimal);
-    // Equal channels: the same. Else less, and by the definition.
+    // The same with equal channels; else less, by the definition.
     profile.channels = profile.mse.iter().map(|&mse| vec![mse; 3]).collect();
     assert!((bits(&profile, StepVariance::PerChannel) - optimal).abs() < 1e-12);
     profile.channels = profile.mse.iter().map(|&mse| vec![0.3 * mse, 0.9 * mse, 1.8 * mse]).collect();
@@ -106,7 +106,7 @@ fn a_variance_for_each_channel_never_costs_more() {
     assert_eq!((log_variances.len(), &log_variances[4]), (5, &vec![-5.0; 3]));
     let (t, s) = (schedule.alpha_cumprod(120), schedule.alpha_cumprod(40));
     assert_eq!(log_variances[1][2], optimal_variance(t, s, profile.channels[120][2]).ln());
-    // Smoothed they still agree, so Jensen holds.
+    // Smoothed channels and their mean agree, so Jensen's inequality holds.
     let smoothed = profile.smoothed(&schedule).unwrap();
     assert!((smoothed.channels[50][1] / smoothed.mse[50] - 0.9).abs() < 1e-12);
 

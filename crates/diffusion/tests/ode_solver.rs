@@ -1,4 +1,4 @@
-//! Samplers of higher order on a mixture whose probability flow is known exactly: the observed order of accuracy.
+//! ODE solvers against the exact probability flow of a mixture, and against diffusers.
 
 use ddpm_diffusion::churn::edm_sde;
 use ddpm_diffusion::oracle::{Gaussian, Mixture};
@@ -7,7 +7,7 @@ use ddpm_diffusion::{BetaSchedule, Clip, Node, NoiseLevel, NoiseSchedule, OdeSol
 mod common;
 use common::denoiser;
 
-/// Three Gaussians on a line, under the continuous VP chain β(t) = 0.1 + 19.9 t.
+/// Three Gaussians in one dimension, under the continuous VP chain β(t) = 0.1 + 19.9 t.
 fn mixture() -> Mixture {
     Mixture::univariate(&[(0.3, -1.0, 0.16), (0.5, 0.3, 0.25), (0.2, 1.2, 0.09)]).unwrap()
 }
@@ -27,7 +27,7 @@ fn node(lambda: f64) -> Node {
     at(0.5 * (low + high))
 }
 
-/// The greatest error over starting points, going from t = 1 to 1e-3 in so many steps, even in λ.
+/// The greatest error over starting points, from t = 1 to 1e-3 in `steps` steps, uniform in λ.
 fn error(sampler: OdeSolver, steps: usize) -> f64 {
     let data = mixture();
     let ends = [1.0, 1e-3].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
@@ -41,9 +41,9 @@ fn error(sampler: OdeSolver, steps: usize) -> f64 {
     starts.iter().zip(got).map(|(&x, got)| (got - exact(x)).abs()).fold(0.0, f64::max)
 }
 
-/// Between 160 and 640 steps an error falls as steps^−order.
+/// Between 160 and 640 steps the error falls as steps^−order.
 #[test]
-fn the_observed_order_is_the_promised_one() {
+fn errors_fall_at_the_order_of_the_solver() {
     use OdeSolver::*;
     for (sampler, order) in [
         (Dpmpp1, 1.0),
@@ -67,8 +67,8 @@ fn the_observed_order_is_the_promised_one() {
     }
 }
 
-/// y = x/α moves by ∫ε̂ dσ/α. Over equal steps in σ/α Adams–Bashforth of order k is exact where ε̂ is a polynomial of degree
-/// k − 1 in σ/α; begun with lower orders, it is so for degree 0 only until it has its history.
+/// y = x/α changes by ∫ε̂ d(σ/α). With equal steps in σ/α and a full history, Adams–Bashforth of order k is exact if ε̂
+/// is a polynomial of degree k − 1 in σ/α.
 #[test]
 fn ipndm_integrates_polynomials_of_its_order() {
     let nodes: Vec<Node> = (0..8)
@@ -80,7 +80,7 @@ fn ipndm_integrates_polynomials_of_its_order() {
     {
         let table = sampler.table(&nodes, None).unwrap();
         for degree in 0..=order + 1 {
-            // What the last step adds to y, its predictions being those of the nodes before.
+            // The change of y in the last step.
             let row = &table.rows[6];
             let (from, to) = (nodes[6], nodes[7]);
             let step: f64 =
@@ -92,14 +92,14 @@ fn ipndm_integrates_polynomials_of_its_order() {
     }
 }
 
-/// One step of any of them is DDIM's.
+/// Without history every deterministic solver is DDIM.
 #[test]
-fn the_first_step_is_ddims() {
+fn the_first_step_is_ddim() {
     let nodes = [0.9, 0.4].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
     let model = |x: &[f64], t: f64| vec![mixture().epsilon(x, alpha_cumprod(t))[0]];
     let run = |sampler: OdeSolver| {
         let table = sampler.table(&nodes, None).unwrap();
-        // Heun's second row makes it another method.
+        // Without Heun's second row.
         let table = ddpm_diffusion::SolverTable { rows: table.rows[..1].to_vec(), ..table };
         table.run(&[0.7], denoiser(Prediction::Epsilon, model), |_| vec![0.0]).unwrap()[0]
     };
@@ -112,7 +112,7 @@ fn the_first_step_is_ddims() {
     }
 }
 
-/// From noise without a trace of signal, where λ and σ/α are not finite.
+/// Starting at α = 0, where λ and σ/α are not finite.
 #[test]
 fn zero_terminal_snr() {
     let linear = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();
@@ -147,27 +147,26 @@ fn zero_terminal_snr() {
             assert!(error < bound, "{} {name}: {error:e}", table.name);
         }
     }
-    // Hardly any signal at the second node: still in order.
+    // With hardly any signal at the second node too.
     let nodes = [999.0, 998.0, 997.0, 500.0].map(|t| Node::at(&schedule, t));
     OdeSolver::Unipc3.table(&nodes, None).unwrap();
 }
 
-/// The SDE's step keeps the variance of Gaussian noise: what has no signal stays N(0, 1).
+/// The SDE step maps the law of x_s to that of x_t, for data at 0.
 #[test]
-fn the_stochastic_step_keeps_the_variance() {
+fn the_stochastic_step_has_the_right_variance() {
     let nodes = [1.0, 0.5, 0.2].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
     for row in OdeSolver::DpmppSde2m.table(&nodes, None).unwrap().rows {
-        // For data at 0, x_t = σ z: the mean shrinks by x, and the noise makes up for it.
+        // For data at 0, x = σ z.
         let s = row.node.level.sigma.powi(2);
         let t = nodes[nodes.iter().position(|node| *node == row.node).unwrap() + 1].level.sigma.powi(2);
         assert!((row.x * row.x * s + row.noise * row.noise - t).abs() < 1e-12);
     }
 }
 
-/// Where the network says nonsense, a clip holds for those that predict noise too: the last step is of first order, and ends
-/// at the clipped x̂0.
+/// The last step is of first order and so ends at the clipped x̂0, in noise-prediction solvers too.
 #[test]
-fn a_clip_is_kept_to() {
+fn results_are_within_the_clip() {
     let nodes =
         [1.0, 0.7, 0.4, 0.1].map(|t| Node { timestep: t, level: NoiseLevel::variance_preserving(alpha_cumprod(t)) });
     let nodes: Vec<Node> = nodes.into_iter().chain([Node::DATA]).collect();
@@ -180,7 +179,7 @@ fn a_clip_is_kept_to() {
 }
 
 #[test]
-fn what_cannot_be_walked_is_refused() {
+fn invalid_nodes_are_errors() {
     let node = |alpha_cumprod| Node { timestep: 1.0, level: NoiseLevel::variance_preserving(alpha_cumprod) };
     for nodes in [vec![], vec![node(0.5)], vec![node(-0.1), node(0.5)], vec![node(0.5), node(0.4)]] {
         for (_, sampler) in OdeSolver::NAMES {
@@ -193,9 +192,9 @@ fn what_cannot_be_walked_is_refused() {
     }
 }
 
-/// From the same start and network as diffusers' schedulers, with their tables in f64 (x is f32 in some of them): see tools/goldens_multistep.py.
+/// The same start and network as in runs of diffusers' schedulers with tables in f64 (tools/goldens_multistep.py).
 #[test]
-fn diffusers_makes_the_same_images() {
+fn sampling_runs_of_diffusers() {
     #[derive(serde::Deserialize)]
     struct Golden {
         start: Vec<f64>,
@@ -221,11 +220,12 @@ fn diffusers_makes_the_same_images() {
             true => (schedule.rescale_zero_terminal_snr().unwrap(), Prediction::VPrediction),
             false => (schedule.clone(), Prediction::Epsilon),
         };
-        // PNDM's list has its second timestep twice, Heun's all but the first, and diffusers' last step, from t = 0 to ᾱ_0, changes nothing.
+        // diffusers repeats the second timestep in PNDM, and all but the first in Heun. The last step of PNDM, from t =
+        // 0 to ᾱ_0, has no effect.
         timesteps.dedup();
         let end = match sampler.as_str() {
             "pndm" => None,
-            // Diffusers' DEIS ends at ᾱ_0, not at the data.
+            // diffusers' DEIS ends at ᾱ_0.
             "deis-3" => Some(Node::at(&schedule, 0.0)),
             _ => Some(Node::DATA),
         };
@@ -234,7 +234,7 @@ fn diffusers_makes_the_same_images() {
         let got = table.run(&golden.start, denoiser(prediction, model), |_| unreachable!("no noise")).unwrap();
         let error = got.iter().zip(&x).map(|(got, x)| (got - x).abs()).fold(0.0, f64::max);
         println!("{sampler:<20} {steps:>3} {spacing:<9} {clip:?} {zero_snr} {error:.1e}");
-        // DPM-Solver's scheduler keeps x in f32.
+        // diffusers' DPM-Solver scheduler stores x in f32.
         let bound = if sampler.starts_with("dpmpp") { 1e-4 } else { 1e-10 };
         assert!(error <= bound, "{sampler} {steps} {spacing}: off by {error:e}");
         worst = worst.max(error);

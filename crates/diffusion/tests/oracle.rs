@@ -1,4 +1,5 @@
-//! The oracles against what defines them: Bayes' rule by quadrature, Tweedie's formula, I-MMSE, the flow's ODE.
+//! The oracles against their definitions: Bayes' rule by quadrature, Tweedie's formula, I-MMSE, the probability-flow
+//! ODE.
 
 use ddpm_diffusion::oracle::{Component, Gaussian, Mixture};
 
@@ -54,14 +55,14 @@ fn gaussian_denoiser_is_bayes_rule() {
 
 /// dI/dSNR = M/2 (Guo, Shamai & Verdú 2005).
 #[test]
-fn information_and_error() {
+fn i_mmse() {
     let at_snr = |snr: f64| snr / (1.0 + snr);
     for snr in [0.01, 1.0, 50.0] {
         let h = 1e-5 * snr;
         let slope = (DATA.information(at_snr(snr + h)) - DATA.information(at_snr(snr - h))) / (2.0 * h);
         close(slope, DATA.mse(at_snr(snr)) / 2.0, 1e-8);
     }
-    // The same for a mixture, whose information is an integral: h(x_t) − h(ε).
+    // The same for a mixture, whose information is h(x_t) − h(ε).
     let mixture = three();
     let information = |snr: f64| {
         let alpha = at_snr(snr);
@@ -75,7 +76,7 @@ fn information_and_error() {
     }
 }
 
-/// The reverse kernel carries the marginal at t into the marginal at s.
+/// The reverse kernel maps the marginal at t to the marginal at s.
 #[test]
 fn gaussian_reverse_kernel() {
     let (t, s) = (0.2, 0.6);
@@ -106,7 +107,7 @@ fn flows_solve_the_probability_flow_ode() {
         }
         close(mixture.flow(0.3, now, now).unwrap(), 0.3, 1e-13);
     }
-    // There and back, out of either tail.
+    // Forth and back, in both tails.
     for x in [-3.9, 0.2, 4.4] {
         let there = mixture.flow(x, 1e-4, 1.0).unwrap();
         close(mixture.flow(there, 1.0, 1e-4).unwrap(), x, 1e-9);
@@ -152,7 +153,7 @@ fn a_mixture_of_one_is_a_gaussian() {
 }
 
 #[test]
-fn mixtures_in_the_plane() {
+fn mixtures_in_two_dimensions() {
     let component = |weight, mean: [f64; 2], variance| Component { weight, mean: mean.to_vec(), variance };
     let mixture = Mixture::new(vec![component(1.0, [-1.0, 0.5], 0.1), component(3.0, [1.0, 0.0], 0.3)]).unwrap();
     let (x, a) = ([0.2, -0.4], 0.5);
@@ -187,7 +188,7 @@ fn mixtures_in_the_plane() {
 }
 
 #[test]
-fn what_is_no_mixture() {
+fn invalid_mixtures_are_errors() {
     assert!(Mixture::new(vec![]).is_err());
     for wrong in [(0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (f64::NAN, 1.0, 1.0), (1.0, 1.0, f64::INFINITY)] {
         assert!(Mixture::univariate(&[wrong]).is_err(), "{wrong:?}");

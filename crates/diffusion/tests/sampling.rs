@@ -1,4 +1,4 @@
-//! The law of what a sampler makes, against the data's, by a Kolmogorov–Smirnov test of four thousand samples.
+//! The law of a sampler's output against that of the data, by a Kolmogorov–Smirnov test of four thousand samples.
 
 use ddpm_diffusion::oracle::Mixture;
 use ddpm_diffusion::{BetaSchedule, NoiseSchedule, Prediction, SolverTable, Variance, solver, timesteps};
@@ -32,8 +32,8 @@ fn samples(table: &SolverTable) -> Vec<f64> {
     table.run(&normals(Stream::InitialNoise, 0), common::denoiser(Prediction::Sample, model), noise).unwrap()
 }
 
-/// The probability that as many samples of the data's own law lie at least as far from its distribution function:
-/// Kolmogorov's 2 Σ (−1)^{k−1} e^{−2k²λ²} with Stephens' λ = (√n + 0.12 + 0.11/√n) D.
+/// The p-value of the Kolmogorov–Smirnov test that samples have the law of the data: Kolmogorov's
+/// 2 Σ (−1)^{k−1} e^{−2k²λ²} with Stephens' λ = (√n + 0.12 + 0.11/√n) D.
 fn p_value(mut samples: Vec<f64>) -> f64 {
     samples.sort_unstable_by(f64::total_cmp);
     let n = samples.len() as f64;
@@ -50,8 +50,8 @@ fn p_value(mut samples: Vec<f64>) -> f64 {
     p
 }
 
-/// Were the sampler's law the data's, p would be below 0.01 for one seed in a hundred; this seed is not such a one. A law whose
-/// distribution function is off by 0.05 somewhere is all but certain to give p < 1e-4.
+/// If the laws are equal, p is below 0.01 for one seed in a hundred. If their distribution functions differ by 0.05
+/// anywhere, p is almost certainly below 1e-4.
 #[test]
 fn ancestral_samples_have_the_law_of_the_data() {
     let table = solver::ddpm(&schedule(), &timesteps::all(1000), Variance::FixedSmall, None).unwrap();
@@ -62,9 +62,9 @@ fn ancestral_samples_have_the_law_of_the_data() {
     assert!(p_value(samples(&wrong)) < 1e-6);
 }
 
-/// Two hundred steps of DDIM follow the flow, which carries noise into the data's law; five do not.
+/// Two hundred steps of DDIM follow the flow, which maps noise to the law of the data; five do not.
 #[test]
-fn so_have_those_of_the_flow() {
+fn ddim_samples_have_the_law_of_the_data() {
     let table = |steps| {
         let timesteps = ddpm_diffusion::TimestepSpacing::Linspace.timesteps(1000, steps, 0).unwrap();
         solver::ddim(&schedule(), &timesteps, 0.0, None).unwrap()

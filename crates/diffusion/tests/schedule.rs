@@ -1,7 +1,7 @@
-//! Schedules against closed forms, an independent recomputation, published numbers and their own invariants.
+//! Schedules against closed forms, an independent computation, published numbers and invariants.
 
 use ddpm_diffusion::{
-    BetaSchedule, Error, Node, NoiseLevel, NoiseSchedule, Posterior, Prediction, Variance, schedule, variance,
+    BetaSchedule, Error, Node, NoiseLevel, NoiseSchedule, Posterior, Prediction, Variance, beta_schedule, variance,
 };
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn close(found: f64, expected: f64, tolerance: f64) {
     assert!((found - expected).abs() <= tolerance, "{found:e} is not {expected:e} to {tolerance:e}");
 }
 
-/// Ho et al.'s schedule, T = 1000: numbers computed outside of this crate.
+/// Ho et al.'s schedule with T = 1000, against numbers computed elsewhere.
 #[test]
 fn ho_numbers() {
     let s = linear(1000);
@@ -40,9 +40,10 @@ fn ho_numbers() {
     assert_eq!((s.posterior(0).coef_x0, s.posterior(0).coef_xt), (1.0, 0.0));
 }
 
-/// Every table again, by other arithmetic: ᾱ as the exponential of a sum of logarithms, posteriors by precision weighting.
+/// Every table, by different arithmetic: ᾱ as the exponential of a sum of logarithms, posteriors by precision
+/// weighting.
 #[test]
-fn tables_equal_an_independent_recomputation() {
+fn tables_equal_an_independent_computation() {
     for steps in [2, 10, 1000, 4000] {
         let s = linear(steps);
         let mut log_alpha_cumprod = 0.0_f64;
@@ -83,7 +84,7 @@ fn every_rule_against_its_formula() {
     close_all(&BetaSchedule::ScaledLinear.betas(0.01, 0.16, 4), &[0.01, 0.04, 0.09, 0.16]);
     close_all(&BetaSchedule::Const.betas(0.1, 0.4, 3), &[0.4, 0.4, 0.4]);
     close_all(&BetaSchedule::Jsd.betas(0.1, 0.4, 4), &[0.25, 1.0 / 3.0, 0.5, 1.0]);
-    // Both ends exactly, whatever the arithmetic between them rounds to.
+    // Both ends are exact.
     for steps in 2..200 {
         let betas = BetaSchedule::Linear.betas(1e-4, 0.02, steps);
         assert_eq!((betas[0], betas[steps - 1]), (1e-4, 0.02));
@@ -96,7 +97,7 @@ fn every_rule_against_its_formula() {
     let logistic = |x: f64| 0.1 + 0.3 * (1.0 + (0.5 * x).tanh()) / 2.0;
     close_all(&BetaSchedule::Sigmoid.betas(0.1, 0.4, 5), &[-6.0, -3.0, 0.0, 3.0, 6.0].map(logistic));
 
-    // Cosine: ᾱ_t is the squared cosine itself, relative to its value at 0, until the cap acts.
+    // Cosine: below the cap, ᾱ_t is the squared cosine relative to its value at 0.
     let s = NoiseSchedule::new(BetaSchedule::SquaredcosCapV2, 0.0, 0.0, 1000).unwrap();
     let cosine = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::PI / 2.0).cos().powi(2);
     for t in 0..999 {
@@ -104,13 +105,13 @@ fn every_rule_against_its_formula() {
     }
     assert_eq!(s.betas()[999], 0.999);
 
-    // JSD erases equal shares: ᾱ_t = 1 − (t+1)/T, and nothing is left at the end.
+    // JSD: ᾱ_t = 1 − (t+1)/T, which ends at 0.
     let s = NoiseSchedule::new(BetaSchedule::Jsd, 0.0, 0.0, 8).unwrap();
     (0..8).for_each(|t| close(s.alpha_cumprod(t), 1.0 - (t + 1) as f64 / 8.0, 1e-15));
     assert_eq!((s.alpha_cumprod(7), s.log_snr(7)), (0.0, f64::NEG_INFINITY));
 
-    close(schedule::scaled_beta_range(1000).0, 1e-4, 1e-18);
-    close(schedule::scaled_beta_range(4000).1, 0.005, 1e-17);
+    close(beta_schedule::scaled_beta_range(1000).0, 1e-4, 1e-18);
+    close(beta_schedule::scaled_beta_range(4000).1, 0.005, 1e-17);
 }
 
 #[test]
@@ -146,7 +147,7 @@ fn zero_terminal_snr() {
     let s = linear(1000).rescale_zero_terminal_snr().unwrap();
     assert_eq!((s.alpha_cumprod(999), s.snr(999), s.betas()[999]), (0.0, 0.0, 1.0));
     close(s.alpha_cumprod(0), 0.9999, 1e-15);
-    // √ᾱ is an affine image of the old one.
+    // √ᾱ is an affine function of the old √ᾱ.
     let old = linear(1000);
     let slope = |t: usize| (s.level(t).alpha - s.level(0).alpha) / (old.level(t).alpha - old.level(0).alpha);
     close(slope(500), slope(999), 1e-12);
@@ -154,7 +155,7 @@ fn zero_terminal_snr() {
 }
 
 #[test]
-fn what_is_no_schedule() {
+fn invalid_schedules_are_errors() {
     assert_eq!(NoiseSchedule::from_betas(vec![]), Err(Error::EmptySchedule));
     for (betas, t) in [(vec![0.1, 0.0], 1), (vec![-0.1], 0), (vec![1.0, 0.5], 0), (vec![0.1, 1.5], 1)] {
         let beta = betas[t];
@@ -171,8 +172,8 @@ fn what_is_no_schedule() {
     }
 }
 
-/// x_t made by q_sample and drawn back by the posterior has the law that q(x_{t−1}) has: Bayes' rule, for the moments and
-/// pointwise for the densities.
+/// x_{t−1} drawn from the posterior of a noised x_t has the law q(x_{t−1}): Bayes' rule, in the moments and pointwise
+/// in the densities.
 #[test]
 fn q_sample_then_posterior_is_bayes_rule() {
     let s = NoiseSchedule::new(BetaSchedule::Sigmoid, 1e-3, 0.3, 40).unwrap();
@@ -215,14 +216,14 @@ fn predictions_are_inverse_to_their_targets() {
             }
         }
     }
-    // The targets themselves, in numbers: √ᾱ = 0.6, √(1−ᾱ) = 0.8.
+    // The targets in numbers, with α = 0.6 and σ = 0.8.
     let s = NoiseSchedule::from_betas(vec![0.64]).unwrap();
     let target = |prediction: Prediction| prediction.target(&s, 0);
     close(target(Prediction::VPrediction).sample, -0.8, 1e-15);
     close(target(Prediction::VPrediction).epsilon, 0.6, 1e-15);
     assert_eq!((target(Prediction::Epsilon).sample, target(Prediction::Epsilon).epsilon), (0.0, 1.0));
     assert_eq!((target(Prediction::Sample).sample, target(Prediction::Sample).epsilon), (1.0, 0.0));
-    // The previous mean one step above the data is the data.
+    // The previous mean at t = 0 is the data.
     close(target(Prediction::PreviousMean).sample, 1.0, 1e-15);
     close(target(Prediction::PreviousMean).epsilon, 0.0, 1e-15);
 }
@@ -250,7 +251,7 @@ fn learned_variances() {
     close(range.interpolate(0.3 + 1e-3) - range.interpolate(0.3), 0.5 * (range.max - range.min) * 1e-3, 1e-12);
     assert_eq!(Variance::LearnedRange.log_variance(&s, 0).min, s.posterior(1).variance.ln());
     assert_eq!(Variance::LearnedRange.log_variance(&s, 0).max, s.betas()[0].ln());
-    // A plainly learned one passes through.
+    // With `learned`, v is the log-variance.
     assert_eq!(Variance::Learned.diffusers_log_variance(0.5, 0.7), Variance::Learned.log_variance(&s, 7));
     for v in [-9.5, -1.0, 0.0, 2.0] {
         close(Variance::Learned.log_variance(&s, 7).interpolate(v), v, 1e-14);
@@ -276,7 +277,7 @@ fn the_optimal_variance_spans_the_fixed_ones() {
     close(variance::optimal_variance(s.alpha_cumprod(5), 1.0, 0.02), 0.02, 1e-15);
 }
 
-/// The words of the files, both ways, and every variant has one.
+/// Every variant has a name, which is also its serialized form.
 #[test]
 fn names() {
     fn round_trip<T>(names: &[(&str, T)])
@@ -305,7 +306,7 @@ fn names() {
 }
 
 #[test]
-fn a_schedule_is_serialised_as_its_betas() {
+fn schedules_are_serialized_as_betas() {
     let s = linear(37);
     let json = serde_json::to_string(&s).unwrap();
     assert_eq!(serde_json::from_str::<NoiseSchedule>(&json).unwrap(), s);
@@ -324,7 +325,7 @@ proptest! {
 
     #[test]
     fn invariants((rule, s) in any_schedule()) {
-        // JSD ends at zero signal.
+        // JSD ends at ᾱ = 0.
         let last = if rule == BetaSchedule::Jsd { s.len() - 1 } else { s.len() };
         for t in 0..s.len() {
             prop_assert!(s.betas()[t] > 0.0 && s.betas()[t] <= 1.0);

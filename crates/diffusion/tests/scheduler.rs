@@ -5,7 +5,7 @@ use ddpm_diffusion::{
     timesteps,
 };
 
-/// The Hub's google/ddpm-cifar10-32.
+/// google/ddpm-cifar10-32 on the Hugging Face Hub.
 const CIFAR10: &str = r#"{
   "_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1",
   "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001, "clip_sample": true,
@@ -21,7 +21,7 @@ fn with(key: &str, value: &str) -> String {
 }
 
 #[test]
-fn the_paper_s_cifar10_model() {
+fn the_cifar10_model_of_ho_et_al() {
     let config = SchedulerConfig::from_json(CIFAR10).unwrap();
     assert_eq!(config, SchedulerConfig { variance_type: Variance::FixedLarge, ..SchedulerConfig::default() });
     assert_eq!((config.clip(), config.prediction_type), (Some(Clip::Range(1.0)), Prediction::Epsilon));
@@ -46,7 +46,7 @@ fn early_diffusers_keys() {
 }
 
 #[test]
-fn refusals_name_the_key() {
+fn errors_name_the_key() {
     for (key, value) in [
         ("skip_prk_steps", "true"),
         ("beta_schedule", "\"fancy\""),
@@ -69,11 +69,11 @@ fn refusals_name_the_key() {
     for broken in ["", "[]", "{", "nonsense", r#"{"_class_name": 3}"#] {
         assert!(refused(broken).starts_with("scheduler_config.json: "));
     }
-    // diffusers' own notes may be anything.
+    // Keys that start with `_` are metadata.
     SchedulerConfig::from_json(&with("_whatever", "{}")).unwrap();
 }
 
-/// With thresholding clip_sample does nothing, in diffusers too.
+/// With thresholding, clip_sample has no effect, as in diffusers.
 #[test]
 fn thresholding() {
     let json = r#"{"_class_name": "DDIMScheduler", "thresholding": true, "dynamic_thresholding_ratio": 0.9,
@@ -88,7 +88,7 @@ fn thresholding() {
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn json_round_trip() {
     for class in [SchedulerClass::Ddpm, SchedulerClass::Ddim] {
         let config = SchedulerConfig {
             class,
@@ -106,13 +106,13 @@ fn what_is_written_is_read_back() {
         assert_eq!(SchedulerConfig::from_json(&config.to_json().unwrap()).unwrap(), config);
         assert_eq!(config.clip(), None);
     }
-    // Each class writes its own keys.
+    // Each class writes its keys only.
     let keys = |class| SchedulerConfig { class, ..SchedulerConfig::default() }.to_json().unwrap();
     assert!(keys(SchedulerClass::Ddpm).contains("variance_type") && !keys(SchedulerClass::Ddpm).contains("set_alpha"));
     assert!(!keys(SchedulerClass::Ddim).contains("variance_type") && keys(SchedulerClass::Ddim).contains("set_alpha"));
 }
 
-/// A rule that diffusers does not know is written as numbers, bit for bit.
+/// β rules that diffusers does not have are written as lists, bit for bit.
 #[test]
 fn other_schedules_become_trained_betas() {
     for (class, schedule, as_list) in [
@@ -130,7 +130,7 @@ fn other_schedules_become_trained_betas() {
 }
 
 #[test]
-fn rescaling_and_alpha_of_the_end() {
+fn zero_terminal_snr_and_the_last_step() {
     let config = SchedulerConfig { rescale_betas_zero_snr: true, ..Default::default() };
     assert_eq!(config.noise_schedule().unwrap().alpha_cumprod(999), 0.0);
     let mut config = SchedulerConfig { class: SchedulerClass::Ddim, ..Default::default() };
@@ -142,7 +142,7 @@ fn rescaling_and_alpha_of_the_end() {
     assert!(config.solver_table(0, 0.0).is_err() && config.solver_table(1001, 0.0).is_err());
 }
 
-/// DDIM with linspace aims at t − 20, not at the next timestep.
+/// DDIM with linspace spacing steps to t − 20 rather than to the next timestep.
 #[test]
 fn the_peculiarities_of_diffusers() {
     let config = SchedulerConfig {

@@ -1,9 +1,10 @@
-//! Solver tables on data whose answers are exact, and the contract of a row.
+//! Solver tables on data with exact solutions, and the contract of a row.
 
 use ddpm_diffusion::{
     BetaSchedule, Clip, Error, Node, NoiseLevel, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance,
     oracle::{Gaussian, Mixture},
-    solver::{AnalyticNoise, Row, ddim, ddim_analytic, ddpm, ddpm_with_variances},
+    solver::{AnalyticNoise, ddim, ddim_analytic, ddpm, ddpm_with_variances},
+    solver_table::Row,
     timesteps,
     variance::optimal_variance,
 };
@@ -29,7 +30,7 @@ fn in_x_and_sample(row: &Row) -> (f64, f64, f64) {
     (row.x + epsilon / sigma, sample - epsilon * alpha / sigma, row.noise)
 }
 
-/// Mean and variance of x after each row when x_t ~ q_t and the denoiser is exact.
+/// The law of x after each row, with the exact denoiser and x ~ q_t at the start.
 fn moments(table: &SolverTable, data: Gaussian) -> Vec<Gaussian> {
     let mut x = data.marginal(table.rows[0].node.level.alpha_cumprod());
     let step = |row: &Row| {
@@ -41,8 +42,8 @@ fn moments(table: &SolverTable, data: Gaussian) -> Vec<Gaussian> {
     table.rows.iter().map(step).collect()
 }
 
-/// Every intermediate law is the exact q(x_s). The last row, without noise, gives E[x_0 | x_0 slightly noised], whose
-/// variance lacks just the error of that last guess.
+/// Every intermediate law is q(x_s). The last row adds no noise and gives x̂0, whose variance is smaller than that of
+/// the data by M_t.
 #[track_caller]
 fn is_exact(table: &SolverTable, data: Gaussian) {
     let after = moments(table, data);
@@ -56,7 +57,7 @@ fn is_exact(table: &SolverTable, data: Gaussian) {
     close(last.variance + data.mse(table.rows.last().unwrap().node.level.alpha_cumprod()), data.variance, 1e-12);
 }
 
-/// Every spacing, of one step to all, and two lists by hand.
+/// Every spacing with one to all steps, and three more lists.
 fn subsets() -> Vec<Vec<usize>> {
     use TimestepSpacing::{Leading, Linspace, Quadratic, Trailing};
     let spaced = [Leading, Linspace, Trailing, Quadratic].into_iter().flat_map(|spacing| {
@@ -73,7 +74,7 @@ fn subsets() -> Vec<Vec<usize>> {
 fn ancestral_sampling_reproduces_gaussian_data() {
     let schedule = linear(1000);
     for timesteps in subsets() {
-        // β is exact for unit variance, β̃ for a point, σ*² for anything (Ho et al. section 3.2).
+        // β is exact for unit variance, β̃ for data at a point (Ho et al. section 3.2), σ*² for any Gaussian.
         let large = ddpm(&schedule, &timesteps, Variance::FixedLarge, None).unwrap();
         is_exact(&large, Gaussian { mean: 0.4, variance: 1.0 });
         let small = ddpm(&schedule, &timesteps, Variance::FixedSmall, None).unwrap();
@@ -90,7 +91,7 @@ fn ancestral_sampling_reproduces_gaussian_data() {
             .collect();
         is_exact(&ddpm_with_variances(&schedule, &timesteps, &variances, None).unwrap(), data);
     }
-    // And the fixed ones are not exact for what they are not made for.
+    // Fixed variances are not exact for other data.
     let timesteps = TimestepSpacing::Leading.timesteps(1000, 50, 0).unwrap();
     let large = ddpm(&schedule, &timesteps, Variance::FixedLarge, None).unwrap();
     let after = moments(&large, Gaussian { mean: 0.0, variance: 0.1 });
@@ -100,7 +101,7 @@ fn ancestral_sampling_reproduces_gaussian_data() {
 }
 
 #[test]
-fn the_rows_are_the_posterior() {
+fn ancestral_rows_are_the_posterior() {
     let schedule = linear(1000);
     let table = ddpm(&schedule, &timesteps::all(1000), Variance::FixedSmall, Some(Clip::Range(1.0))).unwrap();
     assert_eq!((table.rows.len(), table.clip_sample, table.history()), (1000, Some(Clip::Range(1.0)), 1));
@@ -133,7 +134,7 @@ fn ddim_at_eta_1_is_ddpm_with_fixed_small() {
     }
 }
 
-/// Whatever η is, a point is found exactly, and each row has the marginal of Song et al.'s lemma 1.
+/// For every η, data at a point is reproduced exactly, and each row has the marginal of Song et al.'s lemma 1.
 #[test]
 fn ddim_keeps_the_marginals_of_a_point() {
     let schedule = linear(1000);
@@ -152,8 +153,8 @@ fn ddim_keeps_the_marginals_of_a_point() {
     }
 }
 
-/// Whatever η and however few the steps, DDIM with its own noise has the wrong variance for data that are no point; with the
-/// optimal variance (Analytic-DPM) every law before the last row is the data's.
+/// With the optimal variance (Analytic-DPM) every law before the last row is exact, for every η and number of steps.
+/// With DDIM's own noise the variance is too small.
 #[test]
 fn analytic_ddim_reproduces_gaussian_data() {
     let schedule = linear(1000);
@@ -172,7 +173,7 @@ fn analytic_ddim_reproduces_gaussian_data() {
             let (t, s) = (row.node.level.alpha_cumprod(), schedule.alpha_cumprod(s));
             close(row.noise.powi(2), optimal_variance(t, s, data.mse(t)), 1e-14);
         }
-        // Without it: too little variance, by far in few steps, as each step loses what x̂0 missed.
+        // Without it the variance is too small: each step loses the error of x̂0.
         let plain = ddim(&schedule, &[999, 500, 0], 0.0, None).unwrap();
         let after = moments(&plain, data)[1];
         let exact = data.marginal(schedule.alpha_cumprod(0));
@@ -180,7 +181,7 @@ fn analytic_ddim_reproduces_gaussian_data() {
         println!("ddim in two steps: variance {:.4}, not {:.4}", after.variance, exact.variance);
         assert!(after.variance < 0.9 * exact.variance);
     }
-    // A perfect guess needs no more than DDIM's noise.
+    // With M_t = 0 the noise is that of DDIM.
     let timesteps = [999, 500, 100];
     let perfect = ddim_analytic(&schedule, &timesteps, AnalyticNoise { eta: 0.3, mse: &[0.0; 1000] }, None).unwrap();
     perfect.rows.iter().zip(ddim(&schedule, &timesteps, 0.3, None).unwrap().rows).for_each(|(a, b)| {
@@ -221,11 +222,10 @@ fn ddim_converges_to_the_exact_flow_at_order_1() {
     assert!((gaussian - 1.0).abs() < 0.1 && (mixture - 1.0).abs() < 0.1, "{gaussian} {mixture}");
 }
 
-/// Two samplers that this crate does not ship, as tables, to show what the history columns can hold: Adams–Bashforth
-/// (needs the prediction of the row before) and Heun (a row that takes the Euler step back). Both in y = x/√ᾱ over
-/// σ = 1/√SNR, where dy/dσ = ε̂.
+/// Two samplers written as tables by hand: Adams–Bashforth, which uses the prediction of the row before, and Heun, with
+/// a second row that corrects the Euler step. Both in y = x/√ᾱ over σ = 1/√SNR, where dy/dσ = ε̂.
 #[test]
-fn history_columns_hold_second_order_solvers() {
+fn second_order_solvers_written_as_tables() {
     let data = Gaussian { mean: 0.5, variance: 0.3 };
     let alpha = |sigma: f64| 1.0 / (1.0 + sigma * sigma);
     let row = |sigma: f64, next: f64, x: f64, epsilon: Vec<f64>| Row {
@@ -276,7 +276,7 @@ fn history_columns_hold_second_order_solvers() {
 }
 
 #[test]
-fn every_prediction_walks_the_same_way() {
+fn all_predictions_give_the_same_result() {
     let schedule = linear(1000);
     let data = Gaussian { mean: 0.2, variance: 0.5 };
     let timesteps = TimestepSpacing::Leading.timesteps(1000, 20, 0).unwrap();
@@ -344,7 +344,7 @@ fn learned_variance_scales_the_noise() {
     let mixed = run(&range, [1.0, -1.0]);
     close(mixed[0], fixed(Variance::FixedLarge, 0), 1e-12);
     close(mixed[1], fixed(Variance::FixedSmall, 1), 1e-12);
-    // A network whose v is missing.
+    // A network without v.
     let short = range.run(&[0.5], denoiser(Prediction::Epsilon, |x, _| x.to_vec()), |_| vec![1.0]);
     assert_eq!(short, Err(Error::Length { name: "learned variance", found: 0, expected: 1 }));
 }
@@ -371,7 +371,7 @@ fn zero_terminal_snr() {
 }
 
 #[test]
-fn arguments_that_make_no_table() {
+fn invalid_arguments_are_errors() {
     let schedule = linear(10);
     for eta in [-0.1, 3.0, f64::NAN] {
         assert!(matches!(ddim(&schedule, &[9, 5, 2], eta, None), Err(Error::Value { name: "eta", .. })), "{eta}");
@@ -385,7 +385,7 @@ fn arguments_that_make_no_table() {
 }
 
 #[test]
-fn tables_from_elsewhere_are_checked() {
+fn invalid_tables_are_errors() {
     let good = ddim(&linear(100), &[90, 50, 10], 0.2, Some(Clip::Range(1.0))).unwrap();
     let check = |spoil: &dyn Fn(&mut SolverTable)| {
         let mut table = good.clone();
@@ -408,7 +408,7 @@ fn tables_from_elsewhere_are_checked() {
 }
 
 #[test]
-fn tables_are_written_and_read() {
+fn tables_are_serialized_and_printed() {
     let range = ddpm(&linear(1000), &[999, 333, 0], Variance::LearnedRange, Some(Clip::Range(1.0))).unwrap();
     for table in [range, ddim(&linear(1000), &[999, 333, 0], 0.37, None).unwrap()] {
         let json = serde_json::to_string(&table).unwrap();
@@ -423,8 +423,7 @@ fn tables_are_written_and_read() {
     }
 }
 
-/// On Gaussian data the flow is known: the inversion ends there, the nearer the smaller its steps, and DDIM over the same
-/// timesteps comes back.
+/// On Gaussian data the inversion converges to the exact flow, and DDIM over the same timesteps reconstructs the image.
 #[test]
 fn ddim_inversion_follows_the_flow_to_noise_and_back() {
     let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 1000).unwrap();

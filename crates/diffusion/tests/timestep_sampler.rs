@@ -1,4 +1,4 @@
-//! How t is drawn: exact coverage, unbiased weights, a state that survives a stop.
+//! Samplers of training timesteps: exact coverage, unbiased weights, serialized state.
 
 use ddpm_diffusion::timestep_sampler::{LossSecondMoment, low_discrepancy, uniform};
 
@@ -17,7 +17,7 @@ fn uniform_reaches_every_timestep_equally() {
 fn low_discrepancy_covers_the_chain_once() {
     for u0 in [0.0, 0.123, 0.5, 0.99999] {
         let mut ts: Vec<usize> = (0..STEPS).map(|i| low_discrepancy(u0, i, STEPS, STEPS)).collect();
-        // Half a step of rounding may not matter: each stratum has exactly one.
+        // Each stratum has exactly one timestep, whatever the rounding.
         ts.sort_unstable();
         assert_eq!(ts, (0..STEPS).collect::<Vec<_>>(), "{u0}");
     }
@@ -62,7 +62,7 @@ fn uniform_until_every_history_is_full() {
 }
 
 #[test]
-fn the_oldest_loss_leaves_first() {
+fn the_oldest_loss_is_dropped_first() {
     let mut sampler = LossSecondMoment::with_history(1, 3, 0.001).unwrap();
     let state = |sampler: &LossSecondMoment| serde_json::to_value(sampler).unwrap()["loss_history"].clone();
     for value in [1.0, 2.0, f64::NAN, 3.0, 4.0, f64::INFINITY] {
@@ -72,7 +72,7 @@ fn the_oldest_loss_leaves_first() {
     assert!(sampler.update(1, 0.5).is_err());
 }
 
-/// Σ p_t w_t f(t) is the plain mean of f, and draws follow p.
+/// Σ p_t w_t f(t) is the mean of f, and draws have distribution p.
 #[test]
 fn importance_sampling_is_unbiased() {
     let distribution = warm().distribution();
@@ -95,7 +95,7 @@ fn importance_sampling_is_unbiased() {
 }
 
 #[test]
-fn resumed_state_is_the_same_state() {
+fn serialized_state_is_exact() {
     let mut running = warm();
     running.update(3, 0.1 + 0.2).unwrap(); // not a short decimal
     running.update(5, 1.0 / 3.0).unwrap();

@@ -1,4 +1,4 @@
-//! Which timesteps are visited: lists known by heart, and properties for every T and K. Long lists of the reference
+//! Subsets of timesteps: well-known lists, and properties for every T and K. Long lists of the reference
 //! implementations are in goldens.rs.
 
 use ddpm_diffusion::{
@@ -45,7 +45,7 @@ fn sections_offsets_and_lists() {
 }
 
 #[test]
-fn what_cannot_be_spaced() {
+fn invalid_spacings_are_errors() {
     for steps in [0, 1001, usize::MAX] {
         assert!(matches!(TimestepSpacing::Leading.timesteps(1000, steps, 0), Err(Error::Steps { .. })));
     }
@@ -74,7 +74,7 @@ proptest! {
             if spacing != TimestepSpacing::Quadratic {
                 prop_assert_eq!(timesteps.len(), steps);
             }
-            // Which ends are kept.
+            // The ends that each spacing includes.
             let (ends_at_data, starts_at_noise) = (timesteps[timesteps.len() - 1] == 0, timesteps[0] == total - 1);
             prop_assert!(spacing == TimestepSpacing::Trailing || ends_at_data);
             prop_assert!(spacing != TimestepSpacing::Trailing || starts_at_noise);

@@ -1,9 +1,9 @@
-//! One Gaussian on the line.
+//! One-dimensional Gaussian data.
 
 use std::f64::consts::PI;
 
-use crate::solver::Estimate;
-use crate::{Error, Node, NoiseLevel, SolverTable, schedule::Posterior};
+use crate::solver_table::Estimate;
+use crate::{Error, Node, NoiseLevel, SolverTable, posterior::Posterior};
 
 /// Gaussian data N(mean, variance) in every dimension, independently.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,19 +15,19 @@ pub struct Gaussian {
 }
 
 impl Gaussian {
-    /// q(x_t): the data scaled by √ᾱ plus noise of variance 1−ᾱ.
+    /// Returns q(x_t): the data scaled by √ᾱ plus noise of variance 1−ᾱ.
     pub fn marginal(self, alpha_cumprod: f64) -> Self {
         let variance = alpha_cumprod * self.variance + 1.0 - alpha_cumprod;
         Self { mean: alpha_cumprod.sqrt() * self.mean, variance }
     }
 
-    /// The exact denoiser x̂0 = E[x_0 | x_t].
+    /// Returns the exact denoiser x̂0 = E[x_0 | x_t].
     pub fn sample(self, x_t: f64, alpha_cumprod: f64) -> f64 {
         let Self { mean, variance } = self.marginal(alpha_cumprod);
         self.mean + alpha_cumprod.sqrt() * self.variance / variance * (x_t - mean)
     }
 
-    /// The exact noise predictor ε̂ = E[ε | x_t] = −√(1−ᾱ) ∇ log q(x_t).
+    /// Returns the exact noise prediction ε̂ = E[ε | x_t] = −√(1−ᾱ) ∇ log q(x_t).
     pub fn epsilon(self, x_t: f64, alpha_cumprod: f64) -> f64 {
         let Self { mean, variance } = self.marginal(alpha_cumprod);
         (1.0 - alpha_cumprod).sqrt() * (x_t - mean) / variance
@@ -44,17 +44,17 @@ impl Gaussian {
         }
     }
 
-    /// M_t = E(x_0 − x̂0)² per dimension, here also Var[x_0 | x_t]: s²/(1 + SNR s²).
+    /// Returns M_t = E(x_0 − x̂0)² per dimension, which for Gaussian data is Var[x_0 | x_t] = s²/(1 + SNR s²).
     pub fn mse(self, alpha_cumprod: f64) -> f64 {
         self.variance * (1.0 - alpha_cumprod) / self.marginal(alpha_cumprod).variance
     }
 
-    /// The mutual information of x_0 and x_t in nats per dimension: ½ ln(1 + SNR s²).
+    /// Returns the mutual information of x_0 and x_t in nats per dimension, ½ ln(1 + SNR s²).
     pub fn information(self, alpha_cumprod: f64) -> f64 {
         0.5 * (alpha_cumprod * self.variance / (1.0 - alpha_cumprod)).ln_1p()
     }
 
-    /// The exact reverse kernel q(x_s | x_t).
+    /// Returns the exact reverse kernel q(x_s | x_t).
     pub fn reverse(self, x_t: f64, alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> Self {
         let posterior = Posterior::between(alpha_cumprod_t, alpha_cumprod_s);
         Self {
@@ -63,22 +63,22 @@ impl Gaussian {
         }
     }
 
-    /// The probability-flow ODE solved exactly from ᾱ_t to ᾱ_s, either way.
+    /// Solves the probability-flow ODE exactly from ᾱ_t to ᾱ_s, in either direction.
     pub fn flow(self, x_t: f64, alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> f64 {
         let (t, s) = (self.marginal(alpha_cumprod_t), self.marginal(alpha_cumprod_s));
         s.mean + (s.variance / t.variance).sqrt() * (x_t - t.mean)
     }
 
-    /// The law of where a table ends that starts from x ~ `start`, its denoiser exact and nothing clipped. Every row is
-    /// affine then, so the law is Gaussian; its variance is the sum of the squared responses to x and to each row's noise.
+    /// Returns the law of a table's result for x ~ `start` and the exact denoiser. Every row is then affine, so the law
+    /// is Gaussian; its variance is the sum of the squared responses to x and to each row's noise.
     ///
     /// # Errors
-    /// As [`SolverTable::run`], and for tables that clip or whose variance is learned.
+    /// As [`SolverTable::run`], and if the table clips or its variance is learned.
     pub fn propagate(self, table: &SolverTable, start: Self) -> Result<Self, Error> {
         if table.clip_sample.is_some() {
-            return Err(Error::Unsupported("a table that clips does not keep laws Gaussian".to_owned()));
+            return Err(Error::Unsupported("the law is not Gaussian after a table that clips".to_owned()));
         }
-        // One run of as many numbers: no noise at all, one unit of x, one unit of each row's noise.
+        // One run over independent elements: without noise, with x = 1, and with one unit of each row's noise.
         let rows = table.rows.len();
         let unit = |at: usize| (0..rows + 2).map(|i| f64::from(u8::from(i == at))).collect::<Vec<_>>();
         let end = table.run(&unit(1), |x, node: Node| Ok(self.denoise(x, node.level)), |row| unit(row + 2))?;
@@ -89,7 +89,7 @@ impl Gaussian {
         })
     }
 
-    /// ln q(x_t) in nats.
+    /// Returns ln q(x_t) in nats.
     pub fn log_density(self, x_t: f64, alpha_cumprod: f64) -> f64 {
         let Self { mean, variance } = self.marginal(alpha_cumprod);
         -0.5 * ((x_t - mean).powi(2) / variance + (2.0 * PI * variance).ln())

@@ -8,7 +8,7 @@ use crate::Error;
 /// One Gaussian of a [`Mixture`], with the same variance in every direction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Component {
-    /// Its share; shares need not sum to 1.
+    /// Its weight; [`Mixture::new`] normalises weights to sum to 1.
     pub weight: f64,
     /// Its mean, one number per dimension.
     pub mean: Vec<f64>,
@@ -23,7 +23,10 @@ pub struct Mixture {
 }
 
 impl Mixture {
-    /// Errors for no components, unequal dimensions, and weights or variances that are not positive.
+    /// Creates a mixture.
+    ///
+    /// # Errors
+    /// If there are no components, dimensions differ, or a weight or variance is not positive.
     pub fn new(mut components: Vec<Component>) -> Result<Self, Error> {
         let dims = components.first().map_or(0, |component| component.mean.len());
         if dims == 0 {
@@ -44,23 +47,26 @@ impl Mixture {
         Ok(Self { components })
     }
 
-    /// A mixture on the line, from (weight, mean, variance) triples.
+    /// Creates a one-dimensional mixture from (weight, mean, variance) triples.
+    ///
+    /// # Errors
+    /// As [`Mixture::new`].
     pub fn univariate(components: &[(f64, f64, f64)]) -> Result<Self, Error> {
         let component = |&(weight, mean, variance): &(f64, f64, f64)| Component { weight, mean: vec![mean], variance };
         Self::new(components.iter().map(component).collect())
     }
 
-    /// D.
+    /// Returns the number of dimensions D.
     pub fn dims(&self) -> usize {
         self.components[0].mean.len()
     }
 
-    /// Its components, weights summing to 1.
+    /// Returns the components, whose weights sum to 1.
     pub fn components(&self) -> &[Component] {
         &self.components
     }
 
-    /// ln of w_k N(x_t; √ᾱ m_k, V_k I) for each component.
+    /// Returns ln of w_k N(x_t; √ᾱ m_k, V_k I) for each component.
     fn log_joint(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         let gaussian = |component: &Component| {
             let log_density = component
@@ -73,29 +79,29 @@ impl Mixture {
         self.components.iter().map(gaussian).collect()
     }
 
-    /// r_k: the probability that each component made x_t.
+    /// Returns r_k, the posterior probability of each component given x_t.
     pub fn responsibilities(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         let joint = self.log_joint(x_t, alpha_cumprod);
         let total = log_sum_exp(&joint);
         joint.iter().map(|log| (log - total).exp()).collect()
     }
 
-    /// ln q(x_t) in nats.
+    /// Returns ln q(x_t) in nats.
     pub fn log_density(&self, x_t: &[f64], alpha_cumprod: f64) -> f64 {
         log_sum_exp(&self.log_joint(x_t, alpha_cumprod))
     }
 
-    /// The exact denoiser x̂0 = E[x_0 | x_t].
+    /// Returns the exact denoiser x̂0 = E[x_0 | x_t].
     pub fn sample(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         self.average(x_t, alpha_cumprod, |gaussian, x| gaussian.sample(x, alpha_cumprod))
     }
 
-    /// The exact noise predictor ε̂ = E[ε | x_t].
+    /// Returns the exact noise prediction ε̂ = E[ε | x_t].
     pub fn epsilon(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         self.average(x_t, alpha_cumprod, |gaussian, x| gaussian.epsilon(x, alpha_cumprod))
     }
 
-    /// Σ_k r_k f(k-th Gaussian, x) for each dimension.
+    /// Returns Σ_k r_k f(k-th Gaussian, x) for each dimension.
     fn average(&self, x_t: &[f64], alpha_cumprod: f64, f: impl Fn(Gaussian, f64) -> f64) -> Vec<f64> {
         let responsibilities = self.responsibilities(x_t, alpha_cumprod);
         let mut sum = vec![0.0; x_t.len()];
@@ -107,7 +113,7 @@ impl Mixture {
         sum
     }
 
-    /// Tr Cov[x_0 | x_t]/D, the squared error per dimension that even the exact denoiser makes at this x_t.
+    /// Returns Tr Cov[x_0 | x_t]/D, the squared error per dimension of the exact denoiser at this x_t.
     pub fn posterior_variance(&self, x_t: &[f64], alpha_cumprod: f64) -> f64 {
         let second = self.average(x_t, alpha_cumprod, |gaussian, x| {
             gaussian.mse(alpha_cumprod) + gaussian.sample(x, alpha_cumprod).powi(2)
@@ -116,13 +122,13 @@ impl Mixture {
         second.iter().zip(&first).map(|(second, first)| second - first * first).sum::<f64>() / x_t.len() as f64
     }
 
-    /// Cov[x_0 | x_t], D×D.
+    /// Returns Cov[x_0 | x_t], D×D.
     pub fn posterior_covariance(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<Vec<f64>> {
         self.reverse(x_t, alpha_cumprod, 1.0).covariance()
     }
 
-    /// The exact reverse kernel q(x_s | x_t), a mixture again: component k has the weight r_k with which it made x_t, and
-    /// the reverse kernel of its own Gaussian.
+    /// Returns the exact reverse kernel q(x_s | x_t), which is a mixture of the components' reverse kernels with
+    /// weights r_k.
     pub fn reverse(&self, x_t: &[f64], alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> Self {
         let responsibilities = self.responsibilities(x_t, alpha_cumprod_t);
         let reverse = |(Component { mean, variance, .. }, weight): (&Component, f64)| {
@@ -135,13 +141,13 @@ impl Mixture {
         Self { components: self.components.iter().zip(responsibilities).map(reverse).collect() }
     }
 
-    /// E x_0.
+    /// Returns E x_0.
     pub fn mean(&self) -> Vec<f64> {
         let mean = |i: usize| self.components.iter().map(|component| component.weight * component.mean[i]).sum();
         (0..self.dims()).map(mean).collect()
     }
 
-    /// Cov x_0, D×D.
+    /// Returns Cov x_0, D×D.
     pub fn covariance(&self) -> Vec<Vec<f64>> {
         let mean = self.mean();
         let entry = |i: usize, j: usize| {
@@ -154,15 +160,21 @@ impl Mixture {
         (0..mean.len()).map(|i| (0..mean.len()).map(|j| entry(i, j)).collect()).collect()
     }
 
-    /// M_t = E(x_0 − x̂0)² of a mixture on the line, by quadrature over x_t. Errors for D > 1.
+    /// Returns M_t = E(x_0 − x̂0)² of a one-dimensional mixture, by quadrature over x_t.
+    ///
+    /// # Errors
+    /// If D > 1.
     pub fn mse(&self, alpha_cumprod: f64) -> Result<f64, Error> {
         self.expectation(alpha_cumprod, |x| self.posterior_variance(&[x], alpha_cumprod))
     }
 
-    /// E f(x_t) of a mixture on the line. The trapezoidal rule, which converges exponentially for such integrands; the
-    /// step resolves the narrowest component. Errors for D > 1.
+    /// Returns E f(x_t) of a one-dimensional mixture, by the trapezoidal rule over each component, which converges
+    /// exponentially for such integrands.
+    ///
+    /// # Errors
+    /// If D > 1.
     pub fn expectation(&self, alpha_cumprod: f64, f: impl Fn(f64) -> f64) -> Result<f64, Error> {
-        self.check_line()?;
+        self.check_univariate()?;
         const REACH: f64 = 10.0;
         const POINTS_PER_DEVIATION: f64 = 16.0;
         let mut sum = 0.0;
@@ -179,9 +191,12 @@ impl Mixture {
         Ok(sum)
     }
 
-    /// P(x_t ≤ x) and P(x_t > x) of a mixture on the line, each exact in its own tail. Errors for D > 1.
+    /// Returns P(x_t ≤ x) and P(x_t > x) of a one-dimensional mixture, each accurate in its own tail.
+    ///
+    /// # Errors
+    /// If D > 1.
     pub fn cdf(&self, x: f64, alpha_cumprod: f64) -> Result<(f64, f64), Error> {
-        self.check_line()?;
+        self.check_univariate()?;
         let (mut below, mut above) = (0.0, 0.0);
         for component in &self.components {
             let at = Gaussian { mean: component.mean[0], variance: component.variance }.marginal(alpha_cumprod);
@@ -192,11 +207,14 @@ impl Mixture {
         Ok((below, above))
     }
 
-    /// The probability-flow ODE of a mixture on the line solved exactly from ᾱ_t to ᾱ_s, either way: the flow is
-    /// monotone, so it keeps quantiles, F_s(x_s) = F_t(x_t). By bisection to the last bit. Errors for D > 1.
+    /// Solves the probability-flow ODE of a one-dimensional mixture exactly from ᾱ_t to ᾱ_s, in either direction. The
+    /// flow is monotone and so preserves quantiles: F_s(x_s) = F_t(x_t), which is solved by bisection to the last bit.
+    ///
+    /// # Errors
+    /// If D > 1.
     pub fn flow(&self, x_t: f64, alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> Result<f64, Error> {
         let (below, above) = self.cdf(x_t, alpha_cumprod_t)?;
-        // The quantile of a mixture lies between those of its components, each of which flows in closed form.
+        // A quantile of the mixture lies between those of its components, which lie within 40 deviations.
         let mut low = f64::INFINITY;
         let mut high = f64::NEG_INFINITY;
         for component in &self.components {
@@ -221,7 +239,7 @@ impl Mixture {
         }
     }
 
-    fn check_line(&self) -> Result<(), Error> {
+    fn check_univariate(&self) -> Result<(), Error> {
         match self.dims() {
             1 => Ok(()),
             found => Err(Error::Length { name: "component mean", found, expected: 1 }),
@@ -229,26 +247,29 @@ impl Mixture {
     }
 }
 
-/// Independent coordinates, each with a mixture of its own on the line: data in D dimensions that are no blobs, and whose
-/// flow is known all the same.
+/// Independent coordinates, each with a one-dimensional mixture of its own: D-dimensional data whose flow has a closed
+/// form.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Product {
     marginals: Vec<Mixture>,
 }
 
 impl Product {
-    /// Errors for a mixture that is not on the line.
+    /// Creates the product of one-dimensional mixtures.
+    ///
+    /// # Errors
+    /// If a mixture has more than one dimension.
     pub fn new(marginals: Vec<Mixture>) -> Result<Self, Error> {
-        marginals.iter().try_for_each(Mixture::check_line)?;
+        marginals.iter().try_for_each(Mixture::check_univariate)?;
         Ok(Self { marginals })
     }
 
-    /// The exact noise predictor ε̂ = E[ε | x_t].
+    /// Returns the exact noise prediction ε̂ = E[ε | x_t].
     pub fn epsilon(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         self.marginals.iter().zip(x_t).flat_map(|(mixture, &x)| mixture.epsilon(&[x], alpha_cumprod)).collect()
     }
 
-    /// The probability-flow ODE solved exactly, as [`Mixture::flow`] in each coordinate.
+    /// Solves the probability-flow ODE exactly, by [`Mixture::flow`] in each coordinate.
     pub fn flow(&self, x_t: &[f64], alpha_cumprod_t: f64, alpha_cumprod_s: f64) -> Result<Vec<f64>, Error> {
         let flow = |(mixture, &x): (&Mixture, &f64)| mixture.flow(x, alpha_cumprod_t, alpha_cumprod_s);
         self.marginals.iter().zip(x_t).map(flow).collect()

@@ -1,12 +1,12 @@
-//! One Gaussian in a few dimensions, with any covariance.
+//! Gaussian data in a few dimensions with any covariance.
 
 use std::f64::consts::TAU;
 
 use crate::Error;
 use crate::linear::{cholesky, solve};
 
-/// Gaussian data N(mean, covariance) whose coordinates depend on each other: what is known of some says something of the
-/// rest, which is the exact answer to inpainting. For small D: every call solves a linear system.
+/// Gaussian data N(mean, covariance) with dependent coordinates. The law of some coordinates given the others is the
+/// exact solution of inpainting. For small D only: every call solves a linear system.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MultivariateGaussian {
     mean: Vec<f64>,
@@ -14,7 +14,10 @@ pub struct MultivariateGaussian {
 }
 
 impl MultivariateGaussian {
-    /// Errors unless the covariance is D×D, symmetric and positive definite.
+    /// Creates a Gaussian.
+    ///
+    /// # Errors
+    /// If the covariance is not D×D, symmetric and positive definite.
     pub fn new(mean: Vec<f64>, covariance: Vec<Vec<f64>>) -> Result<Self, Error> {
         let dims = mean.len();
         if let Some(found) =
@@ -29,17 +32,17 @@ impl MultivariateGaussian {
         Ok(Self { mean, covariance })
     }
 
-    /// The mean.
+    /// Returns the mean.
     pub fn mean(&self) -> &[f64] {
         &self.mean
     }
 
-    /// The covariance.
+    /// Returns the covariance.
     pub fn covariance(&self) -> &[Vec<f64>] {
         &self.covariance
     }
 
-    /// q(x_t) = N(√ᾱ m, ᾱ S + (1−ᾱ) I).
+    /// Returns q(x_t) = N(√ᾱ m, ᾱ S + (1−ᾱ) I).
     pub fn marginal(&self, alpha_cumprod: f64) -> Self {
         let mut covariance = self.covariance.clone();
         for (i, row) in covariance.iter_mut().enumerate() {
@@ -49,19 +52,19 @@ impl MultivariateGaussian {
         Self { mean: self.mean.iter().map(|mean| alpha_cumprod.sqrt() * mean).collect(), covariance }
     }
 
-    /// The exact denoiser x̂0 = m + √ᾱ S C⁻¹ (x_t − √ᾱ m), C the covariance of x_t.
+    /// Returns the exact denoiser x̂0 = m + √ᾱ S C⁻¹ (x_t − √ᾱ m), C the covariance of x_t.
     pub fn sample(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         let away = self.marginal(alpha_cumprod).whitened(x_t);
         let shift = self.covariance.iter().map(|row| alpha_cumprod.sqrt() * dot(row, &away));
         self.mean.iter().zip(shift).map(|(mean, shift)| mean + shift).collect()
     }
 
-    /// The exact noise predictor ε̂ = √(1−ᾱ) C⁻¹ (x_t − √ᾱ m).
+    /// Returns the exact noise prediction ε̂ = √(1−ᾱ) C⁻¹ (x_t − √ᾱ m).
     pub fn epsilon(&self, x_t: &[f64], alpha_cumprod: f64) -> Vec<f64> {
         self.marginal(alpha_cumprod).whitened(x_t).iter().map(|away| (1.0 - alpha_cumprod).sqrt() * away).collect()
     }
 
-    /// Cov[x_0 | x_t] = S − ᾱ S C⁻¹ S, the same for every x_t.
+    /// Returns Cov[x_0 | x_t] = S − ᾱ S C⁻¹ S, the same for every x_t.
     pub fn posterior_covariance(&self, alpha_cumprod: f64) -> Vec<Vec<f64>> {
         let noised = self.marginal(alpha_cumprod).covariance;
         let columns: Vec<Vec<f64>> = self.covariance.iter().map(|column| solve_for(&noised, column)).collect();
@@ -69,7 +72,7 @@ impl MultivariateGaussian {
         (0..columns.len()).map(|i| (0..columns.len()).map(|j| entry(i, j)).collect()).collect()
     }
 
-    /// ln q(x_t) in nats.
+    /// Returns ln q(x_t) in nats.
     pub fn log_density(&self, x_t: &[f64], alpha_cumprod: f64) -> f64 {
         let at = self.marginal(alpha_cumprod);
         let away: Vec<f64> = x_t.iter().zip(&at.mean).map(|(x, mean)| x - mean).collect();
@@ -78,11 +81,11 @@ impl MultivariateGaussian {
         -0.5 * (dot(&away, &at.whitened(x_t)) + log_determinant + away.len() as f64 * TAU.ln())
     }
 
-    /// The law of the unknown coordinates, in their order, given the known ones: N(m_b + S_ba S_aa⁻¹ (x_a − m_a),
-    /// S_bb − S_ba S_aa⁻¹ S_ab).
+    /// Returns the law of the unknown coordinates, in order, given the known ones:
+    /// N(m_b + S_ba S_aa⁻¹ (x_a − m_a), S_bb − S_ba S_aa⁻¹ S_ab).
     ///
     /// # Errors
-    /// Unless `known` has D entries, one of them `None` at least.
+    /// If `known` does not have D entries, or all are known.
     pub fn conditional(&self, known: &[Option<f64>]) -> Result<Self, Error> {
         if known.len() != self.mean.len() {
             return Err(Error::Length { name: "known coordinates", found: known.len(), expected: self.mean.len() });
@@ -106,7 +109,7 @@ impl MultivariateGaussian {
         Ok(Self { mean, covariance })
     }
 
-    /// S⁻¹ (x − m).
+    /// Returns S⁻¹ (x − m).
     fn whitened(&self, x: &[f64]) -> Vec<f64> {
         let away: Vec<f64> = x.iter().zip(&self.mean).map(|(x, mean)| x - mean).collect();
         solve_for(&self.covariance, &away)
@@ -117,7 +120,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// A⁻¹ b.
+/// Returns A⁻¹ b.
 fn solve_for(matrix: &[Vec<f64>], b: &[f64]) -> Vec<f64> {
     solve(matrix.iter().zip(b).map(|(row, &b)| row.iter().copied().chain([b]).collect()).collect())
 }

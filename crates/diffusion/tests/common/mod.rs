@@ -2,21 +2,21 @@
 
 use ddpm_diffusion::{Error, Estimate, LinearMap, Node, NoiseLevel, Prediction};
 
-/// The denoiser of a network that is given x_t and t, and returns as many numbers as x_t has, or twice as many where the
-/// variance is learned (the prediction, then v). Not for predictions of the previous mean.
+/// Makes a denoiser of `network(x_t, t)`, which returns as many numbers as x_t has, or twice as many if the variance is
+/// learned: the prediction, then v. Not for predictions of the previous mean.
 pub fn denoiser(
     prediction: Prediction,
     mut network: impl FnMut(&[f64], f64) -> Vec<f64>,
 ) -> impl FnMut(&[f64], Node) -> Result<Estimate, Error> {
     assert_ne!(prediction, Prediction::PreviousMean);
     move |x, node| {
-        // Before the network, which need not have an answer there.
+        // Checked first: the network need not be defined there.
         prediction.maps(node, NoiseLevel::DATA)?;
         estimate(prediction, node, NoiseLevel::DATA, x, network(x, node.timestep))
     }
 }
 
-/// The estimates from a network's output.
+/// Computes the estimates from a network's output.
 pub fn estimate(
     prediction: Prediction,
     node: Node,

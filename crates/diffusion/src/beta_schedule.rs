@@ -1,0 +1,138 @@
+//! Named rules for β_0 … β_{T−1}.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error,
+    linspace::linspace,
+    names::{name_of, named},
+};
+
+/// A named rule for β_0 … β_{T−1}. Names are those of diffusers, or of Ho et al.'s code where diffusers has none.
+///
+/// For a list of betas (diffusers' `trained_betas`) see
+/// [`NoiseSchedule::from_betas`](crate::NoiseSchedule::from_betas).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BetaSchedule {
+    /// Evenly spaced from β_start to β_end, both included (Ho et al. 2020).
+    #[default]
+    Linear,
+    /// Evenly spaced square roots, squared; `quad` in Ho et al.'s code.
+    #[serde(alias = "quad")]
+    ScaledLinear,
+    /// β_end throughout.
+    Const,
+    /// 1/T, 1/(T−1), …, 1, so that ᾱ falls evenly to 0 (Sohl-Dickstein et al. 2015).
+    Jsd,
+    /// Linear over the first tenth of the steps, then β_end.
+    Warmup10,
+    /// Linear over the first half of the steps, then β_end.
+    Warmup50,
+    /// ᾱ follows a squared cosine, β capped at 0.999 (Nichol & Dhariwal 2021, eq. 17); takes no β range.
+    #[serde(rename = "squaredcos_cap_v2", alias = "cosine")]
+    SquaredcosCapV2,
+    /// A logistic ramp from −6 to 6 between β_start and β_end (GeoDiff).
+    Sigmoid,
+    /// ᾱ from a Laplace-distributed log-SNR, β capped at 0.999, as diffusers computes it; takes no β range.
+    Laplace,
+    /// Log-SNR falls evenly from 13.3 to −5, the end points that Kingma et al. (2021, VDM) learned; takes no β range.
+    LogSnr,
+}
+
+impl BetaSchedule {
+    /// Every schedule with its name.
+    pub const NAMES: [(&'static str, Self); 10] = [
+        ("linear", Self::Linear),
+        ("scaled_linear", Self::ScaledLinear),
+        ("const", Self::Const),
+        ("jsd", Self::Jsd),
+        ("warmup10", Self::Warmup10),
+        ("warmup50", Self::Warmup50),
+        ("squaredcos_cap_v2", Self::SquaredcosCapV2),
+        ("sigmoid", Self::Sigmoid),
+        ("laplace", Self::Laplace),
+        ("log_snr", Self::LogSnr),
+    ];
+
+    /// Returns β_0 … β_{T−1} for T = `num_train_timesteps`.
+    ///
+    /// The range does not depend on T, as in Ho et al. and diffusers; improved-diffusion scales it, see
+    /// [`scaled_beta_range`].
+    pub fn betas(self, beta_start: f64, beta_end: f64, num_train_timesteps: usize) -> Vec<f64> {
+        let steps = num_train_timesteps;
+        let warmup = |fraction: f64| {
+            let ramp = (steps as f64 * fraction) as usize;
+            let mut betas = linspace(beta_start, beta_end, ramp);
+            betas.resize(steps, beta_end);
+            betas
+        };
+        match self {
+            Self::Linear => linspace(beta_start, beta_end, steps),
+            Self::ScaledLinear => {
+                linspace(beta_start.sqrt(), beta_end.sqrt(), steps).iter().map(|root| root * root).collect()
+            }
+            Self::Const => vec![beta_end; steps],
+            Self::Jsd => (0..steps).map(|t| 1.0 / (steps - t) as f64).collect(),
+            Self::Warmup10 => warmup(0.1),
+            Self::Warmup50 => warmup(0.5),
+            Self::SquaredcosCapV2 => betas_for_alpha_bar(steps, cosine_alpha_bar),
+            Self::Sigmoid => linspace(-6.0, 6.0, steps)
+                .iter()
+                .map(|x| (beta_end - beta_start) / (1.0 + (-x).exp()) + beta_start)
+                .collect(),
+            Self::Laplace => betas_for_alpha_bar(steps, laplace_alpha_bar),
+            Self::LogSnr => {
+                // 1 − ᾱ_t/ᾱ_{t−1} for ᾱ = 1/(1 + e^{−log SNR}), without the cancellation near ᾱ = 1.
+                let noise: Vec<f64> = linspace(-13.3, 5.0, steps).into_iter().map(f64::exp).collect();
+                let before = std::iter::once(0.0).chain(noise.iter().copied());
+                before.zip(&noise).map(|(before, now)| (now - before) / (1.0 + now)).collect()
+            }
+        }
+    }
+}
+
+impl fmt::Display for BetaSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(name_of(self, &Self::NAMES))
+    }
+}
+
+impl FromStr for BetaSchedule {
+    type Err = Error;
+
+    /// Reads the names of [`BetaSchedule::NAMES`], `cosine` and `quad`.
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let name = match name {
+            "cosine" => "squaredcos_cap_v2",
+            "quad" => "scaled_linear",
+            name => name,
+        };
+        named("beta schedule", name, &Self::NAMES)
+    }
+}
+
+/// Returns (β_start, β_end) of the linear schedule scaled by 1000/T, so that ᾱ_{T−1} hardly depends on T.
+///
+/// improved-diffusion, guided-diffusion and lucidrains scale the range; Ho et al. and diffusers do not.
+pub fn scaled_beta_range(num_train_timesteps: usize) -> (f64, f64) {
+    let scale = 1000.0 / num_train_timesteps as f64;
+    (scale * 0.0001, scale * 0.02)
+}
+
+/// Returns β_t = 1 − ᾱ((t+1)/T)/ᾱ(t/T), capped at 0.999 (Nichol & Dhariwal 2021, section 3.2).
+fn betas_for_alpha_bar(steps: usize, alpha_bar: fn(f64) -> f64) -> Vec<f64> {
+    let at = |t: usize| alpha_bar(t as f64 / steps as f64);
+    (0..steps).map(|t| (1.0 - at(t + 1) / at(t)).min(0.999)).collect()
+}
+
+fn cosine_alpha_bar(t: f64) -> f64 {
+    ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
+}
+
+fn laplace_alpha_bar(t: f64) -> f64 {
+    let log_snr = -0.5 * (0.5 - t).signum() * (1.0 - 2.0 * (0.5 - t).abs() + 1e-6).ln();
+    (log_snr.exp() / (1.0 + log_snr.exp())).sqrt()
+}
