@@ -345,7 +345,7 @@ pub fn write_folder(
 fn write_npz(path: &Path, images: &Images, labels: Option<&[u32]>) -> Result<()> {
     // A zip's directory is written by seeking, a whole file is only appended to.
     let mut bytes = Cursor::new(Vec::new());
-    let written = data::write_npz(&mut bytes, &to_u8(&images.pixels), images.shape(), labels);
+    let written = data::write_npz_images(&mut bytes, &to_u8(&images.pixels), images.shape(), labels);
     whole::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?;
     Ok(())
 }

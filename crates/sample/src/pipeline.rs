@@ -85,12 +85,12 @@ impl Pipeline {
     }
 
     /// How a set is to be read so that its images fit the network.
-    pub fn data_options(&self) -> data::Options {
+    pub fn data_options(&self) -> data::ReadOptions {
         let config = self.unet.config();
-        data::Options {
+        data::ReadOptions {
             resolution: config.sample_size.map(|size| size.height_width()),
             channels: Some(config.in_channels),
-            ..data::Options::default()
+            ..data::ReadOptions::default()
         }
     }
 
