@@ -1,6 +1,6 @@
 //! What every target of image sets does: whatever is in the file, it is a set or an error.
 
-use data::{Options, Split};
+use data::{ReadOptions, Split, Summary};
 
 /// Opens a file with this name in an empty folder, and reads all of its images, kept in memory and streamed.
 pub fn read(name: &str, bytes: &[u8]) {
@@ -12,9 +12,9 @@ pub fn read(name: &str, bytes: &[u8]) {
     let path = if name.ends_with(".bin") { file.parent().unwrap() } else { &file };
     let split = if name.ends_with("test_batch.bin") { Split::Test } else { Split::Train };
     for memory_limit_bytes in [1 << 20, 0] {
-        let options = Options { resolution: Some((8, 8)), split, memory_limit_bytes, ..Options::default() };
+        let options = ReadOptions { resolution: Some((8, 8)), split, memory_limit_bytes, ..ReadOptions::default() };
         if let Ok(set) = data::open(path, &options) {
-            let _ = data::duplicates(&set);
+            let _ = Summary::new(&set);
         }
     }
 }

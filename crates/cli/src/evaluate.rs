@@ -176,8 +176,7 @@ fn likelihoods(arguments: &Arguments, trace: Trace, global: &Global, report: &mu
     }
     let set = open(arguments, &pipeline)?;
     let (pixels, labels) = read(arguments, &pipeline, &set)?;
-    let images =
-        Images { pixels: &pixels, shape: [set.height(), set.width(), set.channels()], labels: labels.as_deref() };
+    let images = Images { pixels: &pixels, shape: set.shape(), labels: labels.as_deref() };
     let schedule = pipeline.scheduler.noise_schedule()?;
     let total = schedule.len();
     // Before the long pass, not after it.
@@ -250,12 +249,14 @@ fn likelihoods(arguments: &Arguments, trace: Trace, global: &Global, report: &mu
 
 fn open(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<ImageSet> {
     let split = if arguments.train { Split::Train } else { Split::Test };
-    let options = data::Options { split, ..data_options(pipeline, arguments.fit.as_deref())? };
+    let options = data::ReadOptions { split, ..data_options(pipeline, arguments.fit.as_deref())? };
     Ok(match &arguments.data {
         None => data::builtin(&options)?,
         Some(path) => match data::open(path, &options) {
             // A set that is not divided is measured whole.
-            Err(data::Error::NoHeldOut { .. }) => data::open(path, &data::Options { split: Split::Train, ..options })?,
+            Err(data::Error::NoHeldOut { .. }) => {
+                data::open(path, &data::ReadOptions { split: Split::Train, ..options })?
+            }
             set => set?,
         },
     })
@@ -264,9 +265,7 @@ fn open(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<ImageSet> 
 /// The images in [-1, 1], and their classes where the network has classes.
 fn read(arguments: &Arguments, pipeline: &Pipeline, set: &ImageSet) -> anyhow::Result<(Vec<f32>, Option<Vec<u32>>)> {
     let n = if arguments.n == 0 { set.len() } else { arguments.n.min(set.len()) };
-    let mut bytes = vec![0; n * set.height() * set.width() * set.channels()];
-    set.read(&(0..n).collect::<Vec<_>>(), &mut bytes)?;
-    let pixels = output::from_u8(&bytes);
+    let pixels = output::from_u8(&set.read(0..n)?);
     let labels = match (pipeline.unet.config().num_class_embeds, set.labels()) {
         (None, _) => None,
         (Some(_), Some(labels)) => Some(labels[..n].to_vec()),

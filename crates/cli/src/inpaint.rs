@@ -54,10 +54,10 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     let image = read(&[&arguments.image], &pipeline, arguments.way.fit.as_deref())?;
-    let options = data::Options { channels: Some(1), ..data_options(&pipeline, arguments.way.fit.as_deref())? };
+    let options = data::ReadOptions { channels: Some(1), ..data_options(&pipeline, arguments.way.fit.as_deref())? };
     let mask = data::open(&arguments.mask, &options)?;
     let mut bytes = vec![0; image.height * image.width];
-    mask.read(&[0], &mut bytes)?;
+    mask.read_into(&[0], &mut bytes)?;
     let unknown: Vec<bool> = bytes.into_iter().map(|byte| byte >= 128).collect();
     let table = sampler.table(&pipeline.scheduler, SamplerOptions { steps: arguments.steps, ..Default::default() })?;
     let noise = initial_noise(arguments.way.seed, 0, arguments.n, [image.height, image.width, image.channels]);

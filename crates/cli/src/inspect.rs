@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ddpm::data::{self, Options, Split};
+use ddpm::data::{self, DuplicateReport, ReadOptions, Split, Summary};
 use ddpm::train::{checkpoint::State, config::Config};
 use ddpm::unet::{Parameters, count_by_part};
 use ddpm::{Pipeline, weights};
@@ -56,12 +56,12 @@ fn is_model(path: &Path) -> bool {
 
 fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
     let resolution = arguments.resolution.as_deref().map(|text| height_width("--resolution", text));
-    let mut options = Options {
+    let mut options = ReadOptions {
         resolution: resolution.transpose()?,
         split: if arguments.test { Split::Test } else { Split::Train },
-        ..Options::default()
+        ..ReadOptions::default()
     };
-    let open = |options: &Options| match &arguments.path {
+    let open = |options: &ReadOptions| match &arguments.path {
         Some(path) => data::open(path, options),
         None => data::builtin(options),
     };
@@ -73,29 +73,26 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
         }
         set => set?,
     };
-    let summary = data::inspect::summary(&set);
+    let summary = Summary::new(&set);
     let duplicates = match arguments.duplicates {
         false => None,
         true => {
             let split = if arguments.test { Split::Train } else { Split::Test };
             // Both in the same shape, or no two would be equal.
             let (resolution, channels) = (Some((set.height(), set.width())), Some(set.channels()));
-            let other = match open(&Options { resolution, channels, split, ..options.clone() }) {
+            let other = match open(&ReadOptions { resolution, channels, split, ..options.clone() }) {
                 Err(data::Error::NoHeldOut { .. }) => None,
                 other => Some(other?),
             };
             let (train, held_out) =
                 if arguments.test { (other.as_ref(), Some(&set)) } else { (Some(&set), other.as_ref()) };
-            Some(data::duplicates::summary(&set, train.zip(held_out))?)
+            Some(DuplicateReport::new(&set, train.zip(held_out))?)
         }
     };
-    let shape = [set.height(), set.width(), set.channels()];
     // Evenly spread over the set, so that every class of a sorted set is seen.
     let count = set.len().min(100);
-    let indices: Vec<usize> = (0..count).map(|i| i * set.len() / count).collect();
-    let mut pixels = vec![0; count * shape.iter().product::<usize>()];
-    set.read(&indices, &mut pixels)?;
-    let sheet = data::grid(&pixels, shape, 10, 1)?;
+    let pixels = set.read((0..count).map(|i| i * set.len() / count))?;
+    let sheet = data::grid(&pixels, set.shape(), 10, 1)?;
     sheet_to(&arguments.output, &sheet)?;
     if global.json {
         println!(

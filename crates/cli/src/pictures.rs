@@ -44,20 +44,18 @@ impl Pictures {
     pub fn shape(&self) -> [usize; 3] {
         match self {
             Self::Drawn(_, shape) => *shape,
-            Self::Set(set, _) => [set.height(), set.width(), set.channels()],
+            Self::Set(set, _) => set.shape(),
         }
     }
 
     /// The bytes of some.
     pub fn read(&self, indices: &[usize]) -> Result<Vec<u8>, data::Error> {
-        let size = self.shape().iter().product::<usize>();
         match self {
-            Self::Drawn(bytes, _) => Ok(indices.iter().flat_map(|&i| &bytes[i * size..][..size]).copied().collect()),
-            Self::Set(set, _) => {
-                let mut bytes = vec![0; indices.len() * size];
-                set.read(indices, &mut bytes)?;
-                Ok(bytes)
+            Self::Drawn(bytes, shape) => {
+                let size = shape.iter().product::<usize>();
+                Ok(indices.iter().flat_map(|&i| &bytes[i * size..][..size]).copied().collect())
             }
+            Self::Set(set, _) => set.read(indices.iter().copied()),
         }
     }
 
@@ -135,8 +133,8 @@ pub fn draw(pipeline: &Pipeline, count: usize, drawing: &Drawing, global: &Globa
 }
 
 /// A part of the set at a path, or of the built-in one; `None` if it has no such part.
-pub fn open(path: Option<&Path>, options: &data::Options, split: Split) -> anyhow::Result<Option<Pictures>> {
-    let options = data::Options { split, ..options.clone() };
+pub fn open(path: Option<&Path>, options: &data::ReadOptions, split: Split) -> anyhow::Result<Option<Pictures>> {
+    let options = data::ReadOptions { split, ..options.clone() };
     let set = match path {
         Some(path) => data::open(path, &options),
         None => data::builtin(&options),

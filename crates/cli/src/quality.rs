@@ -246,7 +246,7 @@ fn samples(
     shared: &Shared,
     device: &Device,
     global: &Global,
-) -> anyhow::Result<(Pictures, data::Options)> {
+) -> anyhow::Result<(Pictures, data::ReadOptions)> {
     let Some(no_model) = weights::pipeline::locate(shared.source).err() else {
         let sampler = arguments.sampler.parse::<Sampler>().map_err(usage)?;
         let pipeline = Pipeline::load(shared.source, device)?;
@@ -255,17 +255,17 @@ fn samples(
         let samples = draw(&pipeline, arguments.samples.unwrap_or(SAMPLES), &drawing, global)?;
         return Ok((samples, data_options(&pipeline, shared.fit)?));
     };
-    let set = match data::open(shared.source, &data::Options::default()) {
+    let set = match data::open(shared.source, &data::ReadOptions::default()) {
         Ok(set) => set,
         // A path that holds neither is most often meant to be a model.
-        Err(data::Error::Io { .. } | data::Error::Unrecognised { .. }) => return Err(no_model.into()),
+        Err(data::Error::Io { .. } | data::Error::UnknownFormat { .. }) => return Err(no_model.into()),
         Err(error) => return Err(error.into()),
     };
     let count = arguments.samples.unwrap_or(set.len());
     if count > set.len() {
         bail!("{}: holds {} images, fewer than --samples {count}", shared.source.display(), set.len());
     }
-    let options = data::Options {
+    let options = data::ReadOptions {
         resolution: Some((set.height(), set.width())),
         channels: Some(set.channels()),
         fit: word::<data::Fit>("--fit", shared.fit)?.unwrap_or_default(),

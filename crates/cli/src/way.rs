@@ -44,12 +44,12 @@ impl Way {
 }
 
 /// How images are to be read for a network: of its size, and fitted to it as --fit says, or as the run that trained it did.
-pub fn data_options(pipeline: &Pipeline, fit: Option<&str>) -> anyhow::Result<data::Options> {
+pub fn data_options(pipeline: &Pipeline, fit: Option<&str>) -> anyhow::Result<data::ReadOptions> {
     let fit = match word::<data::Fit>("--fit", fit)? {
         Some(fit) => fit,
         None => Config::of_checkpoint(&pipeline.root).map(|config| config.data.fit).unwrap_or_default(),
     };
-    Ok(data::Options { fit, ..pipeline.data_options() })
+    Ok(data::ReadOptions { fit, ..pipeline.data_options() })
 }
 
 /// Image files as the network wants them, all in one.
@@ -58,10 +58,8 @@ pub fn read(paths: &[impl AsRef<Path>], pipeline: &Pipeline, fit: Option<&str>) 
     let mut all: Option<Images> = None;
     for path in paths {
         let set = data::open(path.as_ref(), &options)?;
-        let (height, width, channels) = (set.height(), set.width(), set.channels());
-        let mut bytes = vec![0; height * width * channels];
-        set.read(&[0], &mut bytes)?;
-        let image = Images { n: 1, height, width, channels, pixels: output::from_u8(&bytes) };
+        let [height, width, channels] = set.shape();
+        let image = Images { n: 1, height, width, channels, pixels: output::from_u8(&set.read([0])?) };
         match &mut all {
             None => all = Some(image),
             Some(all) if all.shape()[1..] == image.shape()[1..] => {

@@ -22,7 +22,7 @@ fn place() -> Place {
 /// As OpenAI's files are.
 fn write_samples(place: &Place, name: &str, images: &[u8], side: usize) {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    ddpm::data::write_npz(&mut bytes, images, [images.len() / (side * side), side, side, 1], None).unwrap();
+    ddpm::data::write_npz_images(&mut bytes, images, [images.len() / (side * side), side, side, 1], None).unwrap();
     std::fs::write(place.path(name), bytes.into_inner()).unwrap();
 }
 

@@ -1,9 +1,9 @@
-//! Makes the built-in set: the first 1,000 training and the first 100 held-out images of each class of Fashion-MNIST,
-//! in the order of the files, as gzipped IDX.
+//! Writes the built-in set: the first 1,000 training images and the first 100 test images of each class of Fashion-MNIST,
+//! in their original order, as gzipped IDX.
 //!
-//! Run `cargo run --release -p data --example make_builtin -- FOLDER`, where FOLDER holds the four files of Fashion-MNIST.
+//! Run `cargo run --release -p ddpm-data --example make_builtin -- FOLDER`, where FOLDER contains the four files of Fashion-MNIST.
 
-use ddpm_data::{Options, Split};
+use ddpm_data::{ReadOptions, Split};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::error::Error;
@@ -11,10 +11,10 @@ use std::io::Write;
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let source = std::env::args_os().nth(1).ok_or("give the folder of Fashion-MNIST's IDX files")?;
+    let source = std::env::args_os().nth(1).ok_or("expected the folder of Fashion-MNIST's IDX files as an argument")?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("builtin");
     for (split, name, each) in [(Split::Train, "train", 1_000), (Split::Test, "t10k", 100)] {
-        let set = ddpm_data::open(Path::new(&source), &Options { split, ..Options::default() })?;
+        let set = ddpm_data::open(Path::new(&source), &ReadOptions { split, ..ReadOptions::default() })?;
         let labels = set.labels().ok_or("the labels are missing")?;
         let mut taken = [0; 10];
         let mut chosen = Vec::new();
@@ -25,8 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 chosen.push(index);
             }
         }
-        let mut images = vec![0; chosen.len() * set.height() * set.width()];
-        set.read(&chosen, &mut images)?;
+        let images = set.read(chosen.iter().copied())?;
         let labels: Vec<u8> = chosen.iter().map(|&index| labels[index] as u8).collect();
         let count = chosen.len() as u32;
         let sizes = [count, set.height() as u32, set.width() as u32];

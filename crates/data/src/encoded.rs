@@ -1,4 +1,4 @@
-//! Images that are files of their own: PNG, JPEG, WebP, GIF.
+//! Encoded images: PNG, JPEG, WebP and GIF.
 
 use crate::options::{MAX_IMAGE_BYTES, MAX_SIDE};
 use crate::pixels::{Pixels, Target, convert};
@@ -7,58 +7,63 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use std::io::{self, Cursor, Read};
 use std::path::PathBuf;
 
-/// Image files in a folder, or members of an archive.
-pub(crate) struct Encoded {
-    /// What a message calls each image.
-    pub names: Vec<PathBuf>,
-    /// Opens image `index`; called from many threads.
-    pub open: Box<Open>,
+/// Image files in a folder, members of an archive, or rows of a table.
+pub(crate) struct EncodedImages {
+    /// The path of each image, for error messages.
+    pub paths: Vec<PathBuf>,
+    /// Opens image `index`. Many threads call it.
+    pub open: Box<OpenImage>,
 }
 
-pub(crate) type Open = dyn Fn(usize) -> io::Result<Box<dyn Read>> + Send + Sync;
+pub(crate) type OpenImage = dyn Fn(usize) -> io::Result<Box<dyn Read>> + Send + Sync;
 
-/// What the head of an image file says.
+/// Size and channels of an image, from its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub height: usize,
     pub width: usize,
-    /// 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. A palette counts as what its colours are.
+    /// 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA). For a palette, the channels of its colours.
     pub channels: usize,
 }
 
-/// Where the size of an image is found, almost always; a long EXIF or ICC block can push it further.
+/// Bytes that almost always contain the header. A long EXIF or ICC block can move it further back.
 const HEAD_BYTES: u64 = 64 << 10;
 
-impl Encoded {
-    /// Reads the head of image `index`.
+impl EncodedImages {
+    /// Reads the header of image `index`.
     pub fn probe(&self, index: usize) -> Result<Header, String> {
-        let read = |limit| bytes((self.open)(index)?, limit);
+        let read = |limit| read_up_to((self.open)(index)?, limit);
         let head = read(HEAD_BYTES).map_err(|e| e.to_string())?;
-        let whole = (head.len() as u64) < HEAD_BYTES;
-        match header(&head) {
-            Err(_) if !whole => read(MAX_IMAGE_BYTES).map_err(ImageError::IoError).and_then(|bytes| header(&bytes)),
+        let complete = (head.len() as u64) < HEAD_BYTES;
+        match read_header(&head) {
+            Err(_) if !complete => {
+                read(MAX_IMAGE_BYTES).map_err(ImageError::IoError).and_then(|bytes| read_header(&bytes))
+            }
             found => found,
         }
-        .map_err(reason)
+        .map_err(error_message)
     }
 
-    /// Decodes image `index` and brings it to the target.
+    /// Decodes image `index` and converts it to `target`.
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> Result<(), String> {
-        let bytes = (self.open)(index).and_then(|source| bytes(source, MAX_IMAGE_BYTES)).map_err(|e| e.to_string())?;
-        convert(pixels(&bytes).map_err(reason)?, target, out)
+        let bytes =
+            (self.open)(index).and_then(|source| read_up_to(source, MAX_IMAGE_BYTES)).map_err(|e| e.to_string())?;
+        convert(decode_pixels(&bytes).map_err(error_message)?, target, out)
     }
 }
 
-fn bytes(source: Box<dyn Read>, limit: u64) -> io::Result<Vec<u8>> {
+fn read_up_to(source: Box<dyn Read>, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 fn decoder(bytes: &[u8]) -> image::ImageResult<(ImageFormat, impl ImageDecoder + '_)> {
-    // The content decides, not the name: a JPEG that is called .png is common and harmless.
+    // The format comes from the content, because JPEG files that are named .png are common.
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let format = reader.format().ok_or_else(|| ImageError::IoError(io::Error::other("is not an image")))?;
+    let format = reader.format().ok_or_else(|| {
+        ImageError::IoError(io::Error::other("is not an image of a supported format (PNG, JPEG, WebP, GIF)"))
+    })?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
     limits.max_image_height = Some(MAX_SIDE as u32);
@@ -67,13 +72,14 @@ fn decoder(bytes: &[u8]) -> image::ImageResult<(ImageFormat, impl ImageDecoder +
     let decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     if decoder.total_bytes() > MAX_IMAGE_BYTES {
-        let message = format!("claims {height}x{width} pixels, over {} MiB when decoded", MAX_IMAGE_BYTES >> 20);
+        let message =
+            format!("claims {height}x{width} pixels, which exceeds {} MiB when decoded", MAX_IMAGE_BYTES >> 20);
         return Err(ImageError::IoError(io::Error::other(message)));
     }
     Ok((format, decoder))
 }
 
-fn header(bytes: &[u8]) -> image::ImageResult<Header> {
+fn read_header(bytes: &[u8]) -> image::ImageResult<Header> {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     let (_, mut decoder) = decoder(bytes)?;
     let (mut width, mut height) = decoder.dimensions();
@@ -85,10 +91,10 @@ fn header(bytes: &[u8]) -> image::ImageResult<Header> {
     Ok(Header { height: height as usize, width: width as usize, channels })
 }
 
-/// Decodes an image to 8 bits a channel, upright as its EXIF orientation says (like the datasets library).
-fn pixels(bytes: &[u8]) -> image::ImageResult<Pixels<'static>> {
+/// Decodes an image to 8 bits per channel and applies its EXIF orientation, as the `datasets` library does.
+fn decode_pixels(bytes: &[u8]) -> image::ImageResult<Pixels<'static>> {
     let (format, mut decoder) = decoder(bytes)?;
-    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
+    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
         return Err(ImageError::IoError(io::Error::other("is truncated: the JPEG has no end marker")));
     }
     let orientation = orientation(&mut decoder);
@@ -106,14 +112,14 @@ fn pixels(bytes: &[u8]) -> image::ImageResult<Pixels<'static>> {
 }
 
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
-    // Broken EXIF is no reason to lose a good picture.
+    // Images with invalid EXIF data are still read.
     decoder.orientation().unwrap_or(Orientation::NoTransforms)
 }
 
-/// Whether a JPEG's pixels end with an end marker. The decoder fills what a truncated file lacks with grey and says
-/// nothing, and grey blocks are the last thing that one wants to learn.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    // Segments before the scan have lengths and may hold a thumbnail with an end marker of its own: step over them.
+/// Returns whether the pixels of a JPEG end with an end marker. The decoder fills the missing part of a truncated file
+/// with grey and reports no error.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    // Skip the segments before the scan: they can contain a thumbnail with its own end marker.
     let mut at = 2;
     while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
         match marker {
@@ -125,8 +131,8 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
     false
 }
 
-/// A decoder's error on one line.
-fn reason(error: ImageError) -> String {
+/// Formats an error of a decoder on one line.
+fn error_message(error: ImageError) -> String {
     match error {
         ImageError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => "is truncated".to_owned(),
         ImageError::IoError(e) => e.to_string(),

@@ -1,82 +1,90 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong with an image set. Every message names the file, what was expected and what to do.
+/// An error of an image set. Messages name the file, what was found, what was expected, and the fix.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused: no such file, no permission, a failing disk.
+    /// An I/O error of the operating system.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The underlying error.
         source: io::Error,
     },
-    /// Nothing known is at this path.
-    #[error("{}: no image set is recognised here; expected one of: {expected}", path.display())]
-    Unrecognised {
-        /// The path that was to be opened.
+    /// The path has none of the supported formats.
+    #[error("{}: no known image format; expected one of: {expected}", path.display())]
+    UnknownFormat {
+        /// The path.
         path: PathBuf,
-        /// The formats that are read.
+        /// The supported formats.
         expected: String,
     },
-    /// A file breaks its format: truncated, wrong magic number, a header that promises what is not there.
+    /// The format is known but not supported, or its reader was not compiled in.
+    #[error("{}: {message}", path.display())]
+    Unsupported {
+        /// The file or folder.
+        path: PathBuf,
+        /// The format, and how to convert it or which cargo feature reads it.
+        message: String,
+    },
+    /// A file violates its format: it is truncated, has a wrong magic number or an inconsistent header.
     #[error("{}: {message}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What was found, what was expected.
+        /// The problem, with what was found and expected.
         message: String,
     },
-    /// The images have several sizes, and no resolution was asked for.
+    /// The images differ in size and no resolution is set.
     #[error(
         "{}: images differ in size: most are {}x{} (height x width), {differ} of {total} are not; \
-         set the resolution, for example to [{}, {}], and each is resized to it",
+         set a resolution to resize them, for example [{}, {}]",
         path.display(), common.0, common.1, common.0, common.1
     )]
     MixedSizes {
         /// The set.
         path: PathBuf,
-        /// Height and width of the most common size.
+        /// The most common (height, width).
         common: (usize, usize),
-        /// How many images have another size.
+        /// Number of images of other sizes.
         differ: usize,
-        /// How many images there are.
+        /// Number of images.
         total: usize,
     },
-    /// A compressed set that can only be read whole is larger than the memory limit.
+    /// A compressed set that must be unpacked in memory exceeds the memory limit.
     #[error(
-        "{}: takes {bytes} bytes unpacked, over the memory limit of {limit}; {fix}",
+        "{}: takes {bytes} bytes unpacked, which exceeds the memory limit of {limit}; {fix}",
         path.display()
     )]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// How much it takes, as its header promises or as far as it was read.
+        /// Unpacked size according to the header, or the size at which reading stopped.
         bytes: u64,
-        /// [`Options::memory_limit_bytes`](crate::Options::memory_limit_bytes).
+        /// [`ReadOptions::memory_limit_bytes`](crate::ReadOptions::memory_limit_bytes).
         limit: u64,
-        /// What to do about it.
+        /// How to fix it.
         fix: &'static str,
     },
-    /// There is not one image that can be read.
+    /// No image can be read.
     #[error("{}: {message}", path.display())]
     Empty {
         /// The set.
         path: PathBuf,
-        /// What was looked for.
+        /// The problem, with what was expected.
         message: String,
     },
-    /// Held-out images were asked of a set that has none.
+    /// The held-out split was requested, but the set has none.
     #[error("{}: has no held-out images; expected {expected}", path.display())]
     NoHeldOut {
         /// The set.
         path: PathBuf,
-        /// Where they would have been found.
+        /// The expected files or arrays.
         expected: &'static str,
     },
-    /// An option or argument that cannot be meant.
+    /// An invalid option or argument.
     #[error("{0}")]
     Argument(String),
 }
@@ -93,7 +101,7 @@ impl Error {
         Error::Malformed { path: path.to_owned(), message: message.into() }
     }
 
-    /// Sorts an error met while reading a file: its contents' fault (truncated, corrupt) or the system's.
+    /// Turns an error of reading a file into [`Error::Malformed`] if its content is at fault, otherwise [`Error::Io`].
     pub(crate) fn reading(path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {

@@ -1,55 +1,65 @@
-//! Image sets as batches of u8 pixels, laid out N,H,W,C.
+//! Image sets as batches of u8 pixels in N,H,W,C layout.
 //!
-//! [`open`] finds out what a path holds, [`ImageSet::read`] gives any images of it by index. A set that fits
-//! [`Options::memory_limit_bytes`] is decoded once and kept; a larger one is decoded from its files on each read,
-//! in parallel, so that a caller prefetches by reading from another thread.
+//! [`open`] detects the format of a path, and [`ImageSet::read`] returns any images by index. A set of at most
+//! [`ReadOptions::memory_limit_bytes`] is decoded once and kept in memory. Images of a larger set are decoded from
+//! their files on each read, in parallel; call `read` from another thread to prefetch.
 //!
-//! | format | what is recognised |
+//! | format | supported input |
 //! |---|---|
-//! | IDX | `*-images-idx3-ubyte`, plain or `.gz`, or a folder of them; labels from `*-labels-idx1-ubyte` beside it |
-//! | CIFAR-10, CIFAR-100 | the binary version: its folder, its `.tar.gz` or `.tar` |
-//! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); the names of Keras and MedMNIST too |
+//! | IDX | `*-images-idx3-ubyte`, plain or `.gz`, or a folder of them; labels from `*-labels-idx1-ubyte` in the same folder |
+//! | CIFAR-10, CIFAR-100 | the binary version: a folder, `.tar.gz` or `.tar` |
+//! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); also the array names of Keras and MedMNIST |
 //! | image folder | PNG, JPEG, WebP and GIF (first frame) at any depth; the first level of subfolders are the classes |
-//! | folder with labels | the same with `dataset.json` (StyleGAN, EDM), `metadata.jsonl` or `metadata.csv` (datasets' `imagefolder`: `file_name`, `label`) beside the images |
-//! | Parquet | as the Hugging Face hub has it: a `.parquet` or a folder of `train-*.parquet` and so on, with `image` or `img` (`{bytes, path}`, or binary) and `label` (feature `parquet`) |
-//! | zip | the same packed, read in place; with `dataset.json` it is the layout of StyleGAN's and EDM's tools |
-//! | tar | the same packed, read in place; a `.tar.gz` is unpacked into memory, if it fits the limit |
+//! | folder with labels | an image folder with `dataset.json` (StyleGAN, EDM), or `metadata.jsonl` or `metadata.csv` (`imagefolder` of the `datasets` library: `file_name`, `label`) |
+//! | Parquet | as on the Hugging Face hub: a `.parquet` or a folder of `train-*.parquet` etc., with columns `image` or `img` (`{bytes, path}`, or binary) and `label` (cargo feature `parquet`) |
+//! | zip | an archive of an image folder, read without unpacking; with `dataset.json`, the layout of StyleGAN's and EDM's tools |
+//! | tar | an archive of an image folder, read without unpacking; a `.tar.gz` is unpacked in memory, up to the memory limit |
 //! | webdataset | a `.tar` or a folder of shards (`*-train-*.tar`, `*-val-*.tar`); labels from `.cls`, or `label` in `.json` |
 //!
-//! LSUN's LMDB is refused with the way out: no reader of it in Rust is without C. So are TFRecord, Arrow and MATLAB files.
+//! LMDB (LSUN), TFRecord, Arrow and MATLAB files are not supported; the error says how to convert them.
 //!
-//! A file that cannot be read is left out, counted and named in [`ImageSet::report`]; it never passes silently.
-//! The format of a set is one file in `formats/`, which says what to look for and where the pixels are;
-//! size, channels, memory and streaming are the same for all.
+//! Files that cannot be read are skipped, counted and listed in [`ImageSet::report`].
 //!
 //! ```
-//! let options = ddpm_data::Options { resolution: Some((32, 32)), fit: data::Fit::Pad, ..Default::default() };
+//! use ddpm_data::{Fit, ReadOptions};
+//!
+//! let options = ReadOptions { resolution: Some((32, 32)), fit: Fit::Pad, ..Default::default() };
 //! let set = ddpm_data::builtin(&options)?;
-//! let mut batch = vec![0; 2 * 32 * 32];
-//! set.read(&[0, 9_999], &mut batch)?;
-//! assert_eq!((set.len(), set.height(), set.width(), set.channels()), (10_000, 32, 32, 1));
+//! assert_eq!((set.len(), set.shape()), (10_000, [32, 32, 1]));
+//! let batch = set.read([0, 9_999])?;
+//! assert_eq!(batch.len(), 2 * 32 * 32);
 //! # Ok::<(), ddpm_data::Error>(())
 //! ```
+//!
+//! # Cargo features
+//!
+//! `parquet` (on by default) reads Parquet files. It is most of the crate's build time.
 
-mod arrays;
 mod builtin;
-pub mod duplicates;
+mod duplicates;
 mod encoded;
 mod error;
 mod formats;
 mod grid;
-pub mod inspect;
+mod npy;
+mod npz_arrays;
+mod open;
 mod options;
 mod pixels;
-mod records;
+mod raw;
+mod report;
 mod set;
+mod source;
+mod summary;
 
-pub use arrays::{NumberArray, read_numbers, write_numbers};
 pub use builtin::builtin;
-pub use duplicates::{duplicates, leaks};
+pub use duplicates::{DuplicateGroup, DuplicateReport, Leak, duplicates, leaks};
 pub use error::{Error, Result};
-pub use formats::npz::{write as write_npz, write_with as write_npz_with};
-pub use formats::open;
+pub use formats::npz::{write as write_npz_images, write_with as write_npz_images_with};
 pub use grid::grid;
-pub use options::{Fit, Options, Split};
-pub use set::{ImageSet, Report};
+pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays};
+pub use open::open;
+pub use options::{Fit, ReadOptions, Split};
+pub use report::{BadFile, ReadReport};
+pub use set::ImageSet;
+pub use summary::{ChannelCount, ClassCount, SizeCount, Summary};

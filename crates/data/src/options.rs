@@ -1,58 +1,58 @@
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// How a set is to be read.
+/// Options for reading an image set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Height and width of every image; `None` keeps the images' own size, which then must be one.
+pub struct ReadOptions {
+    /// Height and width to which images are fitted. `None` requires all images to have the same size, and keeps it.
     pub resolution: Option<(usize, usize)>,
-    /// 1 (grey), 3 (RGB) or 4 (RGBA); `None` takes 3 if any image has colour, else 1.
+    /// Number of channels: 1 (grey), 3 (RGB) or 4 (RGBA). `None` means 3 if any image has colour, else 1.
     pub channels: Option<usize>,
-    /// How an image of another size is brought to the resolution.
+    /// How images of another size are fitted to the resolution.
     pub fit: Fit,
-    /// RGB over which transparent images are composited when `channels` is 1 or 3. White by default.
+    /// Background colour (RGB) of transparent images when `channels` is 1 or 3. Defaults to white.
     pub background: [u8; 3],
-    /// Value of the border that [`Fit::Pad`] adds, in every channel. 0 by default.
+    /// Value of the border that [`Fit::Pad`] adds, in every channel. Defaults to 0.
     pub padding: u8,
-    /// Which part of the set, where it is divided.
+    /// The split to read.
     pub split: Split,
-    /// A set of at most so many bytes (N·H·W·C) is kept in memory, a larger one is streamed. 4 GiB by default.
+    /// Maximum size N·H·W·C of a set that is kept in memory; larger sets are streamed. Defaults to 4 GiB.
     pub memory_limit_bytes: u64,
 }
 
-/// How an image of another size is brought to the resolution.
+/// How images of another size are fitted to a resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// Resize, anti-aliased, until the image just covers the resolution, then cut out the centre: torchvision's
-    /// `Resize` (bilinear, on PIL images) and `CenterCrop`, which diffusers' training script uses.
+    /// Resizes, with anti-aliasing, to the smallest size that covers the resolution, then crops the centre: torchvision's
+    /// `Resize` (bilinear, on PIL images) and `CenterCrop`, as in diffusers' training script.
     #[default]
     Crop,
-    /// Put the image in the middle of a border, at its own size; shrink it only if it does not fit. Never enlarges.
-    /// MNIST's 28x28 become the 32x32 of many published networks this way.
+    /// Centres the image in a border, and first shrinks it if it is larger than the resolution. Never enlarges. Turns
+    /// MNIST's 28x28 into the 32x32 of many published networks.
     Pad,
 }
 
-/// Part of a set that is divided into training and held-out images.
+/// The training split or the held-out split of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Images to train on: `train-images-idx3-ubyte`, `data_batch_*.bin`, `train/`; all of a set that is not divided.
+    /// Training images: `train-images-idx3-ubyte`, `data_batch_*.bin`, `train/`, or the whole set if it has no splits.
     #[default]
     Train,
-    /// Held-out images: `t10k-images-idx3-ubyte`, `test_batch.bin`, `test/` or `val/`. A set without them is an error.
+    /// Held-out images: `t10k-images-idx3-ubyte`, `test_batch.bin`, `test/` or `val/`. An error if there are none.
     Test,
 }
 
-/// The longest side that an image or a resolution may have.
+/// Maximum height and width of an image or a resolution.
 pub(crate) const MAX_SIDE: usize = 65_535;
 
-/// The most that one image may take, in its file, decoded or resized: a few kilobytes can claim any size.
+/// Maximum size of one image: of its file, decoded and resized. A file of a few kilobytes can claim any size.
 pub(crate) const MAX_IMAGE_BYTES: u64 = 512 << 20;
 
-impl Default for Options {
+impl Default for ReadOptions {
     fn default() -> Self {
-        Options {
+        ReadOptions {
             resolution: None,
             channels: None,
             fit: Fit::Crop,
@@ -64,16 +64,16 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl ReadOptions {
     pub(crate) fn check(&self) -> Result<()> {
         if let Some((h, w)) = self.resolution
             && !((1..=MAX_SIDE).contains(&h) && (1..=MAX_SIDE).contains(&w))
         {
-            return Err(Error::Argument(format!("resolution {h}x{w}: each side must be 1 to {MAX_SIDE}")));
+            return Err(Error::Argument(format!("resolution is {h}x{w}; each side must be 1 to {MAX_SIDE}")));
         }
         match self.channels {
             None | Some(1 | 3 | 4) => Ok(()),
-            Some(c) => Err(Error::Argument(format!("channels = {c}: expected 1 (grey), 3 (RGB) or 4 (RGBA)"))),
+            Some(c) => Err(Error::Argument(format!("channels is {c}; expected 1 (grey), 3 (RGB) or 4 (RGBA)"))),
         }
     }
 }

@@ -1,13 +1,13 @@
-use crate::encoded::{Encoded, Header};
 use crate::error::{Error, Result};
-use crate::options::Options;
+use crate::options::ReadOptions;
 use crate::pixels::Target;
-use crate::records::Records;
+use crate::report::{BadFile, ReadReport};
+use crate::source::{Discovered, Source};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Images of one size with optional class labels, read by index from any number of threads.
+/// Images of one shape with optional class labels. Any number of threads can read them by index.
 pub struct ImageSet {
     name: String,
     format: &'static str,
@@ -16,11 +16,11 @@ pub struct ImageSet {
     storage: Storage,
     /// The path that was opened.
     path: PathBuf,
-    /// The file of each image that is kept in memory, where each has one.
-    files: Vec<PathBuf>,
+    /// The path of each image of a set in memory, if each image has its own.
+    image_paths: Vec<PathBuf>,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
-    report: Report,
+    report: ReadReport,
 }
 
 enum Storage {
@@ -30,100 +30,35 @@ enum Storage {
     Streamed { source: Source, kept: Vec<u32> },
 }
 
-/// What was found where the set was opened.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Files that should hold images, bad ones included.
-    pub files: usize,
-    /// Files or folders that could not be read, with the reason. They are not part of the set.
-    pub bad: Vec<(PathBuf, String)>,
-    /// Files of another kind, passed over.
-    pub other_files: usize,
-    /// How many images have which (height, width), before any resizing.
-    pub sizes: BTreeMap<(usize, usize), usize>,
-    /// How many images have 1 (grey), 2 (grey and alpha), 3 (RGB), 4 (RGBA) channels, before any conversion.
-    pub channels: BTreeMap<usize, usize>,
-}
-
-/// What a format finds at a path; the same for every format, so that all that follows is written once.
-pub(crate) struct Found {
-    pub format: &'static str,
-    pub source: Source,
-    /// One for each image of the source.
-    pub labels: Option<Vec<u32>>,
-    /// Names by label; left empty where the format has none, and filled with numbers.
-    pub class_names: Vec<String>,
-    pub files: usize,
-    pub bad: Vec<(PathBuf, String)>,
-    pub other_files: usize,
-}
-
-/// Where the images of a format are.
-pub(crate) enum Source {
-    Records(Records),
-    Encoded(Encoded),
-}
-
-impl Source {
-    fn len(&self) -> usize {
-        match self {
-            Source::Records(records) => records.count,
-            Source::Encoded(encoded) => encoded.names.len(),
-        }
-    }
-
-    fn name(&self, index: usize) -> &Path {
-        match self {
-            Source::Records(records) => &records.path,
-            Source::Encoded(encoded) => &encoded.names[index],
-        }
-    }
-
-    fn probe(&self, index: usize) -> std::result::Result<Header, String> {
-        match self {
-            Source::Records(r) => Ok(Header { height: r.height, width: r.width, channels: r.channels }),
-            Source::Encoded(encoded) => encoded.probe(index),
-        }
-    }
-
-    /// Writes image `index` as the target wants it; a failure is told without the file's name.
-    fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
-        match self {
-            Source::Records(records) => records.decode(index, target, out),
-            Source::Encoded(encoded) => encoded.decode(index, target, out),
-        }
-    }
-}
-
 impl ImageSet {
-    /// Looks at the head of every image, settles size and channels, and decodes the set if it fits into memory.
-    pub(crate) fn new(name: String, path: &Path, found: Found, options: &Options) -> Result<ImageSet> {
-        let Found { format, source, labels, mut class_names, files, bad, other_files } = found;
-        let mut report = Report { files, bad, other_files, ..Report::default() };
-        let mut kept = survey(path, &source, &mut report)?;
+    /// Reads the header of every image, determines the shape, and decodes all images if they fit into memory.
+    pub(crate) fn new(name: String, path: &Path, found: Discovered, options: &ReadOptions) -> Result<ImageSet> {
+        let Discovered { format, source, labels, mut class_names, files, bad, other_files } = found;
+        let mut report = ReadReport { files, bad, other_files, ..ReadReport::default() };
+        let mut kept = probe_all(path, &source, &mut report)?;
 
-        let (height, width) = options.resolution.map_or_else(|| only_size(path, &report.sizes), Ok)?;
-        let coloured = report.channels.keys().any(|&channels| channels > 2);
+        let (height, width) = options.resolution.map_or_else(|| common_size(path, &report.sizes), Ok)?;
+        let has_color = report.channels.keys().any(|&channels| channels > 2);
         let target = Target {
             height,
             width,
-            channels: options.channels.unwrap_or(if coloured { 3 } else { 1 }),
+            channels: options.channels.unwrap_or(if has_color { 3 } else { 1 }),
             fit: options.fit,
             background: options.background,
             padding: options.padding,
         };
 
-        let bytes = (kept.len() as u64).saturating_mul(target.bytes() as u64);
+        let bytes = (kept.len() as u64).saturating_mul(target.image_bytes() as u64);
         let fits = bytes <= options.memory_limit_bytes && isize::try_from(bytes).is_ok();
-        let mut files = Vec::new();
+        let mut image_paths = Vec::new();
         let storage = if fits {
-            let names = match &source {
-                Source::Encoded(encoded) => encoded.names.clone(),
-                Source::Records(_) => Vec::new(),
+            let paths = match &source {
+                Source::Encoded(encoded) => encoded.paths.clone(),
+                Source::Raw(_) => Vec::new(),
             };
-            let pixels = load(path, source, &mut kept, &target, &mut report)?;
-            if !names.is_empty() {
-                files = kept.iter().map(|&index| names[index as usize].clone()).collect();
+            let pixels = decode_all(path, source, &mut kept, &target, &mut report)?;
+            if !paths.is_empty() {
+                image_paths = kept.iter().map(|&index| paths[index as usize].clone()).collect();
             }
             Storage::Memory(pixels)
         } else {
@@ -136,121 +71,155 @@ impl ImageSet {
             class_names = (0..classes).map(|label| label.to_string()).collect();
         }
         let (len, path) = (kept.len(), path.to_owned());
-        Ok(ImageSet { name, format, target, len, storage, path, files, labels, class_names, report })
+        Ok(ImageSet { name, format, target, len, storage, path, image_paths, labels, class_names, report })
     }
 
-    /// How many images there are; at least one.
+    /// Returns the number of images, which is at least one.
     #[expect(clippy::len_without_is_empty, reason = "an empty set cannot be opened")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// H, in pixels.
+    /// Returns the shape of an image, `[H, W, C]`.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.target.height, self.target.width, self.target.channels]
+    }
+
+    /// Returns the height H in pixels.
     pub fn height(&self) -> usize {
         self.target.height
     }
 
-    /// W, in pixels.
+    /// Returns the width W in pixels.
     pub fn width(&self) -> usize {
         self.target.width
     }
 
-    /// C: 1 (grey), 3 (RGB) or 4 (RGBA).
+    /// Returns the number of channels C: 1 (grey), 3 (RGB) or 4 (RGBA).
     pub fn channels(&self) -> usize {
         self.target.channels
     }
 
-    /// The class of each image, an index into [`class_names`](Self::class_names); `None` where there are no classes.
+    /// Returns the label of each image, an index into [`class_names`](Self::class_names), or `None` if the set has no
+    /// labels.
     pub fn labels(&self) -> Option<&[u32]> {
         self.labels.as_deref()
     }
 
-    /// Names of the classes by label: numbers where the format has no names, empty where there are no classes.
+    /// Returns the class names by label. They are numbers if the format has no names, and empty if there are no labels.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
-    /// What the set is called: the last part of its path.
+    /// Returns the name of the set: the last component of its path.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where an image comes from: its file, in an archive or not, or the path of the set and its index.
+    /// Returns the path of an image: its file or archive member, or the path of the set followed by the index.
     ///
     /// # Panics
-    /// If `index` is not below [`len`](Self::len).
-    pub fn place(&self, index: usize) -> PathBuf {
+    /// If `index` is out of bounds.
+    pub fn image_path(&self, index: usize) -> PathBuf {
         match &self.storage {
-            Storage::Streamed { source: Source::Encoded(encoded), kept } => encoded.names[kept[index] as usize].clone(),
-            Storage::Memory(_) if !self.files.is_empty() => self.files[index].clone(),
+            Storage::Streamed { source: Source::Encoded(encoded), kept } => encoded.paths[kept[index] as usize].clone(),
+            Storage::Memory(_) if !self.image_paths.is_empty() => self.image_paths[index].clone(),
             _ => self.path.join(index.to_string()),
         }
     }
 
-    /// Whether images are decoded on each [`read`](Self::read) because the set is over the memory limit.
+    /// Returns whether images are decoded on each [`read`](Self::read), because the set exceeds the memory limit.
     pub fn is_streamed(&self) -> bool {
         matches!(self.storage, Storage::Streamed { .. })
     }
 
-    /// What was found on opening: files, sizes, channels, and what could not be read.
-    pub fn report(&self) -> &Report {
+    /// Returns what was found when the set was opened: files, sizes, channels, and files that cannot be read.
+    pub fn report(&self) -> &ReadReport {
         &self.report
     }
 
-    /// The set in a line, as a log shows it.
+    /// Returns a one-line description for logs.
     pub fn describe(&self) -> String {
         let Target { height, width, channels, .. } = self.target;
         let classes = match self.class_names.len() {
             0 => String::new(),
             n => format!(" in {n} classes"),
         };
-        let place = if self.is_streamed() { "streamed" } else { "in memory" };
+        let location = if self.is_streamed() { "streamed" } else { "in memory" };
         let bad = match self.report.bad.len() {
             0 => String::new(),
-            n => format!(", {n} bad left out"),
+            n => format!(", {n} bad files skipped"),
         };
         format!(
-            "{}: {} images of {height}x{width}x{channels}{classes} ({}, {place}{bad})",
+            "{}: {} images of {height}x{width}x{channels}{classes} ({}, {location}{bad})",
             self.name, self.len, self.format
         )
     }
 
-    /// Copies the images at `indices` to `out`, which holds `indices.len()`·H·W·C bytes, N,H,W,C.
+    /// Returns the pixels of the images at `indices`, u8 N,H,W,C. Indices may repeat and have any order.
+    ///
+    /// ```
+    /// # let set = ddpm_data::builtin(&ddpm_data::ReadOptions::default())?;
+    /// let batch = set.read(0..4)?;
+    /// let last = set.read([set.len() - 1])?;
+    /// # assert_eq!((batch.len(), last.len()), (4 * 28 * 28, 28 * 28));
+    /// # Ok::<(), ddpm_data::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// An index beyond the set or a buffer of another size ([`Error::Argument`]); for a streamed set, a file that
-    /// cannot be decoded or has changed since the set was opened.
-    pub fn read(&self, indices: &[usize], out: &mut [u8]) -> Result<()> {
-        let stride = self.target.bytes();
-        if out.len() != indices.len() * stride {
-            let (n, wanted) = (indices.len(), indices.len() * stride);
-            return Err(Error::Argument(format!("{n} images take {wanted} bytes, the buffer has {}", out.len())));
+    /// [`Error::Argument`] if an index is out of bounds. For a streamed set, also if a file cannot be decoded or has
+    /// changed since the set was opened.
+    pub fn read(&self, indices: impl IntoIterator<Item = usize>) -> Result<Vec<u8>> {
+        let indices: Vec<usize> = indices.into_iter().collect();
+        self.check_bounds(&indices)?;
+        let mut pixels = vec![0; indices.len() * self.target.image_bytes()];
+        self.read_into(&indices, &mut pixels)?;
+        Ok(pixels)
+    }
+
+    /// Copies the images at `indices` to a buffer of `indices.len()`·H·W·C bytes; otherwise like [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read), and [`Error::Argument`] if the length of the buffer does not match.
+    pub fn read_into(&self, indices: &[usize], out: &mut [u8]) -> Result<()> {
+        let image_bytes = self.target.image_bytes();
+        if out.len() != indices.len() * image_bytes {
+            let (n, expected) = (indices.len(), indices.len() * image_bytes);
+            let message = format!("the buffer has {} bytes, but {n} images take {expected} bytes", out.len());
+            return Err(Error::Argument(message));
         }
-        if let Some(index) = indices.iter().find(|&&index| index >= self.len) {
-            return Err(Error::Argument(format!("image {index} of a set of {}", self.len)));
-        }
+        self.check_bounds(indices)?;
         match &self.storage {
             Storage::Memory(pixels) => {
-                for (out, &index) in out.chunks_exact_mut(stride).zip(indices) {
-                    out.copy_from_slice(&pixels[index * stride..][..stride]);
+                for (out, &index) in out.chunks_exact_mut(image_bytes).zip(indices) {
+                    out.copy_from_slice(&pixels[index * image_bytes..][..image_bytes]);
                 }
                 Ok(())
             }
             Storage::Streamed { source, kept } => {
-                out.par_chunks_exact_mut(stride).zip(indices).try_for_each(|(out, &index)| {
+                out.par_chunks_exact_mut(image_bytes).zip(indices).try_for_each(|(out, &index)| {
                     let index = kept[index] as usize;
-                    source.decode(index, &self.target, out).map_err(|m| Error::malformed(source.name(index), m))
+                    source.decode(index, &self.target, out).map_err(|m| Error::malformed(source.path(index), m))
                 })
             }
         }
     }
+
+    fn check_bounds(&self, indices: &[usize]) -> Result<()> {
+        match indices.iter().find(|&&index| index >= self.len) {
+            Some(index) => {
+                Err(Error::Argument(format!("image index {index} is out of bounds: the set has {} images", self.len)))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
-/// Reads every image's head, in parallel; counts sizes and channels, and returns which images have a good one.
-fn survey(path: &Path, source: &Source, report: &mut Report) -> Result<Vec<u32>> {
+/// Reads the headers of all images in parallel, counts sizes and channels, and returns the indices of the readable ones.
+fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Vec<u32>> {
     let count = source.len();
     if u32::try_from(count).is_err() {
-        return Err(Error::malformed(path, format!("holds {count} images, more than 2^32")));
+        return Err(Error::malformed(path, format!("has {count} images; the maximum is 2^32 - 1")));
     }
     let headers: Vec<_> = (0..count).into_par_iter().map(|index| source.probe(index)).collect();
     let mut kept = Vec::with_capacity(count);
@@ -261,25 +230,31 @@ fn survey(path: &Path, source: &Source, report: &mut Report) -> Result<Vec<u32>>
                 *report.channels.entry(header.channels).or_default() += 1;
                 kept.push(index as u32);
             }
-            Err(reason) => report.bad.push((source.name(index).to_owned(), reason)),
+            Err(reason) => report.bad.push(BadFile { path: source.path(index).to_owned(), reason }),
         }
     }
-    if kept.is_empty() { Err(empty(path, report)) } else { Ok(kept) }
+    if kept.is_empty() { Err(empty_error(path, report)) } else { Ok(kept) }
 }
 
-/// Decodes the images `kept` of a source. Those that fail go from `kept` to the report.
-fn load(path: &Path, source: Source, kept: &mut Vec<u32>, target: &Target, report: &mut Report) -> Result<Vec<u8>> {
+/// Decodes the images `kept` of a source, and moves those that fail from `kept` to the report.
+fn decode_all(
+    path: &Path,
+    source: Source,
+    kept: &mut Vec<u32>,
+    target: &Target,
+    report: &mut ReadReport,
+) -> Result<Vec<u8>> {
     let source = match source {
-        Source::Records(records) => match records.into_target(target) {
+        Source::Raw(records) => match records.into_pixels(target) {
             Ok(pixels) => return Ok(pixels),
-            Err(records) => Source::Records(records),
+            Err(records) => Source::Raw(records),
         },
         encoded => encoded,
     };
-    let stride = target.bytes();
-    let mut pixels = vec![0; kept.len() * stride];
+    let image_bytes = target.image_bytes();
+    let mut pixels = vec![0; kept.len() * image_bytes];
     let results: Vec<_> = pixels
-        .par_chunks_exact_mut(stride)
+        .par_chunks_exact_mut(image_bytes)
         .zip(&*kept)
         .map(|(out, &index)| source.decode(index as usize, target, out))
         .collect();
@@ -288,28 +263,28 @@ fn load(path: &Path, source: Source, kept: &mut Vec<u32>, target: &Target, repor
     for (position, result) in results.into_iter().enumerate() {
         let index = kept[position] as usize;
         let Err(reason) = result else {
-            pixels.copy_within(position * stride..(position + 1) * stride, good.len() * stride);
+            pixels.copy_within(position * image_bytes..(position + 1) * image_bytes, good.len() * image_bytes);
             good.push(kept[position]);
             continue;
         };
-        if let Source::Records(_) = source {
+        if let Source::Raw(_) = source {
             return Err(Error::malformed(path, reason));
         }
         if let Ok(header) = source.probe(index) {
-            discount(&mut report.sizes, (header.height, header.width));
-            discount(&mut report.channels, header.channels);
+            decrement(&mut report.sizes, (header.height, header.width));
+            decrement(&mut report.channels, header.channels);
         }
-        report.bad.push((source.name(index).to_owned(), reason));
+        report.bad.push(BadFile { path: source.path(index).to_owned(), reason });
     }
     if good.is_empty() {
-        return Err(empty(path, report));
+        return Err(empty_error(path, report));
     }
-    pixels.truncate(good.len() * stride);
+    pixels.truncate(good.len() * image_bytes);
     *kept = good;
     Ok(pixels)
 }
 
-fn discount<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
+fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
     if let Some(count) = counts.get_mut(&key) {
         *count -= 1;
         if *count == 0 {
@@ -318,25 +293,23 @@ fn discount<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
     }
 }
 
-fn only_size(path: &Path, sizes: &BTreeMap<(usize, usize), usize>) -> Result<(usize, usize)> {
+fn common_size(path: &Path, sizes: &BTreeMap<(usize, usize), usize>) -> Result<(usize, usize)> {
     let total = sizes.values().sum();
     match sizes.iter().max_by_key(|&(_, &count)| count) {
         Some((&size, &count)) if count == total => Ok(size),
         Some((&common, &count)) => {
             Err(Error::MixedSizes { path: path.to_owned(), common, differ: total - count, total })
         }
-        None => Err(Error::Empty { path: path.to_owned(), message: "holds no images".to_owned() }),
+        None => Err(Error::Empty { path: path.to_owned(), message: "contains no images".to_owned() }),
     }
 }
 
-fn empty(path: &Path, report: &Report) -> Error {
+fn empty_error(path: &Path, report: &ReadReport) -> Error {
     let message = match report.bad.first() {
-        Some((file, reason)) => format!(
-            "not one of {} image files can be read; the first is {}: {reason}",
-            report.bad.len(),
-            file.display()
-        ),
-        None => "holds no images".to_owned(),
+        Some(BadFile { path, reason }) => {
+            format!("none of {} image files can be read; the first is {}: {reason}", report.bad.len(), path.display())
+        }
+        None => "contains no images".to_owned(),
     };
     Error::Empty { path: path.to_owned(), message }
 }

@@ -1,8 +1,8 @@
-//! Zip and tar archives and webdataset's shards: the same images, parts and classes as in a folder, read in place.
+//! Zip and tar archives and webdataset shards: the same images, splits and classes as in a folder.
 
 mod common;
 use common::*;
-use ddpm_data::{Error, ImageSet, Options, Split, open};
+use ddpm_data::{Error, ImageSet, ReadOptions, Split, open};
 use std::path::Path;
 use tempfile::tempdir;
 use zip::CompressionMethod::{Deflated, Stored};
@@ -11,8 +11,8 @@ fn labels(set: &ImageSet) -> Vec<u32> {
     set.labels().unwrap_or_default().to_vec()
 }
 
-/// Writes the same files as every kind of archive and returns where.
-fn packed(folder: &Path, members: &[(&str, &[u8])]) -> Vec<std::path::PathBuf> {
+/// Writes archives of every kind with the same members, and returns their paths.
+fn archives(folder: &Path, members: &[(&str, &[u8])]) -> Vec<std::path::PathBuf> {
     let archive = tar(members);
     vec![
         put(&folder.join("stored.zip"), &zip(members, Stored)),
@@ -24,7 +24,7 @@ fn packed(folder: &Path, members: &[(&str, &[u8])]) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn edm_layout() {
+fn reads_dataset_json_of_edm() {
     let folder = tempdir().unwrap();
     let [a, b, c] = [1, 2, 3].map(dot);
     let json =
@@ -35,22 +35,22 @@ fn edm_layout() {
         ("00001/img00001000.png", &c),
         ("dataset.json", json),
     ];
-    for path in packed(folder.path(), &members) {
-        let set = opened(&path, &Options::default());
+    for path in archives(folder.path(), &members) {
+        let set = opened(&path, &ReadOptions::default());
         assert_eq!((dots(&set), labels(&set)), (vec![1, 2, 3], vec![6, 2, 0]), "{}", path.display());
         assert_eq!((set.class_names().len(), set.report().other_files), (7, 0));
         assert!(matches!(open(&path, &test_split()), Err(Error::NoHeldOut { .. })));
     }
-    // Without labels the numbered folders are no classes.
+    // If dataset.json has no labels, the numbered folders are not classes.
     for json in [&br#"{"labels": null}"#[..], b"{}"] {
         let path =
             put(&folder.path().join("null.zip"), &zip(&[&members[..3], &[("dataset.json", json)]].concat(), Stored));
-        assert_eq!(opened(&path, &Options::default()).labels(), None);
+        assert_eq!(opened(&path, &ReadOptions::default()).labels(), None);
     }
     let refuses = |json: &[u8], words: &[&str]| {
         let path =
             put(&folder.path().join("bad.zip"), &zip(&[&members[..3], &[("dataset.json", json)]].concat(), Stored));
-        let message = refused(&path, &Options::default());
+        let message = refused(&path, &ReadOptions::default());
         assert!(words.iter().all(|word| message.contains(word)), "{message}");
     };
     refuses(
@@ -71,7 +71,7 @@ fn edm_layout() {
 }
 
 #[test]
-fn archives_are_folders_that_are_packed() {
+fn archives_are_read_like_folders() {
     let folder = tempdir().unwrap();
     let [a, b, c, d] = [1, 2, 3, 4].map(dot);
     let members: Vec<(&str, &[u8])> = vec![
@@ -79,27 +79,27 @@ fn archives_are_folders_that_are_packed() {
         ("set/train/dog/2.PNG", &b),
         ("set/test/cat/3.png", &c),
         ("set/test/dog/4.png", &d),
-        ("set/readme.txt", b"passed over"),
-        ("__MACOSX/set/train/cat/._1.png", b"not there"),
-        ("set/train/.DS_Store", b"not there"),
+        ("set/readme.txt", b"ignored"),
+        ("__MACOSX/set/train/cat/._1.png", b"hidden"),
+        ("set/train/.DS_Store", b"hidden"),
     ];
-    for path in packed(folder.path(), &members) {
-        let set = opened(&path, &Options::default());
+    for path in archives(folder.path(), &members) {
+        let set = opened(&path, &ReadOptions::default());
         assert_eq!((dots(&set), labels(&set)), (vec![1, 2], vec![0, 1]), "{}", path.display());
         assert_eq!(set.class_names(), ["cat", "dog"]);
         let set = opened(&path, &test_split());
         assert_eq!((dots(&set), labels(&set)), (vec![3, 4], vec![0, 1]), "{}", path.display());
     }
-    for path in packed(folder.path(), &[("a.txt", b"a"), ("b/c.heic", b"?")]) {
-        assert!(refused(&path, &Options::default()).contains("HEIC"), "{}", path.display());
+    for path in archives(folder.path(), &[("a.txt", b"a"), ("b/c.heic", b"?")]) {
+        assert!(refused(&path, &ReadOptions::default()).contains("HEIC"), "{}", path.display());
     }
-    for path in packed(folder.path(), &[("a.txt", b"a")]) {
-        assert!(refused(&path, &Options::default()).contains("holds no image files"), "{}", path.display());
+    for path in archives(folder.path(), &[("a.txt", b"a")]) {
+        assert!(refused(&path, &ReadOptions::default()).contains("contains no image files"), "{}", path.display());
     }
 }
 
 #[test]
-fn names_lead_nowhere() {
+fn names_with_parent_directories_are_harmless() {
     let folder = tempdir().unwrap();
     let (a, b) = (dot(1), dot(2));
     let secret = put(&folder.path().join("secret.png"), &dot(9));
@@ -109,9 +109,9 @@ fn names_lead_nowhere() {
         ("metadata.csv", b"file_name,label\n../secret.png,3\n"),
     ];
     let path = put(&folder.path().join("in/evil.zip"), &zip(&members[..2], Stored));
-    let set = opened(&path, &Options::default());
+    let set = opened(&path, &ReadOptions::default());
     assert_eq!(dots(&set), [1, 2]);
-    // An absolute name in a header, which the writer of the tests would refuse.
+    // An absolute name, which `ZipWriter` would reject.
     let mut bytes = zip(&[("/tmp/secret.png", &a)], Stored);
     for at in 0..bytes.len() - 15 {
         if &bytes[at..at + 15] == b"tmp/secret.png\0" || &bytes[at..at + 14] == b"tmp/secret.png" {
@@ -119,25 +119,25 @@ fn names_lead_nowhere() {
         }
     }
     put(&path, &bytes);
-    if let Ok(set) = open(&path, &Options::default()) {
+    if let Ok(set) = open(&path, &ReadOptions::default()) {
         assert_eq!(dots(&set), [1]);
     }
     assert!(secret.exists());
 }
 
 #[test]
-fn bad_members_are_named_and_left_out() {
+fn bad_members_are_reported_and_skipped() {
     let folder = tempdir().unwrap();
     let good = dot(7);
-    let members: Vec<(&str, &[u8])> = vec![("a.png", &good), ("b.png", b"no picture"), ("c.webp", b"")];
-    for path in packed(folder.path(), &members) {
-        let set = opened(&path, &Options::default());
+    let members: Vec<(&str, &[u8])> = vec![("a.png", &good), ("b.png", b"not an image"), ("c.webp", b"")];
+    for path in archives(folder.path(), &members) {
+        let set = opened(&path, &ReadOptions::default());
         let report = set.report();
         assert_eq!((dots(&set), report.files, report.bad.len()), (vec![7], 3, 2), "{report:?}");
-        assert_eq!(report.bad[0].0, path.join("b.png"));
+        assert_eq!(report.bad[0].path, path.join("b.png"));
     }
 
-    // A byte of the pixels is another: only the archive's checksum tells, for the PNG's own was made to fit.
+    // One byte of a JPEG's pixels is changed. Only the archive's checksum detects it.
     let jpeg = encode(image::ImageFormat::Jpeg, &noise(400), (20, 20), image::ExtendedColorType::L8);
     let mut bytes = zip(
         &[
@@ -149,28 +149,28 @@ fn bad_members_are_named_and_left_out() {
     let at = bytes.windows(jpeg.len()).rposition(|window| window == jpeg).unwrap();
     bytes[at + jpeg.len() - 40] ^= 1;
     let path = put(&folder.path().join("sum.zip"), &bytes);
-    let set = open(&path, &Options::default()).unwrap();
+    let set = open(&path, &ReadOptions::default()).unwrap();
     assert_eq!(set.len(), 1);
-    assert!(set.report().bad[0].1.contains("checksum"), "{:?}", set.report());
+    assert!(set.report().bad[0].reason.contains("checksum"), "{:?}", set.report());
 }
 
 #[test]
-fn truncated_archives() {
+fn truncated_archives_are_reported() {
     let folder = tempdir().unwrap();
     let pictures: Vec<_> = (0..4).map(dot).collect();
     let names = ["0.png", "1.png", "2.png", "3.png"];
     let members: Vec<(&str, &[u8])> = names.iter().zip(&pictures).map(|(name, bytes)| (*name, &bytes[..])).collect();
     let whole = tar(&members);
-    // Each member is a block of head and one of data; the two empty blocks at the end are missing from the cuts.
+    // Each member has one block of header and one of data.
     for cut in 0..4 * 1024 + 511 {
         let path = put(&folder.path().join("cut.tar"), &whole[..cut]);
-        match open(&path, &Options::default()) {
+        match open(&path, &ReadOptions::default()) {
             Ok(set) => {
                 let (images, report) = (set.len(), set.report());
                 let ends: Vec<usize> = (0..4).map(|i| i * 1024 + 512 + pictures[i].len()).collect();
                 assert_eq!(images, ends.iter().filter(|&&end| end <= cut).count(), "{cut}");
                 assert_eq!(report.bad.len(), 1, "{cut}: {report:?}");
-                assert!(report.bad[0].1.contains("truncated"), "{report:?}");
+                assert!(report.bad[0].reason.contains("truncated"), "{report:?}");
             }
             Err(error) => {
                 assert!(cut < 512 + pictures[0].len() && error.to_string().contains("truncated"), "{cut}: {error}")
@@ -181,7 +181,7 @@ fn truncated_archives() {
     let path = folder.path().join("cut.tar.gz");
     for cut in 2..packed.len() {
         put(&path, &packed[..cut]);
-        match open(&path, &Options::default()) {
+        match open(&path, &ReadOptions::default()) {
             Ok(set) => assert_eq!(set.report().bad.len(), 1, "{cut}"),
             Err(error) => assert!(error.to_string().contains("truncated"), "{cut}: {error}"),
         }
@@ -190,16 +190,16 @@ fn truncated_archives() {
         let whole = zip(&members, method);
         for cut in 0..whole.len() {
             let path = put(&folder.path().join("cut.zip"), &whole[..cut]);
-            assert!(refused(&path, &Options::default()).contains("truncated"), "{cut}");
+            assert!(refused(&path, &ReadOptions::default()).contains("truncated"), "{cut}");
         }
     }
 }
 
-/// A few hundred kilobytes that unpack to hundreds of megabytes are read no further than is asked for.
+/// A few hundred kilobytes that unpack to hundreds of megabytes are only unpacked up to the limit.
 #[test]
-fn bombs() {
+fn decompression_bombs_are_limited() {
     let folder = tempdir().unwrap();
-    let limited = Options { memory_limit_bytes: 1 << 20, ..Options::default() };
+    let limited = ReadOptions { memory_limit_bytes: 1 << 20, ..ReadOptions::default() };
     let zeros = vec![0; 200 << 20];
     let bomb = gzip(&tar(&[("a.png", &zeros)]));
     assert!(bomb.len() < 1 << 20);
@@ -213,9 +213,9 @@ fn bombs() {
     header.set_size(zeros.len() as u64);
     header.set_cksum();
     let path = put(&folder.path().join("name.tar.gz"), &gzip(&[header.as_bytes(), &zeros[..]].concat()));
-    assert!(refused(&path, &Options::default()).contains("name.tar.gz"));
+    assert!(refused(&path, &ReadOptions::default()).contains("name.tar.gz"));
 
-    // Zeros behind a good picture, in a zip that says so.
+    // Zeros after a valid image, in a zip archive with the correct size.
     let behind = [&dot(3)[..], &zeros].concat();
     let path = put(&folder.path().join("bomb.zip"), &zip(&[("a.png", &behind)], Deflated));
     assert_eq!(dots(&open(&path, &limited).unwrap()), [3]);
@@ -223,11 +223,11 @@ fn bombs() {
         &folder.path().join("json.zip"),
         &zip(&[("a.png", &dot(3)), ("dataset.json", &vec![b' '; 300 << 20])], Deflated),
     );
-    assert!(refused(&path, &limited).contains("too much for labels"));
+    assert!(refused(&path, &limited).contains("too much for a label file"));
 }
 
 #[test]
-fn webdataset() {
+fn reads_webdataset_shards() {
     let folder = tempdir().unwrap();
     let pictures: Vec<_> = (0..6).map(dot).collect();
     let shard = |first: usize| {
@@ -242,32 +242,32 @@ fn webdataset() {
     put(&folder.path().join("wds/imagenet-train-000001.tar.gz"), &gzip(&shard(2)));
     put(&folder.path().join("wds/imagenet-val-000000.tar"), &shard(4));
     put(&folder.path().join("wds/README.md"), b"the shards");
-    let set = opened(&folder.path().join("wds"), &Options::default());
+    let set = opened(&folder.path().join("wds"), &ReadOptions::default());
     assert_eq!((dots(&set), labels(&set)), (vec![0, 1, 2, 3], vec![4, 2, 4, 2]));
     let set = opened(&folder.path().join("wds"), &test_split());
     assert_eq!((dots(&set), labels(&set)), (vec![4, 5], vec![4, 2]));
 
-    // Names instead of numbers, one shard alone, and folders of parts.
+    // Class names instead of numbers, a single shard, and a folder for each split.
     let named = tar(&[("1.png", &pictures[1][..]), ("1.cls", b"dog"), ("2.png", &pictures[2]), ("2.cls", b"cat")]);
-    let set = opened(&put(&folder.path().join("named.tar"), &named), &Options::default());
+    let set = opened(&put(&folder.path().join("named.tar"), &named), &ReadOptions::default());
     assert_eq!((labels(&set), set.class_names()), (vec![1, 0], &["cat".to_owned(), "dog".to_owned()][..]));
     put(&folder.path().join("parts/train/0.tar"), &named);
     put(&folder.path().join("parts/val/0.tar"), &shard(0));
-    assert_eq!(dots(&opened(&folder.path().join("parts"), &Options::default())), [1, 2]);
+    assert_eq!(dots(&opened(&folder.path().join("parts"), &ReadOptions::default())), [1, 2]);
     assert_eq!(dots(&opened(&folder.path().join("parts"), &test_split())), [0, 1]);
 
-    // A sample without its label is an error; a broken shard is not, but it is told.
+    // A sample without a label is an error. A corrupt shard is not an error; it is reported.
     let missing = tar(&[("1.png", &pictures[1][..]), ("1.cls", b"0"), ("2.png", &pictures[2])]);
-    let message = refused(&put(&folder.path().join("missing.tar"), &missing), &Options::default());
+    let message = refused(&put(&folder.path().join("missing.tar"), &missing), &ReadOptions::default());
     assert!(message.contains("no label for 1 of 2") && message.contains("2.png"), "{message}");
     put(&folder.path().join("wds/imagenet-train-000002.tar"), &noise(5000));
-    let set = open(&folder.path().join("wds"), &Options::default()).unwrap();
+    let set = open(&folder.path().join("wds"), &ReadOptions::default()).unwrap();
     assert_eq!((set.len(), set.report().bad.len()), (4, 1));
-    assert!(set.report().bad[0].0.ends_with("imagenet-train-000002.tar"));
+    assert!(set.report().bad[0].path.ends_with("imagenet-train-000002.tar"));
 }
 
 #[test]
-fn long_names() {
+fn reads_long_names() {
     let folder = tempdir().unwrap();
     let long = format!("{}/{}.png", "deep/".repeat(40), "n".repeat(120));
     let picture = dot(5);
@@ -281,7 +281,7 @@ fn long_names() {
     pax.append(&header, &picture[..]).unwrap();
     for (name, bytes) in [("gnu.tar", gnu), ("pax.tar", pax.into_inner().unwrap())] {
         let path = put(&folder.path().join(name), &[&bytes[..], b"junk"].concat());
-        let set = opened(&path, &Options { split: Split::Train, ..Options::default() });
+        let set = opened(&path, &ReadOptions { split: Split::Train, ..ReadOptions::default() });
         assert!(dots(&set).iter().all(|&value| value == 5) && set.report().bad.is_empty(), "{:?}", set.report());
     }
 }

@@ -1,19 +1,19 @@
-//! Files with random damage: whatever happens, it is an error or a picture, never a panic.
+//! Randomly corrupted files must result in an error or an image, never in a panic.
 
 mod common;
 use common::*;
-use ddpm_data::{Options, inspect, open, write_npz};
+use ddpm_data::{ReadOptions, Summary, open, write_npz_images};
 use image::{ExtendedColorType, ImageFormat};
 use proptest::prelude::*;
 use std::io::Cursor;
 use tempfile::tempdir;
 
-/// A whole file of every kind, under a name by which it is found.
-fn whole() -> Vec<(&'static str, Vec<u8>)> {
+/// A valid file of every format, with a name by which it is detected.
+fn valid_files() -> Vec<(&'static str, Vec<u8>)> {
     let rgb = noise(16 * 16 * 3);
     let picture = |format| encode(format, &rgb, (16, 16), ExtendedColorType::Rgb8);
     let mut npz = Cursor::new(Vec::new());
-    write_npz(&mut npz, &rgb, [1, 16, 16, 3], Some(&[3])).unwrap();
+    write_npz_images(&mut npz, &rgb, [1, 16, 16, 3], Some(&[3])).unwrap();
     let images = idx(&[3, 16, 16], &rgb);
     let batches: Vec<_> = (1..6).map(|i| format!("cifar-10-batches-bin/data_batch_{i}.bin")).collect();
     let batch = noise(3073);
@@ -52,9 +52,9 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        for (name, mut bytes) in whole() {
+        for (name, mut bytes) in valid_files() {
             for (at, value, in_head) in &damage {
-                // Half of the damage goes to the first bytes, where the headers are.
+                // Half of the damage is in the first bytes, which contain the headers.
                 let end = if *in_head { bytes.len().min(128) } else { bytes.len() };
                 bytes[at.index(end)] = *value;
             }
@@ -65,9 +65,9 @@ proptest! {
             let file = put(&folder.path().join(name), &bytes);
             let path = if name.starts_with("folder") { file.parent().unwrap() } else { &file };
             for memory_limit_bytes in [1 << 20, 0] {
-                let options = Options { resolution: Some((8, 8)), memory_limit_bytes, ..Options::default() };
+                let options = ReadOptions { resolution: Some((8, 8)), memory_limit_bytes, ..ReadOptions::default() };
                 match open(path, &options) {
-                    Ok(set) => prop_assert!(inspect::summary(&set).images <= set.len()),
+                    Ok(set) => prop_assert!(Summary::new(&set).images <= set.len()),
                     Err(error) => prop_assert!(!error.to_string().contains('\n'), "{error}"),
                 }
             }
@@ -76,12 +76,12 @@ proptest! {
 }
 
 #[test]
-fn whole_files_are_read() {
-    for (name, bytes) in whole() {
+fn valid_files_are_read() {
+    for (name, bytes) in valid_files() {
         let folder = tempdir().unwrap();
         let file = put(&folder.path().join(name), &bytes);
         let path = if name.starts_with("folder") { file.parent().unwrap() } else { &file };
-        let set = opened(path, &Options { resolution: Some((8, 8)), ..Options::default() });
+        let set = opened(path, &ReadOptions { resolution: Some((8, 8)), ..ReadOptions::default() });
         assert!(set.report().bad.is_empty(), "{:?}", set.report());
     }
 }

@@ -1,13 +1,13 @@
-//! Copies and leaks are found wherever the images are, and nothing else is.
+//! Duplicates and leaks, in memory and streamed.
 
 mod common;
 use common::*;
-use ddpm_data::{Error, Options, duplicates, leaks, open};
+use ddpm_data::{DuplicateReport, Error, ReadOptions, duplicates, leaks, open};
 use image::ExtendedColorType;
 use std::path::Path;
 use tempfile::tempdir;
 
-fn divided(folder: &Path) {
+fn write_splits(folder: &Path) {
     for (name, value) in [
         ("train/a/1", 1),
         ("train/a/2", 2),
@@ -24,45 +24,45 @@ fn divided(folder: &Path) {
 }
 
 #[test]
-fn copies_and_leaks() {
+fn finds_duplicates_and_leaks() {
     let folder = tempdir().unwrap();
-    divided(folder.path());
-    let rgb = Options { channels: Some(3), ..Options::default() };
+    write_splits(folder.path());
+    let rgb = ReadOptions { channels: Some(3), ..ReadOptions::default() };
     for options in [rgb.clone(), streamed(&rgb)] {
         let train = open(folder.path(), &options).unwrap();
-        let test = open(folder.path(), &Options { split: ddpm_data::Split::Test, ..options.clone() }).unwrap();
+        let test = open(folder.path(), &ReadOptions { split: ddpm_data::Split::Test, ..options.clone() }).unwrap();
         assert_eq!(duplicates(&train), [vec![0, 2], vec![3, 4]]);
         assert!(duplicates(&test).is_empty());
         assert_eq!(leaks(&train, &test).unwrap(), [(0, 1), (2, 3)]);
 
-        let summary = duplicates::summary(&train, Some((&train, &test))).unwrap();
-        assert_eq!((summary.copies, summary.labels_differ, summary.groups.len()), (2, 1, 2));
-        let leaked = summary.leaked.as_ref().unwrap();
+        let report = DuplicateReport::new(&train, Some((&train, &test))).unwrap();
+        assert_eq!((report.copies, report.labels_differ, report.groups.len()), (2, 1, 2));
+        let leaked = report.leaked.as_ref().unwrap();
         assert!(leaked[1].held_out.ends_with("8.webp") && leaked[1].train.ends_with("4.png"), "{leaked:?}");
-        let text = summary.to_string();
+        let text = report.to_string();
         for part in ["2 in 2 groups", "1 with several labels", "1.png = ", "(labels differ)", "2 held-out images"] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
     }
     let (train, grey) =
-        (open(folder.path(), &rgb).unwrap(), open(&folder.path().join("test/a"), &Options::default()).unwrap());
+        (open(folder.path(), &rgb).unwrap(), open(&folder.path().join("test/a"), &ReadOptions::default()).unwrap());
     assert!(matches!(leaks(&train, &grey), Err(Error::Argument(_))));
-    assert!(duplicates::summary(&grey, None).unwrap().to_string().contains("no held-out part"));
+    assert!(DuplicateReport::new(&grey, None).unwrap().to_string().contains("no held-out split"));
 }
 
 #[test]
-fn places_name_the_image() {
+fn image_paths_name_file_or_index() {
     let folder = tempdir().unwrap();
     let path = put(
         &folder.path().join("a.zip"),
         &zip(&[("x/1.png", &dot(1)), ("x/2.png", b"bad"), ("x/3.png", &dot(1))], zip::CompressionMethod::Stored),
     );
-    for options in [Options::default(), streamed(&Options::default())] {
+    for options in [ReadOptions::default(), streamed(&ReadOptions::default())] {
         let set = open(&path, &options).unwrap();
-        assert_eq!([set.place(0), set.place(1)], [path.join("x/1.png"), path.join("x/3.png")]);
+        assert_eq!([set.image_path(0), set.image_path(1)], [path.join("x/1.png"), path.join("x/3.png")]);
         assert_eq!(duplicates(&set), [[0, 1]]);
     }
     let path = put(&folder.path().join("train-images-idx3-ubyte"), &idx(&[3, 1, 2], &[1, 2, 3, 4, 1, 2]));
-    let set = open(&path, &Options::default()).unwrap();
-    assert_eq!((duplicates(&set), set.place(2)), (vec![vec![0, 2]], path.join("2")));
+    let set = open(&path, &ReadOptions::default()).unwrap();
+    assert_eq!((duplicates(&set), set.image_path(2)), (vec![vec![0, 2]], path.join("2")));
 }

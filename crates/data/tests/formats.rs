@@ -1,21 +1,21 @@
-//! Every format, read back to the bytes that were written.
+//! Every format returns the bytes that were written.
 
 mod common;
 use common::*;
-use ddpm_data::{Error, Options, inspect, open, write_npz};
+use ddpm_data::{Error, ReadOptions, Summary, open, write_npz_images};
 use image::{ExtendedColorType, ImageFormat};
 use std::fs::File;
 use tempfile::tempdir;
 
 #[test]
-fn idx_folder_plain_and_gzipped() {
+fn reads_idx_plain_and_gzipped() {
     let folder = tempdir().unwrap();
     let (train, test) = (noise(3 * 4 * 5), noise(4 * 5));
     put(&folder.path().join("train-images-idx3-ubyte.gz"), &gzip(&idx(&[3, 4, 5], &train)));
     put(&folder.path().join("train-labels-idx1-ubyte.gz"), &gzip(&idx(&[3], &[2, 0, 2])));
     put(&folder.path().join("t10k-images-idx3-ubyte"), &idx(&[1, 4, 5], &test));
 
-    let set = opened(folder.path(), &Options::default());
+    let set = opened(folder.path(), &ReadOptions::default());
     assert_eq!((shape(&set), all(&set)), ([3, 4, 5, 1], train.clone()));
     assert_eq!(set.labels(), Some(&[2, 0, 2][..]));
     assert_eq!(set.class_names(), ["0", "1", "2"]);
@@ -23,17 +23,17 @@ fn idx_folder_plain_and_gzipped() {
     let set = opened(folder.path(), &test_split());
     assert_eq!((shape(&set), all(&set), set.labels()), ([1, 4, 5, 1], test, None));
 
-    // A plain copy beside the compressed one is no second set; a file can be named itself.
+    // A file that is there both plain and compressed is one set. The path can be that of a file.
     put(&folder.path().join("train-images-idx3-ubyte"), &idx(&[3, 4, 5], &train));
-    assert_eq!(all(&opened(folder.path(), &Options::default())), train);
+    assert_eq!(all(&opened(folder.path(), &ReadOptions::default())), train);
     let file = folder.path().join("train-images-idx3-ubyte.gz");
-    assert_eq!(opened(&file, &Options::default()).labels(), Some(&[2, 0, 2][..]));
+    assert_eq!(opened(&file, &ReadOptions::default()).labels(), Some(&[2, 0, 2][..]));
 
-    // torchvision's nested folders, and the spelling with a dot.
+    // The nested folders of torchvision, and file names with a dot.
     let nested = tempdir().unwrap();
     put(&nested.path().join("MNIST/raw/train-images.idx3-ubyte"), &idx(&[3, 4, 5], &train));
     put(&nested.path().join("MNIST/raw/train-labels.idx1-ubyte"), &idx(&[3], &[1, 1, 0]));
-    let set = opened(nested.path(), &Options::default());
+    let set = opened(nested.path(), &ReadOptions::default());
     assert_eq!((all(&set), set.labels()), (train, Some(&[1, 1, 0][..])));
 }
 
@@ -62,7 +62,7 @@ fn cifar10() -> (Vec<(String, Vec<u8>)>, Vec<u8>) {
 }
 
 #[test]
-fn cifar10_folder_and_archives() {
+fn reads_cifar10_folders_and_archives() {
     let folder = tempdir().unwrap();
     let (files, pixels) = cifar10();
     for (name, bytes) in &files {
@@ -72,12 +72,12 @@ fn cifar10_folder_and_archives() {
     let members: Vec<_> =
         names.iter().zip(&files).map(|(name, (_, bytes))| (name.as_str(), bytes.as_slice())).collect();
     let archive = tar(&members);
-    // Beside the folder, as it is left after unpacking.
+    // In the same folder, as after unpacking the archive.
     let gz = put(&folder.path().join("unpacked/cifar-10-binary.tar.gz"), &gzip(&archive));
     let plain = put(&folder.path().join("cifar.tar"), &archive);
 
     for path in [folder.path().join("unpacked"), folder.path().join("unpacked/cifar-10-batches-bin"), gz, plain] {
-        let set = opened(&path, &Options::default());
+        let set = opened(&path, &ReadOptions::default());
         assert_eq!((shape(&set), all(&set) == pixels), ([10, 32, 32, 3], true), "{}", path.display());
         assert_eq!(set.labels(), Some(&[0, 9, 1, 8, 2, 7, 3, 6, 4, 5][..]));
         assert_eq!((set.class_names().len(), set.class_names()[9].as_str()), (10, "truck"));
@@ -87,38 +87,38 @@ fn cifar10_folder_and_archives() {
 }
 
 #[test]
-fn cifar100_takes_the_fine_labels() {
+fn cifar100_has_the_fine_labels() {
     let folder = tempdir().unwrap();
     put(&folder.path().join("train.bin"), &[[3, 41].as_slice(), &noise(3072)].concat());
     put(&folder.path().join("test.bin"), &[[4, 42].as_slice(), &noise(3072)].concat());
-    assert_eq!(opened(folder.path(), &Options::default()).labels(), Some(&[41][..]));
+    assert_eq!(opened(folder.path(), &ReadOptions::default()).labels(), Some(&[41][..]));
     assert_eq!(opened(folder.path(), &test_split()).labels(), Some(&[42][..]));
 }
 
 #[test]
-fn npz_is_read_as_written() {
+fn reads_npz_that_it_writes() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("samples.npz");
     let pixels = noise(3 * 4 * 5 * 3);
-    write_npz(File::create(&path).unwrap(), &pixels, [3, 4, 5, 3], Some(&[1, 0, 300])).unwrap();
-    let set = opened(&path, &Options::default());
+    write_npz_images(File::create(&path).unwrap(), &pixels, [3, 4, 5, 3], Some(&[1, 0, 300])).unwrap();
+    let set = opened(&path, &ReadOptions::default());
     assert_eq!((shape(&set), all(&set)), ([3, 4, 5, 3], pixels.clone()));
     assert_eq!((set.labels(), set.class_names().len()), (Some(&[1, 0, 300][..]), 301));
     assert!(matches!(open(&path, &test_split()), Err(Error::NoHeldOut { .. })));
 
     let mut out = std::io::Cursor::new(Vec::new());
-    assert!(write_npz(&mut out, &pixels, [3, 4, 5, 1], None).is_err());
-    assert!(write_npz(&mut out, &pixels, [3, 4, 5, 3], Some(&[1])).is_err());
+    assert!(write_npz_images(&mut out, &pixels, [3, 4, 5, 1], None).is_err());
+    assert!(write_npz_images(&mut out, &pixels, [3, 4, 5, 3], Some(&[1])).is_err());
 }
 
 #[test]
-fn npz_compressed_planar_grey_and_keras() {
+fn reads_npz_compressed_planar_grey_and_of_keras() {
     let folder = tempdir().unwrap();
     let pixels = noise(2 * 3 * 4 * 5);
     let interleaved: Vec<u8> = (0..pixels.len()).map(|i| pixels[i / 60 * 60 + i % 3 * 20 + i % 60 / 3]).collect();
     for compress in [false, true] {
         let path = put(&folder.path().join("p.npz"), &npz_of("arr_0", "|u1", "(2, 3, 4, 5)", false, &pixels, compress));
-        let set = opened(&path, &Options::default());
+        let set = opened(&path, &ReadOptions::default());
         assert_eq!((shape(&set), all(&set)), ([2, 4, 5, 3], interleaved.clone()));
         let path = put(&folder.path().join("k.npz"), &npz_of("x_test", "|u1", "(6, 4, 5)", false, &pixels, compress));
         let set = opened(&path, &test_split());
@@ -127,19 +127,19 @@ fn npz_compressed_planar_grey_and_keras() {
 }
 
 #[test]
-fn image_folder_of_every_format() {
+fn reads_image_folders_of_every_format() {
     let folder = tempdir().unwrap();
     let rgb = noise(8 * 8 * 3);
     let size = (8, 8);
     put(&folder.path().join("cats/1.PNG"), &png(&rgb, size, ExtendedColorType::Rgb8));
     put(&folder.path().join("cats/deep/er/2.webp"), &encode(ImageFormat::WebP, &rgb, size, ExtendedColorType::Rgb8));
-    // A JPEG with another's name is read for what it is.
+    // A JPEG with the extension of PNG.
     put(&folder.path().join("dogs/3.png"), &encode(ImageFormat::Jpeg, &[200; 192], size, ExtendedColorType::Rgb8));
     put(&folder.path().join("dogs/4.gif"), &encode(ImageFormat::Gif, &[90; 192], size, ExtendedColorType::Rgb8));
     put(&folder.path().join("dogs/.DS_Store.png"), b"hidden");
-    put(&folder.path().join("dogs/list.txt"), b"passed over, but counted");
+    put(&folder.path().join("dogs/list.txt"), b"ignored, but counted");
 
-    let set = opened(folder.path(), &Options::default());
+    let set = opened(folder.path(), &ReadOptions::default());
     assert_eq!(shape(&set), [4, 8, 8, 3]);
     assert_eq!(
         (set.labels(), set.class_names()),
@@ -154,41 +154,40 @@ fn image_folder_of_every_format() {
     assert_eq!((report.files, report.other_files, report.bad.len()), (4, 1, 0));
     assert_eq!(report.sizes.iter().collect::<Vec<_>>(), [(&(8, 8), &4)]);
 
-    // Any images, in any order, more than once.
-    let mut out = vec![0; 3 * 192];
-    set.read(&[3, 0, 3], &mut out).unwrap();
+    // In any order, and repeatedly.
+    let out = set.read([3, 0, 3]).unwrap();
     assert_eq!((&out[..192], &out[192..384], &out[384..]), (&pixels[576..], &pixels[..192], &pixels[576..]));
 }
 
 #[test]
-fn image_folder_splits_and_plain_folders() {
+fn image_folders_have_splits_and_classes() {
     let folder = tempdir().unwrap();
     for (name, value) in [("train/a/1", 1), ("train/b/2", 2), ("val/a/3", 3), ("val/b/4", 4)] {
         put(&folder.path().join(format!("{name}.png")), &grey_png(&[value; 4], (2, 2)));
     }
-    let set = opened(folder.path(), &Options::default());
+    let set = opened(folder.path(), &ReadOptions::default());
     assert_eq!((all(&set), set.labels()), ([[1; 4], [2; 4]].concat(), Some(&[0, 1][..])));
     let set = opened(folder.path(), &test_split());
     assert_eq!((all(&set), set.labels()), ([[3; 4], [4; 4]].concat(), Some(&[0, 1][..])));
 
-    // One folder is no class, and images beside folders make the folders none.
-    let set = opened(&folder.path().join("val/a"), &Options::default());
+    // A single subfolder is not a class. If there are images outside of subfolders, the subfolders are not classes.
+    let set = opened(&folder.path().join("val/a"), &ReadOptions::default());
     assert_eq!((set.labels(), set.class_names().len()), (None, 0));
     assert!(matches!(open(&folder.path().join("val/a"), &test_split()), Err(Error::NoHeldOut { .. })));
     put(&folder.path().join("val/0.png"), &grey_png(&[5; 4], (2, 2)));
-    assert_eq!(opened(&folder.path().join("val"), &Options::default()).labels(), None);
+    assert_eq!(opened(&folder.path().join("val"), &ReadOptions::default()).labels(), None);
 }
 
 #[test]
-fn exif_orientation_is_obeyed() {
-    // A JPEG of 8x16, dark above and light below, with EXIF orientation 6: turn it clockwise to see it upright.
+fn exif_orientation_is_applied() {
+    // A JPEG of 8x16, dark above and light below, with EXIF orientation 6: rotate it by 90° clockwise.
     let pixels: Vec<u8> = (0..8 * 16).map(|i| if i < 64 { 20 } else { 220 }).collect();
     let jpeg = encode(ImageFormat::Jpeg, &pixels, (8, 16), ExtendedColorType::L8);
     let tiff = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let segment = [&[0xff, 0xe1][..], &(tiff.len() as u16 + 2).to_be_bytes(), tiff].concat();
     let folder = tempdir().unwrap();
     put(&folder.path().join("1.jpg"), &[&jpeg[..2], &segment, &jpeg[2..]].concat());
-    let set = opened(folder.path(), &Options::default());
+    let set = opened(folder.path(), &ReadOptions::default());
     assert_eq!(shape(&set), [1, 16, 8, 1]);
     let (upright, at) = (all(&set), |y: usize, x: usize| y * 8 + x);
     assert!(upright[at(8, 0)].abs_diff(220) < 8 && upright[at(8, 7)].abs_diff(20) < 8, "{upright:?}");
@@ -201,7 +200,7 @@ fn reads_from_many_threads() {
     for i in 0..20u8 {
         put(&folder.path().join(format!("{i:02}.png")), &grey_png(&[i; 16], (4, 4)));
     }
-    let set = open(folder.path(), &streamed(&Options::default())).unwrap();
+    let set = open(folder.path(), &streamed(&ReadOptions::default())).unwrap();
     shared(&set);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -211,13 +210,13 @@ fn reads_from_many_threads() {
 }
 
 #[test]
-fn summary_counts() {
+fn summary_has_counts_and_moments() {
     let folder = tempdir().unwrap();
     put(&folder.path().join("a/1.png"), &png(&[[255, 0, 51]; 4].concat(), (2, 2), ExtendedColorType::Rgb8));
     put(&folder.path().join("b/2.png"), &png(&[[0, 0, 51]; 6].concat(), (2, 3), ExtendedColorType::Rgb8));
-    put(&folder.path().join("b/3.png"), b"not a picture");
-    let set = opened(folder.path(), &Options { resolution: Some((2, 2)), ..Options::default() });
-    let summary = inspect::summary(&set);
+    put(&folder.path().join("b/3.png"), b"not an image");
+    let set = opened(folder.path(), &ReadOptions { resolution: Some((2, 2)), ..ReadOptions::default() });
+    let summary = Summary::new(&set);
     assert_eq!((summary.images, summary.files, summary.channels), (2, 3, 3));
     let close = |a: &[f64], b: [f64; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
     assert!(close(&summary.mean, [0.5, 0.0, 0.2]), "{:?}", summary.mean);

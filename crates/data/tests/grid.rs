@@ -1,4 +1,4 @@
-//! Contact sheets.
+//! Grids of images.
 
 use ddpm_data::{Error, grid};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_pixel_has_its_place(
+    fn pixels_are_at_their_positions(
         (n, h, w) in (1usize..12, 1usize..6, 1usize..6), c in 0usize..3, columns in 1usize..15, gap in 0usize..4, seed: u8,
     ) {
         let c = [1, 3, 4][c];
@@ -39,7 +39,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_no_grid() {
+fn invalid_arguments_are_errors() {
     let wrong =
         |images: &[u8], shape, columns, gap| matches!(grid(images, shape, columns, gap), Err(Error::Argument(_)));
     assert!(wrong(&[], [2, 2, 1], 4, 2));

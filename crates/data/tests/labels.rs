@@ -1,13 +1,13 @@
-//! Classes from a file beside the images of a folder.
+//! Label files in image folders.
 
 mod common;
 use common::*;
-use ddpm_data::{Options, open};
+use ddpm_data::{ReadOptions, open};
 use std::fs;
 use tempfile::tempdir;
 
 #[test]
-fn metadata_of_the_datasets_library() {
+fn reads_label_files_of_every_format() {
     let folder = tempdir().unwrap();
     for (name, value) in [("train/a/1", 1), ("train/2", 2), ("train/3", 3), ("test/4", 4)] {
         put(&folder.path().join(format!("{name}.png")), &dot(value));
@@ -16,7 +16,7 @@ fn metadata_of_the_datasets_library() {
         for (name, text) in files {
             put(&folder.path().join(name), text.as_bytes());
         }
-        let set = opened(folder.path(), &Options::default());
+        let set = opened(folder.path(), &ReadOptions::default());
         files.iter().for_each(|(name, _)| fs::remove_file(folder.path().join(name)).unwrap());
         assert_eq!(dots(&set), [2, 3, 1]);
         (set.labels().map(<[u32]>::to_vec), set.class_names().join(" "))
@@ -34,38 +34,38 @@ fn metadata_of_the_datasets_library() {
 {"file_name": "3.png", "label": 0, "objects": {"bbox": [[1, 2]]}}
 {"file_name": "a/1.png", "label": "2"}"#;
     assert_eq!(labels(&[("train/metadata.jsonl", jsonl)]), numbers);
-    // The part's own file before that of the whole set.
+    // The label file of the split takes precedence over that of the set.
     assert_eq!(labels(&[("train/metadata.jsonl", jsonl), ("metadata.csv", csv)]), numbers);
     let json = r#"{"labels": [["2.png", "dog"], ["3.png", "cat"], ["a/1.png", "dog"], ["gone.png", 9]]}"#;
     assert_eq!(labels(&[("train/dataset.json", json)]), names);
-    // Captions without classes, and files that only have the name.
+    // Label files without labels, and other files of the same name.
     assert_eq!(labels(&[("metadata.csv", "file_name,text\ntrain/2.png,x\n")]), (None, String::new()));
     assert_eq!(labels(&[("train/metadata.jsonl", "{\"file_name\": \"2.png\"}\n")]), (None, String::new()));
     assert_eq!(labels(&[("metadata.csv", "date,place\n2026,x\n")]), (None, String::new()));
 }
 
 #[test]
-fn a_file_of_labels_outranks_folders() {
+fn label_files_take_precedence_over_folders() {
     let folder = tempdir().unwrap();
     put(&folder.path().join("b/1.png"), &dot(1));
     put(&folder.path().join("c/2.png"), &dot(2));
-    assert_eq!(opened(folder.path(), &Options::default()).labels(), Some(&[0, 1][..]));
+    assert_eq!(opened(folder.path(), &ReadOptions::default()).labels(), Some(&[0, 1][..]));
     put(&folder.path().join("metadata.csv"), b"date\n2026\n");
-    let set = opened(folder.path(), &Options::default());
+    let set = opened(folder.path(), &ReadOptions::default());
     assert_eq!((set.labels(), set.report().other_files), (Some(&[0, 1][..]), 1));
     put(&folder.path().join("dataset.json"), br#"{"labels": [["b/1.png", 5], ["c/2.png", 3]]}"#);
-    let set = opened(folder.path(), &Options::default());
+    let set = opened(folder.path(), &ReadOptions::default());
     assert_eq!((set.labels(), set.report().other_files), (Some(&[5, 3][..]), 1));
 }
 
 #[test]
-fn broken_metadata() {
+fn invalid_label_files_are_errors() {
     let folder = tempdir().unwrap();
     put(&folder.path().join("1.png"), &dot(1));
     put(&folder.path().join("2.png"), &dot(2));
     let refuses = |name: &str, text: &str, words: &[&str]| {
         let file = put(&folder.path().join(name), text.as_bytes());
-        let message = open(folder.path(), &Options::default()).err().unwrap().to_string();
+        let message = open(folder.path(), &ReadOptions::default()).err().unwrap().to_string();
         fs::remove_file(&file).unwrap();
         assert!(message.starts_with(&*file.to_string_lossy()) && !message.contains('\n'), "{message}");
         assert!(words.iter().all(|word| message.contains(word)), "{message}");

@@ -1,9 +1,9 @@
-//! Parquet as the hub has it: read as pyarrow wrote it, by parts, and with every kind of damage.
+//! Parquet files as on the Hugging Face hub: written by pyarrow, in several shards, and corrupted.
 #![cfg(feature = "parquet")]
 
 mod common;
 use common::*;
-use ddpm_data::{Error, Options, inspect, open};
+use ddpm_data::{Error, ReadOptions, Summary, open};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::WriterProperties;
@@ -16,7 +16,7 @@ use tempfile::tempdir;
 
 const STRUCT: &str = "message m { optional group image { optional binary bytes; } optional int64 label; }";
 
-/// A file of one group with these images, where there are some, and labels.
+/// A file with one row group of optional images, and labels.
 fn file(schema: &str, images: &[Option<Vec<u8>>], labels: &[i64], compression: Compression) -> Vec<u8> {
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let properties = WriterProperties::builder().set_compression(compression).set_data_page_row_count_limit(2);
@@ -47,22 +47,21 @@ fn images(values: std::ops::Range<u8>) -> Vec<Option<Vec<u8>>> {
 }
 
 #[test]
-fn as_pyarrow_writes_it() {
-    // parquet_golden.py beside this file says how it was made.
+fn reads_files_of_pyarrow() {
+    // Made by parquet_golden.py.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hub.parquet");
-    let set = opened(&path, &Options::default());
+    let set = opened(&path, &ReadOptions::default());
     assert_eq!((shape(&set), dots(&set)), ([10, 2, 2, 1], (0..10).map(|i| 10 * i + 1).collect()));
     assert_eq!(set.labels(), Some(&[0, 1, 2, 0, 1, 2, 0, 1, 2, 0][..]));
     assert_eq!(set.class_names(), ["cat", "dog", "fox"]);
-    // In any order, while nothing is kept.
-    let set = open(&path, &streamed(&Options::default())).unwrap();
-    let mut out = vec![0; 3 * 4];
-    set.read(&[9, 0, 5], &mut out).unwrap();
+    // Streamed, in any order.
+    let set = open(&path, &streamed(&ReadOptions::default())).unwrap();
+    let out = set.read([9, 0, 5]).unwrap();
     assert_eq!((out[0], out[4], out[8]), (91, 1, 51));
 }
 
 #[test]
-fn parts_and_kinds_of_columns() {
+fn reads_shards_and_columns_of_every_kind() {
     let folder = tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for (name, values) in
@@ -72,37 +71,37 @@ fn parts_and_kinds_of_columns() {
         put(&at(&format!("hub/data/{name}.parquet")), &file(STRUCT, &images(values), &labels, Compression::SNAPPY));
     }
     put(&at("hub/README.md"), b"the card");
-    let set = opened(&at("hub"), &Options::default());
+    let set = opened(&at("hub"), &ReadOptions::default());
     assert_eq!((dots(&set), set.labels()), (vec![0, 1, 2, 3, 4], Some(&[0, 1, 0, 1, 0][..])));
     let set = opened(&at("hub"), &test_split());
     assert_eq!((dots(&set), set.labels()), (vec![7, 8], Some(&[1, 0][..])));
-    let set = opened(&at("hub/data/validation-00000-of-00001.parquet"), &Options::default());
+    let set = opened(&at("hub/data/validation-00000-of-00001.parquet"), &ReadOptions::default());
     assert_eq!(dots(&set), [7, 8]);
     assert!(matches!(open(&at("hub/data/train-00000-of-00002.parquet"), &test_split()), Err(Error::NoHeldOut { .. })));
 
     for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
         let schema = "message m { optional binary img; }";
         let path = put(&at("plain.parquet"), &file(schema, &images(0..7), &[], compression));
-        let set = opened(&path, &Options::default());
+        let set = opened(&path, &ReadOptions::default());
         assert_eq!((dots(&set), set.labels()), (vec![0, 1, 2, 3, 4, 5, 6], None));
     }
-    // A part whose labels are withheld, and rows that have none of the bytes or are no picture.
+    // A split with withheld labels, rows without bytes, and rows that are not images.
     let path = put(&at("a.parquet"), &file(STRUCT, &images(0..2), &[-1, -1], Compression::SNAPPY));
-    assert_eq!(opened(&path, &Options::default()).labels(), None);
-    let rows = [Some(dot(1)), None, Some(b"no picture".to_vec()), Some(dot(4))];
-    let set = opened(&put(&path, &file(STRUCT, &rows, &[1, 2, 3, 4], Compression::SNAPPY)), &Options::default());
+    assert_eq!(opened(&path, &ReadOptions::default()).labels(), None);
+    let rows = [Some(dot(1)), None, Some(b"not an image".to_vec()), Some(dot(4))];
+    let set = opened(&put(&path, &file(STRUCT, &rows, &[1, 2, 3, 4], Compression::SNAPPY)), &ReadOptions::default());
     assert_eq!((dots(&set), set.labels(), set.report().bad.len()), (vec![1, 4], Some(&[1, 4][..]), 2));
-    assert_eq!(set.report().bad[0].0, path.join("1"));
-    assert!(set.report().bad[0].1.contains("no bytes"), "{:?}", set.report());
+    assert_eq!(set.report().bad[0].path, path.join("1"));
+    assert!(set.report().bad[0].reason.contains("no bytes"), "{:?}", set.report());
 }
 
 #[test]
-fn refusals_say_what_was_expected() {
+fn errors_name_what_was_expected() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("a.parquet");
     let refuses = |bytes: &[u8], words: &[&str]| {
         put(&path, bytes);
-        let message = refused(&path, &Options::default());
+        let message = refused(&path, &ReadOptions::default());
         assert!(words.iter().all(|word| message.contains(word)), "{message}");
     };
     refuses(
@@ -118,11 +117,18 @@ fn refusals_say_what_was_expected() {
     }
 }
 
+/// A page without a header, found by fuzzing, on which the parquet crate panics.
+#[test]
+fn panics_of_the_parquet_crate_are_errors() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/no_page_header.parquet");
+    assert!(refused(&path, &ReadOptions::default()).contains("corrupt"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn damage_never_panics(
+    fn corrupt_files_never_panic(
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         in_end in any::<bool>(),
         compression in prop::sample::select(vec![Compression::SNAPPY, Compression::UNCOMPRESSED]),
@@ -136,9 +142,9 @@ proptest! {
         let folder = tempdir().unwrap();
         let path = put(&folder.path().join("a.parquet"), &bytes);
         for memory_limit_bytes in [1 << 20, 0] {
-            let options = Options { resolution: Some((2, 2)), memory_limit_bytes, ..Options::default() };
+            let options = ReadOptions { resolution: Some((2, 2)), memory_limit_bytes, ..ReadOptions::default() };
             match open(&path, &options) {
-                Ok(set) => prop_assert!(inspect::summary(&set).images <= set.len()),
+                Ok(set) => prop_assert!(Summary::new(&set).images <= set.len()),
                 Err(error) => prop_assert!(!error.to_string().contains('\n'), "{error}"),
             }
         }

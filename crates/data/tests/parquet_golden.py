@@ -1,5 +1,5 @@
-"""Writes hub.parquet as the datasets library pushes an image set to the hub (pyarrow 26): ten grey pictures of 2x2,
-value 10 i + 1, in groups of four rows and pages of one; label i % 3 of the classes cat, dog, fox."""
+"""Writes hub.parquet like the datasets library (pyarrow 26): ten grey images of 2x2 pixels of value 10 i + 1, in row
+groups of four rows and pages of one; label i % 3 of the classes cat, dog, fox."""
 import io, json
 import pyarrow as pa, pyarrow.parquet as pq
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Prints the numbers of tests/resize.rs: torchvision's Resize(shortest side) and CenterCrop, in PIL's terms.
+"""Prints the numbers of tests/resize.rs: torchvision's Resize(shortest side) and CenterCrop, implemented with PIL.
 
 python resize_golden.py    (made with Pillow 13.0.0, numpy 2.4.6)
 """

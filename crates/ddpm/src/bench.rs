@@ -159,7 +159,7 @@ pub fn bench(
     let set = config.open(Split::Train)?;
     let autodiff = device.clone().autodiff();
     let unet = Unet::new(&config.network(&set)?, 0, &autodiff)?;
-    let image = [set.height(), set.width(), set.channels()];
+    let image = set.shape();
     let importance = match config.diffusion.timestep_sampler {
         TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
         _ => None,
@@ -175,10 +175,7 @@ pub fn bench(
         config: config.clone(),
         device: autodiff,
     };
-    let size: usize = image.iter().product();
-    let mut pixels = vec![0; batch * size];
-    set.read(&(0..batch).map(|i| i % set.len()).collect::<Vec<_>>(), &mut pixels)?;
-    let x0 = sample::output::from_u8(&pixels);
+    let x0 = sample::output::from_u8(&set.read((0..batch).map(|i| i % set.len()))?);
 
     let images = train::Batch { x0: x0.clone(), labels: None };
     let cpu = unet::ops::is_cpu(device);

@@ -44,11 +44,9 @@ impl Images {
     /// # Errors
     /// If an image cannot be read.
     pub fn read(set: &ImageSet, indices: &[usize]) -> Result<Self, Error> {
-        let shape = [set.height(), set.width(), set.channels()];
-        let mut bytes = vec![0; indices.len() * shape.iter().product::<usize>()];
-        set.read(indices, &mut bytes)?;
+        let bytes = set.read(indices.iter().copied())?;
         let labels = set.labels().map(|labels| indices.iter().map(|&i| labels[i]).collect());
-        Ok(Self { labels, ..Self::from_bytes(shape, &bytes) })
+        Ok(Self { labels, ..Self::from_bytes(set.shape(), &bytes) })
     }
 
     /// Returns these images with labels.

@@ -75,12 +75,12 @@ impl Preprocessing {
     }
 
     /// Returns the options that read a set's images for the model.
-    pub fn data_options(&self) -> data::Options {
-        data::Options {
+    pub fn read_options(&self) -> data::ReadOptions {
+        data::ReadOptions {
             resolution: self.resolution.map(Into::into),
             channels: self.channels,
             fit: self.fit,
-            ..data::Options::default()
+            ..data::ReadOptions::default()
         }
     }
 

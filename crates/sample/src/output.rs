@@ -299,7 +299,7 @@ pub(crate) fn write_npz(path: &Path, source: &mut dyn PixelSource, labels: Optio
     let shape = source.shape();
     let mut image = vec![0; shape[1..].iter().product()];
     atomic::write_seekable_file(path, |file| {
-        data::write_npz_with(file, shape, labels, |file| {
+        data::write_npz_images_with(file, shape, labels, |file| {
             (0..shape[0]).try_for_each(|index| {
                 source.read(index, &mut image)?;
                 file.write_all(&image)

@@ -45,10 +45,8 @@ impl Plan {
         let positions = first..first + self.images as u64;
         let indices: Vec<usize> =
             positions.clone().map(|p| self.random.shuffled(p / len, len, p % len) as usize).collect();
-        let (height, width, channels) = (set.height(), set.width(), set.channels());
-        let mut pixels = vec![0; indices.len() * height * width * channels];
-        set.read(&indices, &mut pixels)?;
-        let mut x0 = sample::output::from_u8(&pixels);
+        let [height, width, channels] = set.shape();
+        let mut x0 = sample::output::from_u8(&set.read(indices.iter().copied())?);
         if self.flip {
             let images = x0.chunks_mut(height * width * channels);
             for (i, image) in images.enumerate() {
@@ -103,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_epoch_shows_every_image_once_and_labels_are_dropped_as_often_as_asked() {
-        let set = data::builtin(&data::Options { split: data::Split::Test, ..Default::default() }).unwrap();
+        let set = data::builtin(&data::ReadOptions { split: data::Split::Test, ..Default::default() }).unwrap();
         let plan = Plan { images: 100, ..plan(false) };
         let mut labels = vec![0; 11];
         for step in 0..10 {
@@ -124,7 +122,7 @@ mod tests {
 
     #[test]
     fn about_half_the_images_are_mirrored_and_only_mirrored() {
-        let set = data::builtin(&data::Options { split: data::Split::Test, ..Default::default() }).unwrap();
+        let set = data::builtin(&data::ReadOptions { split: data::Split::Test, ..Default::default() }).unwrap();
         let (plain, flipped) = (plan(false).batch(&set, 3).unwrap().x0, plan(true).batch(&set, 3).unwrap().x0);
         let (size, width) = (set.height() * set.width(), set.width());
         let mut mirrored = 0;

@@ -54,8 +54,7 @@ pub fn train_classifier(
     device: &Device,
     mut progress: impl FnMut(usize, f64) -> bool,
 ) -> Result<(Classifier, About), Error> {
-    let shape = [set.height(), set.width(), set.channels()];
-    let [side, width, channels] = shape;
+    let [side, width, channels] = set.shape();
     let classes = set.class_names().to_vec();
     let labelled = |labels: &[u32]| labels.iter().all(|&label| (label as usize) < classes.len());
     if !set.labels().is_some_and(labelled) || classes.len() < 2 {
@@ -123,13 +122,11 @@ fn one_hot(labels: &[u32], classes: usize, device: &Device) -> Tensor<2> {
 /// Share of a labelled set's images whose class a classifier tells.
 fn accuracy(classifier: &Classifier, set: &ImageSet) -> Result<f64, Error> {
     let (labels, device) = (set.labels().unwrap_or_default(), classifier.device());
-    let shape = [set.height(), set.width(), set.channels()];
+    let [height, width, channels] = set.shape();
     let mut right = 0;
     for (batch, labels) in labels.chunks(BATCH).enumerate() {
-        let indices: Vec<usize> = (batch * BATCH..batch * BATCH + labels.len()).collect();
-        let mut bytes = vec![0; indices.len() * shape.iter().product::<usize>()];
-        set.read(&indices, &mut bytes)?;
-        let data = TensorData::new(sample::output::from_u8(&bytes), [labels.len(), shape[0], shape[1], shape[2]]);
+        let bytes = set.read(batch * BATCH..batch * BATCH + labels.len())?;
+        let data = TensorData::new(sample::output::from_u8(&bytes), [labels.len(), height, width, channels]);
         let logits = classifier.logits(classifier.features(Tensor::from_data(data, &device)));
         let told = logits.argmax(1).into_data().iter::<i64>().collect::<Vec<_>>();
         right += told.iter().zip(labels).filter(|&(&told, &label)| told == i64::from(label)).count();

@@ -149,12 +149,10 @@ struct HeldOut {
 impl HeldOut {
     fn open(config: &Config, with_labels: bool) -> Result<Self, Error> {
         let set = config.open(Split::Test)?;
-        let shape = [set.height(), set.width(), set.channels()];
         let n = config.train.evaluate_images.min(set.len());
-        let mut bytes = vec![0; n * shape.iter().product::<usize>()];
-        set.read(&(0..n).collect::<Vec<_>>(), &mut bytes)?;
+        let bytes = set.read(0..n)?;
         let labels = set.labels().filter(|_| with_labels).map(|labels| labels[..n].to_vec());
-        Ok(Self { pixels: output::from_u8(&bytes), shape, labels })
+        Ok(Self { pixels: output::from_u8(&bytes), shape: set.shape(), labels })
     }
 
     fn bits_per_dim(
@@ -217,16 +215,12 @@ impl Quality {
         stop: &dyn Fn() -> bool,
         tell: &mut dyn FnMut(Event),
     ) -> Result<Distance, Error> {
-        let shape = [set.height(), set.width(), set.channels()];
+        let shape = set.shape();
         let (count, seed) = (config.train.evaluate_samples, config.train.seed);
         let (reference, floor) = match &mut self.reference {
             Some(known) => known,
             unknown => {
-                let read = |first: usize, some: usize| {
-                    let mut bytes = vec![0; some * shape.iter().product::<usize>()];
-                    set.read(&(first..first + some).collect::<Vec<_>>(), &mut bytes)?;
-                    Ok(bytes)
-                };
+                let read = |first: usize, some: usize| Ok(set.read(first..first + some)?);
                 let real = self.network.extract(set.len(), shape, FEATURE_BATCH, read, |done| {
                     tell(Event::Evaluating { what: "features of training images", done, total: set.len() });
                     !stop()

@@ -106,7 +106,7 @@ pub fn train(
 ) -> Result<Finished, Error> {
     config.validate()?;
     let set = Arc::new(config.open(data::Split::Train)?);
-    for (path, reason) in &set.report().bad {
+    for data::BadFile { path, reason } in &set.report().bad {
         tell(Event::Warning(format!("{}: {reason}; left out", path.display())));
     }
     let device = device.clone().autodiff();
@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
         let scheduler = config.scheduler();
         let objective = config.objective()?;
         let measures = Measures::new(config, &set, &device)?;
-        let image = [set.height(), set.width(), set.channels()];
+        let image = set.shape();
         // A sampler that cannot read the network's prediction should not come to light at the first picture.
         let table = config.sampler().table(&scheduler, config.sampler_options())?;
         for row in &table.rows {

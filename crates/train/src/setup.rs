@@ -1,6 +1,6 @@
 //! From a configuration to the things it describes.
 
-use data::{ImageSet, Options, Split};
+use data::{ImageSet, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
 use sample::{Guidance, Sampler};
 use unet::Unet;
@@ -11,14 +11,14 @@ use crate::objective::{Minimised, Objective};
 
 impl Config {
     /// How the images are read.
-    pub fn data_options(&self, split: Split) -> Options {
+    pub fn data_options(&self, split: Split) -> ReadOptions {
         let config::Resolution { height, width } = self.data.resolution;
-        Options {
+        ReadOptions {
             resolution: Some((height, width)),
             channels: Some(self.data.channels),
             fit: self.data.fit,
             split,
-            ..Options::default()
+            ..ReadOptions::default()
         }
     }
 

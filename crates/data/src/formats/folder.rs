@@ -1,10 +1,12 @@
-//! Folders of image files, and single ones.
+//! Folders of image files, and single image files.
 
-use super::tree::{self, READ};
-use super::{Format, labels, visible};
+use super::files::{extension, list_visible, lower_file_name, normalized};
+use super::labels;
+use super::tree::{self, IMAGE_EXTENSIONS};
 use crate::error::{Error, Result};
-use crate::options::{Options, Split};
-use crate::set::Found;
+use crate::options::{ReadOptions, Split};
+use crate::report::BadFile;
+use crate::source::{Discovered, Format};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,13 +14,13 @@ use std::path::{Path, PathBuf};
 pub(crate) const FORMAT: Format = Format {
     expected: "a folder of PNG, JPEG, WebP or GIF files (subfolders are classes, unless there is a dataset.json, \
                metadata.jsonl or metadata.csv), or one such file",
-    recognise: |path| {
-        path.is_dir() || path.is_file() && READ.contains(&tree::extension(&super::file_name(path)).as_str())
+    detect: |path| {
+        path.is_dir() || path.is_file() && IMAGE_EXTENSIONS.contains(&extension(&lower_file_name(path)).as_str())
     },
     open,
 };
 
-fn open(path: &Path, options: &Options) -> Result<Found> {
+fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     let mut walk = Walk::default();
     let (root, split) = match path.is_file() {
         true => {
@@ -26,20 +28,20 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
             (path.parent().unwrap_or(path), Split::Train)
         }
         false => {
-            walk.folder(path);
+            walk.visit(path);
             (path, options.split)
         }
     };
     let Walk { files, mut bad, .. } = walk;
-    let below = |file: &Path| tree::normal(&file.strip_prefix(root).unwrap_or(file).to_string_lossy());
-    let names: Vec<String> = files.iter().map(|file| below(file)).collect();
+    let relative = |file: &Path| normalized(&file.strip_prefix(root).unwrap_or(file).to_string_lossy());
+    let names: Vec<String> = files.iter().map(|file| relative(file)).collect();
     let read = |index: usize| {
         let file = &files[index];
-        labels::bytes(file, File::open(file).map_err(|e| Error::io(file, e))?)
+        labels::read_bytes(file, File::open(file).map_err(|e| Error::io(file, e))?)
     };
-    let part = tree::part(root, &names, split, &read)?;
-    bad.retain(|(folder, _)| format!("{}/", below(folder)).starts_with(&part.root) || folder == root);
-    part.found(
+    let part = tree::select(root, &names, split, &read)?;
+    bad.retain(|bad| format!("{}/", relative(&bad.path)).starts_with(&part.root) || bad.path == root);
+    part.into_discovered(
         "image folder",
         path,
         |index| files[index].clone(),
@@ -54,23 +56,23 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
 #[derive(Default)]
 struct Walk {
     files: Vec<PathBuf>,
-    /// Folders that could not be read.
-    bad: Vec<(PathBuf, String)>,
-    /// Folders that were entered, so that a link in a circle ends.
-    entered: BTreeSet<PathBuf>,
+    /// Folders that cannot be read.
+    bad: Vec<BadFile>,
+    /// Visited folders, to stop at cycles of symbolic links.
+    visited: BTreeSet<PathBuf>,
 }
 
 impl Walk {
-    fn folder(&mut self, folder: &Path) {
+    fn visit(&mut self, folder: &Path) {
         let entries = folder.canonicalize().map_err(|e| e.to_string()).and_then(|real| {
-            if self.entered.insert(real) { visible(folder).map_err(|e| e.to_string()) } else { Ok(Vec::new()) }
+            if self.visited.insert(real) { list_visible(folder).map_err(|e| e.to_string()) } else { Ok(Vec::new()) }
         });
         let entries = match entries {
             Ok(entries) => entries,
-            Err(reason) => return self.bad.push((folder.to_owned(), reason)),
+            Err(reason) => return self.bad.push(BadFile { path: folder.to_owned(), reason }),
         };
         for entry in entries {
-            if entry.is_dir() { self.folder(&entry) } else { self.files.push(entry) }
+            if entry.is_dir() { self.visit(&entry) } else { self.files.push(entry) }
         }
     }
 }

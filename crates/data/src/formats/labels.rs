@@ -1,7 +1,7 @@
-//! Classes that a file beside the images tells: `dataset.json` of StyleGAN's and EDM's tools, and the `metadata.jsonl`
-//! or `metadata.csv` of the datasets library's `imagefolder`.
+//! Label files: `dataset.json` of StyleGAN's and EDM's tools, and `metadata.jsonl` and `metadata.csv` of the `datasets`
+//! library's `imagefolder`.
 
-use super::MAX_CLASSES;
+use super::files::{lower_file_name, normalized};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -9,45 +9,51 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::path::Path;
 
-/// Names of these files, in the order in which they are looked for.
-pub(crate) const FILES: [&str; 3] = ["dataset.json", "metadata.jsonl", "metadata.csv"];
+/// Names of label files, in order of preference.
+pub(crate) const LABEL_FILES: [&str; 3] = ["dataset.json", "metadata.jsonl", "metadata.csv"];
 
-/// What a column of classes may be called, in the order of preference.
-pub(crate) const COLUMNS: [&str; 5] = ["label", "labels", "fine_label", "class", "class_id"];
+/// Names of the label column, in order of preference.
+pub(crate) const LABEL_COLUMNS: [&str; 5] = ["label", "labels", "fine_label", "class", "class_id"];
 
-/// The most that such a file may have; a million images take 40 MB.
+/// Maximum number of classes. It bounds the list of class names, whose length is the highest label plus one.
+pub(crate) const MAX_CLASSES: usize = 1 << 20;
+
+/// Maximum size of a label file. For a million images it is about 40 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// What a file of labels says.
-pub(crate) enum Told {
-    /// It is another file that happens to have this name.
-    Nothing,
-    /// That the images have no classes.
-    NoLabels,
-    /// The label of each image, as text, by its [normal](super::tree::normal) name beside the file.
-    Labels(HashMap<String, String>),
+/// The content of a label file.
+pub(crate) enum LabelFile {
+    /// The file has the name of a label file but not its columns.
+    Unrelated,
+    /// The images have no labels.
+    Unlabeled,
+    /// The label of each image as text, by [normalized](super::files::normalized) name relative to the label file.
+    Labeled(HashMap<String, String>),
 }
 
-/// Reads the bytes of a file of labels.
-pub(crate) fn bytes(path: &Path, source: impl Read) -> Result<Vec<u8>> {
+/// Reads the bytes of a label file.
+pub(crate) fn read_bytes(path: &Path, source: impl Read) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::malformed(path, format!("has more than {} MiB, too much for labels", MAX_BYTES >> 20)));
+        return Err(Error::malformed(
+            path,
+            format!("has more than {} MiB, which is too much for a label file", MAX_BYTES >> 20),
+        ));
     }
     Ok(bytes)
 }
 
-/// Reads a file of labels, whose name says which kind it is.
-pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Told> {
-    match super::file_name(path).rsplit('.').next() {
+/// Parses a label file. Its extension determines the format.
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
+    match lower_file_name(path).rsplit('.').next() {
         Some("json") => dataset_json(path, bytes),
         Some("jsonl") => metadata_jsonl(path, bytes),
         _ => metadata_csv(path, bytes),
     }
 }
 
-fn dataset_json(path: &Path, bytes: &[u8]) -> Result<Told> {
+fn dataset_json(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
     #[derive(Deserialize)]
     struct Dataset {
         labels: Option<Vec<(String, Value)>>,
@@ -55,17 +61,17 @@ fn dataset_json(path: &Path, bytes: &[u8]) -> Result<Told> {
     let dataset: Dataset = serde_json::from_slice(bytes).map_err(|e| {
         Error::malformed(path, format!("expected {{\"labels\": [[\"00000/img00000000.png\", 6], ...]}} or null: {e}"))
     })?;
-    let Some(labels) = dataset.labels else { return Ok(Told::NoLabels) };
-    let mut told = HashMap::new();
-    for (name, label) in labels {
-        let label = text(&label).ok_or_else(|| no_label(path, &name, &label))?;
-        told.insert(super::tree::normal(&name), label);
+    let Some(rows) = dataset.labels else { return Ok(LabelFile::Unlabeled) };
+    let mut labels = HashMap::new();
+    for (name, label) in rows {
+        let label = label_text(&label).ok_or_else(|| invalid_label(path, &name, &label))?;
+        labels.insert(normalized(&name), label);
     }
-    Ok(Told::Labels(told))
+    Ok(LabelFile::Labeled(labels))
 }
 
-fn metadata_jsonl(path: &Path, bytes: &[u8]) -> Result<Told> {
-    let (mut told, mut is_ours) = (HashMap::new(), false);
+fn metadata_jsonl(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
+    let (mut labels, mut is_metadata) = (HashMap::new(), false);
     for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -73,38 +79,38 @@ fn metadata_jsonl(path: &Path, bytes: &[u8]) -> Result<Told> {
         let row: Map<String, Value> = serde_json::from_slice(line)
             .map_err(|e| Error::malformed(path, format!("line {}: expected one JSON object: {e}", number + 1)))?;
         let Some(name) = row.get("file_name").and_then(Value::as_str) else { continue };
-        is_ours = true;
-        if let Some(label) = COLUMNS.iter().find_map(|column| row.get(*column)).filter(|label| !label.is_null()) {
-            let label = text(label).ok_or_else(|| no_label(path, name, label))?;
-            told.insert(super::tree::normal(name), label);
+        is_metadata = true;
+        if let Some(label) = LABEL_COLUMNS.iter().find_map(|column| row.get(*column)).filter(|label| !label.is_null()) {
+            let label = label_text(label).ok_or_else(|| invalid_label(path, name, label))?;
+            labels.insert(normalized(name), label);
         }
     }
-    Ok(match (is_ours, told.is_empty()) {
-        (false, _) => Told::Nothing,
-        (true, true) => Told::NoLabels,
-        (true, false) => Told::Labels(told),
+    Ok(match (is_metadata, labels.is_empty()) {
+        (false, _) => LabelFile::Unrelated,
+        (true, true) => LabelFile::Unlabeled,
+        (true, false) => LabelFile::Labeled(labels),
     })
 }
 
-fn metadata_csv(path: &Path, bytes: &[u8]) -> Result<Told> {
-    let malformed = |e: csv::Error| Error::malformed(path, format!("is not a table with commas: {e}"));
+fn metadata_csv(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
+    let malformed = |e: csv::Error| Error::malformed(path, format!("is not a table of comma-separated values: {e}"));
     let mut table = csv::Reader::from_reader(bytes);
     let columns = table.headers().map_err(malformed)?;
     let find = |name: &str| columns.iter().position(|column| column.trim_start_matches('\u{feff}') == name);
-    let Some(name) = find("file_name") else { return Ok(Told::Nothing) };
-    let Some(label) = COLUMNS.iter().find_map(|column| find(column)) else { return Ok(Told::NoLabels) };
-    let mut told = HashMap::new();
+    let Some(name) = find("file_name") else { return Ok(LabelFile::Unrelated) };
+    let Some(label) = LABEL_COLUMNS.iter().find_map(|column| find(column)) else { return Ok(LabelFile::Unlabeled) };
+    let mut labels = HashMap::new();
     for row in table.records() {
         let row = row.map_err(malformed)?;
         if let (Some(name), Some(label)) = (row.get(name), row.get(label).filter(|label| !label.is_empty())) {
-            told.insert(super::tree::normal(name), label.to_owned());
+            labels.insert(normalized(name), label.to_owned());
         }
     }
-    Ok(Told::Labels(told))
+    Ok(LabelFile::Labeled(labels))
 }
 
-/// A label as text, if it is a whole number or a name.
-pub(crate) fn text(label: &Value) -> Option<String> {
+/// Returns a label as text if it is an integer or a string.
+pub(crate) fn label_text(label: &Value) -> Option<String> {
     match label {
         Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         Value::String(name) => Some(name.clone()),
@@ -112,26 +118,27 @@ pub(crate) fn text(label: &Value) -> Option<String> {
     }
 }
 
-fn no_label(path: &Path, name: &str, label: &Value) -> Error {
+fn invalid_label(path: &Path, name: &str, label: &Value) -> Error {
     let label: String = label.to_string().chars().take(40).collect();
-    let message = format!("{:?} has the label {label}, expected a whole number or a name", shortened(name));
+    let message = format!("{:?} has the label {label}, expected an integer or a string", truncated(name));
     Error::malformed(path, message)
 }
 
-fn shortened(name: &str) -> String {
+fn truncated(name: &str) -> String {
     name.chars().take(200).collect()
 }
 
-/// Labels by index: the numbers themselves if all are numbers, else the places of the names in their sorted order.
-/// `image` names the image of an index, for a message that it has no label.
-pub(crate) fn classes(
+/// Converts labels to class indices, and returns them with the class names. If all labels are integers, they are the
+/// indices, and there are no names. Otherwise the indices are the positions in the sorted list of names. `image`
+/// returns the name of an image for the error message that it has no label.
+pub(crate) fn to_indices(
     path: &Path,
     labels: &[Option<&String>],
     image: impl Fn(usize) -> String,
 ) -> Result<(Option<Vec<u32>>, Vec<String>)> {
     if let Some(missing) = labels.iter().position(Option::is_none) {
         let count = labels.iter().filter(|label| label.is_none()).count();
-        let message = format!("gives no label for {count} of {} images, such as {:?}", labels.len(), image(missing));
+        let message = format!("has no label for {count} of {} images, such as {:?}", labels.len(), image(missing));
         return Err(Error::malformed(path, message));
     }
     let names: BTreeSet<&str> = labels.iter().flatten().map(|name| name.as_str()).collect();
@@ -142,7 +149,13 @@ pub(crate) fn classes(
     };
     let labels = labels.iter().flatten().map(|name| {
         index.get(name.as_str()).copied().filter(|&label| (label as usize) < MAX_CLASSES).ok_or_else(|| {
-            Error::malformed(path, format!("has the label {:?}, negative or not below {MAX_CLASSES}", shortened(name)))
+            Error::malformed(
+                path,
+                format!(
+                    "has the label {:?}; labels must not be negative and must be less than {MAX_CLASSES}",
+                    truncated(name)
+                ),
+            )
         })
     });
     let labels = labels.collect::<Result<Vec<u32>>>()?;

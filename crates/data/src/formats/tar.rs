@@ -1,11 +1,14 @@
-//! Tar archives of images and webdataset's shards: read like a folder, or with the labels that webdataset keeps in
-//! files beside each image. A plain archive is read in place; a compressed one can only be unpacked whole.
+//! Tar archives of images and webdataset shards. Labels come from folders and label files, as in a folder of images, or
+//! from webdataset's `.cls` and `.json` files. Plain archives are read without unpacking; compressed ones are unpacked in
+//! memory.
 
-use super::tree::{self, READ, extension, is_hidden, normal};
-use super::{Format, file_name, is_gzip, labels};
+use super::files::{extension, is_gzip, is_hidden, normalized, open_decompressed};
+use super::tree::{self, IMAGE_EXTENSIONS};
+use super::{labels, shards};
 use crate::error::{Error, Result};
-use crate::options::{Options, Split};
-use crate::set::Found;
+use crate::options::{ReadOptions, Split};
+use crate::report::BadFile;
+use crate::source::{Discovered, Format};
 use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -17,63 +20,57 @@ use std::sync::Arc;
 
 pub(crate) const FORMAT: Format = Format {
     expected: "a .tar or .tar.gz of images, or a folder of such shards (webdataset: labels from .cls or .json files)",
-    recognise: |path| {
-        if path.is_file() {
-            return is_archive(path);
-        }
-        tree::are_shards(path, &ENDS)
-    },
+    detect: |path| shards::detect(path, &EXTENSIONS),
     open,
 };
 
-const ENDS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
+const EXTENSIONS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
 
-/// What sizes in an archive are rounded up to, in bytes.
+/// Block size of tar: headers have this size, and data is padded to a multiple of it.
 const BLOCK: u64 = 512;
 
-/// The longest name of a member.
+/// Maximum length of a member's name.
 const MAX_NAME: u64 = 64 << 10;
 
-/// The most that a `.cls` or `.json` beside an image may have.
-const MAX_SIDE_BYTES: u64 = 1 << 20;
+/// Maximum size of the `.cls` or `.json` file of an image.
+const MAX_SIDECAR_BYTES: u64 = 1 << 20;
 
-/// The longest label, in bytes.
+/// Maximum length of a label in bytes.
 const MAX_LABEL: usize = 1 << 10;
 
-/// How many bytes of empty blocks are read behind an archive; tar rounds it up to 10 KiB.
-const MAX_END: u64 = 1 << 20;
+/// Maximum number of bytes read after the end of an archive. tar pads archives to 10 KiB.
+const MAX_TRAILER: u64 = 1 << 20;
 
 pub(crate) fn is_archive(path: &Path) -> bool {
-    let name = file_name(path);
-    ENDS.iter().any(|end| name.ends_with(end))
+    shards::has_extension(path, &EXTENSIONS)
 }
 
-/// A file inside a shard.
+/// A file in a shard.
 #[derive(Clone, Copy)]
 struct Member {
     shard: usize,
-    /// Whether the shard is compressed, and its images are in memory.
-    is_unpacked: bool,
-    /// Where it begins, in the shard or in what was unpacked.
+    /// Whether the shard was compressed, so that its images are in [`Index::unpacked`].
+    in_memory: bool,
+    /// Offset of the data in the shard, or in [`Index::unpacked`].
     start: u64,
     length: u64,
 }
 
-/// What is found while the shards are gone through.
+/// The files of all shards.
 #[derive(Default)]
 struct Index {
     names: Vec<String>,
     members: Vec<Member>,
-    /// Webdataset's labels, by shard and key.
+    /// Labels in webdataset's format, by shard and sample key.
     labels: HashMap<(usize, String), String>,
-    bad: Vec<(PathBuf, String)>,
-    /// The images of compressed shards, one after another.
+    bad: Vec<BadFile>,
+    /// Concatenated images of compressed shards.
     unpacked: Vec<u8>,
 }
 
-fn open(path: &Path, options: &Options) -> Result<Found> {
-    // The part of several shards is in their names, that of one archive may be in the folders inside.
-    let (shards, split) = match tree::shards(path, &ENDS, options) {
+fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
+    // Names of shards determine the split. A single archive can also have a folder for each split.
+    let (shards, split) = match shards::find(path, &EXTENSIONS, options) {
         Err(Error::NoHeldOut { .. }) if path.is_file() => (vec![path.to_owned()], Split::Test),
         shards => (shards?, Split::Train),
     };
@@ -83,19 +80,19 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
     }
     let Index { names, members, labels, bad, unpacked } = index;
     let unpacked = Arc::new(unpacked);
-    let place = |index: usize| shards[members[index].shard].join(&names[index]);
+    let path_of = |index: usize| shards[members[index].shard].join(&names[index]);
     let read = |index: usize| {
-        let source = members[index].open(&shards, &unpacked).map_err(|e| Error::reading(&place(index), e))?;
-        labels::bytes(&place(index), source)
+        let source = members[index].open(&shards, &unpacked).map_err(|e| Error::reading(&path_of(index), e))?;
+        labels::read_bytes(&path_of(index), source)
     };
-    let mut part = tree::part(path, &names, split, &read)?;
-    let beside = |&image: &usize| labels.get(&(members[image].shard, key(&names[image]).to_owned()));
-    let beside: Vec<_> = part.images.iter().map(beside).collect();
-    if beside.iter().any(Option::is_some) {
+    let mut part = tree::select(path, &names, split, &read)?;
+    let sidecar_labels = |&image: &usize| labels.get(&(members[image].shard, sample_key(&names[image]).to_owned()));
+    let sidecar_labels: Vec<_> = part.images.iter().map(sidecar_labels).collect();
+    if sidecar_labels.iter().any(Option::is_some) {
         let first = |missing: usize| names[part.images[missing]].clone();
-        (part.labels, part.class_names) = labels::classes(path, &beside, first)?;
+        (part.labels, part.class_names) = labels::to_indices(path, &sidecar_labels, first)?;
     }
-    part.found("tar", path, place, bad, |images| {
+    part.into_discovered("tar", path, path_of, bad, |images| {
         let members: Vec<Member> = images.iter().map(|&index| members[index]).collect();
         let (shards, unpacked) = (shards.clone(), Arc::clone(&unpacked));
         Box::new(move |index| members[index].open(&shards, &unpacked))
@@ -104,7 +101,7 @@ fn open(path: &Path, options: &Options) -> Result<Found> {
 
 impl Member {
     fn open(&self, shards: &[PathBuf], unpacked: &[u8]) -> io::Result<Box<dyn Read>> {
-        if self.is_unpacked {
+        if self.in_memory {
             let (start, length) = (self.start as usize, self.length as usize);
             return Ok(Box::new(Cursor::new(unpacked[start..][..length].to_vec())));
         }
@@ -115,13 +112,13 @@ impl Member {
 }
 
 impl Index {
-    /// Goes through a shard. One that is damaged is reported, and has the files before the damage.
+    /// Adds the files of a shard. A corrupt shard is reported, and the files before the damage are added.
     fn add(&mut self, shard: usize, path: &Path, limit: u64) -> Result<()> {
-        let gone = if is_gzip(path) { self.add_packed(shard, path, limit) } else { self.add_plain(shard, path) };
-        match gone {
+        let outcome = if is_gzip(path) { self.add_compressed(shard, path, limit) } else { self.add_plain(shard, path) };
+        match outcome {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(error)) => return Err(error),
-            Err(e) => self.bad.push((path.to_owned(), reason(&e))),
+            Err(e) => self.bad.push(BadFile { path: path.to_owned(), reason: error_message(&e) }),
         }
         Ok(())
     }
@@ -131,34 +128,35 @@ impl Index {
         let length = file.metadata()?.len();
         let mut archive = tar::Archive::new(file);
         let mut end = 0;
-        let gone = each(archive.entries_with_seek()?, |name, entry| {
+        let outcome = for_each_file(archive.entries_with_seek()?, |name, entry| {
             let (start, size) = (entry.raw_file_position(), entry.size());
             end = start.saturating_add(size).checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
             if start.saturating_add(size) <= length {
-                self.label(shard, &name, entry)?;
+                self.read_label(shard, &name, entry)?;
                 self.names.push(name);
-                self.members.push(Member { shard, is_unpacked: false, start, length: size });
+                self.members.push(Member { shard, in_memory: false, start, length: size });
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        // What was cut off between two files looks whole but for the empty block at the end.
+        // An archive that was truncated between two files only lacks the empty block at its end.
         if end.saturating_add(BLOCK) > length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(gone)
+        Ok(outcome)
     }
 
-    fn add_packed(&mut self, shard: usize, path: &Path, limit: u64) -> io::Result<ControlFlow<Error>> {
+    fn add_compressed(&mut self, shard: usize, path: &Path, limit: u64) -> io::Result<ControlFlow<Error>> {
         let mut archive = tar::Archive::new(MultiGzDecoder::new(BufReader::new(File::open(path)?)));
-        let gone = each(archive.entries()?, |name, entry| {
-            self.label(shard, &name, entry)?;
+        let outcome = for_each_file(archive.entries()?, |name, entry| {
+            self.read_label(shard, &name, entry)?;
             let start = self.unpacked.len() as u64;
-            let is_kept = READ.contains(&extension(&name).as_str()) || labels::FILES.iter().any(|f| name.ends_with(f));
-            // The heads count too: nothing packs better than a million empty files.
-            let heads = self.members.len() as u64 * BLOCK;
-            let bytes = start.saturating_add(if is_kept { entry.size() } else { 0 }).saturating_add(heads);
+            let is_kept = IMAGE_EXTENSIONS.contains(&extension(&name).as_str())
+                || labels::LABEL_FILES.iter().any(|f| name.ends_with(f));
+            // Headers count too, because a small archive can have millions of empty files.
+            let headers = self.members.len() as u64 * BLOCK;
+            let bytes = start.saturating_add(if is_kept { entry.size() } else { 0 }).saturating_add(headers);
             if bytes > limit {
-                let fix = "unpack it with gunzip to have it read in place, or raise the memory limit";
+                let fix = "unpack it with gunzip so that it can be streamed, or raise the memory limit";
                 return Ok(ControlFlow::Break(Error::TooLarge { path: path.to_owned(), bytes, limit, fix }));
             }
             if is_kept && entry.read_to_end(&mut self.unpacked)? as u64 != entry.size() {
@@ -167,31 +165,31 @@ impl Index {
             }
             let length = self.unpacked.len() as u64 - start;
             self.names.push(name);
-            self.members.push(Member { shard, is_unpacked: true, start, length });
+            self.members.push(Member { shard, in_memory: true, start, length });
             Ok(ControlFlow::Continue(()))
         })?;
-        // Behind the archive are empty blocks, and the checksum of the compressed file.
-        io::copy(&mut archive.into_inner().take(MAX_END), &mut io::sink())?;
-        Ok(gone)
+        // Reading to the end verifies gzip's checksum.
+        io::copy(&mut archive.into_inner().take(MAX_TRAILER), &mut io::sink())?;
+        Ok(outcome)
     }
 
-    /// Takes the label that webdataset keeps beside an image: a number in a `.cls`, or a key of a `.json`.
-    fn label(&mut self, shard: usize, name: &str, entry: &mut impl Read) -> io::Result<()> {
+    /// Reads a label in webdataset's format: the text of a `.cls` file, or a key of a `.json` file.
+    fn read_label(&mut self, shard: usize, name: &str, entry: &mut impl Read) -> io::Result<()> {
         let end = extension(name);
-        if (end != "cls" && end != "json") || labels::FILES.iter().any(|file| name.ends_with(file)) {
+        if (end != "cls" && end != "json") || labels::LABEL_FILES.iter().any(|file| name.ends_with(file)) {
             return Ok(());
         }
         let mut bytes = Vec::new();
-        entry.take(MAX_SIDE_BYTES).read_to_end(&mut bytes)?;
+        entry.take(MAX_SIDECAR_BYTES).read_to_end(&mut bytes)?;
         let label = match end.as_str() {
             "cls" => Some(String::from_utf8_lossy(&bytes).trim().to_owned()),
             _ => serde_json::from_slice::<Map<String, Value>>(&bytes).ok().and_then(|object| {
-                labels::COLUMNS.iter().chain(&["cls"]).find_map(|key| labels::text(object.get(*key)?))
+                labels::LABEL_COLUMNS.iter().chain(&["cls"]).find_map(|key| labels::label_text(object.get(*key)?))
             }),
         };
         if let Some(label) = label.filter(|label| label.len() <= MAX_LABEL) {
-            let key = (shard, key(name).to_owned());
-            // A sample that has both tells it by the .cls.
+            let key = (shard, sample_key(name).to_owned());
+            // `.cls` takes precedence.
             if end == "cls" {
                 self.labels.insert(key, label);
             } else {
@@ -202,15 +200,15 @@ impl Index {
     }
 }
 
-/// What the files of a webdataset's sample have in common: the name up to the first dot of its last part.
-fn key(name: &str) -> &str {
+/// Returns webdataset's sample key: the name up to the first dot of its last component.
+fn sample_key(name: &str) -> &str {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     name[file..].find('.').map_or(name, |dot| &name[..file + dot])
 }
 
-/// Shows the files of an archive with their [`normal`] names, hidden ones left out, until told to stop. Long names are
-/// put together here and not by the reader, which would unpack a "name" of any length.
-pub(crate) fn each<'a, R: Read, B>(
+/// Calls `visit` with the [`normalized`] name of each file that is not hidden, until it breaks. Long names are read here
+/// and not by the tar crate, which does not limit their length.
+pub(crate) fn for_each_file<'a, R: Read, B>(
     entries: tar::Entries<'a, R>,
     mut visit: impl FnMut(String, &mut tar::Entry<'a, R>) -> io::Result<ControlFlow<B>>,
 ) -> io::Result<ControlFlow<B>> {
@@ -219,16 +217,16 @@ pub(crate) fn each<'a, R: Read, B>(
         let mut entry = entry?;
         let kind = entry.header().entry_type();
         if kind.is_gnu_longname() {
-            let name = describes(&mut entry)?;
+            let name = read_extension(&mut entry)?;
             long = Some(name.strip_suffix(b"\0").unwrap_or(&name).to_vec());
         } else if kind.is_pax_local_extensions() {
-            let extensions = describes(&mut entry)?;
+            let extensions = read_extension(&mut entry)?;
             let path =
                 tar::PaxExtensions::new(&extensions).flatten().find(|extension| extension.key_bytes() == b"path");
             long = path.map(|path| path.value_bytes().to_vec()).or(long);
         } else if !kind.is_gnu_longlink() && !kind.is_pax_global_extensions() {
             let name = long.take().unwrap_or_else(|| entry.path_bytes().into_owned());
-            let name = normal(&String::from_utf8_lossy(&name));
+            let name = normalized(&String::from_utf8_lossy(&name));
             if kind.is_file() && !is_hidden(&name) {
                 let flow = visit(name, &mut entry)?;
                 if flow.is_break() {
@@ -240,33 +238,32 @@ pub(crate) fn each<'a, R: Read, B>(
     Ok(ControlFlow::Continue(()))
 }
 
-/// Reads a member that describes the next one.
-fn describes(entry: &mut impl Read) -> io::Result<Vec<u8>> {
+/// Reads a member that contains the name or attributes of the next one.
+fn read_extension(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     entry.take(MAX_NAME + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_NAME { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
 }
 
-/// The first names in an archive, as many as can be read of `count`.
+/// Returns the first `count` names in an archive, or fewer if the archive has fewer or is corrupt.
 pub(crate) fn first_names(path: &Path, count: usize) -> Vec<String> {
     let mut names = Vec::new();
     let mut first = || {
-        let file = BufReader::new(File::open(path)?);
-        let source: Box<dyn Read> = if is_gzip(path) { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-        each(tar::Archive::new(source).entries()?, |name, _| {
+        for_each_file(tar::Archive::new(open_decompressed(path)?).entries()?, |name, _| {
             names.push(name);
             Ok(if names.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })
     };
-    // What is wrong with the archive is told when it is opened.
+    // Errors are reported when the archive is opened.
     let _ = first();
     names
 }
 
-/// The reader's own messages quote what it took for numbers, which in a file that is no archive is noise.
-pub(crate) fn reason(error: &io::Error) -> String {
+/// Returns an error message. Those of the tar crate quote the content of numeric fields, which is noise in a file that is
+/// not an archive.
+pub(crate) fn error_message(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => error.to_string(),
-        None => "is truncated or not a tar archive; fetch it again".to_owned(),
+        None => "is truncated or not a tar archive; download it again".to_owned(),
     }
 }

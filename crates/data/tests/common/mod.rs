@@ -1,13 +1,13 @@
-//! Small files of every format, made in a temporary folder.
+//! Helpers that make small files of every format.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use ddpm_data::{Error, ImageSet, Options, Split, open};
+use ddpm_data::{Error, ImageSet, ReadOptions, Split, open};
 use flate2::{Compression, write::GzEncoder};
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes that differ from each other in no simple way.
+/// Pseudorandom bytes.
 pub fn noise(count: usize) -> Vec<u8> {
     (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
@@ -31,7 +31,7 @@ pub fn idx(sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A `.npz` of one array that NumPy might have written, data included.
+/// An `.npz` with one array, as NumPy writes it.
 pub fn npz_of(name: &str, dtype: &str, shape: &str, fortran: bool, bytes: &[u8], compress: bool) -> Vec<u8> {
     let fortran = if fortran { "True" } else { "False" };
     let text = format!("{{'descr': '{dtype}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
@@ -67,17 +67,17 @@ pub fn zip(members: &[(&str, &[u8])], method: zip::CompressionMethod) -> Vec<u8>
     out.finish().unwrap().into_inner()
 }
 
-/// Grey pictures of 2x2 pixels, each of one value.
+/// A PNG of 2x2 grey pixels with the same value.
 pub fn dot(value: u8) -> Vec<u8> {
     grey_png(&[value; 4], (2, 2))
 }
 
 /// The first pixel of each image.
 pub fn dots(set: &ImageSet) -> Vec<u8> {
-    all(set).chunks(set.height() * set.width() * set.channels()).map(|image| image[0]).collect()
+    all(set).chunks(set.shape().iter().product()).map(|image| image[0]).collect()
 }
 
-/// A picture as a file of this format; the color types are those of the `image` crate.
+/// Encodes an image in a file format of the `image` crate.
 pub fn encode(
     format: image::ImageFormat,
     bytes: &[u8],
@@ -97,27 +97,27 @@ pub fn grey_png(bytes: &[u8], size: (u32, u32)) -> Vec<u8> {
     png(bytes, size, image::ExtendedColorType::L8)
 }
 
-pub fn test_split() -> Options {
-    Options { split: Split::Test, ..Options::default() }
+pub fn test_split() -> ReadOptions {
+    ReadOptions { split: Split::Test, ..ReadOptions::default() }
 }
 
-/// The same options, but nothing is kept in memory.
-pub fn streamed(options: &Options) -> Options {
-    Options { memory_limit_bytes: 0, ..options.clone() }
+/// The same options with streaming.
+pub fn streamed(options: &ReadOptions) -> ReadOptions {
+    ReadOptions { memory_limit_bytes: 0, ..options.clone() }
 }
 
 pub fn all(set: &ImageSet) -> Vec<u8> {
-    let mut out = vec![0; set.len() * set.height() * set.width() * set.channels()];
-    set.read(&(0..set.len()).collect::<Vec<_>>(), &mut out).unwrap();
-    out
+    set.read(0..set.len()).unwrap()
 }
 
+/// The shape of all images, `[N, H, W, C]`.
 pub fn shape(set: &ImageSet) -> [usize; 4] {
-    [set.len(), set.height(), set.width(), set.channels()]
+    let [height, width, channels] = set.shape();
+    [set.len(), height, width, channels]
 }
 
-/// Opens a set in memory and, where it can be, streamed: both must give the same.
-pub fn opened(path: &Path, options: &Options) -> ImageSet {
+/// Opens a set in memory and, if possible, streamed. Both must have the same content.
+pub fn opened(path: &Path, options: &ReadOptions) -> ImageSet {
     let set = open(path, options).unwrap();
     assert!(!set.is_streamed());
     match open(path, &streamed(options)) {
@@ -133,8 +133,8 @@ pub fn opened(path: &Path, options: &Options) -> ImageSet {
     set
 }
 
-/// The message of a set that must not open, which names the file.
-pub fn refused(path: &Path, options: &Options) -> String {
+/// Returns the error message of a set that must not open. It must name the file.
+pub fn refused(path: &Path, options: &ReadOptions) -> String {
     let error = open(path, options).err().expect("must be refused");
     let message = error.to_string();
     assert!(message.starts_with(&*path.to_string_lossy()), "{message:?} names no file");

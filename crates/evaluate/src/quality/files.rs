@@ -19,7 +19,7 @@ impl Statistics {
     /// If the file is no `.npz`, has only one of the two, or they are not D and D·D finite numbers.
     pub fn read(path: &Path, (mean, covariance): (&str, &str)) -> Result<Option<Self>, Error> {
         let bad = |message: String| Error::Request(format!("{}: {message}", path.display()));
-        let (mu, sigma) = match (data::read_numbers(path, mean)?, data::read_numbers(path, covariance)?) {
+        let (mu, sigma) = match (data::read_npz_array(path, mean)?, data::read_npz_array(path, covariance)?) {
             (None, None) => return Ok(None),
             (Some(mu), Some(sigma)) => (mu, sigma),
             _ => return Err(bad(format!("has only one of {mean} and {covariance}"))),
@@ -47,7 +47,7 @@ pub fn write_statistics(path: &Path, all: &[((&str, &str), &Statistics)]) -> Res
         .collect();
     // A zip's directory is written by seeking, a whole file is only appended to.
     let mut bytes = Cursor::new(Vec::new());
-    let written = data::write_numbers(&mut bytes, &arrays);
+    let written = data::write_npz_arrays(&mut bytes, &arrays);
     Ok(weights::atomic::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?)
 }
 

@@ -1,36 +1,36 @@
-//! The end of a Parquet file: metadata in Thrift's compact protocol. Looked through before the reader has it, which
-//! goes as deep as a schema is nested and makes room for as many children as it claims.
+//! The footer of a Parquet file: metadata in Thrift's compact protocol. The schema is validated before the parquet crate
+//! parses it, because that crate recurses to any depth and allocates as many children as a schema claims.
 
-use super::pages::reason;
+use super::pages::error_message;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
-/// The deepest nesting of a schema, or of a value in the metadata.
+/// Maximum nesting depth of the schema, and of values in the metadata.
 const MAX_DEPTH: usize = 32;
 
 /// Reads the metadata of a file of `length` bytes.
 pub(super) fn read(file: &mut File, length: u64) -> Result<ParquetMetaData, String> {
-    let truncated = || "is truncated or not Parquet: it does not end in PAR1".to_owned();
+    let truncated = || "is truncated or not Parquet: it does not end with PAR1".to_owned();
     let tail = length.checked_sub(8).ok_or_else(truncated)?;
     let mut end = [0; 8];
     file.seek(SeekFrom::Start(tail)).and_then(|_| file.read_exact(&mut end)).map_err(|e| e.to_string())?;
     let [a, b, c, d, magic @ ..] = end;
     let size = u32::from_le_bytes([a, b, c, d]);
-    // No more than the file has: this much can be made room for.
+    // The size is at most that of the file, so it is safe to allocate.
     let start = tail.checked_sub(size.into()).filter(|_| magic == *b"PAR1").ok_or_else(truncated)?;
     let mut bytes = vec![0; size as usize];
     file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| e.to_string())?;
-    if !schema_is_sound(&bytes) {
+    if !schema_is_valid(&bytes) {
         return Err("is truncated or not Parquet: its schema is not a tree of at most 32 levels".to_owned());
     }
-    ParquetMetaDataReader::decode_metadata(&bytes).map_err(|e| reason(&e))
+    ParquetMetaDataReader::decode_metadata(&bytes).map_err(|e| error_message(&e))
 }
 
-/// Whether the schema, depth first with the number of each node's children, is one tree of a modest depth.
-fn schema_is_sound(metadata: &[u8]) -> bool {
-    children(&mut Compact(metadata)).is_some_and(|children| {
-        // How many nodes are still to come on each level.
+/// Returns whether the schema is a tree of limited depth. It lists the nodes depth first with their number of children.
+fn schema_is_valid(metadata: &[u8]) -> bool {
+    child_counts(&mut CompactReader(metadata)).is_some_and(|children| {
+        // Number of remaining nodes at each level.
         let mut open = vec![1usize];
         for count in children {
             while open.last() == Some(&0) {
@@ -47,8 +47,8 @@ fn schema_is_sound(metadata: &[u8]) -> bool {
     })
 }
 
-/// The number of children of each element of the schema: field 5 of the structs in the list that is field 2.
-fn children(metadata: &mut Compact) -> Option<Vec<usize>> {
+/// Returns the number of children of each schema element: field 5 of the structs in the list that is field 2.
+fn child_counts(metadata: &mut CompactReader) -> Option<Vec<usize>> {
     let mut children = Vec::new();
     metadata.fields(&mut |metadata, field, kind| {
         if (field, kind) != (2, LIST) {
@@ -62,8 +62,8 @@ fn children(metadata: &mut Compact) -> Option<Vec<usize>> {
                 if (field, kind) != (5, I32) {
                     return element.skip(kind, 0);
                 }
-                // Zigzag: even numbers are not negative.
-                let number = element.number()?;
+                // In zigzag encoding, even numbers are non-negative.
+                let number = element.varint()?;
                 count = usize::try_from(number / 2).ok().filter(|_| number % 2 == 0)?;
                 Some(())
             })?;
@@ -78,17 +78,17 @@ const I32: u8 = 5;
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
 
-/// What is left to be read; `None` where it ends too soon.
-struct Compact<'a>(&'a [u8]);
+/// The unread bytes. Methods return `None` if they end too early.
+struct CompactReader<'a>(&'a [u8]);
 
-impl Compact<'_> {
+impl CompactReader<'_> {
     fn byte(&mut self) -> Option<u8> {
         let (&first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(first)
     }
 
-    fn number(&mut self) -> Option<u64> {
+    fn varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -100,22 +100,22 @@ impl Compact<'_> {
         None
     }
 
-    /// The size of a list, and the kind of what is in it.
+    /// Reads the header of a list: its size and the type of its elements.
     fn list(&mut self) -> Option<(u64, u8)> {
         let head = self.byte()?;
-        let size = if head >> 4 == 15 { self.number()? } else { u64::from(head >> 4) };
-        // Each takes a byte or more.
+        let size = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
+        // Each element has at least one byte.
         (size <= self.0.len() as u64).then_some((size, head & 15))
     }
 
-    /// Shows each field of a struct by number and kind to `visit`, which has to read it.
+    /// Calls `visit` with the number and type of each field of a struct. It must read the value.
     fn fields(&mut self, visit: &mut dyn FnMut(&mut Self, i64, u8) -> Option<()>) -> Option<()> {
         let mut field = 0i64;
         loop {
             match self.byte()? {
                 0 => return Some(()),
                 head if head >> 4 == 0 => {
-                    let number = self.number()?;
+                    let number = self.varint()?;
                     field = (number >> 1) as i64 ^ -((number & 1) as i64);
                     visit(self, field, head)?;
                 }
@@ -136,15 +136,15 @@ impl Compact<'_> {
             _ if depth > MAX_DEPTH => None,
             1 | 2 => Some(()),
             3 => bytes(self, 1),
-            4..=6 => self.number().map(drop),
+            4..=6 => self.varint().map(drop),
             7 => bytes(self, 8),
             8 => {
-                let count = self.number()?;
+                let count = self.varint()?;
                 bytes(self, count)
             }
             LIST | 10 => {
                 let (size, kind) = self.list()?;
-                // A list's booleans take a byte each, unlike a struct's.
+                // Booleans have one byte in a list and none in a struct.
                 (0..size).try_for_each(|_| if kind <= 2 { bytes(self, 1) } else { self.skip(kind, depth + 1) })
             }
             STRUCT => self.fields(&mut |me, _, kind| me.skip(kind, depth + 1)),
@@ -157,7 +157,7 @@ impl Compact<'_> {
 mod tests {
     use super::*;
 
-    /// Metadata that is only a schema of elements that are only a number of children.
+    /// Metadata with only a schema, whose elements only have a number of children.
     fn schema(children: &[u64]) -> Vec<u8> {
         let mut out = vec![0x29, 0xf0 | STRUCT, children.len() as u8 | 0x80, (children.len() >> 7) as u8];
         for &count in children {
@@ -174,16 +174,16 @@ mod tests {
     }
 
     #[test]
-    fn schemas_that_are_trees() {
-        assert!(schema_is_sound(&schema(&[2, 2, 0, 0, 0])));
-        assert!(!schema_is_sound(&schema(&[2, 2, 0, 0])), "a child is missing");
-        assert!(!schema_is_sound(&schema(&[1, 0, 0])), "one too many");
-        assert!(!schema_is_sound(&schema(&[1, 1 << 30])), "more than can be");
+    fn accepts_only_schemas_that_are_trees() {
+        assert!(schema_is_valid(&schema(&[2, 2, 0, 0, 0])));
+        assert!(!schema_is_valid(&schema(&[2, 2, 0, 0])), "a child is missing");
+        assert!(!schema_is_valid(&schema(&[1, 0, 0])), "one child too many");
+        assert!(!schema_is_valid(&schema(&[1, 1 << 30])), "more children than bytes");
         let chain = |depth| [vec![1; depth], vec![0]].concat();
-        assert!(schema_is_sound(&schema(&chain(20))));
-        assert!(!schema_is_sound(&schema(&chain(10_000))), "too deep");
+        assert!(schema_is_valid(&schema(&chain(20))));
+        assert!(!schema_is_valid(&schema(&chain(10_000))), "too deep");
         let whole = schema(&[2, 2, 0, 0, 0]);
-        assert!((0..whole.len()).all(|cut| !schema_is_sound(&whole[..cut])));
-        assert!(!schema_is_sound(&[0x1c; 100_000]), "structs in structs");
+        assert!((0..whole.len()).all(|cut| !schema_is_valid(&whole[..cut])));
+        assert!(!schema_is_valid(&[0x1c; 100_000]), "nested structs");
     }
 }

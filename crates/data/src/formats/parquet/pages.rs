@@ -1,5 +1,5 @@
-//! Pages of a Parquet column, the least that can be read of one: found once, then decoded when a row of theirs is
-//! asked for. Unpacked here and not by the reader, which believes the sizes that a page's head claims.
+//! Pages of a Parquet column, its smallest readable units. They are located once, and decoded when one of their rows is
+//! read. They are decompressed here and not by the parquet crate, which trusts the sizes in a page's header.
 
 use crate::options::MAX_IMAGE_BYTES;
 use flate2::read::MultiGzDecoder;
@@ -19,46 +19,46 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 type Result<T> = std::result::Result<T, String>;
 
-/// The most bytes of decoded pages that are kept for the next rows.
-const KEPT_BYTES: usize = 64 << 20;
+/// Maximum size of the cache of decoded pages.
+const CACHE_BYTES: usize = 64 << 20;
 
-/// One column in one group of rows.
-pub(super) struct Chunk {
+/// A column of a row group.
+pub(super) struct ColumnChunk {
     path: PathBuf,
     column: ColumnChunkMetaData,
     compression: Compression,
     pub rows: usize,
-    /// Of each page with rows: its place among the pages, and its first row.
+    /// Position and first row of each data page.
     pages: Vec<(usize, usize)>,
 }
 
-impl Chunk {
-    /// Looks at the heads of a column's pages in a file of `length` bytes.
-    pub fn new(path: &Path, length: u64, column: &ColumnChunkMetaData, rows: usize) -> Result<Chunk> {
+impl ColumnChunk {
+    /// Reads the page headers of a column in a file of `length` bytes.
+    pub fn new(path: &Path, length: u64, column: &ColumnChunkMetaData, rows: usize) -> Result<ColumnChunk> {
         let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
         let (start, bytes) = (u64::try_from(start).ok(), u64::try_from(column.compressed_size()).ok());
         let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes));
         if end.is_none_or(|end| end > length) {
-            return Err("is truncated or corrupt: a column lies outside the file".to_owned());
+            return Err("is truncated or corrupt: a column is outside the file".to_owned());
         }
-        // Repeated values take next to nothing: without this, a small file could have rows without end.
+        // Repeated values take almost no space, so a small file could claim any number of rows.
         if rows as u64 > length {
             return Err(format!("claims {rows} rows in {length} bytes"));
         }
-        // To the reader it is uncompressed, so that it hands out the pages as they are.
+        // Declared uncompressed, so that the parquet crate returns pages as they are.
         let compression = column.compression();
         let raw = column.clone().into_builder().set_compression(Compression::UNCOMPRESSED);
-        let column = raw.build().map_err(|e| reason(&e))?;
-        let mut chunk = Chunk { path: path.to_owned(), column, compression, rows, pages: Vec::new() };
+        let column = raw.build().map_err(|e| error_message(&e))?;
+        let mut chunk = ColumnChunk { path: path.to_owned(), column, compression, rows, pages: Vec::new() };
 
-        let (mut reader, mut place, mut first) = (chunk.reader()?, 0, 0usize);
-        while let Some(page) = reader.peek_next_page().map_err(|e| reason(&e))? {
+        let (mut reader, mut position, mut first) = (chunk.reader()?, 0, 0usize);
+        while let Some(page) = reader.peek_next_page().map_err(|e| error_message(&e))? {
             if let Some(count) = page.num_levels.filter(|&count| count > 0 && !page.is_dict) {
-                chunk.pages.push((place, first));
+                chunk.pages.push((position, first));
                 first = first.saturating_add(count);
             }
-            reader.skip_next_page().map_err(|e| reason(&e))?;
-            place += 1;
+            reader.skip_next_page().map_err(|e| error_message(&e))?;
+            position += 1;
         }
         if first != rows {
             return Err(format!("is truncated or corrupt: a column has {first} values for {rows} rows"));
@@ -71,70 +71,73 @@ impl Chunk {
     }
 
     fn reader(&self) -> Result<SerializedPageReader<File>> {
-        // Opened anew: readers of one file would share the place at which they are.
+        // Each reader opens the file, because clones of a file share their position.
         let file = File::open(&self.path).map_err(|e| e.to_string())?;
-        SerializedPageReader::new(Arc::new(file), &self.column, self.rows, None).map_err(|e| reason(&e))
+        SerializedPageReader::new(Arc::new(file), &self.column, self.rows, None).map_err(|e| error_message(&e))
     }
 
-    /// The rows of the page with this number.
-    fn rows_of(&self, page: usize) -> usize {
+    /// Returns the number of rows in a page.
+    fn page_rows(&self, page: usize) -> usize {
         self.pages.get(page + 1).map_or(self.rows, |next| next.1) - self.pages[page].1
     }
 
-    /// Decodes the page with this number, with the column's dictionary if it needs that.
+    /// Decodes a page, with the column's dictionary if necessary.
     fn page(&self, page: usize) -> Result<Vec<Option<ByteArray>>> {
         let mut reader = self.reader()?;
         for _ in 0..self.pages[page].0 {
-            reader.skip_next_page().map_err(|e| reason(&e))?;
+            reader.skip_next_page().map_err(|e| error_message(&e))?;
         }
-        let data = reader.get_next_page().map_err(|e| reason(&e))?.ok_or("has fewer pages than it had")?;
+        let data = reader
+            .get_next_page()
+            .map_err(|e| error_message(&e))?
+            .ok_or("has changed: it has fewer pages than when it was opened")?;
         let mut pages = VecDeque::from([data]);
         if pages[0].encoding() != Encoding::PLAIN
-            && let Some(dictionary) = reader.take_deferred_dictionary().map_err(|e| reason(&e))?
+            && let Some(dictionary) = reader.take_deferred_dictionary().map_err(|e| error_message(&e))?
         {
             pages.push_front(dictionary);
         }
-        values::<ByteArrayType>(self, pages, self.rows_of(page))
+        decode_values::<ByteArrayType>(self, pages, self.page_rows(page))
     }
 }
 
-/// All values of a column, such as the labels.
-pub(super) fn read_whole<T: DataType>(chunk: &Chunk) -> Result<Vec<Option<T::T>>> {
-    let pages = chunk.reader()?.collect::<std::result::Result<VecDeque<Page>, _>>().map_err(|e| reason(&e))?;
-    values::<T>(chunk, pages, chunk.rows)
+/// Reads all values of a column, such as the labels.
+pub(super) fn read_column<T: DataType>(chunk: &ColumnChunk) -> Result<Vec<Option<T::T>>> {
+    let pages = chunk.reader()?.collect::<std::result::Result<VecDeque<Page>, _>>().map_err(|e| error_message(&e))?;
+    decode_values::<T>(chunk, pages, chunk.rows)
 }
 
-/// Decodes the `rows` values of pages as they are in the file.
-fn values<T: DataType>(chunk: &Chunk, pages: VecDeque<Page>, rows: usize) -> Result<Vec<Option<T::T>>> {
-    let pages = pages.into_iter().map(|page| unpacked(page, chunk)).collect::<Result<VecDeque<Page>>>()?;
+/// Decompresses and decodes pages with `rows` values in total.
+fn decode_values<T: DataType>(chunk: &ColumnChunk, pages: VecDeque<Page>, rows: usize) -> Result<Vec<Option<T::T>>> {
+    let pages = pages.into_iter().map(|page| decompress_page(page, chunk)).collect::<Result<VecDeque<Page>>>()?;
     let column = chunk.column.column_descr_ptr();
     let present = column.max_def_level();
-    let mut reader = ColumnReaderImpl::<T>::new(column, Box::new(Fed(pages)));
+    let mut reader = ColumnReaderImpl::<T>::new(column, Box::new(PageQueue(pages)));
     let (mut levels, mut values) = (Vec::new(), Vec::new());
-    let (count, ..) = reader.read_records(rows, Some(&mut levels), None, &mut values).map_err(|e| reason(&e))?;
+    let (count, ..) = reader.read_records(rows, Some(&mut levels), None, &mut values).map_err(|e| error_message(&e))?;
     if present == 0 {
         levels = vec![0; count];
     }
     let found = levels.iter().filter(|&&level| level == present).count();
     if count != rows || levels.len() != rows || values.len() != found {
-        return Err(format!("is corrupt: {rows} values are promised, {count} are there"));
+        return Err(format!("is corrupt: expected {rows} values, found {count}"));
     }
     let mut values = values.into_iter();
     Ok(levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect())
 }
 
-/// A page without its compression, once its head is seen to promise no more than it holds.
-fn unpacked(page: Page, chunk: &Chunk) -> Result<Page> {
-    let known = |encoding| match encoding {
+/// Decompresses a page, and checks that its header claims no more values than it contains.
+fn decompress_page(page: Page, chunk: &ColumnChunk) -> Result<Page> {
+    let supported = |encoding| match encoding {
         Encoding::PLAIN | Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY => Ok(encoding),
-        other => Err(format!("has values in the encoding {other}; write them plain or with a dictionary")),
+        other => Err(format!("has values in the unsupported encoding {other}; write them plain or with a dictionary")),
     };
-    let unpack = |bytes: &[u8]| unpack(chunk.compression, bytes);
+    let decompress = |bytes: &[u8]| decompress(chunk.compression, bytes);
     Ok(match page {
         Page::DataPage { buf, num_values, encoding, def_level_encoding, rep_level_encoding, .. } => Page::DataPage {
-            buf: unpack(&buf)?.into(),
+            buf: decompress(&buf)?.into(),
             num_values,
-            encoding: known(encoding)?,
+            encoding: supported(encoding)?,
             def_level_encoding,
             rep_level_encoding,
             statistics: None,
@@ -150,14 +153,14 @@ fn unpacked(page: Page, chunk: &Chunk) -> Result<Page> {
             is_compressed,
             ..
         } => {
-            // The levels before the values are never compressed.
+            // The levels that precede the values are never compressed.
             let levels = (def_levels_byte_len as usize).saturating_add(rep_levels_byte_len as usize);
-            let (levels, values) = buf.split_at_checked(levels).ok_or("is corrupt: a page ends in its levels")?;
-            let values = if is_compressed { unpack(values)? } else { values.to_vec() };
+            let (levels, values) = buf.split_at_checked(levels).ok_or("is corrupt: a page ends within its levels")?;
+            let values = if is_compressed { decompress(values)? } else { values.to_vec() };
             Page::DataPageV2 {
                 buf: [levels, &values].concat().into(),
                 num_values,
-                encoding: known(encoding)?,
+                encoding: supported(encoding)?,
                 num_nulls,
                 num_rows,
                 def_levels_byte_len,
@@ -167,18 +170,18 @@ fn unpacked(page: Page, chunk: &Chunk) -> Result<Page> {
             }
         }
         Page::DictionaryPage { buf, num_values, encoding, is_sorted } => {
-            let buf = unpack(&buf)?;
-            // A number takes its size, bytes their length before them.
-            let least = if chunk.kind() == Type::INT64 { 8 } else { 4 };
-            if num_values as usize > buf.len() / least {
+            let buf = decompress(&buf)?;
+            // An integer takes 8 bytes; byte arrays have a 4-byte length prefix.
+            let min_size = if chunk.kind() == Type::INT64 { 8 } else { 4 };
+            if num_values as usize > buf.len() / min_size {
                 return Err(format!("is corrupt: a dictionary of {num_values} values in {} bytes", buf.len()));
             }
-            Page::DictionaryPage { buf: buf.into(), num_values, encoding: known(encoding)?, is_sorted }
+            Page::DictionaryPage { buf: buf.into(), num_values, encoding: supported(encoding)?, is_sorted }
         }
     })
 }
 
-fn unpack(compression: Compression, bytes: &[u8]) -> Result<Vec<u8>> {
+fn decompress(compression: Compression, bytes: &[u8]) -> Result<Vec<u8>> {
     let all = |source: &mut dyn Read| {
         let mut out = Vec::new();
         source.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut out).map_err(|e| format!("is corrupt: {e}"))?;
@@ -190,10 +193,10 @@ fn unpack(compression: Compression, bytes: &[u8]) -> Result<Vec<u8>> {
     match compression {
         Compression::UNCOMPRESSED => Ok(bytes.to_vec()),
         Compression::SNAPPY => {
-            // Its densest code repeats 64 bytes in three.
+            // Snappy's densest code copies 64 bytes with three.
             let size = snap::raw::decompress_len(bytes).map_err(|e| format!("is corrupt: {e}"))?;
             if size as u64 > MAX_IMAGE_BYTES || size / 22 > bytes.len() {
-                return Err(format!("has a page that claims {size} bytes, packed in {}", bytes.len()));
+                return Err(format!("has a page that claims {size} bytes, compressed to {}", bytes.len()));
             }
             snap::raw::Decoder::new().decompress_vec(bytes).map_err(|e| format!("is corrupt: {e}"))
         }
@@ -202,14 +205,16 @@ fn unpack(compression: Compression, bytes: &[u8]) -> Result<Vec<u8>> {
             let decoder = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(|e| format!("is corrupt: {e}"))?;
             all(&mut { decoder })
         }
-        other => Err(format!("is compressed with {other}; write it with snappy, zstd, gzip or nothing")),
+        other => Err(format!(
+            "is compressed with {other}, which is not supported; write it with snappy, zstd, gzip or no compression"
+        )),
     }
 }
 
-/// Pages that are handed to a column's reader.
-struct Fed(VecDeque<Page>);
+/// Decompressed pages as input of the parquet crate's column reader.
+struct PageQueue(VecDeque<Page>);
 
-impl Iterator for Fed {
+impl Iterator for PageQueue {
     type Item = parquet::errors::Result<Page>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -217,7 +222,7 @@ impl Iterator for Fed {
     }
 }
 
-impl PageReader for Fed {
+impl PageReader for PageQueue {
     fn get_next_page(&mut self) -> parquet::errors::Result<Option<Page>> {
         Ok(self.0.pop_front())
     }
@@ -236,66 +241,66 @@ impl PageReader for Fed {
     }
 }
 
-/// The rows of a column through many groups and files, and the pages that were read last.
+/// A column of all row groups and files, with a cache of decoded pages.
 #[derive(Default)]
-pub(super) struct Pages {
-    chunks: Vec<Chunk>,
-    /// The first row of each.
+pub(super) struct PagedColumn {
+    chunks: Vec<ColumnChunk>,
+    /// First row of each chunk.
     firsts: Vec<usize>,
     rows: usize,
-    kept: Mutex<VecDeque<Kept>>,
+    cache: Mutex<VecDeque<CachedPage>>,
 }
 
-struct Kept {
-    /// Chunk and page.
+struct CachedPage {
+    /// Indices of the chunk and the page.
     at: (usize, usize),
     values: Arc<Vec<Option<ByteArray>>>,
     bytes: usize,
 }
 
-impl Pages {
-    pub fn add(&mut self, chunk: Chunk) {
+impl PagedColumn {
+    pub fn add(&mut self, chunk: ColumnChunk) {
         self.firsts.push(self.rows);
         self.rows += chunk.rows;
         self.chunks.push(chunk);
     }
 
-    /// The bytes in a row.
+    /// Returns the bytes in a row.
     pub fn value(&self, row: usize) -> io::Result<ByteArray> {
-        // The last that begins at or before the row: a group without rows begins where the next one does.
+        // The last chunk that starts at or before the row, because an empty chunk starts at the same row as the next one.
         let chunk = self.firsts.partition_point(|&first| first <= row) - 1;
         let row = row - self.firsts[chunk];
         let page = self.chunks[chunk].pages.partition_point(|page| page.1 <= row) - 1;
         let values = self.page((chunk, page)).map_err(io::Error::other)?;
         let value = values[row - self.chunks[chunk].pages[page].1].clone();
-        value.ok_or_else(|| io::Error::other("has no bytes: only a path, or nothing"))
+        value.ok_or_else(|| io::Error::other("has no bytes: the row is null or has only a path"))
     }
 
     fn page(&self, at: (usize, usize)) -> Result<Arc<Vec<Option<ByteArray>>>> {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(page) = kept().iter().find(|page| page.at == at) {
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(page) = cache().iter().find(|page| page.at == at) {
             return Ok(Arc::clone(&page.values));
         }
-        // Not under the lock: other threads read other pages.
-        let values = Arc::new(guarded(|| self.chunks[at.0].page(at.1))?);
+        // Decode without holding the lock, so that other threads can decode other pages.
+        let values = Arc::new(catch_panic(|| self.chunks[at.0].page(at.1))?);
         let bytes = values.iter().flatten().map(|value| value.len() + size_of::<ByteArray>()).sum();
-        let mut kept = kept();
-        kept.push_back(Kept { at, values: Arc::clone(&values), bytes });
-        let mut total: usize = kept.iter().map(|page| page.bytes).sum();
-        while total > KEPT_BYTES && kept.len() > 1 {
-            total -= kept.pop_front().map_or(0, |page| page.bytes);
+        let mut cache = cache();
+        cache.push_back(CachedPage { at, values: Arc::clone(&values), bytes });
+        let mut total: usize = cache.iter().map(|page| page.bytes).sum();
+        while total > CACHE_BYTES && cache.len() > 1 {
+            total -= cache.pop_front().map_or(0, |page| page.bytes);
         }
         Ok(values)
     }
 }
 
-/// Turns a panic into an error: the reader asserts what a damaged file can break.
-pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("is corrupt: its reader gave up".to_owned()))
+/// Turns a panic into an error, because the parquet crate panics on some corrupt files.
+pub(super) fn catch_panic<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("is corrupt: the parquet reader panicked".to_owned()))
 }
 
-/// A reader's error on one line.
-pub(super) fn reason(error: &ParquetError) -> String {
+/// Formats an error of the parquet crate on one line.
+pub(super) fn error_message(error: &ParquetError) -> String {
     let text = match error {
         ParquetError::General(text) | ParquetError::EOF(text) | ParquetError::NYI(text) => text.clone(),
         other => other.to_string(),
@@ -310,7 +315,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn unpacks_what_was_packed() {
+    fn decompresses_every_codec() {
         let bytes: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&bytes).unwrap();
@@ -322,13 +327,13 @@ mod tests {
             (Compression::ZSTD(Default::default()), zstd),
         ];
         for (compression, packed) in packed {
-            assert!(unpack(compression, &packed).unwrap() == bytes, "{compression}");
+            assert!(decompress(compression, &packed).unwrap() == bytes, "{compression}");
             if compression != Compression::UNCOMPRESSED {
-                assert!(unpack(compression, &packed[..packed.len() / 2]).is_err(), "{compression}");
+                assert!(decompress(compression, &packed[..packed.len() / 2]).is_err(), "{compression}");
             }
         }
-        assert!(unpack(Compression::LZ4_RAW, &bytes).unwrap_err().contains("snappy"));
-        // Five bytes that claim four gigabytes.
-        assert!(unpack(Compression::SNAPPY, &[0xff, 0xff, 0xff, 0xff, 0x0f]).unwrap_err().contains("claims"));
+        assert!(decompress(Compression::LZ4_RAW, &bytes).unwrap_err().contains("snappy"));
+        // Five bytes that claim to decompress to 4 GiB.
+        assert!(decompress(Compression::SNAPPY, &[0xff, 0xff, 0xff, 0xff, 0x0f]).unwrap_err().contains("claims"));
     }
 }

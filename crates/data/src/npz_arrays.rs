@@ -1,39 +1,39 @@
-//! NumPy's `.npz` of numbers, such as the `mu` and `sigma` that stand for a set of images in FID's tools.
+//! Arrays of numbers in NumPy's `.npz`, such as the `mu` and `sigma` of FID's reference statistics.
 
 use crate::error::{Error, Result};
-use crate::formats::npz::{Array, npy_header, rest, zip_error};
-use crate::records::promised;
+use crate::npy::{NpyHeader, npy_header, npz_error, read_data};
+use crate::raw::checked_product;
 use std::fs::File;
 use std::io::{self, BufReader, Seek, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// An array of numbers.
+/// An array of an `.npz`, converted to f64.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NumberArray {
+pub struct NpzArray {
     /// The size of each dimension, outermost first.
     pub shape: Vec<usize>,
-    /// The values, row-major.
+    /// The values in row-major order.
     pub values: Vec<f64>,
 }
 
-/// The most that an array may take: the covariance of 8,192 features, four times as many as FID's.
+/// Maximum size of an array: the covariance of 8192 features, four times as many as FID's.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Reads the array `name` of an `.npz`, f32 or f64 of either byte order; `None` if the file has no such array.
+/// Reads the array `name` of an `.npz`, f32 or f64 of either byte order. Returns `None` if there is no such array.
 ///
 /// # Errors
-/// If the file cannot be read, is no `.npz`, or the array is of another type, damaged, or over 512 MiB.
-pub fn read_numbers(path: &Path, name: &str) -> Result<Option<NumberArray>> {
+/// If the file cannot be read or is not an `.npz`, or if the array has another type, is corrupt, or exceeds 512 MiB.
+pub fn read_npz_array(path: &Path, name: &str) -> Result<Option<NpzArray>> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| zip_error(path, e))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| npz_error(path, e))?;
     let entry = format!("{name}.npy");
     if archive.index_for_name(&entry).is_none() {
         return Ok(None);
     }
-    let mut entry = archive.by_name(&entry).map_err(|e| zip_error(path, e))?;
-    let array = Array::read_header(&mut entry, path, name)?;
+    let mut entry = archive.by_name(&entry).map_err(|e| npz_error(path, e))?;
+    let array = NpyHeader::read(&mut entry, path, name)?;
     let (is_big, size) = match array.dtype.as_str() {
         "<f4" => (false, 4),
         ">f4" => (true, 4),
@@ -44,36 +44,36 @@ pub fn read_numbers(path: &Path, name: &str) -> Result<Option<NumberArray>> {
             return Err(Error::malformed(path, message));
         }
     };
-    let bytes = promised(path, &array.shape)?.saturating_mul(size);
+    let bytes = checked_product(path, &array.shape)?.saturating_mul(size);
     if bytes > MAX_BYTES {
-        return Err(Error::malformed(path, format!("{name} has shape {:?}: too large for statistics", array.shape)));
+        return Err(Error::malformed(path, format!("{name} has shape {:?} and exceeds 512 MiB", array.shape)));
     }
-    let bytes = rest(entry, path, name, bytes)?;
+    let bytes = read_data(entry, path, name, bytes)?;
     let values = match (size, is_big) {
         (4, false) => bytes.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
         (4, true) => bytes.as_chunks().0.iter().map(|&b| f64::from(f32::from_be_bytes(b))).collect(),
         (_, false) => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
         (_, true) => bytes.as_chunks().0.iter().map(|&b| f64::from_be_bytes(b)).collect(),
     };
-    // Each fits: so many values were read.
+    // Each size fits into usize, because as many values as their product were read.
     let shape = array.shape.iter().map(|&size| size as usize).collect();
-    Ok(Some(NumberArray { shape, values }))
+    Ok(Some(NpzArray { shape, values }))
 }
 
-/// Writes arrays (name, shape, values) as f64 to an uncompressed `.npz`, as `numpy.savez` does.
+/// Writes arrays `(name, shape, values)` as f64 to an uncompressed `.npz`, like `numpy.savez`.
 ///
 /// # Errors
-/// What `out` returns; [`io::ErrorKind::InvalidInput`] if values are not as many as a shape says.
-pub fn write_numbers<W: Write + Seek>(out: W, arrays: &[(&str, &[usize], &[f64])]) -> io::Result<()> {
+/// The errors of `out`, and [`io::ErrorKind::InvalidInput`] if the number of values does not match a shape.
+pub fn write_npz_arrays<W: Write + Seek>(out: W, arrays: &[(&str, &[usize], &[f64])]) -> io::Result<()> {
     let mut archive = ZipWriter::new(out);
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
     for (name, shape, values) in arrays {
         if shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size)) != Some(values.len()) {
-            let message = format!("{name}: {} values for shape {shape:?}", values.len());
+            let message = format!("{name}: {} values do not match the shape {shape:?}", values.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         archive.start_file(format!("{name}.npy"), options)?;
-        // A tuple of one has a comma too.
+        // A Python tuple of one element needs a comma.
         let shape: String = shape.iter().map(|size| format!("{size},")).collect();
         archive.write_all(&npy_header("<f8", &shape))?;
         for values in values.chunks(4096) {
@@ -90,37 +90,37 @@ mod tests {
 
     fn written(arrays: &[(&str, &[usize], &[f64])]) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
-        write_numbers(&mut bytes, arrays).unwrap();
+        write_npz_arrays(&mut bytes, arrays).unwrap();
         bytes.into_inner()
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn reads_what_it_writes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stats.npz");
         let mu = [1.0, -2.5, f64::MIN_POSITIVE];
         std::fs::write(&path, written(&[("mu", &[3], &mu), ("sigma", &[3, 1], &mu)])).unwrap();
-        let read = |name| read_numbers(&path, name).unwrap();
-        assert_eq!(read("mu"), Some(NumberArray { shape: vec![3], values: mu.to_vec() }));
+        let read = |name| read_npz_array(&path, name).unwrap();
+        assert_eq!(read("mu"), Some(NpzArray { shape: vec![3], values: mu.to_vec() }));
         assert_eq!(read("sigma").unwrap().shape, [3, 1]);
         assert_eq!(read("nu"), None);
-        assert!(write_numbers(Cursor::new(Vec::new()), &[("mu", &[2], &mu)]).is_err());
+        assert!(write_npz_arrays(Cursor::new(Vec::new()), &[("mu", &[2], &mu)]).is_err());
     }
 
-    /// Cut anywhere, a file is refused or an array of it is still whole; never a panic.
+    /// A file that is truncated anywhere is an error.
     #[test]
-    fn torn_files_are_refused() {
+    fn truncated_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stats.npz");
         let whole = written(&[("mu", &[3], &[1.0, 2.0, 3.0])]);
         for end in 0..whole.len() {
             std::fs::write(&path, &whole[..end]).unwrap();
-            assert!(read_numbers(&path, "mu").is_err(), "{end}");
+            assert!(read_npz_array(&path, "mu").is_err(), "{end}");
         }
         let mut other = whole.clone();
         let at = other.windows(3).position(|w| w == b"<f8").unwrap();
         other[at..at + 3].copy_from_slice(b"<c8");
         std::fs::write(&path, other).unwrap();
-        assert!(read_numbers(&path, "mu").is_err());
+        assert!(read_npz_array(&path, "mu").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Images that a file holds undecoded, one after another, all of one size.
+//! Uncompressed images of one shape, stored one after another.
 
 use crate::error::{Error, Result};
 use crate::pixels::{Pixels, Target, convert};
@@ -7,42 +7,42 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// `count` images of `height`·`width`·`channels` bytes.
-pub(crate) struct Records {
-    /// The file, or the folder of several.
+/// `count` uncompressed images of `height`·`width`·`channels` bytes.
+pub(crate) struct RawImages {
+    /// The file or folder, for error messages.
     pub path: PathBuf,
     pub count: usize,
     pub height: usize,
     pub width: usize,
     pub channels: usize,
-    /// Bytes are C,H,W instead of H,W,C.
+    /// Whether the layout is C,H,W instead of H,W,C.
     pub planar: bool,
-    pub bytes: Bytes,
+    pub bytes: RawBytes,
 }
 
-/// Where the bytes are.
-pub(crate) enum Bytes {
+/// The location of the bytes.
+pub(crate) enum RawBytes {
     Memory(Vec<u8>),
-    /// From `offset` on in an open file, whose length has been checked.
+    /// In an open file, from `offset`. The length of the file has been checked.
     File {
         file: File,
         offset: u64,
     },
 }
 
-impl Records {
-    /// Brings image `index` to the target.
+impl RawImages {
+    /// Converts image `index` to `target`.
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
-        let stride = self.height * self.width * self.channels;
-        let unchanged = !self.planar && target.is(self.height, self.width, self.channels);
+        let image_bytes = self.height * self.width * self.channels;
+        let unchanged = !self.planar && target.matches(self.height, self.width, self.channels);
         let data = match &self.bytes {
-            Bytes::Memory(bytes) => Cow::Borrowed(&bytes[index * stride..][..stride]),
-            Bytes::File { file, offset } => {
-                let offset = offset + index as u64 * stride as u64;
+            RawBytes::Memory(bytes) => Cow::Borrowed(&bytes[index * image_bytes..][..image_bytes]),
+            RawBytes::File { file, offset } => {
+                let offset = offset + index as u64 * image_bytes as u64;
                 if unchanged {
                     return read_exact_at(file, out, offset).map_err(|e| e.to_string());
                 }
-                let mut data = vec![0; stride];
+                let mut data = vec![0; image_bytes];
                 read_exact_at(file, &mut data, offset).map_err(|e| e.to_string())?;
                 Cow::Owned(data)
             }
@@ -51,21 +51,23 @@ impl Records {
         convert(Pixels { height: self.height, width: self.width, channels: self.channels, data }, target, out)
     }
 
-    /// The pixels themselves, if they are in memory and already as the target wants them.
-    pub fn into_target(self, target: &Target) -> std::result::Result<Vec<u8>, Self> {
+    /// Returns all pixels if they are in memory and need no conversion.
+    pub fn into_pixels(self, target: &Target) -> std::result::Result<Vec<u8>, Self> {
         match self.bytes {
-            Bytes::Memory(bytes) if !self.planar && target.is(self.height, self.width, self.channels) => Ok(bytes),
+            RawBytes::Memory(bytes) if !self.planar && target.matches(self.height, self.width, self.channels) => {
+                Ok(bytes)
+            }
             _ => Err(self),
         }
     }
 }
 
-/// The product of sizes that a header promises, or an error that names the file.
-pub(crate) fn promised(path: &Path, sizes: &[u64]) -> Result<u64> {
+/// Returns the product of the sizes in a header, or an error on overflow.
+pub(crate) fn checked_product(path: &Path, sizes: &[u64]) -> Result<u64> {
     sizes
         .iter()
         .try_fold(1u64, |product, &size| product.checked_mul(size))
-        .ok_or_else(|| Error::malformed(path, format!("the header promises {sizes:?} values, more than can exist")))
+        .ok_or_else(|| Error::malformed(path, format!("the header claims {sizes:?} values, more than can exist")))
 }
 
 fn interleave(planes: &[u8], channels: usize) -> Vec<u8> {

@@ -1,0 +1,55 @@
+use crate::error::{Error, Result};
+use crate::formats::files::list_visible;
+#[cfg(feature = "parquet")]
+use crate::formats::parquet;
+use crate::formats::{cifar, folder, idx, npz, tar, unsupported, zip};
+use crate::options::ReadOptions;
+use crate::set::ImageSet;
+use crate::source::Format;
+use std::path::{Path, PathBuf};
+
+/// All formats, in the order in which they are tried.
+const FORMATS: &[Format] = &[
+    idx::FORMAT,
+    cifar::FORMAT,
+    npz::FORMAT,
+    #[cfg(feature = "parquet")]
+    parquet::FORMAT,
+    zip::FORMAT,
+    tar::FORMAT,
+    folder::FORMAT,
+];
+
+/// Opens the image set at `path` and detects its format (see the [table of formats](crate)).
+///
+/// Reads the headers of all images in parallel, and decodes all images if they fit into memory.
+///
+/// # Errors
+/// If the path does not exist or has no supported format, if a container is corrupt, if no image can be read, if the
+/// images differ in size and no resolution is set, or if the held-out split is requested and there is none. Corrupt
+/// images in a folder or archive are not an error: they are skipped and listed in [`ImageSet::report`].
+pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
+    options.check()?;
+    let full = path.canonicalize().map_err(|e| Error::io(path, e))?;
+    let name = full.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
+    let root = unwrap_folder(path)?;
+    unsupported::check(&root)?;
+    let format = FORMATS.iter().find(|format| (format.detect)(&root)).ok_or_else(|| Error::UnknownFormat {
+        path: path.to_owned(),
+        expected: FORMATS.iter().map(|format| format.expected).collect::<Vec<_>>().join("; "),
+    })?;
+    ImageSet::new(name, path, (format.open)(&root, options)?, options)
+}
+
+/// Enters folders whose only entry is a folder, as unpacking an archive often creates.
+fn unwrap_folder(path: &Path) -> Result<PathBuf> {
+    let mut root = path.to_owned();
+    while root.is_dir() {
+        let mut entries = list_visible(&root)?;
+        match entries.pop() {
+            Some(only) if entries.is_empty() && only.is_dir() => root = only,
+            _ => break,
+        }
+    }
+    Ok(root)
+}
