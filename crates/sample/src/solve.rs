@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::preconditioning::epsilon_from_sample;
-use diffusion::solver::Row;
+use diffusion::solver_table::Row;
 use diffusion::{Clip, SolverTable};
 use model::{Condition, Denoiser, Images};
 use random::{Random, Stream};
