@@ -39,7 +39,7 @@ pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> 
         }
         _ => {}
     }
-    let temporary = Temporary::beside(&target)?;
+    let temporary = Temporary::sibling(&target)?;
     let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path).map_err(fail())?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     write(&mut file).map_err(fail())?;
@@ -66,7 +66,7 @@ pub fn write_folder<E: From<Error>>(
     let path = path.as_ref();
     let fail = || Error::write(path);
     check_target(path, existing)?;
-    let new = Temporary::beside(path)?;
+    let new = Temporary::sibling(path)?;
     fs::create_dir(&new.path).map_err(fail())?;
     build(&new.path)?;
     sync_all(&new.path)?;
@@ -77,7 +77,7 @@ pub fn write_folder<E: From<Error>>(
         new.keep();
         sync_folder(parent(path)).map_err(fail())?;
     } else {
-        let old = Temporary::beside(path)?;
+        let old = Temporary::sibling(path)?;
         fs::rename(path, &old.path).map_err(fail())?;
         if let Err(error) = fs::rename(&new.path, path) {
             // If this fails too, the old folder remains under its temporary name.
@@ -155,7 +155,7 @@ struct Temporary {
 
 impl Temporary {
     /// Makes a new name in the folder of `target`, so that a rename never crosses file systems.
-    fn beside(target: &Path) -> Result<Self> {
+    fn sibling(target: &Path) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = target.file_name() else {
             return Err(Error::file(target, "does not end in the name of a file or folder to write"));
