@@ -98,7 +98,7 @@ pub fn write_folder<E: From<Error>>(
     let path = path.as_ref();
     let fail = || Error::write(path);
     check_target(path, existing)?;
-    let new = Temporary::beside(path)?;
+    let new = Temporary::sibling(path)?;
     fs::create_dir(&new.path).map_err(fail())?;
     build(&new.path)?;
     sync_all(&new.path)?;
@@ -109,7 +109,7 @@ pub fn write_folder<E: From<Error>>(
         new.keep();
         sync_folder(parent(path)).map_err(fail())?;
     } else {
-        let old = Temporary::beside(path)?;
+        let old = Temporary::sibling(path)?;
         fs::rename(path, &old.path).map_err(fail())?;
         if let Err(error) = fs::rename(&new.path, path) {
             // If this fails too, the old folder remains under its temporary name.
@@ -187,7 +187,7 @@ struct Temporary {
 
 impl Temporary {
     /// Makes a new name in the folder of `target`, so that a rename never crosses file systems.
-    fn beside(target: &Path) -> Result<Self> {
+    fn sibling(target: &Path) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = target.file_name() else {
             return Err(Error::file(target, "does not end in the name of a file or folder to write"));
