@@ -57,7 +57,7 @@ pub fn write_seekable_file(
         Ok(metadata) if metadata.is_dir() => Err(Error::file(path, "is a folder, not a file")),
         Ok(metadata) if !metadata.is_file() => {
             let folder = std::env::temp_dir();
-            let temporary = Temporary::beside(&folder.join("ddpm"))?;
+            let temporary = Temporary::sibling(&folder.join("ddpm"))?;
             replace(path, &temporary.path, write)?;
             let fail = || Error::write(path);
             let mut from = File::open(&temporary.path).map_err(fail())?;
@@ -71,7 +71,7 @@ pub fn write_seekable_file(
 /// Writes a temporary file beside `target` and renames it to that; errors name `path`.
 fn replace(path: &Path, target: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let fail = || Error::write(path);
-    let temporary = Temporary::beside(target)?;
+    let temporary = Temporary::sibling(target)?;
     let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path).map_err(fail())?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     write(&mut file).map_err(fail())?;
