@@ -176,8 +176,7 @@ fn likelihoods(arguments: &Arguments, trace: Trace, global: &Global, report: &mu
     }
     let set = open(arguments, &pipeline)?;
     let (pixels, labels) = read(arguments, &pipeline, &set)?;
-    let images =
-        Images { pixels: &pixels, shape: set.shape(), labels: labels.as_deref() };
+    let images = Images { pixels: &pixels, shape: set.shape(), labels: labels.as_deref() };
     let schedule = pipeline.scheduler.noise_schedule()?;
     let total = schedule.len();
     // Before the long pass, not after it.
@@ -255,7 +254,9 @@ fn open(arguments: &Arguments, pipeline: &Pipeline) -> anyhow::Result<ImageSet> 
         None => data::builtin(&options)?,
         Some(path) => match data::open(path, &options) {
             // A set that is not divided is measured whole.
-            Err(data::Error::NoHeldOut { .. }) => data::open(path, &data::ReadOptions { split: Split::Train, ..options })?,
+            Err(data::Error::NoHeldOut { .. }) => {
+                data::open(path, &data::ReadOptions { split: Split::Train, ..options })?
+            }
             set => set?,
         },
     })
