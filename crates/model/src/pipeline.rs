@@ -52,7 +52,7 @@ impl Pipeline {
                 "describes a network of {asked} parameters, but the weights beside it are {held}"
             )));
         }
-        let mut network = Network::new(&config, 0, device)?;
+        let mut network = config.build(0, device)?;
         network
             .set_tensors(tensors)
             .map_err(|error| Error::Pipeline { path: located.unet_weights.clone(), message: error.to_string() })?;
@@ -73,7 +73,7 @@ impl Pipeline {
         let config = NetworkConfig::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
         let scheduler =
             SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
-        let mut network = Network::new(&config, 0, device)?;
+        let mut network = config.build(0, device)?;
         network.set_tensors(std::mem::take(&mut imported.tensors)).map_err(|error| fail(error.to_string()))?;
         let signature = network.signature();
         let preprocessing = Preprocessing {

@@ -120,7 +120,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let config = NetworkConfig::from_json(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
     let path = folder.join("training/state.json");
     let state = serde_json::from_str(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
-    let mut network = Network::new(&config, 0, device)?;
+    let mut network = config.build(0, device)?;
     network.set_tensors(read("training/weights.safetensors")?)?;
     let moments = read("training/optimizer.safetensors")?;
     let averages = read("unet/diffusion_pytorch_model.safetensors")?;

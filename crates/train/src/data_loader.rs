@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn loader(size: usize, flip: bool) -> DataLoader {
-        let set = data::builtin(&data::Options { split: data::Split::Test, ..Default::default() }).unwrap();
+        let set = data::builtin(&data::ReadOptions { split: data::Split::Test, ..Default::default() }).unwrap();
         let loader = DataLoader::new(Arc::new(set), Random::new(5), size);
         DataLoader { flip, labels: true, label_dropout: 0.25, ..loader }
     }

@@ -1,6 +1,6 @@
 //! Builds what a configuration describes.
 
-use data::{ImageSet, Options, Split};
+use data::{ImageSet, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
 use model::guidance::Guidance;
 use model::{NetworkConfig, Pipeline, Preprocessing, Process};
@@ -12,13 +12,13 @@ use crate::objective::{LossKind, Objective};
 
 impl TrainingConfig {
     /// Returns the options that read the images.
-    pub fn data_options(&self, split: Split) -> Options {
-        Options {
+    pub fn read_options(&self, split: Split) -> ReadOptions {
+        ReadOptions {
             resolution: Some(self.data.resolution.height_width()),
             channels: Some(self.data.channels),
             fit: self.data.fit,
             split,
-            ..Options::default()
+            ..ReadOptions::default()
         }
     }
 
@@ -27,7 +27,7 @@ impl TrainingConfig {
     /// # Errors
     /// Names the file and the fix.
     pub fn open(&self, split: Split) -> Result<ImageSet, Error> {
-        let options = self.data_options(split);
+        let options = self.read_options(split);
         Ok(match &self.data.path {
             Some(path) => data::open(path, &options)?,
             None => data::builtin(&options)?,
@@ -79,7 +79,7 @@ impl TrainingConfig {
         }
         .with_levels(&keys.block_out_channels, set.height(), &keys.attention_resolutions);
         network.validate().map_err(model::Error::from)?;
-        Ok(NetworkConfig::UNet2DModel(network))
+        Ok(network.into())
     }
 
     /// Returns the chain as diffusers' scheduler describes it.
