@@ -63,7 +63,7 @@ def table(heading, name, points):
         fits = {kind: [f"{exponent(sizes, curve):.2f}" for curve in pair] for kind, pair in curves.items()}
         (a, b), (m, n) = fits["seconds"], fits["gigabytes"]
         lines += ["", f"Exponents over all sizes: time ddpm {a}, PyTorch {b}; memory ddpm {m}, PyTorch {n}. "
-                      f"Steps at which ddpm's time grew faster: {', '.join(faster) or 'none'}."]  # fmt: skip
+                      f"Sizes between which ddpm's time grew faster: {', '.join(faster) or 'none'}."]  # fmt: skip
     return "\n".join(lines)
 
 
