@@ -3,7 +3,7 @@
 #
 #   fuzz/run.sh SECONDS [TARGET…]
 #
-# Requires a nightly compiler, cargo-fuzz, and Python for the seeds. Stops at the first crash, which is in artifacts/TARGET.
+# Requires a nightly compiler, cargo-fuzz, and Python for the seeds. Stops at the first finding, saved in artifacts/TARGET.
 set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET…]}
