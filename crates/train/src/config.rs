@@ -385,6 +385,15 @@ impl TrainingConfig {
     }
 }
 
+/// Returns the number of steps that the run of a checkpoint was configured for: `train.steps` of the nearest `config.toml`
+/// above the checkpoint's folder, if there is one.
+pub fn planned_steps(checkpoint: &Path) -> Option<u64> {
+    // RUN/checkpoints/STEP, or a path into it.
+    let folder = fs::canonicalize(checkpoint).ok()?;
+    let config = |folder: &Path| TrainingConfig::from_file(&folder.join("config.toml")).ok();
+    Some(folder.ancestors().take(4).find_map(config)?.train.steps as u64)
+}
+
 fn preset_table(name: &str) -> Result<Table, ConfigError> {
     let (_, text) =
         PRESETS.iter().find(|(known, _)| *known == name).ok_or_else(|| ConfigError::unknown_preset(name))?;

@@ -87,9 +87,9 @@ impl DataLoader {
         Ok(Batch { images: images.with_labels(labels), first: range.start, global_size: self.global_size })
     }
 
-    /// Returns the batches of step `first` and all later ones, of which two are prepared in advance. The thread ends when
-    /// the receiver is dropped.
-    pub fn stream(self, first: u64) -> Receiver<Result<Batch, Error>> {
+    /// Prepares the batches of step `first` and all later ones on a thread, two of them in advance. The thread ends when
+    /// the batches are dropped.
+    pub fn stream(self, first: u64) -> Batches {
         let (sender, receiver) = sync_channel(2);
         thread::spawn(move || {
             for step in first.. {
@@ -100,7 +100,22 @@ impl DataLoader {
                 }
             }
         });
-        receiver
+        Batches(receiver)
+    }
+}
+
+/// The batches of successive steps.
+pub struct Batches(Receiver<Result<Batch, Error>>);
+
+impl Batches {
+    /// Waits for the next batch.
+    ///
+    /// # Errors
+    /// If an image of a streamed set cannot be decoded.
+    #[expect(clippy::should_implement_trait, reason = "there is always a next batch or an error")]
+    pub fn next(&mut self) -> Result<Batch, Error> {
+        let ended = || Err(Error::Run("the thread that reads images ended unexpectedly".into()));
+        self.0.recv().unwrap_or_else(|_| ended())
     }
 }
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use data::ImageSet;
 use model::Preprocessing;
 
+use crate::Error;
 use crate::checkpoint;
 use crate::command::{Command, Commands};
 use crate::config::TrainingConfig;
-use crate::data_loader::DataLoader;
+use crate::data_loader::{Batches, DataLoader};
 use crate::event::{Event, Finished};
 use crate::records::LogRecord;
 use crate::trainer::Trainer;
-use crate::Error;
 
 /// The data of a run.
 pub(crate) struct Session {
@@ -48,18 +48,26 @@ impl Session {
         self.config.train.steps as u64
     }
 
-    /// Reads the images of this process.
-    pub fn data_loader(&self) -> DataLoader {
+    /// Returns the batches of the next step and all later ones.
+    pub fn batches(&self) -> Batches {
         let train = &self.config.train;
         let global_size = train.batch_size * train.gradient_accumulation;
         let (rank, processes) = (self.trainer.communicator().rank(), self.trainer.communicator().size());
-        DataLoader {
+        let loader = DataLoader {
+            // The part of this process.
             range: global_size * rank / processes..global_size * (rank + 1) / processes,
             flip: self.config.data.flip,
             labels: self.config.data.labels,
             label_dropout: train.label_dropout,
             ..DataLoader::new(self.set.clone(), self.trainer.random(), global_size)
-        }
+        };
+        loader.stream(self.step())
+    }
+
+    /// Reads the commands that this step carries out.
+    pub fn read_commands(&mut self) {
+        self.requests = self.commands.take();
+        self.stopped = self.commands.is_stopping();
     }
 
     /// Keeps what the end of the run reports.

@@ -351,3 +351,152 @@ fn accumulate(sums: &mut Vec<Option<Tensor<1>>>, gradients: Vec<Option<Tensor<1>
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier, Mutex};
+
+    use super::*;
+    use crate::data_loader::DataLoader;
+
+    fn config(sets: &[&str]) -> TrainingConfig {
+        let tiny = [
+            "data.resolution=8",
+            "data.labels=true",
+            "data.flip=true",
+            "model.block_out_channels=[8, 8]",
+            "model.norm_num_groups=4",
+            "model.attention_resolutions=[]",
+            "model.dropout=0.1",
+            "diffusion.timesteps=50",
+            "sample.steps=3",
+            "train.batch_size=4",
+            "train.gradient_accumulation=2",
+            "train.label_dropout=0.25",
+        ];
+        let mut config = TrainingConfig::preset("fashion").unwrap();
+        tiny.iter().chain(sets).for_each(|set| config.set(set).unwrap());
+        config.validate().unwrap();
+        config
+    }
+
+    fn loader(config: &TrainingConfig) -> DataLoader {
+        let set = Arc::new(config.open(data::Split::Test).unwrap());
+        let loader = DataLoader::new(set, Random::new(config.train.seed), 8);
+        DataLoader { flip: true, labels: true, label_dropout: config.train.label_dropout, ..loader }
+    }
+
+    fn trainer(config: &TrainingConfig, loader: &DataLoader) -> Trainer {
+        let network = config.network(&loader.set).unwrap();
+        Trainer::new(config, network.build(0, &Device::flex().autodiff()).unwrap()).unwrap()
+    }
+
+    /// Every rule for t, and ε, in two halves and in one piece.
+    #[test]
+    fn parts_of_a_batch_have_the_timesteps_and_noise_of_the_whole_batch() {
+        for sampler in ["uniform", "low_discrepancy", "importance"] {
+            let config = config(&[&format!("diffusion.timestep_sampler={sampler}")]);
+            let whole = loader(&config);
+            let trainer = trainer(&config, &whole);
+            let batch = |range| DataLoader { range, ..whole.clone() }.batch(0).unwrap();
+            let expected = trainer.noised(&batch(0..8));
+            let halves = [0..4, 4..8].map(|range| trainer.noised(&batch(range)));
+            let join = |each: fn(&NoisedBatch) -> Vec<f64>| halves.iter().flat_map(each).collect::<Vec<f64>>();
+            for each in [
+                |noised: &NoisedBatch| noised.timesteps.iter().map(|&t| t as f64).collect::<Vec<f64>>(),
+                |noised| noised.epsilon.iter().map(|&e| e.into()).collect(),
+                |noised| noised.images.pixels.iter().map(|&x| x.into()).collect(),
+                |noised| noised.images.labels.iter().flatten().map(|&label| label.into()).collect(),
+                |noised| noised.importance.clone(),
+            ] {
+                assert_eq!(join(each), each(&expected), "{sampler}");
+            }
+        }
+    }
+
+    /// Threads in place of processes.
+    struct Thread {
+        rank: usize,
+        barrier: Arc<Barrier>,
+        parts: Arc<Mutex<Vec<Vec<f32>>>>,
+    }
+
+    impl Communicator for Thread {
+        fn rank(&self) -> usize {
+            self.rank
+        }
+
+        fn size(&self) -> usize {
+            self.parts.lock().unwrap().len()
+        }
+
+        fn all_reduce(&self, values: &mut [f32]) -> Result<(), Error> {
+            self.parts.lock().unwrap()[self.rank] = values.to_vec();
+            self.barrier.wait();
+            let parts = self.parts.lock().unwrap().clone();
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = parts[1..].iter().fold(parts[0][i], |sum, part| sum + part[i]);
+            }
+            self.barrier()
+        }
+
+        fn broadcast(&self, values: &mut [f32]) -> Result<(), Error> {
+            self.barrier.wait();
+            values.copy_from_slice(&self.parts.lock().unwrap()[0]);
+            self.barrier()
+        }
+
+        fn barrier(&self) -> Result<(), Error> {
+            self.barrier.wait();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn two_processes_are_one_that_accumulates_gradients() {
+        let config = config(&["diffusion.timestep_sampler=importance"]);
+        let loader = &loader(&config);
+        let steps = |mut trainer: Trainer, range: std::ops::Range<usize>| {
+            let mut losses = Vec::new();
+            for step in 0..3 {
+                let batch = DataLoader { range: range.clone(), ..loader.clone() }.batch(step).unwrap();
+                let report = trainer.step(&batch).unwrap();
+                assert!(report.updated);
+                losses.push((report.loss, report.losses, report.gradient_norm));
+            }
+            (losses, trainer.network().tensors().unwrap(), trainer.state().clone())
+        };
+        let expected = steps(trainer(&config, loader), 0..8);
+        let (barrier, parts) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(vec![Vec::new(); 2])));
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let process = |rank: usize| {
+                let communicator = Thread { rank, barrier: barrier.clone(), parts: parts.clone() };
+                let (config, steps) = (&config, &steps);
+                scope.spawn(move || {
+                    let trainer = trainer(config, loader).with_communicator(communicator);
+                    steps(trainer, 4 * rank..4 * rank + 4)
+                })
+            };
+            let both = [process(0), process(1)];
+            both.into_iter().map(|process| process.join().unwrap()).collect()
+        });
+        assert!(found.iter().all(|found| *found == expected));
+    }
+
+    #[test]
+    fn batches_that_do_not_fit_are_errors() {
+        let config = config(&[]);
+        let loader = loader(&config);
+        let mut trainer = trainer(&config, &loader);
+        let images = loader.batch(0).unwrap().images;
+        let error = trainer.step(&Batch::whole(images.slice(0, 6))).unwrap_err().to_string();
+        assert!(error.contains("`train.batch_size` = 4"), "{error}");
+        let beyond = Batch { images: images.slice(0, 4), first: 8, global_size: 8 };
+        assert!(trainer.step(&beyond).is_err());
+        let unlabelled = images.slice(0, 4).with_labels(None);
+        assert!(trainer.step(&Batch::whole(unlabelled)).is_err());
+        assert_eq!(trainer.state().step, 0);
+        trainer.step(&Batch::whole(images.slice(0, 4))).unwrap();
+        assert_eq!(trainer.state().step, 1);
+    }
+}

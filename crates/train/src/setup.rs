@@ -1,0 +1,118 @@
+//! Prepares a run: checks, folder, trainer, observers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use burn::tensor::Device;
+use data::Split;
+use weights::atomic;
+
+use crate::Error;
+use crate::command::Commands;
+use crate::config::TrainingConfig;
+use crate::event::Event;
+use crate::lock::lock;
+use crate::observer::{Context, Hooks, Observer};
+use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
+use crate::records;
+use crate::restore::resume;
+use crate::session::Session;
+use crate::trainer::Trainer;
+
+/// The observers of a run. One is absent while it is at work.
+pub(crate) type Observers<'o> = Vec<Option<Box<dyn Observer + 'o>>>;
+
+/// Prepares a run up to its first step, from the beginning or from the newest intact checkpoint in the folder.
+pub(crate) fn set_up<'o>(
+    config: &TrainingConfig,
+    folder: &Path,
+    device: &Device,
+    hooks: Hooks<'o>,
+) -> Result<(Session, Observers<'o>), Error> {
+    config.validate()?;
+    let set = Arc::new(config.open(Split::Train)?);
+    let network = config.network(&set)?;
+    check_sampler(config)?;
+    let validator = Validator::new(config, device)?;
+    // Everything above can fail and must not leave a folder behind.
+    let write_error = |path: &Path| {
+        let path = path.to_owned();
+        |source| Error::Write { path, source }
+    };
+    std::fs::create_dir_all(folder).map_err(write_error(folder))?;
+    let lock = lock(folder)?;
+    for folder in [folder.to_owned(), folder.join("samples"), folder.join("checkpoints")] {
+        std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+        atomic::remove_leftovers(&folder, Duration::ZERO)?;
+    }
+
+    let network = network.build(config.train.seed, &device.clone().autodiff())?;
+    let mut session = Session {
+        trainer: Trainer::new(config, network)?,
+        preprocessing: config.preprocessing(&set),
+        commands: Commands::new(hooks.commands),
+        config: config.clone(),
+        folder: folder.to_owned(),
+        set: set.clone(),
+        records: Vec::new(),
+        stopped: false,
+        requests: Vec::new(),
+        failure: None,
+        last_samples: None,
+        last_checkpoint: None,
+        _lock: lock,
+    };
+    // The order in which they work after a step.
+    let mut observers: Observers = hooks.observers.into_iter().map(Some).collect();
+    observers.extend(validator.map(|validator| Some(Box::new(validator) as Box<dyn Observer>)));
+    let others: [Box<dyn Observer>; 6] = [
+        Box::new(Recorder::default()),
+        Box::new(JsonLines),
+        Box::new(TensorBoard::default()),
+        Box::new(Plots),
+        Box::new(Checkpoints::default()),
+        Box::new(SampleGrids),
+    ];
+    observers.extend(others.map(|observer| Some(observer as Box<dyn Observer + 'o>)));
+
+    let mut context = Context::new(&mut session, &mut observers);
+    for bad in &set.report().bad {
+        context.warn(format!("{}: {}; skipped", bad.path.display(), bad.reason))?;
+    }
+    resume(&mut context)?;
+    let text = config.to_toml()?;
+    atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
+    context.session.records = records::read(folder, context.session.step())?;
+    let started = started(context.session);
+    context.emit(started)?;
+    Ok((session, observers))
+}
+
+/// Checks that the sampler of the sample grids fits the prediction, so that it does not fail at the first grid.
+fn check_sampler(config: &TrainingConfig) -> Result<(), Error> {
+    let objective = config.objective()?;
+    let table = config.sampler().table(&config.scheduler(), config.sampler_options())?;
+    Ok(table.rows.iter().try_for_each(|row| objective.process().check_node(row.node))?)
+}
+
+fn started(session: &Session) -> Event {
+    let (set, network) = (&session.set, session.trainer.network());
+    Event::Started {
+        data: set.describe(),
+        images: set.len(),
+        shape: set.shape(),
+        parameters: network.parameter_count(),
+        device: device_name(&network.device()),
+        step: session.step(),
+        steps: session.steps(),
+    }
+}
+
+fn device_name(device: &Device) -> String {
+    if unet::ops::is_cpu(device) {
+        format!("cpu, {} threads", rayon::current_num_threads())
+    } else {
+        format!("{device:?}")
+    }
+}
