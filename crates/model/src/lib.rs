@@ -65,6 +65,6 @@ pub use error::Error;
 pub use guidance::ClassifierFree;
 pub use images::Images;
 pub use oracle::Oracle;
-pub use pipeline::Pipeline;
+pub use pipeline::{Pipeline, PipelineImport};
 pub use preprocessing::Preprocessing;
 pub use unet::{Dropout, Labels};
