@@ -122,8 +122,8 @@ fn hide_caught_panics() {
 }
 
 fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new();
-    global.threads.map_or(pool, |threads| pool.num_threads(threads)).build_global()?;
+    // 0 is one for each core.
+    rayon::ThreadPoolBuilder::new().num_threads(global.threads.unwrap_or(0)).build_global()?;
     // On one of the pool's threads: from outside, each of a network's 200 kernels would put this thread to sleep and wake
     // it again.
     rayon::scope(|_| match command {

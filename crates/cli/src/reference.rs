@@ -52,11 +52,12 @@ pub fn man(arguments: ManArguments, global: &Global) -> anyhow::Result<()> {
     };
     std::fs::create_dir_all(&folder)
         .map_err(|error| anyhow::anyhow!("{}: cannot create this folder: {error}", folder.display()))?;
-    let mut pages = vec![("ddpm.1".to_owned(), page(program.clone())?)];
-    for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let name = format!("ddpm-{}", command.get_name());
-        pages.push((format!("{name}.1"), page(command.clone().name(name))?));
-    }
+    let commands = program.get_subcommands().filter(|command| command.get_name() != "help");
+    let pages = std::iter::once(&program).chain(commands).map(|command| {
+        let name = command.get_display_name().unwrap_or("ddpm");
+        Ok((format!("{name}.1"), page(command.clone())?))
+    });
+    let pages: Vec<(String, Vec<u8>)> = pages.collect::<std::io::Result<_>>()?;
     for (name, page) in &pages {
         atomic::write_file(folder.join(name), |file| file.write_all(page))?;
     }

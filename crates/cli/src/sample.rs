@@ -193,7 +193,12 @@ impl Arguments {
     }
 
     /// Adds what depends on the model.
-    fn fitted(&self, options: GenerateOptions, pipeline: &Pipeline, output: &Output) -> anyhow::Result<GenerateOptions> {
+    fn fitted(
+        &self,
+        options: GenerateOptions,
+        pipeline: &Pipeline,
+        output: &Output,
+    ) -> anyhow::Result<GenerateOptions> {
         let mut options = options;
         if self.classes.by_class {
             let Some(classes) = pipeline.classes().filter(|_| matches!(output, Output::Grid(_))) else {

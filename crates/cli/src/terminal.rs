@@ -168,6 +168,9 @@ mod tests {
     fn durations_have_two_digits_or_units() {
         let shown = [0.0, 0.6, 9.94, 9.96, 59.4, 59.6, 125.0, 3725.0].map(duration);
         assert_eq!(shown, ["0.0 s", "0.6 s", "9.9 s", "10 s", "59 s", "1 min 00 s", "2 min 05 s", "1 h 02 min"]);
-        assert_eq!([1.234, 12.34, 123.4].map(|x| rate(x, "images")), ["1.23 images/s", "12.3 images/s", "123 images/s"]);
+        assert_eq!(
+            [1.234, 12.34, 123.4].map(|x| rate(x, "images")),
+            ["1.23 images/s", "12.3 images/s", "123 images/s"]
+        );
     }
 }

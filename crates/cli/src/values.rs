@@ -9,10 +9,7 @@ use ddpm::sample::Sampler;
 type Names<T> = &'static [(&'static str, T)];
 
 /// Parses a name of a table. `aliases` are accepted too, but not listed.
-fn one_of<T: Copy + Send + Sync + 'static>(
-    names: Names<T>,
-    aliases: Names<T>,
-) -> impl TypedValueParser<Value = T> + Clone {
+fn one_of<T: Copy + Send + Sync + 'static>(names: Names<T>, aliases: Names<T>) -> impl TypedValueParser<Value = T> {
     let listed = names.iter().map(|(name, _)| PossibleValue::new(*name));
     let hidden = aliases.iter().map(|(name, _)| PossibleValue::new(*name).hide(true));
     PossibleValuesParser::new(listed.chain(hidden)).try_map(move |name| {
@@ -22,39 +19,39 @@ fn one_of<T: Copy + Send + Sync + 'static>(
 }
 
 /// `--sampler`.
-pub fn sampler() -> impl TypedValueParser<Value = Sampler> + Clone {
+pub fn sampler() -> impl TypedValueParser<Value = Sampler> {
     PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>())
 }
 
 /// `--grid`.
-pub fn grid() -> impl TypedValueParser<Value = TimestepGrid> + Clone {
+pub fn grid() -> impl TypedValueParser<Value = TimestepGrid> {
     one_of(&TimestepGrid::NAMES, &[])
 }
 
 /// `--spacing`.
-pub fn spacing() -> impl TypedValueParser<Value = TimestepSpacing> + Clone {
+pub fn spacing() -> impl TypedValueParser<Value = TimestepSpacing> {
     one_of(&TimestepSpacing::NAMES, &[("quad", TimestepSpacing::Quadratic)])
 }
 
 /// `--variance`.
-pub fn variance() -> impl TypedValueParser<Value = Variance> + Clone {
+pub fn variance() -> impl TypedValueParser<Value = Variance> {
     let aliases = &[("fixed_small_log", Variance::FixedSmall), ("fixed_large_log", Variance::FixedLarge)];
     one_of(&Variance::NAMES, aliases)
 }
 
 /// `--beta-schedule`.
-pub fn beta_schedule() -> impl TypedValueParser<Value = BetaSchedule> + Clone {
+pub fn beta_schedule() -> impl TypedValueParser<Value = BetaSchedule> {
     let aliases = &[("cosine", BetaSchedule::SquaredcosCapV2), ("quad", BetaSchedule::ScaledLinear)];
     one_of(&BetaSchedule::NAMES, aliases)
 }
 
 /// `--prediction`.
-pub fn prediction() -> impl TypedValueParser<Value = Prediction> + Clone {
+pub fn prediction() -> impl TypedValueParser<Value = Prediction> {
     one_of(&Prediction::NAMES, &[])
 }
 
 /// `--fit`.
-pub fn fit() -> impl TypedValueParser<Value = Fit> + Clone {
+pub fn fit() -> impl TypedValueParser<Value = Fit> {
     one_of(&[("crop", Fit::Crop), ("pad", Fit::Pad)], &[])
 }
 
