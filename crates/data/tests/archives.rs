@@ -57,8 +57,8 @@ fn reads_dataset_json_of_edm() {
         br#"{"labels": [["00000/img00000000.png", 6]]}"#,
         &["dataset.json", "no label for 2 of 3", "img00000001.png"],
     );
-    refuses(br#"{"labels": [["00000/img00000000.png", 0.5]]}"#, &["0.5", "whole number"]);
-    refuses(br#"{"labels": [["00000/img00000000.png", [1, 0]]]}"#, &["[1,0]", "whole number"]);
+    refuses(br#"{"labels": [["00000/img00000000.png", 0.5]]}"#, &["0.5", "integer"]);
+    refuses(br#"{"labels": [["00000/img00000000.png", [1, 0]]]}"#, &["[1,0]", "integer"]);
     refuses(br#"{"labels": 7}"#, &["dataset.json", "expected"]);
     refuses(b"not json", &["dataset.json", "expected"]);
     let many = |label: &str| {
@@ -67,7 +67,7 @@ fn reads_dataset_json_of_edm() {
     };
     refuses(&many("-1"), &["\"-1\"", "negative"]);
     refuses(&many("4000000000"), &["4000000000"]);
-    refuses(&many("99999999999999999999999"), &["whole number"]);
+    refuses(&many("99999999999999999999999"), &["integer"]);
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! Networks: the trait [`Backbone`], and [`Network`], any of them behind one type.
+//! Networks: the trait [`Backbone`], and [`Network`], any backbone behind one type.
 
 use std::fmt::Debug;
 
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
-use unet::{Dropout, FlatParameter, Labels, Parameters, Unet};
+use unet::{Dropout, FlatParameter, Labels, Parameters};
 use weights::Tensors;
 
 use crate::Error;
@@ -167,79 +167,6 @@ pub struct Inputs<'a> {
     pub checkpointing: bool,
 }
 
-impl Backbone for Unet {
-    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        Unet::forward(self, x, c_noise, condition.labels, dropout)
-    }
-
-    fn signature(&self) -> Signature {
-        let config = Unet::config(self);
-        Signature {
-            size: config.sample_size.map(|size| size.height_width().into()),
-            in_channels: config.in_channels,
-            out_channels: config.out_channels,
-            labels: match (config.class_embed_type, config.num_class_embeds) {
-                (None, None) => LabelKind::None,
-                (None, Some(classes)) => LabelKind::Classes(classes),
-                (Some(unet::ClassEmbedType::Timestep), _) => LabelKind::AnyClass,
-                (Some(unet::ClassEmbedType::Identity), _) => LabelKind::Vectors(config.time_embed_dim()),
-            },
-            timesteps: config.num_train_timesteps,
-        }
-    }
-
-    fn config(&self) -> String {
-        Unet::config(self).to_json()
-    }
-
-    // `sample_size` is the size that the network was trained for; it takes every size that its levels divide.
-    fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
-        Ok(Unet::config(self).check_size(height, width)?)
-    }
-
-    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
-        let Inputs { x, c_noise, condition, dropout, checkpointing } = inputs;
-        if checkpointing {
-            return self.checkpointed_gradients(x, c_noise, condition.labels, dropout, loss);
-        }
-        let loss = loss(Unet::forward(self, x, c_noise, condition.labels, dropout));
-        self.take_gradients(&mut loss.backward())
-    }
-}
-
-/// The configuration of a network that this program can build, by its `_class_name`.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum NetworkConfig {
-    /// diffusers' `UNet2DModel`.
-    UNet2DModel(unet::Config),
-}
-
-impl NetworkConfig {
-    /// Reads the text of a `config.json`. Without a `_class_name` it is taken for a `UNet2DModel`'s, as flat
-    /// repositories of 2022 have it.
-    ///
-    /// # Errors
-    /// Names the class that is not supported, or the key that is wrong.
-    pub fn from_json(text: &str) -> Result<Self, Error> {
-        Ok(Self::UNet2DModel(unet::Config::from_json(text)?))
-    }
-
-    /// Returns the number of parameters of the network.
-    pub fn parameter_count(&self) -> usize {
-        match self {
-            Self::UNet2DModel(config) => config.parameter_count(),
-        }
-    }
-
-    /// Returns the text of `config.json`.
-    pub fn to_json(&self) -> String {
-        match self {
-            Self::UNet2DModel(config) => config.to_json(),
-        }
-    }
-}
-
 /// A backbone of any kind. Clones share their parameters' memory.
 #[derive(Debug)]
 pub struct Network(Box<dyn AnyBackbone>);
@@ -257,16 +184,6 @@ impl<B: Backbone> From<B> for Network {
 }
 
 impl Network {
-    /// Builds a network with initial parameters that depend on the seed alone.
-    ///
-    /// # Errors
-    /// If the configuration does not describe a network.
-    pub fn new(config: &NetworkConfig, seed: u64, device: &Device) -> Result<Self, Error> {
-        match config {
-            NetworkConfig::UNet2DModel(config) => Ok(Unet::new(config, seed, device)?.into()),
-        }
-    }
-
     /// See [`Backbone::forward`].
     pub fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
         self.0.forward(x, c_noise, condition, dropout)

@@ -2,7 +2,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`backbone`] | [`Backbone`], a network; [`Network`], any backbone behind one type; [`NetworkConfig`], how one is built |
+//! | [`backbone`] | [`Backbone`], a network; [`Network`], any backbone behind one type |
+//! | [`networks`] | [`NetworkConfig`], the configuration of any network that a `config.json` can name |
 //! | [`denoiser`] | [`Denoiser`], a model that answers with x̂0 and ε̂; [`Process`], which turns a network's output into them |
 //! | [`guidance`] | [`ClassifierFree`], a denoiser around a denoiser |
 //! | [`oracle`] | [`Oracle`], data whose denoiser is known exactly |
@@ -55,15 +56,17 @@ pub mod denoiser;
 mod error;
 pub mod guidance;
 pub mod images;
+pub mod networks;
 pub mod oracle;
 pub mod pipeline;
 pub mod preprocessing;
 
-pub use backbone::{Backbone, Condition, LabelKind, Network, NetworkConfig, Signature};
+pub use backbone::{Backbone, Condition, LabelKind, Network, Signature};
 pub use denoiser::{Denoised, Denoiser, NetworkDenoiser, Process};
 pub use error::Error;
 pub use guidance::ClassifierFree;
 pub use images::Images;
+pub use networks::NetworkConfig;
 pub use oracle::Oracle;
 pub use pipeline::{Pipeline, PipelineImport};
 pub use preprocessing::Preprocessing;

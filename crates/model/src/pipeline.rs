@@ -54,7 +54,7 @@ impl Pipeline {
                 "describes a network of {asked} parameters, but the weights beside it are {held}"
             )));
         }
-        let mut network = Network::new(&config, 0, device)?;
+        let mut network = config.build(0, device)?;
         network
             .set_tensors(tensors)
             .map_err(|error| Error::Pipeline { path: located.unet_weights.clone(), message: error.to_string() })?;
@@ -77,7 +77,7 @@ impl Pipeline {
             SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
         let scheduler = options.scheduler(scheduler, imported.family);
         scheduler.noise_schedule().map_err(|error| fail(error.to_string()))?;
-        let mut network = Network::new(&config, 0, device)?;
+        let mut network = config.build(0, device)?;
         network.set_tensors(std::mem::take(&mut imported.tensors)).map_err(|error| fail(error.to_string()))?;
         let signature = network.signature();
         let preprocessing = Preprocessing {

@@ -68,6 +68,19 @@ pub enum SamplerChoice {
     Sampler(Sampler),
 }
 
+impl SamplerChoice {
+    /// Returns the sampler.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn resolve(&self) -> Result<Sampler, Error> {
+        match self {
+            Self::Name(name) => name.parse(),
+            Self::Sampler(sampler) => Ok(*sampler),
+        }
+    }
+}
+
 impl From<&str> for SamplerChoice {
     fn from(name: &str) -> Self {
         Self::Name(name.to_owned())
@@ -344,10 +357,7 @@ impl<'a> Generation<'a> {
         if options.first.checked_add(options.n as u64).is_none_or(|end| end > 1 << 48) {
             return Err(Error::Request("images are numbered from 0 to 2^48".into()));
         }
-        let sampler = match &options.sampler {
-            SamplerChoice::Name(name) => name.parse()?,
-            SamplerChoice::Sampler(sampler) => *sampler,
-        };
+        let sampler = options.sampler.resolve()?;
         let scheduler = self.pipeline.scheduler.clone();
         let scheduler = options.clip.map_or(scheduler.clone(), |clip| clip.apply(scheduler));
         let table = self.solver_table(sampler, &scheduler)?;

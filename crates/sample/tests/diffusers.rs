@@ -11,11 +11,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ddpm_sample::output::Images;
-use ddpm_sample::{Pipeline, Request, Sampler, walk};
+use ddpm_sample::{Request, Sampler, SamplerOptions, initial_noise, sample};
 use diffusion::scheduler::SchedulerClass;
 use diffusion::{Estimate, LinearMap, Node, NoiseLevel, Prediction, SchedulerConfig, TimestepSpacing, Variance};
-use unet::Parameters;
+use model::{Condition, Images, Pipeline};
 use weights::{Tensor as Stored, Tensors, read_safetensors};
 
 fn folder() -> PathBuf {
@@ -35,7 +34,7 @@ fn images(tensor: &Stored) -> Images {
             pixels.extend((0..channels).map(|c| image[c * height * width + p]));
         }
     }
-    Images { n, height, width, channels, pixels }
+    Images::new([n, height, width, channels], pixels)
 }
 
 fn worst(got: &Images, expected: &Stored) -> f32 {
@@ -51,10 +50,7 @@ fn the_networks_prediction_is_pytorchs_for_all_three_layouts() {
     for path in [folder(), folder().join("old"), folder().join("unet")] {
         let pipeline = Pipeline::load(&path, &Device::flex()).unwrap();
         let x = Tensor::<4>::from_data(TensorData::new(x.pixels.clone(), x.shape()), &Device::flex());
-        let output = pipeline.unet.forward(x, &golden["t"].data, None, None);
-        let [n, height, width, channels] = output.dims();
-        let pixels = output.into_data().iter::<f32>().collect();
-        let got = Images { n, height, width, channels, pixels };
+        let got = Images::from_tensor(&pipeline.network.forward(x, &golden["t"].data, Condition::default(), None));
         let scale = golden["prediction"].data.iter().fold(0f32, |m, v| m.max(v.abs()));
         let error = worst(&got, &golden["prediction"]) / scale;
         println!("{}: {error:.1e}", path.display());
@@ -67,20 +63,12 @@ fn ddim_over_50_steps_is_diffusers() {
     let golden = golden("ddim50.safetensors");
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
     let table = Sampler::Ddim { eta: 0.0 }
-        .table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(50), ..Default::default() })
+        .table(&pipeline.scheduler, SamplerOptions { steps: Some(50), ..Default::default() })
         .unwrap();
     let noise = images(&golden["noise"]);
-    let request = Request {
-        seed: 0,
-        first_image: 0,
-        noise: &noise,
-        labels: None,
-        batch_size: 2,
-        share_until: None,
-        guidance: None,
-    };
+    let request = Request { seed: 0, first_image: 0, noise: &noise, batch_size: 2, shared: None };
     let mut after = Vec::new();
-    let got = walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |step| {
+    let got = sample(&pipeline.denoiser().unwrap(), &table, &request, |step| {
         if step.row % 10 == 9 {
             after.push(step.x());
         }
@@ -99,9 +87,9 @@ fn ddim_over_50_steps_is_diffusers() {
     assert!(error <= 1e-4, "{error:e}");
 }
 
-/// Applies a table with stored noise: the walk itself draws its own, so the rows are applied here by the reference in
+/// Applies a table with stored noise: `sample` draws its own, so the rows are applied here by the reference in
 /// crate `diffusion`, with the network in between.
-fn walk_with(pipeline: &Pipeline, scheduler: &SchedulerConfig, eta: f64, noise: &Stored, steps: &Stored) -> Images {
+fn sample_with(pipeline: &Pipeline, scheduler: &SchedulerConfig, eta: f64, noise: &Stored, steps: &Stored) -> Images {
     let table = scheduler.solver_table(20, eta).unwrap();
     let init = images(noise);
     let shape = init.shape();
@@ -110,7 +98,7 @@ fn walk_with(pipeline: &Pipeline, scheduler: &SchedulerConfig, eta: f64, noise: 
     let model = |x: &[f64], t: f64| {
         let x = x.iter().map(|&v| v as f32).collect::<Vec<_>>();
         let x = Tensor::<4>::from_data(TensorData::new(x, shape), &Device::flex());
-        let output = pipeline.unet.forward(x, &vec![t as f32; shape[0]], None, None);
+        let output = pipeline.network.forward(x, &vec![t as f32; shape[0]], Condition::default(), None);
         let channels = output.dims()[3];
         let values: Vec<f64> = output.into_data().iter::<f64>().collect();
         // All predictions, then all variances.
@@ -147,7 +135,7 @@ fn ddim_with_noise_is_diffusers() {
             timestep_spacing: spacing(name),
             ..pipeline.scheduler.clone()
         };
-        let got = walk_with(&pipeline, &scheduler, 0.5, &golden["noise"], steps);
+        let got = sample_with(&pipeline, &scheduler, 0.5, &golden["noise"], steps);
         let error = worst(&got, &golden[&format!("samples.{name}")]);
         println!("ddim, eta 0.5, {name}: {error:.1e}");
         assert!(error <= 1e-4, "{name}: {error:e}");
@@ -170,7 +158,7 @@ fn ancestral_sampling_is_diffusers_for_every_prediction_variance_and_spacing() {
             timestep_spacing: spacing(rule),
             ..pipeline.scheduler.clone()
         };
-        let got = walk_with(&pipeline, &scheduler, 0.0, &golden["noise"], steps);
+        let got = sample_with(&pipeline, &scheduler, 0.0, &golden["noise"], steps);
         let error = worst(&got, expected);
         println!("ddpm, {name}: {error:.1e}");
         assert!(error <= 1e-4, "{name}: {error:e}");
@@ -179,26 +167,17 @@ fn ancestral_sampling_is_diffusers_for_every_prediction_variance_and_spacing() {
     assert_eq!(cases, 15);
 }
 
-/// The walk on a device is the reference walk in f64, noise and all.
+/// Sampling on a device gives the reference in f64, noise and all.
 #[test]
-fn the_walk_is_the_reference_walk() {
+fn sampling_is_the_reference_in_f64() {
     use random::{Random, Stream};
     let pipeline = Pipeline::load(&folder().join("learned_range"), &Device::flex()).unwrap();
-    let noise = ddpm_sample::initial_noise(7, 3, 2, [16, 16, 3]);
+    let noise = initial_noise(7, 3, 2, [16, 16, 3]);
     let size = 16 * 16 * 3;
-    let table = Sampler::Ddpm
-        .table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(20), ..Default::default() })
-        .unwrap();
-    let request = Request {
-        seed: 7,
-        first_image: 3,
-        noise: &noise,
-        labels: None,
-        batch_size: 1,
-        share_until: None,
-        guidance: None,
-    };
-    let got = walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |_| true).unwrap();
+    let table =
+        Sampler::Ddpm.table(&pipeline.scheduler, SamplerOptions { steps: Some(20), ..Default::default() }).unwrap();
+    let request = Request { seed: 7, first_image: 3, noise: &noise, batch_size: 1, shared: None };
+    let got = sample(&pipeline.denoiser().unwrap(), &table, &request, |_| true).unwrap();
     let mut steps = Stored { shape: vec![20, 2, 3, 16, 16], data: Vec::new() };
     for k in 0..20u64 {
         for image in 0..2 {
@@ -211,7 +190,7 @@ fn the_walk_is_the_reference_walk() {
     for image in noise.pixels.chunks(size) {
         stored.data.extend((0..3).flat_map(|c| image.iter().skip(c).step_by(3).copied().collect::<Vec<_>>()));
     }
-    let expected = walk_with(&pipeline, &pipeline.scheduler, 0.0, &stored, &steps);
+    let expected = sample_with(&pipeline, &pipeline.scheduler, 0.0, &stored, &steps);
     let error = got.pixels.iter().zip(&expected.pixels).fold(0f32, |m, (g, e)| m.max((g - e).abs()));
     assert!(error <= 1e-4, "{error:e}");
 }
@@ -219,21 +198,12 @@ fn the_walk_is_the_reference_walk() {
 #[test]
 fn an_image_does_not_depend_on_the_batch_it_is_in() {
     let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
-    let table = Sampler::Ddpm
-        .table(&pipeline.scheduler, ddpm_sample::Options { steps: Some(5), ..Default::default() })
-        .unwrap();
+    let table =
+        Sampler::Ddpm.table(&pipeline.scheduler, SamplerOptions { steps: Some(5), ..Default::default() }).unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
-        let noise = ddpm_sample::initial_noise(1, first, count, [16, 16, 3]);
-        let request = Request {
-            seed: 1,
-            first_image: first,
-            noise: &noise,
-            labels: None,
-            batch_size,
-            share_until: None,
-            guidance: None,
-        };
-        walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |_| true).unwrap().pixels
+        let noise = initial_noise(1, first, count, [16, 16, 3]);
+        let request = Request { seed: 1, first_image: first, noise: &noise, batch_size, shared: None };
+        sample(&pipeline.denoiser().unwrap(), &table, &request, |_| true).unwrap().pixels
     };
     let all = draw(0, 7, 7);
     assert_eq!(all, draw(0, 7, 1));
@@ -249,7 +219,7 @@ fn pickled_weights_are_the_same_weights() {
     for name in ["config.json", "model_index.json", "scheduler_config.json", "diffusion_pytorch_model.bin"] {
         std::fs::copy(old.join(name), place.path().join(name)).unwrap();
     }
-    let tensors = |path: &std::path::Path| Pipeline::load(path, &Device::flex()).unwrap().unet.tensors().unwrap();
+    let tensors = |path: &std::path::Path| Pipeline::load(path, &Device::flex()).unwrap().network.tensors().unwrap();
     assert_eq!(tensors(place.path()), tensors(&old));
 }
 
@@ -258,16 +228,17 @@ fn pickled_weights_are_the_same_weights() {
 fn export_is_idempotent() {
     let place = tempfile::tempdir().unwrap();
     let (once, twice) = (place.path().join("once"), place.path().join("twice"));
-    Pipeline::load(&folder().join("old"), &Device::flex()).unwrap().export(&once).unwrap();
-    Pipeline::load(&once, &Device::flex()).unwrap().export(&twice).unwrap();
+    Pipeline::load(&folder().join("old"), &Device::flex()).unwrap().save(&once).unwrap();
+    Pipeline::load(&once, &Device::flex()).unwrap().save(&twice).unwrap();
     for name in [
         "model_index.json",
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
         "scheduler/scheduler_config.json",
+        "preprocessing.json",
     ] {
         assert_eq!(std::fs::read(once.join(name)).unwrap(), std::fs::read(twice.join(name)).unwrap(), "{name}");
     }
-    let again = Pipeline::load(&once, &Device::flex()).unwrap().export(&once).unwrap_err().to_string();
+    let again = Pipeline::load(&once, &Device::flex()).unwrap().save(&once).unwrap_err().to_string();
     assert!(again.contains("once"), "{again}");
 }

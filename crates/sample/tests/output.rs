@@ -1,8 +1,9 @@
 //! What is written is decoded again by other code and compared with the images, value by value.
 
-use ddpm_sample::output::{Error, Images, Output, sheet, to_u8, write, write_folder};
+use ddpm_sample::output::{Error, Output, sheet, write, write_folder};
 use image::AnimationDecoder;
 use image::codecs::gif::GifDecoder;
+use model::images::{Images, to_u8};
 use proptest::prelude::*;
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -13,7 +14,7 @@ use tempfile::{TempDir, tempdir};
 fn images([n, height, width, channels]: [usize; 4], variant: usize) -> Images {
     let byte = |i: usize| ((i * 37 + i / 256 * 11 + variant * 53) % 256) as f32;
     let pixels = (0..n * height * width * channels).map(|i| byte(i) / 127.5 - 1.0).collect();
-    Images { n, height, width, channels, pixels }
+    Images::new([n, height, width, channels], pixels)
 }
 
 fn info() -> Vec<(String, String)> {
@@ -105,7 +106,7 @@ fn file(name: &str) -> (TempDir, PathBuf) {
 }
 
 fn write_as(path: &Path, animated: bool, images: &Images, frames: &[Images]) -> Result<(), Error> {
-    write(&Output::parse(path, animated)?, images, None, frames, &info())
+    write(&Output::parse(path, animated)?, images, frames, &info())
 }
 
 #[test]
@@ -187,7 +188,7 @@ fn what_cannot_be_written_is_known_before() {
 #[test]
 fn a_device_is_a_file() {
     Output::Npz("/dev/null".into()).check_writable([1, 1, 1, 1]).unwrap();
-    write(&Output::Npz("/dev/null".into()), &images([1, 2, 2, 1], 0), None, &[], &[]).unwrap();
+    write(&Output::Npz("/dev/null".into()), &images([1, 2, 2, 1], 0), &[], &[]).unwrap();
 }
 
 #[test]
@@ -238,8 +239,8 @@ proptest! {
 #[test]
 fn npz_is_openais() {
     let (_folder, path) = file("samples.npz");
-    let images = images([3, 4, 5, 3], 0);
-    write(&Output::Npz(path.clone()), &images, Some(&[7, 0, 9]), &[], &info()).unwrap();
+    let images = images([3, 4, 5, 3], 0).with_labels(Some(vec![7, 0, 9]));
+    write(&Output::Npz(path.clone()), &images, &[], &info()).unwrap();
     let set = data::open(&path, &data::ReadOptions::default()).unwrap();
     assert_eq!([set.len(), set.height(), set.width(), set.channels()], images.shape());
     assert_eq!(set.labels(), Some(&[7, 0, 9][..]));
@@ -254,10 +255,10 @@ fn npz_is_openais() {
 #[test]
 fn safetensors_keep_every_value() {
     let (_folder, path) = file("samples.safetensors");
-    let mut images = images([2, 3, 4, 5], 0);
+    let mut images = images([2, 3, 4, 5], 0).with_labels(Some(vec![3, 1]));
     images.pixels[7] = -3.25;
     images.pixels[8] = f32::NAN;
-    write(&Output::Safetensors(path.clone()), &images, Some(&[3, 1]), &[], &info()).unwrap();
+    write(&Output::Safetensors(path.clone()), &images, &[], &info()).unwrap();
     let bytes = fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -276,12 +277,12 @@ fn safetensors_keep_every_value() {
 }
 
 #[test]
-fn a_folder_has_an_image_a_file_and_can_be_continued() {
+fn a_folder_has_a_file_for_each_image_and_can_be_continued() {
     let (_folder, path) = file("samples");
     let (first, second) = (images([2, 9, 6, 4], 0), images([3, 9, 6, 4], 1));
-    write(&Output::parse(&path, false).unwrap(), &first, None, &[], &info()).unwrap();
-    write_folder(&path, &second, Some(&[5, 6, 7]), 2, &info()).unwrap();
-    write_folder(&path, &second, None, 1_234_567, &[]).unwrap();
+    write(&Output::parse(&path, false).unwrap(), &first, &[], &info()).unwrap();
+    write_folder(&path, &second.clone().with_labels(Some(vec![5, 6, 7])), 2, &info()).unwrap();
+    write_folder(&path, &second, 1_234_567, &[]).unwrap();
     let expected = ["000000", "000001", "000002", "000003", "000004", "1234567", "1234568", "1234569"];
     assert_eq!(names(&path), expected.map(|name| format!("{name}.png")));
     for (images, begin) in [(&first, 0), (&second, 2)] {
@@ -295,6 +296,22 @@ fn a_folder_has_an_image_a_file_and_can_be_continued() {
             assert!(info().iter().all(|entry| text.contains(entry)));
         }
     }
+}
+
+/// A folder that holds other images would mix them with these.
+#[test]
+fn a_folder_of_other_images_is_refused() {
+    let (_folder, path) = file("samples");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("notes.txt"), "").unwrap();
+    let output = Output::parse(&path, false).unwrap();
+    write(&output, &images([2, 4, 4, 1], 0), &[], &[]).unwrap();
+    write(&output, &images([2, 4, 4, 1], 1), &[], &[]).unwrap();
+    let error = write(&output, &images([1, 4, 4, 1], 0), &[], &[]).unwrap_err().to_string();
+    assert!(error.contains("000001.png: is another image"), "{error}");
+    fs::write(path.join("cat.JPG"), "").unwrap();
+    let error = write(&output, &images([2, 4, 4, 1], 0), &[], &[]).unwrap_err().to_string();
+    assert!(error.contains("cat.JPG"), "{error}");
 }
 
 #[test]
@@ -328,7 +345,7 @@ fn a_colour_gif_is_close_and_few_colours_are_exact() {
     // A smooth image has more than 256 colours: each is replaced by one near it.
     let smooth = |y: usize, x: usize| [y as f32 / 63.0, x as f32 / 63.0, (x + y) as f32 / 126.0];
     let pixels = (0..64 * 64).flat_map(|i| smooth(i / 64, i % 64)).map(|value| value * 2.0 - 1.0).collect();
-    let images = Images { n: 1, height: 64, width: 64, channels: 3, pixels };
+    let images = Images::new([1, 64, 64, 3], pixels);
     write_as(&path, false, &images, &[]).unwrap();
     let decoded = read_gif(&path);
     assert_eq!(decoded.len(), 1);
@@ -340,7 +357,7 @@ fn a_colour_gif_is_close_and_few_colours_are_exact() {
 
     // Half transparent red on white, and what is not there at all.
     let pixels = [[1.0, -1.0, -1.0, 0.0], [-1.0, -1.0, -1.0, -1.0], [-1.0, 1.0, -1.0, 1.0], [0.2, 0.2, 1.0, 1.0]];
-    let images = Images { n: 1, height: 2, width: 2, channels: 4, pixels: pixels.concat() };
+    let images = Images::new([1, 2, 2, 4], pixels.concat());
     write_as(&path, true, &images, &[]).unwrap();
     let (picture, _) = &read_gif(&path)[0];
     assert_eq!([picture.height, picture.width], [64, 64]);
@@ -408,14 +425,16 @@ fn what_is_wrong_is_named_and_what_was_there_stays() {
     let none = Images { n: 0, pixels: Vec::new(), ..good.clone() };
     for name in ["a.png", "a.gif", "a.npz", "a.safetensors", "folder"] {
         let output = Output::parse(&folder.path().join(name), false).unwrap();
-        write(&output, &good, None, &[], &[]).unwrap();
+        write(&output, &good, &[], &[]).unwrap();
         let path = if name == "folder" { output.path().join("000000.png") } else { output.path().to_owned() };
         let before = fs::read(&path).unwrap();
-        let reason =
-            |images, labels: Option<&[u32]>, frames: &[Images]| match write(&output, images, labels, frames, &[]) {
+        let reason = |images: &Images, labels: Option<&[u32]>, frames: &[Images]| {
+            let images = images.clone().with_labels(labels.map(<[u32]>::to_vec));
+            match write(&output, &images, frames, &[]) {
                 Ok(()) => String::new(),
                 Err(error) => error.to_string(),
-            };
+            }
+        };
         if name != "a.safetensors" {
             let error = reason(&diverged, None, &[]);
             assert!(error.starts_with("image 1 of 3 has 2 values that are NaN or infinite"), "{error}");
@@ -437,7 +456,7 @@ fn what_is_wrong_is_named_and_what_was_there_stays() {
     let path = folder.path().join("a.png");
     let before = fs::read(&path).unwrap();
     let keyword = [("k".repeat(80), String::new())];
-    let error = write(&Output::Grid(path.clone()), &good, None, &[], &keyword).unwrap_err();
+    let error = write(&Output::Grid(path.clone()), &good, &[], &keyword).unwrap_err();
     assert!(matches!(&error, Error::Weights(_)) && error.to_string().contains("a.png"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
     assert_eq!(names(folder.path()), ["a.gif", "a.npz", "a.png", "a.safetensors", "folder"]);

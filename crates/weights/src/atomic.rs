@@ -57,7 +57,7 @@ pub fn write_seekable_file(
         Ok(metadata) if metadata.is_dir() => Err(Error::file(path, "is a folder, not a file")),
         Ok(metadata) if !metadata.is_file() => {
             let folder = std::env::temp_dir();
-            let temporary = Temporary::beside(&folder.join("ddpm"))?;
+            let temporary = Temporary::sibling(&folder.join("ddpm"))?;
             replace(path, &temporary.path, write)?;
             let fail = || Error::write(path);
             let mut from = File::open(&temporary.path).map_err(fail())?;
@@ -71,7 +71,7 @@ pub fn write_seekable_file(
 /// Writes a temporary file beside `target` and renames it to that; errors name `path`.
 fn replace(path: &Path, target: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let fail = || Error::write(path);
-    let temporary = Temporary::beside(target)?;
+    let temporary = Temporary::sibling(target)?;
     let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path).map_err(fail())?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     write(&mut file).map_err(fail())?;
@@ -98,7 +98,7 @@ pub fn write_folder<E: From<Error>>(
     let path = path.as_ref();
     let fail = || Error::write(path);
     check_target(path, existing)?;
-    let new = Temporary::beside(path)?;
+    let new = Temporary::sibling(path)?;
     fs::create_dir(&new.path).map_err(fail())?;
     build(&new.path)?;
     sync_all(&new.path)?;
@@ -109,7 +109,7 @@ pub fn write_folder<E: From<Error>>(
         new.keep();
         sync_folder(parent(path)).map_err(fail())?;
     } else {
-        let old = Temporary::beside(path)?;
+        let old = Temporary::sibling(path)?;
         fs::rename(path, &old.path).map_err(fail())?;
         if let Err(error) = fs::rename(&new.path, path) {
             // If this fails too, the old folder remains under its temporary name.
@@ -187,7 +187,7 @@ struct Temporary {
 
 impl Temporary {
     /// Makes a new name in the folder of `target`, so that a rename never crosses file systems.
-    fn beside(target: &Path) -> Result<Self> {
+    fn sibling(target: &Path) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = target.file_name() else {
             return Err(Error::file(target, "does not end in the name of a file or folder to write"));

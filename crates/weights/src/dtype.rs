@@ -3,7 +3,7 @@
 use safetensors::tensor::Dtype;
 
 /// The dtypes that [`append_f32`] converts, for error messages.
-pub(crate) const SUPPORTED: &str = "BOOL, U8…U64, I8…I64, F16, BF16, F32 and F64 are";
+pub(crate) const SUPPORTED: &str = "expected BOOL, U8…U64, I8…I64, F16, BF16, F32 or F64";
 
 /// Returns the number of bytes of one value.
 pub(crate) fn size(dtype: Dtype) -> usize {

@@ -55,7 +55,7 @@ pub enum Error {
         /// The difference.
         reason: String,
     },
-    /// A file has weights but no configuration beside it.
+    /// A file has weights but no configuration in the same folder.
     #[error("{}: weights without a configuration are not a model; convert them with `ddpm import`", path.display())]
     Import {
         /// The file.

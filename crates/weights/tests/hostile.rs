@@ -45,7 +45,7 @@ fn place() -> Place {
     Place { path: folder.path().join("x.pt"), _folder: folder, _alone: alone }
 }
 
-fn refused(place: &Place, what: &str, bytes: &[u8], reason: &str) {
+fn assert_rejected(place: &Place, what: &str, bytes: &[u8], reason: &str) {
     fs::write(&place.path, bytes).unwrap();
     let error = read(what, &place.path, bytes.len());
     let error = error.unwrap_or_else(|| panic!("{what} should be an error"));
@@ -153,8 +153,8 @@ fn malicious_torch_files_are_rejected() {
             fs::write(&place.path, legacy(pickle)).unwrap();
             read(what, &place.path, pickle.len());
         } else {
-            refused(&place, what, &legacy(pickle), reason);
-            refused(&place, what, &zipped(CompressionMethod::Stored, &[("data.pkl", pickle)]), reason);
+            assert_rejected(&place, what, &legacy(pickle), reason);
+            assert_rejected(&place, what, &zipped(CompressionMethod::Stored, &[("data.pkl", pickle)]), reason);
         }
     }
 
@@ -183,11 +183,11 @@ fn malicious_torch_files_are_rejected() {
         ("a negative size", tensor(&long(16), &dims(&[u64::MAX / 2 + 2]), &dims(&[1])), ""),
         ("more strides than sizes", tensor(&long(16), &dims(&[1]), &dims(&[1, 1])), "shape [1] and strides [1, 1]"),
     ] {
-        refused(&place, what, &zip(pickle), reason);
+        assert_rejected(&place, what, &zip(pickle), reason);
     }
     let window = tensor(&long(16), &dims(&[1 << 14]), &dims(&[0]));
     let windows = [b"](".to_vec(), repeated(&window, 60), b"e".into()].concat();
-    refused(&place, "many windows on one value", &zip(windows), "exceeds the allocation budget");
+    assert_rejected(&place, "many windows on one value", &zip(windows), "exceeds the allocation budget");
 
     // Zip archives.
     let zeros = vec![0; 64 * MIB];
@@ -196,11 +196,11 @@ fn malicious_torch_files_are_rejected() {
     let bomb = zipped(CompressionMethod::Deflated, &[("data.pkl", &pickle), ("data/0", &zeros)]);
     let nothings = zipped(CompressionMethod::Deflated, &[("data.pkl", &zeros)]);
     drop(zeros);
-    refused(&place, "zeros, deflated", &bomb, "exceeds the allocation budget");
-    refused(&place, "a pickle of zeros, deflated", &nothings, "exceed the allocation budget");
+    assert_rejected(&place, "zeros, deflated", &bomb, "exceeds the allocation budget");
+    assert_rejected(&place, "a pickle of zeros, deflated", &nothings, "exceed the allocation budget");
     let names: Vec<String> = (0..20_000).map(|i| format!("{i}")).collect();
     let empty: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b""[..])).collect();
-    refused(
+    assert_rejected(
         &place,
         "twenty thousand empty entries",
         &zipped(CompressionMethod::Stored, &empty),
@@ -269,13 +269,13 @@ fn malicious_tensorflow_tables_are_rejected() {
         ("slices", entry(&[8, 1, 0x3a, 0]), "is partitioned"),
     ] {
         let bytes = table(&block);
-        refused(&place, what, &bytes, reason);
+        assert_rejected(&place, what, &bytes, reason);
     }
     // Four bytes at 2^40 of a data file that does not exist.
     let bytes = table(&entry(&[8, 1, 0x12, 4, 0x12, 2, 8, 1, 32, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 40, 4]));
-    refused(&place, "no data file", &bytes, "cannot read");
+    assert_rejected(&place, "no data file", &bytes, "cannot read");
     fs::write(place.path.with_extension("data-00000-of-00001"), [0; 8]).unwrap();
-    refused(&place, "values past the end", &bytes, "truncated");
+    assert_rejected(&place, "values past the end", &bytes, "truncated");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     let variant = VARIANTS.iter().find(|v| v.train.iter().chain(v.test).any(|&name| members.contains_key(name)));
     let Some(variant) = variant else {
         let message = if members.contains_key(PYTHON) {
-            "is the Python version of CIFAR, which consists of pickles; download the binary variant (cifar-10-binary.tar.gz)"
+            "is the Python version of CIFAR, which consists of pickles; download the binary version (cifar-10-binary.tar.gz)"
         } else {
             "contains no CIFAR files; expected data_batch_1.bin … test_batch.bin (CIFAR-10) or train.bin, test.bin (CIFAR-100)"
         };
@@ -129,7 +129,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         let message = format!("has label {label}, but {} names {} classes", variant.class_names, class_names.len());
         return Err(Error::malformed(path, message));
     }
-    let records = RawImages {
+    let images = RawImages {
         path: path.to_owned(),
         count: labels.len(),
         height: SIDE,
@@ -140,7 +140,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     };
     Ok(Discovered {
         format: variant.name,
-        source: Source::Raw(records),
+        source: Source::Raw(images),
         labels: Some(labels),
         class_names,
         files: files.len(),

@@ -41,13 +41,13 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     if options.split == Split::Test && !is_test(&images) {
         return Err(Error::NoHeldOut { path: path.to_owned(), expected: "t10k-images-idx3-ubyte" });
     }
-    let records = open_images(&images, options.memory_limit_bytes)?;
+    let raw = open_images(&images, options.memory_limit_bytes)?;
     let labels = match find_labels(&images) {
         None => None,
         Some(path) => {
             let labels = read_labels(open_decompressed(&path).map_err(|e| Error::io(&path, e))?, &path)?;
-            if labels.len() != records.count {
-                let (n, m) = (labels.len(), records.count);
+            if labels.len() != raw.count {
+                let (n, m) = (labels.len(), raw.count);
                 return Err(Error::malformed(
                     &path,
                     format!("has {n} labels, but {} has {m} images", images.display()),
@@ -58,7 +58,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     };
     Ok(Discovered {
         format: "IDX",
-        source: Source::Raw(records),
+        source: Source::Raw(raw),
         labels,
         class_names: Vec::new(),
         files: 1,

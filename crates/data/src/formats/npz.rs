@@ -44,11 +44,11 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         return Err(Error::Empty { path: path.to_owned(), message });
     };
     let has_labels = has(labels);
-    let records = read_images(&mut archive, path, images, options.memory_limit_bytes)?;
-    let labels = if has_labels { Some(read_labels(&mut archive, path, labels, records.count)?) } else { None };
+    let raw = read_images(&mut archive, path, images, options.memory_limit_bytes)?;
+    let labels = if has_labels { Some(read_labels(&mut archive, path, labels, raw.count)?) } else { None };
     Ok(Discovered {
         format: "npz",
-        source: Source::Raw(records),
+        source: Source::Raw(raw),
         labels,
         class_names: Vec::new(),
         files: 1,

@@ -20,7 +20,9 @@ pub(super) const OPENAI: Layout = Layout {
 /// attention.
 fn openai(shapes: &Shapes) -> Result<Skeleton, String> {
     if shapes.of.keys().any(|name| name.contains("transformer_blocks")) {
-        return Err("it has cross-attention to a text (transformer_blocks), which a UNet2DModel has not".into());
+        return Err(
+            "it has cross-attention to a text (transformer_blocks), which a UNet2DModel does not support".into()
+        );
     }
     let is_resnet = |module: &str| shapes.has(&format!("{module}.in_layers.0"));
     let resample = |module: String, conv: &str| {

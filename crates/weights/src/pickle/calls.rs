@@ -4,7 +4,7 @@
 //! `torch/serialization.py`.
 
 use super::machine::{Machine, PickleError, Result};
-use super::{Item, Node, Object, Storage, Strided};
+use super::value::{Item, Node, Object, Storage, Strided};
 use safetensors::tensor::Dtype;
 
 /// Storage classes and dtypes of torch.
@@ -196,7 +196,7 @@ fn tensor(
         return Err(wrong("sizes, strides or an offset that are not whole numbers ≥ 0"));
     };
     if shape.len() != stride.len() {
-        return Err(wrong(&format!("shape {shape:?} and strides {stride:?}")));
+        return Err(wrong(&format!("shape {shape:?} and strides {stride:?}, which differ in length")));
     }
     let dtype = match dtype {
         None => pickle.storages[index as usize].dtype,

@@ -1,6 +1,6 @@
 //! The state of the stack machine: the stack, its marks, the memo and the values built so far.
 
-use super::{Item, Node, Object, Pickle};
+use super::value::{Item, Node, Object, Pickle};
 use crate::Error;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -3,7 +3,8 @@
 use super::calls;
 use super::escapes::{unescape, unquote};
 use super::machine::{Machine, Result};
-use super::{Item, Node, Pickle, Source};
+use super::source::Source;
+use super::value::{Item, Node, Pickle};
 use std::io::BufRead;
 
 /// Reads one pickle of a file of `file_length` bytes, and no byte after it. A pickle that allocates more than about

@@ -1,0 +1,249 @@
+//! What can be done with a [`Pipeline`]: builders with defaults, as methods of it.
+
+use std::path::Path;
+
+use data::{ImageSet, ReadOptions, Split};
+use evaluate::Likelihood;
+use model::guidance::Guidance;
+use model::{Images, Pipeline};
+use sample::{
+    Generation, Interpolation, Inversion, Inverted, Inpainting, Mix, Request, Sampler, SamplerChoice, SamplerOptions,
+    initial_noise,
+};
+
+use crate::Error;
+
+/// Methods of [`Pipeline`]: sampling, likelihoods, editing.
+///
+/// ```no_run
+/// use ddpm::prelude::*;
+/// # fn main() -> Result<(), ddpm::Error> {
+/// let pipeline = Pipeline::load("runs/photos", &ddpm::device(None)?)?;
+/// pipeline.sample(16).sampler("dpmpp-2m").steps(20).seed(7).save("grid.png")?;
+/// let test = pipeline.open_data("photos", Split::Test)?;
+/// println!("{:.3} bits/dim", pipeline.likelihood(&test)?.bits_per_dim);
+/// # Ok(())
+/// # }
+/// ```
+pub trait PipelineExt {
+    /// Starts a generation of `n` images.
+    fn sample(&self, n: usize) -> Generation<'_>;
+
+    /// Opens a set of images as the pipeline takes them: of its size and channels, fitted as for its training.
+    ///
+    /// # Errors
+    /// If the set cannot be read, or has no such part.
+    fn open_data(&self, path: impl AsRef<Path>, split: Split) -> Result<ImageSet, Error>;
+
+    /// Measures the variational bound of a set's images (Ho et al. 2020), with all timesteps and one noise draw each.
+    /// See [`evaluate::bound`] for options.
+    ///
+    /// # Errors
+    /// If the images do not fit the pipeline or cannot be read.
+    fn likelihood(&self, set: &ImageSet) -> Result<Likelihood, Error>;
+
+    /// Starts filling in the part of an image where `unknown` (H,W) is true.
+    fn inpaint<'a>(&'a self, image: &'a Images, unknown: &'a [bool]) -> Inpaint<'a>;
+
+    /// Starts an interpolation between two images.
+    fn interpolate<'a>(&'a self, a: &'a Images, b: &'a Images) -> Interpolate<'a>;
+
+    /// Inverts images to DDIM latents and reconstructs them, in `steps` steps each way.
+    ///
+    /// # Errors
+    /// If the images do not fit the pipeline.
+    fn invert(&self, images: &Images, steps: usize) -> Result<Inverted, Error>;
+}
+
+impl PipelineExt for Pipeline {
+    fn sample(&self, n: usize) -> Generation<'_> {
+        Generation::new(self, n)
+    }
+
+    fn open_data(&self, path: impl AsRef<Path>, split: Split) -> Result<ImageSet, Error> {
+        Ok(data::open(path.as_ref(), &ReadOptions { split, ..self.preprocessing.read_options() })?)
+    }
+
+    fn likelihood(&self, set: &ImageSet) -> Result<Likelihood, Error> {
+        todo!("{}", set.len())
+    }
+
+    fn inpaint<'a>(&'a self, image: &'a Images, unknown: &'a [bool]) -> Inpaint<'a> {
+        Inpaint {
+            pipeline: self,
+            image,
+            unknown,
+            n: 1,
+            seed: 0,
+            sampler: Sampler::Ddpm.into(),
+            steps: None,
+            resample: 1,
+            label: None,
+            batch_size: 16,
+        }
+    }
+
+    fn interpolate<'a>(&'a self, a: &'a Images, b: &'a Images) -> Interpolate<'a> {
+        Interpolate {
+            pipeline: self,
+            ends: [a, b],
+            at: vec![self.scheduler.num_train_timesteps / 2],
+            frames: 9,
+            mix: Mix::Linear,
+            sampler: Sampler::Ddim { eta: 0.0 }.into(),
+            steps: 100,
+            invert: false,
+            label: None,
+            seed: 0,
+        }
+    }
+
+    fn invert(&self, images: &Images, steps: usize) -> Result<Inverted, Error> {
+        let inversion = Inversion { at: self.scheduler.num_train_timesteps - 1, steps, batch_size: 16 };
+        Ok(sample::invert(&self.denoiser()?, &self.scheduler, (images, inversion), |_, _| true)?)
+    }
+}
+
+/// An inpainting that is still to be made. See [`sample::inpaint`](sample::inpaint()).
+#[derive(Clone, Debug)]
+pub struct Inpaint<'a> {
+    pipeline: &'a Pipeline,
+    image: &'a Images,
+    unknown: &'a [bool],
+    n: usize,
+    seed: u64,
+    sampler: SamplerChoice,
+    steps: Option<usize>,
+    resample: usize,
+    label: Option<u32>,
+    batch_size: usize,
+}
+
+impl Inpaint<'_> {
+    /// Sets how many different images are made; 1 by default.
+    pub fn n(self, n: usize) -> Self {
+        Self { n, ..self }
+    }
+
+    /// Sets the seed; 0 by default.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sets the sampler, `ddpm` (the default) or `ddim`.
+    pub fn sampler(self, sampler: impl Into<SamplerChoice>) -> Self {
+        Self { sampler: sampler.into(), ..self }
+    }
+
+    /// Sets the number of steps; all timesteps by default.
+    pub fn steps(self, steps: usize) -> Self {
+        Self { steps: Some(steps), ..self }
+    }
+
+    /// Sets how often each step is taken (RePaint); 1 by default.
+    pub fn resample(self, resample: usize) -> Self {
+        Self { resample, ..self }
+    }
+
+    /// Sets the class of the images.
+    pub fn label(self, label: u32) -> Self {
+        Self { label: Some(label), ..self }
+    }
+
+    /// Makes the images.
+    ///
+    /// # Errors
+    /// As [`sample::inpaint`](sample::inpaint()).
+    pub fn run(self) -> Result<Images, Error> {
+        let options = SamplerOptions { steps: self.steps, ..Default::default() };
+        let table = self.sampler.resolve()?.table(&self.pipeline.scheduler, options)?;
+        let shape = [self.image.height, self.image.width, self.image.channels];
+        let labels = self.label.map(|label| vec![label; self.n]);
+        let noise = initial_noise(self.seed, 0, self.n, shape).with_labels(labels);
+        let request =
+            Request { seed: self.seed, first_image: 0, noise: &noise, batch_size: self.batch_size, shared: None };
+        let inpainting = Inpainting { image: self.image, unknown: self.unknown, resample: self.resample };
+        Ok(sample::inpaint(&self.pipeline.denoiser()?, &table, (&request, inpainting), |_| true)?)
+    }
+}
+
+/// An interpolation that is still to be made. See [`sample::interpolate`](sample::interpolate()).
+#[derive(Clone, Debug)]
+pub struct Interpolate<'a> {
+    pipeline: &'a Pipeline,
+    ends: [&'a Images; 2],
+    at: Vec<usize>,
+    frames: usize,
+    mix: Mix,
+    sampler: SamplerChoice,
+    steps: usize,
+    invert: bool,
+    label: Option<u32>,
+    seed: u64,
+}
+
+impl Interpolate<'_> {
+    /// Sets the timesteps to which the images are noised; T/2 by default.
+    pub fn at(self, at: impl Into<Vec<usize>>) -> Self {
+        Self { at: at.into(), ..self }
+    }
+
+    /// Sets the number of mixtures, both ends included; 9 by default.
+    pub fn frames(self, frames: usize) -> Self {
+        Self { frames, ..self }
+    }
+
+    /// Sets how noisy images are mixed; linearly by default.
+    pub fn mix(self, mix: Mix) -> Self {
+        Self { mix, ..self }
+    }
+
+    /// Mixes DDIM latents, not noised images.
+    pub fn invert(self) -> Self {
+        Self { invert: true, ..self }
+    }
+
+    /// Sets the seed; 0 by default.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Makes the images: for each mixture the images at each timestep.
+    ///
+    /// # Errors
+    /// As [`sample::interpolate`](sample::interpolate()).
+    pub fn run(self) -> Result<Vec<Images>, Error> {
+        let last = self.frames.saturating_sub(1).max(1) as f64;
+        let lambdas: Vec<f64> = (0..self.frames).map(|i| i as f64 / last).collect();
+        let interpolation = Interpolation {
+            ends: self.ends,
+            at: &self.at,
+            lambdas: &lambdas,
+            mix: self.mix,
+            sampler: self.sampler.resolve()?,
+            steps: Some(self.steps),
+            invert: self.invert,
+            label: self.label,
+            seed: self.seed,
+            batch_size: 16,
+        };
+        let denoiser = self.pipeline.denoiser()?;
+        Ok(sample::interpolate(&denoiser, &self.pipeline.scheduler, &interpolation, |_, _| true)?)
+    }
+}
+
+/// Images can be saved by what their path says.
+pub trait SaveImages {
+    /// Writes the images as `path` says: a grid (`.png`), arrays (`.npz`, `.safetensors`) or a folder of PNGs.
+    ///
+    /// # Errors
+    /// If the path has another extension, or the file cannot be written.
+    fn save(&self, path: impl AsRef<Path>) -> Result<(), Error>;
+}
+
+impl SaveImages for Images {
+    fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let output = sample::output::Output::parse(path.as_ref(), false).map_err(sample::Error::from)?;
+        Ok(sample::output::write(&output, self, &[], &[]).map_err(sample::Error::from)?)
+    }
+}
