@@ -68,6 +68,6 @@ pub use guidance::ClassifierFree;
 pub use images::Images;
 pub use networks::NetworkConfig;
 pub use oracle::Oracle;
-pub use pipeline::Pipeline;
+pub use pipeline::{Pipeline, PipelineImport};
 pub use preprocessing::Preprocessing;
 pub use unet::{Dropout, Labels};
