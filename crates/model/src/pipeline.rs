@@ -108,8 +108,11 @@ impl Pipeline {
             let image = Images { labels: None, ..Images::read(&data::open(path, &options)?, &[0])? };
             if images.n > 0 && images.shape()[1..] != image.shape()[1..] {
                 let size = |images: &Images| format!("{}x{}x{}", images.height, images.width, images.channels);
-                let message =
-                    format!("the image is {}, but those before it are {}; give images of one size", size(&image), size(&images));
+                let message = format!(
+                    "the image is {}, but those before it are {}; give images of one size",
+                    size(&image),
+                    size(&images)
+                );
                 return Err(Error::Pipeline { path: path.to_owned(), message });
             }
             images.append(image);

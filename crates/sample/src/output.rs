@@ -23,7 +23,6 @@ use model::Images;
 use rayon::prelude::*;
 use weights::atomic;
 
-use crate::writer::spool_folder;
 use picture::{InMemory, Layout, PixelSource};
 
 /// An error of writing images.
@@ -364,4 +363,11 @@ fn check_shape(images: &Images) -> Result<()> {
         return Err(Error::Shape(format!("{} labels for {} images", labels.len(), images.n)));
     }
     Ok(())
+}
+
+/// Returns the folder that collects the images of a file.
+pub(crate) fn spool_folder(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
 }

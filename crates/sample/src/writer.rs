@@ -21,12 +21,24 @@ use model::Images;
 use serde::{Deserialize, Serialize};
 use weights::atomic;
 
-use crate::identity::Identity;
 use crate::output::picture::{self, Layout, PixelSource};
-use crate::output::{self, Error, Output, Result};
+use crate::output::{self, Error, Output, Result, spool_folder};
 
 /// The text chunk that carries the identity.
 const IDENTITY: &str = "identity";
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WriteRequest {
+    /// The digest of everything that decides about the images but their number.
+    pub identity: String,
+    /// The number of the first image.
+    pub first: u64,
+    /// `[N,H,W,C]`.
+    pub shape: [usize; 4],
+    /// Frames of an animation before the finished images.
+    pub frames: usize,
+}
 
 /// An output that is being written.
 pub(crate) struct Writer {
@@ -44,24 +56,20 @@ enum Target {
 }
 
 impl Writer {
-    /// Opens an output for `shape` `[N,H,W,C]` images from number `first` on, with `frames` frames of an animation.
+    /// Opens an output, and finds which images are there.
     ///
     /// # Errors
     /// If other images are there, or images of another identity; and if nothing can be written.
-    pub fn open(output: &Output, identity: &Identity, first: u64, shape: [usize; 4], frames: usize) -> Result<Self> {
-        let identity = identity.digest();
+    pub fn open(output: &Output, request: WriteRequest) -> Result<Self> {
+        output.create_folder()?;
+        let WriteRequest { identity, first, shape, .. } = request.clone();
         let target = match output {
             Output::Folder(folder) => {
-                output.create_folder()?;
                 let existing = existing_images(folder, &identity)?;
                 let here = |number: u64| usize::try_from(number.checked_sub(first)?).ok().filter(|&i| i < shape[0]);
                 Target::Folder { folder: folder.clone(), existing: existing.into_iter().filter_map(here).collect() }
             }
-            _ => {
-                output.create_folder()?;
-                let request = SpoolRequest { identity: identity.clone(), first, shape, frames };
-                Target::File { output: output.clone(), spool: Spool::open(output, request)? }
-            }
+            _ => Target::File { output: output.clone(), spool: Spool::open(output, request)? },
         };
         Ok(Self { identity, first, shape, target })
     }
@@ -132,29 +140,13 @@ impl Writer {
     }
 }
 
-/// Returns the folder that collects the images of a file.
-pub(crate) fn spool_folder(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
-}
-
 const IMAGES: &str = "images";
 const REQUEST: &str = "request.json";
-
-/// What a spool is for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct SpoolRequest {
-    identity: String,
-    first: u64,
-    shape: [usize; 4],
-    frames: usize,
-}
 
 /// Images that are collected beside a file until it can be made.
 struct Spool {
     folder: PathBuf,
-    request: SpoolRequest,
+    request: WriteRequest,
     /// Whether values are kept as f32, N,C,H,W, and not as bytes, N,H,W,C.
     floats: bool,
     /// Images that are complete.
@@ -167,7 +159,7 @@ struct Spool {
 
 impl Spool {
     /// Opens the spool of an output, and continues with one that was left for the same request.
-    fn open(output: &Output, request: SpoolRequest) -> Result<Self> {
+    fn open(output: &Output, request: WriteRequest) -> Result<Self> {
         let path = output.path();
         let is_device = fs::metadata(path).is_ok_and(|to| !to.is_file() && !to.is_dir());
         let temporary = is_device.then(tempfile::tempdir).transpose();
