@@ -259,8 +259,7 @@ impl Trainer {
         let x_t = self.objective.q_sample(noised).tensor(&self.device);
         let process = self.objective.process();
         let (x, c_noise) = process.inputs(x_t.clone(), &process.nodes(&noised.timesteps))?;
-        let dropout =
-            Dropout { random: self.random(), step: self.state.step, first_image: noised.first as u64 };
+        let dropout = Dropout { random: self.random(), step: self.state.step, first_image: noised.first as u64 };
         let inputs = Inputs {
             x,
             c_noise: &c_noise,
@@ -269,9 +268,9 @@ impl Trainer {
             checkpointing: self.config.train.gradient_checkpointing,
         };
         let mut terms = None;
-        let gradients = self.network.gradients(inputs, &mut |output| {
-            terms.insert(self.objective.loss(output, &x_t, noised)).mean.clone()
-        });
+        let gradients = self
+            .network
+            .gradients(inputs, &mut |output| terms.insert(self.objective.loss(output, &x_t, noised)).mean.clone());
         let Some(terms) = terms else {
             return Err(Error::Run("the network's `gradients` did not compute the loss".into()));
         };
@@ -402,13 +401,14 @@ mod tests {
             let expected = trainer.noised(&batch(0..8));
             let halves = [0..4, 4..8].map(|range| trainer.noised(&batch(range)));
             let join = |each: fn(&NoisedBatch) -> Vec<f64>| halves.iter().flat_map(each).collect::<Vec<f64>>();
-            for each in [
-                |noised: &NoisedBatch| noised.timesteps.iter().map(|&t| t as f64).collect::<Vec<f64>>(),
+            let all: [fn(&NoisedBatch) -> Vec<f64>; 5] = [
+                |noised| noised.timesteps.iter().map(|&t| t as f64).collect(),
                 |noised| noised.epsilon.iter().map(|&e| e.into()).collect(),
                 |noised| noised.images.pixels.iter().map(|&x| x.into()).collect(),
                 |noised| noised.images.labels.iter().flatten().map(|&label| label.into()).collect(),
                 |noised| noised.importance.clone(),
-            ] {
+            ];
+            for each in all {
                 assert_eq!(join(each), each(&expected), "{sampler}");
             }
         }
