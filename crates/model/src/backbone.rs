@@ -212,7 +212,7 @@ impl Backbone for Unet {
 #[non_exhaustive]
 pub enum NetworkConfig {
     /// diffusers' `UNet2DModel`.
-    UNet2DModel(unet::Config),
+    UNet2DModel(unet::UnetConfig),
 }
 
 impl NetworkConfig {
@@ -222,7 +222,7 @@ impl NetworkConfig {
     /// # Errors
     /// Names the class that is not supported, or the key that is wrong.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        Ok(Self::UNet2DModel(unet::Config::from_json(text)?))
+        Ok(Self::UNet2DModel(unet::UnetConfig::from_json(text)?))
     }
 
     /// Returns the number of parameters of the network.
