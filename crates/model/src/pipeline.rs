@@ -1,4 +1,4 @@
-//! Pipelines: a network with its noise schedule and preprocessing, read from and written to diffusers' folders.
+//! Pipelines: a network with its noise schedule and preprocessing, in the folder format of diffusers.
 
 use std::path::{Path, PathBuf};
 
@@ -11,16 +11,16 @@ use weights::{Tensors, digest, names, pipeline as folders};
 use crate::preprocessing::{self, Preprocessing};
 use crate::{Error, Network, NetworkConfig, NetworkDenoiser, Process};
 
-/// A denoising diffusion model: what diffusers calls a `DDPMPipeline`, and how images are brought to it.
+/// A denoising diffusion model: diffusers' `DDPMPipeline`, plus image preprocessing.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     /// The network.
     pub network: Network,
-    /// The chain it was trained for.
+    /// The scheduler's configuration.
     pub scheduler: SchedulerConfig,
-    /// How images are read for it.
+    /// The preprocessing of its images.
     pub preprocessing: Preprocessing,
-    /// The folder or file it was read from.
+    /// The folder or file that it was read from.
     pub root: PathBuf,
 }
 
@@ -29,7 +29,7 @@ impl Pipeline {
     /// (see [`weights::pipeline::locate`]).
     ///
     /// # Errors
-    /// Names the file, key or tensor that is missing, damaged, unsupported or of another shape.
+    /// If a file, key or tensor is missing, damaged, unsupported or of the wrong shape; the error names it.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let located = folders::locate(path.as_ref())?;
         if digest::is_sealed(&located.root) {
@@ -45,7 +45,7 @@ impl Pipeline {
         };
         let tensors = weights::read_tensors(&located.unet_weights)?;
         let tensors = names::modernize(&located.unet_weights, tensors)?;
-        // A configuration that asks for far more than its weights is not worth building a network for.
+        // Compare first: a damaged configuration might describe a network that does not fit in memory.
         let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
         if asked / 2 > held + (1 << 20) {
             return Err(of_config(format!(
@@ -62,11 +62,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Reads a network of another code base (see [`weights::families`]) and makes it a pipeline. What was found and
-    /// assumed on the way comes with it, its tensors moved into the network.
+    /// Imports a network of another code base (see [`weights::families`]).
+    ///
+    /// Also returns the import report, without its tensors, which move into the network.
     ///
     /// # Errors
-    /// Names the file, tensor or key that is missing, damaged or not supported.
+    /// If a file, tensor or key is missing, damaged or not supported; the error names it.
     pub fn import(path: &Path, options: &ImportOptions, device: &Device) -> Result<(Self, Imported), Error> {
         let mut imported = weights::families::import(path, options)?;
         let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
@@ -86,10 +87,10 @@ impl Pipeline {
         Ok((pipeline, imported))
     }
 
-    /// Writes the pipeline as a folder of diffusers', completely or not at all. The folder must not exist yet.
+    /// Writes the pipeline as a diffusers folder, atomically. The folder must not exist.
     ///
     /// # Errors
-    /// If it does, or a file cannot be written.
+    /// If it exists, or a file cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), Error> {
         let tensors = self.network.tensors()?;
         let parts = PipelineParts {
@@ -104,20 +105,20 @@ impl Pipeline {
     /// Returns the process that the network was trained for.
     ///
     /// # Errors
-    /// If the scheduler's betas do not make a chain.
+    /// If the scheduler's betas are invalid.
     pub fn process(&self) -> Result<Process, Error> {
         Process::new(&self.scheduler)
     }
 
-    /// Returns the denoiser: the network in its process.
+    /// Returns the denoiser: the network with its process.
     ///
     /// # Errors
-    /// If the scheduler's betas do not make a chain.
+    /// If the scheduler's betas are invalid.
     pub fn denoiser(&self) -> Result<NetworkDenoiser, Error> {
         Ok(self.process()?.denoiser(self.network.clone()))
     }
 
-    /// Returns the classes that samples can have: all labels but the one that stands for no class. `None` for a network
+    /// Returns the classes of samples: all labels except the one that means "no class". Returns `None` for a network
     /// without classes.
     pub fn classes(&self) -> Option<Vec<u32>> {
         let null_label = self.preprocessing.null_label;
@@ -125,7 +126,7 @@ impl Pipeline {
         Some((0..classes as u32).filter(|&class| Some(class) != null_label).collect())
     }
 
-    /// Checks that network and chain go together: a learned variance needs twice the output channels.
+    /// Checks that network and scheduler match: a learned variance needs twice the output channels.
     fn check(&self) -> Result<(), String> {
         let signature = self.network.signature();
         let steps = self.scheduler.num_train_timesteps;
@@ -147,28 +148,28 @@ impl Pipeline {
 /// Reads a `scheduler_config.json`.
 ///
 /// # Errors
-/// Names the file and the key that is not supported.
+/// If the file cannot be read or a key is not supported; the error names both.
 pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::Pipeline { path: path.into(), message: format!("cannot be read: {e}") })?;
     SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline { path: path.into(), message: e.to_string() })
 }
 
-/// What a pipeline's folder is written from.
+/// The contents of a pipeline's folder, for writing.
 #[derive(Clone, Copy, Debug)]
 pub struct PipelineParts<'a> {
     /// The text of the network's `config.json`.
     pub config: &'a str,
-    /// The chain.
+    /// The scheduler's configuration.
     pub scheduler: &'a SchedulerConfig,
-    /// How images are read.
+    /// The preprocessing of images.
     pub preprocessing: &'a Preprocessing,
-    /// The parameters by name, in the layout of files.
+    /// The parameters by name, in the layout on disk.
     pub tensors: &'a Tensors,
 }
 
 impl PipelineParts<'_> {
-    /// Writes into a folder that exists: `model_index.json`, `unet/` and `scheduler/`, which
+    /// Writes the files into an existing folder: `model_index.json`, `unet/` and `scheduler/`, which
     /// `DDPMPipeline.from_pretrained` reads, and `preprocessing.json`, which it ignores.
     ///
     /// # Errors
