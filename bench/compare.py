@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The paper's CIFAR-10 network: ours beside PyTorch and OpenVINO, in alternation, in one run on the same cores.
+"""Compares ddpm with PyTorch and OpenVINO on the paper's CIFAR-10 network, alternating on the same cores.
 
-    compare.py [--rounds 3] [--compile] [--quick]      called by bench/run, which sets everything up
+    compare.py [--rounds 3] [--compile] [--quick]      called by bench/run, which installs and builds
 
-Prints a table in Markdown and writes it to bench/results/compare.md, with every single figure in compare.json.
+Prints Markdown tables and writes them to bench/results/compare.md, and every measurement to compare.json.
 """
 
 import argparse
@@ -21,20 +21,20 @@ PEERS = {
     "openvino-f32": "OpenVINO f32",
     "openvino-bf16": "OpenVINO bf16",
 }
-# Column: heading, our goal, unit of the figures.
+# Column: heading, goal, unit.
 COLUMNS = {
     "forward1": ("forward, batch 1", 0.040, "s"),
     "forward16": ("forward, batch 16", 0.40, "s"),
     "step16": ("training step, batch 16", 1.6, "s"),
     "peak16": ("peak memory of training", 1.6, "GB"),
 }
-# What the ratio says, its column, the peers of which the best counts, the goal.
+# Label, column, peers of which the fastest counts, goal.
 RATIOS = [
-    ("training, PyTorch eager f32 ÷ ours", "step16", ["f32"], 2.0),
-    ("training, PyTorch's best mode ÷ ours", "step16", ["f32", "bf16", "f32-compile", "bf16-compile"], 1.15),
-    ("forward at batch 16, PyTorch f32 ÷ ours", "forward16", ["f32"], 2.3),
-    ("forward at batch 16, OpenVINO bf16 ÷ ours", "forward16", ["openvino-bf16"], 1.2),
-    ("forward at batch 1, OpenVINO f32 ÷ ours", "forward1", ["openvino-f32"], 1.5),
+    ("training, PyTorch eager f32 ÷ ddpm", "step16", ["f32"], 2.0),
+    ("training, PyTorch's best mode ÷ ddpm", "step16", ["f32", "bf16", "f32-compile", "bf16-compile"], 1.15),
+    ("forward at batch 16, PyTorch f32 ÷ ddpm", "forward16", ["f32"], 2.3),
+    ("forward at batch 16, OpenVINO bf16 ÷ ddpm", "forward16", ["openvino-bf16"], 1.2),
+    ("forward at batch 1, OpenVINO f32 ÷ ddpm", "forward1", ["openvino-f32"], 1.5),
 ]
 RUNS = {1: 20, 16: 5}  # repetitions within a process, by batch
 
@@ -45,7 +45,7 @@ class Bench:
         self.reference = None
 
     def measure(self, who, what, batch):
-        """One process; its figures are filed under `who` and the columns."""
+        """Runs one process and stores its figures by `who` and column."""
         if who == "ours":
             result = measure.ours(batch, self.threads, RUNS[batch])
             found = {f"forward{batch}": result["forward_s"], f"step{batch}": result["train_step_s"]}
@@ -67,7 +67,7 @@ class Bench:
         return statistics.median(values) if values else None
 
     def spread(self):
-        """The widest that rounds differ, largest over smallest."""
+        """Returns the largest ratio between rounds of one measurement."""
         times = [v for (_, column), v in self.figures.items() if not column.startswith("peak")]
         return max(max(v) / min(v) for v in times)
 
@@ -92,10 +92,10 @@ def table(bench, modes):
 
 
 def operations(account):
-    """Where the time of our training step and forward pass goes, from the last process at batch 16."""
+    """Tables of the time by operation of ddpm's training step and forward pass, from the last process at batch 16."""
     lines = [
         f"Time by operation at batch 16. A plain matrix product reaches {account['product_gflops']:.0f} GFLOP/s here, a plain copy "
-        f"{account['copy_gbs']:.0f} GB/s; convolutions count as direct ones, so Winograd's can pass 100 %."
+        f"{account['copy_gbs']:.0f} GB/s. Convolutions are counted with the operations of the direct algorithm, so Winograd's can exceed 100 %."
     ]
     for title, key in (("training step", "train_step"), ("forward pass", "forward")):
         rows = [[title, "calls", "ms", "share", "GFLOP/s", "GB/s", "of the limit"], ["---"] * 7]
@@ -115,9 +115,9 @@ def verdict(reached):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="every measurement is taken so many times")
-    parser.add_argument("--threads", type=int, help="cores to use, by default all")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too, minutes to warm up")
+    parser.add_argument("--rounds", type=int, default=3, help="number of times that every measurement is repeated")
+    parser.add_argument("--threads", type=int, help="number of cores to use (default: all)")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile, which takes minutes to warm up")
     parser.add_argument("--quick", action="store_true", help="one round, without --compile")
     a = parser.parse_args()
     if a.quick:
@@ -137,14 +137,14 @@ def main():
     facts = [
         f"{measure.machine(bench.threads)}; {time.strftime('%Y-%m-%d')}.",
         f"{measure.version()}; " + ", ".join(f"{name} {number}" for name, number in bench.versions.items()) + ".",
-        f"{bench.reference['parameters']:,} parameters, dropout 0. Medians over {a.rounds} round{'s' * (a.rounds > 1)} of medians, ours and peers in turn; "
-        f"rounds differed by up to {100 * (bench.spread() - 1):.0f} %. {measure.quiet(load)}",
+        f"{bench.reference['parameters']:,} parameters, dropout 0. Median over {a.rounds} round{'s' * (a.rounds > 1)} of the median of each process; ddpm and peers alternate. "
+        f"Rounds differed by up to {100 * (bench.spread() - 1):.0f} %. {measure.quiet(load)}",
     ]
     if not a.compile:
-        facts.append("Without `torch.compile`, so PyTorch's best mode is the better of its eager ones.")
+        facts.append("Without `torch.compile`: PyTorch's best mode is the faster of its eager modes.")
     imported = max(result.get("imported_bytes") or 0 for result in bench.raw)
     if imported:
-        facts.append(f"Of PyTorch's peak memory {imported / 1e9:.2f} GB is there once it is imported.")
+        facts.append(f"PyTorch's peak memory includes {imported / 1e9:.2f} GB that importing it takes.")
     text = "\n".join(facts) + "\n\n" + table(bench, modes) + "\n"
     if bench.reference.get("account"):
         text += "\n" + operations(bench.reference["account"]) + "\n"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How the cost of a training step grows with the batch, the image and the width: ours beside PyTorch, both f32.
+"""Measures how the cost of a training step grows with batch size, image size and width: ddpm and PyTorch, both f32.
 
     growth.py [--batches 1,2,4] [--sides 16,32] [--widths 32,64]
 
-The paper's CIFAR-10 network with one size changed at a time, ours and PyTorch in turn. Prints tables in Markdown and
-writes bench/results/growth.{md,json} and docs/pictures/growth.png. An exponent k says that time grows as size^k; the
-arithmetic alone would give 1 for the batch and 2 for side and width.
+Changes one size of the paper's CIFAR-10 network at a time; ddpm and PyTorch alternate. Prints Markdown tables and writes
+bench/results/growth.{md,json} and docs/pictures/growth.png. An exponent k means that time grows as size^k; the operation
+count alone would give 1 for the batch and 2 for side and width.
 """
 
 import argparse
@@ -16,18 +16,18 @@ from pathlib import Path
 
 import measure
 
-# Size of the first column: its heading, what is varied, what is held.
+# Size that varies: heading, values, sizes that stay fixed.
 SWEEPS = {
     "batch": ("batch (32×32, 128 channels)", [1, 2, 4, 8, 16, 32, 64], {"side": 32, "width": 128}),
     "side": ("side of the image (batch 4, 128 channels)", [16, 32, 64, 128], {"batch": 4, "width": 128}),
     "width": ("channels of the first level (batch 8, 32×32)", [32, 64, 128, 256], {"batch": 8, "side": 32}),
 }
 RUNS = 3
-NOISE = 0.1  # differences between exponents that are not taken for growth
+NOISE = 0.1  # smaller differences between exponents are ignored
 
 
 def exponent(sizes, values):
-    """Slope of the line of least squares through the logarithms."""
+    """Returns the slope of the least-squares line through the logarithms."""
     x, y = [[math.log(v) for v in values] for values in (sizes, values)]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
@@ -46,8 +46,8 @@ def point(sizes, threads):
 
 
 def table(heading, name, points):
-    """A table of one sweep, and below it where our cost grows faster than theirs."""
-    lines = [f"| {heading} | ours, s | PyTorch, s | ratio | exponent, ours | PyTorch | ours, GB | PyTorch, GB |", "|" + "---|" * 8]
+    """Returns the table of one sweep, with the exponents and the steps at which ddpm's time grows faster."""
+    lines = [f"| {heading} | ddpm, s | PyTorch, s | ratio | exponent, ddpm | PyTorch | ddpm, GB | PyTorch, GB |", "|" + "---|" * 8]
     faster, sizes = [], [p[name] for p in points]
     curves = {kind: [[p[kind][side] for p in points] for side in (0, 1)] for kind in ("seconds", "gigabytes")}
     for i, p in enumerate(points):
@@ -62,8 +62,8 @@ def table(heading, name, points):
     if len(points) > 1:
         fits = {kind: [f"{exponent(sizes, curve):.2f}" for curve in pair] for kind, pair in curves.items()}
         (a, b), (m, n) = fits["seconds"], fits["gigabytes"]
-        lines += ["", f"Over all sizes: time ours {a}, PyTorch {b}; memory ours {m}, PyTorch {n}. "
-                      f"Steps of time in which ours grew faster: {', '.join(faster) or 'none'}."]  # fmt: skip
+        lines += ["", f"Exponents over all sizes: time ddpm {a}, PyTorch {b}; memory ddpm {m}, PyTorch {n}. "
+                      f"Sizes between which ddpm's time grew faster: {', '.join(faster) or 'none'}."]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -97,8 +97,8 @@ def main():
     numbers = lambda text: [int(word) for word in text.split(",")]
     for name, plural in (("batch", "batches"), ("side", "sides"), ("width", "widths")):
         default = SWEEPS[name][1]
-        parser.add_argument(f"--{plural}", dest=name, type=numbers, default=default, metavar="N,N", help=f"by default {default}")
-    parser.add_argument("--threads", type=int, help="cores to use, by default all")
+        parser.add_argument(f"--{plural}", dest=name, type=numbers, default=default, metavar="N,N", help=f"default: {default}")
+    parser.add_argument("--threads", type=int, help="number of cores to use (default: all)")
     parser.add_argument("--pictures", type=Path, default=measure.PICTURES, help="folder of growth.png")
     a = parser.parse_args()
     threads = measure.cores(a.threads)
@@ -107,7 +107,7 @@ def main():
         for size in getattr(a, name):
             results.setdefault(name, []).append(found := point({**held, name: size}, threads))
             mine, theirs = found["seconds"]
-            measure.say(f"{name} {size}: ours {mine:.4g} s, PyTorch {theirs:.4g} s, {(time.time() - start) / 60:.1f} min")
+            measure.say(f"{name} {size}: ddpm {mine:.4g} s, PyTorch {theirs:.4g} s, {(time.time() - start) / 60:.1f} min")
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     facts = f"{measure.machine(threads)}; {time.strftime('%Y-%m-%d')}; {measure.version()}, {versions}. {measure.quiet(load)}"
     text = "\n\n".join([facts, *(table(SWEEPS[name][0], name, points) for name, points in results.items())]) + "\n"

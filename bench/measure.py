@@ -1,4 +1,4 @@
-"""What the benchmarks share: a measurement is one fresh process, ours or a peer's, on the same cores."""
+"""Shared by the benchmarks. A measurement is one new process, of ddpm or of a peer, on the same cores."""
 
 import json
 import os
@@ -12,12 +12,12 @@ BENCH = Path(__file__).resolve().parent
 RESULTS = BENCH / "results"
 PICTURES = BENCH.parent / "docs" / "pictures"
 DDPM = Path(os.environ.get("DDPM", BENCH.parent / "target/release/ddpm")).resolve()
-BUSY = 0.15  # cores that others may keep busy before a measurement is called into question
-others = []  # what they kept busy before each measurement
+BUSY = 0.15  # cores that other programs may use before a measurement counts as disturbed
+others = []  # cores that other programs used before each measurement
 
 
 def cores(wanted=None):
-    """Binds this process, and so its children, to the first `wanted` of its cores (all of them); their number."""
+    """Binds this process and its children to the first `wanted` of its cores (default: all); returns their number."""
     if not hasattr(os, "sched_setaffinity"):
         return wanted or os.cpu_count()
     mine = sorted(os.sched_getaffinity(0))[:wanted]
@@ -27,18 +27,18 @@ def cores(wanted=None):
 
 def child(command, threads, cwd=None):
     """Runs a command that prints one JSON object as its last line."""
-    # The compiler's cache makes the compiled modes wait for their minutes once, not in every process.
+    # With a cache, compiled modes compile once and not in every process.
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_CACHE_DIR": str(RESULTS / "inductor")}
     command = [str(word) for word in command]
     others.append(busy())
     done = subprocess.run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0 or not done.stdout.strip():
-        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr[-4000:]}")
+        sys.exit(f"{' '.join(command)}\nfailed with exit status {done.returncode}:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1]) | {"busy": others[-1]}
 
 
 def ours(batch, threads, runs, side=32, width=128):
-    """`ddpm bench` on the paper's CIFAR-10 network, or on one of another size; without dropout, like the peers."""
+    """Runs `ddpm bench` on the paper's CIFAR-10 network, or on one of another size; without dropout, like the peers."""
     settings = {
         "model.dropout": "0.0",
         "data.resolution": side,
@@ -50,22 +50,22 @@ def ours(batch, threads, runs, side=32, width=128):
 
 
 def peer(mode, what, batch, threads, runs, side=32, width=128):
-    """One measurement by peers.py."""
+    """Runs one measurement by peers.py."""
     sizes = ["--batch", batch, "--threads", threads, "--runs", runs, "--side", side, "--width", width]
     return child([sys.executable, BENCH / "peers.py", mode, "--what", what, *sizes], threads)
 
 
 def same_network(a, b):
     if a["parameters"] != b["parameters"]:
-        sys.exit(f"the networks differ: ours has {a['parameters']:,} parameters, the peer's {b['parameters']:,}")
+        sys.exit(f"the networks differ: ddpm's has {a['parameters']:,} parameters, the peer's has {b['parameters']:,}")
 
 
 def busy(seconds=0.5):
-    """How many cores others keep busy, from what the system counts while this process waits; 0 if it does not tell."""
+    """Returns how many cores other programs use while this process sleeps; 0 where /proc/stat does not exist."""
 
     def ticks():
         counts = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-        return sum(counts), counts[3] + counts[4]  # all; idle and waiting for disks
+        return sum(counts), counts[3] + counts[4]  # total; idle and I/O wait
 
     try:
         total, idle = ticks()
@@ -77,23 +77,23 @@ def busy(seconds=0.5):
 
 
 def check_quiet():
-    """Warns when something else is running; to be called before the first measurement. Returns the load average."""
+    """Warns if another program is running; returns the load average. Call it before the first measurement."""
     load, now = os.getloadavg()[0], busy(2)
     if load > 0.5 or now > BUSY:
-        # A program whose threads wait for each other, as PyTorch's do, suffers most.
-        say(f"warning: something else is running (load average {load:.2f}, {now:.2f} cores busy now); the figures will not be fair")
+        # Programs whose threads wait for each other, such as PyTorch, slow down most.
+        say(f"warning: another program is running (load average {load:.2f}, {now:.2f} cores busy); the comparison will not be fair")
     return load
 
 
 def quiet(load):
-    """The sentence about it in a report."""
+    """Returns the sentences of a report about the load."""
     disturbed = sum(cores > BUSY for cores in others)
-    during = f" **Something else was running before {disturbed} of {len(others)} measurements.**" if disturbed else ""
+    during = f" **Another program was running before {disturbed} of {len(others)} measurements.**" if disturbed else ""
     return f"Load average at the start {load:.2f}.{during}"
 
 
 def machine(threads):
-    """The CPU, what of it is used, and the memory, in one line."""
+    """Returns the CPU, its used cores, the memory and the system in one line."""
     try:
         info = Path("/proc/cpuinfo").read_text().splitlines()
         field = lambda name: next((line.split(":", 1)[1].strip() for line in info if line.startswith(name)), "")
@@ -106,7 +106,7 @@ def machine(threads):
 
 
 def version():
-    """Our version, and of which commit where git knows."""
+    """Returns ddpm's version, and the commit if git knows it."""
     run = lambda *command: subprocess.run(command, cwd=BENCH, capture_output=True, text=True).stdout.strip()
     try:
         commit = run("git", "rev-parse", "--short", "HEAD")

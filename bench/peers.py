@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""One measurement of a peer: diffusers' UNet2DModel in PyTorch or OpenVINO on this CPU. Prints one line of JSON.
+"""Measures a peer once: diffusers' UNet2DModel in PyTorch or OpenVINO on this CPU. Prints one line of JSON.
 
     peers.py f32|bf16|f32-compile|bf16-compile|openvino-f32|openvino-bf16 [--what forward|step] [--batch N] …
 
-The network is the paper's CIFAR-10 one; --side and --width change its size. A step is what the peer needs for training
-and no more: forward, squared error, backward, clipping, Adam; no moving average, no drawing of noise.
+The network is that of the paper for CIFAR-10; --side and --width change its size. A step is only what training requires:
+forward, squared error, backward, clipping and Adam, without the moving average and without drawing noise.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LEVELS = 4
 
 
 def network(side, width):
-    # Attention where the map is 16 pixels wide, as in Ho et al. 2020, appendix B.
+    # Attention at 16x16, as in Ho et al. 2020, appendix B.
     attends = [side >> level == 16 for level in range(LEVELS)]
     return UNet2DModel(
         sample_size=side, in_channels=3, out_channels=3, block_out_channels=(width, 2 * width, 2 * width, 2 * width),
@@ -36,7 +36,7 @@ def network(side, width):
 
 
 def pytorch(net, mode, what, x, t):
-    """The call to be timed."""
+    """Returns the function to time."""
     net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     call = torch.compile(net) if mode.endswith("compile") else net
     cast = (lambda: torch.autocast("cpu", torch.bfloat16)) if mode.startswith("bf16") else contextlib.nullcontext
@@ -66,7 +66,7 @@ def openvino(net, precision, x, t, threads):
     import openvino as ov
 
     class Output(torch.nn.Module):
-        """The network's one tensor in place of a dictionary, which the converter cannot trace."""
+        """Returns the network's output tensor instead of a dictionary, which the converter cannot trace."""
 
         def __init__(self):
             super().__init__()
@@ -93,7 +93,7 @@ def seconds(call, warmup, runs):
 
 
 def memory(field):
-    """Bytes, from the same file that `ddpm bench` reads: VmHWM is the peak, VmRSS what is held now."""
+    """Returns bytes from the file that `ddpm bench` also reads: VmHWM is the peak, VmRSS the present use."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field + ":"):
@@ -107,7 +107,7 @@ def main():
     parser.add_argument("--what", choices=("forward", "step"), default="step")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=32, help="height and width of the images")
-    parser.add_argument("--width", type=int, default=128, help="channels of the first level; the others have twice as many")
+    parser.add_argument("--width", type=int, default=128, help="channels of the first level; the other levels have twice as many")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The race from the first step to a picture: Fashion-MNIST, ours beside PyTorch, the same wall clock, one after the other.
+"""Trains on Fashion-MNIST with ddpm and then with PyTorch for the same time, and compares the results.
 
-    race.py FOLDER [--minutes 10] [--seed 0]      FOLDER has {train,t10k}-images-idx3-ubyte.gz
+    race.py FOLDER [--minutes 10] [--seed 0]      FOLDER contains {train,t10k}-images-idx3-ubyte.gz
 
-Network (1,112,801 parameters), batch, learning rate, warm-up, clipping, moving average and loss are those of the preset
-`fashion`. PyTorch runs in the faster of f32 and bf16, found out beforehand and off its clock, which starts at its first
-step; ours starts with the process. One and the same PyTorch code then scores and samples both averaged networks.
+Network (1,112,801 parameters), batch size, learning rate, warm-up, clipping, moving average and loss are those of the preset
+`fashion`. PyTorch runs in the faster of f32 and bf16, which is measured first. PyTorch's clock starts at its first step,
+ddpm's with the process. The same PyTorch code then scores and samples both averaged networks.
 Prints a table and writes bench/results/race.{md,json} and docs/pictures/race-{ddpm,pytorch}.png.
 """
 
@@ -32,7 +32,7 @@ BATCH, RATE, WARMUP, CLIP, DECAY = 64, 1e-3, 200, 1.0, 0.999
 
 
 def images(path):
-    """u8 in [N,1,28,28] -> f32 in [-1,1], padded with black to 32x32."""
+    """Reads u8 [N,1,28,28] as f32 in [-1,1], padded with black to 32x32."""
     pixels = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16).reshape(-1, 1, 28, 28)
     return torch.nn.functional.pad(torch.from_numpy(pixels.copy()).float() / 127.5 - 1, (2, 2, 2, 2), value=-1.0)
 
@@ -71,7 +71,7 @@ class PyTorch:
 
 
 def fastest_mode(train):
-    """The mode in which a step takes least, and what it took."""
+    """Returns the mode with the fastest step, and the time of a step in each mode."""
 
     def median(mode):
         run, times = PyTorch(mode, train, 0), []
@@ -93,7 +93,7 @@ def race_pytorch(mode, train, seconds, seed):
 
 
 def race_ours(folder, seconds, threads, seed):
-    """`ddpm train` until it is told to stop; it then finishes its step, saves and says what it did."""
+    """Runs `ddpm train`, and stops it with SIGTERM: it finishes its step, saves a checkpoint and prints a report."""
     out = measure.RESULTS / "race"
     shutil.rmtree(out, ignore_errors=True)
     settings = ["train.steps=1000000000", "train.sample_every=0", "train.checkpoint_every=0", "train.samples=0"]
@@ -106,14 +106,14 @@ def race_ours(folder, seconds, threads, seed):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
     if process.returncode != 0:
-        raise SystemExit(f"ddpm train ended with {process.returncode}")
+        raise SystemExit(f"ddpm train failed with exit status {process.returncode}")
     done = json.loads(output)
     return UNet2DModel.from_pretrained(Path(done["checkpoint"]) / "unet").eval(), done["step"], time.monotonic() - start
 
 
 @torch.no_grad()
 def held_out(net, test):
-    """Mean squared error of epsilon on images that no one trained on; t and noise are the same for every network."""
+    """Returns the mean squared error of epsilon on test images; t and noise are the same for every network."""
     rng, scheduler, errors = torch.Generator().manual_seed(1), DDPMScheduler(), []
     for x0 in test.split(250):
         t, noise = torch.randint(1000, (len(x0),), generator=rng), torch.randn(x0.shape, generator=rng)
@@ -123,7 +123,7 @@ def held_out(net, test):
 
 @torch.no_grad()
 def grid(net, path):
-    """64 samples by DDIM in 50 steps, from the same noise for every network."""
+    """Writes 64 samples of DDIM with 50 steps, from the same noise for every network."""
     x, scheduler = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(2)), DDIMScheduler()
     scheduler.set_timesteps(50)
     for t in scheduler.timesteps:
@@ -138,7 +138,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="cores to use, by default all")
+    parser.add_argument("--threads", type=int, help="number of cores to use (default: all)")
     parser.add_argument("--pictures", type=Path, default=measure.PICTURES, help="folder of the sample grids")
     a = parser.parse_args()
     threads = measure.cores(a.threads)
@@ -146,7 +146,7 @@ def main():
     train, test = (images(a.folder / f"{split}-images-idx3-ubyte.gz") for split in ("train", "t10k"))
     load = measure.check_quiet()
     mode, times = fastest_mode(train)
-    measure.say(f"PyTorch: {', '.join(f'{name} {BATCH / s:.0f} images/s' for name, s in times.items())}; it runs in {mode}")
+    measure.say(f"PyTorch: {', '.join(f'{name} {BATCH / s:.0f} images/s' for name, s in times.items())}; using {mode}")
     results = {}
     for name, file, run in (
         ("**ddpm f32**", "race-ddpm.png", lambda: race_ours(a.folder.resolve(), 60 * a.minutes, threads, a.seed)),

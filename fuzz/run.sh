@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes every target, or those that are named, for so many seconds each, two at a time:
+# Fuzzes every target, or the named ones, for SECONDS each, two at a time:
 #
 #   fuzz/run.sh SECONDS [TARGET…]
 #
-# It needs a nightly compiler, cargo-fuzz, and Python for the seeds. A finding ends it, and is in artifacts/TARGET.
+# Requires a nightly compiler, cargo-fuzz, and Python for the seeds. Stops at the first finding, saved in artifacts/TARGET.
 set -euo pipefail
 cd "$(dirname "$0")"
-seconds=${1:?how many seconds for each target}
+seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET…]}
 shift
 python3 seeds.py
 targets=("$@")
@@ -18,7 +18,7 @@ fuzz() {
         { tail -n 30 "$1.log" >&2; exit 255; }
     tail -n 1 "$1.log"
 }
-# One thread in each: they share the cores as it is.
+# One thread per target, because two targets run at once.
 export RAYON_NUM_THREADS=1
 export -f fuzz
 export seconds

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seeds for every fuzz target, from the files of the tests and from small ones made here: `python3 seeds.py` writes corpus/TARGET/."""
+"""Writes the seeds of every fuzz target to corpus/TARGET/: files of the tests, and small files made here."""
 
 import gzip
 import io
@@ -58,7 +58,7 @@ def npy(kind, shape, data):
 for file in FILES.glob("*.pt"):
     put("torch", file.name, file.read_bytes())
 for file in FILES.glob("legacy*.pt"):
-    # The object's pickle follows the magic number, the version and facts about the machine.
+    # The object's pickle follows those of the magic number, the version and the machine.
     with file.open("rb") as stream:
         for _ in range(3):
             pickle.load(stream)
@@ -80,7 +80,7 @@ put("tensorflow", "index", struct.pack("<H", len(index)) + index)
 old = (FILES / "tensorflow/old.ckpt").read_bytes()
 put("tensorflow", "old", struct.pack("<H", len(old)) + old)
 
-# Sets of images.
+# Image sets.
 classes = {"train/cat/a.png": png(1), "train/dog/b.png": png(9), "test/dog/c.png": png(200)}
 labelled = {"a.png": png(3), "b.png": png(4), "dataset.json": b'{"labels": [["a.png", 1], ["b.png", 0]]}'}
 listed = {"a.png": png(5), "metadata.jsonl": b'{"file_name": "a.png", "label": "cat"}\n'}

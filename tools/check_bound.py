@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Compares the bits/dim of `ddpm evaluate` with PyTorch's, term by term. For maintainers; see tools/README.md.
+"""Compares the bits/dim of `ddpm evaluate` with PyTorch, term by term. For maintainers; see tools/README.md.
 
     python tools/check_bound.py [CHECKPOINT ...] [--images IDX_OR_NPZ] [--ddpm target/release/ddpm] [-n 4]
 
-The network is diffusers' UNet2DModel in float64. The bound is written again from the papers (Ho et al. 2020; Nichol &
-Dhariwal 2021) with the conventions of improved-diffusion's `calc_bpd_loop`: x̂0 clipped, the tanh form of the normal
-distribution function, likelihoods floored at 1e-12, β̃_1 in place of β̃_0. The noise is `ddpm`'s own: Philox4x32-10 and
-Box-Muller, in numpy. Images smaller than the network's get a black border; both sides measure the same bytes. Without
-CHECKPOINT the two small random networks of the golden files are measured (RGB; one has a learned variance); without
---images, random bytes. Exits with 1 when prior, a term, the bound or a squared error differs by more than 1e-4.
+The network is diffusers' UNet2DModel in float64. The bound is implemented from the papers (Ho et al. 2020; Nichol &
+Dhariwal 2021) with the conventions of improved-diffusion's `calc_bpd_loop`: x̂0 is clipped, the normal distribution function
+has its tanh form, likelihoods are at least 1e-12, and β̃_1 replaces β̃_0. The noise is that of `ddpm`: Philox4x32-10 and
+Box-Muller, in numpy. Images smaller than the network's size get a black border; both sides measure the same bytes. Defaults:
+the two small random networks of the golden files (RGB; one has a learned variance), and random bytes as images. Exits with 1
+if the prior, a term, the bound or a squared error differs by more than 1e-4.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from diffusers import UNet2DModel
 torch.set_num_threads(1)
 diffusers.utils.logging.set_verbosity_error()
 LIMIT = 1e-4
-EVALUATE = 10  # the stream of crates/random that `ddpm evaluate` draws from
+EVALUATE = 10  # the random stream of `ddpm evaluate`, see crates/random
 GOLDENS = Path(__file__).parent.parent / "crates/sample/tests/goldens/pipeline"
 
 
 def philox(counter, key):
-    """Philox4x32-10 (Salmon et al. 2011): four arrays of words from four arrays of counters."""
+    """Returns four arrays of words of Philox4x32-10 (Salmon et al. 2011) from four arrays of counters."""
     mask, c = np.uint64(0xFFFFFFFF), [np.asarray(word, np.uint64) for word in counter]
     k0, k1 = key
     for _ in range(10):
@@ -44,13 +44,13 @@ def philox(counter, key):
     return c
 
 
-# Random123's known answer, and that of a full counter and key.
+# Known answers of Random123, for a counter and key of zeros and of ones.
 assert [int(w) for w in philox([0] * 4, (0, 0))] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 assert [int(w) for w in philox([2**32 - 1] * 4, (2**32 - 1,) * 2)] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
 
 
 def normals(seed, index, steps, count):
-    """[len(steps), count] normals; two words of counter [index, index >> 32 | stream << 16, step, block] make two."""
+    """Returns normals [len(steps), count]. Two words of counter [index, index >> 32 | stream << 16, step, block] give two."""
     blocks = np.arange(-(-count // 4))
     counter = np.broadcast_arrays(index & 0xFFFFFFFF, index >> 32 | EVALUATE << 16, np.asarray(steps)[:, None], blocks)
     words = np.stack(philox(counter, (seed & 0xFFFFFFFF, seed >> 32)), -1).astype(np.float64)
@@ -70,14 +70,14 @@ def make_betas(config):
         alpha_bar = lambda t: math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = np.array([min(1 - alpha_bar(t + 1) / alpha_bar(t), 0.999) for t in range(steps)])
     else:
-        sys.exit(f"beta_schedule {kind}: not written here")
+        sys.exit(f"beta_schedule {kind} is not supported")
     if config.get("rescale_betas_zero_snr"):
-        sys.exit("rescale_betas_zero_snr: not written here")
+        sys.exit("rescale_betas_zero_snr is not supported")
     return betas
 
 
 class Diffusion:
-    """Tables over t and the bound's terms, in nats; images are [B,C,H,W], `t` is a tensor of B timesteps."""
+    """Tables over t, and the bound's terms in nats. Images are [B,C,H,W]; `t` is a tensor of B timesteps."""
 
     def __init__(self, config):
         betas = make_betas(config)
@@ -107,7 +107,7 @@ class Diffusion:
         return signal * x0 + noise * epsilon
 
     def predict(self, x, t, output):
-        """x̂0, clipped, and ε̂ as the network has it."""
+        """Returns the clipped x̂0, and the network's ε̂."""
         signal, noise = self.at(t, "signal", "noise")
         if self.prediction == "epsilon":
             sample, epsilon = (x - noise * output) / signal, output
@@ -116,7 +116,7 @@ class Diffusion:
         elif self.prediction == "v_prediction":
             sample, epsilon = signal * x - noise * output, noise * x + signal * output
         else:
-            sys.exit(f"prediction_type {self.prediction}: not written here")
+            sys.exit(f"prediction_type {self.prediction} is not supported")
         return sample.clamp(-self.clip, self.clip), epsilon
 
     def log_variance(self, kind, t, v):
@@ -131,7 +131,7 @@ class Diffusion:
         return coef_x0 * sample + coef_xt * x
 
     def terms(self, x0, x, t, sample, log_variance):
-        """The KL of each step, at t = 0 the decoder."""
+        """Returns the KL of each step; at t = 0, the decoder's term."""
         mean, (log_small,) = self.mean(x, t, sample), self.at(t, "log_small")
         kl = normal_kl(self.mean(x, t, x0), log_small, mean, log_variance)
         return torch.where(t == 0, per_dim(decoder(x0, mean, log_variance)), per_dim(kl))
@@ -155,7 +155,7 @@ def normal_cdf(z):
 
 
 def decoder(x, mean, log_variance):
-    """−ln of the mass of x ± 1/255; the outermost bins are open."""
+    """Returns −ln of the mass of x ± 1/255; the outermost bins are unbounded."""
     scale = (-0.5 * log_variance).exp()
     above, below = normal_cdf(scale * (x - mean + 1 / 255)), normal_cdf(scale * (x - mean - 1 / 255))
     mass = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))
@@ -164,7 +164,7 @@ def decoder(x, mean, log_variance):
 
 @torch.no_grad()
 def measure(unet, diffusion, x0, labels, kinds, candidates, seed, batch_size):
-    """Everything in bits/dim and by [image, timestep]; the network's answers serve every kind of variance."""
+    """Returns all values by [image, timestep], bits in bits/dim. One evaluation of the network is used for all variances."""
     n, channels, height, width = x0.shape
     steps = diffusion.steps
     bits = {kind: torch.zeros(n, steps, dtype=torch.float64) for kind in kinds}
@@ -199,11 +199,11 @@ def read_idx(path):
 
 
 def read_images(path, shape, n):
-    """Up to n images as bytes [N,H,W,C] in the middle of black borders, and labels where the file has them."""
+    """Returns up to n images as bytes [N,H,W,C], centered on black, and the labels if the file has any."""
     height, width, channels = shape
     if path is None:
         generator = np.random.default_rng(0)
-        # A third of the values at each end, which the decoder treats in another way.
+        # A third of the values are 0 and a third 255, where the decoder's bins are unbounded.
         images = np.clip(generator.integers(-255, 511, (n, *shape)), 0, 255).astype(np.uint8)
         return images, np.arange(n)
     if path.suffix == ".npz":
@@ -214,19 +214,19 @@ def read_images(path, shape, n):
         images, labels = read_idx(path)[:n, :, :, None], read_idx(beside)[:n] if beside.is_file() else None
     top, left = (height - images.shape[1]) // 2, (width - images.shape[2]) // 2
     if top < 0 or left < 0 or images.shape[3] != channels:
-        sys.exit(f"{path}: the images do not fit a network of {height}x{width}x{channels}")
+        sys.exit(f"{path}: the images do not fit the network's size, {height}x{width}x{channels}")
     bottom, right = height - images.shape[1] - top, width - images.shape[2] - left
     return np.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0))), labels
 
 
 def find(checkpoint):
-    """The checkpoint, or the newest of a run."""
+    """Returns the checkpoint, or the newest checkpoint of a run."""
     latest = checkpoint / "checkpoints/latest"
     return latest.parent / latest.read_text().strip() if latest.is_file() else checkpoint
 
 
 def check(checkpoint, args):
-    """Prints a row for each variance and returns the greatest difference."""
+    """Prints a row for each variance and returns the largest difference."""
     unet = UNet2DModel.from_pretrained(checkpoint, subfolder="unet").eval().double()
     scheduler = json.loads((checkpoint / "scheduler/scheduler_config.json").read_text())
     config, size = unet.config, unet.config.sample_size
@@ -258,14 +258,14 @@ def check(checkpoint, args):
     bits, mse, epsilon_mse, table = measured
     priors = diffusion.prior(x0) / math.log(2)
 
-    print(f"{n} images of {height}x{width}x{channels}, {diffusion.steps} timesteps; greatest differences:")
+    print(f"{n} images of {height}x{width}x{channels}, {diffusion.steps} timesteps; largest differences:")
     columns = ["bound", "each", "prior", "terms", "(at t)", "decoder", "(any σ)", "x̂0 MSE", "ε MSE"]
     print(f"{'variance':<14}{'ddpm':>13}{'PyTorch':>13}" + "".join(f"{name:>9}" for name in columns))
     worst = 0.0
     for kind in kinds:
         ours = reports[kind]
         points = {point["timestep"]: point for point in ours["points"]}
-        assert sorted(points) == list(range(diffusion.steps)), "not every timestep was measured once"
+        assert sorted(points) == list(range(diffusion.steps)), "expected one point for every timestep"
         column = lambda name: torch.tensor([points[t][name] for t in range(diffusion.steps)], dtype=torch.float64)
         terms = (column("bits") - bits[kind].mean(0)).abs()
         each = priors + bits[kind].sum(1)
@@ -289,12 +289,12 @@ def check(checkpoint, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path, nargs="*", help="checkpoints or runs; by default the golden pipelines")
-    parser.add_argument("--images", type=Path, help="an IDX file of images (or its .gz) or an .npz with arr_0")
+    parser.add_argument("checkpoint", type=Path, nargs="*", help="checkpoints or runs (default: the golden pipelines)")
+    parser.add_argument("--images", type=Path, help="an IDX file of images (also .gz), or an .npz with arr_0")
     parser.add_argument("--ddpm", default="target/release/ddpm", help="the ddpm binary")
-    parser.add_argument("-n", type=int, default=4, help="how many images")
+    parser.add_argument("-n", type=int, default=4, help="number of images")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--batch-size", type=int, default=50, help="noisy images that go through PyTorch at once")
+    parser.add_argument("--batch-size", type=int, default=50, help="batch size of PyTorch")
     args = parser.parse_args()
 
     worst = 0.0
@@ -302,7 +302,7 @@ def main():
         checkpoint = find(checkpoint)
         print(checkpoint)
         worst = max(worst, check(checkpoint, args))
-    print(f"{'ok' if worst <= LIMIT else 'FAILED'}: the greatest difference is {worst:.1e}, allowed {LIMIT:.0e}")
+    print(f"{'ok' if worst <= LIMIT else 'FAILED'}: the largest difference is {worst:.1e}, allowed are {LIMIT:.0e}")
     sys.exit(0 if worst <= LIMIT else 1)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compares a checkpoint that `ddpm` wrote with what diffusers makes of it. For maintainers; see tools/README.md.
+"""Loads a checkpoint of `ddpm` in diffusers and compares results. For maintainers; see tools/README.md.
 
     python tools/check_pipeline.py CHECKPOINT_DIR [--ddpm target/release/ddpm] [--run RUN_DIR]
 
-Loads CHECKPOINT_DIR with DDPMPipeline.from_pretrained; with --ddpm also compares `ddpm predict` and a 50-step DDIM
-`ddpm sample` with diffusers' results from the same inputs; with --run checks that TensorBoard reads the run's logs.
-Exits with 1 when something differs by more than float32 explains.
+Loads CHECKPOINT_DIR with DDPMPipeline.from_pretrained. With --ddpm, also compares `ddpm predict` and a 50-step DDIM
+`ddpm sample` with diffusers' results from the same inputs. With --run, checks that TensorBoard reads the run's logs. Exits
+with 1 if a result differs by more than rounding in float32 explains.
 """
 
 import argparse
@@ -26,10 +26,10 @@ failures = []
 
 
 def compare(what, got, single, exact, floor):
-    """Our result and diffusers' float32 one, both against diffusers' network in float64."""
+    """Compares ddpm's result, and diffusers' in float32, with diffusers' in float64."""
     if got.shape != exact.shape:
         failures.append(what)
-        print(f"{what}: FAILED, shape {tuple(got.shape)} instead of {tuple(exact.shape)}")
+        print(f"{what}: FAILED, shape is {tuple(got.shape)}, expected {tuple(exact.shape)}")
         return
     scale = exact.abs().max().item()
     worst = lambda v: (v.double() - exact).abs().max().item()
@@ -39,8 +39,8 @@ def compare(what, got, single, exact, floor):
     if verdict != "ok":
         failures.append(what)
     print(
-        f"{what}: {verdict}; largest value {scale:.3g}; ours off by {ours:.1e} (relative {ours / scale:.1e}), "
-        f"diffusers float32 by {theirs:.1e} (relative {theirs / scale:.1e}), allowed {limit:.1e}"
+        f"{what}: {verdict}; largest value {scale:.3g}; error of ddpm {ours:.1e} (relative {ours / scale:.1e}), "
+        f"of diffusers in float32 {theirs:.1e} (relative {theirs / scale:.1e}), allowed {limit:.1e}"
     )
 
 
@@ -50,12 +50,12 @@ def ddim(unet, config, noise, steps=50):
     scheduler.set_timesteps(steps)
     x = noise.to(unet.dtype)
     for t in scheduler.timesteps:
-        prediction = unet(x, t).sample[:, : x.shape[1]]  # learned variance: DDIM wants the first half only
+        prediction = unet(x, t).sample[:, : x.shape[1]]  # with a learned variance, DDIM uses only the first half
         x = scheduler.step(prediction, t, x).prev_sample
     return x
 
 
-def ask(binary, *arguments):
+def execute(binary, *arguments):
     command = [binary, *map(str, arguments)]
     print("$", *command)
     subprocess.run(command, check=True)
@@ -78,7 +78,7 @@ def check_binary(binary, checkpoint, pipeline):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         save_file(inputs, folder / "in.safetensors")
-        ask(binary, "predict", checkpoint, "--input", folder / "in.safetensors", "-o", folder / "out.safetensors")
+        execute(binary, "predict", checkpoint, "--input", folder / "in.safetensors", "-o", folder / "out.safetensors")
         compare("predict", load_file(folder / "out.safetensors")["prediction"], single, exact, 1e-5)
 
         if unet.class_embedding is not None:
@@ -86,7 +86,7 @@ def check_binary(binary, checkpoint, pipeline):
             return
         save_file({"noise": noise}, folder / "noise.safetensors")
         arguments = "sample", checkpoint, "-n", 2, "--sampler", "ddim", "--steps", 50
-        ask(binary, *arguments, "--init", folder / "noise.safetensors", "-o", folder / "samples.safetensors")
+        execute(binary, *arguments, "--init", folder / "noise.safetensors", "-o", folder / "samples.safetensors")
         config = pipeline.scheduler.config
         single, exact = ddim(unet, config, noise), ddim(exact_unet, config, noise)
         compare("sample (DDIM, 50 steps)", load_file(folder / "samples.safetensors")["samples"], single, exact, 1e-3)
@@ -122,7 +122,7 @@ def main():
     args = parser.parse_args()
 
     pipeline = DDPMPipeline.from_pretrained(args.checkpoint)
-    # from_pretrained fills in what a file lacks with random weights and only warns: ask it again for the report.
+    # from_pretrained only warns about missing weights and initializes them randomly. Load again for its report.
     _, info = type(pipeline.unet).from_pretrained(args.checkpoint, subfolder="unet", output_loading_info=True)
     info = {k: v for k, v in info.items() if v}
     if info:

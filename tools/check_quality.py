@@ -3,7 +3,8 @@
 
     python tools/check_quality.py [--ddpm target/release/ddpm] [-n 256] [--weights pt_inception-2015-12-05-6726825d.pth]
 
-Without weights they follow from their names. Exits with 1 where features or distances differ by more than 1e-3 (relative).
+Without --weights, weights are generated from the parameters' names. Exits with 1 if a figure differs by more than 1e-3
+(relative).
 """
 
 import argparse
@@ -47,13 +48,13 @@ def main():
         for name, x in (("samples", samples), ("real", real)):
             np.savez(folder / f"{name}.npz", arr_0=x.permute(0, 2, 3, 1).numpy())
 
-        def ddpm(way, metrics):
-            command = [options.ddpm, "evaluate", folder / "samples.npz", "--data", folder / "real.npz", "--resize", way]
+        def ddpm(resize, metrics):
+            command = [options.ddpm, "evaluate", folder / "samples.npz", "--data", folder / "real.npz", "--resize", resize]
             command += ["--features", folder / "weights.safetensors", "--metrics", metrics, "--json", "--quiet"]
-            command += ["--save-stats", folder / f"{way}.npz"]
+            command += ["--save-stats", folder / f"{resize}.npz"]
             start = time.time()
             report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-            return report, np.load(folder / f"{way}.npz"), 2 * options.n / (time.time() - start)
+            return report, np.load(folder / f"{resize}.npz"), 2 * options.n / (time.time() - start)
 
         start = time.time()
         pooled = [torch.cat([y[0] for y in in_batches(first, x.float() / 255)]).flatten(1).double().numpy() for x in (samples, real)]
@@ -66,7 +67,7 @@ def main():
             ("pytorch-fid: |mu|", np.linalg.norm(stats["mu"]), np.linalg.norm(mean)),
             ("pytorch-fid: |sigma|", np.linalg.norm(stats["sigma"]), np.linalg.norm(covariance)),
         ]
-        print(f"images/s: ddpm {our_speed:.1f} with its start and statistics, pytorch-fid's network alone {speed:.1f}")
+        print(f"images/s: ddpm {our_speed:.1f} including start and statistics, pytorch-fid's network alone {speed:.1f}")
         both = [[torch.cat(y) for y in zip(*in_batches(second, x))] for x in (samples, real)]
         pooled = [y[0].double().numpy() for y in both]
         fid = pytorch_fid.fid_score.calculate_frechet_distance(*gaussian(pooled[0]), *gaussian(pooled[1]))

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Prints the figures of crates/cli/tests/fingerprints.json as a binary has them: weights, samples, likelihoods.
+# Prints the fingerprints of a binary as in crates/cli/tests/fingerprints.json: weights, samples, likelihoods.
 #
-#   tools/fingerprints.sh [BINARY]      by default target/release/ddpm
+#   tools/fingerprints.sh [BINARY]      default: target/release/ddpm
 #
-# To record figures that changed on purpose, write its output to that file and say in the changelog which changed and why.
+# To record an intended change, write the output to that file, and note in the changelog what changed and why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=$(realpath "${1:-target/release/ddpm}")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the golden files that the Rust tests compare with. See tools/README.md; never needed to build or test.
+"""Writes the golden files of the Rust tests. See tools/README.md; not required to build or test.
 
-    python tools/goldens.py [unet] [formula] [sample] [schedules] [files] [tensorflow] [families]      (default: all)
+    python tools/goldens.py [unet] [formula] [sample] [schedules] [multistep] [files] [tensorflow] [families]      (default: all)
 
-Everything random here comes from torch's CPU generator with fixed seeds, so a rerun with the same torch and diffusers
-writes the same bytes. Networks run in float64 from float32 weights: a golden is the exact answer, rounded once.
+All random numbers come from torch's CPU generator with fixed seeds, so the same torch and diffusers write the same bytes
+again. Networks run in float64 with float32 weights: a golden is the exact result, rounded once.
 """
 
 import sys
@@ -23,5 +23,5 @@ JOBS = {job.__name__: job for job in ALL}
 if __name__ == "__main__":
     for name in sys.argv[1:] or JOBS:
         if name not in JOBS:
-            sys.exit(f"{name}: not one of {', '.join(JOBS)}")
+            sys.exit(f"{name}: unknown; expected one of {', '.join(JOBS)}")
         JOBS[name]()

@@ -1,4 +1,4 @@
-"""What the golden writers share."""
+"""Shared by the golden writers."""
 
 import json
 from pathlib import Path
@@ -26,18 +26,18 @@ def write_json(path, value):
 
 
 def write_tensors(path, tensors):
-    """float64 tensors are rounded to float32, everything else is kept."""
+    """Writes tensors; float64 is rounded to float32, other dtypes are kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     single = {k: (v.float() if v.is_floating_point() else v).detach().contiguous() for k, v in tensors.items()}
     save_file(single, path)
 
 
 def readable(folder):
-    """safetensors' writers make files that only their owner can read."""
+    """Makes files readable for everyone; safetensors' writers restrict them to the owner."""
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def relative(got, want):
-    """Largest difference, relative to the largest value wanted."""
+    """Returns the largest difference divided by the largest expected value."""
     return ((got.double() - want).abs().max() / want.abs().max()).item()

@@ -1,8 +1,8 @@
-"""Networks of other code bases, small, with weights as their programs save them and outputs of their own forward passes.
+"""Writes small networks of other code bases, as those programs save them, and the outputs of their forward passes.
 
-The modules here are written from what those networks compute (their papers and sources are named beside each); they
-have the same parameters under the same names. Weights are multiples of a power of two between -4 and 3, so that files
-are small, and nothing is left at its initial value. Groups are 32 in all of these families, hence the 32 channels.
+The modules reimplement those networks (a comment names the source of each) with the same parameters under the same names.
+Weights are -4 to 3 times a power of two, so that files are small, and no parameter keeps its initial value. All families
+have 32 groups in their norms, hence 32 channels.
 """
 
 import io
@@ -21,7 +21,7 @@ FOLDER = CRATES / "unet/tests/goldens/families"
 
 
 def sinusoids(t, width, shift, order):
-    """order: sin first, cos first, or in turn."""
+    """Returns the time embedding. `order` is "sin" or "cos" (which is first), or "turn" (interleaved)."""
     half = width // 2
     angles = t.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half).float() / (half - shift))
     sin, cos = angles.sin(), angles.cos()
@@ -31,7 +31,7 @@ def sinusoids(t, width, shift, order):
 
 
 def attend(q, k, v, heads):
-    """[N, C, T] each; C is heads x channels."""
+    """Returns the attention of q, k, v [N, C, T], where C is heads x channels."""
     n, c, tokens = q.shape
     split = lambda x: x.reshape(n * heads, c // heads, tokens)
     q, k, v = split(q), split(k), split(v)
@@ -254,8 +254,7 @@ class OpenAi(nn.Module):
 
 # w86763777/pytorch-ddpm.
 
-TIMES = 660  # rows of its table of time embeddings, 1000 in its scripts
-
+TIMES = 660  # rows of its table of time embeddings; 1000 in its scripts
 
 
 class W86Attention(nn.Module):
@@ -334,7 +333,7 @@ class W86(nn.Module):
 
 
 def coarse(model, seed):
-    """Weights of three bits, about as large as PyTorch's own."""
+    """Sets weights of three bits, about as large as PyTorch's initial ones."""
     generator = seeded(seed)
     with torch.no_grad():
         for p in model.parameters():
@@ -348,7 +347,7 @@ def coarse(model, seed):
 
 
 def deflated(value, path):
-    """As torch.save writes it, but compressed: torch reads that too."""
+    """Writes what torch.save writes, but compressed; torch reads that too."""
     out = io.BytesIO()
     torch.save(value, out)
     with zipfile.ZipFile(out) as old, zipfile.ZipFile(path, "w") as new:
@@ -358,12 +357,12 @@ def deflated(value, path):
 
 
 def noise_states(model, seed):
-    """A state beside the average that must not be taken: all of one value, so that it costs nothing."""
+    """Returns a state that the import must ignore in favor of the average. It is constant, so that its file is small."""
     return {name: torch.full((1,), 0.01 * seed).expand(p.shape) for name, p in model.state_dict().items()}
 
 
 def tensorflow_names(model):
-    """The variables of the official code and their moving averages, with one moment of the optimizer."""
+    """Returns the moving averages of the official code's variables, with one moment of the optimizer."""
     variables = {}
     for name, p in model.state_dict().items():
         parts = name.split(".")
@@ -380,7 +379,7 @@ def tensorflow_names(model):
         end = {"weight": "gamma", "bias": "beta"}[kind] if is_norm else {"weight": "W", "bias": "b"}[kind]
         key = f"model/{path}/{end}"
         variables[f"{key}/ExponentialMovingAverage"] = numpy.ascontiguousarray(value)
-        # The raw variable is not stored in full, and no test reads it; nor the optimizer's.
+        # No test reads the optimizer's moment, so it is not stored in full; the raw variable is left out.
         variables[f"{key}/Adam"] = numpy.zeros(1, numpy.float32)
     variables["global_step"] = numpy.array(790000, dtype=numpy.int64)
     return variables
@@ -395,7 +394,7 @@ def families():
     t = torch.tensor([3, 650])
     y = torch.tensor([6, 0])
     networks = {
-        # name: (network, how it is saved, height and width, labels)
+        # name: (network, function that saves it, (height, width), labels)
         "pesser": (Ho(32, **ROOT, attention=[4], resolution=8), lambda m: m.state_dict(), (8, 8), None),
         "ddim": (
             Ho(32, (1,), 1, [], 8),
@@ -446,7 +445,7 @@ def families():
             single = model(x, *inputs[1:])
             model.double()
             if name == "w86763777":
-                # Its table is float32, as are all the others' sines and cosines.
+                # Its table is float32, as are the embeddings of all other networks.
                 table = model.time_embedding.timembedding[0]
                 table.weight.copy_(sinusoids(torch.arange(TIMES), 32, 0, "turn"))
             output = model(*inputs)
@@ -456,8 +455,8 @@ def families():
         off = ((single - output).abs().max() / output.abs().max()).item()
         size = (FOLDER / f"{name}.pt").stat().st_size
         count = sum(p.numel() for p in model.parameters())
-        print(f"families {name:17} {count:7} parameters, {size:7} bytes, float32 off by {off:.1e}, largest {output.abs().max():.2f}")
-    # The official release's format: float32 and not compressed, so of one level.
+        print(f"families {name:17} {count:7} parameters, {size:7} bytes, float32 error {off:.1e}, largest {output.abs().max():.2f}")
+    # The official release's format is float32 and not compressed, so this network has one level.
     model = coarse(Ho(32, (1,), 1, [8], 8, channels=1), 790)
     bundle(FOLDER / "ho/model.ckpt-790000", tensorflow_names(model), 1)
     x = randn((2, 1, 8, 8), 790)

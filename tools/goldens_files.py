@@ -1,4 +1,4 @@
-"""Checkpoint files of every kind that crates/weights reads: what torch.save writes, and what is in it as safetensors."""
+"""Writes checkpoint files of every kind that crates/weights reads: files of torch.save, and their tensors as safetensors."""
 
 import argparse
 import collections
@@ -16,7 +16,7 @@ FOLDER = CRATES / "weights/tests/files"
 
 
 def contents():
-    """Every dtype, every kind of view, and the plain values that stand beside weights."""
+    """Returns every dtype, every kind of view, and the plain values that are stored with weights."""
     base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) / 8
     shared = randn((6, 5), 1)
     state = collections.OrderedDict()
@@ -54,7 +54,7 @@ def contents():
 
 
 def flat(value, prefix=""):
-    """Dotted paths, as crates/weights names tensors."""
+    """Returns the tensors by dotted path, the names that crates/weights gives them."""
     if isinstance(value, torch.Tensor):
         return {prefix[:-1]: value.detach().float().contiguous().clone()}
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
@@ -78,7 +78,7 @@ def saved(value, **options):
 
 
 def swapped(value):
-    """The archive as a big-endian machine writes it: storages of float32 alone, so four bytes at a time."""
+    """Returns the archive as a big-endian machine writes it. All storages are float32, so groups of four bytes are swapped."""
 
     def edit(name, data):
         if name.endswith("/byteorder"):
@@ -108,7 +108,7 @@ def files():
     torch.serialization.set_crc32_options(True)
     script = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), script)
-    # Without its record of where the sources lay.
+    # Without the debug records, which contain source paths.
     out["script.pt"] = rewritten(script.getvalue(), leave_out=".debug_pkl")
     out["plain.pkl"] = pickle.dumps({"weights": [1.0, 2.0]})
     for name, data in out.items():

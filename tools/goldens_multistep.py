@@ -1,6 +1,6 @@
-"""Goldens of diffusers' schedulers of higher order, for crates/diffusion: a closed-form network, the images they make.
+"""Writes final images of diffusers' schedulers of higher order for a closed-form network, for crates/diffusion.
 
-    predicted for x at t, as noise or as v: tanh(1.3·x + 0.4·cos(t/300))
+    prediction for x at t, as noise or as v: tanh(1.3·x + 0.4·cos(t/300))
 """
 
 import json
@@ -18,7 +18,7 @@ from diffusers import (
 )
 from goldens_common import CRATES
 
-# Our name of each, and diffusers'.
+# Name of the sampler: diffusers' class and options.
 SCHEDULERS = {
     "dpmpp-1": (DPMSolverMultistepScheduler, dict(solver_order=1)),
     "dpmpp-2m": (DPMSolverMultistepScheduler, dict(solver_order=2)),
@@ -30,7 +30,7 @@ SCHEDULERS = {
     "heun": (HeunDiscreteScheduler, dict(beta_start=1e-4, beta_end=0.02)),
     "pndm": (PNDMScheduler, dict(skip_prk_steps=True)),
 }
-# Beside the plain runs: name, spacing, diffusers' options, how our test says the same.
+# Further runs: name, spacing, diffusers' options, the same options for the Rust test.
 VARIANTS = [
     (name, "trailing", options, ours)
     for options, ours, names in [
@@ -52,7 +52,7 @@ START = [-1.7, -0.4, 0.0, 0.3, 1.1, 2.2]
 
 
 def in_float64(scheduler):
-    """The scheduler's tables again in float64, so that a test need not allow for diffusers' float32."""
+    """Recomputes the scheduler's tables in float64, so that a test need not allow for diffusers' float32."""
     bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     if scheduler.config.get("rescale_betas_zero_snr"):
         roots = np.sqrt(bars)
@@ -63,7 +63,7 @@ def in_float64(scheduler):
         scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
         return
     ratios = np.sqrt((1 - bars) / bars)
-    # Heun's scheduler asks at each t twice, but for the first.
+    # Heun's scheduler evaluates each t twice, except the first.
     sigmas = ratios[scheduler.timesteps.numpy().astype(int)]
     end = 0.0 if scheduler.sigmas[-1] == 0 else ratios[0]
     assert np.allclose(scheduler.sigmas.numpy(), [*sigmas, end], rtol=1e-3)
@@ -71,7 +71,7 @@ def in_float64(scheduler):
 
 
 def run(name, steps, spacing, options):
-    """The timesteps, and the image from START."""
+    """Returns the timesteps, and the final image from START."""
     scheduler_class, own = SCHEDULERS[name]
     scheduler = scheduler_class(
         num_train_timesteps=1000, beta_schedule="linear", timestep_spacing=spacing, **own, **options
@@ -81,7 +81,7 @@ def run(name, steps, spacing, options):
     x = torch.tensor(START, dtype=torch.float64).reshape(1, 1, 1, -1)
     heun = isinstance(scheduler, HeunDiscreteScheduler)
     if heun:
-        # Its x is ours/√ᾱ.
+        # The state of Heun's scheduler is x/√ᾱ.
         x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt()
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t) if heun else x
@@ -99,7 +99,7 @@ def run(name, steps, spacing, options):
 def multistep():
     runs = []
     for name in SCHEDULERS:
-        # Between timesteps Heun's scheduler is linear in σ and ours in ln ᾱ: whole ones only.
+        # Between timesteps, Heun's scheduler interpolates σ and `heun` ln ᾱ: use whole timesteps only.
         spacings = dict(pndm=["leading"], heun=["leading", "trailing"]).get(name, ["leading", "linspace", "trailing"])
         runs += [run(name, steps, spacing, {}) for steps in (10, 20, 50) for spacing in spacings]
     for name, spacing, options, ours in VARIANTS:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Goldens of sample quality: metrics over features, and the two feature networks, for crates/evaluate.
+"""Writes goldens of sample quality: metrics over features, and the outputs of the feature networks, for crates/evaluate.
 
     python tools/goldens_quality.py
 """
@@ -30,7 +30,7 @@ def kernel_distance(a, b):
 
 
 def metrics():
-    """`samples` and `real`, correlated and skewed as ReLU features are, and what the packages make of them."""
+    """Writes features `samples` and `real`, correlated and skewed like ReLU features, and the packages' metrics of them."""
     mix = randn((24, 24), 1) / 24**0.5 + torch.eye(24)
     real = F.relu(randn((150, 24), 2) @ mix + 0.5)
     samples = F.relu(1.1 * randn((120, 24), 3) @ mix + 0.4)
@@ -57,7 +57,7 @@ def metrics():
 
 
 def formula_weights(model):
-    """Weights follow from their names, as in goldens_unet; with twice the variance, since rectifiers halve it."""
+    """Returns weights generated from names, as in goldens_unet, with twice the variance because rectifiers halve it."""
     state = {}
     for name, value in model.state_dict().items():
         if value.ndim == 0:
@@ -71,12 +71,12 @@ def formula_weights(model):
 
 
 def inception_weights():
-    """Of torchvision's network, whose names and shapes are pytorch-fid's and torch-fidelity's."""
+    """Returns weights for torchvision's network, which has the names and shapes of pytorch-fid's and torch-fidelity's."""
     return formula_weights(pytorch_fid.inception._inception_v3(num_classes=1008, aux_logits=False, weights=None))
 
 
 def inception(state, path):
-    """pytorch-fid's and torch-fidelity's networks with these weights, in float64."""
+    """Returns pytorch-fid's network and torch-fidelity's in float64, with these weights."""
     pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state
     first = pytorch_fid.inception.InceptionV3([3]).eval()
     torch.save(state, path)
@@ -85,7 +85,7 @@ def inception(state, path):
 
 
 def images(count, height, width, seed):
-    """Coarse colours and a little noise."""
+    """Returns images of coarse color and a little noise."""
     x = torch.rand((count, 3, 4, 5), generator=seeded(seed))
     x = F.interpolate(x, (height, width), mode="bicubic")
     x += 0.1 * torch.rand((count, 3, height, width), generator=seeded(seed + 1))
@@ -99,7 +99,7 @@ def networks():
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         first, second = inception(inception_weights(), Path(folder) / "weights.pth")
         spatial = []
-        # Block 2 of pytorch-fid's is Mixed_5b to Mixed_6e.
+        # Block 2 of pytorch-fid is Mixed_5b to Mixed_6e.
         first.blocks[2][6].branch1x1.register_forward_hook(lambda module, inputs, output: spatial.append(output))
         tensors["pytorch_fid.pooled"] = first.double()(x.double() / 255)[0].flatten(1)
         tensors["pytorch_fid.spatial"] = nhwc(spatial[0][:, :7]).flatten(1)

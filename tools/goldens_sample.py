@@ -1,4 +1,4 @@
-"""Goldens of diffusers' samplers on small random networks, for crates/sample (and crates/weights)."""
+"""Writes goldens of diffusers' samplers on small random networks, for crates/sample."""
 
 import shutil
 import sys
@@ -10,15 +10,15 @@ from goldens_unet import HO, perturb
 from safetensors.torch import save_file
 
 SHAPE = (2, 3, 16, 16)
-# Where a chain of `ddpm_steps` is looked at: after so many of its 20 steps.
+# The numbers of steps, of 20, after which a state is stored.
 STOPS = (1, 10, 20)
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def small_net(seed, out_channels=3, gain=1.0):
-    """A random network whose last convolution is scaled by `gain`.
+    """Returns a random network whose last convolution is scaled by `gain`.
 
-    Without it DDIM along a random denoiser amplifies rounding a thousandfold or more; with 0.1 about twentyfold.
+    Unscaled, DDIM with a random denoiser amplifies rounding a thousandfold or more; with 0.1, about twentyfold.
     """
     torch.manual_seed(seed)
     model = UNet2DModel(
@@ -39,7 +39,7 @@ def small_net(seed, out_channels=3, gain=1.0):
 
 
 def exact_tables(scheduler):
-    """Replaces the scheduler's float32 tables (linear betas only) by float64 ones; the algorithm stays diffusers'."""
+    """Replaces the scheduler's float32 tables (linear betas only) with float64 ones; the algorithm remains diffusers'."""
     c = scheduler.config
     assert c.beta_schedule == "linear" and not c.rescale_betas_zero_snr
     scheduler.betas = torch.linspace(c.beta_start, c.beta_end, c.num_train_timesteps, dtype=torch.float64)
@@ -52,7 +52,7 @@ def exact_tables(scheduler):
 
 @torch.no_grad()
 def chain(model, scheduler, steps, noise, step_noise=None, **kwargs):
-    """All states of a sampling run, the initial noise first. Row k of `step_noise` belongs to the k-th step."""
+    """Returns all states of a sampling run, starting with the noise. Row k of `step_noise` is the noise of the k-th step."""
     dtype = next(model.parameters()).dtype
     if dtype == torch.float64:
         exact_tables(scheduler)
@@ -71,7 +71,7 @@ def chain(model, scheduler, steps, noise, step_noise=None, **kwargs):
 
 
 def both(model, make_scheduler, steps, noise, step_noise=None, **kwargs):
-    """The exact chain, and the final image of diffusers as it is (float32 throughout)."""
+    """Returns the exact chain, and the final image of unchanged diffusers (float32 throughout)."""
     single = chain(model.float(), make_scheduler(), steps, noise, step_noise, **kwargs)[-1]
     exact = chain(model.double(), make_scheduler(), steps, noise, step_noise, **kwargs)
     model.float()
@@ -84,7 +84,7 @@ def save_pipeline(model, folder, **scheduler):
 
 
 def save_old(model, folder):
-    """The layout and names of google/ddpm-* on the Hub: flat, old attention names, configs of 2022."""
+    """Writes the layout and names of google/ddpm-* on the Hub: flat, old attention names, configs of 2022."""
     folder.mkdir(parents=True)
     state = {}
     for name, value in model.state_dict().items():
@@ -121,7 +121,7 @@ def sample():
         inside, error = (e.abs() < 0.99).float().mean(), (single.double() - e).abs().max()
         print(f"sample {name:34} max |x| {e.abs().max():.2f}, |x| < .99: {inside:.0%}, float32 error {error:.1e}")
 
-    # The bare network, and that the old layout is the same one.
+    # The network's prediction, which is the same for the old layout.
     x, t = randn(SHAPE, 402), torch.tensor([37, 912])
     with torch.no_grad():
         single = net(x, t).sample
@@ -150,7 +150,7 @@ def sample():
         tensors |= {f"samples.{spacing}": exact[-1], f"samples_f32.{spacing}": single, f"after.{spacing}": after}
     write_tensors(root / "ddim20_eta.safetensors", tensors)
 
-    # The network's output is read as epsilon, x0 or v: any function will do.
+    # The same output is interpreted as epsilon, x0 or v; any function is a valid test.
     tensors = dict(noise=noise)
     cases = [("epsilon", v, net) for v in ("fixed_small", "fixed_large")] + [("epsilon", "learned_range", learned)]
     cases += [("v_prediction", "fixed_small", net), ("sample", "fixed_small", net)]

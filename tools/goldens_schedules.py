@@ -1,4 +1,4 @@
-"""Goldens of diffusers' schedules, lists of timesteps and variances, for crates/diffusion."""
+"""Writes goldens of diffusers' schedules, lists of timesteps and variances, for crates/diffusion."""
 
 import json
 import math
@@ -9,8 +9,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from goldens_common import CRATES
 
+
 def betas_float64(name, count, zero_snr):
-    """The same schedules again in float64, so that a test need not allow for diffusers' float32."""
+    """Returns the schedule in float64, so that a test need not allow for diffusers' float32."""
     start, end = 1e-4, 0.02
     if name == "linear":
         betas = np.linspace(start, end, count)
@@ -43,7 +44,7 @@ def schedules():
             for zero_snr in (False, True):
                 config = dict(beta_schedule=name, num_train_timesteps=count, rescale_betas_zero_snr=zero_snr)
                 s = DDPMScheduler(**config)
-                if name not in ("sigmoid", "laplace"):  # DDIM has the same tables, where it has them
+                if name not in ("sigmoid", "laplace"):  # DDIM has the same tables, but no sigmoid or laplace
                     assert torch.equal(s.alphas_cumprod, DDIMScheduler(**config).alphas_cumprod)
                 index = sorted({round(i * (count - 1) / 7) for i in range(8)} | {1, count - 2})
                 betas = betas_float64(name, count, zero_snr)
@@ -69,7 +70,7 @@ def schedules():
                 # Positions first, second, middle, second to last, last of the list.
                 for k in (0, 1, count // 2, count - 2, count - 1):
                     t = listed[k]
-                    ddim_prev = t - 1000 // count  # whatever the list says next
+                    ddim_prev = t - 1000 // count  # diffusers uses this regardless of the list
                     variances.append(
                         config
                         | dict(num_inference_steps=count, t=t, prev_t=int(s.previous_timestep(t)))

@@ -1,5 +1,5 @@
-"""TensorFlow checkpoints by a writer of our own, since TensorFlow is not at hand: LevelDB's table format and the protocol
-buffers of tensor_bundle.proto and saved_tensor_slice.proto, from their descriptions. It shares nothing with the reader."""
+"""Writes TensorFlow checkpoints without TensorFlow: LevelDB's table format and the protocol buffers of tensor_bundle.proto
+and saved_tensor_slice.proto, implemented from their specifications. Shares no code with the reader."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Goldens of UNet2DModel: outputs, losses and gradients for crates/unet."""
+"""Writes goldens of UNet2DModel for crates/unet: outputs, losses and gradients."""
 
 import math
 import shutil
@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from goldens_common import CRATES, randn, readable, relative, seeded, write_json, write_tensors
 
-# What every ddpm-* checkpoint of google's says (Ho et al.'s network in diffusers' words); widths and levels vary.
+# The settings of all google/ddpm-* checkpoints (Ho et al.'s network in diffusers); widths and levels vary.
 HO = dict(
     time_embedding_type="positional",
     flip_sin_to_cos=False,
@@ -29,7 +29,7 @@ CIFAR10_LEVELS = dict(
 
 # name: (UNet2DModel's arguments, batch, (height, width), timesteps, labels)
 CONFIGS = {
-    # Ho et al.'s CIFAR-10 network, scaled down: four levels, attention at 16x16.
+    # Ho et al.'s CIFAR-10 network scaled down: four levels, attention at 16x16.
     "ho": (
         dict(HO, **CIFAR10_LEVELS, sample_size=32, block_out_channels=(8, 8, 12, 12), norm_num_groups=4),
         1,
@@ -37,7 +37,7 @@ CONFIGS = {
         torch.tensor([407]),
         None,
     ),
-    # diffusers' own defaults (heads of 8 channels, symmetric padding, cos before sin), not square.
+    # diffusers' defaults (heads of 8 channels, symmetric padding, cos before sin), not square.
     "defaults": (
         dict(
             sample_size=(8, 12),
@@ -52,7 +52,7 @@ CONFIGS = {
         torch.tensor([0, 999]),
         None,
     ),
-    # Grey images, learned variance (out = 2 in), attention at two levels, 12 -> 6 -> 3.
+    # Gray images, learned variance (out = 2 in), attention at two levels, 12 -> 6 -> 3.
     "learned_range": (
         dict(
             HO,
@@ -70,7 +70,7 @@ CONFIGS = {
         torch.tensor([3, 650]),
         None,
     ),
-    # ADM: residual blocks that resample, scale_shift, class labels; the mid attention has no norm at all.
+    # ADM: residual blocks that resample, scale_shift, class labels; the mid attention has no norm.
     "adm": (
         dict(
             sample_size=8,
@@ -91,7 +91,7 @@ CONFIGS = {
         torch.tensor([17, 980]),
         torch.tensor([9, 0]),
     ),
-    # Attention blocks that resample by residual blocks, a norm in the mid attention, class_embed_type timestep, RGBA.
+    # Attention blocks that resample with residual blocks, a norm in the mid attention, class_embed_type timestep, RGBA.
     "attn_resample": (
         dict(
             sample_size=8,
@@ -114,7 +114,7 @@ CONFIGS = {
         torch.tensor([250, 751]),
         torch.tensor([30, 4]),
     ),
-    # Gaussian Fourier features of log sigma (times are float), output divided by it, centred input, no mid attention.
+    # Gaussian Fourier features of log sigma (float t), output divided by sigma, centered input, no mid attention.
     "fourier": (
         dict(
             sample_size=8,
@@ -134,8 +134,8 @@ CONFIGS = {
         torch.tensor([0.35, 7.5]),
         randn((2, 32), 5),
     ),
-    # Fractional times, odd widths (the embedding is padded with a zero), 12 channels in heads of 5 (inner width 10),
-    # scaled mid block with its own groups. Plain blocks ignore downsample_type and upsample_type.
+    # Fractional t, odd widths (the embedding is padded with a zero), 12 channels in heads of 5 (inner width 10), scaled
+    # mid block with its own groups. Plain blocks ignore downsample_type and upsample_type.
     "odd": (
         dict(
             sample_size=None,
@@ -162,8 +162,8 @@ CONFIGS = {
         torch.tensor([0.25, 123.75, 998.5]),
         None,
     ),
-    # The rest of UNet2DModel: learned time table, own embedding width, no mid block, 20 channels in heads of 8 (inner
-    # width 16), one level.
+    # Other options: learned time embedding, its own width, no mid block, 20 channels in heads of 8 (inner width 16), one
+    # level.
     "learned_time": (
         dict(
             sample_size=4,
@@ -198,7 +198,7 @@ def perturb(model, seed):
 
 
 def run(model, x, t, labels, target):
-    """Output, loss, gradients and the named intermediate results, in the model's own precision."""
+    """Returns output, loss, gradients and the named intermediate results, in the model's precision."""
     dtype = next(model.parameters()).dtype
     seen = {}
 
@@ -206,7 +206,7 @@ def run(model, x, t, labels, target):
         def hook(_module, _inputs, output):
             first = output[0] if isinstance(output, tuple) else output
             seen.setdefault(name, first.detach())  # class_embed_type timestep calls time_proj twice
-            # `Timesteps` always computes in float32, and class_embed_type timestep forgets to cast its result.
+            # `Timesteps` always computes in float32, and class_embed_type timestep does not cast its result.
             return first.to(dtype) if name == "time_proj" else None
 
         return hook
@@ -215,7 +215,7 @@ def run(model, x, t, labels, target):
     modules = dict(model.named_modules())
     watched += [n for n in modules if n.count(".") == 1 and n.startswith(("down_blocks.", "up_blocks."))]
     hooks = [modules[n].register_forward_hook(keep(n)) for n in watched if modules.get(n) is not None]
-    # Fourier features and the division by t follow t's own precision.
+    # Fourier features and the division by t have the precision of t.
     cast = lambda v: v.to(dtype) if v is not None and v.is_floating_point() else v
     x = x.detach().clone().to(dtype).requires_grad_()
     model.zero_grad()
@@ -229,9 +229,9 @@ def run(model, x, t, labels, target):
 
 
 def errors(single, exact):
-    """How far PyTorch's float32 is from the exact answer: output, and the worst gradient tensor."""
+    """Returns the error of PyTorch's float32: of the output, and of the worst gradient tensor."""
     (out1, _, grads1, _), (out, _, grads, _) = single, exact
-    # A key bias shifts all logits of a query alike: its gradient is zero but for rounding.
+    # A key bias shifts all logits of a query alike, so its gradient is zero except for rounding.
     worst = max(relative(grads1[k], g) for k, g in grads.items() if not k.endswith("to_k.bias"))
     return relative(out1, out), worst
 
@@ -264,7 +264,7 @@ def unet():
         print(f"unet {name:14} {count:7} parameters, float32 error: output {out_error:.1e}, gradients {grad_error:.1e}")
 
 
-# Networks too wide to store: weights by formula, gradients by digest.
+# Networks too wide to store: weights by formula, norms and dot products of gradients.
 FORMULA = {
     "ho_wide": dict(HO, **CIFAR10_LEVELS, sample_size=32, block_out_channels=(32, 64, 64, 64), norm_num_groups=16),
     "ddpm_cifar10": dict(HO, **CIFAR10_LEVELS, sample_size=32, block_out_channels=(128, 256, 256, 256)),
@@ -272,7 +272,7 @@ FORMULA = {
 
 
 def formula_uniform(name, count):
-    """`count` values in [-1, 1), exact in float32, from the name alone: FNV-1a of the name seeds splitmix64."""
+    """Returns `count` values in [-1, 1), exact in float32, of splitmix64 seeded with the FNV-1a hash of the name."""
     h = 0xCBF29CE484222325
     for byte in name.encode():
         h = (h ^ byte) * 0x100000001B3 % 2**64
@@ -284,7 +284,7 @@ def formula_uniform(name, count):
 
 
 def formula_weight(name, shape):
-    """Matrices: variance 1/fan_in. Biases: within 1/8 of 0. Norm weights: within 1/4 of 1. One rounding each."""
+    """Returns weights, rounded once. Matrices: variance 1/fan_in. Biases: within 1/8 of 0. Norm weights: within 1/4 of 1."""
     u = formula_uniform(name, math.prod(shape)).reshape(shape)
     if len(shape) > 1:
         return torch.tensor(math.sqrt(3 / math.prod(shape[1:])), dtype=torch.float32) * u

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Breaks crate `diffusion` by a sign, an index or a factor, twenty-six times, and sees whether its tests notice.
+# Changes a sign, an index or a factor in crate `diffusion`, twenty-six times, and checks that its tests fail.
 #
-#   tools/mutations.sh        works on a copy; prints each mutation and the count; fails if more than one survives
+#   tools/mutations.sh        works on a copy; prints each mutation and the total; fails if more than one survives
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 copy=$(mktemp -d)
@@ -10,7 +10,7 @@ cp -r "$here"/Cargo.toml "$here"/Cargo.lock "$here"/crates "$copy"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$copy/target} PROPTEST_CASES=16
 
 caught=0 total=0
-# file, what is there (first occurrence), what takes its place
+# mutate FILE FROM TO replaces the first occurrence
 mutate() {
     local file=$copy/crates/diffusion/src/$1 from=$2 to=$3
     cp "$file" "$copy/original"

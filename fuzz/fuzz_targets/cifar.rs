@@ -1,4 +1,4 @@
-//! A batch of CIFAR-10.
+//! Reads a batch file of CIFAR-10.
 #![no_main]
 
 mod set;

@@ -1,4 +1,4 @@
-//! An IDX file of images.
+//! Reads an IDX file of images.
 #![no_main]
 
 mod set;

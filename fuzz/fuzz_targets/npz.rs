@@ -1,4 +1,4 @@
-//! NumPy's zip of arrays.
+//! Reads an npz file of images.
 #![no_main]
 
 mod set;

@@ -1,4 +1,4 @@
-//! A Parquet file of images; begin with crates/data/tests/hub.parquet.
+//! Reads a Parquet file of images. Start from crates/data/tests/hub.parquet.
 #![no_main]
 
 mod set;
@@ -6,9 +6,9 @@ mod set;
 use std::panic;
 use std::sync::Once;
 
-/// The crate `parquet` panics on some damaged headers, which our reader catches and reports. The fuzzer ends at every panic
-/// unless it is told which ones are known.
-fn pass_over_panics_that_are_caught() {
+/// Ignores panics of the crate `parquet`, which panics on some damaged headers. `ddpm_data` catches these panics and returns
+/// an error, but the fuzzer's panic hook would stop at them.
+fn ignore_caught_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let all = panic::take_hook();
@@ -21,6 +21,6 @@ fn pass_over_panics_that_are_caught() {
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    pass_over_panics_that_are_caught();
+    ignore_caught_panics();
     set::read("images.parquet", bytes);
 });

@@ -1,10 +1,10 @@
-//! A pickle of anything, as the object of a file of torch's legacy format.
+//! Reads any pickle as the object of a file in torch's legacy format.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use std::io::Write;
 
-/// What stands before the object: the magic number, the version, and facts about the machine.
+/// The pickles before the object: the magic number, the version, and facts about the machine.
 const BEFORE: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
 
 fuzz_target!(|object: &[u8]| {

@@ -1,4 +1,4 @@
-//! A `.safetensors` file.
+//! Reads a `.safetensors` file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

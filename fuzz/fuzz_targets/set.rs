@@ -1,14 +1,14 @@
-//! What every target of image sets does: whatever is in the file, it is a set or an error.
+//! Shared by the targets of image sets: opening any file returns a set or an error.
 
 use data::{ReadOptions, Split, Summary};
 
-/// Opens a file with this name in an empty folder, and reads all of its images, kept in memory and streamed.
+/// Opens a file of this name in an empty folder and reads all its images, once kept in memory and once streamed.
 pub fn read(name: &str, bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name);
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, bytes).unwrap();
-    // A batch of CIFAR is found by its folder.
+    // A batch of CIFAR-10 is opened by its folder.
     let path = if name.ends_with(".bin") { file.parent().unwrap() } else { &file };
     let split = if name.ends_with("test_batch.bin") { Split::Test } else { Split::Train };
     for memory_limit_bytes in [1 << 20, 0] {

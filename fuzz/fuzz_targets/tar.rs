@@ -1,4 +1,4 @@
-//! A tar of images, or one of webdataset's shards.
+//! Reads a tar of images or a webdataset shard.
 #![no_main]
 
 mod set;

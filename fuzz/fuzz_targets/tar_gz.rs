@@ -1,4 +1,4 @@
-//! A compressed tar of images; the fuzzer seldom gets past gzip by itself.
+//! Reads a compressed tar of images. Without seeds, the fuzzer rarely produces valid gzip.
 #![no_main]
 
 mod set;

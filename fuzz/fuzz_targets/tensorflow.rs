@@ -1,5 +1,5 @@
-//! A TensorFlow index and a data file: the input, cut where its first two bytes say. Checksums stop most of what is
-//! made up, so begin with the corpus of crates/weights/tests/files/tensorflow.
+//! Reads a TensorFlow index and its data file. The first two bytes of the input say where to split it into the two. Checksums
+//! reject most random input, so start from crates/weights/tests/files/tensorflow.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

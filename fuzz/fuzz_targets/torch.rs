@@ -1,4 +1,4 @@
-//! A whole file, as `torch.save` may have written it; begin with the corpus of crates/weights/tests/files.
+//! Reads a whole file of `torch.save`. Start from crates/weights/tests/files.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A zip of images.
+//! Reads a zip of images.
 #![no_main]
 
 mod set;

@@ -1,31 +1,32 @@
 //! `ddpm bench`.
 
 use clap::Args;
-use ddpm::bench::Share;
+use ddpm::bench::{Share, Speed, bench};
 use ddpm::train::config::{Config, DEFAULT_PRESET};
 
-use crate::terminal::duration;
-use crate::train::grouped;
-use crate::{Global, usage};
+use crate::config_args::preset;
+use crate::error::usage;
+use crate::terminal::{duration, grouped};
+use crate::{Global, values};
 
 /// Measure how fast this machine trains and samples a preset, and how long its whole run would take.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch 16 --threads 2\n  \
-    ddpm bench --preset cifar10 --batch 1 --json\n  ddpm bench --preset cifar10 --batch 16 --operations")]
+#[command(after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch-size 16 --threads 2\n  \
+    ddpm bench --preset cifar10 --batch-size 1 --json\n  ddpm bench --preset cifar10 --batch-size 16 --operations")]
 pub struct Arguments {
     /// The preset whose network is measured
-    #[arg(long, default_value = DEFAULT_PRESET, value_name = "NAME")]
+    #[arg(long, default_value = DEFAULT_PRESET, value_parser = preset(), value_name = "NAME")]
     preset: String,
-    /// Images of a step; by default the preset's
-    #[arg(long, value_name = "N")]
-    batch: Option<usize>,
+    /// Images of a step. Defaults to the preset's
+    #[arg(long, alias = "batch", value_parser = values::positive, value_name = "B")]
+    batch_size: Option<usize>,
     /// Set a key of the configuration
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Measured repetitions, of which the median is taken
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_parser = values::positive, value_name = "N")]
     runs: usize,
-    /// Print the time of each operation, beside what the machine could do at best
+    /// Print the time of each operation, and how near it comes to the machine's limits
     #[arg(long)]
     operations: bool,
 }
@@ -36,39 +37,40 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         config.set(assignment).map_err(usage)?;
     }
     config.validate().map_err(usage)?;
-    let batch = arguments.batch.unwrap_or(config.train.batch_size);
-    if batch == 0 || arguments.runs == 0 {
-        return Err(usage("--batch and --runs must be at least 1"));
-    }
-    let speed = ddpm::bench::bench(&config, batch, 2, arguments.runs, &global.device()?)?;
+    let batch = arguments.batch_size.unwrap_or(config.train.batch_size);
+    let speed = bench(&config, batch, 2, arguments.runs, &global.device()?)?;
     if global.json {
         println!("{}", serde_json::to_string(&speed)?);
         return Ok(());
     }
     println!("preset {}: {} parameters, batch {batch}", arguments.preset, grouped(speed.parameters));
+    print(&speed, arguments.operations);
+    Ok(())
+}
+
+fn print(speed: &Speed, operations: bool) {
+    let forward_images_s = speed.batch as f64 / speed.forward_s;
     println!("training step  {:>9.4} s  {:>9.1} images/s", speed.train_step_s, speed.train_images_s);
-    println!("forward        {:>9.4} s  {:>9.1} images/s", speed.forward_s, batch as f64 / speed.forward_s);
+    println!("forward        {:>9.4} s  {forward_images_s:>9.1} images/s", speed.forward_s);
     println!("sampling       {:>9} evaluations: {:.2} images/s", speed.sample_steps, speed.sample_images_s);
     println!("the whole run  {}", duration(3600.0 * speed.full_run_h));
     if let Some(peak) = speed.peak_bytes {
         println!("peak memory    {:.2} GB", peak as f64 / 1e9);
     }
-    if let Some(account) = &speed.account {
-        println!(
-            "this machine   {:.0} GFLOP/s in a plain product, {:.1} GB/s in a plain copy",
-            account.product_gflops, account.copy_gbs
-        );
-        println!("training does  {:.2} times the plain product's operations", account.share_of_peak());
-        if arguments.operations {
-            table("a training step", &account.train_step);
-            table("a forward pass", &account.forward);
-        }
+    let Some(account) = &speed.account else { return };
+    println!(
+        "this machine   {:.0} GFLOP/s in a plain product, {:.1} GB/s in a plain copy",
+        account.product_gflops, account.copy_gbs
+    );
+    println!("training does  {:.2} times the plain product's operations", account.share_of_peak());
+    if operations {
+        print_operations("a training step", &account.train_step);
+        print_operations("a forward pass", &account.forward);
     }
-    Ok(())
 }
 
-/// The operations of a step, the longest first.
-fn table(title: &str, shares: &[Share]) {
+/// Prints the operations of a step, the longest first.
+fn print_operations(title: &str, shares: &[Share]) {
     println!(
         "\n{title:<52} {:>6} {:>9} {:>6} {:>8} {:>7} {:>9}",
         "calls", "ms", "share", "GFLOP/s", "GB/s", "of limit"

@@ -5,94 +5,97 @@ use std::path::PathBuf;
 use clap::Args;
 use ddpm::Pipeline;
 use ddpm::diffusion::{BetaSchedule, Prediction, Variance};
+use ddpm::model::PipelineImport;
 use ddpm::weights::families::{Heads, ImportOptions, Imported};
 
-use crate::sample::word;
-use crate::train::grouped;
-use crate::{Global, usage};
+use crate::error::usage;
+use crate::terminal::grouped;
+use crate::{Global, values};
 
-/// Make a diffusers folder of a checkpoint of another code base.
+/// Convert a checkpoint of another code base to a diffusers folder.
 ///
 /// FILE is a torch file (.pt, .pth, .bin, .ckpt; zip or legacy), .safetensors, an index of shards, or a TensorFlow checkpoint
-/// (its .index). No code in it is run: a pickle that asks for anything but tensors and plain values is refused by name. Whose
-/// network it is follows from its tensors: Ho et al.'s release and its ports to torch, improved- and guided-diffusion,
-/// w86763777/pytorch-ddpm, diffusers of any age. Averaged (EMA) weights are taken where the file has them.
+/// (its .index). No code in it is run: a pickle that calls anything but the constructors of tensors and plain values is
+/// refused by name. The code base is recognized by the names of the tensors: Ho et al.'s release and its ports to torch,
+/// improved- and guided-diffusion, w86763777/pytorch-ddpm, diffusers of any age. Averaged (EMA) weights are used if the
+/// file has them.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm import model.ckpt-790000.index -o ho-cifar10\n  \
     ddpm import 256x256_diffusion_uncond.pt -o adm256 --head-channels 64\n  \
-    ddpm import ckpt.pt -o mine --raw                       the last step's weights, not their averages\n  \
-    ddpm import ema_0.9999_500000.pt -o improved --schedule cosine --timesteps 4000\n  \
+    ddpm import ckpt.pt -o mine --raw                       the weights of the last step, not their averages\n  \
+    ddpm import ema_0.9999_500000.pt -o improved --beta-schedule cosine --train-timesteps 4000\n  \
     ddpm sample ho-cifar10 -n 64 -o grid.png")]
 pub struct ImportArguments {
     /// The checkpoint
     file: PathBuf,
-    /// The folder to write; it must not be there yet
+    /// The folder to write, which must not exist
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
-    /// The weights of the last step, although their averages are there
+    /// Use the weights of the last step even if the file has averages
     #[arg(long)]
     raw: bool,
-    /// Attention heads of an OpenAI network, which its weights do not say (num_heads)
-    #[arg(long, conflicts_with = "head_channels", value_name = "N")]
+    #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// Settings of the network that its weights do not record.
+#[derive(Args)]
+#[command(next_help_heading = "Network")]
+struct NetworkArgs {
+    /// Attention heads of an OpenAI network (num_heads)
+    #[arg(long, conflicts_with = "head_channels", value_parser = values::positive, value_name = "N")]
     heads: Option<usize>,
-    /// Channels of each head of an OpenAI network (num_head_channels)
-    #[arg(long, value_name = "N")]
+    /// Channels of each attention head of an OpenAI network (num_head_channels)
+    #[arg(long, value_parser = values::positive, value_name = "N")]
     head_channels: Option<usize>,
     /// guided-diffusion's use_new_attention_order
     #[arg(long)]
     new_attention_order: bool,
-    /// Height and width of the images, where the file does not say
+    /// Height and width of the images, if the file does not say
     #[arg(long, value_name = "SIZE")]
     size: Option<usize>,
-    /// T of the chain it was trained for, if not the family's default
-    #[arg(long, value_name = "T")]
-    timesteps: Option<usize>,
-    /// linear, cosine, … ; if not the family's default
-    #[arg(long, value_name = "NAME")]
-    schedule: Option<String>,
-    /// What it predicts: epsilon, sample or v_prediction; if not the family's default
-    #[arg(long, value_name = "NAME")]
-    prediction: Option<String>,
-    /// fixed_small, fixed_large or learned_range; if not the family's default
-    #[arg(long, value_name = "KIND")]
-    variance: Option<String>,
+}
+
+/// Settings of the process that the network was trained for.
+#[derive(Args)]
+#[command(next_help_heading = "Process")]
+struct ProcessArgs {
+    /// Number of timesteps T. Defaults to the code base's
+    #[arg(long, alias = "timesteps", value_parser = values::positive, value_name = "T")]
+    train_timesteps: Option<usize>,
+    /// Noise schedule. Defaults to the code base's
+    #[arg(long, alias = "schedule", value_parser = values::beta_schedule(), value_name = "NAME")]
+    beta_schedule: Option<BetaSchedule>,
+    /// What the network predicts. Defaults to the code base's
+    #[arg(long, value_parser = values::prediction(), value_name = "NAME")]
+    prediction: Option<Prediction>,
+    /// Variance of the reverse process. Defaults to the code base's
+    #[arg(long, value_parser = values::variance(), value_name = "KIND")]
+    variance: Option<Variance>,
 }
 
 pub fn import(arguments: ImportArguments, global: &Global) -> anyhow::Result<()> {
     if arguments.output.exists() {
-        return Err(usage(format!("{}: is there already", arguments.output.display())));
+        let path = arguments.output.display();
+        return Err(usage(format!("{path}: is there already; choose another folder, or remove it")));
     }
-    let heads = match (arguments.heads, arguments.head_channels) {
-        (Some(0), _) | (_, Some(0)) => return Err(usage("--heads and --head-channels must be at least 1")),
-        (Some(count), _) => Some(Heads::Count(count)),
-        (None, channels) => channels.map(Heads::Channels),
+    let ImportArguments { raw, network, process, .. } = &arguments;
+    let heads = network.heads.map(Heads::Count).or(network.head_channels.map(Heads::Channels));
+    let new_attention_order = network.new_attention_order;
+    let options = PipelineImport {
+        network: ImportOptions { raw: *raw, heads, new_attention_order, sample_size: network.size },
+        timesteps: process.train_timesteps,
+        beta_schedule: process.beta_schedule,
+        prediction: process.prediction,
+        variance: process.variance,
     };
-    let options = ImportOptions {
-        raw: arguments.raw,
-        heads,
-        new_attention_order: arguments.new_attention_order,
-        sample_size: arguments.size,
-    };
-    let schedule = arguments.schedule.as_deref().map(str::parse::<BetaSchedule>).transpose().map_err(usage)?;
-    let prediction = word::<Prediction>("--prediction", arguments.prediction.as_deref())?;
-    let variance = word::<Variance>("--variance", arguments.variance.as_deref())?;
-    let (mut pipeline, imported) = Pipeline::import(&arguments.file, &options, &global.device()?)?;
-    let scheduler = &mut pipeline.scheduler;
-    if let Some(timesteps) = arguments.timesteps {
-        // OpenAI's and others' linear betas keep their sum.
-        if scheduler.beta_schedule == BetaSchedule::Linear && imported.family.starts_with("openai") {
-            (scheduler.beta_start, scheduler.beta_end) = ddpm::diffusion::beta_schedule::scaled_beta_range(timesteps);
-        }
-        scheduler.num_train_timesteps = timesteps;
-    }
-    scheduler.beta_schedule = schedule.unwrap_or(scheduler.beta_schedule);
-    scheduler.prediction_type = prediction.unwrap_or(scheduler.prediction_type);
-    scheduler.variance_type = variance.unwrap_or(scheduler.variance_type);
-    scheduler.noise_schedule().map_err(usage)?;
-    pipeline.export(&arguments.output)?;
+    let (pipeline, imported) = Pipeline::import(&arguments.file, &options, &global.device()?)?;
+    pipeline.save(&arguments.output)?;
 
     let Imported { family, ema, notes, .. } = &imported;
-    let parameters = pipeline.unet.config().parameter_count();
+    let parameters = pipeline.network.parameter_count();
     if global.json {
         let object = serde_json::json!({
             "output": arguments.output, "family": family, "ema": ema, "parameters": parameters, "notes": notes,
@@ -100,8 +103,8 @@ pub fn import(arguments: ImportArguments, global: &Global) -> anyhow::Result<()>
         println!("{object}");
         return Ok(());
     }
-    let which = if *ema { "averaged (EMA) weights" } else { "weights" };
-    println!("{family}: {} parameters, {which}", grouped(parameters));
+    let weights = if *ema { "averaged (EMA) weights" } else { "weights" };
+    println!("{family}: {} parameters, {weights}", grouped(parameters));
     for note in notes {
         println!("note: {note}");
     }
@@ -111,24 +114,24 @@ pub fn import(arguments: ImportArguments, global: &Global) -> anyhow::Result<()>
 
 /// Write a model as a plain diffusers folder.
 ///
-/// MODEL is what `ddpm sample` takes: a run, a checkpoint, a diffusers folder of any age. OUT has what
-/// `DDPMPipeline.from_pretrained` reads and nothing else; exporting it again gives the same bytes.
+/// MODEL is what `ddpm sample` takes: a run, a checkpoint, a diffusers folder of any age. FOLDER gets what
+/// `DDPMPipeline.from_pretrained` reads, and how images are preprocessed; exporting it again gives the same bytes.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm export runs/fashion -o fashion-ddpm\n  \
     ddpm export runs/fashion/checkpoints/best -o fashion-best")]
 pub struct ExportArguments {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
-    /// The folder to write; it must not be there yet
+    /// The folder to write, which must not exist
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
 }
 
 pub fn export(arguments: ExportArguments, global: &Global) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    pipeline.export(&arguments.output)?;
+    pipeline.save(&arguments.output)?;
     if global.json {
-        let parameters = pipeline.unet.config().parameter_count();
+        let parameters = pipeline.network.parameter_count();
         println!("{}", serde_json::json!({ "output": arguments.output, "parameters": parameters }));
     } else if !global.quiet {
         eprintln!("{}", arguments.output.display());

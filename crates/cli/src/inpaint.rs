@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ddpm::data;
-use ddpm::sample::{Known, inpaint};
-use ddpm::{Output, Pipeline, Request, Sampler, SamplerOptions, initial_noise, output};
+use ddpm::sample::{Inpainting, Request, initial_noise, inpaint};
+use ddpm::{Output, Pipeline, output};
 
+use crate::error::usage;
+use crate::image_args::{ImageArgs, info};
+use crate::sampler_args::SamplerArgs;
 use crate::terminal::Progress;
-use crate::way::{Way, data_options, info, read, show};
-use crate::{Global, usage};
+use crate::{Global, values};
 
-/// Make a part of an image anew so that it fits the rest.
+/// Fill in the masked part of an image.
 ///
-/// White pixels of the mask are made, black ones stay as they are. With --resample above 1 each step is gone back and made
-/// again (RePaint), which lets the new part agree with the old one, for as many times the work.
+/// White pixels of the mask are filled in, black ones stay as they are. With --resample above 1, each step is repeated
+/// with new noise (RePaint), so that the new part agrees with the rest, for as many times the work.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm inpaint runs/faces photo.png mask.png -o filled.png\n  \
     ddpm inpaint runs/faces photo.png mask.png -n 16 --steps 250 --resample 10\n  \
@@ -24,77 +25,56 @@ pub struct Arguments {
     model: PathBuf,
     /// The image
     image: PathBuf,
-    /// What is to be made: white, of the same size
+    /// The mask: white where the image is filled in, of the image's size
     mask: PathBuf,
-    /// How many different ones
-    #[arg(short, long, default_value_t = 4, value_name = "N")]
+    /// Number of variants
+    #[arg(short, long, default_value_t = 4, value_parser = values::positive, value_name = "N")]
     n: usize,
-    /// Where they go: .png (a grid), .npz, .safetensors, or a folder
+    /// Where to write: .png (a grid), .npz, .safetensors, or a folder
     #[arg(short, long, default_value = "inpainted.png", value_name = "OUT")]
     output: PathBuf,
-    /// ddpm or ddim
-    #[arg(long, default_value = "ddpm", value_name = "NAME")]
-    sampler: String,
-    /// Steps of the sampler; by default as many as the chain has
-    #[arg(long, value_name = "K")]
-    steps: Option<usize>,
-    /// How often each step is made
-    #[arg(long, default_value_t = 1, value_name = "R")]
+    /// How often each step is taken
+    #[arg(long, default_value_t = 1, value_parser = values::positive, value_name = "R")]
     resample: usize,
     #[command(flatten)]
-    way: Way,
+    images: ImageArgs,
+    #[command(flatten)]
+    sampler: SamplerArgs,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let sampler: Sampler = arguments.sampler.parse().map_err(usage)?;
-    arguments.way.check()?;
-    if arguments.n == 0 || arguments.resample == 0 {
-        return Err(usage("-n and --resample must be at least 1"));
-    }
+    let ImageArgs { seed, batch_size, fit, .. } = arguments.images;
+    let sampler = arguments.sampler.sampler()?;
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let image = read(&[&arguments.image], &pipeline, arguments.way.fit.as_deref())?;
-    let options = data::ReadOptions { channels: Some(1), ..data_options(&pipeline, arguments.way.fit.as_deref())? };
-    let mask = data::open(&arguments.mask, &options)?;
-    let mut bytes = vec![0; image.height * image.width];
-    mask.read_into(&[0], &mut bytes)?;
-    let unknown: Vec<bool> = bytes.into_iter().map(|byte| byte >= 128).collect();
-    let table = sampler.table(&pipeline.scheduler, SamplerOptions { steps: arguments.steps, ..Default::default() })?;
-    let noise = initial_noise(arguments.way.seed, 0, arguments.n, [image.height, image.width, image.channels]);
-    target.check_writable(noise.shape())?;
-    let labels = arguments.way.labels(arguments.n);
-    let request = Request {
-        seed: arguments.way.seed,
-        first_image: 0,
-        noise: &noise,
-        labels: labels.as_deref(),
-        batch_size: arguments.way.batch_size,
-        share_until: None,
-        guidance: None,
-    };
-    let known = Known { image: &image, unknown: &unknown, resample: arguments.resample };
-    let total = arguments.n.div_ceil(arguments.way.batch_size) * table.rows.len();
-    let mut progress = Progress::new("inpaint", total as u64, 0, global.quiet);
-    let images = inpaint(&pipeline.unet, &table, &pipeline.scheduler, &request, known, |step| {
-        show(&mut progress, step.first / arguments.way.batch_size * step.rows + step.row + 1, total);
+    let image = pipeline.read_images(&[&arguments.image], fit)?;
+    let unknown = pipeline.read_mask(&arguments.mask, fit)?;
+    let table = arguments.sampler.table(&pipeline.scheduler)?;
+    let shape = [image.height, image.width, image.channels];
+    target.check_writable([arguments.n, image.height, image.width, image.channels])?;
+    let noise = initial_noise(seed, 0, arguments.n, shape).with_labels(arguments.images.labels(arguments.n));
+    let request = Request { seed, first_image: 0, noise: &noise, batch_size, shared: None };
+    let inpainting = Inpainting { image: &image, unknown: &unknown, resample: arguments.resample };
+    let total = arguments.n.div_ceil(batch_size) * table.rows.len();
+    let mut progress = Progress::new("inpaint", "steps", global);
+    let images = inpaint(&pipeline.denoiser()?, &table, (&request, inpainting), |step| {
+        progress.update(step.first / batch_size * step.rows + step.row + 1, total);
         true
     })?;
-    progress.finish();
+    drop(progress);
     let info = info([
         ("model", arguments.model.display().to_string()),
         ("image", arguments.image.display().to_string()),
         ("sampler", format!("{sampler}, {} steps, each {} times", table.rows.len(), arguments.resample)),
-        ("seed", arguments.way.seed.to_string()),
+        ("seed", seed.to_string()),
     ]);
-    match &target {
-        Output::Folder(folder) => output::write_folder(folder, &images, labels.as_deref(), 0, &info)?,
-        _ => output::write(&target, &images, labels.as_deref(), &[], &info)?,
-    }
-    let made = unknown.iter().filter(|unknown| **unknown).count();
+    output::write(&target, &images, &[], &info)?;
+    let filled = unknown.iter().filter(|unknown| **unknown).count();
     if global.json {
-        println!("{}", serde_json::json!({ "output": arguments.output, "images": images.n, "pixels_made": made }));
+        println!("{}", serde_json::json!({ "output": arguments.output, "images": images.n, "pixels_made": filled }));
     } else if !global.quiet {
-        eprintln!("{made} of {} pixels made, {} times: {}", unknown.len(), images.n, arguments.output.display());
+        let (of, n, path) = (unknown.len(), images.n, arguments.output.display());
+        eprintln!("filled in {filled} of {of} pixels in {n} variants: {path}");
     }
     Ok(())
 }

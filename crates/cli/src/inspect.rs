@@ -3,48 +3,54 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ddpm::data::{self, DuplicateReport, ReadOptions, Split, Summary};
-use ddpm::train::{checkpoint::State, config::Config};
-use ddpm::unet::{Parameters, count_by_part};
+use ddpm::data::{self, DuplicateReport, ImageSet, ReadOptions, Split, Summary};
+use ddpm::unet::count_by_part;
 use ddpm::{Pipeline, weights};
+use serde_json::{Value, json};
 
-use crate::train::grouped;
-use crate::{Global, height_width};
+use crate::terminal::{duration, grouped};
+use crate::{Global, values};
 
-/// Say what a model, a run or a set of images is.
+/// Describe a model, a run, a classifier or a set of images.
 ///
-/// For images: how many, sizes, channels, classes, and which files could not be read; and a contact sheet.
-/// For a model: parameters by part, configuration, noise schedule, and how far it was trained.
+/// For images: their number, sizes, channels and classes, the files that could not be read, and a contact sheet. For a
+/// model: parameters by part, configuration, noise schedule, and how far it was trained. For a file of `ddpm classifier`:
+/// the images it was trained on and its accuracy.
 #[derive(Args)]
-#[command(
-    after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  ddpm inspect train-images-idx3-ubyte.gz\n  ddpm inspect cifar-10-batches-bin --duplicates\n  \
-    ddpm inspect runs/fashion\n  ddpm inspect google-ddpm-cifar10-32/ --json\n  ddpm inspect                     the built-in images"
-)]
+#[command(after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  \
+    ddpm inspect train-images-idx3-ubyte.gz\n  \
+    ddpm inspect cifar-10-batches-bin --duplicates\n  \
+    ddpm inspect runs/fashion\n  \
+    ddpm inspect google-ddpm-cifar10-32/ --json\n  \
+    ddpm inspect                                     the built-in images")]
 pub struct Arguments {
-    /// Images or a model; by default the built-in images
+    /// Images, a model or a classifier. Defaults to the built-in images
     path: Option<PathBuf>,
-    /// The contact sheet of a set of images
-    #[arg(short, long, default_value = "contact-sheet.png", value_name = "FILE")]
+    /// The contact sheet of a set of images: a PNG
+    #[arg(short, long, default_value = "contact-sheet.png", value_name = "FILE", help_heading = "Images")]
     output: PathBuf,
-    /// Resize to this many pixels first: 32 or 32x48
-    #[arg(long, value_name = "SIZE")]
-    resolution: Option<String>,
-    /// The held-out part of a set that has one
-    #[arg(long)]
+    /// Height and width to which images are resized first: 32 or 32x48
+    #[arg(long, alias = "resolution", value_parser = values::size, value_name = "SIZE", help_heading = "Images")]
+    size: Option<[usize; 2]>,
+    /// Read the held-out part of a set that has one
+    #[arg(long, help_heading = "Images")]
     test: bool,
-    /// Find images that are there twice, and held-out images that are also in the training part
-    #[arg(long)]
+    /// Find equal images, and held-out images that are also in the training part
+    #[arg(long, help_heading = "Images")]
     duplicates: bool,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     match &arguments.path {
-        Some(path) if is_model(path) => model(path, global),
-        _ => images(&arguments, global),
+        Some(path) if is_model(path) => match classifier(path) {
+            Some(about) => describe_classifier(path, about, global),
+            None => describe_model(path, global),
+        },
+        _ => describe_images(&arguments, global),
     }
 }
 
-/// Whether a path is meant as a model: it has the files of one.
+/// Returns whether a path is meant as a model: it has the files of one.
 fn is_model(path: &Path) -> bool {
     let has = |name: &str| path.join(name).exists();
     has("checkpoints")
@@ -54,10 +60,9 @@ fn is_model(path: &Path) -> bool {
         || path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
 }
 
-fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
-    let resolution = arguments.resolution.as_deref().map(|text| height_width("--resolution", text));
+fn describe_images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
     let mut options = ReadOptions {
-        resolution: resolution.transpose()?,
+        resolution: arguments.size.map(Into::into),
         split: if arguments.test { Split::Test } else { Split::Train },
         ..ReadOptions::default()
     };
@@ -74,64 +79,90 @@ fn images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
         set => set?,
     };
     let summary = Summary::new(&set);
-    let duplicates = match arguments.duplicates {
-        false => None,
-        true => {
-            let split = if arguments.test { Split::Train } else { Split::Test };
-            // Both in the same shape, or no two would be equal.
-            let (resolution, channels) = (Some((set.height(), set.width())), Some(set.channels()));
-            let other = match open(&ReadOptions { resolution, channels, split, ..options.clone() }) {
-                Err(data::Error::NoHeldOut { .. }) => None,
-                other => Some(other?),
-            };
-            let (train, held_out) =
-                if arguments.test { (other.as_ref(), Some(&set)) } else { (Some(&set), other.as_ref()) };
-            Some(DuplicateReport::new(&set, train.zip(held_out))?)
-        }
-    };
-    // Evenly spread over the set, so that every class of a sorted set is seen.
-    let count = set.len().min(100);
-    let pixels = set.read((0..count).map(|i| i * set.len() / count))?;
-    let sheet = data::grid(&pixels, set.shape(), 10, 1)?;
-    sheet_to(&arguments.output, &sheet)?;
+    let duplicates = if arguments.duplicates { Some(duplicates(&set, &options, open)?) } else { None };
+    write_contact_sheet(&set, &arguments.output)?;
     if global.json {
-        println!(
-            "{}",
-            serde_json::json!({ "images": summary, "duplicates": duplicates, "contact_sheet": arguments.output })
-        );
-    } else {
-        println!("{summary}");
-        if let Some(duplicates) = duplicates {
-            println!("{duplicates}");
-        }
-        println!("contact sheet: {}", arguments.output.display());
+        let sheet = &arguments.output;
+        println!("{}", json!({ "images": summary, "duplicates": duplicates, "contact_sheet": sheet }));
+        return Ok(());
     }
+    println!("{summary}");
+    if let Some(duplicates) = duplicates {
+        println!("{duplicates}");
+    }
+    println!("contact sheet: {}", arguments.output.display());
     Ok(())
 }
 
-fn sheet_to(path: &Path, sheet: &image::RgbImage) -> anyhow::Result<()> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    sheet.write_to(&mut bytes, image::ImageFormat::Png)?;
-    Ok(weights::atomic::write_file(path, |file| file.write_all(bytes.get_ref()))?)
+/// Finds equal images within a part of a set, and between both of its parts.
+fn duplicates(
+    set: &ImageSet,
+    options: &ReadOptions,
+    open: impl Fn(&ReadOptions) -> Result<ImageSet, data::Error>,
+) -> anyhow::Result<DuplicateReport> {
+    let is_test = options.split == Split::Test;
+    let split = if is_test { Split::Train } else { Split::Test };
+    // Both in the same shape, or no two would be equal.
+    let (resolution, channels) = (Some((set.height(), set.width())), Some(set.channels()));
+    let other = match open(&ReadOptions { resolution, channels, split, ..options.clone() }) {
+        Err(data::Error::NoHeldOut { .. }) => None,
+        other => Some(other?),
+    };
+    let other = other.as_ref();
+    let parts = if is_test { other.map(|train| (train, set)) } else { other.map(|held_out| (set, held_out)) };
+    Ok(DuplicateReport::new(set, parts)?)
 }
 
-fn model(path: &Path, global: &Global) -> anyhow::Result<()> {
+/// Draws up to 100 images, evenly spread over the set, so that every class of a sorted set is seen.
+fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
+    let count = set.len().min(100);
+    let pixels = set.read((0..count).map(|i| i * set.len() / count))?;
+    let sheet = data::grid(&pixels, set.shape(), 10, 1)?;
+    let mut png = std::io::Cursor::new(Vec::new());
+    sheet.write_to(&mut png, image::ImageFormat::Png)?;
+    Ok(weights::atomic::write_file(path, |file| file.write_all(png.get_ref()))?)
+}
+
+/// Returns what a file of `ddpm classifier` says about itself; `None` for any other file.
+fn classifier(path: &Path) -> Option<Value> {
+    let (tensors, metadata) = weights::read_safetensors(path.is_file().then_some(path)?).ok()?;
+    let mut about: Value = serde_json::from_str(metadata.get("ddpm.classifier")?).ok()?;
+    about["parameters"] = tensors.values().map(|tensor| tensor.data.len()).sum::<usize>().into();
+    Some(about)
+}
+
+fn describe_classifier(path: &Path, about: Value, global: &Global) -> anyhow::Result<()> {
+    if global.json {
+        println!("{}", json!({ "root": path, "classifier": about }));
+        return Ok(());
+    }
+    let number = |key: &str| about[key].as_u64().unwrap_or(0) as usize;
+    let classes = about["classes"].as_array().map_or(0, Vec::len);
+    println!("classifier: {}", path.display());
+    println!("parameters: {}", grouped(number("parameters")));
+    println!("trained on: {}, {classes} classes", about["set"].as_str().unwrap_or("?"));
+    println!("images:     {0}x{0}, {1} channels", number("side"), number("channels"));
+    match about["accuracy"].as_f64() {
+        Some(accuracy) => println!("accuracy:   {accuracy:.4} of held-out images"),
+        None => println!("accuracy:   unknown, as the set has no held-out part"),
+    }
+    println!("use:        ddpm evaluate MODEL --features {} --metrics fd,kd,prdc", path.display());
+    Ok(())
+}
+
+fn describe_model(path: &Path, global: &Global) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(path, &global.device()?)?;
-    let config = pipeline.unet.config();
-    let parts = count_by_part(&pipeline.unet.flat_parameters());
+    let parts = count_by_part(&pipeline.network.flat_parameters());
     let total: usize = parts.values().sum();
-    let state = pipeline.root.join("training/state.json");
-    let state: Option<State> = match std::fs::read_to_string(&state) {
+    let training: Option<Value> = match std::fs::read_to_string(pipeline.root.join("training/state.json")) {
         Ok(text) => Some(serde_json::from_str(&text)?),
         Err(_) => None,
     };
-    let steps = Config::of_checkpoint(&pipeline.root).map(|config| config.train.steps);
     if global.json {
-        let object = serde_json::json!({
-            "root": pipeline.root, "parameters": total, "parts": parts,
-            "config": serde_json::from_str::<serde_json::Value>(&config.to_json())?,
-            "scheduler": serde_json::from_str::<serde_json::Value>(&pipeline.scheduler.to_json()?)?,
-            "training": state,
+        let object = json!({
+            "root": pipeline.root, "parameters": total, "parts": parts, "config": pipeline.network.config_value(),
+            "scheduler": serde_json::from_str::<Value>(&pipeline.scheduler.to_json()?)?,
+            "preprocessing": pipeline.preprocessing, "training": training,
         });
         println!("{object}");
         return Ok(());
@@ -141,16 +172,30 @@ fn model(path: &Path, global: &Global) -> anyhow::Result<()> {
     for (part, count) in &parts {
         println!("  {part:24} {:>12}", grouped(*count));
     }
-    let size = config.sample_size.map_or("any size".into(), |size| {
-        let (height, width) = size.height_width();
-        format!("{height}x{width}")
-    });
-    println!("images:     {size}, {} channels in, {} out", config.in_channels, config.out_channels);
-    println!("levels:     {:?}, {} residual blocks each", config.block_out_channels, config.layers_per_block);
-    println!("blocks:     {:?} | {:?}", config.down_block_types, config.up_block_types);
-    if let Some(classes) = config.num_class_embeds {
+    print_network(&pipeline);
+    print_process(&pipeline)?;
+    if let Some(training) = training {
+        print_training(&pipeline, &training);
+    }
+    Ok(())
+}
+
+fn print_network(pipeline: &Pipeline) {
+    let signature = pipeline.network.signature();
+    let config = pipeline.network.config_value();
+    let size = signature.size.map_or("any size".into(), |[height, width]| format!("{height}x{width}"));
+    println!("network:    {}", config["_class_name"].as_str().unwrap_or("UNet2DModel"));
+    println!("images:     {size}, {} channels in, {} out", signature.in_channels, signature.out_channels);
+    if !config["block_out_channels"].is_null() {
+        println!("levels:     {}, {} residual blocks each", config["block_out_channels"], config["layers_per_block"]);
+        println!("blocks:     {} | {}", config["down_block_types"], config["up_block_types"]);
+    }
+    if let Some(classes) = signature.classes() {
         println!("classes:    {classes}");
     }
+}
+
+fn print_process(pipeline: &Pipeline) -> anyhow::Result<()> {
     let scheduler = &pipeline.scheduler;
     let schedule = scheduler.noise_schedule()?;
     let last = schedule.len() - 1;
@@ -165,12 +210,15 @@ fn model(path: &Path, global: &Global) -> anyhow::Result<()> {
         scheduler.clip_sample
     );
     println!("            alphas_cumprod {:.6} .. {:.3e}", schedule.alpha_cumprod(0), schedule.alpha_cumprod(last));
-    if let Some(state) = state {
-        let of = steps.map_or(String::new(), |steps| format!(" of {steps}"));
-        println!("training:   step {}{of}, {}", state.step, crate::terminal::duration(state.seconds));
-        if state.skipped > 0 {
-            println!("            {} steps skipped, {} roll-backs", state.skipped, state.rollbacks);
-        }
-    }
     Ok(())
+}
+
+/// Prints how far a checkpoint was trained, by its `training/state.json`.
+fn print_training(pipeline: &Pipeline, state: &Value) {
+    let steps = ddpm::train::Config::of_checkpoint(&pipeline.root).map(|config| config.train.steps);
+    let of = steps.map_or(String::new(), |steps| format!(" of {steps}"));
+    println!("training:   step {}{of}, {}", state["step"], duration(state["seconds"].as_f64().unwrap_or(0.0)));
+    if state["skipped"].as_u64() > Some(0) {
+        println!("            {} steps skipped, {} roll-backs", state["skipped"], state["rollbacks"]);
+    }
 }

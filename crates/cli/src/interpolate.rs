@@ -2,19 +2,22 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use ddpm::sample::{Between, Mix, interpolate};
-use ddpm::{Images, Pipeline, Sampler, output};
+use clap::{Args, ValueEnum};
+use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
+use ddpm::{Images, Pipeline, output};
 
+use crate::error::usage;
+use crate::image_args::{ImageArgs, info};
 use crate::terminal::Progress;
-use crate::way::{Way, info, read, show};
-use crate::{Global, usage};
+use crate::{Global, values};
 
-/// Go from one image to another through a model: both are noised to the same t, mixed, and brought back. With --invert
-/// they are taken up along DDIM's way instead, which keeps more of both.
+/// Interpolate between two images.
 ///
-/// The sheet has a row for each t, coarser and coarser, and between the two images the mixtures of λ from 0 to 1
-/// (Ho et al. 2020, figure 8).
+/// Both images are noised to the same timestep with the same noise, mixed, and denoised. With --invert, their DDIM latents
+/// are mixed instead, which preserves more of both.
+///
+/// The sheet has a row for each timestep; the higher it is, the coarser the features that are mixed. From left to right
+/// it shows the first image, the mixtures with λ from 0 to 1, and the second image (Ho et al. 2020, figure 8).
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm interpolate runs/faces anna.png ben.png\n  \
     ddpm interpolate runs/faces anna.png ben.png --at 500 --between 15 -o line.png\n  \
@@ -27,87 +30,90 @@ pub struct Arguments {
     a: PathBuf,
     /// The image on the right
     b: PathBuf,
-    /// To which timesteps they are noised; by default five, evenly up to the last
+    /// Timesteps to which the images are noised. Defaults to five, evenly spaced up to the last
     #[arg(long, value_delimiter = ',', value_name = "T,…")]
     at: Option<Vec<usize>>,
-    /// Mixtures between the two, those at either end included
+    /// Number of mixtures, including those with λ = 0 and λ = 1
     #[arg(long, default_value_t = 9, value_name = "N")]
     between: usize,
-    /// linear or slerp (spherical)
+    /// How two noisy images are mixed
     #[arg(long, default_value = "linear", value_name = "MIX")]
-    mix: String,
-    /// The way back: ddim, ddpm or another sampler of `ddpm sample`
-    #[arg(long, default_value = "ddim", value_name = "NAME")]
-    sampler: String,
-    /// Steps of the whole way from noise to image
-    #[arg(long, default_value_t = 100, value_name = "K")]
-    steps: usize,
-    /// Mix the latents that DDIM makes the images from, instead of adding noise
+    mix: MixArg,
+    /// Mix DDIM latents in place of noised images
     #[arg(long, conflicts_with = "sampler")]
     invert: bool,
-    /// The sheet
+    /// The sheet to write: a PNG
     #[arg(short, long, default_value = "interpolation.png", value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
-    way: Way,
+    images: ImageArgs,
+    /// Sampler that denoises the mixtures
+    #[arg(long, default_value = "ddim", value_parser = values::sampler(), value_name = "NAME", help_heading = "Sampler")]
+    sampler: Sampler,
+    /// Number of steps from the last timestep
+    #[arg(long, default_value_t = 100, value_name = "K", help_heading = "Sampler")]
+    steps: usize,
+}
+
+/// A [`Mix`] by its name.
+#[derive(Clone, Copy, ValueEnum)]
+enum MixArg {
+    /// Along the straight line between them
+    Linear,
+    /// Along the great circle between them
+    Slerp,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let sampler: Sampler = arguments.sampler.parse().map_err(usage)?;
-    let mix = match arguments.mix.as_str() {
-        "linear" => Mix::Linear,
-        "slerp" => Mix::Spherical,
-        other => return Err(usage(format!("--mix {other}: expected linear or slerp"))),
-    };
-    arguments.way.check()?;
     if arguments.between < 2 {
         return Err(usage("--between must be at least 2"));
     }
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let ends = [
-        read(&[&arguments.a], &pipeline, arguments.way.fit.as_deref())?,
-        read(&[&arguments.b], &pipeline, arguments.way.fit.as_deref())?,
-    ];
+    let fit = arguments.images.fit;
+    let ends = [pipeline.read_images(&[&arguments.a], fit)?, pipeline.read_images(&[&arguments.b], fit)?];
     let last = pipeline.scheduler.num_train_timesteps - 1;
     let at = arguments.at.clone().unwrap_or_else(|| (1..=5).map(|i| i * last / 5).collect());
-    let shares: Vec<f64> = (0..arguments.between).map(|i| i as f64 / (arguments.between - 1) as f64).collect();
-    let between = Between {
+    let lambdas: Vec<f64> = (0..arguments.between).map(|i| i as f64 / (arguments.between - 1) as f64).collect();
+    let interpolation = Interpolation {
+        ends: [&ends[0], &ends[1]],
         at: &at,
-        shares: &shares,
-        mix,
-        sampler,
+        lambdas: &lambdas,
+        mix: match arguments.mix {
+            MixArg::Linear => Mix::Linear,
+            MixArg::Slerp => Mix::Spherical,
+        },
+        sampler: arguments.sampler,
         steps: Some(arguments.steps),
         invert: arguments.invert,
-        label: arguments.way.label,
-        seed: arguments.way.seed,
-        batch_size: arguments.way.batch_size,
+        label: arguments.images.label,
+        seed: arguments.images.seed,
+        batch_size: arguments.images.batch_size,
     };
-    let mut progress = Progress::new("interpolate", 0, 0, global.quiet);
-    let mut frames = interpolate(&pipeline.unet, &pipeline.scheduler, [&ends[0], &ends[1]], &between, |done, of| {
-        show(&mut progress, done, of);
+    let mut progress = Progress::new("interpolate", "steps", global);
+    let mixtures = interpolate(&pipeline.denoiser()?, &pipeline.scheduler, &interpolation, |done, total| {
+        progress.update(done, total);
         true
     })?;
-    progress.finish();
-    // The images themselves, at both ends of every row.
-    let [a, b] = ends.map(|end| repeated(&end, at.len()));
-    frames.insert(0, a);
-    frames.push(b);
-    let way = if arguments.invert { "ddim, inverted".to_owned() } else { sampler.to_string() };
-    let info = info([
-        ("model", arguments.model.display().to_string()),
-        ("at", format!("{at:?}")),
-        ("sampler", format!("{way}, {} steps", arguments.steps)),
-        ("seed", arguments.way.seed.to_string()),
-    ]);
-    output::sheet(&arguments.output, &frames, frames.len(), &info)?;
+    drop(progress);
+    write_sheet(&arguments, &at, &ends, mixtures)?;
     if global.json {
-        println!("{}", serde_json::json!({ "output": arguments.output, "at": at, "shares": shares }));
+        println!("{}", serde_json::json!({ "output": arguments.output, "at": at, "shares": lambdas }));
     } else if !global.quiet {
-        eprintln!("t = {at:?}, from top to bottom: {}", arguments.output.display());
+        eprintln!("t = {at:?} from top to bottom: {}", arguments.output.display());
     }
     Ok(())
 }
 
-fn repeated(image: &Images, n: usize) -> Images {
-    Images { n, pixels: image.pixels.repeat(n), ..image.clone() }
+/// Writes the mixtures between the two images.
+fn write_sheet(arguments: &Arguments, at: &[usize], ends: &[Images; 2], mixtures: Vec<Images>) -> anyhow::Result<()> {
+    let [a, b] = ends.each_ref().map(|end| Images { n: at.len(), pixels: end.pixels.repeat(at.len()), ..end.clone() });
+    let columns: Vec<Images> = std::iter::once(a).chain(mixtures).chain([b]).collect();
+    let sampler = if arguments.invert { "ddim, inverted".to_owned() } else { arguments.sampler.to_string() };
+    let info = info([
+        ("model", arguments.model.display().to_string()),
+        ("at", format!("{at:?}")),
+        ("sampler", format!("{sampler}, {} steps", arguments.steps)),
+        ("seed", arguments.images.seed.to_string()),
+    ]);
+    Ok(output::sheet(&arguments.output, &columns, columns.len(), &info)?)
 }

@@ -1,41 +1,51 @@
-//! The program `ddpm`.
+//! The program `ddpm`: arguments and printing. What it does is in the library of the same name.
 
 mod bench;
-mod classes;
 mod classifier;
+mod config_args;
+mod error;
 mod evaluate;
+mod guidance_args;
+mod image_args;
 mod import;
 mod inpaint;
 mod inspect;
 mod interpolate;
 mod invert;
-mod pictures;
 mod predict;
 mod quality;
+mod reference;
 mod sample;
+mod sampler_args;
 mod schedule;
 mod terminal;
 mod train;
-mod way;
+mod values;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ddpm::Device;
 
+use crate::error::usage;
+
 // Tensors come and go in large blocks, which the system's allocator would return and fetch each time.
 #[global_allocator]
-static ALLOCATOR: ddpm::CachingAllocator = ddpm::CachingAllocator::new();
+static ALLOCATOR: ddpm::kernels::CachingAllocator = ddpm::kernels::CachingAllocator::new();
 
-/// Denoising diffusion probabilistic models: train, sample, inspect.
+/// Train, sample, evaluate and reuse denoising diffusion models.
 #[derive(Parser)]
 #[command(
+    name = "ddpm",
     version,
     about,
     after_help = "Examples:\n  ddpm train                                  train on the built-in images, a few minutes\n  \
-                  ddpm sample runs/fashion -n 64 -o grid.png   draw 64 images from it\n  \
-                  ddpm inspect runs/fashion                    what is in there\n\n\
-                  Every command has --help with examples of its own."
+                  ddpm sample runs/fashion -n 64 -o grid.png   sample 64 images\n  \
+                  ddpm evaluate runs/fashion                   bits/dim of held-out images\n  \
+                  ddpm inspect runs/fashion                    what the model is\n\n\
+                  Every command has --help with examples. With --json, the result is one object on standard output, \
+                  {\"error\": \"…\"} if the command fails. The exit status is 0, 1 for an error, or 2 for a mistake in \
+                  the command itself."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -46,17 +56,18 @@ struct Cli {
 
 /// Flags of every command.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Global options")]
 struct Global {
-    /// Where to compute: cpu, cuda[:N], rocm, vulkan, metal or wgpu; by default the best one compiled in
+    /// Device that computes: cpu, cuda[:N], rocm, vulkan, metal or wgpu. Defaults to the best one compiled in
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
-    /// Threads on the CPU; by default one for each core. Results do not depend on it
-    #[arg(long, global = true, value_name = "N")]
+    /// Threads on the CPU. Defaults to one for each core; results do not depend on it
+    #[arg(long, global = true, value_parser = values::positive, value_name = "N")]
     threads: Option<usize>,
-    /// Print one JSON object on standard output, for programs
+    /// Print the result as one JSON object on standard output, also for errors
     #[arg(long, global = true)]
     json: bool,
-    /// No progress, only warnings and errors
+    /// Suppress progress output
     #[arg(long, short, global = true)]
     quiet: bool,
 }
@@ -71,9 +82,6 @@ impl Global {
 enum Command {
     Train(train::Arguments),
     Sample(Box<sample::Arguments>),
-    Predict(predict::Arguments),
-    Inspect(inspect::Arguments),
-    Schedule(schedule::Arguments),
     Evaluate(Box<evaluate::Arguments>),
     Interpolate(interpolate::Arguments),
     Inpaint(inpaint::Arguments),
@@ -81,96 +89,69 @@ enum Command {
     Classifier(classifier::Arguments),
     Import(import::ImportArguments),
     Export(import::ExportArguments),
-    /// Measure how fast this machine trains and samples a preset
+    Inspect(inspect::Arguments),
+    Predict(predict::Arguments),
+    Schedule(schedule::Arguments),
     Bench(bench::Arguments),
+    Completions(reference::CompletionsArguments),
+    Man(reference::ManArguments),
 }
 
-/// The reader of Parquet panics on some damaged files. That is caught and reported as an error, and needs no other words.
-fn pass_over_panics_that_are_caught() {
-    let all = std::panic::take_hook();
+fn main() -> ExitCode {
+    hide_caught_panics();
+    // The arguments may not be parsed.
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return error::report_parse(&error, json),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error::report(&error, json),
+    }
+}
+
+/// Hides panics of the Parquet reader on damaged files, which are caught and reported as errors.
+fn hide_caught_panics() {
+    let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !panic.location().is_some_and(|place| place.file().contains("/parquet-")) {
-            all(panic);
+        if !panic.location().is_some_and(|location| location.file().contains("/parquet-")) {
+            report(panic);
         }
     }));
 }
 
-fn main() -> ExitCode {
-    pass_over_panics_that_are_caught();
-    let cli = Cli::parse();
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", one_line(&error));
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
-        }
-    }
-}
-
-/// An error and its causes, less those whose words are in it already.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if line.is_empty() {
-            line = cause;
-        } else if !line.contains(&cause) {
-            line += &format!(": {cause}");
-        }
-    }
-    line
-}
-
-/// A mistake in the command itself: exit status 2.
-#[derive(Debug)]
-struct Usage(String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
-
-fn usage(error: impl std::fmt::Display) -> anyhow::Error {
-    Usage(error.to_string()).into()
-}
-
-/// The size that a flag gives: `32`, or `32x48` for height and width.
-fn height_width(flag: &str, text: &str) -> anyhow::Result<(usize, usize)> {
-    let sides: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
-    match sides.as_deref() {
-        Ok(&[side]) => Ok((side, side)),
-        Ok(&[height, width]) => Ok((height, width)),
-        _ => Err(usage(format!("{flag} {text}: expected a number, or HEIGHTxWIDTH"))),
-    }
-}
-
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let mut pool = rayon::ThreadPoolBuilder::new();
-    if let Some(threads) = cli.global.threads {
-        if threads == 0 {
-            return Err(usage("--threads 0: expected at least 1"));
-        }
-        pool = pool.num_threads(threads);
-    }
-    pool.build_global()?;
+fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
+    // 0 is one for each core.
+    rayon::ThreadPoolBuilder::new().num_threads(global.threads.unwrap_or(0)).build_global()?;
     // On one of the pool's threads: from outside, each of a network's 200 kernels would put this thread to sleep and wake
     // it again.
-    let Cli { command, global } = cli;
     rayon::scope(|_| match command {
         Command::Train(arguments) => train::run(arguments, &global),
         Command::Sample(arguments) => sample::run(*arguments, &global),
-        Command::Predict(arguments) => predict::run(arguments, &global),
-        Command::Inspect(arguments) => inspect::run(arguments, &global),
-        Command::Schedule(arguments) => schedule::run(arguments, &global),
         Command::Evaluate(arguments) => evaluate::run(*arguments, &global),
         Command::Interpolate(arguments) => interpolate::run(arguments, &global),
         Command::Inpaint(arguments) => inpaint::run(arguments, &global),
         Command::Invert(arguments) => invert::run(arguments, &global),
-        Command::Classifier(arguments) => classifier::run(&arguments, &global),
+        Command::Classifier(arguments) => classifier::run(arguments, &global),
         Command::Import(arguments) => import::import(arguments, &global),
         Command::Export(arguments) => import::export(arguments, &global),
+        Command::Inspect(arguments) => inspect::run(arguments, &global),
+        Command::Predict(arguments) => predict::run(arguments, &global),
+        Command::Schedule(arguments) => schedule::run(arguments, &global),
         Command::Bench(arguments) => bench::run(arguments, &global),
+        Command::Completions(arguments) => reference::completions(arguments, &global),
+        Command::Man(arguments) => reference::man(arguments, &global),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
 }

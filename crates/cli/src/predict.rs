@@ -9,7 +9,7 @@ use crate::Global;
 
 /// Run the bare network on tensors from a file, to compare it with another implementation.
 ///
-/// The input has `x` [N,C,H,W] (f32), `t` [N] (i64 or f32) and, for a conditional network, `labels`; the output
+/// The input has `x` [N,C,H,W] (f32), `t` [N] (i64 or f32) and, for a conditional network, `labels`; the output has
 /// `prediction` [N,C,H,W].
 #[derive(Args)]
 #[command(after_help = "Example:\n  ddpm predict runs/fashion --input in.safetensors -o out.safetensors\n\n\
@@ -19,17 +19,17 @@ use crate::Global;
 pub struct Arguments {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
-    /// The inputs, a safetensors file
-    #[arg(long, value_name = "FILE")]
+    /// The inputs: a safetensors file
+    #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// The predictions, a safetensors file
+    /// The predictions to write: a safetensors file
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
-    let shape = ddpm::predict::predict(&pipeline.unet, &arguments.input, &arguments.output)?;
+    let shape = ddpm::predict::predict(&pipeline.network, &arguments.input, &arguments.output)?;
     if global.json {
         println!("{}", serde_json::json!({ "output": arguments.output, "shape": shape }));
     } else if !global.quiet {

@@ -113,7 +113,7 @@ fn killed_at_any_moment_it_goes_on_to_the_same_bytes() {
 
 /// A process that dies in the middle of writing leaves a temporary folder; a copy that was interrupted a short file.
 #[test]
-fn a_torn_checkpoint_is_named_and_passed_over() {
+fn a_damaged_checkpoint_is_named_and_skipped() {
     let place = Place::new();
     place.trained("whole", 12, &[]);
     let remove = |file: &Path| fs::remove_file(file).unwrap();
@@ -142,7 +142,7 @@ fn a_torn_checkpoint_is_named_and_passed_over() {
         place.trained(run, 8, &[]);
         damage(&place.path(run).join("checkpoints/000000008").join(file));
         fs::create_dir(place.path(run).join("checkpoints/.000000012.tmp-1-2")).unwrap();
-        let warned = contains("warning:").and(contains("checkpoints/000000008")).and(contains("passed over"));
+        let warned = contains("warning:").and(contains("checkpoints/000000008")).and(contains("skipped"));
         let stderr = warned.and(contains(file)).and(contains("resumed: step 4 of 12"));
         place.resume(run, 12, &[]).assert().success().stderr(stderr);
         assert_eq!(place.weights("whole", 12), place.weights(run, 12), "{run}");
@@ -158,7 +158,7 @@ fn where_no_checkpoint_is_whole_nothing_begins_again() {
         fs::write(place.path("run/checkpoints").join(step).join("training/state.json"), "{").unwrap();
     }
     let before = files(&place.path("run"));
-    fails(place.resume("run", 12, &[]), 1, &["run/checkpoints", "no checkpoint is whole", "2 damaged"]);
+    fails(place.resume("run", 12, &[]), 1, &["run/checkpoints", "all checkpoints are corrupt (2)"]);
     assert_eq!(files(&place.path("run")), before);
     assert_eq!(metrics(&place.path("run")).len(), 4);
 }
@@ -324,7 +324,7 @@ fn a_full_disk_ends_a_run_and_costs_nothing() {
     let place = Place::new();
     place.trained("whole", 12, &[]);
     let size: usize = files(&place.path("whole/checkpoints/000000008")).len();
-    assert_eq!(size, 8);
+    assert_eq!(size, 9);
     let bytes: u64 = files(&place.path("whole/checkpoints/000000008"))
         .iter()
         .map(|file| {

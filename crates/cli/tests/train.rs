@@ -26,6 +26,7 @@ fn a_run_leaves_everything_that_it_promises() {
         [
             "checksums.json",
             "model_index.json",
+            "preprocessing.json",
             "scheduler/scheduler_config.json",
             "training/optimizer.safetensors",
             "training/state.json",

@@ -1,27 +1,22 @@
-//! How fast this machine trains and samples a network, and where the time goes.
+//! Benchmarks: how fast this machine trains and samples a network, and where the time goes.
 
 use std::time::Instant;
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use data::Split;
-use diffusion::timestep_sampler::LossSecondMoment;
+use model::{Condition, Images};
 use rayon::prelude::*;
 use serde::Serialize;
-use train::checkpoint::State;
-use train::config::{Config, TimestepSampler};
-use train::optimizer::Optimizer;
-use train::trainer::Trainer;
-use unet::{Labels, Unet};
+use train::{Batch, Trainer, TrainingConfig};
 
-/// What was measured. Times are medians.
+/// Measured speeds. Times are medians.
 #[derive(Clone, Debug, Serialize)]
 pub struct Speed {
-    /// Parameters of the network.
+    /// The number of parameters of the network.
     pub parameters: usize,
     /// Images of a step, and of a forward pass.
     pub batch: usize,
-    /// Threads on the CPU.
+    /// The number of CPU threads.
     pub threads: usize,
     /// Seconds of a training step: forward, backward, clip, Adam and average.
     pub train_step_s: f64,
@@ -33,30 +28,30 @@ pub struct Speed {
     pub sample_images_s: f64,
     /// Network evaluations of that sampler.
     pub sample_steps: usize,
-    /// Hours of the configuration's whole training run at that speed.
+    /// Hours of the configuration's complete training run at that speed.
     pub full_run_h: f64,
-    /// The most memory that the process held while it trained, where the system tells.
+    /// Peak memory of the process while it trained, where the system reports it.
     pub peak_bytes: Option<u64>,
-    /// On the CPU: what the machine can do at best, and what each operation made of it.
-    pub account: Option<Account>,
+    /// On the CPU, the time of each operation beside the machine's limits.
+    pub account: Option<SpeedProfile>,
 }
 
-/// Where the time of a training step and of a forward pass goes.
+/// The time of each operation of a training step and of a forward pass.
 #[derive(Clone, Debug, Serialize)]
-pub struct Account {
-    /// 10⁹ f32 operations a second in a plain matrix product of 1536³, the machine's peak as far as we can reach it.
+pub struct SpeedProfile {
+    /// 10⁹ f32 operations a second in a plain matrix product of 1536³, the highest speed that our code reaches.
     pub product_gflops: f64,
     /// 10⁹ bytes a second, read and written, in a plain copy of 256 MiB.
     pub copy_gbs: f64,
     /// A training step.
-    pub train_step: Vec<Share>,
+    pub train_step: Vec<OperationTime>,
     /// A forward pass.
-    pub forward: Vec<Share>,
+    pub forward: Vec<OperationTime>,
 }
 
-/// One operation's part of a step.
+/// The time of one operation in a step.
 #[derive(Clone, Debug, Serialize)]
-pub struct Share {
+pub struct OperationTime {
     /// The operation; the last is everything outside the kernels.
     pub operation: String,
     /// Calls in a step.
@@ -74,15 +69,15 @@ pub struct Share {
     pub of_limit: f64,
 }
 
-impl Account {
-    /// Of a training step, the direct operations over its time and the plain product's speed.
+impl SpeedProfile {
+    /// Returns a training step's direct operations over its time, as a share of the plain product's speed.
     pub fn share_of_peak(&self) -> f64 {
         self.train_step.iter().map(|share| share.share * share.gflops).sum::<f64>() / self.product_gflops
     }
 }
 
-/// Runs `step` several times with the account open.
-fn shares(runs: usize, product_gflops: f64, copy_gbs: f64, mut step: impl FnMut()) -> Vec<Share> {
+/// Runs `step` several times under the profiler.
+fn operations(runs: usize, (product_gflops, copy_gbs): (f64, f64), mut step: impl FnMut()) -> Vec<OperationTime> {
     kernels::start_profile();
     let start = Instant::now();
     (0..runs).for_each(|_| step());
@@ -90,11 +85,11 @@ fn shares(runs: usize, product_gflops: f64, copy_gbs: f64, mut step: impl FnMut(
     let entries = kernels::stop_profile();
     let inside: f64 = entries.iter().map(|entry| entry.seconds).sum();
     let per_run = |x: f64| x / runs as f64;
-    let mut shares: Vec<Share> = entries
+    let mut shares: Vec<OperationTime> = entries
         .into_iter()
         .map(|entry| {
             let (gflops, gbs) = (entry.flop / entry.seconds / 1e9, entry.bytes / entry.seconds / 1e9);
-            Share {
+            OperationTime {
                 operation: entry.operation,
                 calls: per_run(entry.calls as f64),
                 seconds: per_run(entry.seconds),
@@ -108,11 +103,11 @@ fn shares(runs: usize, product_gflops: f64, copy_gbs: f64, mut step: impl FnMut(
     let rest = total - inside;
     let operation = "everything else".to_string();
     let [calls, gflops, gbs, of_limit] = [0.0; 4];
-    shares.push(Share { operation, calls, seconds: per_run(rest), share: rest / total, gflops, gbs, of_limit });
+    shares.push(OperationTime { operation, calls, seconds: per_run(rest), share: rest / total, gflops, gbs, of_limit });
     shares
 }
 
-/// The least time of some runs, for what a machine can do at best.
+/// Returns the shortest time of some runs, for the limits of a machine.
 fn least(mut run: impl FnMut()) -> f64 {
     let times = (0..12).map(|_| {
         let start = Instant::now();
@@ -137,84 +132,70 @@ fn copy_gbs() -> f64 {
     8e-9 * FLOATS as f64 / least(copy)
 }
 
-/// Measures a configuration's network: `runs` times after `warmup` unmeasured ones.
+/// What is measured, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct BenchOptions {
+    /// Images of a step, and of a forward pass.
+    pub batch: usize,
+    /// Unmeasured repetitions first.
+    pub warmup: usize,
+    /// Measured repetitions, of which the median is taken.
+    pub runs: usize,
+}
+
+/// Measures the training and sampling speed of a configuration's network.
 ///
 /// # Errors
 /// If the configuration does not describe a network.
-pub fn bench(
-    config: &Config,
-    batch: usize,
-    warmup: usize,
-    runs: usize,
-    device: &Device,
-) -> Result<Speed, train::Error> {
-    // A whole run sees so many images, whatever the batch that is measured.
+pub fn bench(config: &TrainingConfig, options: BenchOptions, device: &Device) -> Result<Speed, train::Error> {
+    let BenchOptions { batch, warmup, runs } = options;
+    // A complete run trains on this many images, whatever the batch that is measured.
     let run_images = config.train.steps * config.train.batch_size * config.train.gradient_accumulation;
     let mut config = config.clone();
     config.train.batch_size = batch;
     config.train.gradient_accumulation = 1;
-    // The built-in images, brought to the preset's size: what they show does not matter to the clock.
+    // The built-in images, resized: their content does not matter to the clock.
     config.data.path = None;
     config.data.labels = false;
     let set = config.open(Split::Train)?;
-    let autodiff = device.clone().autodiff();
-    let unet = Unet::new(&config.network(&set)?, 0, &autodiff)?;
-    let image = set.shape();
-    let importance = match config.diffusion.timestep_sampler {
-        TimestepSampler::Importance => Some(LossSecondMoment::new(config.diffusion.timesteps)?),
-        _ => None,
-    };
-    let state = State { importance, ..State::default() };
-    let parameters = unet.config().parameter_count();
-    let trainer = Trainer {
-        optimizer: Optimizer::new(&unet),
-        unet,
-        objective: config.objective()?,
-        state,
-        image,
-        config: config.clone(),
-        device: autodiff,
-    };
-    let x0 = sample::output::from_u8(&set.read((0..batch).map(|i| i % set.len()))?);
+    let network = config.network(&set)?.build(0, &device.clone().autodiff())?;
+    let parameters = network.parameter_count();
+    let mut trainer = Trainer::new(&config, network)?;
+    let indices: Vec<usize> = (0..batch).map(|i| i % set.len()).collect();
+    let images = Images::read(&set, &indices)?.with_labels(None);
+    let batch_of_images = Batch::whole(images.clone());
 
-    let images = train::Batch { x0: x0.clone(), labels: None };
-    let cpu = unet::ops::is_cpu(device);
+    let limits_apply = unet::ops::is_cpu(device);
     let mut failure = None;
-    let mut slot = Some(trainer);
     let mut step = || {
-        if let Some(current) = slot.take() {
-            match current.step(&images) {
-                Ok((next, _)) => slot = Some(next),
-                Err(error) => failure = Some(error),
-            }
+        if let Err(error) = trainer.step(&batch_of_images) {
+            failure.get_or_insert(error);
         }
     };
-    // The first steps also find memory for activations of every size.
+    // The first steps also allocate memory for activations of every size.
     let train_step_s = median(warmup + 4, runs, &mut step);
-    // Before the forward passes, which keep filters in a form of their own.
+    // Before the forward passes, which keep packed filters.
     let peak_bytes = peak_bytes();
-    let limits = cpu.then(|| (product_gflops(), copy_gbs()));
-    let train_step = limits.map(|(product, copy)| shares(runs, product, copy, &mut step));
+    let limits = limits_apply.then(|| (product_gflops(), copy_gbs()));
+    let train_step = limits.map(|limits| operations(runs, limits, &mut step));
     if let Some(error) = failure {
         return Err(error);
     }
-    let Some(trainer) = slot else {
-        return Err(train::Error::Run("the benchmark lost its network".into()));
-    };
-    let inference = trainer.unet.valid();
+    let inference = trainer.network().valid();
     drop(trainer);
-    let x = Tensor::<4>::from_data(TensorData::new(x0.clone(), [batch, image[0], image[1], image[2]]), device);
+    let x = images.tensor(device);
     let timesteps: Vec<f32> = (0..batch).map(|i| (i * 61 % config.diffusion.timesteps) as f32).collect();
     let mut forward = || {
         // Reading a value waits for the device.
-        inference.forward(x.clone(), &timesteps, None::<Labels>, None).slice([0..1, 0..1, 0..1, 0..1]).into_data();
+        let y = inference.forward(x.clone(), &timesteps, Condition::default(), None);
+        y.slice([0..1, 0..1, 0..1, 0..1]).into_data();
     };
     let forward_s = median(warmup, runs, &mut forward);
-    let account = limits.zip(train_step).map(|((product_gflops, copy_gbs), train_step)| Account {
-        product_gflops,
-        copy_gbs,
+    let profile = limits.zip(train_step).map(|(limits, train_step)| SpeedProfile {
+        product_gflops: limits.0,
+        copy_gbs: limits.1,
         train_step,
-        forward: shares(runs, product_gflops, copy_gbs, &mut forward),
+        forward: operations(runs, limits, &mut forward),
     });
 
     let sample_steps = config.sample.steps.unwrap_or(config.diffusion.timesteps);
@@ -230,7 +211,7 @@ pub fn bench(
         sample_steps,
         full_run_h: run_images as f64 / train_images_s / 3600.0,
         peak_bytes,
-        account,
+        account: profile,
     })
 }
 
@@ -249,7 +230,7 @@ fn median(warmup: usize, runs: usize, mut run: impl FnMut()) -> f64 {
     times[times.len() / 2]
 }
 
-/// The peak of the resident set, as Linux counts it.
+/// Returns the peak of the resident set, as Linux counts it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,33 +1,42 @@
-//! What can go wrong in an evaluation.
+//! Errors of evaluations.
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// From the network.
+    /// From the model.
     #[error(transparent)]
-    Unet(#[from] unet::Error),
+    Model(#[from] model::Error),
+    /// From sampling.
+    #[error(transparent)]
+    Sample(#[from] sample::Error),
     /// From the mathematics.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
-    /// From reading or writing statistics.
+    /// From reading images, or reading or writing statistics.
     #[error(transparent)]
     Data(#[from] data::Error),
-    /// From reading or writing weights.
+    /// From reading or writing weights and other files.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// A request that cannot be met.
+    /// Arguments that do not fit each other.
     #[error("{0}")]
     Request(String),
-    /// The network answered with numbers that are not finite.
+    /// A prediction that is not finite.
     #[error("the prediction for image {image} at t = {timestep} is not finite: the weights are damaged")]
     NotFinite {
-        /// The image's number.
+        /// The number of the image.
         image: usize,
         /// The timestep.
         timestep: usize,
     },
-    /// The caller's progress function asked to stop.
+    /// The progress function cancelled.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<unet::Error> for Error {
+    fn from(error: unet::Error) -> Self {
+        Self::Model(error.into())
+    }
 }

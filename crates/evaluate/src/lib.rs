@@ -1,14 +1,31 @@
-//! What a denoising diffusion model is worth. [`likelihood`] measures Ho et al.'s variational bound (2020, eq. 5) term by
-//! term, and with it the squared error at every t, from which [`diffusion::MseProfile`] tells the bits/dim of any shorter
-//! chain, its best variances and the best chain itself. [`flow_likelihood`] is the exact likelihood of the probability flow.
-//! [`quality`] compares samples with real images by features, which [`network`] makes.
+//! Evaluation of denoising diffusion models.
+//!
+//! | module or item | what |
+//! |---|---|
+//! | [`likelihood()`] | the variational bound of Ho et al. (2020) in bits/dim, term by term |
+//! | [`flow_likelihood()`] | the likelihood under the probability flow, in bits/dim |
+//! | [`sub_chains()`] | bits/dim of shorter chains, predicted and measured |
+//! | [`Evaluation`] | these three for a pipeline, by a builder with defaults |
+//! | [`open_data()`], [`read_images()`] | images of a set as a pipeline takes them |
+//! | [`quality`] | distances between samples and real images, from features |
+//! | [`network`] | the networks that compute features |
 
+mod bound;
 mod error;
+mod evaluation;
 mod flow;
+mod held_out;
 mod likelihood;
+mod mse_profile;
 pub mod network;
 pub mod quality;
+mod sub_chains;
 
+pub use bound::{Chain, even_timesteps, likelihood};
 pub use error::Error;
+pub use evaluation::{EvaluateOptions, Evaluation};
 pub use flow::{Flow, FlowLikelihood, Trace, flow_likelihood};
-pub use likelihood::{Chain, Images, Likelihood, Point, likelihood};
+pub use held_out::{open_data, read_images};
+pub use likelihood::{BoundTerm, Likelihood};
+pub use mse_profile::{read_mse_profile, write_mse_profile};
+pub use sub_chains::{SubChain, SubChainStudy, sub_chains};

@@ -1,10 +1,10 @@
-//! Networks: the trait [`Backbone`], and [`Network`], which holds any backbone.
+//! Networks: the trait [`Backbone`], and [`Network`], which holds a backbone of any type.
 
 use std::fmt::Debug;
 
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
-use unet::{Dropout, FlatParameter, Labels, Parameters, Unet};
+use unet::{Dropout, FlatParameter, Labels, Parameters};
 use weights::Tensors;
 
 use crate::Error;
@@ -169,79 +169,6 @@ pub struct Inputs<'a> {
     pub checkpointing: bool,
 }
 
-impl Backbone for Unet {
-    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        Unet::forward(self, x, c_noise, condition.labels, dropout)
-    }
-
-    fn signature(&self) -> Signature {
-        let config = Unet::config(self);
-        Signature {
-            size: config.sample_size.map(|size| size.height_width().into()),
-            in_channels: config.in_channels,
-            out_channels: config.out_channels,
-            labels: match (config.class_embed_type, config.num_class_embeds) {
-                (None, None) => LabelKind::None,
-                (None, Some(classes)) => LabelKind::Classes(classes),
-                (Some(unet::ClassEmbedType::Timestep), _) => LabelKind::AnyClass,
-                (Some(unet::ClassEmbedType::Identity), _) => LabelKind::Vectors(config.time_embed_dim()),
-            },
-            timesteps: config.num_train_timesteps,
-        }
-    }
-
-    fn config(&self) -> String {
-        Unet::config(self).to_json()
-    }
-
-    // `sample_size` is the training size, but any size works that all levels can halve.
-    fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
-        Ok(Unet::config(self).check_size(height, width)?)
-    }
-
-    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
-        let Inputs { x, c_noise, condition, dropout, checkpointing } = inputs;
-        if checkpointing {
-            return self.checkpointed_gradients(x, c_noise, condition.labels, dropout, loss);
-        }
-        let loss = loss(Unet::forward(self, x, c_noise, condition.labels, dropout));
-        self.take_gradients(&mut loss.backward())
-    }
-}
-
-/// The configuration of a supported network, identified by its `_class_name`.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum NetworkConfig {
-    /// diffusers' `UNet2DModel`.
-    UNet2DModel(unet::UnetConfig),
-}
-
-impl NetworkConfig {
-    /// Parses the text of a `config.json`. Without a `_class_name`, as in some repositories of 2022, the class is
-    /// `UNet2DModel`.
-    ///
-    /// # Errors
-    /// If the class or a key is not supported; the error names it.
-    pub fn from_json(text: &str) -> Result<Self, Error> {
-        Ok(Self::UNet2DModel(unet::UnetConfig::from_json(text)?))
-    }
-
-    /// Returns the number of parameters of the network.
-    pub fn parameter_count(&self) -> usize {
-        match self {
-            Self::UNet2DModel(config) => config.parameter_count(),
-        }
-    }
-
-    /// Returns the configuration as the text of `config.json`.
-    pub fn to_json(&self) -> String {
-        match self {
-            Self::UNet2DModel(config) => config.to_json(),
-        }
-    }
-}
-
 /// A backbone of any type. Clones share the memory of the parameters.
 #[derive(Debug)]
 pub struct Network(Box<dyn AnyBackbone>);
@@ -259,16 +186,6 @@ impl<B: Backbone> From<B> for Network {
 }
 
 impl Network {
-    /// Creates a network with initial parameters drawn from `seed`.
-    ///
-    /// # Errors
-    /// If the configuration is invalid.
-    pub fn new(config: &NetworkConfig, seed: u64, device: &Device) -> Result<Self, Error> {
-        match config {
-            NetworkConfig::UNet2DModel(config) => Ok(Unet::new(config, seed, device)?.into()),
-        }
-    }
-
     /// See [`Backbone::forward`].
     pub fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
         self.0.forward(x, c_noise, condition, dropout)

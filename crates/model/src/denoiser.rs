@@ -233,6 +233,14 @@ impl Process {
         Ok(Denoised { x_t, output, variance, maps })
     }
 
+    /// Checks that x_0 can be predicted at a noise level.
+    ///
+    /// # Errors
+    /// If it cannot; for example, from ε at pure noise.
+    pub fn check_node(&self, node: Node) -> Result<(), Error> {
+        self.maps(node).map(drop)
+    }
+
     /// Returns the coefficients at a noise level of this process.
     fn preconditioning(&self, node: Node) -> Result<Preconditioning, Error> {
         let previous = self.prediction.previous_level(&self.schedule, node.timestep)?;
@@ -267,7 +275,7 @@ impl Denoiser for NetworkDenoiser {
     }
 
     fn check_node(&self, node: Node) -> Result<(), Error> {
-        self.process.maps(node).map(drop)
+        self.process.check_node(node)
     }
 
     fn device(&self) -> Device {

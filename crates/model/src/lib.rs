@@ -2,7 +2,8 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | [`backbone`] | [`Backbone`], a network; [`Network`], a backbone of any type; [`NetworkConfig`], its configuration |
+//! | [`backbone`] | [`Backbone`], a network; [`Network`], a backbone of any type |
+//! | [`networks`] | [`NetworkConfig`], the configuration in a `config.json`, of a network of any class |
 //! | [`denoiser`] | [`Denoiser`], a model that predicts x̂0 and ε̂; [`Process`], which converts the output of a network |
 //! | [`guidance`] | [`ClassifierFree`], a denoiser with classifier-free guidance |
 //! | [`oracle`] | [`Oracle`], the exact denoiser of known data |
@@ -55,16 +56,18 @@ pub mod denoiser;
 mod error;
 pub mod guidance;
 pub mod images;
+pub mod networks;
 pub mod oracle;
 pub mod pipeline;
 pub mod preprocessing;
 
-pub use backbone::{Backbone, Condition, LabelKind, Network, NetworkConfig, Signature};
+pub use backbone::{Backbone, Condition, LabelKind, Network, Signature};
 pub use denoiser::{Denoised, Denoiser, NetworkDenoiser, Process};
 pub use error::Error;
 pub use guidance::ClassifierFree;
 pub use images::Images;
+pub use networks::NetworkConfig;
 pub use oracle::Oracle;
-pub use pipeline::Pipeline;
+pub use pipeline::{Pipeline, PipelineImport};
 pub use preprocessing::Preprocessing;
 pub use unet::{Dropout, Labels};

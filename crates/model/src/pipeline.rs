@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use diffusion::SchedulerConfig;
+use data::{Fit, ReadOptions};
+use diffusion::beta_schedule::scaled_beta_range;
+use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
 use weights::atomic::{self, Existing};
 use weights::families::{ImportOptions, Imported};
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
-use crate::{Error, Network, NetworkConfig, NetworkDenoiser, Process};
+use crate::{Error, Images, Network, NetworkConfig, NetworkDenoiser, Process};
 
 /// A denoising diffusion model: diffusers' `DDPMPipeline`, plus image preprocessing.
 #[derive(Clone, Debug)]
@@ -52,7 +54,7 @@ impl Pipeline {
                 "describes a network of {asked} parameters, but the weights beside it are {held}"
             )));
         }
-        let mut network = Network::new(&config, 0, device)?;
+        let mut network = config.build(0, device)?;
         network
             .set_tensors(tensors)
             .map_err(|error| Error::Pipeline { path: located.unet_weights.clone(), message: error.to_string() })?;
@@ -68,13 +70,15 @@ impl Pipeline {
     ///
     /// # Errors
     /// If a file, tensor or key is missing, damaged or not supported; the error names it.
-    pub fn import(path: &Path, options: &ImportOptions, device: &Device) -> Result<(Self, Imported), Error> {
-        let mut imported = weights::families::import(path, options)?;
+    pub fn import(path: &Path, options: &PipelineImport, device: &Device) -> Result<(Self, Imported), Error> {
+        let mut imported = weights::families::import(path, &options.network)?;
         let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
         let config = NetworkConfig::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
         let scheduler =
             SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
-        let mut network = Network::new(&config, 0, device)?;
+        let scheduler = options.scheduler(scheduler, imported.family);
+        scheduler.noise_schedule().map_err(|error| fail(error.to_string()))?;
+        let mut network = config.build(0, device)?;
         network.set_tensors(std::mem::take(&mut imported.tensors)).map_err(|error| fail(error.to_string()))?;
         let signature = network.signature();
         let preprocessing = Preprocessing {
@@ -85,6 +89,46 @@ impl Pipeline {
         let pipeline = Self { network, scheduler, preprocessing, root: path.to_owned() };
         pipeline.check().map_err(fail)?;
         Ok((pipeline, imported))
+    }
+
+    /// Returns the options that read images for the pipeline, with another fit than its own if one is given.
+    pub fn read_options(&self, fit: Option<Fit>) -> ReadOptions {
+        let options = self.preprocessing.read_options();
+        ReadOptions { fit: fit.unwrap_or(options.fit), ..options }
+    }
+
+    /// Reads image files as the network takes them, all into one batch without labels.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read, or whose size differs from that of the others.
+    pub fn read_images(&self, paths: &[impl AsRef<Path>], fit: Option<Fit>) -> Result<Images, Error> {
+        let options = self.read_options(fit);
+        let mut images = Images::default();
+        for path in paths {
+            let path = path.as_ref();
+            let image = Images { labels: None, ..Images::read(&data::open(path, &options)?, &[0])? };
+            if images.n > 0 && images.shape()[1..] != image.shape()[1..] {
+                let size = |images: &Images| format!("{}x{}x{}", images.height, images.width, images.channels);
+                let message = format!(
+                    "the image is {}, but those before it are {}; give images of one size",
+                    size(&image),
+                    size(&images)
+                );
+                return Err(Error::Pipeline { path: path.to_owned(), message });
+            }
+            images.append(image);
+        }
+        Ok(images)
+    }
+
+    /// Reads a mask, fitted as [`Pipeline::read_images`] fits images: for each pixel, H,W, whether it is white.
+    ///
+    /// # Errors
+    /// Names the file if it cannot be read.
+    pub fn read_mask(&self, path: &Path, fit: Option<Fit>) -> Result<Vec<bool>, Error> {
+        let options = ReadOptions { channels: Some(1), ..self.read_options(fit) };
+        let bytes = data::open(path, &options)?.read([0])?;
+        Ok(bytes.into_iter().map(|byte| byte >= 128).collect())
     }
 
     /// Writes the pipeline as a diffusers folder, atomically. The folder must not exist.
@@ -142,6 +186,38 @@ impl Pipeline {
             "`out_channels` is {outputs}; with {inputs} input channels and variance_type {} it should be {expected}",
             self.scheduler.variance_type
         ))
+    }
+}
+
+/// How a network of another code base becomes a pipeline. What is `None` stays as the code base has it.
+#[derive(Clone, Debug, Default)]
+pub struct PipelineImport {
+    /// What the weights do not record about the network.
+    pub network: ImportOptions,
+    /// T, the number of timesteps it was trained for.
+    pub timesteps: Option<usize>,
+    /// The β rule.
+    pub beta_schedule: Option<BetaSchedule>,
+    /// What the network predicts.
+    pub prediction: Option<Prediction>,
+    /// The variance of the reverse process.
+    pub variance: Option<Variance>,
+}
+
+impl PipelineImport {
+    /// Returns the family's scheduler with the options that are given.
+    fn scheduler(&self, mut scheduler: SchedulerConfig, family: &str) -> SchedulerConfig {
+        if let Some(timesteps) = self.timesteps {
+            // OpenAI's linear betas are scaled so that their sum does not depend on T.
+            if scheduler.beta_schedule == BetaSchedule::Linear && family.starts_with("openai") {
+                (scheduler.beta_start, scheduler.beta_end) = scaled_beta_range(timesteps);
+            }
+            scheduler.num_train_timesteps = timesteps;
+        }
+        scheduler.beta_schedule = self.beta_schedule.unwrap_or(scheduler.beta_schedule);
+        scheduler.prediction_type = self.prediction.unwrap_or(scheduler.prediction_type);
+        scheduler.variance_type = self.variance.unwrap_or(scheduler.variance_type);
+        scheduler
     }
 }
 

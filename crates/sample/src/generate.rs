@@ -368,6 +368,7 @@ impl<'a> Generation<'a> {
         let labels = options.labels.clone().or_else(|| self.pipeline.classes()).filter(|labels| !labels.is_empty());
         let denoiser = Guidance::around_boxed(options.guidance, self.pipeline.denoiser()?);
         let plan = Plan { denoiser, sampler, table, shape: self.shape()?, labels, scheduler };
+        check_memory(options.batch_size.min(options.n), plan.shape)?;
         let first = self.start(&plan, 0..1)?;
         check(&*plan.denoiser, &plan.table, &first.with_labels(self.labels_of(&plan, 0..1)))?;
         if let Some(all) = &plan.labels {
@@ -506,4 +507,15 @@ impl<'a> Generation<'a> {
         info.extend(own.map(|(key, value)| (key.to_owned(), value)));
         info
     }
+}
+
+/// Checks that a batch can be held at all.
+fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> Result<(), Error> {
+    let sides = [n, height, width, channels, size_of::<f32>()];
+    let bytes = sides.into_iter().try_fold(1, usize::checked_mul);
+    if bytes.is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok()) {
+        return Ok(());
+    }
+    let message = format!("{n} images of {height}x{width}x{channels} at once do not fit into memory");
+    Err(Error::Request(format!("{message}; lower the batch size (--batch-size) or the size (--size)")))
 }

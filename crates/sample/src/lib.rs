@@ -26,6 +26,6 @@ pub use generate::{ClipChoice, GenerateOptions, Generation, GenerationProgress, 
 pub use inpaint::{Inpainting, inpaint};
 pub use interpolate::{Interpolation, Mix, interpolate};
 pub use invert::{Inversion, Inverted, inversion_tables, invert};
-pub use noise::{initial_noise, noised};
+pub use noise::{initial_noise, noised, read_noise};
 pub use sampler::{Sampler, SamplerOptions};
 pub use solve::{Request, SamplerStep, SharedNoise, sample};

@@ -1,8 +1,12 @@
 //! The noise that sampling starts from.
 
+use std::path::Path;
+
 use diffusion::NoiseLevel;
 use model::Images;
 use random::{Random, Stream};
+
+use crate::Error;
 
 /// Returns standard normal x_T for the images `first_image` to `first_image + n`, of shape `[H,W,C]`. The noise of an
 /// image depends on the seed and its number alone.
@@ -13,6 +17,32 @@ pub fn initial_noise(seed: u64, first_image: u64, n: usize, [height, width, chan
         random.normals(Stream::InitialNoise, first_image + i as u64, 0, image);
     }
     Images::new([n, height, width, channels], pixels)
+}
+
+/// Reads noise from the tensor `noise` `[N,C,H,W]` of a safetensors file, which [`invert`](crate::invert()) and other
+/// programs write.
+///
+/// # Errors
+/// Names the file if it cannot be read, has no such tensor, or a value that is not finite.
+pub fn read_noise(path: impl AsRef<Path>) -> Result<Images, Error> {
+    let path = path.as_ref();
+    let fail = |message: String| Error::Request(format!("{}: {message}", path.display()));
+    let (mut tensors, _) = weights::read_safetensors(path)?;
+    let tensor = tensors.remove("noise").ok_or_else(|| fail("tensor `noise` is missing".into()))?;
+    let [n, channels, height, width] = match tensor.shape[..] {
+        [n, channels, height, width] if n > 0 => [n, channels, height, width],
+        _ => return Err(fail(format!("`noise` has shape {:?}; expected [N, C, H, W]", tensor.shape))),
+    };
+    if let Some(bad) = tensor.data.iter().position(|value| !value.is_finite()) {
+        return Err(fail(format!("`noise` has a value that is not finite (element {bad})")));
+    }
+    let mut pixels = Vec::with_capacity(tensor.data.len());
+    for image in tensor.data.chunks((channels * height * width).max(1)) {
+        for pixel in 0..height * width {
+            pixels.extend((0..channels).map(|c| image[c * height * width + pixel]));
+        }
+    }
+    Ok(Images::new([n, height, width, channels], pixels))
 }
 
 /// Returns x_t of one image `[1,H,W,C]`, once for the noise of each image that [`initial_noise`] numbers: the start of

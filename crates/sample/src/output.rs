@@ -23,6 +23,7 @@ use model::Images;
 use rayon::prelude::*;
 use weights::atomic;
 
+use crate::writer::spool_folder;
 use picture::{InMemory, Layout, PixelSource};
 
 /// An error of writing images.
@@ -151,6 +152,14 @@ impl Output {
             | Output::Npz(path)
             | Output::Safetensors(path)
             | Output::Folder(path) => path,
+        }
+    }
+
+    /// Returns whether a generation that was interrupted left images here: in the folder, or beside the file.
+    pub fn is_begun(&self) -> bool {
+        match self {
+            Output::Folder(folder) => images_in(folder).is_ok_and(|images| !images.is_empty()),
+            _ => spool_folder(self.path()).is_dir(),
         }
     }
 

@@ -132,6 +132,13 @@ impl Writer {
     }
 }
 
+/// Returns the folder that collects the images of a file.
+pub(crate) fn spool_folder(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
+}
+
 const IMAGES: &str = "images";
 const REQUEST: &str = "request.json";
 
@@ -168,11 +175,7 @@ impl Spool {
             temporary.map_err(|error| Error::Io { path: path.into(), action: "needs a temporary folder", error })?;
         let folder = match &temporary {
             Some(folder) => folder.path().to_owned(),
-            None => {
-                let mut name = path.as_os_str().to_owned();
-                name.push(".partial");
-                PathBuf::from(name)
-            }
+            None => spool_folder(path),
         };
         let fail = |action| {
             let path = folder.clone();

@@ -1,11 +1,12 @@
-//! Checkpoints: diffusers pipeline folders of the averaged weights, with what training needs to go on beside them.
+//! Checkpoints: diffusers pipeline folders of the averaged parameters, with the state of training beside them.
 //!
 //! ```text
 //! checkpoints/latest                 the name of the newest
-//! checkpoints/best                   the name of the one that measured best, where something is measured
+//! checkpoints/best                   the name of the one with the best validation, if there was any
 //! checkpoints/000010000/
-//!   model_index.json  unet/  scheduler/     what diffusers reads; the weights are the averages
-//!   training/weights.safetensors            the weights themselves
+//!   model_index.json  unet/  scheduler/     what diffusers reads; the parameters are the averages
+//!   preprocessing.json                      how images are read for the model
+//!   training/weights.safetensors            the parameters themselves
 //!   training/optimizer.safetensors          Adam's moments
 //!   training/state.json                     everything else
 //!   checksums.json                          of all of these
@@ -15,81 +16,71 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
-use diffusion::timestep_sampler::LossSecondMoment;
-use serde::{Deserialize, Serialize};
-use unet::{Parameters, Unet};
+use model::pipeline::PipelineParts;
+use model::{Network, NetworkConfig, Preprocessing};
 use weights::atomic::{self, Existing};
-use weights::{Metadata, digest, pipeline};
+use weights::{Metadata, Tensors, digest, pipeline};
 
 use crate::Error;
-use crate::measure::BestBy;
 use crate::optimizer::Optimizer;
+use crate::state::TrainState;
 
-/// What training needs besides tensors. All randomness is addressed by seed and step, so there is no more to keep.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct State {
-    /// Steps done.
-    pub step: u64,
-    /// Updates done: steps less those skipped. Adam's bias correction counts these.
-    pub updates: u64,
-    /// Steps skipped because the loss or a gradient was not finite.
-    pub skipped: u64,
-    /// Of these, how many since the last step that was not skipped.
-    pub skipped_in_a_row: usize,
-    /// Returns to an earlier checkpoint after too many skipped steps in a row.
-    pub rollbacks: u32,
-    /// Seconds of training so far.
-    pub seconds: f64,
-    /// The losses that the importance sampler remembers.
-    pub importance: Option<LossSecondMoment>,
-    /// The step at which the figure that chooses was least, and that figure.
-    #[serde(default)]
-    pub best: Option<(u64, f64)>,
-    /// Which figure chooses.
-    #[serde(default)]
-    pub best_by: BestBy,
-}
-
-/// A training run's tensors and state.
+/// The network, optimizer and state of a run.
+#[derive(Debug)]
 pub struct Checkpoint {
-    /// The weights themselves, not the averages.
-    pub unet: Unet,
+    /// The network with the parameters themselves, not their averages.
+    pub network: Network,
     /// Moments and averages.
     pub optimizer: Optimizer,
     /// Everything else.
-    pub state: State,
+    pub state: TrainState,
+}
+
+/// What a checkpoint is written from.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointParts<'a> {
+    /// The network with the parameters themselves.
+    pub network: &'a Network,
+    /// Moments and averages.
+    pub optimizer: &'a Optimizer,
+    /// Everything else.
+    pub state: &'a TrainState,
+    /// The chain.
+    pub scheduler: &'a SchedulerConfig,
+    /// How images are read.
+    pub preprocessing: &'a Preprocessing,
+}
+
+/// Returns the folder of a run's checkpoint at a step.
+pub fn folder(run: &Path, step: u64) -> PathBuf {
+    run.join("checkpoints").join(name(step))
 }
 
 fn name(step: u64) -> String {
     format!("{step:09}")
 }
 
-/// Writes `run/checkpoints/STEP`, whole or not at all, points `latest` to it and removes all but the newest `keep`.
+/// Writes `run/checkpoints/STEP`, completely or not at all, points `latest` to it, and removes all but the newest `keep`
+/// checkpoints and the best one.
 ///
 /// # Errors
-/// If a file cannot be written; earlier checkpoints are then as they were.
-pub fn save(
-    run: &Path,
-    unet: &Unet,
-    optimizer: &Optimizer,
-    scheduler: &SchedulerConfig,
-    state: &State,
-    keep: usize,
-) -> Result<PathBuf, Error> {
+/// If a file cannot be written; earlier checkpoints are then unchanged.
+pub fn save(run: &Path, parts: &CheckpointParts, keep: usize) -> Result<PathBuf, Error> {
+    let &CheckpointParts { network, optimizer, state, scheduler, preprocessing } = parts;
     let checkpoints = run.join("checkpoints");
     std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
-    let target = checkpoints.join(name(state.step));
-    let averages = unet.tensors_of(optimizer.averages())?;
+    let target = folder(run, state.step);
+    let averages = network.tensors_of(optimizer.averages())?;
     atomic::write_folder(&target, Existing::Replace, |folder| {
-        sample::write_pipeline(folder, unet.config(), scheduler, &averages)?;
+        let config = &network.config();
+        PipelineParts { config, scheduler, preprocessing, tensors: &averages }.write(folder)?;
         let training = folder.join("training");
         std::fs::create_dir(&training).map_err(|source| Error::Write { path: training.clone(), source })?;
-        let write = |file: &str, tensors: &weights::Tensors| {
+        let write = |file: &str, tensors: &Tensors| {
             weights::write_safetensors(training.join(file), weights::views(tensors), &Metadata::new())
         };
-        write("weights.safetensors", &unet.tensors()?)?;
-        write("optimizer.safetensors", &optimizer.tensors(unet)?)?;
+        write("weights.safetensors", &network.tensors()?)?;
+        write("optimizer.safetensors", &optimizer.tensors(network)?)?;
         atomic::write_file(training.join("state.json"), |file| {
             serde_json::to_writer_pretty(&mut *file, state)?;
             file.write_all(b"\n")
@@ -102,7 +93,7 @@ pub fn save(
     if best == Some(state.step) {
         pipeline::set_best(&checkpoints, &name(state.step))?;
     }
-    // Only now that the new one is whole may old ones go.
+    // Old checkpoints are removed only after the new one is complete.
     let all = pipeline::checkpoints(&checkpoints)?;
     let old = all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1));
     for (_, old) in old.filter(|(step, _)| Some(*step) != best) {
@@ -114,35 +105,38 @@ pub fn save(
 /// Reads a checkpoint folder onto a device.
 ///
 /// # Errors
-/// Names the file that is missing, damaged or does not fit.
+/// Names the file that is missing, damaged or inconsistent.
 pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
-    // Without a list of checksums, whoever changed a file on purpose removed it.
+    // A user who edits a file on purpose removes the list of checksums.
     if digest::is_sealed(folder) {
         digest::verify(folder)?;
     }
-    let config = unet::Config::read(&folder.join("unet/config.json"))?;
+    let read_text =
+        |path: &Path| std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source });
+    let invalid =
+        |path: &Path, reason: &dyn std::fmt::Display| Error::Checkpoint(format!("{}: {reason}", path.display()));
     let read = |file: &str| weights::read_safetensors(folder.join(file)).map(|(tensors, _)| tensors);
-    let training = folder.join("training");
-    let state = training.join("state.json");
-    let text = std::fs::read_to_string(&state).map_err(|source| Error::Read { path: state.clone(), source })?;
-    let state: State =
-        serde_json::from_str(&text).map_err(|e| Error::Checkpoint(format!("{}: {e}", state.display())))?;
-    let unet = Unet::new(&config, 0, device)?.with_tensors(read("training/weights.safetensors")?)?;
+    let path = folder.join("unet/config.json");
+    let config = NetworkConfig::from_json(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
+    let path = folder.join("training/state.json");
+    let state = serde_json::from_str(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
+    let mut network = config.build(0, device)?;
+    network.set_tensors(read("training/weights.safetensors")?)?;
     let moments = read("training/optimizer.safetensors")?;
     let averages = read("unet/diffusion_pytorch_model.safetensors")?;
-    let optimizer = Optimizer::from_tensors(&unet, moments, averages, &device.clone().without_autodiff())?;
-    Ok(Checkpoint { unet, optimizer, state })
+    let optimizer = Optimizer::from_tensors(&network, moments, averages)?;
+    Ok(Checkpoint { network, optimizer, state })
 }
 
-/// The newest whole checkpoint of a run that is `wanted`, if there is one. Each that is torn or damaged is reported and
-/// passed over.
+/// Reads the newest intact checkpoint of a run that `accept` accepts, if there is one. `damaged` is called with each one
+/// that cannot be read, which is skipped.
 ///
 /// # Errors
 /// If the folder cannot be read.
 pub fn newest(
     run: &Path,
     device: &Device,
-    wanted: impl Fn(&State) -> bool,
+    accept: impl Fn(&TrainState) -> bool,
     mut damaged: impl FnMut(&Path, &Error),
 ) -> Result<Option<Checkpoint>, Error> {
     let checkpoints = run.join("checkpoints");
@@ -151,10 +145,16 @@ pub fn newest(
     }
     for (_, folder) in pipeline::checkpoints(&checkpoints)?.into_iter().rev() {
         match load(&folder, device) {
-            Ok(checkpoint) if wanted(&checkpoint.state) => return Ok(Some(checkpoint)),
+            Ok(checkpoint) if accept(&checkpoint.state) => return Ok(Some(checkpoint)),
             Ok(_) => {}
             Err(error) => damaged(&folder, &error),
         }
     }
     Ok(None)
+}
+
+/// Returns the steps that a run has done, from the name of its newest checkpoint; `None` if there is no run.
+pub fn steps_done(run: &Path) -> Option<u64> {
+    let all = pipeline::checkpoints(run.join("checkpoints")).ok()?;
+    all.last().map(|(step, _)| *step)
 }

@@ -1,4 +1,4 @@
-//! Training of a small classifier, for the features that it has in the end ([`evaluate::network::Classifier`]).
+//! Training of a small classifier for its features ([`evaluate::network::Classifier`]).
 
 use std::sync::Arc;
 
@@ -6,24 +6,25 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use data::ImageSet;
 use evaluate::network::{About, Classifier};
+use model::Images;
 use random::Random;
 use unet::Parameters;
 use unet::ops::AdamStep;
 
 use crate::Error;
-use crate::batches::Plan;
+use crate::data_loader::DataLoader;
 use crate::optimizer::{Optimizer, global_norm};
 
-/// How a classifier is trained.
+/// The options of a classifier's training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassifierOptions {
     /// Steps of Adam.
     pub steps: usize,
     /// Images of a step.
     pub batch_size: usize,
-    /// Adam's step size, which rises over the first twentieth of the steps and falls to 0 over the others.
+    /// Adam's maximum learning rate. It rises linearly over the first twentieth of the steps and falls to 0 over the rest.
     pub learning_rate: f64,
-    /// Mirror half of the images.
+    /// Whether to mirror half of the images.
     pub flip: bool,
     /// Seed of parameters and order.
     pub seed: u64,
@@ -35,51 +36,53 @@ impl Default for ClassifierOptions {
     }
 }
 
-/// Norm to which a longer gradient is shortened.
-const LONGEST_GRADIENT: f64 = 1.0;
-/// Images whose classes are told at once.
+/// The images that a classifier is trained and tested on.
+#[derive(Clone, Copy)]
+pub struct ClassifierData<'a> {
+    /// Labelled training images.
+    pub training: &'a Arc<ImageSet>,
+    /// Labelled held-out images, if there are any.
+    pub held_out: Option<&'a ImageSet>,
+}
+
+/// The maximum norm of the gradient; longer gradients are scaled down to it.
+const GRAD_CLIP: f64 = 1.0;
+/// Images that are classified at once.
 const BATCH: usize = 256;
 
-/// Trains a classifier of a set's labels by cross entropy, and counts how many of the held-out images it gets right. Its
-/// parameters are averages over the last steps. `progress` is told the steps done and the last loss, and stops by
-/// returning false.
+/// Trains a classifier by cross entropy, and computes its accuracy on held-out images. Its parameters are averages over the
+/// last steps. `progress(steps done, loss)` is called after each step; return `false` to cancel.
 ///
 /// # Errors
-/// If the images are not square, grey or RGB, and of two classes or more; if one cannot be read; if the loss is not finite;
-/// or [`evaluate::Error::Stopped`].
+/// If the images are not square, not grey or RGB, or of fewer than two classes; if one cannot be read; if the loss is not
+/// finite; or if `progress` returned `false` ([`evaluate::Error::Stopped`]).
 pub fn train_classifier(
-    set: &Arc<ImageSet>,
-    held_out: Option<&ImageSet>,
+    data: ClassifierData,
     options: ClassifierOptions,
     device: &Device,
     mut progress: impl FnMut(usize, f64) -> bool,
 ) -> Result<(Classifier, About), Error> {
+    let ClassifierData { training: set, held_out } = data;
     let [side, width, channels] = set.shape();
     let classes = set.class_names().to_vec();
     let labelled = |labels: &[u32]| labels.iter().all(|&label| (label as usize) < classes.len());
     if !set.labels().is_some_and(labelled) || classes.len() < 2 {
-        return Err(Error::Run(format!("{} has no classes to tell apart", set.name())));
+        return Err(Error::Run(format!("{} has no classes to distinguish", set.name())));
     }
     if side != width || ![1, 3].contains(&channels) {
         let name = set.name();
-        let message = format!("{name}: a classifier wants square images, grey or RGB, not {side}x{width}x{channels}");
+        let message = format!("{name}: a classifier needs square images, grey or RGB, not {side}x{width}x{channels}");
         return Err(Error::Run(message));
     }
     let device = device.clone().autodiff();
     let mut classifier = Classifier::new(channels, classes.len(), options.seed, &device);
-    let mut optimizer = Optimizer::new(&classifier);
-    let plan = Plan {
-        random: Random::new(options.seed),
-        images: options.batch_size,
-        flip: options.flip,
-        labels: true,
-        label_dropout: 0.0,
-        null_label: 0,
-    };
-    for (step, batch) in (0..options.steps).zip(plan.stream(set.clone(), 0)) {
-        let batch = batch?;
-        let x = Tensor::<4>::from_data(TensorData::new(batch.x0, [options.batch_size, side, side, channels]), &device);
-        let targets = one_hot(batch.labels.as_deref().unwrap_or_default(), classes.len(), &device);
+    let mut optimizer = Optimizer::new(&classifier.flat_parameters());
+    let loader = DataLoader::new(set.clone(), Random::new(options.seed), options.batch_size);
+    let mut batches = DataLoader { flip: options.flip, labels: true, ..loader }.stream(0);
+    for step in 0..options.steps {
+        let images = batches.next()?.images;
+        let x = images.tensor(&device);
+        let targets = one_hot(images.labels.as_deref().unwrap_or_default(), classes.len(), &device);
         let log_likelihoods = activation::log_softmax(classifier.logits(classifier.features(x)), 1);
         let loss = (log_likelihoods * targets).sum().neg() / options.batch_size as f32;
         let gradients = classifier.take_gradients(&mut loss.backward());
@@ -95,10 +98,10 @@ pub fn train_classifier(
             beta2: 0.999,
             epsilon: 1e-8,
             step: step as u64 + 1,
-            gradient_scale: (LONGEST_GRADIENT / (norm + 1e-6)).min(1.0),
+            gradient_scale: (GRAD_CLIP / (norm + 1e-6)).min(1.0),
             ema_decay: ((1.0 + n) / (10.0 + n)).min(0.99),
         };
-        classifier = optimizer.step(classifier, gradients, step_of);
+        classifier = classifier.map_parameters(optimizer.update(gradients, step_of));
         if !progress(step + 1, loss) {
             return Err(evaluate::Error::Stopped.into());
         }
@@ -119,17 +122,16 @@ fn one_hot(labels: &[u32], classes: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [labels.len(), classes]), device)
 }
 
-/// Share of a labelled set's images whose class a classifier tells.
+/// Computes the share of a labelled set's images that are classified correctly.
 fn accuracy(classifier: &Classifier, set: &ImageSet) -> Result<f64, Error> {
-    let (labels, device) = (set.labels().unwrap_or_default(), classifier.device());
-    let [height, width, channels] = set.shape();
-    let mut right = 0;
-    for (batch, labels) in labels.chunks(BATCH).enumerate() {
-        let bytes = set.read(batch * BATCH..batch * BATCH + labels.len())?;
-        let data = TensorData::new(sample::output::from_u8(&bytes), [labels.len(), height, width, channels]);
-        let logits = classifier.logits(classifier.features(Tensor::from_data(data, &device)));
-        let told = logits.argmax(1).into_data().iter::<i64>().collect::<Vec<_>>();
-        right += told.iter().zip(labels).filter(|&(&told, &label)| told == i64::from(label)).count();
+    let device = classifier.device();
+    let (n, mut correct) = (set.labels().unwrap_or_default().len(), 0);
+    for first in (0..n).step_by(BATCH) {
+        let images = Images::read(set, &(first..n.min(first + BATCH)).collect::<Vec<_>>())?;
+        let logits = classifier.logits(classifier.features(images.tensor(&device)));
+        let classes = logits.argmax(1).into_data().iter::<i64>().collect::<Vec<_>>();
+        let labels = images.labels.unwrap_or_default();
+        correct += classes.iter().zip(labels).filter(|&(&class, label)| class == i64::from(label)).count();
     }
-    Ok(right as f64 / labels.len().max(1) as f64)
+    Ok(correct as f64 / n.max(1) as f64)
 }

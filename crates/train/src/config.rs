@@ -1,18 +1,18 @@
-//! The configuration of a run: what to train on, which network, which diffusion, how long, and how to draw samples.
+//! The configuration of a run: images, network, diffusion process, training and sampling.
 //!
-//! It is TOML in five sections, which are the five structs below; a key is a section and a field, as in
-//! `train.batch_size`. Every configuration starts as a preset ([`DEFAULT_PRESET`] if no other is named), a file replaces
-//! some of its keys, and [`Config::set`] replaces single ones.
+//! It is TOML in five sections, which are the five structs below. A key is a section and a field, as in
+//! `train.batch_size`. Every configuration starts from a preset ([`DEFAULT_PRESET`] by default); a file replaces some of its
+//! keys, and [`TrainingConfig::set`] replaces single ones.
 //!
 //! ```
-//! use ddpm_train::config::Config;
-//! let mut config = Config::preset("cifar10")?;
+//! use ddpm_train::TrainingConfig;
+//! let mut config = TrainingConfig::preset("cifar10")?;
 //! config.set("model.block_out_channels=[64, 128]")?;
 //! config.set("diffusion.schedule=cosine")?;
 //! config.validate()?;
 //! let error = config.set("train.batchsize=8").unwrap_err();
 //! assert_eq!(error.to_string(), "unknown key `train.batchsize`: did you mean `train.batch_size`?");
-//! # Ok::<(), ddpm_train::config::ConfigError>(())
+//! # Ok::<(), ddpm_train::ConfigError>(())
 //! ```
 
 mod error;
@@ -33,40 +33,40 @@ pub use data::Fit;
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
 pub use sample::Sampler;
-pub use unet::{ResnetTimeScaleShift, TimeEmbeddingType};
+pub use unet::{ResnetTimeScaleShift, SampleSize, TimeEmbeddingType};
 
-/// The preset that a configuration starts from where nothing else is said.
+/// The preset that a configuration starts from by default.
 pub const DEFAULT_PRESET: &str = "fashion";
 
-/// The built-in presets, `(name, TOML)`. Each of them states every key that is not optional, or names another preset as a
-/// configuration file does, and what it has of its own.
+/// The built-in presets, `(name, TOML)`. Each states every key that is not optional, or names another preset and the keys
+/// in which it differs.
 pub const PRESETS: [(&str, &str); 11] = [
-    ("fashion", include_str!("../../../presets/fashion.toml")),
-    ("fashion-hybrid", include_str!("../../../presets/fashion-hybrid.toml")),
-    ("fashion-vlb", include_str!("../../../presets/fashion-vlb.toml")),
-    ("fashion-vdm", include_str!("../../../presets/fashion-vdm.toml")),
-    ("mnist", include_str!("../../../presets/mnist.toml")),
-    ("emoji64", include_str!("../../../presets/emoji64.toml")),
-    ("cifar10", include_str!("../../../presets/cifar10.toml")),
-    ("celebahq256", include_str!("../../../presets/celebahq256.toml")),
-    ("lsun-bedroom", include_str!("../../../presets/lsun-bedroom.toml")),
-    ("lsun-church", include_str!("../../../presets/lsun-church.toml")),
-    ("lsun-cat", include_str!("../../../presets/lsun-cat.toml")),
+    ("fashion", include_str!("../presets/fashion.toml")),
+    ("fashion-hybrid", include_str!("../presets/fashion-hybrid.toml")),
+    ("fashion-vlb", include_str!("../presets/fashion-vlb.toml")),
+    ("fashion-vdm", include_str!("../presets/fashion-vdm.toml")),
+    ("mnist", include_str!("../presets/mnist.toml")),
+    ("emoji64", include_str!("../presets/emoji64.toml")),
+    ("cifar10", include_str!("../presets/cifar10.toml")),
+    ("celebahq256", include_str!("../presets/celebahq256.toml")),
+    ("lsun-bedroom", include_str!("../presets/lsun-bedroom.toml")),
+    ("lsun-church", include_str!("../presets/lsun-church.toml")),
+    ("lsun-cat", include_str!("../presets/lsun-cat.toml")),
 ];
 
-/// The whole configuration of a run.
+/// The configuration of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct TrainingConfig {
     /// `[data]`: the images.
     pub data: Data,
     /// `[model]`: the network.
     pub model: Model,
-    /// `[diffusion]`: the forward process, what the network predicts and what it is trained to minimise.
+    /// `[diffusion]`: the forward process, the prediction and the loss.
     pub diffusion: Diffusion,
-    /// `[train]`: the optimizer, the length of the run and what it leaves behind.
+    /// `[train]`: the optimizer, the length of the run, and its output.
     pub train: Train,
-    /// `[sample]`: how images are drawn from the network.
+    /// `[sample]`: the sampler of the run's sample grids.
     pub sample: Sample,
 }
 
@@ -74,63 +74,54 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Folder or file with the images, relative to the working directory. Absent: the built-in set (Fashion-MNIST).
+    /// Folder or file with the images, relative to the working directory. Defaults to the built-in set (Fashion-MNIST).
     pub path: Option<PathBuf>,
     /// Height and width in pixels: one number for a square, or `[height, width]`.
-    pub resolution: Resolution,
+    pub resolution: SampleSize,
     /// 1 (grey), 3 (RGB) or 4 (RGBA).
     pub channels: usize,
-    /// Mirror each training image left to right with probability ½.
+    /// Whether to mirror each training image left to right with probability ½.
     pub flip: bool,
-    /// What happens to images of another size.
+    /// How images of another size are brought to the resolution.
     pub fit: Fit,
-    /// Train a class-conditional network on the images' labels.
+    /// Whether to train a class-conditional network on the images' labels.
     pub labels: bool,
 }
 
-/// Height and width of an image in pixels. In TOML one number for a square, or `[height, width]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(into = "SquareOrNot")]
-pub struct Resolution {
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-}
-
-/// `[model]`: the network, in the words of diffusers' `UNet2DModel`. Image size and channels come from [`Data`].
+/// `[model]`: the network, with the keys of diffusers' `UNet2DModel`. Image size and channels come from [`Data`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Channels of each level, from full resolution downwards; each level has half the height and width of the one above.
+    /// Channels of each level, from full resolution downwards. Each level has half the height and width of the one above.
     pub block_out_channels: Vec<usize>,
     /// Residual blocks per level on the way down; on the way up there is one more.
     pub layers_per_block: usize,
-    /// Heights in pixels of the levels with self-attention (Ho et al.'s `attn_resolutions`). The middle always has it.
+    /// Heights in pixels of the levels with self-attention (Ho et al.'s `attn_resolutions`). The middle block always has
+    /// it.
     pub attention_resolutions: Vec<usize>,
-    /// Channels per attention head. Absent: a single head.
+    /// Channels per attention head. Defaults to a single head.
     pub attention_head_dim: Option<usize>,
-    /// Groups of each group normalisation.
+    /// Groups of each group normalization.
     pub norm_num_groups: usize,
-    /// ε of the group normalisations: 1e-6 in Ho et al., 1e-5 in PyTorch.
+    /// ε of the group normalizations: 1e-6 in Ho et al., 1e-5 in PyTorch.
     pub norm_eps: f64,
     /// Dropout before the second convolution of each residual block.
     pub dropout: f64,
     /// Padding of the stride-2 convolutions: 1 on all sides, or 0 for right and bottom only, as in Ho et al.
     pub downsample_padding: usize,
-    /// Whether the cosines precede the sines in the time embedding; not so in Ho et al.
+    /// Whether the cosines precede the sines in the time embedding. Ho et al. have the sines first.
     pub flip_sin_to_cos: bool,
-    /// The embedding's frequencies fall to 1/10000 over (half its size − this): 1 in Ho et al., 0 in OpenAI's code.
+    /// The embedding's frequencies fall to 1/10000 over (half its size − `freq_shift`): 1 in Ho et al., 0 in OpenAI's code.
     pub freq_shift: f64,
-    /// How a timestep becomes a vector.
+    /// The time embedding.
     pub time_embedding_type: TimeEmbeddingType,
     /// How the time embedding enters a residual block.
     pub resnet_time_scale_shift: ResnetTimeScaleShift,
-    /// Number of class embeddings. Absent: none, or with [`Data::labels`] as many as the data needs.
+    /// Number of class embeddings. Defaults to none, or with [`Data::labels`] to the number that the data needs.
     pub num_class_embeds: Option<usize>,
 }
 
-/// `[diffusion]`: the forward process, what the network predicts and what it is trained to minimise.
+/// `[diffusion]`: the forward process, the prediction and the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Diffusion {
@@ -138,17 +129,17 @@ pub struct Diffusion {
     pub timesteps: usize,
     /// How β runs from `beta_start` to `beta_end`.
     pub schedule: Schedule,
-    /// The first β. Not scaled with T.
+    /// The first β. It is not scaled with T.
     pub beta_start: f64,
     /// The last β.
     pub beta_end: f64,
-    /// All T of them, in place of a schedule (diffusers' `trained_betas`).
+    /// All T values of β, instead of a schedule (diffusers' `trained_betas`).
     pub betas: Option<Vec<f64>>,
-    /// What the network's output stands for.
+    /// What the network predicts.
     pub prediction: Prediction,
     /// The variance of the reverse process.
     pub variance: Variance,
-    /// What is minimised.
+    /// The loss.
     pub loss: Loss,
     /// γ of the loss `min_snr`.
     pub min_snr_gamma: f64,
@@ -158,7 +149,7 @@ pub struct Diffusion {
     pub timestep_sampler: TimestepSampler,
 }
 
-/// What is minimised.
+/// The loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
@@ -182,11 +173,11 @@ pub enum TimestepSampler {
     Uniform,
     /// Evenly spaced over the batch from one random offset (Kingma et al. 2021, VDM).
     LowDiscrepancy,
-    /// By the root mean square of each timestep's recent losses (Nichol & Dhariwal 2021, eq. 18).
+    /// In proportion to the root mean square of each timestep's recent losses (Nichol & Dhariwal 2021, eq. 18).
     Importance,
 }
 
-/// `[train]`: the optimizer (Adam), the length of the run and what it leaves behind.
+/// `[train]`: the optimizer (Adam), the length of the run, and its output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
@@ -194,76 +185,79 @@ pub struct Train {
     pub steps: usize,
     /// Images per pass through the network.
     pub batch_size: usize,
-    /// Passes per step of the optimizer, which thus sees `batch_size` times as many images.
+    /// Passes per step of the optimizer. A step sees `batch_size` × `gradient_accumulation` images.
     pub gradient_accumulation: usize,
-    /// Adam's step size after the warm-up.
+    /// Adam's learning rate after the warm-up.
     pub learning_rate: f64,
-    /// Adam's decay of the mean gradient.
+    /// Decay of Adam's first moment.
     pub beta1: f64,
-    /// Adam's decay of the mean squared gradient.
+    /// Decay of Adam's second moment.
     pub beta2: f64,
     /// Adam's ε.
     pub adam_eps: f64,
     /// Steps over which the learning rate rises linearly from 0.
     pub warmup_steps: usize,
-    /// The gradient's greatest norm over all parameters; a longer one is shortened to it. 0: none.
+    /// The maximum norm of the gradient over all parameters; longer gradients are scaled down to it. 0 disables clipping.
     pub grad_clip: f64,
     /// Decay of the parameters' exponential moving average, which samples are drawn from.
     pub ema_decay: f64,
-    /// Let the decay rise to `ema_decay` as (1+n)/(10+n) over the steps n, so that short runs are not noise.
+    /// Whether the decay rises to `ema_decay` as (1+n)/(10+n) over the steps n, so that short runs do not average in the
+    /// initial parameters.
     pub ema_warmup: bool,
-    /// Share of the labels that are hidden in training, for classifier-free guidance (Ho & Salimans 2022).
+    /// Probability with which a label is dropped, for classifier-free guidance (Ho & Salimans 2022).
     pub label_dropout: f64,
-    /// Compute each part of the network twice instead of keeping what is inside it for the backward pass: less memory,
-    /// more time. Checkpoints and configurations from before it was there leave it off.
+    /// Whether to recompute activations in the backward pass: less memory, more time. Defaults to false in files that
+    /// predate the key.
     #[serde(default)]
     pub gradient_checkpointing: bool,
-    /// Steps between measurements of held-out images, which choose the best checkpoint. 0: none. Checkpoints and
-    /// configurations from before it was there leave it off, as with the next.
+    /// Steps between validations, which select the best checkpoint. 0 disables them. Defaults to 0 in files that predate
+    /// the key.
     #[serde(default)]
     pub evaluate_every: usize,
-    /// How many held-out images are measured, the first ones.
+    /// Number of held-out images of a validation: the first ones.
     #[serde(default = "evaluate_images")]
     pub evaluate_images: usize,
-    /// A file of a network that makes features ([`evaluate::network::FeatureNetwork`]): the Fréchet distance of samples to
-    /// the training images is measured too, and chooses the best checkpoint. Absent: not.
+    /// The file of a feature network ([`evaluate::network::FeatureNetwork`]). With it, a validation also computes the
+    /// Fréchet distance between samples and training images, which then selects the best checkpoint.
     pub evaluate_features: Option<PathBuf>,
-    /// How many samples it is of, drawn as `[sample]` says.
+    /// Number of samples of that distance, drawn as `[sample]` says.
     #[serde(default = "evaluate_samples")]
     pub evaluate_samples: usize,
-    /// An `.npz` with `mu` and `sigma` of the training images' features. Absent: they are made when they are first needed.
+    /// An `.npz` with `mu` and `sigma` of the training images' features. Defaults to computing them at the first
+    /// validation.
     pub evaluate_reference: Option<PathBuf>,
-    /// Seed of all the run's randomness.
+    /// Seed of all randomness of the run.
     pub seed: u64,
-    /// Steps between lines of the log.
+    /// Steps between records of the log.
     pub log_every: usize,
-    /// Steps between grids of samples. 0: none.
+    /// Steps between sample grids. 0 disables them.
     pub sample_every: usize,
-    /// Steps between checkpoints. 0: only one at the end.
+    /// Steps between checkpoints. 0 saves only one, at the end.
     pub checkpoint_every: usize,
-    /// How many of the newest checkpoints stay on disk.
+    /// How many of the newest checkpoints to keep.
     pub keep_checkpoints: usize,
-    /// After so many steps in a row whose loss or gradient is not finite, the run goes back to the last checkpoint.
+    /// Number of consecutive steps with a loss or gradient that is not finite after which the run rolls back to the last
+    /// checkpoint.
     pub nonfinite_limit: usize,
-    /// Images in a grid of samples. 0: no grids.
+    /// Images in a sample grid. 0 disables sample grids.
     pub samples: usize,
 }
 
-/// `[sample]`: how images are drawn from the network.
+/// `[sample]`: the sampler of the run's sample grids.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
-    /// The way from noise to image: any of `ddpm sample`.
+    /// The sampler: any of `ddpm sample`.
     pub sampler: Sampler,
-    /// Steps of the sampler. Absent: all T, or 20 for a sampler of few steps.
+    /// Steps of the sampler. Defaults to all T; 20 for samplers of higher order.
     pub steps: Option<usize>,
-    /// η of DDIM: 0 draws no noise on the way, 1 as much as DDPM. DDPM ignores it.
+    /// η of DDIM: 0 adds no noise, 1 as much as DDPM. Other samplers ignore it.
     pub eta: f64,
-    /// Clip every prediction of the image to [−1, 1].
+    /// Whether to clip every prediction of x_0 to [−1, 1].
     pub clip_sample: bool,
-    /// Images that are drawn at the same time. Never changes an image.
+    /// Images that go through the network at once. It does not change any image.
     pub batch_size: usize,
-    /// Scale of the classifier-free guidance towards the classes. 1: none.
+    /// Scale of classifier-free guidance. 1 disables it.
     #[serde(default = "no_guidance")]
     pub guidance: f64,
 }
@@ -280,16 +274,22 @@ fn evaluate_images() -> usize {
     64
 }
 
-impl Config {
-    /// The built-in preset `name`. An unknown name is an error that lists the known ones.
+impl TrainingConfig {
+    /// Returns the built-in preset `name`.
+    ///
+    /// # Errors
+    /// If there is no such preset; the error lists all of them.
     pub fn preset(name: &str) -> Result<Self, ConfigError> {
         read(preset_table(name)?)
     }
 
-    /// The configuration in the TOML file `path`, not yet [validated](Self::validate).
+    /// Reads the TOML file `path`, without [validating](Self::validate) it.
     ///
-    /// A key `preset = "NAME"` at the top of the file names the preset whose keys it replaces; without one that is
-    /// [`DEFAULT_PRESET`], unless the file states every key that is not optional, and so stands for itself. Errors name the file and, where there is one, the line.
+    /// A key `preset = "NAME"` at the top of the file names the preset whose keys it replaces. It defaults to
+    /// [`DEFAULT_PRESET`]; a file that states every key that is not optional needs no preset.
+    ///
+    /// # Errors
+    /// Names the file, the key and, if it is known, the line.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::from_toml(&text).map_err(|error| ConfigError::In {
@@ -299,14 +299,10 @@ impl Config {
         })
     }
 
-    /// The configuration of the run that a checkpoint is of, if there is one: the `config.toml` nearest above its folder.
-    pub fn of_checkpoint(folder: &Path) -> Option<Self> {
-        // RUN/checkpoints/STEP, or what a path into it names.
-        let folder = fs::canonicalize(folder).ok()?;
-        folder.ancestors().take(4).find_map(|folder| Self::from_file(&folder.join("config.toml")).ok())
-    }
-
-    /// The configuration in a TOML text, as [`from_file`](Self::from_file) reads it.
+    /// Parses a TOML text, as [`from_file`](Self::from_file) does.
+    ///
+    /// # Errors
+    /// Names the key.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let mut given: Table = toml::from_str(text).map_err(ConfigError::syntax)?;
         let base = match given.remove("preset") {
@@ -325,8 +321,10 @@ impl Config {
 
     /// Replaces one key: `train.steps=2000`, `model.block_out_channels=[64, 128]`, `data.path=photos`.
     ///
-    /// The value is written as in TOML, but words need no quotes. Without a value (`data.path=`) an optional key becomes
-    /// absent. On an error the configuration stays as it was.
+    /// The value is written as in TOML, but words need no quotes. An empty value (`data.path=`) removes an optional key.
+    ///
+    /// # Errors
+    /// If the key is unknown or the value has the wrong type; the configuration is then unchanged.
     pub fn set(&mut self, assignment: &str) -> Result<(), ConfigError> {
         let (key, text) = assignment
             .split_once('=')
@@ -348,21 +346,25 @@ impl Config {
             _ if text.is_empty() => {
                 replaced(None).map_err(|_| ConfigError::value(key, "needs a value after `=`".to_owned()))?
             }
-            // A folder may be called 2024: what is not right as a number may be right as a word.
+            // A folder may be called 2024: a value that is wrong as a number may be right as a string.
             Ok(value) => replaced(Some(value)).or_else(|error| word().map_err(|_| error))?,
             Err(_) => word()?,
         };
         Ok(())
     }
 
-    /// Checks what no single key's type can: ranges, and that the keys agree with each other. The error names the first
-    /// key that is wrong and what it may be.
+    /// Checks ranges, and that the keys agree with each other.
+    ///
+    /// # Errors
+    /// Names the first key that is wrong and the values that it accepts.
     pub fn validate(&self) -> Result<(), ConfigError> {
         validate::validate(self)
     }
 
-    /// The whole configuration as TOML, which [`from_toml`](Self::from_toml) reads back to the same. Optional keys that
-    /// are absent stay so.
+    /// Returns the whole configuration as TOML, which [`from_toml`](Self::from_toml) reads back.
+    ///
+    /// # Errors
+    /// If a value cannot be written as TOML: a seed above 2^63 − 1.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         let mut text = String::new();
         for (section, values) in self.to_table()? {
@@ -383,6 +385,15 @@ impl Config {
     }
 }
 
+/// Returns the number of steps that the run of a checkpoint was configured for: `train.steps` of the nearest `config.toml`
+/// above the checkpoint's folder, if there is one.
+pub fn planned_steps(checkpoint: &Path) -> Option<u64> {
+    // RUN/checkpoints/STEP, or a path into it.
+    let folder = fs::canonicalize(checkpoint).ok()?;
+    let config = |folder: &Path| TrainingConfig::from_file(&folder.join("config.toml")).ok();
+    Some(folder.ancestors().take(4).find_map(config)?.train.steps as u64)
+}
+
 fn preset_table(name: &str) -> Result<Table, ConfigError> {
     let (_, text) =
         PRESETS.iter().find(|(known, _)| *known == name).ok_or_else(|| ConfigError::unknown_preset(name))?;
@@ -393,7 +404,7 @@ fn preset_table(name: &str) -> Result<Table, ConfigError> {
     }
 }
 
-/// A configuration with some of its keys replaced.
+/// Replaces some keys of a configuration.
 fn merged(mut table: Table, given: Table) -> Table {
     for (section, values) in given {
         if let (Some(Value::Table(all)), Value::Table(some)) = (table.get_mut(&section), values) {
@@ -403,52 +414,8 @@ fn merged(mut table: Table, given: Table) -> Table {
     table
 }
 
-fn read(table: Table) -> Result<Config, ConfigError> {
+fn read(table: Table) -> Result<TrainingConfig, ConfigError> {
     keys::check(&table)?;
     serde_path_to_error::deserialize(Value::Table(table.clone()))
         .map_err(|e| error::wrong_value(&table, &e.path().to_string(), e.inner().message()))
-}
-
-impl From<Resolution> for SquareOrNot {
-    fn from(Resolution { height, width }: Resolution) -> Self {
-        if height == width { Self::Square(height) } else { Self::Rectangle([height, width]) }
-    }
-}
-
-/// How a resolution is written.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum SquareOrNot {
-    Square(usize),
-    Rectangle([usize; 2]),
-}
-
-impl<'de> Deserialize<'de> for Resolution {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Resolution;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("a whole number, or [height, width]")
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, side: i64) -> Result<Resolution, E> {
-                let wrong = |_| E::invalid_value(serde::de::Unexpected::Signed(side), &self);
-                let side = usize::try_from(side).map_err(wrong)?;
-                Ok(Resolution { height: side, width: side })
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut sides: A) -> Result<Resolution, A::Error> {
-                let wrong = |n| serde::de::Error::invalid_length(n, &self);
-                let height = sides.next_element()?.ok_or_else(|| wrong(0))?;
-                let width = sides.next_element()?.ok_or_else(|| wrong(1))?;
-                match sides.next_element::<serde::de::IgnoredAny>()? {
-                    None => Ok(Resolution { height, width }),
-                    Some(_) => Err(wrong(3)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
 }

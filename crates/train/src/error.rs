@@ -1,4 +1,4 @@
-//! What can go wrong in training.
+//! Errors of training.
 
 use std::path::PathBuf;
 
@@ -12,9 +12,9 @@ pub enum Error {
     /// From the images.
     #[error(transparent)]
     Data(#[from] data::Error),
-    /// From the network.
+    /// From the model.
     #[error(transparent)]
-    Unet(#[from] unet::Error),
+    Model(#[from] model::Error),
     /// From a file of weights.
     #[error(transparent)]
     Weights(#[from] weights::Error),
@@ -24,13 +24,13 @@ pub enum Error {
     /// From sampling.
     #[error(transparent)]
     Sample(#[from] sample::Error),
-    /// From measuring held-out images.
+    /// From a validation.
     #[error(transparent)]
     Evaluate(#[from] evaluate::Error),
-    /// From the event log.
+    /// From TensorBoard's events.
     #[error(transparent)]
     Events(#[from] crate::tensorboard::EventError),
-    /// From the plot of the loss.
+    /// From a plot.
     #[error(transparent)]
     Plot(#[from] crate::plot::PlotError),
     /// A file or folder that cannot be written.
@@ -38,7 +38,7 @@ pub enum Error {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file that cannot be read.
@@ -46,13 +46,13 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A checkpoint that training cannot go on from.
+    /// A checkpoint that training cannot continue from.
     #[error("{0}")]
     Checkpoint(String),
-    /// A run that cannot begin or go on.
+    /// A run that cannot start or continue.
     #[error("{0}")]
     Run(String),
 }

@@ -1,26 +1,55 @@
-//! Training: Ho et al. (2020), Algorithm 1, from a configuration to a folder of checkpoints, logs and pictures.
+//! Training: Ho et al. (2020), Algorithm 1, from a configuration to a folder of checkpoints, logs and sample grids.
 //!
-//! [`train()`] runs all of it. What happens in a step depends on the seed and the step's number alone, so a run that was
-//! stopped or killed goes on from its newest checkpoint to the same bytes as one that was not.
+//! | item | what |
+//! |---|---|
+//! | [`train()`] | a whole run in a folder, with its [`Hooks`]: observers of [`Event`]s and a channel of [`Command`]s |
+//! | [`TrainingConfig`] | the configuration of a run: presets, TOML files, single keys |
+//! | [`Trainer`] | one step on a [`Batch`] of the [`DataLoader`] |
+//! | [`objective`] | L_simple and its weightings, the variational bound, L_hybrid |
+//! | [`optimizer`] | Adam with an exponential moving average |
+//! | [`checkpoint`] | diffusers pipeline folders with the state of training |
+//! | [`Communicator`] | the processes that divide a batch |
+//! | [`train_classifier`] | a small classifier, for the features that sample quality is measured by |
+//!
+//! A step depends on the seed and the step's number alone. So a run that was stopped or killed continues from its newest
+//! checkpoint to the same bytes as one that was not.
 
-mod batches;
 pub mod checkpoint;
 mod classifier;
+mod command;
+mod communicator;
 pub mod config;
+mod data_loader;
 mod error;
-mod measure;
-pub mod metrics;
+mod event;
+mod from_config;
+mod lock;
+mod metrics;
 pub mod objective;
+mod observer;
+mod observers;
 pub mod optimizer;
 pub mod plot;
+pub mod records;
+mod restore;
 mod run;
+mod session;
 mod setup;
+mod state;
 pub mod tensorboard;
-pub mod trainer;
+mod trainer;
 
-pub use batches::{Batch, Plan};
-pub use classifier::{ClassifierOptions, train_classifier};
-pub use config::Config;
+pub use checkpoint::{Checkpoint, steps_done};
+pub use classifier::{ClassifierData, ClassifierOptions, train_classifier};
+pub use command::Command;
+pub use communicator::{Communicator, SingleProcess};
+pub use config::{ConfigError, TrainingConfig, planned_steps};
+pub use data_loader::{Batch, Batches, DataLoader};
 pub use error::Error;
-pub use measure::{BestBy, Distance, Measured};
-pub use run::{Event, Finished, steps_done, train};
+pub use event::{Event, Finished};
+pub use metrics::{FrechetMetric, Metrics, SelectionMetric};
+pub use observer::{Context, Hooks, Observer};
+pub use records::LogRecord;
+pub use run::train;
+pub use state::TrainState;
+pub use trainer::{StepReport, Trainer};

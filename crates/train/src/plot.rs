@@ -1,4 +1,4 @@
-//! Line charts of what a run logged, as PNG files that need nothing from the system: the font is part of the binary.
+//! Line charts as PNG files. The font is part of the binary.
 
 use std::{
     fs, io,
@@ -13,23 +13,23 @@ use plotters::{
     prelude::*,
 };
 
-/// A chart could not be drawn or written.
+/// An error of drawing or writing a chart.
 #[derive(Debug, thiserror::Error)]
 pub enum PlotError {
-    /// The file could not be written.
+    /// The file cannot be written.
     #[error("cannot write the chart {path}: {error}", path = path.display())]
     Write {
         /// The chart's file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// The chart could not be drawn or encoded.
+    /// The chart cannot be drawn or encoded.
     #[error("cannot draw the chart {path}: {reason}", path = path.display())]
     Draw {
         /// The chart's file.
         path: PathBuf,
-        /// What the drawing library said.
+        /// The drawing library's error.
         reason: String,
     },
 }
@@ -37,29 +37,29 @@ pub enum PlotError {
 /// One line of a chart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
-    /// Its name in the legend. Empty: not in the legend.
+    /// The name in the legend; a line without a name is not in it.
     pub name: String,
-    /// (step, value), by rising step. Points that cannot be drawn (not finite, or not positive on a logarithmic axis) are
-    /// left out.
+    /// (step, value) in the order of steps. Points that cannot be drawn (not finite, or not positive on a logarithmic
+    /// axis) are left out.
     pub points: Vec<(f64, f64)>,
 }
 
-/// What is around the lines of a chart.
+/// The title and axes of a chart.
 #[derive(Clone, Copy, Debug)]
 pub struct Chart<'a> {
-    /// Above it.
+    /// The title.
     pub title: &'a str,
     /// Name and unit of the horizontal axis.
     pub x: &'a str,
     /// Name and unit of the vertical axis.
     pub y: &'a str,
-    /// The vertical axis is logarithmic.
+    /// Whether the vertical axis is logarithmic.
     pub log_y: bool,
-    /// Draw thick moving averages over thin lines, since one batch's loss says little; else thick lines.
+    /// Whether to draw thick moving averages over thin lines, since the loss of a single batch says little.
     pub smooth: bool,
 }
 
-/// Draws `series`, whose points ascend, and writes the picture, a PNG of 960×540, to `path`, whole or not at all.
+/// Draws a chart and writes it as a PNG of 960×540 pixels, completely or not at all.
 ///
 /// # Errors
 /// If it cannot be drawn or written.
@@ -79,13 +79,13 @@ pub fn chart(path: &Path, chart: &Chart, series: &[Series]) -> Result<(), PlotEr
 
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 540;
-/// Plotters does not smooth the edges of thick lines, so the chart is drawn this much larger and then reduced.
+/// The chart is drawn this much larger and then reduced, since plotters does not antialias thick lines.
 const SCALE: u32 = 3;
 
 const FONT: &str = "Roboto";
 const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
-/// Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+/// Okabe and Ito's colors, which can be distinguished with any kind of color vision.
 const COLORS: [RGBColor; 6] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
@@ -138,11 +138,11 @@ fn draw(look: &Chart, series: &[Series]) -> Result<RgbImage, DrawError> {
             .draw()?;
 
         for (s, color) in lines.iter().zip(COLORS.iter().cycle()) {
-            // A third of a pixel wide, hence light.
+            // A third of a pixel wide, so it looks light.
             chart.draw_series(LineSeries::new(extremes(&s.points), color.mix(0.8).stroke_width(1)))?;
         }
         for (s, color) in lines.iter().zip(COLORS.iter().cycle()) {
-            // Piece by piece with round joints: plotters draws a thick polyline's sharp turns as long spikes.
+            // Segments with round joints: plotters draws sharp turns of a thick polyline as long spikes.
             let thick = color.stroke_width(2 * px(1) + 1);
             let smooth = if look.smooth { smooth(&s.points) } else { s.points.clone() };
             chart.draw_series(smooth.iter().map(|&p| Circle::new(p, px(1), color.filled())))?;
@@ -168,7 +168,7 @@ fn draw(look: &Chart, series: &[Series]) -> Result<RgbImage, DrawError> {
     Ok(imageops::thumbnail(&large, WIDTH, HEIGHT))
 }
 
-/// An axis with ticks of our choice; plotters' own are few and uneven on logarithmic axes of less than a decade.
+/// An axis with given ticks. Those of plotters are few and uneven on logarithmic axes of less than a decade.
 struct Axis {
     low: f64,
     high: f64,
@@ -201,14 +201,14 @@ fn register_font() -> Result<(), DrawError> {
     if *done { Ok(()) } else { Err("the built-in font is damaged".into()) }
 }
 
-/// The points of `series` that have a place on the chart, at their heights there.
+/// Returns the points of a series that can be drawn, at their heights on the axis.
 fn drawable(series: &Series, log_y: bool) -> Series {
     let height = |y: f64| if log_y { y.log10() } else { y };
     let points = series.points.iter().map(|&(x, y)| (x, height(y))).filter(|(x, y)| x.is_finite() && y.is_finite());
     Series { name: series.name.clone(), points: points.collect() }
 }
 
-/// The lowest and the highest of every few points, where there are more than the eye can see.
+/// Returns the lowest and the highest of every few points, if there are more than pixels show.
 fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let every = points.len().div_ceil(WIDTH as usize / 4);
     if every < 3 {
@@ -219,8 +219,8 @@ fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(every).flat_map(both).flatten().collect()
 }
 
-/// An exponential moving average in both directions, so that the line does not lag behind a falling loss, over about a
-/// fiftieth of the points on either side. Long series are thinned out to what the eye can see.
+/// Returns an exponential moving average over about a fiftieth of the points on either side, in both directions so that the
+/// line does not lag behind a falling loss. Long series are reduced to what pixels show.
 fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let decay = 1.0 - 1.0 / (points.len() as f64 / 50.0).max(1.0);
     // (weighted sum, sum of the weights) of the points up to each one.
@@ -239,7 +239,8 @@ fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     line.enumerate().filter(|(i, _)| i % every == 0 || i + 1 == points.len()).map(|(_, p)| p).collect()
 }
 
-/// The least and the greatest value, further apart by `margin` of their distance at both ends. Never empty.
+/// Returns the minimum and maximum of values, extended by `margin` of their distance at both ends. The range is never
+/// empty.
 fn range(values: impl Iterator<Item = f64>, margin: f64) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     if low > high {
@@ -252,7 +253,7 @@ fn range(values: impl Iterator<Item = f64>, margin: f64) -> (f64, f64) {
     (low - 2.0 * half * margin, high + 2.0 * half * margin)
 }
 
-/// Round numbers between `low` and `high`, at most about `most` of them.
+/// Returns round numbers between `low` and `high`, at most about `most` of them.
 fn ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
     let rough = (high - low) / most as f64;
     let decade = 10f64.powf(rough.log10().floor());
@@ -264,7 +265,7 @@ fn ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
     (0..=(last - first) as i64).map(|i| (first + i as f64) * step).collect()
 }
 
-/// Logarithms to base 10 of round numbers, where `low` and `high` are logarithms too: as many of each decade as fit.
+/// Returns the base-10 logarithms of round numbers between `low` and `high`, which are logarithms too.
 fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let few = ticks(10f64.powf(low), 10f64.powf(high), 7);
     match high - low {
@@ -279,7 +280,7 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     }
 }
 
-/// A number of steps: 500, 1.5k, 2M.
+/// Formats a number of steps: 500, 1.5k, 2M.
 fn count(value: f64) -> String {
     match value.abs() {
         v if v >= 1e6 => number(value / 1e6) + "M",
@@ -288,7 +289,7 @@ fn count(value: f64) -> String {
     }
 }
 
-/// A number in few characters: as it is, or with an exponent where that would be long.
+/// Formats a number in few characters, with an exponent if it would be long without.
 fn number(value: f64) -> String {
     let size = value.abs();
     if size == 0.0 || !size.is_finite() {
@@ -315,7 +316,7 @@ mod tests {
         chart(path, &Chart { title, x: "step", y: "loss", log_y, smooth: true }, series)
     }
 
-    /// A loss as training has it: a steep fall, a long tail, noise.
+    /// A typical training loss: a steep fall, a long tail, noise.
     fn series(name: &str, floor: f64, n: usize) -> Series {
         let noise = |i: usize| {
             (((i as u32).wrapping_mul(2654435761) >> 7).wrapping_mul(0x9e37_79b9) >> 16) as f64 / 65536.0 - 0.5
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_is_a_png_with_the_series_colours_axes_and_text() {
+    fn a_chart_is_a_png_with_the_colors_of_the_series_axes_and_text() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("loss.png");
         loss_curve(&path, "fashion", &[series("train", 0.03, 200), series("held out", 0.06, 200)], true).unwrap();

@@ -1,15 +1,15 @@
 //! TensorBoard event files.
 //!
-//! An event file is a sequence of TFRecords, each of which frames one protobuf `Event`. Only the handful of fields that
-//! TensorBoard needs for scalars, images and text are encoded here, by hand: the field numbers are those of TensorBoard's
+//! An event file is a sequence of TFRecords, each of which frames one protobuf `Event`. Only the few fields that TensorBoard
+//! needs for scalars, images and text are encoded here, by hand. The field numbers are those of TensorBoard's
 //! `event.proto`, `summary.proto` and `tensor.proto`.
 //!
-//! A run folder collects one event file per start of the program, which is how TensorBoard wants it: it reads a folder's
-//! files in the order of their names, as one run. A run that is killed and resumed logs some steps twice, so each file
-//! opens with a `SessionLog START` that carries the first step it is going to log: TensorBoard then drops what earlier
-//! files said about that step and later ones (at the first START of a folder it drops nothing, so every file needs one;
-//! its fast data server instead drops, tag by tag, the steps from the one that comes out of order). A record that a crash
-//! left half written at the end of an older file does no harm: TensorBoard stops there and goes on with the next file.
+//! A run's folder has one event file for each start of the program. TensorBoard reads the files of a folder in the order of
+//! their names, as one run. A run that was killed and resumed logs some steps twice, so each file opens with a
+//! `SessionLog START` that carries the first step it will log. TensorBoard then drops that step and later ones of earlier
+//! files. (At the first START of a folder it drops nothing, so every file needs one; its fast data server instead drops,
+//! tag by tag, the steps from the one that is out of order.) An incomplete record at the end of an older file, left by a
+//! crash, is harmless: TensorBoard continues with the next file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,35 +20,38 @@ use std::{
 
 use crc::{CRC_32_ISCSI, Crc};
 
-/// An event file could not be created or written.
+/// An error of creating or writing an event file.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the TensorBoard log {path}: {error}", path = path.display())]
 pub struct EventError {
-    /// The event file, or the folder in which it was to be created.
+    /// The event file, or its folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub error: io::Error,
 }
 
-/// Appends events to one event file. Nothing is buffered: once a call returns, TensorBoard can read what it logged, and a
-/// crash of the program does not lose it.
+/// Appends events to an event file. Nothing is buffered: after a call returns, TensorBoard can read the event, and a crash
+/// does not lose it.
 #[derive(Debug)]
 pub struct EventWriter {
     file: File,
     path: PathBuf,
-    /// Bytes of whole records.
+    /// Bytes of complete records.
     length: u64,
 }
 
 impl EventWriter {
     /// Creates the next `events.out.tfevents.<unix seconds>.ddpm` in the existing folder `dir`.
     ///
-    /// `first_step` is the first step that is going to be logged: 0 for a new run, one past the checkpoint's step for a
-    /// resumed one. TensorBoard discards what older files of the folder hold for it and for later steps.
+    /// `first_step` is the first step that will be logged: 0 for a new run, the step after the checkpoint's for a resumed
+    /// one. TensorBoard discards that step and later ones of older files.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
     pub fn create(dir: &Path, first_step: u64) -> Result<Self, EventError> {
         let fail = |path: &Path, error| EventError { path: path.to_owned(), error };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        // The file must sort after its predecessors, even if the clock was set back or the run restarted within a second.
+        // The name must sort after older ones, even if the clock was set back or the run restarted within a second.
         let mut seconds = match newest(dir).map_err(|e| fail(dir, e))? {
             Some(newest) => now.max(newest.saturating_add(1)),
             None => now,
@@ -69,12 +72,15 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// The file that is being written.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Logs one value per tag at `step`, such as `("loss", 0.04)`. A slash in a tag groups charts.
+    /// Logs one value per tag, such as `("loss", 0.04)`. A slash in a tag groups charts.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f32)]) -> Result<(), EventError> {
         self.summary(step, |summary| {
             for (tag, value) in values {
@@ -86,7 +92,10 @@ impl EventWriter {
         })
     }
 
-    /// Logs an encoded PNG of `width` × `height` pixels at `step`.
+    /// Logs an encoded PNG of `width` × `height` pixels.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn image(&mut self, step: u64, tag: &str, png: &[u8], width: u32, height: u32) -> Result<(), EventError> {
         self.summary(step, |summary| {
             summary.message(summary::VALUE, |v| {
@@ -101,7 +110,10 @@ impl EventWriter {
         })
     }
 
-    /// Logs a text in Markdown at `step`, such as the run's configuration.
+    /// Logs a text in Markdown, such as the run's configuration.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn text(&mut self, step: u64, tag: &str, markdown: &str) -> Result<(), EventError> {
         self.summary(step, |summary| {
             summary.message(summary::VALUE, |v| {
@@ -122,12 +134,12 @@ impl EventWriter {
         self.event(step, |event| event.message(event::SUMMARY, fill))
     }
 
-    /// Appends one event with the present time, whole or, where the disk is full, not at all.
+    /// Appends one event with the present time, completely or, if the disk is full, not at all.
     fn event(&mut self, step: u64, fill: impl FnOnce(&mut Message)) -> Result<(), EventError> {
         let wall_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         let record = record(&encode(wall_time, step, fill));
         if let Err(error) = self.file.write_all(&record) {
-            // TensorBoard would never get past a torn record. If even this fails, the error at hand is the one to report.
+            // TensorBoard cannot read past an incomplete record. If this fails too, the first error is the one to report.
             let _ = self.file.set_len(self.length);
             return Err(EventError { path: self.path.clone(), error });
         }
@@ -139,7 +151,7 @@ impl EventWriter {
 const PREFIX: &str = "events.out.tfevents.";
 const SUFFIX: &str = ".ddpm";
 
-/// The time in the name of the newest event file in `dir`.
+/// Returns the time in the name of the newest event file in `dir`.
 fn newest(dir: &Path) -> io::Result<Option<u64>> {
     let mut newest = None;
     for entry in fs::read_dir(dir)? {
@@ -150,19 +162,19 @@ fn newest(dir: &Path) -> io::Result<Option<u64>> {
     Ok(newest)
 }
 
-/// The TFRecord that frames `data`: its length (u64), that length's checksum, the data, the data's checksum.
+/// Returns the TFRecord that frames `data`: its length (u64), the checksum of the length, the data, the checksum of the data.
 fn record(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     [&length[..], &masked_crc(&length).to_le_bytes(), data, &masked_crc(data).to_le_bytes()].concat()
 }
 
-/// TFRecord's checksum: CRC-32C, rotated and shifted so that the checksum of data that holds checksums stays a good one.
+/// Computes TFRecord's checksum: CRC-32C, rotated and shifted so that data may itself contain checksums.
 fn masked_crc(data: &[u8]) -> u32 {
     static CRC_32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
     CRC_32C.checksum(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// A protobuf `Event`.
+/// Encodes a protobuf `Event`.
 fn encode(wall_time: f64, step: u64, fill: impl FnOnce(&mut Message)) -> Vec<u8> {
     let mut event = Message::default();
     event.double(event::WALL_TIME, wall_time);
@@ -171,7 +183,7 @@ fn encode(wall_time: f64, step: u64, fill: impl FnOnce(&mut Message)) -> Vec<u8>
     event.0
 }
 
-// Field numbers and enum values of the messages that are used.
+// Field numbers and enum values.
 mod event {
     pub const WALL_TIME: u64 = 1;
     pub const STEP: u64 = 2;
@@ -211,7 +223,7 @@ mod tensor {
     pub const DT_STRING: u64 = 7;
 }
 
-/// The bytes of a protobuf message that is being built: each field is a key (number and wire type) and a payload.
+/// The bytes of a protobuf message: each field is a key (number and wire type) and a payload.
 #[derive(Default)]
 struct Message(Vec<u8>);
 
@@ -260,7 +272,7 @@ impl Message {
 mod tests {
     use super::*;
 
-    /// Undoes the mask.
+    /// The checksum without the mask.
     fn crc(data: &[u8]) -> u32 {
         masked_crc(data).wrapping_sub(0xa282_ead8).rotate_left(15)
     }
@@ -310,7 +322,7 @@ mod tests {
         assert_eq!(record(b"brain.Event:2"), expected);
     }
 
-    /// The payloads of the records in `bytes`, after checking their frames.
+    /// Checks the frames of the records in `bytes` and returns their payloads.
     fn payloads(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
         while let Some((length, rest)) = bytes.split_first_chunk::<8>() {
@@ -341,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_file_sorts_after_the_earlier_ones_whatever_the_clock_says() {
+    fn a_later_file_sorts_after_earlier_ones_whatever_the_clock_says() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("events.out.tfevents.9000000000.ddpm"), "").unwrap();
         fs::write(dir.path().join("events.out.tfevents.other"), "").unwrap();

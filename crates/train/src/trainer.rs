@@ -2,74 +2,164 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::timestep_sampler::{self, LossSecondMoment};
+use model::backbone::Inputs;
+use model::{Condition, Dropout, Network};
 use random::{Random, Stream};
 use rayon::prelude::*;
+use serde::Serialize;
 use unet::ops::AdamStep;
-use unet::{Dropout, Labels, Parameters, Unet};
 
 use crate::Error;
-use crate::batches::Batch;
-use crate::checkpoint::State;
-use crate::config::{Config, TimestepSampler};
-use crate::objective::{Noisy, Objective};
+use crate::checkpoint::Checkpoint;
+use crate::communicator::{Communicator, SingleProcess};
+use crate::config::{TimestepSampler, TrainingConfig};
+use crate::data_loader::Batch;
+use crate::objective::{NoisedBatch, Objective};
 use crate::optimizer::{Optimizer, global_norm};
+use crate::state::TrainState;
 
 /// A network in training.
 pub struct Trainer {
-    /// The weights themselves.
-    pub unet: Unet,
-    /// Moments and averages.
-    pub optimizer: Optimizer,
-    /// The loss.
-    pub objective: Objective,
-    /// Counters, and the memory of the importance sampler.
-    pub state: State,
-    /// H, W, C of the images.
-    pub image: [usize; 3],
-    /// The run's configuration.
-    pub config: Config,
-    /// Where it runs, with autodiff.
-    pub device: Device,
+    network: Network,
+    optimizer: Optimizer,
+    objective: Objective,
+    state: TrainState,
+    config: TrainingConfig,
+    /// With autodiff.
+    device: Device,
+    communicator: Box<dyn Communicator>,
 }
 
-/// What a step did.
-#[derive(Clone, Debug)]
-pub struct Report {
+/// The result of a step.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepReport {
+    /// Steps done, this one included.
+    pub step: u64,
     /// The mean of the weighted loss.
     pub loss: f64,
     /// t and the unweighted loss of each image.
-    pub each: Vec<(usize, f64)>,
-    /// The norm of the gradient before it was clipped.
+    pub losses: Vec<(usize, f64)>,
+    /// The norm of the gradient before clipping.
     pub gradient_norm: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
-    /// Whether the parameters were moved; false if loss or gradient was not finite.
-    pub moved: bool,
+    /// Whether the parameters were updated; false if the loss or the gradient was not finite.
+    pub updated: bool,
 }
 
-/// What a part of a batch gave.
-struct Part {
-    mean: f64,
-    losses: Vec<f64>,
-    weighted: Vec<f64>,
+/// The losses and gradients of a pass through the network.
+struct Pass {
+    mean: f32,
+    each: Vec<f32>,
+    weighted: Vec<f32>,
     gradients: Vec<Option<Tensor<1>>>,
 }
 
+/// The losses of a global batch. Each process fills in its own part, so that sums over the processes complete it.
+struct GlobalLosses {
+    /// For each pass.
+    means: Vec<f32>,
+    /// For each image.
+    timesteps: Vec<f32>,
+    each: Vec<f32>,
+    weighted: Vec<f32>,
+}
+
 impl Trainer {
-    /// The randomness of the run. After each roll-back it is another, or the same step would fail again.
+    /// Starts the training of a network, which must be on an autodiff device.
+    ///
+    /// # Errors
+    /// If the configuration does not describe a process or a loss.
+    pub fn new(config: &TrainingConfig, network: Network) -> Result<Self, Error> {
+        let optimizer = Optimizer::new(&network.flat_parameters());
+        let device = network.device().autodiff();
+        let mut trainer = Self {
+            network,
+            optimizer,
+            objective: config.objective()?,
+            state: TrainState::default(),
+            config: config.clone(),
+            device,
+            communicator: Box::new(SingleProcess),
+        };
+        trainer.adapt_importance()?;
+        Ok(trainer)
+    }
+
+    /// Divides the work between processes.
+    pub fn with_communicator(self, communicator: impl Communicator + 'static) -> Self {
+        Self { communicator: Box::new(communicator), ..self }
+    }
+
+    /// Continues from a checkpoint.
+    ///
+    /// # Errors
+    /// If its network has another configuration.
+    pub fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), Error> {
+        if checkpoint.network.config() != self.network.config() {
+            return Err(Error::Checkpoint("its network is not the one that the configuration describes".into()));
+        }
+        let Checkpoint { network, optimizer, state } = checkpoint;
+        (self.network, self.optimizer, self.state) = (network, optimizer, state);
+        self.adapt_importance()
+    }
+
+    /// The memory of importance sampling belongs to a chain and to the choice of it, which may both have changed since a
+    /// checkpoint.
+    fn adapt_importance(&mut self) -> Result<(), Error> {
+        let timesteps = self.config.diffusion.timesteps;
+        let memory = self.state.importance.take();
+        if self.config.diffusion.timestep_sampler == TimestepSampler::Importance {
+            let memory = memory.filter(|memory| memory.distribution().probabilities().len() == timesteps);
+            self.state.importance = Some(memory.map_or_else(|| LossSecondMoment::new(timesteps), Ok)?);
+        }
+        Ok(())
+    }
+
+    /// The network with the parameters themselves.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// The counters, and the memory of importance sampling.
+    pub fn state(&self) -> &TrainState {
+        &self.state
+    }
+
+    /// The state, for the run that counts seconds, roll-backs and the best checkpoint.
+    pub(crate) fn state_mut(&mut self) -> &mut TrainState {
+        &mut self.state
+    }
+
+    /// The processes.
+    pub fn communicator(&self) -> &dyn Communicator {
+        &*self.communicator
+    }
+
+    /// Returns the network with the averaged parameters, off the autodiff graph.
+    pub fn averaged(&self) -> Network {
+        self.network.with_parameters(self.optimizer.averages())
+    }
+
+    /// Returns the randomness of the run. Each roll-back changes it; otherwise the same step would fail again.
     pub fn random(&self) -> Random {
         Random::new(self.config.train.seed ^ (u64::from(self.state.rollbacks) << 48))
     }
 
-    /// The learning rate of the next step: warmed up linearly, halved at each roll-back.
+    /// Returns the learning rate of the next step: warmed up linearly, halved by each roll-back.
     pub fn learning_rate(&self) -> f64 {
         let warmup = self.config.train.warmup_steps as u64;
         let ramp = if warmup == 0 { 1.0 } else { ((self.state.step + 1) as f64 / warmup as f64).min(1.0) };
         self.config.train.learning_rate * ramp * 0.5f64.powi(self.state.rollbacks as i32)
     }
 
-    /// The averages' decay at the next step. With warm-up the first ones forget fast, so that short runs do not
-    /// average in the initial noise.
+    /// The decay of the averages at the next step. With warm-up the first ones are short, so that short runs do not
+    /// average in the initial parameters.
     fn ema_decay(&self) -> f64 {
         let n = self.state.updates as f64;
         if self.config.train.ema_warmup {
@@ -79,68 +169,61 @@ impl Trainer {
         }
     }
 
-    /// The noisy images of a batch: t and ε of each image depend on the seed, the step and its place in the batch.
-    fn noisy(&self, batch: &Batch) -> Noisy {
-        let [height, width, channels] = self.image;
+    /// Draws t and ε for the images of a batch. They depend on the seed, the step and the image's place in the global
+    /// batch.
+    pub fn noised(&self, batch: &Batch) -> NoisedBatch {
+        let Batch { images, first, global_size } = batch;
         let (random, step) = (self.random(), self.state.step);
-        let size = height * width * channels;
-        let n = batch.x0.len() / size;
-        let total = self.objective.schedule.len();
+        let total = self.objective.process().schedule.len();
         let distribution = self.state.importance.as_ref().map(LossSecondMoment::distribution);
         let shared = random.uniform(Stream::Timestep, 0, step);
-        let drawn = (0..n).map(|i| {
-            let u = || random.uniform(Stream::Timestep, i as u64, step);
+        let drawn = (*first..first + images.n).map(|place| {
+            let u = || random.uniform(Stream::Timestep, place as u64, step);
             match (&distribution, self.config.diffusion.timestep_sampler) {
                 (Some(distribution), _) => distribution.sample(u()),
                 (None, TimestepSampler::LowDiscrepancy) => {
-                    (timestep_sampler::low_discrepancy(shared, i, n, total), 1.0)
+                    (timestep_sampler::low_discrepancy(shared, place, *global_size, total), 1.0)
                 }
                 (None, _) => (timestep_sampler::uniform(u(), total), 1.0),
             }
         });
         let (timesteps, importance) = drawn.unzip();
-        let mut epsilon = vec![0.0; batch.x0.len()];
+        let mut epsilon = vec![0.0; images.pixels.len()];
+        let size = (epsilon.len() / images.n.max(1)).max(1);
         epsilon
             .par_chunks_mut(size)
             .enumerate()
-            .for_each(|(i, image)| random.normals(Stream::Noise, i as u64, step, image));
-        Noisy { dims: [n, height, width, channels], x0: batch.x0.clone(), epsilon, timesteps, importance }
+            .for_each(|(i, image)| random.normals(Stream::Noise, (first + i) as u64, step, image));
+        NoisedBatch { images: images.clone(), epsilon, timesteps, importance, first: *first }
     }
 
-    /// One step on a batch. Where the loss or the gradient is not finite, nothing moves and the report says so.
+    /// Does one step on a batch. If the loss or the gradient is not finite, the parameters are not updated.
     ///
     /// # Errors
-    /// If the batch does not fit the network.
-    pub fn step(mut self, batch: &Batch) -> Result<(Self, Report), Error> {
-        let noisy = self.noisy(batch);
-        let parts = self.config.train.gradient_accumulation;
-        let images = noisy.dims[0] / parts;
+    /// If the batch does not fit the network or is not made of whole passes of `train.batch_size` images.
+    pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+        let size = self.config.train.batch_size;
+        check_divided(batch, size)?;
+        let passes = batch.global_size / size;
+        let noised = self.noised(batch);
+        let mut losses = GlobalLosses::new(batch.global_size, passes);
         let mut gradients: Vec<Option<Tensor<1>>> = Vec::new();
-        let (mut loss, mut each, mut weighted) = (0.0, Vec::new(), Vec::new());
-        for part in 0..parts {
-            let range = part * images..(part + 1) * images;
-            let Part { mean, losses, weighted: part_weighted, gradients: part_gradients } =
-                self.gradients(&noisy, batch, range.clone())?;
-            loss += mean / parts as f64;
-            each.extend(noisy.timesteps[range].iter().copied().zip(losses));
-            weighted.extend(part_weighted);
-            if gradients.is_empty() {
-                gradients = part_gradients;
-            } else {
-                for (sum, gradient) in gradients.iter_mut().zip(part_gradients) {
-                    *sum = match (sum.take(), gradient) {
-                        (Some(sum), Some(gradient)) => Some(sum + gradient),
-                        (sum, gradient) => sum.or(gradient),
-                    };
-                }
-            }
+        for first in (0..batch.images.n).step_by(size) {
+            let part = noised.slice(first, size);
+            let pass = self.pass(&part)?;
+            losses.set(&part, &pass);
+            accumulate(&mut gradients, pass.gradients);
         }
-        let gradient_norm = global_norm(&gradients) / parts as f64;
+        self.all_reduce(&mut gradients)?;
+        losses.all_reduce(&*self.communicator)?;
+
+        let loss = losses.means.iter().fold(0.0, |sum, &mean| sum + f64::from(mean) / passes as f64);
+        let gradient_norm = global_norm(&gradients) / passes as f64;
         let learning_rate = self.learning_rate();
-        let moved = loss.is_finite() && gradient_norm.is_finite();
-        if moved {
+        let updated = loss.is_finite() && gradient_norm.is_finite();
+        if updated {
             let clip = self.config.train.grad_clip;
-            // As torch.nn.utils.clip_grad_norm_ has it; 0 is no clipping.
+            // As in torch.nn.utils.clip_grad_norm_; 0 disables clipping.
             let clipped = if clip > 0.0 { (clip / (gradient_norm + 1e-6)).min(1.0) } else { 1.0 };
             let step = AdamStep {
                 learning_rate,
@@ -148,67 +231,271 @@ impl Trainer {
                 beta2: self.config.train.beta2,
                 epsilon: self.config.train.adam_eps,
                 step: self.state.updates + 1,
-                gradient_scale: clipped / parts as f64,
+                gradient_scale: clipped / passes as f64,
                 ema_decay: self.ema_decay(),
             };
-            self.unet = self.optimizer.step(self.unet, gradients, step);
+            self.network.map_parameters(self.optimizer.update(gradients, step));
             self.state.updates += 1;
             self.state.skipped_in_a_row = 0;
         } else {
             self.state.skipped += 1;
             self.state.skipped_in_a_row += 1;
         }
+        let timesteps = || losses.timesteps.iter().map(|&t| t as usize);
         if let Some(importance) = &mut self.state.importance {
-            for (&(t, _), &loss) in each.iter().zip(&weighted) {
-                importance.update(t, loss)?;
+            for (t, &loss) in timesteps().zip(&losses.weighted) {
+                importance.update(t, loss.into())?;
             }
         }
         self.state.step += 1;
-        Ok((self, Report { loss, each, gradient_norm, learning_rate, moved }))
+        let losses = timesteps().zip(losses.each.iter().map(|&loss| loss.into())).collect();
+        Ok(StepReport { step: self.state.step, loss, losses, gradient_norm, learning_rate, updated })
     }
 
-    /// Losses and gradients of a part of the batch.
-    fn gradients(&self, noisy: &Noisy, batch: &Batch, range: std::ops::Range<usize>) -> Result<Part, Error> {
-        let size: usize = self.image.iter().product();
-        let pixels = range.start * size..range.end * size;
-        let part = Noisy {
-            dims: [range.len(), noisy.dims[1], noisy.dims[2], noisy.dims[3]],
-            x0: noisy.x0[pixels.clone()].to_vec(),
-            epsilon: noisy.epsilon[pixels].to_vec(),
-            timesteps: noisy.timesteps[range.clone()].to_vec(),
-            importance: noisy.importance[range.clone()].to_vec(),
+    /// Computes losses and gradients of one pass.
+    fn pass(&self, noised: &NoisedBatch) -> Result<Pass, Error> {
+        let condition = Condition::classes(noised.images.labels.as_deref());
+        self.network.check(noised.images.shape(), condition)?;
+        let x_t = self.objective.q_sample(noised).tensor(&self.device);
+        let process = self.objective.process();
+        let (x, c_noise) = process.inputs(x_t.clone(), &process.nodes(&noised.timesteps))?;
+        let dropout = Dropout { random: self.random(), step: self.state.step, first_image: noised.first as u64 };
+        let inputs = Inputs {
+            x,
+            c_noise: &c_noise,
+            condition,
+            dropout: Some(&dropout),
+            checkpointing: self.config.train.gradient_checkpointing,
         };
-        let labels = batch.labels.as_ref().map(|labels| Labels::Classes(&labels[range.clone()]));
-        self.unet.check_labels(range.len(), labels)?;
-        let timesteps: Vec<f32> = part.timesteps.iter().map(|&t| t as f32).collect();
-        let dropout = Dropout { random: self.random(), step: self.state.step, first_image: range.start as u64 };
-        let x_t = Tensor::<4>::from_data(TensorData::new(self.objective.q_sample(&part), part.dims), &self.device);
-        let (loss, gradients) = if self.config.train.gradient_checkpointing {
-            let mut loss = None;
-            let gradients =
-                self.unet.checkpointed_gradients(x_t.clone(), &timesteps, labels, Some(&dropout), |output| {
-                    loss.insert(self.objective.loss(output, &x_t, &part)).mean.clone()
-                });
-            (loss.expect("the loss is always asked for"), gradients)
-        } else {
-            let output = self.unet.forward(x_t.clone(), &timesteps, labels, Some(&dropout));
-            let loss = self.objective.loss(output, &x_t, &part);
-            let gradients = self.unet.take_gradients(&mut loss.mean.backward());
-            (loss, gradients)
+        let mut terms = None;
+        let gradients = self
+            .network
+            .gradients(inputs, &mut |output| terms.insert(self.objective.loss(output, &x_t, noised)).mean.clone());
+        let Some(terms) = terms else {
+            return Err(Error::Run("the network's `gradients` did not compute the loss".into()));
         };
-        let numbers = |values: Tensor<1>| values.into_data().iter::<f64>().collect();
-        Ok(Part {
-            mean: loss.mean.into_scalar::<f32>().into(),
-            losses: numbers(loss.each),
-            weighted: numbers(loss.weighted),
+        let numbers = |values: Tensor<1>| values.into_data().iter::<f32>().collect();
+        Ok(Pass {
+            mean: terms.mean.into_scalar::<f32>(),
+            each: numbers(terms.each),
+            weighted: numbers(terms.weighted),
             gradients,
         })
     }
 
-    /// The network with the averaged parameters, off the autodiff graph.
-    pub fn averaged(&self) -> Unet {
-        use burn::module::Module;
-        let mut averages = self.optimizer.averages();
-        self.unet.valid().map_parameters(|_, old| averages.next().unwrap_or(old))
+    /// Sums gradients over all processes.
+    fn all_reduce(&self, gradients: &mut [Option<Tensor<1>>]) -> Result<(), Error> {
+        if self.communicator.size() == 1 {
+            return Ok(());
+        }
+        for slot in gradients.iter_mut() {
+            let Some(gradient) = slot.take() else { continue };
+            let device = gradient.device();
+            let mut values: Vec<f32> = gradient.into_data().iter::<f32>().collect();
+            self.communicator.all_reduce(&mut values)?;
+            let len = values.len();
+            *slot = Some(Tensor::from_data(TensorData::new(values, [len]), &device));
+        }
+        Ok(())
+    }
+}
+
+impl GlobalLosses {
+    fn new(images: usize, passes: usize) -> Self {
+        let zeros = || vec![0.0; images];
+        Self { means: vec![0.0; passes], timesteps: zeros(), each: zeros(), weighted: zeros() }
+    }
+
+    fn set(&mut self, noised: &NoisedBatch, pass: &Pass) {
+        let (first, n) = (noised.first, noised.images.n);
+        self.means[first / n] = pass.mean;
+        for (to, &t) in self.timesteps[first..].iter_mut().zip(&noised.timesteps) {
+            // Exact: a chain has at most 10⁶ timesteps.
+            *to = t as f32;
+        }
+        self.each[first..first + n].copy_from_slice(&pass.each);
+        self.weighted[first..first + n].copy_from_slice(&pass.weighted);
+    }
+
+    fn all_reduce(&mut self, communicator: &dyn Communicator) -> Result<(), Error> {
+        [&mut self.means, &mut self.timesteps, &mut self.each, &mut self.weighted]
+            .into_iter()
+            .try_for_each(|values| communicator.all_reduce(values))
+    }
+}
+
+/// Checks that a batch is made of whole passes.
+fn check_divided(batch: &Batch, size: usize) -> Result<(), Error> {
+    let Batch { images, first, global_size } = batch;
+    let whole = |n: usize| n.is_multiple_of(size);
+    if images.n > 0 && whole(images.n) && whole(*first) && whole(*global_size) && first + images.n <= *global_size {
+        return Ok(());
+    }
+    let last = first + images.n;
+    Err(Error::Run(format!(
+        "the images {first} to {last} of a batch of {global_size} are not whole passes of `train.batch_size` = {size}"
+    )))
+}
+
+/// Adds gradients to sums.
+fn accumulate(sums: &mut Vec<Option<Tensor<1>>>, gradients: Vec<Option<Tensor<1>>>) {
+    if sums.is_empty() {
+        *sums = gradients;
+        return;
+    }
+    for (sum, gradient) in sums.iter_mut().zip(gradients) {
+        *sum = match (sum.take(), gradient) {
+            (Some(sum), Some(gradient)) => Some(sum + gradient),
+            (sum, gradient) => sum.or(gradient),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier, Mutex};
+
+    use super::*;
+    use crate::data_loader::DataLoader;
+
+    fn config(sets: &[&str]) -> TrainingConfig {
+        let tiny = [
+            "data.resolution=8",
+            "data.labels=true",
+            "data.flip=true",
+            "model.block_out_channels=[8, 8]",
+            "model.norm_num_groups=4",
+            "model.attention_resolutions=[]",
+            "model.dropout=0.1",
+            "diffusion.timesteps=50",
+            "sample.steps=3",
+            "train.batch_size=4",
+            "train.gradient_accumulation=2",
+            "train.label_dropout=0.25",
+        ];
+        let mut config = TrainingConfig::preset("fashion").unwrap();
+        tiny.iter().chain(sets).for_each(|set| config.set(set).unwrap());
+        config.validate().unwrap();
+        config
+    }
+
+    fn loader(config: &TrainingConfig) -> DataLoader {
+        let set = Arc::new(config.open(data::Split::Test).unwrap());
+        let loader = DataLoader::new(set, Random::new(config.train.seed), 8);
+        DataLoader { flip: true, labels: true, label_dropout: config.train.label_dropout, ..loader }
+    }
+
+    fn trainer(config: &TrainingConfig, loader: &DataLoader) -> Trainer {
+        let network = config.network(&loader.set).unwrap();
+        Trainer::new(config, network.build(0, &Device::flex().autodiff()).unwrap()).unwrap()
+    }
+
+    /// Every rule for t, and ε, in two halves and in one piece.
+    #[test]
+    fn parts_of_a_batch_have_the_timesteps_and_noise_of_the_whole_batch() {
+        for sampler in ["uniform", "low_discrepancy", "importance"] {
+            let config = config(&[&format!("diffusion.timestep_sampler={sampler}")]);
+            let whole = loader(&config);
+            let trainer = trainer(&config, &whole);
+            let batch = |range| DataLoader { range, ..whole.clone() }.batch(0).unwrap();
+            let expected = trainer.noised(&batch(0..8));
+            let halves = [0..4, 4..8].map(|range| trainer.noised(&batch(range)));
+            let join = |each: fn(&NoisedBatch) -> Vec<f64>| halves.iter().flat_map(each).collect::<Vec<f64>>();
+            for each in [
+                |noised: &NoisedBatch| noised.timesteps.iter().map(|&t| t as f64).collect::<Vec<f64>>(),
+                |noised| noised.epsilon.iter().map(|&e| e.into()).collect(),
+                |noised| noised.images.pixels.iter().map(|&x| x.into()).collect(),
+                |noised| noised.images.labels.iter().flatten().map(|&label| label.into()).collect(),
+                |noised| noised.importance.clone(),
+            ] {
+                assert_eq!(join(each), each(&expected), "{sampler}");
+            }
+        }
+    }
+
+    /// Threads in place of processes.
+    struct Thread {
+        rank: usize,
+        barrier: Arc<Barrier>,
+        parts: Arc<Mutex<Vec<Vec<f32>>>>,
+    }
+
+    impl Communicator for Thread {
+        fn rank(&self) -> usize {
+            self.rank
+        }
+
+        fn size(&self) -> usize {
+            self.parts.lock().unwrap().len()
+        }
+
+        fn all_reduce(&self, values: &mut [f32]) -> Result<(), Error> {
+            self.parts.lock().unwrap()[self.rank] = values.to_vec();
+            self.barrier.wait();
+            let parts = self.parts.lock().unwrap().clone();
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = parts[1..].iter().fold(parts[0][i], |sum, part| sum + part[i]);
+            }
+            self.barrier()
+        }
+
+        fn broadcast(&self, values: &mut [f32]) -> Result<(), Error> {
+            self.barrier.wait();
+            values.copy_from_slice(&self.parts.lock().unwrap()[0]);
+            self.barrier()
+        }
+
+        fn barrier(&self) -> Result<(), Error> {
+            self.barrier.wait();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn two_processes_are_one_that_accumulates_gradients() {
+        let config = config(&["diffusion.timestep_sampler=importance"]);
+        let loader = &loader(&config);
+        let steps = |mut trainer: Trainer, range: std::ops::Range<usize>| {
+            let mut losses = Vec::new();
+            for step in 0..3 {
+                let batch = DataLoader { range: range.clone(), ..loader.clone() }.batch(step).unwrap();
+                let report = trainer.step(&batch).unwrap();
+                assert!(report.updated);
+                losses.push((report.loss, report.losses, report.gradient_norm));
+            }
+            (losses, trainer.network().tensors().unwrap(), trainer.state().clone())
+        };
+        let expected = steps(trainer(&config, loader), 0..8);
+        let (barrier, parts) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(vec![Vec::new(); 2])));
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let process = |rank: usize| {
+                let communicator = Thread { rank, barrier: barrier.clone(), parts: parts.clone() };
+                let (config, steps) = (&config, &steps);
+                scope.spawn(move || {
+                    let trainer = trainer(config, loader).with_communicator(communicator);
+                    steps(trainer, 4 * rank..4 * rank + 4)
+                })
+            };
+            let both = [process(0), process(1)];
+            both.into_iter().map(|process| process.join().unwrap()).collect()
+        });
+        assert!(found.iter().all(|found| *found == expected));
+    }
+
+    #[test]
+    fn batches_that_do_not_fit_are_errors() {
+        let config = config(&[]);
+        let loader = loader(&config);
+        let mut trainer = trainer(&config, &loader);
+        let images = loader.batch(0).unwrap().images;
+        let error = trainer.step(&Batch::whole(images.slice(0, 6))).unwrap_err().to_string();
+        assert!(error.contains("`train.batch_size` = 4"), "{error}");
+        let beyond = Batch { images: images.slice(0, 4), first: 8, global_size: 8 };
+        assert!(trainer.step(&beyond).is_err());
+        let unlabelled = images.slice(0, 4).with_labels(None);
+        assert!(trainer.step(&Batch::whole(unlabelled)).is_err());
+        assert_eq!(trainer.state().step, 0);
+        trainer.step(&Batch::whole(images.slice(0, 4))).unwrap();
+        assert_eq!(trainer.state().step, 1);
     }
 }

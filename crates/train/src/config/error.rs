@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, in words for the person who wrote it.
+//! Errors of configurations.
 
 use std::{io, path::PathBuf};
 
@@ -9,64 +9,64 @@ use toml::{
 
 use super::{PRESETS, keys::nearest};
 
-/// A configuration could not be read, changed or used.
+/// An error of reading, changing or validating a configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The file could not be read.
+    /// The file cannot be read.
     #[error("cannot read {path}: {error}", path = path.display())]
     Read {
         /// The configuration file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// Something in a file is wrong.
+    /// An error in a file.
     #[error("{path}:{line}{error}", path = path.display(), line = line.map_or(" ".to_owned(), |n| format!("{n}: ")))]
     In {
         /// The configuration file.
         path: PathBuf,
-        /// The line, from 1, if the error has one.
+        /// The line, counted from 1, if it is known.
         line: Option<usize>,
-        /// What is wrong.
+        /// The error.
         error: Box<ConfigError>,
     },
     /// The text is not TOML.
     #[error("{message}")]
     Syntax {
-        /// What TOML expects.
+        /// The parser's message.
         message: String,
-        /// Where, in bytes from the text's beginning.
+        /// The position in bytes from the start of the text.
         offset: Option<usize>,
     },
-    /// There is no such key.
+    /// The key does not exist.
     #[error("unknown key `{key}`: {hint}")]
     UnknownKey {
         /// Section and name as given.
         key: String,
-        /// The nearest key there is, or all there are.
+        /// The nearest key, or all keys.
         hint: String,
     },
-    /// A key has a value that it cannot have.
+    /// The value of a key is wrong.
     #[error("`{key}`: {message}")]
     Value {
         /// Section and name.
         key: String,
-        /// What was given and what is expected.
+        /// The value that was found and what is expected.
         message: String,
     },
-    /// There is no such preset.
+    /// The preset does not exist.
     #[error("unknown preset `{name}`: {hint}")]
     UnknownPreset {
         /// The name as given.
         name: String,
-        /// The nearest name, and all there are.
+        /// The nearest name, and all names.
         hint: String,
     },
-    /// An assignment has no `=`.
+    /// An assignment without `=`.
     #[error("`{0}`: expected section.key=value, such as train.steps=2000")]
     Assignment(String),
-    /// The configuration has a value that TOML cannot express.
+    /// A value that cannot be written as TOML.
     #[error("the configuration cannot be written as TOML: {0}")]
     Write(String),
 }
@@ -90,7 +90,7 @@ impl ConfigError {
         Self::UnknownPreset { name: name.to_owned(), hint }
     }
 
-    /// The line of `text`, from 1, that the error is about.
+    /// Returns the line of `text`, counted from 1, that the error is about.
     pub(super) fn line_in(&self, text: &str) -> Option<usize> {
         let offset = match self {
             Self::Syntax { offset, .. } => (*offset)?,
@@ -102,7 +102,7 @@ impl ConfigError {
     }
 }
 
-/// Where `key` (`section` or `section.name`, perhaps with an index after it) stands in a TOML text.
+/// Returns the position of `key` (`section` or `section.name`, perhaps with an index after it) in a TOML text.
 fn offset_of(key: &str, text: &str) -> Option<usize> {
     fn find<'t, 'i>(table: &'t DeTable<'i>, name: &str) -> Option<(usize, &'t DeValue<'i>)> {
         let (key, value) = table.iter().find(|(key, _)| key.get_ref() == name)?;
@@ -117,8 +117,8 @@ fn offset_of(key: &str, text: &str) -> Option<usize> {
     }
 }
 
-/// The error of a key of `table` about whose value serde says `message`, such as
-/// `invalid type: string "many", expected usize`, in a user's words.
+/// Translates serde's message about the value of a key of `table`, such as
+/// `invalid type: string "many", expected usize`.
 pub(super) fn wrong_value(table: &Table, key: &str, message: &str) -> ConfigError {
     let mut parts = key.split(['.', '[']);
     let mut part = || parts.next();

@@ -1,9 +1,9 @@
-//! The names of the keys, and the nearest one to a name that is not among them.
+//! The names of the keys, and the nearest one to an unknown name.
 
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, Data, Diffusion, Model, Sample, Train};
+use super::{ConfigError, Data, Diffusion, Model, Sample, Train, TrainingConfig};
 
 /// The sections, each with its keys.
 fn sections() -> [(&'static str, &'static [&'static str]); 5] {
@@ -16,7 +16,7 @@ fn sections() -> [(&'static str, &'static [&'static str]); 5] {
     ]
 }
 
-/// What other programs call a key: diffusers, OpenAI's and Ho et al.'s code.
+/// The names of keys in other programs: diffusers, OpenAI's and Ho et al.'s code.
 const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("data.path", &["train_data_dir", "data_dir", "tfr_file", "dataset_name"]),
     ("data.resolution", &["image_size", "sample_size"]),
@@ -57,7 +57,7 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("sample.clip_sample", &["clip_denoised"]),
 ];
 
-/// Refuses a table with a key that the configuration does not have.
+/// Checks that the configuration has every key of a table.
 pub(super) fn check(table: &Table) -> Result<(), ConfigError> {
     for (section, values) in table {
         match values {
@@ -65,11 +65,11 @@ pub(super) fn check(table: &Table) -> Result<(), ConfigError> {
                 for name in values.keys() {
                     split(&format!("{section}.{name}"))?;
                 }
-                if values.is_empty() && !fields::<Config>().contains(&section.as_str()) {
+                if values.is_empty() && !fields::<TrainingConfig>().contains(&section.as_str()) {
                     return Err(unknown(section));
                 }
             }
-            value if fields::<Config>().contains(&section.as_str()) => {
+            value if fields::<TrainingConfig>().contains(&section.as_str()) => {
                 return Err(ConfigError::value(section, format!("expected a section, [{section}], got {value}")));
             }
             _ => return Err(unknown(section)),
@@ -78,7 +78,7 @@ pub(super) fn check(table: &Table) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The section and the name of a key, if there is such a key.
+/// Splits a key into section and name; an error if there is no such key.
 pub(super) fn split(key: &str) -> Result<(&str, &str), ConfigError> {
     let exists =
         |(section, name): &(&str, &str)| sections().iter().any(|(s, names)| s == section && names.contains(name));
@@ -87,8 +87,8 @@ pub(super) fn split(key: &str) -> Result<(&str, &str), ConfigError> {
 
 fn unknown(key: &str) -> ConfigError {
     let (section, name) = key.split_once('.').unwrap_or(("", key));
-    // The section itself may be misspelt.
-    let section = nearest(section, fields::<Config>()).unwrap_or(section);
+    // The section itself may be misspelled.
+    let section = nearest(section, fields::<TrainingConfig>()).unwrap_or(section);
     let keys = || sections().into_iter().flat_map(|(s, names)| names.iter().map(move |n| (s, *n)));
 
     let same_name = keys().filter(|(_, n)| *n == name).min_by_key(|(s, _)| *s != section);
@@ -104,27 +104,27 @@ fn unknown(key: &str) -> ConfigError {
     let hint = match (meant, sections().iter().find(|(s, _)| *s == section)) {
         (Some(meant), _) => format!("did you mean `{meant}`?"),
         (None, Some((section, names))) => format!("[{section}] has {}", names.join(", ")),
-        (None, None) => format!("the sections are {}", fields::<Config>().join(", ")),
+        (None, None) => format!("the sections are {}", fields::<TrainingConfig>().join(", ")),
     };
     ConfigError::UnknownKey { key: key.to_owned(), hint }
 }
 
-/// The candidate that `word` most probably stands for, if any is near enough.
+/// Returns the candidate nearest to `word`, if any is near enough.
 pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates.iter().filter_map(|c| Some((distance(word, c)?, *c))).min().map(|(_, c)| c)
 }
 
-/// How many slips of the keyboard lie between two words, if few enough; part of a word counts as one.
+/// Returns the edit distance of two words, if it is small enough; a part of a word counts as 1.
 fn distance(given: &str, known: &str) -> Option<usize> {
     let given = given.to_lowercase();
-    let slips = strsim::damerau_levenshtein(&given, known);
-    if slips > 1 && given.len() > 2 && known.contains(&given) {
+    let edits = strsim::damerau_levenshtein(&given, known);
+    if edits > 1 && given.len() > 2 && known.contains(&given) {
         return Some(1);
     }
-    (slips <= (given.len() / 3).clamp(1, 4)).then_some(slips)
+    (edits <= (given.len() / 3).clamp(1, 4)).then_some(edits)
 }
 
-/// The names of the fields of a struct that derives `Deserialize`, which hands them to its deserializer.
+/// Returns the names of the fields of a struct that derives `Deserialize`, which passes them to its deserializer.
 fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     struct Names<'a>(&'a mut &'static [&'static str]);
 
@@ -138,7 +138,7 @@ fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
             _visitor: V,
         ) -> Result<V::Value, Self::Error> {
             *self.0 = fields;
-            Err(de::Error::custom("only the names were wanted"))
+            Err(de::Error::custom("only the names are needed"))
         }
 
         fn deserialize_any<V: de::Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
@@ -152,7 +152,7 @@ fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     }
 
     let mut names: &[&str] = &[];
-    // Always an error, and always after the names were handed over.
+    // Always an error, after the names were stored.
     let _ = T::deserialize(Names(&mut names));
     names
 }

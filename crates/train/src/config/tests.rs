@@ -1,14 +1,14 @@
 use super::*;
 
-fn preset(name: &str) -> Config {
-    Config::preset(name).unwrap()
+fn preset(name: &str) -> TrainingConfig {
+    TrainingConfig::preset(name).unwrap()
 }
 
 fn set_error(assignment: &str) -> String {
     preset("fashion").set(assignment).unwrap_err().to_string()
 }
 
-/// The error of the default preset with these assignments.
+/// Returns the error of the default preset with these assignments.
 fn invalid(assignments: &[&str]) -> String {
     let mut config = preset("fashion");
     for assignment in assignments {
@@ -22,10 +22,10 @@ fn every_preset_is_complete_and_valid_and_survives_a_round_trip() {
     for (name, text) in PRESETS {
         let config = preset(name);
         config.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config, "{name}");
+        assert_eq!(TrainingConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config, "{name}");
         assert!(text.starts_with('#'), "{name} says what it is");
-        // `preset` reads the text alone: a key that it left to another preset would have been an error.
-        assert_eq!(Config::from_toml(&format!("preset = \"{name}\"")).unwrap(), config, "{name}");
+        // `preset` reads this text alone, so a missing key would have been an error.
+        assert_eq!(TrainingConfig::from_toml(&format!("preset = \"{name}\"")).unwrap(), config, "{name}");
     }
 }
 
@@ -47,7 +47,7 @@ fn the_papers_presets_have_the_papers_numbers() {
         assert_eq!((large.train.batch_size, large.train.learning_rate, large.train.steps), (64, 2e-5, steps), "{name}");
         assert_eq!((large.model.dropout, large.diffusion.variance), (0.0, Variance::FixedSmall), "{name}");
         assert_eq!(large.data.flip, flip, "{name}");
-        // All else is as for CIFAR-10.
+        // Everything else is as for CIFAR-10.
         let mut same = cifar.clone();
         same.data = large.data.clone();
         same.model =
@@ -66,7 +66,7 @@ fn the_papers_presets_have_the_papers_numbers() {
 }
 
 #[test]
-fn the_papers_words_and_diffusers_words_are_both_understood() {
+fn names_of_the_papers_and_of_diffusers_are_both_accepted() {
     let mut config = preset("fashion");
     for (word, schedule) in [
         ("quad", Schedule::ScaledLinear),
@@ -85,7 +85,7 @@ fn the_papers_words_and_diffusers_words_are_both_understood() {
 }
 
 #[test]
-fn assignments_take_toml_values_and_bare_words() {
+fn assignments_accept_toml_values_and_bare_words() {
     let mut config = preset("fashion");
     for assignment in [
         "model.block_out_channels=[64,128]",
@@ -102,16 +102,16 @@ fn assignments_take_toml_values_and_bare_words() {
     }
     assert_eq!(config.model.block_out_channels, [64, 128]);
     assert_eq!((config.train.steps, config.train.learning_rate), (1000, 1.0));
-    assert_eq!(config.data.resolution, Resolution { height: 16, width: 32 });
+    assert_eq!(config.data.resolution, SampleSize { height: 16, width: 32 });
     assert_eq!(config.data.path.as_deref(), Some(Path::new("/tmp/my photos=1")));
     assert_eq!((config.diffusion.variance, config.diffusion.loss), (Variance::LearnedRange, Loss::Hybrid));
     assert_eq!((config.model.attention_head_dim, config.sample.steps), (Some(8), None));
     config.validate().unwrap();
-    assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    assert_eq!(TrainingConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
 
     let odd = "a \"quoted\"\nname 'of' a = [folder] #1\\";
     config.data.path = Some(odd.into());
-    assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    assert_eq!(TrainingConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
 
     config.set("data.path=2024").unwrap();
     assert_eq!(config.data.path.as_deref(), Some(Path::new("2024")));
@@ -170,12 +170,17 @@ fn a_wrong_type_names_the_key_what_was_given_and_what_is_expected() {
 
 #[test]
 fn an_unknown_preset_lists_the_known_ones() {
-    let error = Config::preset("cifar").unwrap_err().to_string();
+    let error = TrainingConfig::preset("cifar").unwrap_err().to_string();
     assert!(
         error.starts_with("unknown preset `cifar`: did you mean `cifar10`? There are fashion, fashion-hybrid, "),
         "{error}"
     );
-    assert!(Config::preset("zebra").unwrap_err().to_string().starts_with("unknown preset `zebra`: there are fashion"));
+    assert!(
+        TrainingConfig::preset("zebra")
+            .unwrap_err()
+            .to_string()
+            .starts_with("unknown preset `zebra`: there are fashion")
+    );
 }
 
 #[test]
@@ -184,14 +189,14 @@ fn a_file_replaces_keys_of_its_preset() {
     let path = dir.path().join("run.toml");
     fs::write(&path, "preset = \"cifar10\"\n[train]\nsteps = 5\n[diffusion]\nbetas = [0.1, 0.2]\ntimesteps = 2\n")
         .unwrap();
-    let config = Config::from_file(&path).unwrap();
+    let config = TrainingConfig::from_file(&path).unwrap();
     let mut expected = preset("cifar10");
     expected.train.steps = 5;
     expected.diffusion.timesteps = 2;
     expected.diffusion.betas = Some(vec![0.1, 0.2]);
     assert_eq!(config, expected);
     config.validate().unwrap();
-    assert_eq!(Config::from_toml("").unwrap(), preset(DEFAULT_PRESET));
+    assert_eq!(TrainingConfig::from_toml("").unwrap(), preset(DEFAULT_PRESET));
 }
 
 #[test]
@@ -215,12 +220,12 @@ fn errors_in_a_file_name_the_file_and_the_line() {
         ("preset = 3\n", ":1: `preset`: expected a name, got 3"),
     ] {
         fs::write(&path, text).unwrap();
-        let error = Config::from_file(&path).unwrap_err().to_string();
+        let error = TrainingConfig::from_file(&path).unwrap_err().to_string();
         let start = format!("{}{expected}", path.display());
         assert!(error.starts_with(&start) && !error.contains('\n'), "{text:?} gives {error:?}");
     }
     let missing = dir.path().join("none.toml");
-    let error = Config::from_file(&missing).unwrap_err().to_string();
+    let error = TrainingConfig::from_file(&missing).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot read {}: ", missing.display())), "{error}");
 }
 
@@ -235,7 +240,10 @@ fn values_out_of_range_are_named_with_what_they_may_be() {
         (&["train.ema_decay=1"], "`train.ema_decay`: got 1, expected a number from 0 to less than 1"),
         (&["train.label_dropout=0.1"], "set `data.labels = true`"),
         (&["train.evaluate_samples=1"], "`train.evaluate_samples`: got 1, expected 2 or more"),
-        (&["train.evaluate_reference=\"stats.npz\""], "statistics of which features"),
+        (
+            &["train.evaluate_reference=\"stats.npz\""],
+            "these statistics are of features: set `train.evaluate_features`",
+        ),
         (&["sample.guidance=2"], "set `train.label_dropout`"),
         (&["data.channels=2"], "`data.channels`: got 2, expected 1 (grey), 3 (RGB) or 4 (RGBA)"),
         (&["data.resolution=0"], "`data.resolution`: 0×0 is not a size"),

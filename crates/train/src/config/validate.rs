@@ -1,10 +1,10 @@
-//! Ranges of the values, and keys that must agree with each other.
+//! Checks of values, and of keys that must agree with each other.
 
 use std::ops::RangeInclusive;
 
 use super::*;
 
-/// A side of an image, a number of channels or of images: enough for anything, and safe to multiply in 64 bits.
+/// A side of an image, a number of channels or of images. Products of them fit into 64 bits.
 const SIZE: RangeInclusive<usize> = 1..=65_535;
 /// T. Tables of this many f64 are a few MB.
 const TIMESTEPS: RangeInclusive<usize> = 1..=1_000_000;
@@ -13,22 +13,22 @@ const COUNT: RangeInclusive<usize> = 1..=i64::MAX as usize;
 
 type Checked = Result<(), ConfigError>;
 
-pub(super) fn validate(config: &Config) -> Checked {
+pub(super) fn validate(config: &TrainingConfig) -> Checked {
     data(&config.data)?;
     model(config)?;
     diffusion(&config.diffusion)?;
     train(config)?;
-    let Resolution { height, width } = config.data.resolution;
+    let SampleSize { height, width } = config.data.resolution;
     let sides = [config.train.batch_size, config.train.gradient_accumulation, height, width, config.data.channels];
     let pixels = sides.into_iter().try_fold(1usize, usize::checked_mul);
     check(pixels.is_some_and(|pixels| pixels <= 1 << 34), "train.batch_size", || {
-        format!("a step of {} images of {height}×{width} is more than memory holds", sides[0].saturating_mul(sides[1]))
+        format!("a step of {} images of {height}×{width} does not fit into memory", sides[0].saturating_mul(sides[1]))
     })?;
     sample(config)
 }
 
 fn data(data: &Data) -> Checked {
-    let Resolution { height, width } = data.resolution;
+    let SampleSize { height, width } = data.resolution;
     check(SIZE.contains(&height) && SIZE.contains(&width), "data.resolution", || {
         format!("{height}×{width} is not a size: each side must be 1 to {}", SIZE.end())
     })?;
@@ -37,7 +37,7 @@ fn data(data: &Data) -> Checked {
     })
 }
 
-fn model(config: &Config) -> Checked {
+fn model(config: &TrainingConfig) -> Checked {
     let model = &config.model;
     let channels = &model.block_out_channels;
     let levels = channels.len();
@@ -54,12 +54,12 @@ fn model(config: &Config) -> Checked {
     }
 
     check(model.time_embedding_type == TimeEmbeddingType::Positional, "model.time_embedding_type", || {
-        "a chain of timesteps is trained with \"positional\": the logarithm in \"fourier\" has no value at t = 0, and \
-         \"learned\" is for networks that are read"
+        "training requires \"positional\": \"fourier\" has no value at t = 0, and \"learned\" is supported for existing \
+         networks only"
             .into()
     })?;
 
-    let Resolution { height, width } = config.data.resolution;
+    let SampleSize { height, width } = config.data.resolution;
     let factor = 1usize << (levels - 1);
     check(height % factor == 0 && width % factor == 0, "data.resolution", || {
         format!(
@@ -78,7 +78,7 @@ fn model(config: &Config) -> Checked {
     }
     if let Some(dim) = model.attention_head_dim {
         between("model.attention_head_dim", dim, SIZE)?;
-        // The middle, at the last level's width, always has attention.
+        // The middle block, at the last level's width, always has attention.
         let attends = |level: usize| level + 1 == levels || model.attention_resolutions.contains(&heights[level]);
         if let Some(level) = (0..levels).find(|&level| attends(level) && !channels[level].is_multiple_of(dim)) {
             let message =
@@ -136,7 +136,7 @@ fn diffusion(diffusion: &Diffusion) -> Checked {
         }
         Loss::Hybrid if !learned => {
             let message =
-                "`hybrid` is for the variances `learned` and `learned_range`; with a fixed one it is `l_simple`";
+                "`hybrid` requires the variance `learned` or `learned_range`; with a fixed one it is `l_simple`";
             return fail("diffusion.loss", message.to_owned());
         }
         Loss::MinSnr if diffusion.prediction == Prediction::PreviousMean => {
@@ -161,7 +161,7 @@ fn diffusion(diffusion: &Diffusion) -> Checked {
     }
 }
 
-fn train(config: &Config) -> Checked {
+fn train(config: &TrainingConfig) -> Checked {
     let train = &config.train;
     between("train.steps", train.steps, COUNT)?;
     between("train.batch_size", train.batch_size, SIZE)?;
@@ -179,7 +179,7 @@ fn train(config: &Config) -> Checked {
         format!("got {}, expected a number from 0 to 1", train.label_dropout)
     })?;
     check(train.label_dropout == 0.0 || config.data.labels, "train.label_dropout", || {
-        "there are no labels to hide: set `data.labels = true`".to_owned()
+        "there are no labels to drop: set `data.labels = true`".to_owned()
     })?;
     check(i64::try_from(train.seed).is_ok(), "train.seed", || {
         format!("got {}, expected at most {}", train.seed, i64::MAX)
@@ -190,7 +190,7 @@ fn train(config: &Config) -> Checked {
     between("train.evaluate_images", train.evaluate_images, SIZE)?;
     between("train.evaluate_samples", train.evaluate_samples, 2..=*COUNT.end())?;
     check(train.evaluate_reference.is_none() || train.evaluate_features.is_some(), "train.evaluate_reference", || {
-        "statistics of which features? Set `train.evaluate_features` too".to_owned()
+        "these statistics are of features: set `train.evaluate_features` to their network".to_owned()
     })?;
     between("train.checkpoint_every", train.checkpoint_every, 0..=*COUNT.end())?;
     between("train.keep_checkpoints", train.keep_checkpoints, COUNT)?;
@@ -198,7 +198,7 @@ fn train(config: &Config) -> Checked {
     between("train.samples", train.samples, 0..=*SIZE.end())
 }
 
-fn sample(config: &Config) -> Checked {
+fn sample(config: &TrainingConfig) -> Checked {
     let sample = &config.sample;
     let t = config.diffusion.timesteps;
     if let Some(steps) = sample.steps {
@@ -207,11 +207,11 @@ fn sample(config: &Config) -> Checked {
         })?;
     }
     check((0.0..=1.0).contains(&sample.eta), "sample.eta", || {
-        format!("got {}, expected a number from 0 (no noise) to 1 (that of DDPM)", sample.eta)
+        format!("got {}, expected a number from 0 (no noise) to 1 (the noise of DDPM)", sample.eta)
     })?;
     check(sample.guidance.is_finite(), "sample.guidance", || format!("got {}, expected a number", sample.guidance))?;
     check(sample.guidance == 1.0 || config.train.label_dropout > 0.0, "sample.guidance", || {
-        "there is no class that stands for none: set `train.label_dropout`".to_owned()
+        "guidance requires training with dropped labels: set `train.label_dropout`".to_owned()
     })?;
     between("sample.batch_size", sample.batch_size, SIZE)
 }

@@ -1,0 +1,87 @@
+//! Errors as the program reports them: one line on standard error, one JSON object on standard output with `--json`.
+
+use std::fmt::{self, Display};
+use std::process::ExitCode;
+
+/// A mistake in the command itself: exit status 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Returns an error of the command itself.
+pub fn usage(error: impl Display) -> anyhow::Error {
+    Usage(error.to_string()).into()
+}
+
+/// Reports an error and returns the exit status: 2 for usage, else 1.
+pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    let line = one_line(error);
+    eprintln!("error: {line}");
+    print_json(json, &line);
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// Reports what clap found while it parsed the arguments: a mistake, or text that was asked for by `--help` or `--version`.
+pub fn report_parse(error: &clap::Error, json: bool) -> ExitCode {
+    // There is nowhere to report that standard error is closed.
+    let _ = error.print();
+    if error.use_stderr() {
+        print_json(json, &first_paragraph(&error.to_string()));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn print_json(json: bool, message: &str) {
+    if json {
+        println!("{}", serde_json::json!({ "error": message }));
+    }
+}
+
+/// Joins an error and its causes, leaving out those that are already part of the text.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line += &format!(": {cause}");
+        }
+    }
+    line
+}
+
+/// Returns clap's message in one line, without the usage that follows it.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    let lines: Vec<&str> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+    lines.join(" ").replace(" For more information, try '--help'.", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_clap_is_one_line() {
+        let text = "error: invalid value 'x' for '--fit <FIT>'\n  [possible values: crop, pad]\n\nFor more information, try \
+                    '--help'.\n";
+        assert_eq!(first_paragraph(text), "invalid value 'x' for '--fit <FIT>' [possible values: crop, pad]");
+        let text = "error: unexpected argument '--x' found\n\nUsage: ddpm sample <MODEL>\n\nFor more information, try \
+                    '--help'.\n";
+        assert_eq!(first_paragraph(text), "unexpected argument '--x' found");
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = anyhow::anyhow!("disk full").context("x.png: disk full").context("cannot write");
+        assert_eq!(one_line(&error), "cannot write: x.png: disk full");
+    }
+}

@@ -1,0 +1,124 @@
+//! Parsers of values. Those of a fixed set list it in errors, help and completions.
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use ddpm::data::Fit;
+use ddpm::diffusion::{BetaSchedule, Clip, Prediction, TimestepGrid, TimestepSpacing, Variance};
+use ddpm::sample::Sampler;
+
+/// A value by its name.
+type Names<T> = &'static [(&'static str, T)];
+
+/// Parses a name of a table. `aliases` are accepted too, but not listed.
+fn one_of<T: Copy + Send + Sync + 'static>(names: Names<T>, aliases: Names<T>) -> impl TypedValueParser<Value = T> {
+    let listed = names.iter().map(|(name, _)| PossibleValue::new(*name));
+    let hidden = aliases.iter().map(|(name, _)| PossibleValue::new(*name).hide(true));
+    PossibleValuesParser::new(listed.chain(hidden)).try_map(move |name| {
+        let found = names.iter().chain(aliases).find(|(known, _)| *known == name);
+        found.map(|&(_, value)| value).ok_or("unknown name")
+    })
+}
+
+/// `--sampler`.
+pub fn sampler() -> impl TypedValueParser<Value = Sampler> {
+    PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>())
+}
+
+/// `--grid`.
+pub fn grid() -> impl TypedValueParser<Value = TimestepGrid> {
+    one_of(&TimestepGrid::NAMES, &[])
+}
+
+/// `--spacing`.
+pub fn spacing() -> impl TypedValueParser<Value = TimestepSpacing> {
+    one_of(&TimestepSpacing::NAMES, &[("quad", TimestepSpacing::Quadratic)])
+}
+
+/// `--variance`.
+pub fn variance() -> impl TypedValueParser<Value = Variance> {
+    let aliases = &[("fixed_small_log", Variance::FixedSmall), ("fixed_large_log", Variance::FixedLarge)];
+    one_of(&Variance::NAMES, aliases)
+}
+
+/// `--beta-schedule`.
+pub fn beta_schedule() -> impl TypedValueParser<Value = BetaSchedule> {
+    let aliases = &[("cosine", BetaSchedule::SquaredcosCapV2), ("quad", BetaSchedule::ScaledLinear)];
+    one_of(&BetaSchedule::NAMES, aliases)
+}
+
+/// `--prediction`.
+pub fn prediction() -> impl TypedValueParser<Value = Prediction> {
+    one_of(&Prediction::NAMES, &[])
+}
+
+/// `--fit`.
+pub fn fit() -> impl TypedValueParser<Value = Fit> {
+    one_of(&[("crop", Fit::Crop), ("pad", Fit::Pad)], &[])
+}
+
+/// Parses a number that is at least 1.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Parses a number that is finite.
+pub fn finite(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "expected a number".into())
+}
+
+/// Parses `32`, or `32x48` for height and width.
+pub fn size(text: &str) -> Result<[usize; 2], String> {
+    let sides: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+    match sides.as_deref() {
+        Ok(&[side]) => Ok([side, side]),
+        Ok(&[height, width]) => Ok([height, width]),
+        _ => Err("expected a number, or HEIGHTxWIDTH".into()),
+    }
+}
+
+/// Parses two timesteps, `200,800`.
+pub fn interval(text: &str) -> Result<(f64, f64), String> {
+    pair(text).filter(|(from, to)| from <= to).ok_or_else(|| "expected two timesteps, the lower first: 200,800".into())
+}
+
+/// Parses the quantile and the maximum of dynamic thresholding, `0.995,1.5`.
+pub fn threshold(text: &str) -> Result<(f64, f64), String> {
+    pair(text)
+        .filter(|&(ratio, max)| Clip::Dynamic { ratio, max }.is_valid())
+        .ok_or_else(|| "expected two numbers, a share of 0 to 1 and one above 0: 0.995,1.5".into())
+}
+
+fn pair(text: &str) -> Option<(f64, f64)> {
+    let (a, b) = text.split_once(',')?;
+    Some((a.parse().ok()?, b.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_one_number_or_two() {
+        assert_eq!(size("32"), Ok([32, 32]));
+        assert_eq!(size("32x48"), Ok([32, 48]));
+        assert!(size("32x48x3").is_err() && size("x").is_err() && size("").is_err());
+    }
+
+    #[test]
+    fn pairs_are_two_numbers() {
+        assert_eq!(interval("200,800"), Ok((200.0, 800.0)));
+        assert!(interval("800,200").is_err() && interval("5").is_err() && interval("1,2,3").is_err());
+        assert_eq!(threshold("0.995,1.5"), Ok((0.995, 1.5)));
+        assert!(threshold("2,1").is_err() && threshold("0.5,0").is_err());
+    }
+
+    #[test]
+    fn counts_are_positive() {
+        assert_eq!(positive("3"), Ok(3));
+        assert!(positive("0").unwrap_err().contains("at least 1"));
+        assert!(positive("x").is_err() && finite("nan").is_err() && finite("-1.5") == Ok(-1.5));
+    }
+}

@@ -1,0 +1,36 @@
+//! Images of a set as a model takes them.
+
+use std::path::Path;
+
+use data::{ImageSet, ReadOptions, Split};
+use model::{Images, LabelKind, Pipeline};
+
+use crate::Error;
+
+/// Opens a set with the preprocessing of a model; without a path, the built-in one. A set without a held-out split is
+/// opened as a whole.
+///
+/// # Errors
+/// If the set cannot be read.
+pub fn open_data(pipeline: &Pipeline, path: Option<&Path>, split: Split) -> Result<ImageSet, Error> {
+    let options = ReadOptions { split, ..pipeline.preprocessing.read_options() };
+    let Some(path) = path else { return Ok(data::builtin(&options)?) };
+    match data::open(path, &options) {
+        Err(data::Error::NoHeldOut { .. }) => Ok(data::open(path, &ReadOptions { split: Split::Train, ..options })?),
+        set => Ok(set?),
+    }
+}
+
+/// Reads the first `n` images of a set, or all if it has fewer, with labels where the network takes labels.
+///
+/// # Errors
+/// If an image cannot be read, or the network takes labels and the set has none.
+pub fn read_images(pipeline: &Pipeline, set: &ImageSet, n: usize) -> Result<Images, Error> {
+    let takes_labels = pipeline.network.signature().labels != LabelKind::None;
+    if takes_labels && set.labels().is_none() {
+        return Err(Error::Request(format!("the network has classes, but {} has no labels", set.name())));
+    }
+    let indices: Vec<usize> = (0..n.min(set.len())).collect();
+    let images = Images::read(set, &indices)?;
+    Ok(if takes_labels { images } else { images.with_labels(None) })
+}

@@ -1,0 +1,189 @@
+//! Training batches, prepared on a thread of their own. A batch depends on the seed and the step alone.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use data::ImageSet;
+use model::Images;
+use random::{Random, Stream};
+
+use crate::Error;
+
+/// The images of one step, or the part of them that this process works on. All randomness of an image is indexed by its
+/// place in the global batch, so that dividing a batch changes no number.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// x_0 in [-1, 1], with a class for each image where the network has classes.
+    pub images: Images,
+    /// The place of the first image in the global batch.
+    pub first: usize,
+    /// The number of images of the global batch, over all processes.
+    pub global_size: usize,
+}
+
+impl Batch {
+    /// A batch that is not divided.
+    pub fn whole(images: Images) -> Self {
+        Self { first: 0, global_size: images.n, images }
+    }
+}
+
+/// Reads, mirrors and labels the images of each step.
+#[derive(Clone)]
+pub struct DataLoader {
+    /// The images.
+    pub set: Arc<ImageSet>,
+    /// The randomness of order, mirroring and label dropout.
+    pub random: Random,
+    /// The number of images of a step, over all processes.
+    pub global_size: usize,
+    /// The places in the global batch of the images that are read.
+    pub range: Range<usize>,
+    /// Whether each image is mirrored with probability ½.
+    pub flip: bool,
+    /// Whether images get their labels.
+    pub labels: bool,
+    /// The probability with which a label is replaced by the number of classes, which stands for no class
+    /// (classifier-free guidance, Ho & Salimans 2022).
+    pub label_dropout: f64,
+}
+
+impl DataLoader {
+    /// Batches of `size` images, neither mirrored nor labelled.
+    pub fn new(set: Arc<ImageSet>, random: Random, size: usize) -> Self {
+        Self { set, random, global_size: size, range: 0..size, flip: false, labels: false, label_dropout: 0.0 }
+    }
+
+    /// Returns the batch of a step.
+    ///
+    /// # Errors
+    /// If an image of a streamed set cannot be decoded.
+    pub fn batch(&self, step: u64) -> Result<Batch, Error> {
+        let Self { set, random, range, .. } = self;
+        let (len, start) = (set.len() as u64, step * self.global_size as u64);
+        let index = |place: usize| {
+            let position = start + place as u64;
+            random.shuffled(position / len, len, position % len) as usize
+        };
+        let indices: Vec<usize> = range.clone().map(index).collect();
+        let mut images = Images::read(set, &indices)?;
+        if self.flip {
+            let (width, channels) = (images.width, images.channels);
+            let size = images.height * width * channels;
+            for (place, image) in range.clone().zip(images.pixels.chunks_mut(size)) {
+                if random.below(Stream::Flip, place as u64, step, 2) == 1 {
+                    image.chunks_mut(width * channels).for_each(|row| mirror(row, channels));
+                }
+            }
+        }
+        let no_class = set.class_names().len() as u32;
+        let labels = images.labels.take().filter(|_| self.labels).map(|labels| {
+            let dropped = |place: usize| random.uniform(Stream::LabelDropout, place as u64, step) < self.label_dropout;
+            range.clone().zip(labels).map(|(place, label)| if dropped(place) { no_class } else { label }).collect()
+        });
+        Ok(Batch { images: images.with_labels(labels), first: range.start, global_size: self.global_size })
+    }
+
+    /// Prepares the batches of step `first` and all later ones on a thread, two of them in advance. The thread ends when
+    /// the batches are dropped.
+    pub fn stream(self, first: u64) -> Batches {
+        let (sender, receiver) = sync_channel(2);
+        thread::spawn(move || {
+            for step in first.. {
+                let batch = self.batch(step);
+                let failed = batch.is_err();
+                if sender.send(batch).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Batches(receiver)
+    }
+}
+
+/// The batches of successive steps.
+pub struct Batches(Receiver<Result<Batch, Error>>);
+
+impl Batches {
+    /// Waits for the next batch.
+    ///
+    /// # Errors
+    /// If an image of a streamed set cannot be decoded.
+    #[expect(clippy::should_implement_trait, reason = "there is always a next batch or an error")]
+    pub fn next(&mut self) -> Result<Batch, Error> {
+        let ended = || Err(Error::Run("the thread that reads images ended unexpectedly".into()));
+        self.0.recv().unwrap_or_else(|_| ended())
+    }
+}
+
+/// Reverses the pixels of a row.
+fn mirror(row: &mut [f32], channels: usize) {
+    let pixels = row.len() / channels;
+    for i in 0..pixels / 2 {
+        for c in 0..channels {
+            row.swap(i * channels + c, (pixels - 1 - i) * channels + c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loader(size: usize, flip: bool) -> DataLoader {
+        let set = data::builtin(&data::ReadOptions { split: data::Split::Test, ..Default::default() }).unwrap();
+        let loader = DataLoader::new(Arc::new(set), Random::new(5), size);
+        DataLoader { flip, labels: true, label_dropout: 0.25, ..loader }
+    }
+
+    #[test]
+    fn an_epoch_has_every_image_once_and_the_requested_share_of_labels_is_dropped() {
+        let loader = loader(100, false);
+        let mut labels = vec![0; 11];
+        for step in 0..10 {
+            for label in loader.batch(step).unwrap().images.labels.unwrap() {
+                labels[label as usize] += 1;
+            }
+        }
+        assert!((190..310).contains(&labels[10]), "{labels:?}");
+        let all = DataLoader { label_dropout: 0.0, ..loader };
+        let mut labels = vec![0; 10];
+        for step in 0..10 {
+            for label in all.batch(step).unwrap().images.labels.unwrap() {
+                labels[label as usize] += 1;
+            }
+        }
+        assert_eq!(labels, [100; 10]);
+    }
+
+    #[test]
+    fn about_half_the_images_are_mirrored_and_otherwise_unchanged() {
+        let plain = loader(64, false).batch(3).unwrap().images;
+        let flipped = loader(64, true).batch(3).unwrap().images;
+        let mut mirrored = 0;
+        for (a, b) in plain.each().zip(flipped.each()) {
+            if a != b {
+                mirrored += 1;
+                for (a, b) in a.chunks(plain.width).zip(b.chunks(plain.width)) {
+                    assert!(a.iter().eq(b.iter().rev()));
+                }
+            }
+        }
+        assert!((20..=44).contains(&mirrored), "{mirrored}");
+    }
+
+    #[test]
+    fn parts_of_a_batch_are_the_whole_batch() {
+        let whole = loader(64, true);
+        let expected = whole.batch(3).unwrap();
+        let mut parts = Images::default();
+        for range in [0..16, 16..40, 40..64] {
+            let part = DataLoader { range: range.clone(), ..whole.clone() }.batch(3).unwrap();
+            assert_eq!((part.first, part.global_size), (range.start, 64));
+            parts.append(part.images);
+        }
+        assert_eq!(parts, expected.images);
+    }
+}

@@ -1,0 +1,166 @@
+//! Builds what a configuration describes.
+
+use data::{ImageSet, ReadOptions, Split};
+use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
+use model::guidance::Guidance;
+use model::{NetworkConfig, Pipeline, Preprocessing, Process};
+use sample::{Generation, Sampler, SamplerOptions};
+
+use crate::Error;
+use crate::config::{Loss, TrainingConfig};
+use crate::objective::{LossKind, Objective};
+
+impl TrainingConfig {
+    /// Returns the options that read the images.
+    pub fn read_options(&self, split: Split) -> ReadOptions {
+        ReadOptions {
+            resolution: Some(self.data.resolution.height_width()),
+            channels: Some(self.data.channels),
+            fit: self.data.fit,
+            split,
+            ..ReadOptions::default()
+        }
+    }
+
+    /// Opens the images, or the built-in ones.
+    ///
+    /// # Errors
+    /// Names the file and the fix.
+    pub fn open(&self, split: Split) -> Result<ImageSet, Error> {
+        let options = self.read_options(split);
+        Ok(match &self.data.path {
+            Some(path) => data::open(path, &options)?,
+            None => data::builtin(&options)?,
+        })
+    }
+
+    /// Returns the configuration of the network for a set of images.
+    ///
+    /// # Errors
+    /// If the keys do not describe a network, or the set has no labels that `data.labels` requires.
+    pub fn network(&self, set: &ImageSet) -> Result<NetworkConfig, Error> {
+        let classes = set.class_names().len();
+        let needed = classes + usize::from(self.train.label_dropout > 0.0);
+        let num_class_embeds = match (self.data.labels, self.model.num_class_embeds) {
+            (false, _) => None,
+            (true, _) if classes == 0 => {
+                return Err(Error::Run(format!("`data.labels` is true, but {} has no labels", set.name())));
+            }
+            // The row after the classes stands for no class.
+            (true, None) => Some(needed),
+            (true, Some(rows)) if rows < needed => {
+                return Err(Error::Run(format!(
+                    "`model.num_class_embeds` is {rows}, but {} has {classes} classes{}: expected {needed} or more, or \
+                     leave the key out",
+                    set.name(),
+                    if needed > classes { ", and `train.label_dropout` needs one more" } else { "" }
+                )));
+            }
+            (true, Some(rows)) => Some(rows),
+        };
+        let keys = &self.model;
+        let channels = self.data.channels;
+        let network = unet::Config {
+            sample_size: Some(unet::SampleSize { height: set.height(), width: set.width() }),
+            in_channels: channels,
+            out_channels: if self.diffusion.variance.is_learned() { 2 * channels } else { channels },
+            freq_shift: keys.freq_shift,
+            flip_sin_to_cos: keys.flip_sin_to_cos,
+            layers_per_block: keys.layers_per_block,
+            downsample_padding: keys.downsample_padding,
+            dropout: keys.dropout,
+            attention_head_dim: keys.attention_head_dim,
+            norm_num_groups: keys.norm_num_groups,
+            norm_eps: keys.norm_eps,
+            time_embedding_type: keys.time_embedding_type,
+            resnet_time_scale_shift: keys.resnet_time_scale_shift,
+            num_class_embeds,
+            ..unet::Config::default()
+        }
+        .with_levels(&keys.block_out_channels, set.height(), &keys.attention_resolutions);
+        network.validate().map_err(model::Error::from)?;
+        Ok(network.into())
+    }
+
+    /// Returns the chain as diffusers' scheduler describes it.
+    pub fn scheduler(&self) -> SchedulerConfig {
+        SchedulerConfig {
+            num_train_timesteps: self.diffusion.timesteps,
+            beta_start: self.diffusion.beta_start,
+            beta_end: self.diffusion.beta_end,
+            beta_schedule: self.diffusion.schedule,
+            trained_betas: self.diffusion.betas.clone(),
+            variance_type: self.diffusion.variance,
+            clip_sample: self.sample.clip_sample,
+            prediction_type: self.diffusion.prediction,
+            timestep_spacing: TimestepSpacing::Leading,
+            ..SchedulerConfig::default()
+        }
+    }
+
+    /// Returns how images are read for the network, and the label that stands for no class.
+    pub fn preprocessing(&self, set: &ImageSet) -> Preprocessing {
+        Preprocessing {
+            resolution: Some([set.height(), set.width()]),
+            channels: Some(set.channels()),
+            fit: self.data.fit,
+            null_label: (self.train.label_dropout > 0.0).then(|| set.class_names().len() as u32),
+        }
+    }
+
+    /// Returns the loss.
+    ///
+    /// # Errors
+    /// If betas or weights do not describe a chain or a loss.
+    pub fn objective(&self) -> Result<Objective, Error> {
+        let process = Process::new(&self.scheduler())?;
+        let weight = match (self.diffusion.loss, &self.diffusion.loss_weights) {
+            (Loss::MinSnr, _) => LossWeight::MinSnr { gamma: self.diffusion.min_snr_gamma },
+            (Loss::Weights, Some(list)) => LossWeight::List(list.clone()),
+            (Loss::Weights, None) => {
+                return Err(Error::Run("`diffusion.loss` = \"weights\" needs `diffusion.loss_weights`".into()));
+            }
+            _ => LossWeight::Simple,
+        };
+        let weights = weight.weights(&process.schedule, process.prediction)?;
+        let kind = match self.diffusion.loss {
+            Loss::Vlb => LossKind::Bound,
+            Loss::Hybrid => LossKind::Hybrid,
+            Loss::LSimple | Loss::MinSnr | Loss::Weights => LossKind::SquaredError,
+        };
+        Objective::new(process, self.diffusion.variance, kind, weights)
+    }
+
+    /// Returns the sampler.
+    pub fn sampler(&self) -> Sampler {
+        self.sample.sampler.with_eta(self.sample.eta)
+    }
+
+    /// Returns the steps of the sampler.
+    pub fn sampler_options(&self) -> SamplerOptions {
+        SamplerOptions { steps: self.sample.steps, ..SamplerOptions::default() }
+    }
+
+    /// Returns the classes that samples have in turn, if the network has classes.
+    pub fn sampled_classes(&self, set: &ImageSet) -> Option<Vec<u32>> {
+        self.data.labels.then(|| (0..set.class_names().len().max(1) as u32).collect())
+    }
+
+    /// Returns the guidance of samples, if there is any.
+    pub fn guidance(&self, set: &ImageSet) -> Option<Guidance> {
+        let scale = self.sample.guidance;
+        (scale != 1.0).then(|| Guidance::new(scale, set.class_names().len() as u32))
+    }
+
+    /// Returns `n` samples of a pipeline, still to be generated, with the run's sampler and always the same noise.
+    pub fn generation<'a>(&self, pipeline: &'a Pipeline, set: &ImageSet, n: usize) -> Generation<'a> {
+        Generation::new(pipeline, n).with(|options| {
+            options.seed = self.train.seed;
+            options.sampler = self.sampler().into();
+            options.steps = self.sampler_options();
+            options.batch_size = self.sample.batch_size;
+            options.labels = self.sampled_classes(set);
+            options.guidance = self.guidance(set);
+        })
+    }
+}

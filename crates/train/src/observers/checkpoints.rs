@@ -1,0 +1,51 @@
+//! Saves checkpoints.
+
+use crate::Error;
+use crate::checkpoint::{self, CheckpointParts};
+use crate::command::Command;
+use crate::event::Event;
+use crate::observer::{Context, Observer};
+
+/// Saves checkpoints: every `train.checkpoint_every` steps, after the best validation, on request and at the end.
+#[derive(Default)]
+pub(crate) struct Checkpoints {
+    /// Whether a checkpoint is due.
+    due: bool,
+}
+
+impl Observer for Checkpoints {
+    fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
+        match event {
+            Event::Validated { best: true, .. } => self.due = true,
+            Event::Step { .. } => {
+                let train = &context.config().train;
+                let keep = train.keep_checkpoints;
+                self.due |= context.is_due(train.checkpoint_every) || context.is_requested(Command::Save);
+                // While steps are skipped, the parameters may be those that a roll-back has to undo. So a checkpoint
+                // waits, and one at the end does not replace better ones.
+                let sound = context.trainer().state().skipped_in_a_row == 0;
+                if (self.due && sound) || context.is_last() {
+                    self.due = false;
+                    save(context, if sound { keep } else { usize::MAX })?;
+                }
+            }
+            Event::RolledBack { .. } => self.due = false,
+            Event::Interrupted { .. } => save(context, usize::MAX)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn save(context: &mut Context, keep: usize) -> Result<(), Error> {
+    let (trainer, scheduler) = (context.trainer(), context.config().scheduler());
+    let parts = CheckpointParts {
+        network: trainer.network(),
+        optimizer: trainer.optimizer(),
+        state: trainer.state(),
+        scheduler: &scheduler,
+        preprocessing: &context.session.preprocessing,
+    };
+    let path = checkpoint::save(context.folder(), &parts, keep)?;
+    context.emit(Event::Saved { path })
+}

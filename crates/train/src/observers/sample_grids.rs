@@ -1,0 +1,42 @@
+//! Draws sample grids.
+
+use sample::output::{self, Output};
+
+use crate::Error;
+use crate::command::Command;
+use crate::event::Event;
+use crate::observer::{Context, Observer};
+
+/// Draws grids of samples from the averaged network, always from the same noise: every `train.sample_every` steps, on
+/// request and at the end. A grid is cancelled when the run is stopped.
+pub(crate) struct SampleGrids;
+
+impl Observer for SampleGrids {
+    fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
+        let (every, count) = (context.config().train.sample_every, context.config().train.samples);
+        let due = || context.is_due(every) || (every > 0 && context.is_last()) || context.is_requested(Command::Sample);
+        match event {
+            Event::Step { .. } if count > 0 && !context.is_stopped() && due() => draw(context, count),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn draw(context: &mut Context, count: usize) -> Result<(), Error> {
+    let pipeline = context.pipeline();
+    let (step, seed) = (context.trainer().state().step, context.config().train.seed);
+    let generation = context.config().generation(&pipeline, context.images(), count);
+    let images = generation
+        .on_progress(|progress| context.progress(Event::Sampling { done: progress.done, total: progress.total }))
+        .run();
+    let images = match images {
+        Err(sample::Error::Stopped) => return Ok(()),
+        // A network that is still far from any image does not end the training.
+        Err(error @ sample::Error::NotFinite { .. }) => return context.warn(error.to_string()),
+        images => images?,
+    };
+    let path = context.folder().join("samples").join(format!("{step:09}.png"));
+    let info = [("step".to_owned(), step.to_string()), ("seed".to_owned(), seed.to_string())];
+    output::write(&Output::Grid(path.clone()), &images, &[], &info).map_err(sample::Error::from)?;
+    context.emit(Event::Sampled { path })
+}

@@ -1,0 +1,211 @@
+//! Validates the averaged network on held-out images and by the quality of its samples.
+
+use burn::tensor::Device;
+use data::Split;
+use evaluate::network::FeatureNetwork;
+use evaluate::quality::{Features, POOLED, Statistics, floor_parts, frechet_distance};
+use evaluate::{Evaluation, even_timesteps};
+use model::{Images, Pipeline};
+
+use crate::Error;
+use crate::config::TrainingConfig;
+use crate::event::Event;
+use crate::metrics::{FrechetMetric, Metrics, SelectionMetric};
+use crate::observer::{Context, Observer};
+
+/// Timesteps at which the bound of held-out images is measured.
+const TIMESTEPS: usize = 100;
+/// Images whose features are computed at once.
+const FEATURE_BATCH: usize = 16;
+
+/// Computes metrics of the averaged network every `train.evaluate_every` steps and at the end, which select the best
+/// checkpoint. A validation is cancelled when the run is stopped.
+pub(crate) struct Validator {
+    held_out: Option<Images>,
+    quality: Option<SampleQuality>,
+}
+
+/// Compares samples with the training images.
+struct SampleQuality {
+    network: FeatureNetwork,
+    /// From a file, or computed at the first validation.
+    reference: Option<Reference>,
+}
+
+/// The features of the training images.
+struct Reference {
+    statistics: Statistics,
+    /// The distance between some of the images and all others, if the images themselves are known.
+    floor: Option<f64>,
+}
+
+impl Observer for Validator {
+    fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
+        let Event::Step { .. } = event else { return Ok(()) };
+        let due = context.is_due(context.config().train.evaluate_every) || context.is_last();
+        if !due || context.is_stopped() {
+            return Ok(());
+        }
+        let metrics = match self.metrics(context) {
+            Err(error) if is_stop(&error) => return Ok(()),
+            metrics => metrics?,
+        };
+        let by = self.selection_metric();
+        let best = metrics.selection_metric(by).is_some_and(|value| context.record_best(by, value));
+        context.emit(Event::Validated { metrics, best })
+    }
+}
+
+impl Validator {
+    /// The validation that a configuration asks for, if any.
+    ///
+    /// # Errors
+    /// If held-out images, the feature network or its statistics cannot be read, or there is nothing to validate with.
+    pub fn new(config: &TrainingConfig, device: &Device) -> Result<Option<Self>, Error> {
+        if config.train.evaluate_every == 0 {
+            return Ok(None);
+        }
+        let quality = SampleQuality::new(config, device)?;
+        let held_out = match held_out(config) {
+            // The distance needs no held-out images.
+            Err(Error::Data(data::Error::NoHeldOut { .. })) if quality.is_some() => None,
+            Err(Error::Data(error @ data::Error::NoHeldOut { .. })) => {
+                return Err(Error::Run(format!("`train.evaluate_every` requires held-out images: {error}")));
+            }
+            images => Some(images?),
+        };
+        Ok(Some(Self { held_out, quality }))
+    }
+
+    fn selection_metric(&self) -> SelectionMetric {
+        if self.quality.is_some() { SelectionMetric::FrechetDistance } else { SelectionMetric::BitsPerDim }
+    }
+
+    /// Computes the metrics. Those that are not finite are reported as a warning and left out.
+    fn metrics(&mut self, context: &mut Context) -> Result<Metrics, Error> {
+        let pipeline = context.pipeline();
+        let mut metrics = Metrics::default();
+        if let Some(images) = &self.held_out {
+            metrics.bits_per_dim = finite(bits_per_dim(&pipeline, images, context), context)?;
+        }
+        if let Some(quality) = &mut self.quality {
+            metrics.frechet = finite(quality.frechet(&pipeline, context), context)?;
+        }
+        Ok(metrics)
+    }
+}
+
+fn is_stop(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Evaluate(evaluate::Error::Stopped | evaluate::Error::Sample(sample::Error::Stopped))
+            | Error::Sample(sample::Error::Stopped)
+    )
+}
+
+/// A network that is still far from any image does not end the training.
+fn finite<T>(metric: Result<T, Error>, context: &mut Context) -> Result<Option<T>, Error> {
+    match metric {
+        Err(
+            error @ (Error::Evaluate(evaluate::Error::NotFinite { .. })
+            | Error::Sample(sample::Error::NotFinite { .. })),
+        ) => {
+            context.warn(error.to_string())?;
+            Ok(None)
+        }
+        metric => metric.map(Some),
+    }
+}
+
+/// Emits the progress of a part of the validation and returns whether to continue.
+fn progress(context: &mut Context, part: &str, done: usize, total: usize) -> bool {
+    context.progress(Event::Validating { part: part.to_owned(), done, total })
+}
+
+/// Reads the first `train.evaluate_images` held-out images.
+fn held_out(config: &TrainingConfig) -> Result<Images, Error> {
+    let set = config.open(Split::Test)?;
+    let n = config.train.evaluate_images.min(set.len());
+    let images = Images::read(&set, &(0..n).collect::<Vec<_>>())?;
+    Ok(if config.data.labels { images } else { images.with_labels(None) })
+}
+
+/// Computes the bits/dim of images under the optimal variances.
+fn bits_per_dim(pipeline: &Pipeline, images: &Images, context: &mut Context) -> Result<f64, Error> {
+    let schedule = pipeline.scheduler.noise_schedule()?;
+    let train = &context.config().train;
+    let (batch_size, seed) = (train.batch_size, train.seed);
+    let likelihood = Evaluation::new(pipeline)
+        .with(|options| options.timesteps = Some(even_timesteps(schedule.len(), TIMESTEPS)))
+        .batch_size(batch_size)
+        .seed(seed)
+        .on_progress(|done, total| progress(context, "held-out images", done, total))
+        .likelihood(images)?;
+    Ok(likelihood.optimal_bits(&schedule)?)
+}
+
+impl SampleQuality {
+    fn new(config: &TrainingConfig, device: &Device) -> Result<Option<Self>, Error> {
+        let Some(features) = &config.train.evaluate_features else { return Ok(None) };
+        let network = FeatureNetwork::read(features, &device.clone().without_autodiff())?;
+        let reference = config.train.evaluate_reference.as_deref().map(|path| {
+            let missing = || Error::Run(format!("{}: has no {} and {}", path.display(), POOLED.0, POOLED.1));
+            let statistics = Statistics::read(path, POOLED)?.ok_or_else(missing)?;
+            Ok::<_, Error>(Reference { statistics, floor: None })
+        });
+        Ok(Some(Self { network, reference: reference.transpose()? }))
+    }
+
+    fn frechet(&mut self, pipeline: &Pipeline, context: &mut Context) -> Result<FrechetMetric, Error> {
+        let count = context.config().train.evaluate_samples;
+        let reference = match &mut self.reference {
+            Some(reference) => reference,
+            unknown => unknown.insert(Reference::compute(&self.network, count, context)?),
+        };
+        let samples = samples(pipeline, count, context)?;
+        let shape = context.images().shape();
+        let size = shape.iter().product::<usize>();
+        let read = |first: usize, n: usize| Ok(samples[first * size..][..n * size].to_vec());
+        let features = self
+            .network
+            .extract(count, shape, FEATURE_BATCH, read, |done| progress(context, "features of samples", done, count))?;
+        let value = frechet_distance(&Statistics::of(&features.pooled)?, &reference.statistics)?;
+        Ok(FrechetMetric { name: self.network.distance_name(), value, samples: count, floor: reference.floor })
+    }
+}
+
+impl Reference {
+    /// Computes the features of the training images; the floor is that of `samples` of them.
+    fn compute(network: &FeatureNetwork, samples: usize, context: &mut Context) -> Result<Self, Error> {
+        let (set, seed) = (context.session.set.clone(), context.config().train.seed);
+        let read = |first: usize, n: usize| Ok(set.read(first..first + n)?);
+        let real = network.extract(set.len(), set.shape(), FEATURE_BATCH, read, |done| {
+            progress(context, "features of training images", done, set.len())
+        })?;
+        let floor = floor(&real.pooled, samples, seed)?;
+        Ok(Self { statistics: Statistics::of(&real.pooled)?, floor: Some(floor) })
+    }
+}
+
+/// Computes the distance between as many real images as samples and all other real images.
+fn floor(real: &Features, samples: usize, seed: u64) -> Result<f64, Error> {
+    let (some, others) = floor_parts(seed, real.count(), samples);
+    Ok(frechet_distance(&Statistics::of(&real.select(&some))?, &Statistics::of(&real.select(&others))?)?)
+}
+
+/// Draws samples, as bytes N,H,W,C.
+fn samples(pipeline: &Pipeline, count: usize, context: &mut Context) -> Result<Vec<u8>, Error> {
+    let batch_size = context.config().sample.batch_size;
+    let batches = count.div_ceil(batch_size);
+    let mut bytes = Vec::new();
+    for (batch, first) in (0..count).step_by(batch_size).enumerate() {
+        let n = batch_size.min(count - first);
+        let generation = context.config().generation(pipeline, context.images(), n);
+        let images = generation
+            .with(|options| options.first = first as u64)
+            .on_progress(|rows| progress(context, "samples", batch * rows.total + rows.done, batches * rows.total))
+            .run()?;
+        bytes.extend(images.bytes());
+    }
+    Ok(bytes)
+}

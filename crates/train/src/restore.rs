@@ -1,0 +1,71 @@
+//! Continues a run from a checkpoint: at its start, and after it diverged.
+
+use crate::Error;
+use crate::checkpoint::{self, Checkpoint};
+use crate::event::Event;
+use crate::observer::Context;
+use crate::state::TrainState;
+
+/// The number of roll-backs after which a run ends.
+const ROLLBACK_LIMIT: u32 = 8;
+
+/// Continues from the newest intact checkpoint, if there is one.
+pub(crate) fn resume(context: &mut Context) -> Result<(), Error> {
+    let Some(checkpoint) = newest_checkpoint(context, |_| true)? else { return Ok(()) };
+    let folder = context.folder().display().to_string();
+    context.session.trainer.restore(checkpoint).map_err(|error| {
+        Error::Run(format!("{folder}: {error}; use another folder, or the configuration that the run started with"))
+    })
+}
+
+/// Goes back to the newest intact checkpoint of other parameters, with half the learning rate and other random numbers.
+pub(crate) fn roll_back(context: &mut Context) -> Result<(), Error> {
+    let TrainState { step: at, updates, skipped, skipped_in_a_row, rollbacks, .. } = *context.trainer().state();
+    let rollbacks = rollbacks + 1;
+    if rollbacks > ROLLBACK_LIMIT {
+        return Err(Error::Run(format!(
+            "training diverged {rollbacks} times despite smaller learning rates; the last good checkpoint is kept. \
+             Try a smaller `train.learning_rate`, or a `train.grad_clip` such as 1"
+        )));
+    }
+    // A checkpoint after the last update has the very parameters that fail.
+    let Some(checkpoint) = newest_checkpoint(context, |saved| saved.updates < updates)? else {
+        return Err(Error::Run(format!(
+            "step {at}: {skipped_in_a_row} steps in a row were not finite, and there is no checkpoint to roll back to. \
+             Try a smaller `train.learning_rate`, or a `train.grad_clip` such as 1"
+        )));
+    };
+    let trainer = &mut context.session.trainer;
+    trainer.restore(checkpoint)?;
+    let state = trainer.state_mut();
+    (state.rollbacks, state.skipped, state.skipped_in_a_row) = (rollbacks, skipped, 0);
+    let step = state.step;
+    context.warn(format!(
+        "step {at}: {skipped_in_a_row} steps in a row were not finite; back to step {step} with half the learning rate"
+    ))?;
+    context.emit(Event::RolledBack { step })
+}
+
+/// Reads the newest intact checkpoint that is accepted. If there are only corrupt ones, that is an error: a new run would
+/// replace them.
+fn newest_checkpoint(context: &mut Context, accept: impl Fn(&TrainState) -> bool) -> Result<Option<Checkpoint>, Error> {
+    let device = context.trainer().network().device().autodiff();
+    let mut warnings = Vec::new();
+    let found = checkpoint::newest(context.folder(), &device, accept, |path, error| {
+        // Most errors name the file already.
+        let (path, error) = (path.display().to_string(), error.to_string());
+        let prefix = if error.contains(&path) { String::new() } else { format!("{path}: ") };
+        warnings.push(format!("{prefix}{error}; this checkpoint is skipped"));
+    });
+    let corrupt = warnings.len();
+    for warning in warnings {
+        context.warn(warning)?;
+    }
+    match found? {
+        None if corrupt > 0 => Err(Error::Run(format!(
+            "{}: all checkpoints are corrupt ({corrupt}); restore one, or start again in another folder",
+            context.folder().join("checkpoints").display()
+        ))),
+        found => Ok(found),
+    }
+}

@@ -1,0 +1,96 @@
+//! The data of a run: its folder, images, trainer and log.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use data::ImageSet;
+use model::Preprocessing;
+
+use crate::Error;
+use crate::checkpoint;
+use crate::command::{Command, Commands};
+use crate::config::TrainingConfig;
+use crate::data_loader::{Batches, DataLoader};
+use crate::event::{Event, Finished};
+use crate::records::LogRecord;
+use crate::trainer::Trainer;
+
+/// The data of a run.
+pub(crate) struct Session {
+    pub config: TrainingConfig,
+    pub folder: PathBuf,
+    pub set: Arc<ImageSet>,
+    pub preprocessing: Preprocessing,
+    pub trainer: Trainer,
+    pub commands: Commands,
+    pub records: Vec<LogRecord>,
+    /// Whether the run ends with this step, before its last one.
+    pub stopped: bool,
+    /// The commands that this step carries out.
+    pub requests: Vec<Command>,
+    /// The error of an observer while another one was working.
+    pub failure: Option<Error>,
+    pub last_samples: Option<PathBuf>,
+    pub last_checkpoint: Option<PathBuf>,
+    /// Held until the run ends.
+    pub _lock: Option<File>,
+}
+
+impl Session {
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        self.trainer.state().step
+    }
+
+    /// Steps of the whole run.
+    pub fn steps(&self) -> u64 {
+        self.config.train.steps as u64
+    }
+
+    /// Returns the batches of the next step and all later ones.
+    pub fn batches(&self) -> Batches {
+        let train = &self.config.train;
+        let global_size = train.batch_size * train.gradient_accumulation;
+        let (rank, processes) = (self.trainer.communicator().rank(), self.trainer.communicator().size());
+        let loader = DataLoader {
+            // The part of this process.
+            range: global_size * rank / processes..global_size * (rank + 1) / processes,
+            flip: self.config.data.flip,
+            labels: self.config.data.labels,
+            label_dropout: train.label_dropout,
+            ..DataLoader::new(self.set.clone(), self.trainer.random(), global_size)
+        };
+        loader.stream(self.step())
+    }
+
+    /// Reads the commands that this step carries out.
+    pub fn read_commands(&mut self) {
+        self.requests = self.commands.take();
+        self.stopped = self.commands.is_stopping();
+    }
+
+    /// Keeps what the end of the run reports.
+    pub fn note(&mut self, event: &Event) {
+        match event {
+            Event::Logged(record) => self.records.push(record.clone()),
+            Event::Sampled { path } => self.last_samples = Some(path.clone()),
+            Event::Saved { path } => self.last_checkpoint = Some(path.clone()),
+            Event::RolledBack { step } => self.records.retain(|record| record.step <= *step),
+            _ => {}
+        }
+    }
+
+    /// Returns the result of the run.
+    pub fn finished(&self) -> Finished {
+        // Without a new checkpoint there was no step to do.
+        let checkpoint = self.last_checkpoint.clone();
+        Finished {
+            step: self.step(),
+            stopped: self.step() < self.steps(),
+            samples: self.last_samples.clone(),
+            checkpoint: checkpoint.unwrap_or_else(|| checkpoint::folder(&self.folder, self.step())),
+            records: self.records.clone(),
+        }
+    }
+}
