@@ -91,16 +91,16 @@ impl Pipeline {
         Ok((pipeline, imported))
     }
 
-    /// Returns the options that read images for the pipeline, with another fit than its own if one is given.
+    /// Returns the options for reading images for the pipeline; `fit`, if given, replaces the fit of the pipeline.
     pub fn read_options(&self, fit: Option<Fit>) -> ReadOptions {
         let options = self.preprocessing.read_options();
         ReadOptions { fit: fit.unwrap_or(options.fit), ..options }
     }
 
-    /// Reads image files as the network takes them, all into one batch without labels.
+    /// Reads image files for the network, as one batch without labels.
     ///
     /// # Errors
-    /// Names the file that cannot be read, or whose size differs from that of the others.
+    /// If a file cannot be read, or its size differs from that of the others; the error names it.
     pub fn read_images(&self, paths: &[impl AsRef<Path>], fit: Option<Fit>) -> Result<Images, Error> {
         let options = self.read_options(fit);
         let mut images = Images::default();
@@ -121,10 +121,10 @@ impl Pipeline {
         Ok(images)
     }
 
-    /// Reads a mask, fitted as [`Pipeline::read_images`] fits images: for each pixel, H,W, whether it is white.
+    /// Reads a mask, resized like [`Pipeline::read_images`]. Returns for each pixel, H,W, whether it is white.
     ///
     /// # Errors
-    /// Names the file if it cannot be read.
+    /// If the file cannot be read; the error names it.
     pub fn read_mask(&self, path: &Path, fit: Option<Fit>) -> Result<Vec<bool>, Error> {
         let options = ReadOptions { channels: Some(1), ..self.read_options(fit) };
         let bytes = data::open(path, &options)?.read([0])?;
@@ -189,26 +189,26 @@ impl Pipeline {
     }
 }
 
-/// How a network of another code base becomes a pipeline. What is `None` stays as the code base has it.
+/// The options for importing a network of another code base as a pipeline. `None` keeps the default of the code base.
 #[derive(Clone, Debug, Default)]
 pub struct PipelineImport {
-    /// What the weights do not record about the network.
+    /// The settings of the network that are not stored with its weights.
     pub network: ImportOptions,
-    /// T, the number of timesteps it was trained for.
+    /// T, the number of training timesteps.
     pub timesteps: Option<usize>,
     /// The β rule.
     pub beta_schedule: Option<BetaSchedule>,
-    /// What the network predicts.
+    /// The quantity that the network predicts.
     pub prediction: Option<Prediction>,
     /// The variance of the reverse process.
     pub variance: Option<Variance>,
 }
 
 impl PipelineImport {
-    /// Returns the family's scheduler with the options that are given.
+    /// Applies the options to the scheduler of the code base.
     fn scheduler(&self, mut scheduler: SchedulerConfig, family: &str) -> SchedulerConfig {
         if let Some(timesteps) = self.timesteps {
-            // OpenAI's linear betas are scaled so that their sum does not depend on T.
+            // OpenAI scales the linear betas so that their sum does not depend on T.
             if scheduler.beta_schedule == BetaSchedule::Linear && family.starts_with("openai") {
                 (scheduler.beta_start, scheduler.beta_end) = scaled_beta_range(timesteps);
             }
