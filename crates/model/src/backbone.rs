@@ -165,7 +165,7 @@ pub struct Inputs<'a> {
     pub condition: Condition<'a>,
     /// The source of dropout masks, or `None` for no dropout.
     pub dropout: Option<&'a Dropout>,
-    /// Whether to recompute activations in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+    /// Recomputes activations in the backward pass (Chen et al. 2016, arXiv 1604.06174).
     pub checkpointing: bool,
 }
 

@@ -60,9 +60,9 @@ pub struct Denoised {
 /// The maps from (x_t, output) to x̂0 and to ε̂ at a noise level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OutputMaps {
-    /// To x̂0.
+    /// The map to x̂0.
     pub sample: LinearMap,
-    /// To ε̂.
+    /// The map to ε̂.
     pub epsilon: LinearMap,
 }
 

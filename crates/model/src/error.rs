@@ -23,7 +23,7 @@ pub enum Error {
     Pipeline {
         /// The file.
         path: PathBuf,
-        /// What was found and what was expected.
+        /// The problem: found and expected values.
         message: String,
     },
     /// Inputs that do not match the model.

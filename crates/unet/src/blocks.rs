@@ -379,9 +379,9 @@ impl UpBlock {
 /// A part of the network between two activations.
 pub(crate) struct Stage<'a> {
     pub layer: Layer<'a>,
-    /// Whether the stage pops a skip connection and concatenates it to its input.
+    /// Pops a skip connection and concatenates it to its input.
     pub pops_skip: bool,
-    /// Whether the stage pushes its output as a skip connection.
+    /// Pushes its output as a skip connection.
     pub pushes_skip: bool,
 }
 

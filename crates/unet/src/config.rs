@@ -100,7 +100,7 @@ pub struct UnetConfig {
     pub in_channels: usize,
     /// Output channels: the input channels, or twice as many if the variance is learned.
     pub out_channels: usize,
-    /// Whether the input x is first mapped to 2x − 1.
+    /// Maps the input x to 2x − 1 first.
     pub center_input_sample: bool,
     /// The embedding of timesteps.
     pub time_embedding_type: TimeEmbeddingType,
@@ -108,7 +108,7 @@ pub struct UnetConfig {
     pub time_embedding_dim: Option<usize>,
     /// Shift in the frequencies: exponents are divided by (width/2 − freq_shift). 1 in Ho et al., 0 in OpenAI's code.
     pub freq_shift: f64,
-    /// Whether cosines precede sines.
+    /// Puts cosines before sines.
     pub flip_sin_to_cos: bool,
     /// The type of the middle block, or `None` to omit it.
     pub mid_block_type: Option<MidBlockType>,
@@ -141,7 +141,7 @@ pub struct UnetConfig {
     pub norm_eps: f64,
     /// The effect of the time embedding on residual blocks.
     pub resnet_time_scale_shift: ResnetTimeScaleShift,
-    /// Whether the middle block has attention.
+    /// Adds attention to the middle block.
     pub add_attention: bool,
     /// The embedding of class labels, if not a table.
     pub class_embed_type: Option<ClassEmbedType>,

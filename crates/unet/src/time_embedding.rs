@@ -73,7 +73,7 @@ pub struct Positional {
     pub width: usize,
     /// Shift in the divisor (width/2 − freq_shift) of the exponents.
     pub freq_shift: f64,
-    /// Whether cosines precede sines.
+    /// Puts cosines before sines.
     pub flip_sin_to_cos: bool,
 }
 

@@ -45,6 +45,6 @@ pub struct NormOptions {
     pub groups: usize,
     /// ε, added to the variance.
     pub epsilon: f64,
-    /// Whether SiLU follows.
+    /// Applies SiLU to the result.
     pub silu: bool,
 }
