@@ -17,31 +17,31 @@ pub struct GenerateOptions {
     pub seed: u64,
     /// The name of the sampler, or the sampler.
     pub sampler: SamplerChoice,
-    /// Steps, and where they lie.
+    /// The number and spacing of steps.
     pub steps: SamplerOptions,
-    /// Exactly these timesteps.
+    /// An explicit list of timesteps.
     pub timesteps: Option<Vec<usize>>,
-    /// The optimal sub-chain and variances by this profile (`ddpm evaluate --denoising`).
+    /// A profile measured by `ddpm evaluate --denoising`; selects the optimal sub-chain and variances.
     pub mse_profile: Option<MseProfile>,
-    /// Overrides how x̂0 is clipped.
+    /// Replaces the scheduler's clipping of x̂0.
     pub clip: Option<ClipChoice>,
-    /// Images that go through the network at once.
+    /// Images per batch.
     pub batch_size: usize,
-    /// Classes that the images have in turn; the pipeline's by default.
+    /// The classes of the images, repeated cyclically. Defaults to all classes of the pipeline.
     pub labels: Option<Vec<u32>>,
     /// Classifier-free guidance.
     pub guidance: Option<Guidance>,
-    /// Height and width, where the pipeline does not say or another size is wanted.
+    /// Height and width. Defaults to the size of the pipeline, if it has one.
     pub size: Option<[usize; 2]>,
-    /// x_T of the images.
+    /// The initial noise x_T of the images.
     pub init: Option<Images>,
-    /// An image to start from, noised to this timestep.
+    /// An image to start from and the timestep to which it is noised (image-to-image).
     pub from: Option<(Images, usize)>,
     /// All images share their noise until x at this timestep.
     pub share_until: Option<f64>,
 }
 
-/// A sampler, or the name of one that is looked up later.
+/// A sampler, or the name of one that is resolved later.
 #[derive(Clone, Debug)]
 pub enum SamplerChoice {
     /// A name, such as `dpmpp-2m`.
@@ -54,7 +54,7 @@ impl SamplerChoice {
     /// Returns the sampler.
     ///
     /// # Errors
-    /// If there is none of this name.
+    /// If there is no sampler of this name.
     pub fn resolve(&self) -> Result<Sampler, Error> {
         match self {
             Self::Name(name) => name.parse(),
@@ -75,22 +75,22 @@ impl From<Sampler> for SamplerChoice {
     }
 }
 
-/// How x̂0 is clipped, instead of the scheduler's choice.
+/// A choice of clipping for x̂0 that replaces the scheduler's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ClipChoice {
-    /// To the range of pixels, or not at all.
+    /// Clipping to the range of pixels (`true`), or none.
     Range(bool),
-    /// By dynamic thresholding (Saharia et al. 2022): the quantile of |x̂0| that is brought to 1, and its maximum.
+    /// Dynamic thresholding (Saharia et al. 2022).
     Threshold {
-        /// The quantile.
+        /// The quantile of |x̂0| that is scaled to 1.
         ratio: f64,
-        /// The maximum.
+        /// The maximum of that quantile.
         max: f64,
     },
 }
 
 impl ClipChoice {
-    /// Returns a scheduler with this choice.
+    /// Returns the scheduler's configuration with this clipping.
     pub fn apply(self, scheduler: SchedulerConfig) -> SchedulerConfig {
         match self {
             Self::Range(clip_sample) => SchedulerConfig { clip_sample, thresholding: false, ..scheduler },
