@@ -2,7 +2,8 @@
 
 use clap::Args;
 use ddpm::bench::{Share, Speed, bench};
-use ddpm::train::config::{Config, DEFAULT_PRESET};
+use ddpm::train::TrainingConfig;
+use ddpm::train::config::DEFAULT_PRESET;
 
 use crate::config_args::preset;
 use crate::error::usage;
@@ -32,7 +33,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let mut config = Config::preset(&arguments.preset).map_err(usage)?;
+    let mut config = TrainingConfig::preset(&arguments.preset).map_err(usage)?;
     for assignment in &arguments.set {
         config.set(assignment).map_err(usage)?;
     }
