@@ -139,7 +139,7 @@ impl QualityArgs {
     fn network(&self, shared: &Shared, device: &Device) -> anyhow::Result<Option<FeatureNetwork>> {
         let Some(path) = &self.features else { return Ok(None) };
         let network = FeatureNetwork::read(path, device)?.with_resize(match self.resize {
-            ResizeArg::PytorchFid => Resize::Centres,
+            ResizeArg::PytorchFid => Resize::PyTorch,
             ResizeArg::Tensorflow1 => Resize::TensorFlow1,
         });
         if !network.is_inception() && [Fid, Sfid, Is, Kid].into_iter().any(|metric| shared.wants(metric)) {

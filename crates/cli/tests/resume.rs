@@ -113,7 +113,7 @@ fn killed_at_any_moment_it_goes_on_to_the_same_bytes() {
 
 /// A process that dies in the middle of writing leaves a temporary folder; a copy that was interrupted a short file.
 #[test]
-fn a_torn_checkpoint_is_named_and_passed_over() {
+fn a_damaged_checkpoint_is_named_and_skipped() {
     let place = Place::new();
     place.trained("whole", 12, &[]);
     let remove = |file: &Path| fs::remove_file(file).unwrap();

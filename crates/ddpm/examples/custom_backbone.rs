@@ -5,13 +5,13 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
+use ddpm::Images;
 use ddpm::diffusion::SchedulerConfig;
 use ddpm::model::{Backbone, Condition, Dropout, Network, Process, Signature};
 use ddpm::sample::{Request, Sampler, SamplerOptions, initial_noise, sample};
 use ddpm::train::{Batch, Trainer, TrainingConfig};
 use ddpm::unet::Parameters;
 use ddpm::unet::layers::{Init, Linear};
-use ddpm::Images;
 
 // --- The network, forty lines.
 
@@ -92,7 +92,8 @@ pub fn run(steps: usize) -> Result<(Vec<f64>, Images), Box<dyn std::error::Error
 
     let scheduler = SchedulerConfig { clip_sample: false, ..config.scheduler() };
     let denoiser = Process::new(&scheduler)?.denoiser(trainer.averaged());
-    let table = "dpmpp-2m".parse::<Sampler>()?.table(&scheduler, SamplerOptions { steps: Some(25), ..Default::default() })?;
+    let table =
+        "dpmpp-2m".parse::<Sampler>()?.table(&scheduler, SamplerOptions { steps: Some(25), ..Default::default() })?;
     let noise = initial_noise(0, 0, 500, [1, 1, 2]);
     let request = Request { seed: 0, first_image: 0, noise: &noise, batch_size: 500, shared: None };
     Ok((losses, sample(&denoiser, &table, &request, |_| true)?))

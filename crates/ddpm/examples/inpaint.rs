@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Makes four completions of an image and writes them as a grid.
 pub fn run(model: &Path, image: &Path, out: &Path) -> Result<Images, Box<dyn std::error::Error>> {
     let pipeline = Pipeline::load(model, &ddpm::device(Some("cpu"))?)?;
-    let image = pipeline.read_image_files(&[image], None)?;
+    let image = pipeline.read_images(&[image], None)?;
     let unknown: Vec<bool> = (0..image.height * image.width).map(|i| i % image.width >= image.width / 2).collect();
     // RePaint: each step is taken twice, so that both halves agree.
     let filled = pipeline.inpaint(&image, &unknown).n(4).steps(10).resample(2).run()?;

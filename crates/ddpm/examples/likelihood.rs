@@ -17,7 +17,7 @@ pub fn run(model: &Path, data: &Path) -> Result<[f64; 2], Box<dyn std::error::Er
     let pipeline = Pipeline::load(model, &ddpm::device(Some("cpu"))?)?;
     // Resized, cropped or padded as the images that the model was trained on.
     let set = pipeline.open_data(data, Split::Test)?;
-    let images = pipeline.read_images(&set, 4)?;
+    let images = pipeline.read_set(&set, 4)?;
     let bound = pipeline.evaluate().steps(25).likelihood(&images)?;
     println!("bound: {:.4} ± {:.4} bits/dim", bound.bits_per_dim, bound.standard_error);
     for (t, rate, rmse) in bound.rate_distortion().into_iter().step_by(5) {

@@ -1,41 +1,68 @@
 //! Denoising diffusion probabilistic models (Ho et al. 2020) in Rust: one crate for everything that the program `ddpm`
-//! does. Each of its parts is a crate of its own, re-exported here.
+//! does.
 //!
-//! Train a small network on the built-in images and draw from it:
+//! Train on a folder of images, sample with DPM-Solver++, and measure the bits/dim of held-out images:
+//! ```no_run
+//! use ddpm::prelude::*;
+//!
+//! # fn main() -> Result<(), ddpm::Error> {
+//! let device = ddpm::device(None)?;
+//! Training::preset("fashion")?.data("photos").set("train.steps=5000")?.run("runs/photos", &device)?;
+//!
+//! let pipeline = Pipeline::load("runs/photos", &device)?;
+//! pipeline.sample(16).sampler("dpmpp-2m").steps(20).seed(7).save("grid.png")?;
+//!
+//! let held_out = pipeline.open_data("photos", Split::Test)?; // resized and fitted as for the training
+//! println!("{:.3} bits/dim", pipeline.likelihood(&held_out)?.bits_per_dim);
+//! # Ok(())
+//! # }
 //! ```
-//! use ddpm::{Device, Images, Pipeline, Request, Sampler, SamplerOptions, initial_noise, train, walk};
 //!
-//! let mut config = train::Config::preset("fashion")?;
-//! for assignment in ["train.steps=2", "train.batch_size=4", "model.block_out_channels=[16, 16]",
-//!                    "model.attention_resolutions=[]", "train.samples=0"] {
-//!     config.set(assignment)?;
-//! }
-//! let folder = tempfile::tempdir()?;
-//! let finished = train::train(&config, folder.path(), &Device::flex(), &|| false, &mut |_event| {})?;
+//! [`Pipeline::load`] reads runs, checkpoints and diffusers' folders. [`Pipeline::import`](model::Pipeline::import)
+//! converts checkpoints of other code bases. The `examples` folder samples, scores and inpaints, and adds a network, a
+//! denoiser and an observer of its own.
 //!
-//! let pipeline = Pipeline::load(&finished.checkpoint, &Device::flex())?;
-//! let options = SamplerOptions { steps: Some(4), ..Default::default() };
-//! let table = Sampler::Ddim { eta: 0.0 }.table(&pipeline.scheduler, options)?;
-//! let noise = initial_noise(0, 0, 2, [32, 32, 1]);
-//! let request = Request { seed: 0, first_image: 0, noise: &noise, labels: None, batch_size: 2, share_until: None, guidance: None };
-//! let images: Images = walk(&pipeline.unet, &table, &pipeline.scheduler, &request, |_step| true)?;
-//! assert_eq!(images.shape(), [2, 32, 32, 1]);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! Everything is in a crate of its own, re-exported here:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`diffusion`] | the mathematics in f64: noise schedules, bounds, solver tables, oracles |
+//! | [`random`] | random numbers as a function of (seed, stream, index, step) |
+//! | [`kernels`] | CPU kernels |
+//! | [`data`] | sets of images |
+//! | [`weights`] | checkpoint files |
+//! | [`unet`] | diffusers' `UNet2DModel` |
+//! | [`model`] | `Backbone`, `Denoiser`, guidance, `Pipeline` |
+//! | [`sample`] | samplers, generation, editing, output files |
+//! | [`evaluate`] | bits/dim and sample quality |
+//! | [`train`] | configuration, trainer, observers |
 
 pub mod bench;
 mod device;
+mod error;
+mod pipeline;
 pub mod predict;
+mod training;
 
 pub use burn::tensor::Device;
 pub use data;
 pub use device::{DeviceError, device, devices};
 pub use diffusion;
+pub use error::Error;
 pub use evaluate;
 pub use kernels::{self, CachingAllocator};
+pub use model::{self, Images, Pipeline};
+pub use pipeline::{Inpaint, Interpolate, PipelineExt, SaveImages};
 pub use random;
-pub use sample::output::{self, Images, Output};
-pub use sample::{self, Options as SamplerOptions, Pipeline, Request, Sampler, initial_noise, walk};
+pub use sample::output::{self, Output};
+pub use sample::{self, Generation};
 pub use train;
-pub use unet::{self, Unet};
+pub use training::Training;
+pub use unet;
 pub use weights;
+
+/// What most programs use: `use ddpm::prelude::*;`.
+pub mod prelude {
+    pub use crate::{Images, Pipeline, PipelineExt, SaveImages, Training};
+    pub use data::Split;
+}

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use data::{ImageSet, ReadOptions, Split};
-use evaluate::Likelihood;
-use model::guidance::Guidance;
+use data::{ImageSet, Split};
+use evaluate::{Evaluation, Likelihood};
 use model::{Images, Pipeline};
 use sample::{
-    Generation, Interpolation, Inversion, Inverted, Inpainting, Mix, Request, Sampler, SamplerChoice, SamplerOptions,
+    Generation, Inpainting, Interpolation, Inversion, Inverted, Mix, Request, Sampler, SamplerChoice, SamplerOptions,
     initial_noise,
 };
 
@@ -29,18 +28,28 @@ pub trait PipelineExt {
     /// Starts a generation of `n` images.
     fn sample(&self, n: usize) -> Generation<'_>;
 
-    /// Opens a set of images as the pipeline takes them: of its size and channels, fitted as for its training.
+    /// Opens a set of images as the pipeline takes them: of its size and channels, fitted as for its training. A set
+    /// without a held-out part is opened as a whole.
     ///
     /// # Errors
-    /// If the set cannot be read, or has no such part.
+    /// If the set cannot be read.
     fn open_data(&self, path: impl AsRef<Path>, split: Split) -> Result<ImageSet, Error>;
 
-    /// Measures the variational bound of a set's images (Ho et al. 2020), with all timesteps and one noise draw each.
-    /// See [`evaluate::bound`] for options.
+    /// Reads the first `n` images of a set, with their labels where the network takes labels.
+    ///
+    /// # Errors
+    /// If an image cannot be read, or the network takes labels and the set has none.
+    fn read_set(&self, set: &ImageSet, n: usize) -> Result<Images, Error>;
+
+    /// Measures the variational bound of all images of a set (Ho et al. 2020), at all timesteps with one noise draw each.
+    /// [`PipelineExt::evaluate`] has options.
     ///
     /// # Errors
     /// If the images do not fit the pipeline or cannot be read.
     fn likelihood(&self, set: &ImageSet) -> Result<Likelihood, Error>;
+
+    /// Starts an evaluation: the bound or the flow's likelihood, with options.
+    fn evaluate(&self) -> Evaluation<'_>;
 
     /// Starts filling in the part of an image where `unknown` (H,W) is true.
     fn inpaint<'a>(&'a self, image: &'a Images, unknown: &'a [bool]) -> Inpaint<'a>;
@@ -61,11 +70,19 @@ impl PipelineExt for Pipeline {
     }
 
     fn open_data(&self, path: impl AsRef<Path>, split: Split) -> Result<ImageSet, Error> {
-        Ok(data::open(path.as_ref(), &ReadOptions { split, ..self.preprocessing.read_options() })?)
+        Ok(evaluate::open_data(self, Some(path.as_ref()), split)?)
+    }
+
+    fn read_set(&self, set: &ImageSet, n: usize) -> Result<Images, Error> {
+        Ok(evaluate::read_images(self, set, n)?)
     }
 
     fn likelihood(&self, set: &ImageSet) -> Result<Likelihood, Error> {
-        todo!("{}", set.len())
+        Ok(self.evaluate().likelihood(&self.read_set(set, set.len())?)?)
+    }
+
+    fn evaluate(&self) -> Evaluation<'_> {
+        Evaluation::new(self)
     }
 
     fn inpaint<'a>(&'a self, image: &'a Images, unknown: &'a [bool]) -> Inpaint<'a> {

@@ -31,7 +31,7 @@ const TINY: [&str; 7] = [
     "train.samples=0",
 ];
 
-fn training() -> Training {
+fn training() -> Training<'static> {
     TINY.iter().fold(Training::preset("fashion").unwrap(), |training, key| training.set(key).unwrap())
 }
 
@@ -40,7 +40,8 @@ fn photos(folder: &Path) -> PathBuf {
     let photos = folder.join("photos");
     std::fs::create_dir_all(&photos).unwrap();
     for i in 0..6u8 {
-        let images = Images::new([1, 8, 8, 1], (0..64).map(|p| f32::from(((p * 37) as u8) ^ (i * 40)) / 127.5 - 1.0).collect());
+        let images =
+            Images::new([1, 8, 8, 1], (0..64).map(|p| f32::from(((p * 37) as u8) ^ (i * 40)) / 127.5 - 1.0).collect());
         images.save(photos.join(format!("{i}.png"))).unwrap();
     }
     photos
@@ -67,7 +68,7 @@ fn a_run_trains_samples_and_scores() {
     assert!(bound.is_finite() && flow.is_finite(), "{bound} {flow}");
     let filled = inpaint::run(&run, &photos.join("0.png"), &place.path().join("filled.png")).unwrap();
     // The left half is the image's.
-    let image = pipeline.read_image_files(&[photos.join("0.png")], None).unwrap();
+    let image = pipeline.read_images(&[photos.join("0.png")], None).unwrap();
     for filled in filled.each() {
         for (row, given) in filled.chunks(8).zip(image.pixels.chunks(8)) {
             assert_eq!(row[..4], given[..4]);

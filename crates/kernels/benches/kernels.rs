@@ -1,7 +1,7 @@
-//! What each kernel reaches on this machine: `cargo bench -p ddpm-kernels [-- FILTER] [THREADS]`.
+//! Measures the speed of each kernel on this machine: `cargo bench -p ddpm-kernels [-- FILTER] [THREADS]`.
 //!
-//! Convolutions are counted as direct ones (2·n·out_h·out_w·kernel·c_in·c_out operations), memory-bound kernels by the
-//! bytes that they must move. Each time is the least of many runs.
+//! Convolutions count the operations of a direct convolution (2·n·out_h·out_w·kernel·c_in·c_out), memory-bound kernels
+//! the minimum number of bytes moved. Each time is the minimum of many runs.
 
 use ddpm_kernels::*;
 use std::hint::black_box;
@@ -26,7 +26,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// The least time of `run` over a second or so, printed as `work` in units of 10⁹ a second.
+    /// Runs `run` for about a second and prints its least time, and `work` in units of 10⁹ per second.
     fn time(&self, name: &str, work: usize, unit: &str, mut run: impl FnMut()) {
         if !name.contains(&self.filter) {
             return;
@@ -106,7 +106,7 @@ impl Bench {
             self.time(&format!("packed {name}"), work, "GFLOP/s", || {
                 conv2d_packed(&shape, black_box(&x), &filter, fusion, &mut out);
             });
-            // Filters that come from memory, as a network's do: each in turn of 100 MB of them.
+            // Filters that come from memory, as in a network: cycle through 100 MB of them.
             let count = (100 << 20) / (4 * shape.weight_len()) + 1;
             let filters: Vec<_> = (0..count.min(40)).map(|_| PackedFilter::new(&shape, &w)).collect();
             let mut filters = filters.iter().cycle();
@@ -207,7 +207,7 @@ impl Bench {
     }
 }
 
-/// Numbers in [-1, 1), neither constant nor denormal.
+/// Returns numbers in [-1, 1) that are neither constant nor denormal.
 fn ramp(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 8 & 0xFFFF) as f32 / 32768.0 - 1.0).collect()
 }

@@ -1,22 +1,23 @@
 //! A global allocator that caches large blocks.
 //!
-//! A training step allocates and frees hundreds of activations of 1 to 100 MB. The system's allocator gives such blocks
-//! back at once and pays for it with fresh, zeroed pages the next time: a fifth of a step. Here a freed block waits in
-//! the list of its size class for the next one of that class.
+//! A training step allocates and frees hundreds of activations of 1 to 100 MB. The system allocator unmaps such blocks
+//! when they are freed, and faulting in zeroed pages for the next ones takes a fifth of a step. This allocator instead
+//! keeps freed blocks in a free list for each size class and reuses them.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The size below which a block is the system allocator's.
+/// Smallest size that is cached; smaller blocks come from the system allocator.
 const MIN_BLOCK: usize = 64 * 1024;
-/// Alignment of every large block: a page, so that any layout's is met.
+/// Alignment of every cached block: one page, which satisfies all common layouts.
 const ALIGN: usize = 4096;
-/// Classes per doubling of the size; a block is at most 1/8 larger than asked for.
+/// Size classes per doubling of the size. A block is at most 1/8 larger than requested.
 const CLASSES_PER_DOUBLING: usize = 8;
-/// Enough for blocks of 16 GiB.
+/// Number of size classes, which cover blocks of up to 16 GiB.
 const CLASSES: usize = CLASSES_PER_DOUBLING * 18;
 
-/// Keeps blocks of 64 KiB and more for their next use, up to a limit; everything else is the system allocator's.
+/// A global allocator that caches freed blocks of 64 KiB and more, up to a limit, and leaves smaller ones to the
+/// system.
 ///
 /// ```
 /// #[global_allocator]
@@ -32,10 +33,10 @@ pub struct CachingAllocator {
     cached: AtomicUsize,
 }
 
-/// The most bytes that are cached.
+/// Limit on the cached bytes.
 const MAX_CACHED: usize = 16 << 30;
 
-/// Free blocks of one class, linked through their first word.
+/// The free blocks of one size class, linked through their first word.
 struct List {
     locked: AtomicBool,
     head: AtomicUsize,
@@ -46,10 +47,11 @@ impl List {
         Self { locked: AtomicBool::new(false), head: AtomicUsize::new(0) }
     }
 
-    /// Runs `change` on the head with the list to itself. A lock is held for a few instructions.
+    /// Calls `change` with the head while holding the lock, and stores the new head. The lock is held for a few
+    /// instructions.
     fn with(&self, change: impl FnOnce(usize) -> (usize, usize)) -> usize {
         while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            // With as many threads as cores, the one that holds the lock may be waiting for this core.
+            // With as many threads as cores, the thread that holds the lock may need this core.
             std::thread::yield_now();
         }
         let (head, result) = change(self.head.load(Ordering::Relaxed));
@@ -61,7 +63,7 @@ impl List {
     fn push(&self, block: *mut u8) {
         let address = block.expose_provenance();
         self.with(|head| {
-            // SAFETY: the block is ours, free, page-aligned and far larger than a word.
+            // SAFETY: this allocator owns the block, which is free, page-aligned and far larger than a word.
             unsafe { block.cast::<usize>().write(head) };
             (address, 0)
         });
@@ -77,12 +79,12 @@ impl List {
     }
 }
 
-/// The class of a size, and the size of its blocks. `None` for what is the system's.
+/// Returns the index and block size of the size class for `size`, or `None` if the system allocator serves it.
 fn class(size: usize) -> Option<(usize, usize)> {
     if size < MIN_BLOCK {
         return None;
     }
-    // Sizes in (2^k, 2^(k+1)] are cut into CLASSES_PER_DOUBLING classes.
+    // Sizes in (2^k, 2^(k+1)] are divided into CLASSES_PER_DOUBLING classes.
     let doublings = (size - 1).ilog2() as usize;
     let step = (1 << doublings) / CLASSES_PER_DOUBLING;
     let above = (size - (1 << doublings)).div_ceil(step);
@@ -90,7 +92,7 @@ fn class(size: usize) -> Option<(usize, usize)> {
     (index < CLASSES).then_some((index, (1 << doublings) + above * step))
 }
 
-/// The size of the blocks of a class.
+/// Returns the block size of a class.
 fn class_size(index: usize) -> usize {
     let doubling = MIN_BLOCK << (index / CLASSES_PER_DOUBLING) >> 1;
     doubling + (index % CLASSES_PER_DOUBLING + 1) * (doubling / CLASSES_PER_DOUBLING)
@@ -107,7 +109,7 @@ impl CachingAllocator {
         Some((&self.lists[index], size))
     }
 
-    /// A block of a class, and whether it is fresh from the system (and zero, if so asked).
+    /// Returns a block, and whether it is new from the system (then zeroed if `zeroed`) rather than from the cache.
     fn take(&self, list: &List, size: usize, zeroed: bool) -> (*mut u8, bool) {
         let block = list.pop();
         if !block.is_null() {
@@ -121,7 +123,7 @@ impl CachingAllocator {
         let fresh = || unsafe { if zeroed { System.alloc_zeroed(layout) } else { System.alloc(layout) } };
         let block = fresh();
         if block.is_null() {
-            // Blocks cached in other classes may be what is missing.
+            // Memory cached in other classes may make the allocation succeed.
             self.release();
             return (fresh(), true);
         }
@@ -139,7 +141,7 @@ impl CachingAllocator {
                     break;
                 }
                 self.cached.fetch_sub(size, Ordering::Relaxed);
-                // SAFETY: `take` got the block from `System` with this layout.
+                // SAFETY: `take` allocated the block from `System` with this layout.
                 unsafe { System.dealloc(block, layout) };
             }
         }
@@ -152,9 +154,8 @@ impl Default for CachingAllocator {
     }
 }
 
-// SAFETY: a block comes either from `System` with the caller's layout, or from a class with a layout that has at least
-// its size and alignment; which of the two depends on the layout alone, and a block is in at most one list, only while
-// it is free.
+// SAFETY: the layout alone determines whether a block comes from `System` with the caller's layout or from a size class
+// with at least its size and alignment. A block is in at most one list, and only while it is free.
 unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.size_class(layout) {
@@ -171,7 +172,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
         };
         let (block, fresh) = self.take(list, size, true);
         if !fresh {
-            // SAFETY: the block has at least `layout.size()` bytes and is nobody else's.
+            // SAFETY: the block has at least `layout.size()` bytes, and nothing else refers to it.
             unsafe { block.write_bytes(0, layout.size()) };
         }
         block
@@ -179,7 +180,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some((list, size)) = self.size_class(layout) else {
-            // SAFETY: the caller's contract: `System` gave the block with this layout.
+            // SAFETY: the caller's contract: `System` allocated the block with this layout.
             return unsafe { System.dealloc(block, layout) };
         };
         if self.cached.fetch_add(size, Ordering::Relaxed) + size <= MAX_CACHED {
@@ -187,7 +188,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
         }
         self.cached.fetch_sub(size, Ordering::Relaxed);
         if let Ok(layout) = Layout::from_size_align(size, ALIGN) {
-            // SAFETY: `take` got the block from `System` with this layout.
+            // SAFETY: `take` allocated the block from `System` with this layout.
             unsafe { System.dealloc(block, layout) };
         }
     }
@@ -197,9 +198,9 @@ unsafe impl GlobalAlloc for CachingAllocator {
             return std::ptr::null_mut();
         };
         match (self.size_class(layout), self.size_class(new_layout)) {
-            // SAFETY: the caller's contract; the block is `System`'s and stays so.
+            // SAFETY: the caller's contract; `System` owns the block before and after.
             (None, None) => unsafe { System.realloc(block, layout, new_size) },
-            // The block's class has room already.
+            // Both sizes are in the same class, so the block is large enough.
             (Some((_, size)), Some((_, new))) if size == new => block,
             _ => {
                 // SAFETY: both blocks hold the smaller of the two sizes and do not overlap.
@@ -221,13 +222,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_hold_what_they_are_for_and_waste_an_eighth_at_most() {
+    fn size_classes_waste_at_most_an_eighth() {
         assert_eq!(class(MIN_BLOCK - 1), None);
         let mut last = None;
         for size in (MIN_BLOCK..40 << 20).step_by(997) {
             let (index, block) = class(size).unwrap();
             assert!(block >= size && block - size <= size / CLASSES_PER_DOUBLING, "{size} {block}");
-            // A class has one size of blocks, and classes ascend.
+            // A class has one block size, and block sizes ascend with the class.
             if let Some((last_index, last_block)) = last {
                 assert!((index == last_index) == (block == last_block) && index >= last_index);
             }
@@ -239,10 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn blocks_come_back_zeroed_where_asked_and_keep_their_bytes_when_they_grow() {
+    fn reused_blocks_are_zeroed_on_request_and_realloc_copies() {
         let allocator = CachingAllocator::new();
         let layout = Layout::from_size_align(100_000, 64).unwrap();
-        // SAFETY: layouts are right and blocks are used within them.
+        // SAFETY: the layouts match and the accesses stay within the blocks.
         unsafe {
             let first = allocator.alloc(layout);
             first.write_bytes(7, 100_000);
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_it() {
+    fn works_from_several_threads() {
         let allocator = CachingAllocator::new();
         std::thread::scope(|scope| {
             for id in 0..4u8 {
@@ -274,7 +275,7 @@ mod tests {
                 scope.spawn(move || {
                     for i in 0..2000usize {
                         let layout = Layout::from_size_align(70_000 + 1000 * (i % 40), 8).unwrap();
-                        // SAFETY: layouts are right and blocks are used within them.
+                        // SAFETY: the layouts match and the accesses stay within the blocks.
                         unsafe {
                             let block = allocator.alloc(layout);
                             block.write_bytes(id, layout.size());

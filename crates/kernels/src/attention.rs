@@ -1,5 +1,6 @@
-//! Scaled dot-product attention (Vaswani et al. 2017) of q, k, v \[n, tokens, heads·head_dim\]. Scores are made for a
-//! block of queries at a time and never stored whole; the backward pass makes them again.
+//! Scaled dot-product attention (Vaswani et al. 2017) of q, k, v `[n, tokens, heads·head_dim]`.
+//!
+//! Scores are computed for one block of queries at a time and never stored whole. The backward pass recomputes them.
 
 use crate::activation::exp;
 use crate::gemm::{blocked_len, multiply, multiply_transposed, pack, pack_transposed};
@@ -8,20 +9,20 @@ use crate::profile;
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
-/// Queries of a block: four tiles of rows, and no power of two, by which the lines of a row would fall on one another in
-/// the cache. Part of the result of the backward pass: gradients of keys are summed block by block.
+/// Queries per block: four tiles of rows. It is no power of two, which would map the lines of a row to the same cache
+/// set. It affects the bits of the gradients of k and v, which are summed block by block.
 const QUERIES: usize = 56;
 
-/// Shape of an attention; scores are scaled by 1/√`head_dim`.
+/// The shape of an attention. Scores are scaled by 1/√`head_dim`.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
-    /// Images.
+    /// Number of images.
     pub n: usize,
-    /// Tokens (pixels) of an image.
+    /// Tokens (pixels) per image.
     pub tokens: usize,
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub head_dim: usize,
 }
 
@@ -32,24 +33,24 @@ impl AttentionShape {
 
     fn check(&self, slices: &[&[f32]]) {
         let len = self.n * self.tokens * self.channels();
-        assert!(slices.iter().all(|x| x.len() == len), "{self:?}: length of q, k, v, the output or a gradient");
+        assert!(slices.iter().all(|x| x.len() == len), "{self:?}: a slice does not have length {len}");
     }
 
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// Start of a token's channels of head `index` = image·heads + head.
+    /// Returns the offset of a token's channels in head `index`, where `index` = image·heads + head.
     fn at(&self, index: usize, token: usize) -> usize {
         let (image, head) = (index / self.heads, index % self.heads);
         (image * self.tokens + token) * self.channels() + head * self.head_dim
     }
 }
 
-/// out = softmax(q·kᵀ/√head_dim)·v for each head, all \[n, tokens, heads·head_dim\].
+/// Computes out = softmax(q·kᵀ/√head_dim)·v for each head. All slices are `[n, tokens, heads·head_dim]`.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says.
+/// If the length of a slice does not match `shape`.
 pub fn attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
     shape.check(&[q, k, v, out]);
     let heads = shape.n * shape.heads;
@@ -57,7 +58,7 @@ pub fn attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], out: &
         return;
     }
     let _span = profile::span(|| "attention".into(), 4 * out.len() * shape.tokens, 4 * out.len());
-    // Several tasks a head only where heads alone would leave threads idle: each packs all keys and values.
+    // Every task packs all keys and values of its head, so a head is split only if threads would be idle otherwise.
     let blocks = shape.tokens.div_ceil(QUERIES);
     let splits = (2 * parallel::threads()).div_ceil(heads).clamp(1, blocks);
     let step = blocks.div_ceil(splits) * QUERIES;
@@ -69,10 +70,10 @@ pub fn attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], out: &
     });
 }
 
-/// The gradients `dq`, `dk`, `dv` of [`attention`] for the gradient `dout` of its output.
+/// Computes the gradients `dq`, `dk`, `dv` of [`attention`] from the gradient `dout` of its output.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says.
+/// If the length of a slice does not match `shape`.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward(
     shape: &AttentionShape,
@@ -112,7 +113,7 @@ fn split_work<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mu
     })
 }
 
-/// Blocks the transpose of one head's [tokens, head_dim] `x`: terms over channels, columns over tokens.
+/// Packs one head of `x` as the transposed matrix [head_dim, tokens].
 #[inline(always)]
 fn pack_tokens_as_columns<S: Simd>(s: S, shape: &AttentionShape, x: &[f32], out: &mut [f32]) {
     let d = shape.head_dim;
@@ -157,7 +158,7 @@ fn forward_kernel<S: Simd>(
         }
         multiply(s, rows, tokens, d, scores, values, sums, false);
         for r in 0..rows {
-            // SAFETY: a task writes the rows of its own queries.
+            // SAFETY: a task writes only the rows of its own queries.
             let to = unsafe { out.part(at(start + r), d) };
             unpack_row(s, sums, rows, r, to);
         }
@@ -195,7 +196,7 @@ fn softmax<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, scor
     }
 }
 
-/// Row `r` of the blocked `x`, whose blocks have `rows` rows.
+/// Copies row `r` of the blocked matrix `x`, whose blocks have `rows` rows.
 #[inline(always)]
 fn unpack_row<S: Simd>(s: S, x: &[f32], rows: usize, r: usize, out: &mut [f32]) {
     for (block, out) in out.chunks_mut(LANES).enumerate() {
@@ -241,7 +242,7 @@ fn backward_kernel<S: Simd>(
         }
         multiply(s, rows, tokens, d, ds, keys, sums, false);
         for r in 0..rows {
-            // SAFETY: a task writes the gradients of its own head.
+            // SAFETY: a task writes only the gradients of its own head.
             unpack_row(s, sums, rows, r, unsafe { dq.part(at(start + r), d) });
         }
         multiply_transposed(s, padded, rows, d, ds, queries, dk_sums, padded);
@@ -255,15 +256,15 @@ fn backward_kernel<S: Simd>(
     }
 }
 
-/// ds ← p·(ds − Σ ds·p)·scale in row `r`; zero beyond the last token, where p is.
+/// Computes ds ← p·(ds − Σ ds·p)·scale in row `r`, and zeros beyond the last token.
 ///
-/// Σ ds·p equals dout·out, which is cheaper, but only up to rounding: the sum over keys of the result would not be zero,
-/// and whatever keys have in common, such as a bias, would multiply the difference.
+/// Σ ds·p equals dout·out, which is cheaper to compute. But the equality holds only up to rounding, so the result would
+/// not sum to zero over keys, and a component common to all keys, such as a bias, would amplify the difference.
 #[inline(always)]
 fn score_gradient<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, p: &[f32], ds: &mut [f32]) {
     let line = |block: usize| (block * rows + r) * LANES;
     let blocks = tokens.div_ceil(LANES);
-    // What the product left beyond the last token may be anything.
+    // The product may leave anything, even NaN, beyond the last token.
     ds[line(blocks - 1)..][..LANES][tokens - (blocks - 1) * LANES..].fill(0.0);
     let mut shared = s.splat(0.0);
     for block in 0..blocks {

@@ -1,19 +1,19 @@
-//! Concatenation of two images along their channels.
+//! Concatenation of two images along the channel axis.
 
 use crate::profile;
 use rayon::prelude::*;
 
-/// Pixels to a task.
+/// Pixels per task.
 const TASK: usize = 256;
 
-/// out \[pixels, a + b\]: each pixel's channels of `x` \[pixels, a\], then those of `y` \[pixels, b\].
+/// Concatenates `x` `[pixels, a]` and `y` `[pixels, b]` along the channels into `out` `[pixels, a + b]`.
 ///
 /// # Panics
-/// If a slice is not a whole number of pixels, or they are not as many everywhere.
+/// If the length of a slice is not a multiple of its number of channels, or the numbers of pixels differ.
 pub fn concat_channels(a: usize, b: usize, x: &[f32], y: &[f32], out: &mut [f32]) {
     assert!(
         x.len().is_multiple_of(a) && y.len() * a == x.len() * b && out.len() == x.len() + y.len(),
-        "concat_channels: lengths"
+        "concat_channels: the lengths do not match"
     );
     let _span = profile::span(|| "concatenation".into(), 0, 2 * out.len());
     let tasks = out.par_chunks_mut(TASK * (a + b)).zip(x.par_chunks(TASK * a)).zip(y.par_chunks(TASK * b));
@@ -25,14 +25,14 @@ pub fn concat_channels(a: usize, b: usize, x: &[f32], y: &[f32], out: &mut [f32]
     });
 }
 
-/// Splits the channels of `joined` \[pixels, a + b\] into `x` and `y`: the gradient of [`concat_channels`].
+/// Splits the channels of `joined` `[pixels, a + b]` into `x` and `y`: the gradient of [`concat_channels`].
 ///
 /// # Panics
 /// As [`concat_channels`].
 pub fn split_channels(a: usize, b: usize, joined: &[f32], x: &mut [f32], y: &mut [f32]) {
     assert!(
         x.len().is_multiple_of(a) && y.len() * a == x.len() * b && joined.len() == x.len() + y.len(),
-        "split_channels: lengths"
+        "split_channels: the lengths do not match"
     );
     let _span = profile::span(|| "concatenation: gradient".into(), 0, 2 * joined.len());
     let tasks = joined.par_chunks(TASK * (a + b)).zip(x.par_chunks_mut(TASK * a)).zip(y.par_chunks_mut(TASK * b));

@@ -1,4 +1,4 @@
-//! Two-dimensional convolution of N,H,W,C images, with everything that a residual block adds to it, and its gradients.
+//! Two-dimensional convolution of N,H,W,C images with fused normalization, biases and residual, and its gradients.
 
 use crate::concat::concat_channels;
 use crate::epilogue::Epilogue;
@@ -10,75 +10,78 @@ use crate::simd::LANES;
 use crate::winograd::{self, Filter, Windows};
 use crate::{kn2row, scratch};
 
-/// Zeros around an image, in pixels.
+/// Zero padding around an image, in pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pad {
     /// Rows above.
     pub top: usize,
     /// Rows below.
     pub bottom: usize,
-    /// Columns before.
+    /// Columns on the left.
     pub left: usize,
-    /// Columns after.
+    /// Columns on the right.
     pub right: usize,
 }
 
 impl Pad {
-    /// The same on all four sides.
+    /// Returns a padding that is `pad` on all four sides.
     pub fn same(pad: usize) -> Self {
         Pad { top: pad, bottom: pad, left: pad, right: pad }
     }
 }
 
-/// Shape of a convolution (cross-correlation, as deep learning calls it) of images \[n, h, w, c_in\] with weights
-/// \[kernel.0, kernel.1, c_in, c_out\] to \[n, [`out_h`](ConvShape::out_h), [`out_w`](ConvShape::out_w), c_out\].
+/// The shape of a convolution (in fact a cross-correlation, as usual in deep learning).
+///
+/// It maps images `[n, h, w, c_in]` with weights `[kernel.0, kernel.1, c_in, c_out]` to images
+/// \[n, [`out_h`](ConvShape::out_h), [`out_w`](ConvShape::out_w), c_out\].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
-    /// Images.
+    /// Number of images.
     pub n: usize,
     /// Height of an input image.
     pub h: usize,
     /// Width of an input image.
     pub w: usize,
-    /// Channels of the input.
+    /// Input channels.
     pub c_in: usize,
-    /// Channels of the output.
+    /// Output channels.
     pub c_out: usize,
     /// Height and width of the kernel.
     pub kernel: (usize, usize),
-    /// Step of the kernel in both directions, at least 1.
+    /// Stride in both directions, at least 1.
     pub stride: usize,
-    /// Zeros around the input.
+    /// Zero padding of the input.
     pub pad: Pad,
 }
 
 impl ConvShape {
-    /// Height of an output image: zero if the kernel is taller than the padded input.
+    /// Returns the height of an output image, zero if the kernel is taller than the padded input.
     pub fn out_h(&self) -> usize {
         (self.h + self.pad.top + self.pad.bottom + self.stride).saturating_sub(self.kernel.0) / self.stride
     }
 
-    /// Width of an output image: zero if the kernel is wider than the padded input.
+    /// Returns the width of an output image, zero if the kernel is wider than the padded input.
     pub fn out_w(&self) -> usize {
         (self.w + self.pad.left + self.pad.right + self.stride).saturating_sub(self.kernel.1) / self.stride
     }
 
-    /// Floats of the input.
+    /// Returns the number of elements of the input.
     pub fn input_len(&self) -> usize {
         self.n * self.h * self.w * self.c_in
     }
 
-    /// Floats of the output.
+    /// Returns the number of elements of the output.
     pub fn output_len(&self) -> usize {
         self.n * self.out_h() * self.out_w() * self.c_out
     }
 
-    /// Floats of the weights.
+    /// Returns the number of elements of the weights.
     pub fn weight_len(&self) -> usize {
         self.kernel.0 * self.kernel.1 * self.c_in * self.c_out
     }
 
-    /// (dy, dx) from a scaled output pixel to the input pixel of each tap, in the order of the weights.
+    /// Returns, for each tap in the order of the weights, the offset (dy, dx) from stride·(output pixel) to the input
+    /// pixel.
     fn offsets(&self) -> Vec<(isize, isize)> {
         let (top, left) = (self.pad.top as isize, self.pad.left as isize);
         let (kh, kw) = (self.kernel.0 as isize, self.kernel.1 as isize);
@@ -108,24 +111,24 @@ impl ConvShape {
 /// Operations fused into a convolution: out = conv(norm(x)) + bias + shift + residual.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fusion<'a> {
-    /// The last channels of the input, where `x` has only the first: a skip connection read where it lies.
+    /// The last channels of the input, if `x` has only the first ones: a skip connection that is not copied.
     pub skip: Option<&'a [f32]>,
-    /// Applied to the input.
+    /// Group normalization and SiLU of the input.
     pub norm: Option<&'a Normalization>,
-    /// \[c_out\].
+    /// A bias `[c_out]`.
     pub bias: Option<&'a [f32]>,
-    /// One row an image \[n, c_out\]: the time embedding of a residual block.
+    /// A shift for each image `[n, c_out]`: the time embedding in a residual block.
     pub shift: Option<&'a [f32]>,
-    /// Like the output.
+    /// A residual of the shape of the output.
     pub residual: Option<&'a [f32]>,
 }
 
-/// out = convolution of `x` with `w`, with what `fusion` adds.
+/// Computes the convolution of `x` with `w` and the operations of `fusion`.
 ///
-/// An image of the output depends on that image of the input alone, to the last bit.
+/// The bits of an output image depend on the input image of the same index only.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says.
+/// If the length of a slice does not match `shape`.
 pub fn conv2d(shape: &ConvShape, x: &[f32], w: &[f32], fusion: Fusion, out: &mut [f32]) {
     check(shape, x.len() + fusion.skip.map_or(0, <[f32]>::len), w.len(), out.len());
     let _span = span(shape, "forward");
@@ -139,7 +142,7 @@ pub fn conv2d(shape: &ConvShape, x: &[f32], w: &[f32], fusion: Fusion, out: &mut
     forward(shape, algorithm, x, &filter, fusion, out);
 }
 
-/// The weights of a convolution in the layout that the kernels read, packed once for many calls.
+/// The weights of a convolution in the layout of its kernel: packed once, used by many calls.
 #[derive(Clone, Debug)]
 pub struct PackedFilter {
     c_in: usize,
@@ -150,13 +153,13 @@ pub struct PackedFilter {
 }
 
 impl PackedFilter {
-    /// Packs `w` \[kernel.0, kernel.1, c_in, c_out\] for convolutions like `shape`, with any number and size of
+    /// Packs `w` `[kernel.0, kernel.1, c_in, c_out]` for convolutions like `shape`, with any number and size of
     /// images.
     ///
     /// # Panics
-    /// If `w` has not the length that `shape` says.
+    /// If the length of `w` does not match `shape`.
     pub fn new(shape: &ConvShape, w: &[f32]) -> Self {
-        assert_eq!(w.len(), shape.weight_len(), "{shape:?}: length of the weights");
+        assert_eq!(w.len(), shape.weight_len(), "{shape:?}: wrong length of `w`");
         let algorithm = Algorithm::of(shape, shape.c_in, shape.c_out);
         let mut data = vec![0.0; filter_len(shape, algorithm)];
         pack_filter(shape, algorithm, w, &mut data);
@@ -164,37 +167,43 @@ impl PackedFilter {
     }
 }
 
-/// [`conv2d`] with weights packed beforehand: the same bits.
+/// Computes the same bits as [`conv2d`], with weights that are already packed.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says, or `filter` was packed for another kernel, stride or padding.
+/// If the length of a slice does not match `shape`, or `filter` was packed for another kernel, stride or padding.
 pub fn conv2d_packed(shape: &ConvShape, x: &[f32], filter: &PackedFilter, fusion: Fusion, out: &mut [f32]) {
     check(shape, x.len() + fusion.skip.map_or(0, <[f32]>::len), shape.weight_len(), out.len());
     let _span = span(shape, "forward");
     let PackedFilter { c_in, c_out, kernel, algorithm, data } = filter;
-    assert_eq!((shape.c_in, shape.c_out, shape.kernel), (*c_in, *c_out, *kernel), "{shape:?}: another filter's");
+    assert_eq!(
+        (shape.c_in, shape.c_out, shape.kernel),
+        (*c_in, *c_out, *kernel),
+        "{shape:?}: the filter is packed for another kernel"
+    );
     assert_eq!(
         Algorithm::of(shape, shape.c_in, shape.c_out),
         *algorithm,
-        "{shape:?}: another filter's stride or padding"
+        "{shape:?}: the filter is packed for another stride or padding"
     );
     forward(shape, *algorithm, x, data, fusion, out);
 }
 
-/// How a convolution is computed. The choice looks at channels, kernel, stride and padding, never at images: their
-/// number must not change a bit, and filters are packed before sizes are known.
+/// The algorithm of a convolution.
+///
+/// The choice depends on channels, kernel, stride and padding, but not on the images: their number must not change a
+/// bit, and filters are packed before the size is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Algorithm {
-    /// [`crate::winograd`].
+    /// See [`crate::winograd`].
     Winograd,
-    /// [`crate::kn2row`]: products first, shifts after.
+    /// See [`crate::kn2row`].
     Kn2row,
-    /// [`crate::im2col`].
+    /// See [`crate::im2col`].
     Im2col,
 }
 
 impl Algorithm {
-    /// For `shape`, forward or backward, reading images of `from` channels and writing images of `to`.
+    /// Chooses the algorithm for a pass, forward or backward, from images of `from` channels to images of `to`.
     fn of(shape: &ConvShape, from: usize, to: usize) -> Algorithm {
         let Pad { top, bottom, left, right } = shape.pad;
         let taps = shape.kernel.0 * shape.kernel.1;
@@ -205,7 +214,8 @@ impl Algorithm {
             && top.max(bottom).max(left).max(right) <= 2
             && from.min(to) >= 32
         {
-            // With fewer channels its transforms cost what its products save, and it is the less exact of the two.
+            // With fewer channels the transforms cost as much as they save, and Winograd is the less accurate
+            // algorithm.
             Algorithm::Winograd
         } else {
             Algorithm::Im2col
@@ -213,8 +223,8 @@ impl Algorithm {
     }
 }
 
-/// Winograd's outputs of a tile in one direction. Where images are small and filters large, transforming the filter costs
-/// more than the products, and small tiles transform less.
+/// Returns the side of Winograd's output tiles. For small images and large filters, transforming the filter costs more
+/// than the products, and small tiles have fewer points to transform.
 fn tile(side: usize, terms: usize, columns: usize) -> usize {
     if side <= 4 && terms.min(columns) >= 128 { 2 } else { 4 }
 }
@@ -273,13 +283,13 @@ fn forward(shape: &ConvShape, algorithm: Algorithm, x: &[f32], filter: &[f32], f
     }
 }
 
-/// dx \[n, h, w, c_in\] of a loss whose gradient by the convolution's output is `dy`.
+/// Computes the input gradient dx `[n, h, w, c_in]` of a convolution from its output gradient `dy`.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says.
+/// If the length of a slice does not match `shape`.
 pub fn conv2d_grad_input(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32]) {
     check(shape, dx.len(), w.len(), dy.len());
-    let _span = span(shape, "gradient by input");
+    let _span = span(shape, "input gradient");
     let algorithm = Algorithm::of(shape, shape.c_out, shape.c_in);
     if algorithm == Algorithm::Winograd {
         let windows = Windows {
@@ -298,8 +308,8 @@ pub fn conv2d_grad_input(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32
         return winograd::convolve(&windows, [dy, &[]], None, filter, Epilogue::default(), dx);
     }
     let ConvShape { n, h, w: width, c_in, c_out, kernel, stride, pad } = *shape;
-    // Input rows iy ≡ y (mod stride) meet the taps ky with ky ≡ y + top, at output row (iy + top − ky)/stride: for each
-    // residue, a convolution of dy with stride 1. The same for columns.
+    // Input rows iy ≡ y (mod stride) depend on the taps ky ≡ y + top, at output row (iy + top − ky)/stride. For each
+    // residue this is a convolution of dy with stride 1. Columns are analogous.
     let along = |residue: usize, before: usize, taps: usize| {
         (0..taps)
             .filter(move |tap| (residue + before + stride * taps - tap).is_multiple_of(stride))
@@ -331,14 +341,14 @@ pub fn conv2d_grad_input(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32
     }
 }
 
-/// dw \[kernel.0, kernel.1, c_in, c_out\] of a loss whose gradient by the convolution's output is `dy`, summed over
-/// the images in one fixed order.
+/// Computes the weight gradient dw `[kernel.0, kernel.1, c_in, c_out]` of a convolution from its output gradient `dy`,
+/// summed over the images in a fixed order.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says.
+/// If the length of a slice does not match `shape`.
 pub fn conv2d_grad_weight(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     check(shape, x.len(), dw.len(), dy.len());
-    let _span = span(shape, "gradient by weights");
+    let _span = span(shape, "weight gradient");
     let taps = shape.offsets();
     match Algorithm::of(shape, shape.c_in, shape.c_out) {
         Algorithm::Winograd => {
@@ -352,7 +362,7 @@ pub fn conv2d_grad_weight(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f3
     }
 }
 
-/// Each of a convolution's three products has the same operations and touches input, weights and output once.
+/// Starts the profile span of a pass. All three passes have the same FLOPs and access input, weights and output once.
 fn span(shape: &ConvShape, pass: &str) -> Span {
     let ConvShape { n, kernel, stride, .. } = *shape;
     let flop = 2 * n * shape.out_h() * shape.out_w() * shape.weight_len();
@@ -366,17 +376,17 @@ fn span(shape: &ConvShape, pass: &str) -> Span {
 }
 
 fn check(shape: &ConvShape, x: usize, w: usize, out: usize) {
-    assert!(shape.stride >= 1, "{shape:?}: a stride is at least 1");
-    assert_eq!(x, shape.input_len(), "{shape:?}: length of the input");
-    assert_eq!(w, shape.weight_len(), "{shape:?}: length of the weights");
-    assert_eq!(out, shape.output_len(), "{shape:?}: length of the output");
+    assert!(shape.stride >= 1, "{shape:?}: the stride must be at least 1");
+    assert_eq!(x, shape.input_len(), "{shape:?}: wrong length of the input");
+    assert_eq!(w, shape.weight_len(), "{shape:?}: wrong length of the weights");
+    assert_eq!(out, shape.output_len(), "{shape:?}: wrong length of the output");
 }
 
 fn epilogue<'a>(shape: &ConvShape, fusion: Fusion<'a>) -> Epilogue<'a> {
     let Fusion { norm, bias, shift, residual, .. } = fusion;
-    assert!(norm.is_none_or(|norm| norm.size() == (shape.n, shape.c_in)), "{shape:?}: size of the normalization");
-    assert!(bias.is_none_or(|bias| bias.len() == shape.c_out), "{shape:?}: length of the bias");
-    assert!(shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out), "{shape:?}: length of the shift");
-    assert!(residual.is_none_or(|x| x.len() == shape.output_len()), "{shape:?}: length of the residual");
+    assert!(norm.is_none_or(|norm| norm.size() == (shape.n, shape.c_in)), "{shape:?}: wrong size of the normalization");
+    assert!(bias.is_none_or(|bias| bias.len() == shape.c_out), "{shape:?}: wrong length of the bias");
+    assert!(shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out), "{shape:?}: wrong length of the shift");
+    assert!(residual.is_none_or(|x| x.len() == shape.output_len()), "{shape:?}: wrong length of the residual");
     Epilogue { bias, shift, residual }
 }

@@ -1,9 +1,8 @@
-//! What is added to the result of a matrix product or convolution while it is written.
+//! The epilogue of a matrix product or convolution: terms added to the result before it is stored.
 
 use crate::simd::Simd;
 
-/// Terms added to a product while it is written: to row r, column c bias\[c\], shift\[image of r, c\] and
-/// residual\[r, c\].
+/// The terms added at row r and column c: `bias[c]`, `shift[image of r, c]` and `residual[r, c]`.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue<'a> {
     pub bias: Option<&'a [f32]>,
@@ -12,7 +11,7 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// The value of `sum` at `row` of `image` and the `used` columns from `column`, with everything added.
+    /// Adds the terms to `sum`, which holds `used` columns from `column` at `row` of `image`.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn apply<S: Simd>(

@@ -1,21 +1,21 @@
-//! Matrix products of blocked operands: the one inner loop under convolutions, linear layers and attention.
+//! Matrix products of blocked operands: the inner loop of convolutions, linear layers and attention.
 //!
-//! A matrix [rows, columns] is *blocked* as [columns/16, rows, 16]: columns in groups of sixteen, zero beyond the last.
-//! Vectors of columns and broadcasts of rows then both have constant strides, and packing is a copy of whole cache
-//! lines. Each element of a product is one chain of multiply-adds over k in ascending order, whatever the tile that it
-//! falls in, so it depends on its row and its column alone: not on threads, not on how many other rows there are.
+//! A matrix [rows, columns] is *blocked* if it is stored as [columns/16, rows, 16]: columns in groups of sixteen, the
+//! last group padded with zeros. Column vectors and row broadcasts then have constant strides, and packing copies whole
+//! cache lines. Each element of a product is a chain of multiply-adds over k in ascending order, for any tile size. It
+//! therefore depends on its row and column only, not on threads or on the number of other rows.
 
-// Tiles are written with indices: see `tile`.
+// Indices keep the tiles in registers: see `tile`.
 #![allow(clippy::needless_range_loop)]
 
 use crate::simd::{LANES, Simd};
 
-/// Floats of a blocked [rows, columns] matrix.
+/// Returns the number of floats of a blocked [rows, columns] matrix.
 pub(crate) fn blocked_len(rows: usize, columns: usize) -> usize {
     rows * columns.next_multiple_of(LANES)
 }
 
-/// `count` rows from `first` of a blocked matrix whose blocks have `of` rows.
+/// Rows `first .. first + count` of a blocked matrix whose blocks have `of` rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     pub first: usize,
@@ -23,8 +23,7 @@ pub(crate) struct Rows {
     pub of: usize,
 }
 
-/// Copies the row-major `source` (rows `stride` apart) into the blocked `out`, whose blocks have `block_rows` rows,
-/// starting at row `row`.
+/// Copies one row-major row `source` to row `row` of the blocked `out`, whose blocks have `block_rows` rows.
 #[inline(always)]
 fn pack_row<S: Simd>(s: S, source: &[f32], out: &mut [f32], block_rows: usize, row: usize) {
     for (block, vector) in source.chunks(LANES).enumerate() {
@@ -32,7 +31,7 @@ fn pack_row<S: Simd>(s: S, source: &[f32], out: &mut [f32], block_rows: usize, r
     }
 }
 
-/// Packs the row-major [rows, columns] `source` (rows `stride` apart) into the blocked `out`.
+/// Packs the row-major [rows, columns] `source`, whose rows are `stride` apart, into the blocked `out`.
 #[inline(always)]
 pub(crate) fn pack<S: Simd>(s: S, rows: usize, columns: usize, source: &[f32], stride: usize, out: &mut [f32]) {
     for r in 0..rows {
@@ -40,8 +39,8 @@ pub(crate) fn pack<S: Simd>(s: S, rows: usize, columns: usize, source: &[f32], s
     }
 }
 
-/// Packs the transpose of the row-major [columns, rows] `source` (rows of it `stride` apart) as a blocked
-/// [rows, columns] matrix, for at most sixteen columns.
+/// Packs the transpose of the row-major [columns, rows] `source`, whose rows are `stride` apart, as a blocked
+/// [rows, columns] matrix of at most sixteen columns.
 #[inline(always)]
 pub(crate) fn pack_transposed<S: Simd>(
     s: S,
@@ -64,13 +63,13 @@ pub(crate) fn pack_transposed<S: Simd>(
     }
 }
 
-/// Where the factors of a tile lie: the step between rows and between terms of the left factor, in floats.
+/// The strides of the left factor in floats, from row to row and from term to term.
 struct Steps<const ROW: usize, const TERM: usize>;
 
-/// `ROWS` rows by `VECTORS`·16 columns of a product, summed over `terms` terms in order, in registers.
+/// Computes `ROWS` rows by `VECTORS`·16 columns of a product in registers, summed over `terms` terms in order.
 ///
 /// # Safety
-/// `a` is valid at `row·ROW + (term % 16)·TERM + (term / 16)·a_block` and `b` at `vector·b_block + term·16 ..+16` for
+/// `a` is valid at `row·ROW + (term % 16)·TERM + (term / 16)·a_block`, and `b` at `vector·b_block + term·16 ..+16`, for
 /// every row, term and vector of the tile.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
@@ -84,10 +83,10 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const ROW: usiz
     b_block: usize,
     mut sums: [[S::V; VECTORS]; ROWS],
 ) -> [[S::V; VECTORS]; ROWS] {
-    // Plain loops over constant bounds: closures and iterators would hide the vectors from the register allocator.
+    // Plain loops over constant bounds: with closures and iterators the compiler spills the vectors to memory.
     macro_rules! term {
         ($k:expr) => {{
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let mut columns = [s.splat(0.0); VECTORS];
                 for v in 0..VECTORS {
@@ -106,7 +105,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const ROW: usiz
         for k in 0..LANES {
             term!(k);
         }
-        // SAFETY: pointers move within, or to one past, the operands.
+        // SAFETY: the pointers stay within the operands or one past their ends.
         unsafe {
             a = a.add(a_block);
             b = b.add(LANES * LANES);
@@ -118,7 +117,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const ROW: usiz
     sums
 }
 
-/// Calls `$body` with the constant `$rows` equal to the number `$count`, which is at most 14.
+/// Evaluates `$body` with the constant `$rows` equal to the number `$count`, which is at most 14.
 macro_rules! with_rows {
     ($count:expr, $rows:ident => $body:expr) => {
         with_rows!(@ $count, $rows, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
@@ -131,7 +130,7 @@ macro_rules! with_rows {
     };
 }
 
-/// `rows` split into the fewest tiles of at most `most` rows, as even as possible: (first row, rows) of each.
+/// Splits `rows` evenly into the fewest tiles of at most `most` rows; yields (first row, number of rows).
 #[inline(always)]
 fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = rows.div_ceil(most);
@@ -139,8 +138,11 @@ fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).map(move |i| (i * least + i.min(longer), least + usize::from(i < longer)))
 }
 
-/// c = a·b, or, to `accumulate`, c += a·b: a blocked [rows, terms], b blocked [terms, columns] with blocks of `terms` rows, c
-/// blocked [rows, columns]. Terms in parts, each but the first going on, give the bits of all terms at once.
+/// Computes c = a·b, or c += a·b if `accumulate`.
+///
+/// a is a blocked [rows, terms] matrix, b a blocked [terms, columns] matrix whose blocks have `terms` rows, c a blocked
+/// [rows, columns] matrix. Several calls over consecutive terms, all but the first with `accumulate`, give the same
+/// bits as one call.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn multiply<S: Simd>(
@@ -192,7 +194,7 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     accumulate: bool,
 ) {
     let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if accumulate {
             for r in 0..ROWS {
@@ -210,9 +212,11 @@ unsafe fn multiply_tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// c += aᵀ·b, the product of a weight gradient: a blocked [terms, rows], b blocked [terms, columns], c blocked
-/// [rows, columns], where `rows` is a multiple of 16 and `c_rows` ≥ `rows` is the number of rows in a block of c.
-/// The product is summed before it is added to c: long sums in chunks lose fewer digits than one chain.
+/// Computes c += aᵀ·b, the product of a weight gradient.
+///
+/// a is a blocked [terms, rows] matrix, b a blocked [terms, columns] matrix, c a blocked [rows, columns] matrix whose
+/// blocks have `c_rows` ≥ `rows` rows; `rows` is a multiple of 16. The product is summed before it is added to c, since
+/// long sums lose fewer digits in chunks than in one chain.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn multiply_transposed<S: Simd>(
@@ -228,7 +232,7 @@ pub(crate) fn multiply_transposed<S: Simd>(
     let blocks = columns.div_ceil(LANES);
     assert!(rows.is_multiple_of(LANES) && a.len() >= rows * terms && b.len() >= terms * blocks * LANES);
     assert!(rows == 0 || blocks == 0 || c.len() >= ((blocks - 1) * c_rows + rows) * LANES);
-    // Tiles divide a block of rows: 8 by 2 vectors keep the multipliers of AVX-512 busy, 4 by 1 those of AVX2.
+    // Tiles divide a block of rows: 8 rows by 2 vectors saturate AVX-512, 4 rows by 1 vector AVX2.
     let step = if S::TILE_VECTORS == 2 { 8 } else { 4 };
     let mut block = 0;
     while block < blocks {
@@ -263,7 +267,7 @@ unsafe fn add_outer<S: Simd, const ROWS: usize, const VECTORS: usize>(
     c: *mut f32,
     c_rows: usize,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let zero = [[s.splat(0.0); VECTORS]; ROWS];
         let sums = tile(s, Steps::<1, LANES>, terms, a, LANES * LANES, b, terms * LANES, zero);

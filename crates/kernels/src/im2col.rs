@@ -1,6 +1,8 @@
-//! Products whose left factor is gathered: each row is the concatenation of some pixels of an image ("im2col", made
-//! a block at a time and never stored whole). It serves convolutions of any shape, their gradients, and, with one tap
-//! a row, plain matrices.
+//! Convolution as a matrix product ("im2col"): a row of the left factor consists of the pixels under the kernel at one
+//! output pixel.
+//!
+//! The left factor is packed one block at a time and never stored whole. It represents convolutions of any shape, their
+//! gradients, and, with a single tap, plain matrices.
 
 use crate::epilogue::Epilogue;
 use crate::gemm::{Rows, blocked_len, multiply, multiply_transposed, pack_transposed};
@@ -8,11 +10,11 @@ use crate::parallel::{self, Part, Partition, SharedSlice};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
-/// The left factor: row (image, y, x) of a grid is, tap after tap, the pixel at (y·step + dy, x·step + dx) of the
-/// source [images, height, width, channels], zero outside.
+/// The left factor. Its row (image, y, x) of a grid concatenates, over the taps (dy, dx), the pixels at
+/// (y·step + dy, x·step + dx) of the source [images, height, width, channels]; pixels outside are zero.
 pub(crate) struct Im2col<'a> {
     pub source: &'a [f32],
-    /// The last channels of the source, if they are not in `source`; then both numbers of channels are multiples of 16.
+    /// The last channels of the source, if they are not in `source`. Both numbers of channels are then multiples of 16.
     pub skip: &'a [f32],
     pub height: usize,
     pub width: usize,
@@ -25,7 +27,7 @@ pub(crate) struct Im2col<'a> {
 }
 
 impl<'a> Im2col<'a> {
-    /// The row-major [rows, columns] matrix as it is.
+    /// Wraps a row-major [rows, columns] matrix.
     pub(crate) fn matrix(source: &'a [f32], rows: usize, columns: usize) -> Self {
         let (skip, grid) = (&[][..], [1, 1, rows]);
         Im2col { source, skip, height: 1, width: rows, channels: columns, grid, step: 1, taps: &[(0, 0)] }
@@ -39,10 +41,10 @@ impl<'a> Im2col<'a> {
         self.taps.len() * self.channels
     }
 
-    /// Writes the rows from `first` on as `rows` of the blocked `out`.
+    /// Packs the rows from `first` on into `rows` of the blocked `out`.
     ///
     /// # Safety
-    /// Nothing else uses these rows of `out` at the same time.
+    /// No other reference to these rows of `out` is in use.
     #[inline(always)]
     unsafe fn pack<S: Simd>(&self, s: S, first: usize, rows: Rows, out: SharedSlice) {
         let [_, grid_h, grid_w] = self.grid;
@@ -60,13 +62,13 @@ impl<'a> Im2col<'a> {
                             Some(index) => s.load_up_to(&self.skip[index * second + from - first..][..LANES]),
                             None => s.splat(0.0),
                         };
-                        // SAFETY: the caller's promise.
+                        // SAFETY: guaranteed by the caller.
                         s.store_up_to(v, unsafe { out.part(at, LANES) });
                         at += rows.of * LANES;
                     }
                 }
             } else {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { self.pack_odd_row(image, y, x, row, rows.of, out) };
             }
             x += 1;
@@ -79,7 +81,7 @@ impl<'a> Im2col<'a> {
         }
     }
 
-    /// One row where channels are not a multiple of 16, so that vectors straddle pixels.
+    /// Packs one row if the channels are not a multiple of 16, so that vectors straddle pixels.
     ///
     /// # Safety
     /// As for [`Im2col::pack`].
@@ -92,7 +94,7 @@ impl<'a> Im2col<'a> {
                 line[filled] = pixel.map_or(0.0, |pixel| pixel[channel]);
                 filled += 1;
                 if filled == LANES {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     unsafe { out.part(at, LANES) }.copy_from_slice(&line);
                     at += of * LANES;
                     filled = 0;
@@ -101,12 +103,12 @@ impl<'a> Im2col<'a> {
         }
         if filled > 0 {
             line[filled..].fill(0.0);
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe { out.part(at, LANES) }.copy_from_slice(&line);
         }
     }
 
-    /// Channels in `source` and in `skip`.
+    /// Returns the numbers of channels in `source` and in `skip`.
     #[inline(always)]
     fn split_channels(&self) -> [usize; 2] {
         let second = if self.skip.is_empty() {
@@ -117,7 +119,7 @@ impl<'a> Im2col<'a> {
         [self.channels - second, second]
     }
 
-    /// The number of the pixel that a tap of row (image, y, x) meets, if it is inside.
+    /// Returns the index of the source pixel for a tap of row (image, y, x), or `None` outside the image.
     #[inline(always)]
     fn pixel_index(&self, image: usize, y: usize, x: usize, (dy, dx): (isize, isize)) -> Option<usize> {
         let y = (y * self.step).wrapping_add_signed(dy);
@@ -125,14 +127,14 @@ impl<'a> Im2col<'a> {
         (y < self.height && x < self.width).then(|| (image * self.height + y) * self.width + x)
     }
 
-    /// That pixel, where all channels are in `source`.
+    /// Returns the source pixel for a tap of row (image, y, x), if all channels are in `source`.
     #[inline(always)]
     fn pixel(&self, image: usize, y: usize, x: usize, tap: (isize, isize)) -> Option<&'a [f32]> {
         self.pixel_index(image, y, x, tap).map(|index| &self.source[index * self.channels..][..self.channels])
     }
 }
 
-/// Where row (image, y, x) of the grid goes: to pixel (y·step + y0, x·step + x0) of [images, height, width].
+/// Maps row (image, y, x) of the grid to output pixel (y·step + y0, x·step + x0), where (y0, x0) is the origin.
 #[derive(Clone, Copy)]
 pub(crate) struct OutputGrid {
     pub height: usize,
@@ -141,7 +143,7 @@ pub(crate) struct OutputGrid {
     pub origin: (usize, usize),
 }
 
-/// out = gathered·weights + epilogue, where `weights` is blocked [gathered columns, `columns`].
+/// Computes out = patches·weights + epilogue, where `weights` is a blocked [patch columns, `columns`] matrix.
 pub(crate) fn product(
     patches: &Im2col,
     weights: &[f32],
@@ -155,8 +157,7 @@ pub(crate) fn product(
     if rows == 0 || columns == 0 {
         return;
     }
-    // How the product is cut changes no sum; it only has to keep a task's rows in the second-level cache and all
-    // threads busy.
+    // The partition does not affect the sums. It keeps a task's rows in the L2 cache and all threads busy.
     let max_rows = (64 * 1024 / terms.max(1)).clamp(14, 112);
     let partition = Partition::new(rows, 28, max_rows, blocks);
     let out = SharedSlice::new(out);
@@ -189,7 +190,7 @@ fn product_part_kernel<S: Simd>(
     let mut work = scratch::take(a_len + c_len);
     let work = &mut *work;
     let (a, c) = work.split_at_mut(a_len);
-    // SAFETY: the work space is this task's own.
+    // SAFETY: each task has its own work space.
     unsafe { patches.pack(s, first, Rows { first: 0, count: rows, of: rows }, SharedSlice::new(&mut *a)) };
     multiply(s, rows, terms, blocks * LANES, a, &weights[block * terms * LANES..], c, false);
     let [_, grid_h, grid_w] = patches.grid;
@@ -203,17 +204,17 @@ fn product_part_kernel<S: Simd>(
             let used = LANES.min(columns - column);
             let sum = s.load_up_to(&c[(b * rows + r) * LANES..]);
             let sum = epilogue.apply(s, sum, image, row, column, used, columns);
-            // SAFETY: a task writes the rows and columns of its part only.
+            // SAFETY: a task writes only the rows and columns of its part.
             let to = unsafe { out.part(row * columns + column, used) };
             s.store_up_to(sum, to);
         }
     }
 }
 
-/// Rows that an outer product sums before it adds the sum to the total; fixed, since it is part of the result.
+/// Rows that an outer product sums before it adds the sum to the total. Fixed, since it affects the bits.
 const OUTER_ROWS: usize = 256;
 
-/// out [left columns, right columns] = leftᵀ·right, two gathered factors with the same rows.
+/// Computes out [left columns, right columns] = leftᵀ·right for two factors with the same rows.
 pub(crate) fn outer(left: &Im2col, right: &Im2col, out: &mut [f32]) {
     let (rows, terms, columns) = (left.rows(), left.columns(), right.columns());
     assert_eq!(rows, right.rows());
@@ -222,7 +223,7 @@ pub(crate) fn outer(left: &Im2col, right: &Im2col, out: &mut [f32]) {
         return;
     }
     out.fill(0.0);
-    // Both factors are blocked, some chunks at a time that the third-level cache holds, and then multiplied.
+    // Pack as many chunks of both factors as the L3 cache holds, then multiply them.
     const BYTES: usize = 6 << 20;
     let (a_chunk, b_chunk) = (OUTER_ROWS * term_blocks * LANES, OUTER_ROWS * blocks * LANES);
     let step = (BYTES / 4 / (a_chunk + b_chunk)).max(1).min(rows.div_ceil(OUTER_ROWS));
@@ -230,7 +231,7 @@ pub(crate) fn outer(left: &Im2col, right: &Im2col, out: &mut [f32]) {
     let (a, b) = work.split_at_mut(step * a_chunk);
     for start in (0..rows).step_by(OUTER_ROWS * step.max(1)) {
         let span = (OUTER_ROWS * step).min(rows - start);
-        // A piece lies in one chunk.
+        // A piece lies within one chunk.
         const PIECE: usize = OUTER_ROWS / 8;
         let (to_a, to_b) = (SharedSlice::new(&mut *a), SharedSlice::new(&mut *b));
         parallel::for_each(span.div_ceil(PIECE), |piece| {
@@ -270,7 +271,7 @@ fn pack_factors_kernel<S: Simd>(
     a: SharedSlice,
     b: SharedSlice,
 ) {
-    // SAFETY: a task has its own rows.
+    // SAFETY: each task has its own rows.
     unsafe {
         left.pack(s, first, rows, a);
         right.pack(s, first, rows, b);
@@ -282,7 +283,7 @@ fn pack_square_kernel<S: Simd>(s: S, rows: usize, columns: usize, weights: &[f32
     pack_transposed(s, rows, columns, weights, rows, out);
 }
 
-/// Here the rows of a part are blocks of gathered columns.
+/// Computes one part of an outer product. The rows of the part are blocks of columns of the left factor.
 #[inline(always)]
 fn outer_part_kernel<S: Simd>(
     s: S,
@@ -308,14 +309,14 @@ fn outer_part_kernel<S: Simd>(
         for b in 0..blocks {
             let column = (block + b) * LANES;
             let used = LANES.min(columns - column);
-            // SAFETY: a task writes the rows and columns of its part only.
+            // SAFETY: a task writes only the rows and columns of its part.
             let to = unsafe { out.part((first * LANES + r) * columns + column, used) };
             s.store_up_to(s.add(s.load_up_to(to), s.load_up_to(&c[(b * height + r) * LANES..][..used])), to);
         }
     }
 }
 
-/// Blocks the row-major [rows, columns] weights.
+/// Packs the row-major [rows, columns] weights as a blocked matrix.
 pub(crate) fn pack_weights(rows: usize, columns: usize, weights: &[f32], out: &mut [f32]) {
     let out = SharedSlice::new(out);
     parallel::for_each(columns.div_ceil(LANES), |block| {
@@ -329,8 +330,8 @@ pub(crate) fn pack_weights(rows: usize, columns: usize, weights: &[f32], out: &m
     });
 }
 
-/// Blocks, as [matrices·rows, columns], matrices that are each stored row-major as [columns, rows]; `matrices` gives
-/// the start of each.
+/// Packs several [columns, rows] matrices, row-major and starting at `matrices`, as one blocked [matrices·rows,
+/// columns] matrix.
 pub(crate) fn pack_weights_transposed(
     matrices: &[usize],
     rows: usize,

@@ -1,6 +1,8 @@
-//! Convolutions of stride 1 to a few channels, such as a network's last: each tap is first applied to the image as it
-//! stands, one matrix product [pixels, c_in]·[c_in, taps·c_out], and the results are then shifted and added. Every input
-//! is read once, and vectors are full that three output channels would leave almost empty.
+//! Convolutions of stride 1 to a few channels, such as the last one of a network ("kn2row").
+//!
+//! One matrix product [pixels, c_in]·[c_in, taps·c_out] applies all taps to the unshifted image; the results are then
+//! shifted and added. Every input is read once, and vectors are full, whereas im2col would leave most lanes of three
+//! output channels unused.
 
 use crate::epilogue::Epilogue;
 use crate::gemm::{blocked_len, multiply, pack};
@@ -9,7 +11,7 @@ use crate::parallel::{self, SharedSlice};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
-/// Blocks weights [taps, c_in, c_out] as [c_in, taps·c_out].
+/// Packs weights [taps, c_in, c_out] as a blocked [c_in, taps·c_out] matrix.
 pub(crate) fn pack_filter(taps: usize, c_in: usize, c_out: usize, w: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for tap in 0..taps {
@@ -22,7 +24,7 @@ pub(crate) fn pack_filter(taps: usize, c_in: usize, c_out: usize, w: &[f32], out
     }
 }
 
-/// The same of weights [taps, c_out, c_in]: the filter of a gradient by the input.
+/// Packs weights [taps, c_out, c_in] like [`pack_filter`]: the filter of an input gradient.
 pub(crate) fn pack_filter_transposed(taps: usize, c_in: usize, c_out: usize, w: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for tap in 0..taps {
@@ -35,10 +37,10 @@ pub(crate) fn pack_filter_transposed(taps: usize, c_in: usize, c_out: usize, w: 
     }
 }
 
-/// Output rows of a task; a task also multiplies the rows that taps reach beyond them.
+/// Output rows per task. A task also computes the products of the neighboring rows that its taps reach.
 const BAND: usize = 8;
 
-/// out [images, grid rows, grid columns, c_out] = the sum over taps, plus the epilogue.
+/// Computes out [images, grid rows, grid columns, c_out] as the sum over taps, plus the epilogue.
 pub(crate) fn convolve(patches: &Im2col, c_out: usize, filter: &[f32], epilogue: Epilogue, out: &mut [f32]) {
     let [images, height, _] = patches.grid;
     if out.is_empty() {
@@ -94,7 +96,7 @@ fn convolve_kernel<S: Simd>(
     for y in first..first + count {
         for x in 0..width {
             let row = (image * height + y) * width + x;
-            // At most 64/taps channels, so a tap's sums lie in few vectors; they are gathered one by one.
+            // c_out ≤ 64/taps, so the sums of a tap occupy few vectors; they are gathered one by one.
             let mut sums = [0.0f32; 64];
             for (tap, (dy, dx)) in patches.taps.iter().enumerate() {
                 let (sy, sx) = (y as isize + dy, x as isize + dx);
@@ -110,15 +112,15 @@ fn convolve_kernel<S: Simd>(
             for (block, sums) in sums[..c_out].chunks(LANES).enumerate() {
                 let column = block * LANES;
                 let sum = epilogue.apply(s, s.load_up_to(sums), image, row, column, sums.len(), c_out);
-                // SAFETY: a task writes its own rows.
+                // SAFETY: a task writes only its own rows.
                 s.store_up_to(sum, unsafe { out.part(row * c_out + column, sums.len()) });
             }
         }
     }
 }
 
-/// dw [taps, c_in, c_out] of a convolution with the geometry of `patches` for the gradient `dy` of its output: each input
-/// pixel times the output gradients that its taps meet.
+/// Computes the weight gradient dw [taps, c_in, c_out] of a convolution from its output gradient `dy`: each input pixel
+/// times the output gradients under its taps.
 pub(crate) fn grad_weight(patches: &Im2col, c_out: usize, dy: &[f32], dw: &mut [f32]) {
     let [images, height, width] = patches.grid;
     let columns = patches.taps.len() * c_out;

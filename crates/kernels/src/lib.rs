@@ -1,19 +1,18 @@
-//! CPU kernels of a diffusion model's network over plain slices: convolution, group normalisation with SiLU, attention,
-//! matrix products, resampling and the optimizer, forward and backward, in f32.
+//! CPU kernels for the network of a diffusion model, on plain slices of f32: convolution, group normalization with
+//! SiLU, attention, matrix products, resampling and the optimizer, forward and backward.
 //!
 //! # Conventions
-//! * **Layout**: images are N,H,W,C; convolution weights \[kernel height, kernel width, in, out\]; linear weights
-//!   \[in, out\]; all contiguous.
-//! * **Outputs are overwritten**, whatever they held. A slice of the wrong length is a programming error and panics.
-//! * **Determinism**: results are bit-identical for any number of threads. Apart from sums over images (gradients of
-//!   weights, biases and normalisation parameters, whose order is fixed by the shape), an image's results do not depend
-//!   on the other images of the batch or on their number.
-//! * **Threads** are those of the rayon pool that the caller is in.
-//! * **Instructions**: AVX-512, AVX2 or the target's baseline, found at run time ([`instruction_set`]). Bits differ
-//!   between instruction sets, never within one.
+//! * **Layout**: images are N,H,W,C; convolution weights `[kernel height, kernel width, in, out]`; linear weights
+//!   `[in, out]`. All slices are contiguous.
+//! * **Outputs** are overwritten. A slice of the wrong length is a programming error and panics.
+//! * **Determinism**: results are bit-identical for any number of threads. The results of an image do not depend on the
+//!   other images of the batch, except for sums over images (gradients of weights, biases and normalization
+//!   parameters), whose order is fixed by the shape.
+//! * **Threads** are those of the current rayon pool.
+//! * **Instruction sets**: AVX-512, AVX2 or the target's baseline, detected at run time ([`instruction_set`]). Bits may
+//!   differ between instruction sets.
 //!
-//! [`mod@reference`] holds the same operations as plain loops in f64: what the fast ones are tested against, and the place
-//! to read what they compute.
+//! [`mod@reference`] defines the same operations as plain loops in f64. The tests compare the kernels with it.
 
 #![allow(unsafe_code)]
 

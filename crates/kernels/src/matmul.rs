@@ -6,56 +6,56 @@ use crate::im2col::{Im2col, OutputGrid, outer, pack_weights, pack_weights_transp
 use crate::profile;
 use crate::scratch;
 
-/// A product out \[m, n\] = a \[m, k\] · b \[k, n\], row-major.
+/// The shape of a row-major product out `[m, n]` = a `[m, k]` · b `[k, n]`.
 ///
-/// A linear layer with weights w \[in, out\] has, for x \[rows, in\] and gradient dy \[rows, out\]:
-/// y = x·w (nothing transposed), dx = dy·wᵀ (`b_transposed`), dw = xᵀ·dy (`a_transposed`).
+/// A linear layer with weights w `[in, out]`, input x `[rows, in]` and output gradient dy `[rows, out]` has
+/// y = x·w (nothing transposed), dx = dy·wᵀ (`b_transposed`) and dw = xᵀ·dy (`a_transposed`).
 #[derive(Clone, Copy, Debug)]
 pub struct MatMulShape {
     /// Rows of a and of the product.
     pub m: usize,
-    /// Columns of a, rows of b: the terms of a sum.
+    /// Columns of a and rows of b: the number of terms in each sum.
     pub k: usize,
     /// Columns of b and of the product.
     pub n: usize,
-    /// `a` is stored \[k, m\].
+    /// Whether `a` is stored as `[k, m]`.
     pub a_transposed: bool,
-    /// `b` is stored \[n, k\].
+    /// Whether `b` is stored as `[n, k]`.
     pub b_transposed: bool,
 }
 
 impl MatMulShape {
-    /// Neither factor transposed.
+    /// Creates the shape of a product without transposed factors.
     pub fn new(m: usize, k: usize, n: usize) -> Self {
         MatMulShape { m, k, n, a_transposed: false, b_transposed: false }
     }
 
-    /// With `a` stored \[k, m\].
+    /// Returns the same shape with `a` stored as `[k, m]`.
     pub fn transpose_a(self) -> Self {
         MatMulShape { a_transposed: true, ..self }
     }
 
-    /// With `b` stored \[n, k\].
+    /// Returns the same shape with `b` stored as `[n, k]`.
     pub fn transpose_b(self) -> Self {
         MatMulShape { b_transposed: true, ..self }
     }
 }
 
-/// out = a·b, plus `bias` \[n\] in every row.
+/// Computes out = a·b, plus `bias` `[n]` in every row.
 ///
-/// Unless `a` is transposed, a row of the product depends on that row of `a` alone, to the last bit.
+/// Unless `a` is transposed, the bits of a row of the product depend on that row of `a` only.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says.
+/// If the length of a slice does not match `shape`.
 pub fn matmul(shape: &MatMulShape, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
     let MatMulShape { m, k, n, a_transposed, b_transposed } = *shape;
-    assert_eq!(a.len(), m * k, "matmul: a");
-    assert_eq!(b.len(), k * n, "matmul: b");
-    assert_eq!(out.len(), m * n, "matmul: out");
-    assert!(bias.is_none_or(|bias| bias.len() == n), "matmul: bias");
+    assert_eq!(a.len(), m * k, "matmul: the length of `a` does not match the shape");
+    assert_eq!(b.len(), k * n, "matmul: the length of `b` does not match the shape");
+    assert_eq!(out.len(), m * n, "matmul: the length of `out` does not match the shape");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "matmul: the length of `bias` does not match the shape");
     let pass = match (a_transposed, b_transposed) {
-        (true, _) => "gradient by weights",
-        (false, true) => "gradient by input",
+        (true, _) => "weight gradient",
+        (false, true) => "input gradient",
         (false, false) => "forward",
     };
     let name = || format!("linear, convolution 1×1: {pass}");
@@ -70,7 +70,7 @@ pub fn matmul(shape: &MatMulShape, a: &[f32], b: &[f32], bias: Option<&[f32]>, o
         return;
     }
     if a_transposed {
-        // Both transposed: rare, and worth a copy.
+        // Both factors are transposed, which is rare: copy a into row-major order.
         let mut copy = scratch::take(m * k);
         let copy = &mut *copy;
         for (r, row) in copy.chunks_exact_mut(k.max(1)).enumerate() {

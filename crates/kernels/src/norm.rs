@@ -1,8 +1,8 @@
-//! Group normalisation (Wu & He 2018) with what follows it in a residual block: a scale and a shift for every image and
-//! channel (Nichol & Dhariwal 2021, "adaptive group normalisation") and SiLU, in one pass each way.
+//! Group normalization (Wu & He 2018), fused with the operations that follow it in a residual block: a scale and shift
+//! for each image and channel (Nichol & Dhariwal 2021, "adaptive group normalization") and SiLU.
 //!
-//! Only mean and 1/σ of each group are kept for the backward pass. Sums run over fixed chunks of pixels in f32 and over
-//! chunks, in order, in f64.
+//! Forward and backward are one fused pass each. The backward pass needs only the mean and 1/σ of each group from the
+//! forward pass. Sums within fixed chunks of pixels are in f32, sums over chunks, in order, in f64.
 
 use crate::activation::{sigmoid, silu_slope};
 use crate::parallel::{self, SharedSlice};
@@ -11,21 +11,21 @@ use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
 
-/// Pixels of a chunk. Part of the result: it fixes the order of sums.
+/// Pixels per chunk. Fixed, since it determines the order of the sums.
 const CHUNK: usize = 64;
 
-/// Shape of a group normalisation of x \[n, pixels, channels\].
+/// The shape of a group normalization of x `[n, pixels, channels]`.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupNormShape {
-    /// Images.
+    /// Number of images.
     pub n: usize,
-    /// Pixels of an image.
+    /// Pixels per image.
     pub pixels: usize,
-    /// Channels, a multiple of `groups`.
+    /// Number of channels, a multiple of `groups`.
     pub channels: usize,
-    /// Groups of consecutive channels, each with its own mean and variance.
+    /// Number of groups of consecutive channels; each group has its own mean and variance.
     pub groups: usize,
-    /// Added to the variance.
+    /// ε, added to the variance.
     pub eps: f32,
 }
 
@@ -35,15 +35,24 @@ impl GroupNormShape {
     }
 
     fn check(&self, x: usize, gamma: &[f32], beta: &[f32], epilogue: Option<(&[f32], &[f32])>, mean_rstd: usize) {
-        assert!(self.groups > 0 && self.channels.is_multiple_of(self.groups), "{self:?}: channels of a group");
-        assert_eq!(x, self.n * self.image(), "{self:?}: length of x");
-        assert!(gamma.len() == self.channels && beta.len() == self.channels, "{self:?}: length of gamma or beta");
+        assert!(
+            self.groups > 0 && self.channels.is_multiple_of(self.groups),
+            "{self:?}: `channels` must be a multiple of `groups`"
+        );
+        assert_eq!(x, self.n * self.image(), "{self:?}: wrong length of `x`");
+        assert!(
+            gamma.len() == self.channels && beta.len() == self.channels,
+            "{self:?}: wrong length of `gamma` or `beta`"
+        );
         let nc = self.n * self.channels;
-        assert!(epilogue.is_none_or(|(a, b)| a.len() == nc && b.len() == nc), "{self:?}: length of scale or shift");
-        assert_eq!(mean_rstd, 2 * self.n * self.groups, "{self:?}: length of mean_rstd");
+        assert!(
+            epilogue.is_none_or(|(a, b)| a.len() == nc && b.len() == nc),
+            "{self:?}: wrong length of a scale or shift"
+        );
+        assert_eq!(mean_rstd, 2 * self.n * self.groups, "{self:?}: wrong length of `mean_rstd`");
     }
 
-    /// Runs `task(chunk)` on every chunk of an image: here, or on all threads if images alone would not occupy them.
+    /// Runs `task(chunk)` for every chunk of an image, on all threads if there are fewer images than threads.
     fn chunks(&self, task: impl Fn(usize) + Sync + Send) {
         let count = self.pixels.div_ceil(CHUNK);
         if self.n < parallel::threads() {
@@ -53,20 +62,22 @@ impl GroupNormShape {
         }
     }
 
-    /// Start and length, in an image, of chunk `index`.
+    /// Returns the offset within an image and the length of chunk `index`.
     fn chunk(&self, index: usize) -> (usize, usize) {
         (index * CHUNK * self.channels, CHUNK.min(self.pixels - index * CHUNK) * self.channels)
     }
 }
 
-/// out = f((x − mean)/√(variance + eps)·gamma + beta), where f(y) = y·(1 + scale) + shift with `scale_shift`
-/// (\[n, channels\] each), then SiLU if `silu`. `gamma` and `beta` are \[channels\]; `mean_rstd` \[n, groups, 2\]
-/// receives what [`group_norm_backward`] needs.
+/// Computes out = f((x − mean)/√(variance + eps)·gamma + beta), where f(y) = y·(1 + scale) + shift if `scale_shift` is
+/// given, followed by SiLU if `silu`.
 ///
-/// An image of the output depends on that image of the input alone, to the last bit.
+/// `gamma` and `beta` are `[channels]`, scale and shift `[n, channels]`. `mean_rstd` `[n, groups, 2]` receives the
+/// means and 1/σ for [`group_norm_backward`].
+///
+/// The bits of an output image depend on the input image of the same index only.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says.
+/// If the length of a slice does not match `shape`.
 #[allow(clippy::too_many_arguments)]
 pub fn group_norm(
     shape: &GroupNormShape,
@@ -79,11 +90,11 @@ pub fn group_norm(
     mean_rstd: &mut [f32],
 ) {
     shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
-    assert_eq!(out.len(), x.len(), "{shape:?}: length of the output");
+    assert_eq!(out.len(), x.len(), "{shape:?}: wrong length of `out`");
     if x.is_empty() {
         return;
     }
-    // The mean has to be known before the first output: x is read twice.
+    // Reads x twice, since the mean must be known before the first output.
     let _span = profile::span(|| "group norm + SiLU".into(), 10 * x.len(), 3 * x.len());
     let c = shape.channels;
     let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
@@ -98,30 +109,35 @@ pub fn group_norm(
         let out = SharedSlice::new(out);
         shape.chunks(|chunk| {
             let (start, len) = shape.chunk(chunk);
-            // SAFETY: chunks write different parts.
+            // SAFETY: chunks write disjoint parts.
             let to = unsafe { out.part(start, len) };
             apply(gain, offset, silu, &x[start..start + len], to, c);
         });
     });
 }
 
-/// A group normalisation whose means and variances are known: for each image and channel z = x·gain + offset, then SiLU if
-/// `silu`. A convolution applies it to its input as it reads it ([`Fusion`](crate::Fusion)), so that the result is never stored.
+/// A group normalization with known means and variances: z = x·gain + offset for each image and channel, then SiLU if
+/// `silu`.
+///
+/// A convolution applies it while it reads its input (see [`Fusion`](crate::Fusion)), so that the result is never
+/// stored.
 #[derive(Clone, Debug)]
 pub struct Normalization {
     channels: usize,
-    /// \[n, channels\].
+    /// `[n, channels]`, as is `offset`.
     gain: Vec<f32>,
     offset: Vec<f32>,
     silu: bool,
 }
 
 impl Normalization {
-    /// Computes the means and variances of x \[n, pixels, channels\], with the bits of [`group_norm`], and leaves them in
-    /// `mean_rstd` \[n, groups, 2\]. The first channels of x are in `parts\[0\]`, the last in `parts\[1\]`, which may be empty.
+    /// Computes the means and variances of x `[n, pixels, channels]`, with the same bits as [`group_norm`], and stores
+    /// means and 1/σ in `mean_rstd` `[n, groups, 2]`.
+    ///
+    /// `parts[0]` holds the first channels of x, `parts[1]`, which may be empty, the last.
     ///
     /// # Panics
-    /// If a slice has not the length that `shape` says.
+    /// If the length of a slice does not match `shape`.
     pub fn new(
         shape: &GroupNormShape,
         parts: [&[f32]; 2],
@@ -134,7 +150,10 @@ impl Normalization {
         let len = parts[0].len() + parts[1].len();
         shape.check(len, gamma, beta, scale_shift, mean_rstd.len());
         let pixels = shape.n * shape.pixels;
-        assert!(parts[0].len().is_multiple_of(pixels.max(1)), "{shape:?}: length of the first part");
+        assert!(
+            parts[0].len().is_multiple_of(pixels.max(1)),
+            "{shape:?}: the first part is not a whole number of channels"
+        );
         if len > 0 {
             let _span = profile::span(|| "group norm: mean and variance".into(), 4 * len, len);
             let [a, b] = parts.map(|part| part.len() / shape.n);
@@ -163,14 +182,17 @@ impl Normalization {
         Self { channels: c, gain, offset, silu }
     }
 
-    /// Normalises whole images.
+    /// Normalizes whole images.
     ///
     /// # Panics
-    /// If the lengths differ from those of the images that were measured.
+    /// If the number of images or channels differs from that of the statistics.
     pub fn apply(&self, x: &[f32], out: &mut [f32]) {
         let images = self.gain.len() / self.channels;
-        assert!(x.len() == out.len() && x.len().is_multiple_of(self.gain.len()), "normalization: lengths");
-        let _span = profile::span(|| "group norm: normalisation".into(), 6 * x.len(), 2 * x.len());
+        assert!(
+            x.len() == out.len() && x.len().is_multiple_of(self.gain.len()),
+            "normalization: the lengths of `x` and `out` do not match the statistics"
+        );
+        let _span = profile::span(|| "group norm: normalization".into(), 6 * x.len(), 2 * x.len());
         let pixels = x.len() / self.gain.len();
         let chunks = pixels.div_ceil(CHUNK);
         let out = SharedSlice::new(out);
@@ -178,12 +200,13 @@ impl Normalization {
             let (image, first) = (task / chunks, task % chunks * CHUNK);
             let (start, len) = ((image * pixels + first) * self.channels, CHUNK.min(pixels - first) * self.channels);
             let (gain, offset) = self.of(image);
-            // SAFETY: tasks write different parts.
+            // SAFETY: tasks write disjoint parts.
             apply(gain, offset, self.silu, &x[start..start + len], unsafe { out.part(start, len) }, self.channels);
         });
     }
 
-    /// Normalises pixels of one image, in a kernel: the first channels of each are in `parts\[0\]`, the last in `parts\[1\]`.
+    /// Normalizes pixels of one image within a kernel. `parts[0]` holds the first channels of each pixel, `parts[1]`
+    /// the last.
     #[inline(always)]
     pub(crate) fn apply_part<S: Simd>(&self, s: S, image: usize, parts: [&[f32]; 2], out: &mut [f32]) {
         let (gain, offset) = self.of(image);
@@ -200,7 +223,7 @@ impl Normalization {
         (row(&self.gain, image, self.channels), row(&self.offset, image, self.channels))
     }
 
-    /// Images and channels.
+    /// Returns the numbers of images and channels.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.gain.len() / self.channels, self.channels)
     }
@@ -210,7 +233,7 @@ fn row(x: &[f32], image: usize, channels: usize) -> &[f32] {
     &x[image * channels..][..channels]
 }
 
-/// The affine map of one image after the normalisation.
+/// The affine map of one image that follows the normalization.
 struct Affine<'a> {
     gamma: &'a [f32],
     beta: &'a [f32],
@@ -227,7 +250,7 @@ impl<'a> Affine<'a> {
         self.scale_shift.map_or(1.0, |(scale, _)| 1.0 + scale[c])
     }
 
-    /// z = x·gain + offset is the argument of SiLU.
+    /// Computes gain and offset, where z = x·gain + offset is the argument of SiLU.
     fn coefficients(&self, mean_rstd: &[f32], gain: &mut [f32], offset: &mut [f32]) {
         let per_group = self.gamma.len() / (mean_rstd.len() / 2);
         for (c, (gain, offset)) in gain.iter_mut().zip(offset).enumerate() {
@@ -240,7 +263,7 @@ impl<'a> Affine<'a> {
     }
 }
 
-/// Mean and 1/√(variance + eps) of the groups of one image.
+/// Computes the mean and 1/√(variance + eps) of the groups of one image.
 fn compute_stats(shape: &GroupNormShape, parts: [&[f32]; 2], mean_rstd: &mut [f32]) {
     let c = shape.channels;
     let widths = parts.map(|part| part.len() / shape.pixels);
@@ -254,7 +277,7 @@ fn compute_stats(shape: &GroupNormShape, parts: [&[f32]; 2], mean_rstd: &mut [f3
         let pixels = chunk * CHUNK..shape.pixels.min((chunk + 1) * CHUNK);
         let mut at = 0;
         for (x, width) in parts.into_iter().zip(widths) {
-            // SAFETY: chunks and channels write different parts.
+            // SAFETY: chunks and channels write disjoint parts.
             let sums = unsafe { [to.part(chunk * 2 * c + at, width), to.part((chunk * 2 + 1) * c + at, width)] };
             moments(&first[at..at + width], &x[pixels.start * width..pixels.end * width], sums);
             at += width;
@@ -263,8 +286,10 @@ fn compute_stats(shape: &GroupNormShape, parts: [&[f32]; 2], mean_rstd: &mut [f3
     combine_stats(shape, first, partial, mean_rstd);
 }
 
-/// Mean and 1/√(variance + eps) of the groups of one image. `partial` \[chunks, 2, channels\] holds sums of x − x₀ and
-/// of its square, where x₀ is the image's first pixel: shifted, so that a large mean does not swallow the variance.
+/// Combines sums over chunks into the mean and 1/√(variance + eps) of the groups of one image.
+///
+/// `partial` `[chunks, 2, channels]` holds sums of x − x₀ and of its square, where x₀ is the first pixel of the image.
+/// Without this shift, cancellation would lose a variance that is small compared with the mean.
 fn combine_stats(shape: &GroupNormShape, first: &[f32], partial: &[f32], mean_rstd: &mut [f32]) {
     let per_group = shape.channels / shape.groups;
     let pixels = shape.pixels as f64;
@@ -286,11 +311,13 @@ fn combine_stats(shape: &GroupNormShape, first: &[f32], partial: &[f32], mean_rs
     }
 }
 
-/// The gradients of [`group_norm`] for the gradient `dy` of its output: `dx` like x, `dgamma` and `dbeta` \[channels\],
-/// summed over the images in order, and those of `scale_shift`, if it was given, \[n, channels\] each.
+/// Computes the gradients of [`group_norm`] from the gradient `dy` of its output.
+///
+/// `dx` has the shape of x. `dgamma` and `dbeta` `[channels]` are summed over the images in order. `dscale_shift`, if
+/// given, has the shape of `scale_shift`.
 ///
 /// # Panics
-/// If a slice has not the length that `shape` says, or `dscale_shift` is given without `scale_shift`.
+/// If the length of a slice does not match `shape`, or `dscale_shift` is given without `scale_shift`.
 #[allow(clippy::too_many_arguments)]
 pub fn group_norm_backward(
     shape: &GroupNormShape,
@@ -307,16 +334,16 @@ pub fn group_norm_backward(
     dscale_shift: Option<(&mut [f32], &mut [f32])>,
 ) {
     shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
-    assert!(dy.len() == x.len() && dx.len() == x.len(), "{shape:?}: length of dy or dx");
+    assert!(dy.len() == x.len() && dx.len() == x.len(), "{shape:?}: wrong length of `dy` or `dx`");
     let c = shape.channels;
-    assert!(dgamma.len() == c && dbeta.len() == c, "{shape:?}: length of dgamma or dbeta");
+    assert!(dgamma.len() == c && dbeta.len() == c, "{shape:?}: wrong length of `dgamma` or `dbeta`");
     dgamma.fill(0.0);
     dbeta.fill(0.0);
     if x.is_empty() {
         return;
     }
     let _span = profile::span(|| "group norm + SiLU: gradients".into(), 25 * x.len(), 5 * x.len());
-    // For each image and channel, the sums over pixels of g and of g·(x − mean)/σ, where g is the gradient by z.
+    // For each image and channel, the sums over pixels of g = dloss/dz and of g·(x − mean)/σ.
     let mut sums = scratch::take(2 * shape.n * c);
     let sums = &mut *sums;
     let images = x.par_chunks(shape.image()).zip(dy.par_chunks(shape.image()));
@@ -344,8 +371,11 @@ pub fn group_norm_backward(
         (dgamma[channel], dbeta[channel]) = (by_gamma as f32, by_beta as f32);
     }
     if let Some((dscale, dshift)) = dscale_shift {
-        assert!(scale_shift.is_some(), "{shape:?}: a gradient for a scale and shift that are not there");
-        assert!(dscale.len() == shape.n * c && dshift.len() == shape.n * c, "{shape:?}: length of dscale_shift");
+        assert!(scale_shift.is_some(), "{shape:?}: `dscale_shift` needs `scale_shift`");
+        assert!(
+            dscale.len() == shape.n * c && dshift.len() == shape.n * c,
+            "{shape:?}: wrong length of a part of `dscale_shift`"
+        );
         for (image, sums) in sums.chunks_exact(2 * c).enumerate() {
             for channel in 0..c {
                 dshift[image * c + channel] = sums[channel];
@@ -383,7 +413,7 @@ fn backward_image(
     let lines = [&*gain, &*offset, &*mean];
     shape.chunks(|chunk| {
         let (start, len) = shape.chunk(chunk);
-        // SAFETY: chunks write different parts.
+        // SAFETY: chunks write disjoint parts.
         let (g, sums) = unsafe { (to.part(start, len), parts.part(chunk * 2 * c, 2 * c)) };
         gradients(lines, silu, &x[start..start + len], &dy[start..start + len], g, sums);
     });
@@ -392,7 +422,8 @@ fn backward_image(
         let total: f64 = partial.iter().skip(i).step_by(2 * c).map(|&x| f64::from(x)).sum();
         *out = (total * rstd) as f32;
     }
-    // With h = g·gamma·(1 + scale) and x̂ = (x − mean)/σ: dx = (h − mean(h) − x̂·mean(h·x̂))/σ, means over a group.
+    // With h = g·gamma·(1 + scale) and x̂ = (x − mean)/σ, dx = (h − mean(h) − x̂·mean(h·x̂))/σ; the means are over a
+    // group.
     let count = (shape.pixels * per_group) as f64;
     for group in 0..shape.groups {
         let channels = group * per_group..(group + 1) * per_group;
@@ -411,7 +442,7 @@ fn backward_image(
     let lines = [&*by_g, &*by_x, &*constant];
     shape.chunks(|chunk| {
         let (start, len) = shape.chunk(chunk);
-        // SAFETY: chunks write different parts.
+        // SAFETY: chunks write disjoint parts.
         combine(lines, &x[start..start + len], unsafe { to.part(start, len) });
     });
 }
@@ -424,7 +455,7 @@ dispatch! {
     fn combine(lines: [&[f32]; 3], x: &[f32], dx: &mut [f32]) = combine_kernel;
 }
 
-/// sums \[2, channels\] = Σ (x − first), Σ (x − first)².
+/// Computes Σ (x − first) and Σ (x − first)² for each channel.
 #[inline(always)]
 fn moments_kernel<S: Simd>(s: S, first: &[f32], x: &[f32], [linear, square]: [&mut [f32]; 2]) {
     let channels = first.len();
@@ -442,7 +473,7 @@ fn moments_kernel<S: Simd>(s: S, first: &[f32], x: &[f32], [linear, square]: [&m
     }
 }
 
-/// Pixels of `out` are `stride` apart.
+/// Computes x·gain + offset, then SiLU if `silu`. Consecutive pixels of `out` are `stride` apart.
 #[inline(always)]
 fn apply_kernel<S: Simd>(s: S, gain: &[f32], offset: &[f32], silu: bool, x: &[f32], out: &mut [f32], stride: usize) {
     let channels = gain.len();
@@ -455,7 +486,7 @@ fn apply_kernel<S: Simd>(s: S, gain: &[f32], offset: &[f32], silu: bool, x: &[f3
     }
 }
 
-/// g = dy·f′(z); sums \[2, channels\] = Σ g, Σ g·(x − mean).
+/// Computes g = dy·SiLU′(z) (or dy without SiLU), and sums `[2, channels]` = Σ g, Σ g·(x − mean).
 #[inline(always)]
 fn gradients_kernel<S: Simd>(
     s: S,
@@ -488,7 +519,7 @@ fn gradients_kernel<S: Simd>(
     }
 }
 
-/// dx = dx·by_g + x·by_x + constant.
+/// Computes dx = dx·by_g + x·by_x + constant.
 #[inline(always)]
 fn combine_kernel<S: Simd>(s: S, [by_g, by_x, constant]: [&[f32]; 3], x: &[f32], dx: &mut [f32]) {
     let channels = by_g.len();

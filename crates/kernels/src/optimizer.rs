@@ -4,7 +4,7 @@ use crate::profile;
 use crate::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
 
-/// The scalars of one Adam step (Algorithm 1; ε where PyTorch puts it).
+/// The scalars of one Adam step (Algorithm 1, with ε as in PyTorch).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
     /// Learning rate of this step.
@@ -13,25 +13,25 @@ pub struct AdamStep {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// ε, added to the square root of the second moment.
     pub epsilon: f64,
-    /// Number of this step; the first is 1.
+    /// Number of this step, counted from 1.
     pub step: u64,
-    /// Multiplies the gradient first: 1/accumulated batches, and the global-norm clip.
+    /// Factor on the gradient: 1/(accumulated batches), times the global-norm clip.
     pub gradient_scale: f64,
     /// Decay of the moving average.
     pub ema_decay: f64,
 }
 
-/// Does one step of `torch.optim.Adam` (no weight decay) on a parameter and its moments, then
-/// ema ← ema + (1 − decay)·(param − ema).
+/// Performs one step of `torch.optim.Adam` (without weight decay) on a parameter and its moments, then updates the
+/// average: ema ← ema + (1 − decay)·(param − ema).
 ///
 /// # Panics
 /// If the lengths differ.
 pub fn adam(step: &AdamStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32]) {
     const TASK: usize = 16 * 1024;
-    assert!([grad.len(), m.len(), v.len(), ema.len()] == [param.len(); 4], "adam: lengths");
-    let _span = profile::span(|| "Adam and average".into(), 15 * param.len(), 9 * param.len());
+    assert!([grad.len(), m.len(), v.len(), ema.len()] == [param.len(); 4], "adam: the slices differ in length");
+    let _span = profile::span(|| "Adam and EMA".into(), 15 * param.len(), 9 * param.len());
     let coefficients = Coefficients::new(step);
     let tasks = param.par_chunks_mut(TASK).zip(grad.par_chunks(TASK)).zip(m.par_chunks_mut(TASK));
     let tasks = tasks.zip(v.par_chunks_mut(TASK)).zip(ema.par_chunks_mut(TASK));

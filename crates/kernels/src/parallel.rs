@@ -1,10 +1,12 @@
-//! Tasks over the threads of rayon's current pool. How tasks are shared among threads never changes a result: a task
-//! owns the outputs that it writes, and sums that cross tasks are made in the order of the tasks.
+//! Parallel loops on the current rayon pool.
+//!
+//! The distribution of tasks among threads never affects a result: each task writes its own outputs, and sums across
+//! tasks are in the order of the tasks.
 
 use rayon::prelude::*;
 use std::marker::PhantomData;
 
-/// Runs `task(i)` for every i below `count`, in any order, on the current pool's threads.
+/// Runs `task(i)` for every i in `0..count`, in any order, on the threads of the current pool.
 pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
     if count == 1 || rayon::current_num_threads() == 1 {
         (0..count).for_each(task);
@@ -13,12 +15,12 @@ pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
     }
 }
 
-/// Threads of the current pool.
+/// Returns the number of threads of the current pool.
 pub(crate) fn threads() -> usize {
     rayon::current_num_threads()
 }
 
-/// A mutable slice of which tasks take disjoint parts.
+/// A mutable slice whose disjoint parts are written by different tasks.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedSlice<'a> {
     start: *mut f32,
@@ -36,39 +38,41 @@ impl<'a> SharedSlice<'a> {
         SharedSlice { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    /// All from `start` on, still to be taken in disjoint parts.
+    /// Returns the slice from `start` on. Its parts must be disjoint from all others, too.
     pub(crate) fn tail(self, start: usize) -> Self {
         assert!(start <= self.len);
-        // SAFETY: within, or one past, the slice.
+        // SAFETY: the pointer stays within the slice or one past its end.
         let from = unsafe { self.start.add(start) };
         SharedSlice { start: from, len: self.len - start, slice: PhantomData }
     }
 
-    /// The start of the slice, of which the first `len` floats exist; writing through it is for the same parts as
-    /// [`SharedSlice::part`] gives.
+    /// Returns a pointer to the first `len` floats. Writes through it must stay within parts that [`SharedSlice::part`]
+    /// could return.
     pub(crate) fn pointer(self, len: usize) -> *mut f32 {
         assert!(len <= self.len);
         self.start
     }
 
-    /// The `len` floats from `start`.
+    /// Returns the `len` floats from `start`.
     ///
     /// # Safety
-    /// No other part that overlaps this one is in use at the same time.
+    /// No overlapping part is in use at the same time.
     #[inline(always)]
     pub(crate) unsafe fn part(self, start: usize, len: usize) -> &'a mut [f32] {
         assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: within the slice, by the assertion; disjoint, by the caller's promise.
+        // SAFETY: within the slice by the assertion above, and disjoint from other parts as the caller guarantees.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }
 
-/// Division of a product's rows and column blocks among tasks: along rows where there are enough, so that a task packs its
-/// rows once; else along columns, in pairs of blocks.
+/// The division of a product's rows and column blocks among tasks.
+///
+/// Rows are divided if there are enough of them, so that a task packs its rows once. Otherwise columns are divided,
+/// too, in pairs of blocks.
 pub(crate) struct Partition {
     pub rows: usize,
     pub rows_per_task: usize,
-    /// Blocks of sixteen columns.
+    /// Number of blocks of sixteen columns.
     pub blocks: usize,
     pub blocks_per_task: usize,
 }
@@ -82,8 +86,8 @@ pub(crate) struct Part {
 }
 
 impl Partition {
-    /// Partition into tasks of at most `max_rows` rows; columns are divided too if there are fewer than `min_rows` rows for
-    /// each thread.
+    /// Divides the product into tasks of at most `max_rows` rows. Columns are divided, too, if there are fewer than
+    /// `min_rows` rows per thread.
     pub(crate) fn new(rows: usize, min_rows: usize, max_rows: usize, blocks: usize) -> Self {
         let (threads, pairs) = (threads(), blocks.div_ceil(2));
         let (row_tasks, column_tasks) = match rows < min_rows * threads {
@@ -98,7 +102,7 @@ impl Partition {
         }
     }
 
-    /// Tasks along the rows.
+    /// Returns the number of tasks along the rows.
     pub(crate) fn row_tasks(&self) -> usize {
         self.rows.div_ceil(self.rows_per_task)
     }
@@ -107,12 +111,12 @@ impl Partition {
         self.blocks.div_ceil(self.blocks_per_task)
     }
 
-    /// All tasks.
+    /// Returns the total number of tasks.
     pub(crate) fn tasks(&self) -> usize {
         self.row_tasks() * self.column_tasks()
     }
 
-    /// What task number `task` computes.
+    /// Returns the part of task number `task`.
     pub(crate) fn part(&self, task: usize) -> Part {
         let column_tasks = self.column_tasks();
         let (first, block) = (task / column_tasks * self.rows_per_task, task % column_tasks * self.blocks_per_task);

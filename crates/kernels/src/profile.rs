@@ -1,35 +1,36 @@
-//! A profile of the kernels: calls, seconds, operations and bytes of each, recorded on request.
+//! A profile of the kernels: number of calls, time, floating-point operations and bytes per operation.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// The calls of one kind of operation since [`start_profile`].
+/// The statistics of one operation since [`start_profile`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProfileEntry {
-    /// The operation, as "convolution 3×3 forward".
+    /// The operation, such as "convolution 3×3 stride 1: forward".
     pub operation: String,
-    /// Calls.
+    /// Number of calls.
     pub calls: u64,
-    /// Seconds from call to return.
+    /// Total time in seconds.
     pub seconds: f64,
-    /// Additions and multiplications of f32, counted as the definition has them: a convolution as a direct one.
+    /// Floating-point operations by definition; those of a direct convolution, whatever the algorithm.
     pub flop: f64,
-    /// Bytes that must be read and written at least: inputs once, outputs once.
+    /// Minimum memory traffic in bytes: every input read once and every output written once.
     pub bytes: f64,
 }
 
 static PROFILING: AtomicBool = AtomicBool::new(false);
 static ENTRIES: Mutex<Vec<ProfileEntry>> = Mutex::new(Vec::new());
 
-/// Clears the profile of this process and records until [`stop_profile`]. Kernels that run at the same time in several
-/// threads of the caller's are counted each in full.
+/// Clears the profile of this process and records until [`stop_profile`].
+///
+/// Times of kernels that run concurrently in several threads of the caller add up.
 pub fn start_profile() {
     ENTRIES.lock().unwrap_or_else(PoisonError::into_inner).clear();
     PROFILING.store(true, Ordering::Relaxed);
 }
 
-/// Stops recording and returns the entries, the longest first.
+/// Stops recording and returns the entries, longest total time first.
 pub fn stop_profile() -> Vec<ProfileEntry> {
     PROFILING.store(false, Ordering::Relaxed);
     let mut entries = std::mem::take(&mut *ENTRIES.lock().unwrap_or_else(PoisonError::into_inner));
@@ -37,11 +38,11 @@ pub fn stop_profile() -> Vec<ProfileEntry> {
     entries
 }
 
-/// A call in progress; recorded when dropped.
+/// A call in progress, recorded when dropped.
 pub(crate) struct Span(Option<(Instant, String, f64, f64)>);
 
-/// Begins a call of `operation`, of so many floating-point operations and so many floats read and written. Without a
-/// profile this is one relaxed load.
+/// Starts a call of `operation` with the given numbers of floating-point operations and of floats read and written. The
+/// cost is one relaxed load if no profile is being recorded.
 pub(crate) fn span(operation: impl FnOnce() -> String, flop: usize, floats: usize) -> Span {
     let profiling = PROFILING.load(Ordering::Relaxed);
     Span(profiling.then(|| (Instant::now(), operation(), flop as f64, 4.0 * floats as f64)))
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_counts_the_calls_between_start_and_stop() {
+    fn counts_calls_between_start_and_stop() {
         let run = || drop(span(|| "a test's own".into(), 10, 3));
         let mine = |entries: Vec<ProfileEntry>| entries.into_iter().find(|entry| entry.operation == "a test's own");
         run();

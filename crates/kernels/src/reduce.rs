@@ -1,5 +1,5 @@
-//! Sums over rows and images, each in one fixed order: vectors of partial sums in f32 over a fixed number of rows, and
-//! the partial sums in f64, first to last.
+//! Sums over rows and images in a fixed order: f32 partial sums over a fixed number of rows, then their f64 sum, in
+//! order.
 
 use crate::parallel::{self, SharedSlice};
 use crate::profile;
@@ -10,25 +10,28 @@ use rayon::prelude::*;
 /// Rows that are summed in f32.
 const ROWS: usize = 64;
 
-/// out \[channels\] = the sum of the rows of `x` \[rows, channels\]: the gradient of a bias.
+/// Computes out `[channels]` as the sum of the rows of `x` `[rows, channels]`: the gradient of a bias.
 ///
 /// # Panics
-/// If `x` is not whole rows of `out.len()` channels.
+/// If the length of `x` is not a multiple of `out.len()`.
 pub fn channel_sums(x: &[f32], out: &mut [f32]) {
     per_image_channel_sums(1, x, out);
 }
 
-/// out \[n, channels\] = the sum over the pixels of each image of `x` \[n, pixels, channels\]: the gradient of a time
-/// shift.
+/// Computes out `[n, channels]` as the sums over the pixels of each image of `x` `[n, pixels, channels]`: the gradient
+/// of a time shift.
 ///
 /// # Panics
-/// If `x` is not `n` images of whole pixels of `out.len()/n` channels.
+/// If `out.len()` is not a multiple of `n`, or the length of `x` not a multiple of `out.len()`.
 pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
     if out.is_empty() {
         return;
     }
     let channels = out.len() / n;
-    assert!(channels * n == out.len() && x.len().is_multiple_of(out.len()), "channel sums: shapes");
+    assert!(
+        channels * n == out.len() && x.len().is_multiple_of(out.len()),
+        "channel sums: the lengths of `x` and `out` do not match"
+    );
     let _span = profile::span(|| "sums: gradients of biases and shifts".into(), x.len(), x.len());
     let pixels = x.len() / out.len();
     let chunks = pixels.div_ceil(ROWS);
@@ -38,7 +41,7 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
     parallel::for_each(n * chunks, |task| {
         let (image, chunk) = (task / chunks, task % chunks);
         let rows = ROWS.min(pixels - chunk * ROWS);
-        // SAFETY: tasks write different parts.
+        // SAFETY: tasks write disjoint parts.
         let to = unsafe { parts.part(task * channels, channels) };
         sum_rows(channels, &x[(image * pixels + chunk * ROWS) * channels..][..rows * channels], to);
     });
@@ -50,7 +53,7 @@ pub fn per_image_channel_sums(n: usize, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Σ x², for the norm of a gradient.
+/// Computes Σ x², for the norm of a gradient.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     const TASK: usize = 64 * 1024;
     let _span = profile::span(|| "norm of the gradient".into(), 2 * x.len(), x.len());

@@ -1,13 +1,14 @@
-//! The operations of this crate as plain loops in f64: slow, and simple enough to be believed.
+//! Reference implementations: the operations of this crate as plain loops in f64.
 //!
-//! Arguments are as in the fast functions of the same names, in f64. Gradients that the tests obtain from finite
+//! The arguments are those of the kernels of the same names, in f64. Gradients without a function here are tested
+//! against finite differences; those of the convolution are here because finite differences would be too slow.
 //! differences of these functions have no second version here; those that would be too slow to test so have one.
 
 use crate::attention::AttentionShape;
 use crate::conv::ConvShape;
 use crate::norm::GroupNormShape;
 
-/// [`crate::conv2d`].
+/// Reference for [`crate::conv2d`].
 pub fn conv2d(
     shape: &ConvShape,
     x: &[f64],
@@ -27,21 +28,21 @@ pub fn conv2d(
     out
 }
 
-/// [`crate::conv2d_grad_input`].
+/// Reference for [`crate::conv2d_grad_input`].
 pub fn conv2d_grad_input(shape: &ConvShape, dy: &[f64], w: &[f64]) -> Vec<f64> {
     let mut dx = vec![0.0; shape.input_len()];
     each_product(shape, |from, weight, to| dx[from] += dy[to] * w[weight]);
     dx
 }
 
-/// [`crate::conv2d_grad_weight`].
+/// Reference for [`crate::conv2d_grad_weight`].
 pub fn conv2d_grad_weight(shape: &ConvShape, x: &[f64], dy: &[f64]) -> Vec<f64> {
     let mut dw = vec![0.0; shape.weight_len()];
     each_product(shape, |from, weight, to| dw[weight] += x[from] * dy[to]);
     dw
 }
 
-/// Calls `visit(input, weight, output)` with the indices of every product of a convolution.
+/// Calls `visit(input, weight, output)` with the indices of every product in a convolution.
 fn each_product(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
     let ConvShape { n, h, w, c_in, c_out, kernel, stride, pad } = *shape;
     for image in 0..n {
@@ -73,7 +74,7 @@ fn each_product(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// [`crate::matmul`] of `a` \[m, k\] and `b` \[k, n\].
+/// Reference for [`crate::matmul`] of `a` `[m, k]` and `b` `[k, n]`.
 pub fn matmul(m: usize, k: usize, n: usize, a: &[f64], b: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; m * n];
     for r in 0..m {
@@ -84,12 +85,12 @@ pub fn matmul(m: usize, k: usize, n: usize, a: &[f64], b: &[f64]) -> Vec<f64> {
     out
 }
 
-/// x·σ(x).
+/// Computes x·σ(x).
 pub fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-/// [`crate::group_norm`].
+/// Reference for [`crate::group_norm`].
 pub fn group_norm(
     shape: &GroupNormShape,
     x: &[f64],
@@ -122,7 +123,7 @@ pub fn group_norm(
     out
 }
 
-/// [`crate::attention`].
+/// Reference for [`crate::attention`].
 pub fn attention(shape: &AttentionShape, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
     let AttentionShape { n, tokens, heads, head_dim } = *shape;
     let mut out = vec![0.0; q.len()];

@@ -1,15 +1,15 @@
-//! Nearest-neighbour upsampling by two.
+//! Nearest-neighbor upsampling by two.
 
 use crate::profile;
 use rayon::prelude::*;
 
-/// out \[n, 2h, 2w, c\]: every pixel of `x` \[n, h, w, c\] four times.
+/// Copies every pixel of `x` `[n, h, w, c]` to four pixels of `out` `[n, 2h, 2w, c]`.
 ///
 /// # Panics
-/// If a slice has not the length that the shape says.
+/// If the length of a slice does not match the shape.
 pub fn upsample2x(n: usize, h: usize, w: usize, c: usize, x: &[f32], out: &mut [f32]) {
-    assert_eq!(x.len(), n * h * w * c, "upsample2x: x");
-    assert_eq!(out.len(), 4 * x.len(), "upsample2x: out");
+    assert_eq!(x.len(), n * h * w * c, "upsample2x: the length of `x` does not match the shape");
+    assert_eq!(out.len(), 4 * x.len(), "upsample2x: the length of `out` does not match the shape");
     if x.is_empty() {
         return;
     }
@@ -24,13 +24,13 @@ pub fn upsample2x(n: usize, h: usize, w: usize, c: usize, x: &[f32], out: &mut [
     });
 }
 
-/// dx \[n, h, w, c\]: every pixel the sum of its four copies in `dy` \[n, 2h, 2w, c\].
+/// Computes dx `[n, h, w, c]`, each pixel of which is the sum of its four copies in `dy` `[n, 2h, 2w, c]`.
 ///
 /// # Panics
-/// If a slice has not the length that the shape says.
+/// If the length of a slice does not match the shape.
 pub fn upsample2x_backward(n: usize, h: usize, w: usize, c: usize, dy: &[f32], dx: &mut [f32]) {
-    assert_eq!(dx.len(), n * h * w * c, "upsample2x_backward: dx");
-    assert_eq!(dy.len(), 4 * dx.len(), "upsample2x_backward: dy");
+    assert_eq!(dx.len(), n * h * w * c, "upsample2x_backward: the length of `dx` does not match the shape");
+    assert_eq!(dy.len(), 4 * dx.len(), "upsample2x_backward: the length of `dy` does not match the shape");
     if dx.is_empty() {
         return;
     }

@@ -1,9 +1,10 @@
-//! Work space that stays with its thread. Fresh memory costs a page fault every 4 KB, which for buffers of megabytes
-//! takes as long as the arithmetic, so buffers are handed back to a list instead of to the system.
+//! Thread-local work buffers, kept for reuse.
+//!
+//! Fresh memory costs a page fault every 4 KB; for buffers of megabytes this takes as long as the arithmetic.
 
 use std::cell::RefCell;
 
-/// One cache line; buffers are made of them so that vectors never straddle two.
+/// One cache line. Buffers consist of lines so that no vector straddles two.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
@@ -12,19 +13,19 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Borrowed floats, aligned to a cache line; given back when dropped.
+/// A borrowed buffer of floats, aligned to a cache line and returned to its list when dropped.
 ///
-/// A value and not a closure's argument, because a closure does not inherit the instructions of the function around it.
+/// It is a value and not passed to a closure, because a closure would not inherit the target features of the kernel.
 pub(crate) struct Scratch {
     lines: Vec<Line>,
     len: usize,
 }
 
-/// `len` floats. Their contents are whatever the last use left there.
+/// Returns a buffer of `len` floats with arbitrary contents.
 pub(crate) fn take(len: usize) -> Scratch {
     let count = len.div_ceil(16);
     let mut lines = FREE.with_borrow_mut(|free| {
-        // The smallest that is large enough, else the largest, to grow.
+        // The smallest buffer that is large enough, otherwise the largest one, which then grows.
         let fits = (0..free.len()).filter(|&i| free[i].len() >= count).min_by_key(|&i| free[i].len());
         let best = fits.or_else(|| (0..free.len()).max_by_key(|&i| free[i].len()));
         best.map(|i| free.swap_remove(i)).unwrap_or_default()
@@ -38,7 +39,7 @@ pub(crate) fn take(len: usize) -> Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        // At the end of a thread the list may be gone; then the memory simply goes too.
+        // While a thread exits, the list may be gone already; the buffer is then freed.
         let _ = FREE.try_with(|free| free.borrow_mut().push(lines));
     }
 }
@@ -48,7 +49,7 @@ impl std::ops::Deref for Scratch {
 
     #[inline(always)]
     fn deref(&self) -> &[f32] {
-        // SAFETY: a `Line` is sixteen consecutive floats without padding, and `len` of them fit the lines.
+        // SAFETY: a `Line` is sixteen consecutive floats without padding, and the lines hold at least `len` floats.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }

@@ -1,31 +1,31 @@
-//! Vectors of sixteen `f32`, chosen at run time: AVX-512, AVX2 with FMA, or plain arrays that the compiler turns into
-//! whatever the target has (NEON on aarch64, SSE2 on old x86).
+//! Vectors of sixteen `f32`. The implementation is chosen at run time: AVX-512, AVX2 with FMA, or plain arrays, which
+//! the compiler turns into the vectors of the target (NEON on aarch64, SSE2 on old x86).
 //!
-//! Kernels are written once, generic over [`Simd`], and made into ordinary functions by [`dispatch!`]. A value of a
-//! `Simd` type is the proof that the processor has the instructions, so its methods are safe to call; kernels must be
-//! `#[inline(always)]`, because the instructions are only available inside the function that `dispatch!` makes.
+//! Kernels are written once, generic over [`Simd`], and [`dispatch!`] makes ordinary functions of them. A value of a
+//! `Simd` type proves that the processor has the instructions, so its methods are safe to call. Kernels must be
+//! `#[inline(always)]`, because the instructions are only enabled inside the function that `dispatch!` generates.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Lanes of one vector, on every processor; data blocked by [`LANES`] has one layout everywhere.
+/// Lanes of a vector on every processor, so that blocked data have the same layout everywhere.
 pub(crate) const LANES: usize = 16;
 
-/// The instructions that the kernels use on this machine.
+/// An instruction set of the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum InstructionSet {
-    /// What the target guarantees without asking: SSE2 on x86-64, NEON on aarch64.
+    /// The target's baseline: SSE2 on x86-64, NEON on aarch64.
     Portable = 1,
-    /// AVX2 and FMA, eight lanes a register.
+    /// AVX2 and FMA: eight lanes per register.
     Avx2 = 2,
-    /// AVX-512 F, VL, DQ and BW, sixteen lanes a register.
+    /// AVX-512 F, VL, DQ and BW: sixteen lanes per register.
     Avx512 = 3,
 }
 
 static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
 
-/// The instruction set in use: the best that the processor has, within [`limit_instruction_set`].
+/// Returns the instruction set in use: the best that the processor supports, up to [`limit_instruction_set`].
 pub fn instruction_set() -> InstructionSet {
     static BEST: OnceLock<InstructionSet> = OnceLock::new();
     let best = *BEST.get_or_init(detect);
@@ -36,10 +36,10 @@ pub fn instruction_set() -> InstructionSet {
     }
 }
 
-/// Restrains every kernel of this process to at most `limit`: for tests and for comparing instruction sets.
+/// Limits the kernels of this process to at most `limit`, for tests and for comparing instruction sets.
 ///
-/// Results differ in the last bits between instruction sets (products are not fused everywhere), so do not call it
-/// while other threads compute.
+/// Do not call this while other threads compute: the last bits differ between instruction sets, since some fuse
+/// multiply-adds and some do not.
 pub fn limit_instruction_set(limit: InstructionSet) {
     LIMIT.store(limit as u8, Ordering::Relaxed);
 }
@@ -62,13 +62,13 @@ fn detect() -> InstructionSet {
     InstructionSet::Portable
 }
 
-/// Sixteen-lane arithmetic of one instruction set. See the module's documentation.
+/// Sixteen-lane arithmetic of one instruction set. See the documentation of the module.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Sixteen `f32`.
     type V: Copy;
-    /// Rows of a matrix-multiplication tile that fit the registers beside [`Self::TILE_VECTORS`] vectors of columns.
+    /// Rows of a matrix-multiplication tile that fit in the registers along with [`Self::TILE_VECTORS`] column vectors.
     const TILE_ROWS: usize;
-    /// Column vectors of a tile: 1 or 2.
+    /// Column vectors of a tile, 1 or 2.
     const TILE_VECTORS: usize;
 
     fn splat(self, x: f32) -> Self::V;
@@ -79,18 +79,18 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
-    /// a·b + c, rounded once where the processor can.
+    /// Computes a·b + c, rounded once if the processor supports it.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// c − a·b, rounded once where the processor can.
+    /// Computes c − a·b, rounded once if the processor supports it.
     fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger of `a` and `b`, or `b` where either is NaN.
+    /// Returns the larger of `a` and `b`, or `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller of `a` and `b`, or `b` where either is NaN.
+    /// Returns the smaller of `a` and `b`, or `b` if either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `p`·2ⁿ where the low bits of `shifted` hold n: `shifted` = n + 1.5·2²³. No overflow or underflow handling.
+    /// Returns `p`·2ⁿ, where `shifted` = n + 1.5·2²³ holds n in its low bits. Ignores overflow and underflow.
     fn scale_by_power(self, p: Self::V, shifted: Self::V) -> Self::V;
 
-    /// The first `x.len()` < 16 lanes, zero beyond.
+    /// Loads `x`, which has fewer than 16 lanes, and fills the rest with zeros.
     #[inline(always)]
     fn load_partial(self, x: &[f32]) -> Self::V {
         let mut lanes = [0.0; LANES];
@@ -98,7 +98,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.load(&lanes)
     }
 
-    /// The first `out.len()` < 16 lanes.
+    /// Stores the first `out.len()` < 16 lanes.
     #[inline(always)]
     fn store_partial(self, v: Self::V, out: &mut [f32]) {
         let mut lanes = [0.0; LANES];
@@ -106,7 +106,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         out.copy_from_slice(&lanes[..out.len()]);
     }
 
-    /// The first lanes of `x`: sixteen, or all where there are fewer, zero beyond.
+    /// Loads up to sixteen lanes of `x` and fills the rest with zeros.
     #[inline(always)]
     fn load_up_to(self, x: &[f32]) -> Self::V {
         match x.first_chunk() {
@@ -115,7 +115,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
     }
 
-    /// Sixteen lanes, or as many as `out` takes.
+    /// Stores sixteen lanes, or as many as `out` holds.
     #[inline(always)]
     fn store_up_to(self, v: Self::V, out: &mut [f32]) {
         if out.len() < LANES {
@@ -125,7 +125,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
     }
 
-    /// The sum of the lanes, pairwise in one fixed order.
+    /// Returns the sum of the lanes, pairwise in a fixed order.
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         let mut lanes = [0.0; LANES];
@@ -140,7 +140,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         lanes[0]
     }
 
-    /// The largest lane.
+    /// Returns the largest lane.
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {
         let mut lanes = [0.0; LANES];
@@ -148,7 +148,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 
-    /// Rows of a square turned into its columns.
+    /// Transposes a square of sixteen vectors.
     #[inline(always)]
     fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
         let mut turned = [[0.0; LANES]; LANES];
@@ -166,11 +166,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
         columns
     }
 
-    /// Asks for the cache line of an address, which need not be valid, where the processor takes such wishes.
+    /// Prefetches the cache line of an address, which need not be valid, if the target supports it.
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch of any address has no effect but on time.
+        // SAFETY: prefetching an address, valid or not, has no effect on the program's state.
         unsafe {
             std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
         }
@@ -178,24 +178,28 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let _ = p;
     }
 
+    /// Loads sixteen floats.
+    ///
     /// # Safety
     /// `p` is valid for reading sixteen floats.
     #[inline(always)]
     unsafe fn load_at(self, p: *const f32) -> Self::V {
-        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+        // SAFETY: guaranteed by the caller; an array of f32 has the alignment of f32.
         self.load(unsafe { &*p.cast() })
     }
 
+    /// Stores sixteen floats.
+    ///
     /// # Safety
-    /// `p` is valid for writing sixteen floats and nothing else refers to them.
+    /// `p` is valid for writing sixteen floats, and nothing else refers to them.
     #[inline(always)]
     unsafe fn store_at(self, v: Self::V, p: *mut f32) {
-        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+        // SAFETY: guaranteed by the caller; an array of f32 has the alignment of f32.
         self.store(v, unsafe { &mut *p.cast() })
     }
 }
 
-/// Plain arrays.
+/// The portable implementation: plain arrays.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
@@ -243,7 +247,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // mul_add is a library call where the target has no such instruction.
+        // Without a hardware instruction, mul_add is a slow library call.
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
             std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
         } else {
@@ -276,11 +280,11 @@ mod x86 {
     use super::{LANES, Simd};
     use std::arch::x86_64::*;
 
-    /// AVX-512: one register a vector.
+    /// AVX-512: one register per vector.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(());
 
-    /// AVX2 and FMA: two registers a vector.
+    /// AVX2 and FMA: two registers per vector.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(());
 
@@ -333,13 +337,13 @@ mod x86 {
             ));
         }
 
-        /// Each step swaps one bit of a row's number with the same bit of the lane's.
+        /// Transposes in four steps; each exchanges one bit of the row number with the same bit of the lane number.
         #[inline(always)]
         fn transpose(self, mut rows: [__m512; LANES]) -> [__m512; LANES] {
             const fn lanes(bit: usize, upper: usize) -> [i32; LANES] {
                 let (mut lanes, mut lane) = ([0; LANES], 0);
                 while lane < LANES {
-                    // Lanes of the second operand are numbered from sixteen on.
+                    // Lanes of the second operand are numbered from sixteen.
                     let from = if lane & bit == 0 { lane + bit * upper } else { LANES + lane - bit * (1 - upper) };
                     lanes[lane] = from as i32;
                     lane += 1;
@@ -455,8 +459,8 @@ mod x86 {
     }
 }
 
-/// Makes an ordinary function of a kernel that is generic over [`Simd`]: `fn name(arguments) = kernel;` calls
-/// `kernel(simd, arguments)` compiled for the best instruction set of the processor.
+/// Generates ordinary functions from kernels that are generic over [`Simd`]: `fn name(arguments) = kernel;` calls
+/// `kernel(simd, arguments)`, compiled for the best instruction set of the processor.
 macro_rules! dispatch {
     ($($(#[$attribute:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $kernel:path;)*) => {$(
         $(#[$attribute])*
@@ -467,18 +471,18 @@ macro_rules! dispatch {
                 use $crate::simd::{Avx2, Avx512, InstructionSet, instruction_set};
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma")]
                 fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    // SAFETY: this function's target features are the ones that the value stands for.
+                    // SAFETY: the target features of this function are those that the value stands for.
                     $kernel(unsafe { Avx512::assume() }, $($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    // SAFETY: this function's target features are the ones that the value stands for.
+                    // SAFETY: the target features of this function are those that the value stands for.
                     $kernel(unsafe { Avx2::assume() }, $($arg),*)
                 }
                 match instruction_set() {
-                    // SAFETY: the processor was asked.
+                    // SAFETY: `instruction_set` has detected these features.
                     InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: the processor was asked.
+                    // SAFETY: `instruction_set` has detected these features.
                     InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
                     InstructionSet::Portable => {}
                 }

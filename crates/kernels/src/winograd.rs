@@ -1,14 +1,14 @@
 //! Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin & Gray 2016, arXiv:1509.09308): 3×3 convolutions of
 //! stride 1 with a quarter of the multiplications, forward and for both gradients.
 //!
-//! A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of its 6×6 inputs d and the filter g. Over channels the product ⊙
-//! becomes 36 matrix products [tiles, c_in]·[c_in, c_out], made for a few dozen tiles at a time so that transformed
-//! tiles stay in the second-level cache. Interpolation points are 0, ±1/√2, ±√2 and ∞, whose transforms lose about half
-//! a digit less than the usual 0, ±1, ±2, ∞.
+//! A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A, where d are its 6×6 inputs and g is the filter. Summed over
+//! channels, the product ⊙ becomes 36 matrix products [tiles, c_in]·[c_in, c_out]. They are computed for a few dozen
+//! tiles at a time, so that the transformed tiles stay in the L2 cache. The interpolation points 0, ±1/√2, ±√2 and ∞
+//! lose about half a digit less than the usual 0, ±1, ±2 and ∞.
 //!
 //! All transformed data are blocked ([`crate::gemm`]): \[36, channels/16, tiles, 16\].
 
-// Transforms are written with indices, as the formulas are.
+// The transforms use indices, like the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use crate::epilogue::Epilogue;
@@ -18,27 +18,27 @@ use crate::parallel::{self, Part, Partition, SharedSlice};
 use crate::scratch;
 use crate::simd::{LANES, Simd, dispatch};
 
-/// Inputs of the greatest tile in one direction.
+/// Side of the inputs of the largest tile.
 const IN: usize = 6;
-/// Products of the greatest tile.
+/// Number of points of the largest tile.
 const POINTS: usize = IN * IN;
 
-/// The points ±a and ±b and their squares. That a²b² = 1 saves multiplications.
+/// The points ±a and ±b and their squares; a²b² = 1 saves multiplications.
 const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const B: f32 = std::f32::consts::SQRT_2;
 const A2: f32 = 0.5;
 const B2: f32 = 2.0;
-/// 1/∏(a − other points) and the same for b; for 0 it is 1.
+/// 1/∏(a − other points), and the same for b. For 0 it is 1.
 const NA: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
 const NB: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
 
-/// Floats from one point's matrix to the next: some lines more than the matrix has, or the 36 lines that a tile writes
-/// would, at widths that are powers of two, fall on one another in the caches.
+/// Returns the distance in floats from one point's matrix to the next. Five extra lines keep the 36 lines that a tile
+/// writes from mapping to the same cache set if the width is a power of two.
 fn plane(rows: usize, blocks: usize) -> usize {
     rows * blocks * LANES + 5 * LANES
 }
 
-/// Bᵀ: inputs to points.
+/// Applies Bᵀ: inputs to points.
 #[inline(always)]
 fn input_transform_1d<S: Simd, const OUT: usize>(s: S, d: [S::V; 6]) -> [S::V; 6] {
     if OUT == 2 {
@@ -58,7 +58,7 @@ fn input_transform_1d<S: Simd, const OUT: usize>(s: S, d: [S::V; 6]) -> [S::V; 6
     ]
 }
 
-/// Aᵀ: points to outputs.
+/// Applies Aᵀ: points to outputs.
 #[inline(always)]
 fn output_transform_1d<S: Simd, const OUT: usize>(s: S, m: [S::V; 6]) -> [S::V; 4] {
     if OUT == 2 {
@@ -75,7 +75,7 @@ fn output_transform_1d<S: Simd, const OUT: usize>(s: S, m: [S::V; 6]) -> [S::V; 
     ]
 }
 
-/// A: gradients of four outputs to gradients of six points.
+/// Applies A: gradients of four outputs to gradients of six points.
 #[inline(always)]
 fn output_grad_transform_1d<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
     let (a, b, a2, b2) = (s.splat(A), s.splat(B), s.splat(A2), s.splat(B2));
@@ -84,7 +84,7 @@ fn output_grad_transform_1d<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
     [y[0], s.fma(a, odd_a, even_a), s.fnma(a, odd_a, even_a), s.fma(b, odd_b, even_b), s.fnma(b, odd_b, even_b), y[3]]
 }
 
-/// G: three taps to points.
+/// Applies G: three taps to points.
 #[inline(always)]
 fn filter_transform_1d<S: Simd, const OUT: usize>(s: S, g: [S::V; 3]) -> [S::V; 6] {
     if OUT == 2 {
@@ -105,7 +105,7 @@ fn filter_transform_1d<S: Simd, const OUT: usize>(s: S, g: [S::V; 3]) -> [S::V; 
     ]
 }
 
-/// Gᵀ: gradients of six points to gradients of three taps.
+/// Applies Gᵀ: gradients of six points to gradients of three taps.
 #[inline(always)]
 fn filter_grad_transform_1d<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
     let (sum_a, sum_b) = (s.mul(s.splat(NA), s.add(u[1], u[2])), s.mul(s.splat(NB), s.add(u[3], u[4])));
@@ -117,11 +117,11 @@ fn filter_grad_transform_1d<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
     ]
 }
 
-/// Images of 3×3 windows: each of `height`·`width` windows starts at (y − top, x − left) in a source image, which is
-/// zero outside.
+/// The geometry of a convolution: window (y, x) of `height`×`width` windows of 3×3 pixels starts at (y − top, x − left)
+/// in a source image. Pixels outside the image are zero.
 #[derive(Clone, Copy)]
 pub(crate) struct Windows {
-    /// Outputs of a tile in one direction: 2 or 4.
+    /// Side of a tile's outputs: 2 or 4.
     pub tile: usize,
     pub n: usize,
     pub source_height: usize,
@@ -149,8 +149,7 @@ impl Windows {
         self.n * self.source_height * self.source_width * channels
     }
 
-    /// The rows of all source images, one image after the other, between the first and the last that `tiles` tiles from
-    /// `first` read.
+    /// Returns the range of rows that `tiles` tiles from `first` read, numbered through all source images.
     #[inline(always)]
     fn rows_read(&self, first: usize, tiles: usize) -> std::ops::Range<usize> {
         let ((image, y, _), (last, end, _)) = (self.at(first), self.at(first + tiles - 1));
@@ -160,7 +159,7 @@ impl Windows {
         start..(last * height + end).max(start)
     }
 
-    /// Image, first row and first column of the outputs of a tile.
+    /// Returns the image, first row and first column of the outputs of a tile.
     #[inline(always)]
     fn at(&self, tile: usize) -> (usize, usize, usize) {
         let (image, tile) = (tile / self.tiles_per_image(), tile % self.tiles_per_image());
@@ -168,30 +167,31 @@ impl Windows {
     }
 }
 
-/// Weights of `terms` input and `columns` output channels as the transform reads them.
+/// The weights for `terms` input and `columns` output channels, plain or blocked.
 #[derive(Clone, Copy)]
 pub(crate) struct Filter<'a> {
     terms: usize,
     columns: usize,
     data: &'a [f32],
-    /// Floats from one block of sixteen columns, one term, one tap to the next.
+    /// Strides in floats: from one block of sixteen columns, one term, one tap to the next.
     steps: [usize; 3],
 }
 
 impl<'a> Filter<'a> {
-    /// Weights \[3, 3, terms, columns\].
+    /// Wraps weights \[3, 3, terms, columns\].
     pub(crate) fn plain(terms: usize, columns: usize, data: &'a [f32]) -> Self {
         assert_eq!(data.len(), 9 * terms * columns);
         Filter { terms, columns, data, steps: [LANES, columns, terms * columns] }
     }
 
-    /// Weights \[columns/16, terms, 9, 16\]: in the order of their use, which from memory is twice as fast.
+    /// Wraps weights \[columns/16, terms, 9, 16\]. They are in the order of their use, which is twice as fast from
+    /// memory.
     pub(crate) fn blocked(terms: usize, columns: usize, data: &'a [f32]) -> Self {
         assert_eq!(data.len(), blocked_filter_len(terms, columns));
         Filter { terms, columns, data, steps: [9 * LANES * terms, 9 * LANES, LANES] }
     }
 
-    /// Asks for part `part` of `parts` of what [`transform_filter`] will read.
+    /// Prefetches part `part` of `parts` of the weights that [`transform_filter`] will read.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, s: S, (block, first): (usize, usize), part: usize, parts: usize) {
         if !self.is_blocked() || first >= self.terms {
@@ -211,13 +211,13 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Floats of blocked weights.
+/// Returns the number of floats of blocked weights.
 pub(crate) fn blocked_filter_len(terms: usize, columns: usize) -> usize {
     9 * terms * columns.next_multiple_of(LANES)
 }
 
-/// Blocks weights \[3, 3, terms, columns\], or, to `rotate`, weights \[3, 3, columns, terms\] rotated by 180°: the filter of
-/// the gradient by the input.
+/// Blocks weights \[3, 3, terms, columns\]. If `rotate`, the weights are \[3, 3, columns, terms\] and are rotated by
+/// 180°, which gives the filter of the input gradient.
 pub(crate) fn pack_filter(terms: usize, columns: usize, rotate: bool, weights: &[f32], out: &mut [f32]) {
     assert!(weights.len() == 9 * terms * columns && out.len() == blocked_filter_len(terms, columns));
     let groups = terms.div_ceil(LANES);
@@ -227,8 +227,8 @@ pub(crate) fn pack_filter(terms: usize, columns: usize, rotate: bool, weights: &
     });
 }
 
-/// out = convolution of `source` \[n, source_height, source_width, terms\], normalised if `norm`, with a filter, plus the epilogue, \[n, height,
-/// width, columns\].
+/// Computes out \[n, height, width, columns\] as the convolution of `source` \[n, source_height, source_width, terms\],
+/// normalized if `norm` is given, plus the epilogue.
 pub(crate) fn convolve(
     windows: &Windows,
     source: [&[f32]; 2],
@@ -242,8 +242,8 @@ pub(crate) fn convolve(
     if tiles == 0 || columns == 0 {
         return;
     }
-    // How the work is divided changes no sum. More tiles than this fall out of the second-level
-    // cache; few tiles are not worth transforming the filter for each part of them, so then columns are cut.
+    // The division of the work does not affect the sums. With more tiles, a task's data would exceed the L2 cache. If
+    // there are few tiles, columns are divided, because transforming the filter again for each part would not pay.
     const MAX_TILES: usize = 56;
     let partition = Partition::new(tiles, 28, MAX_TILES, blocks);
     let (threads, pairs) = (parallel::threads(), blocks.div_ceil(2));
@@ -253,7 +253,7 @@ pub(crate) fn convolve(
     if share {
         let to = SharedSlice::new(&mut shared);
         parallel::for_each(pairs * chunks, |part| {
-            // SAFETY: tasks have different parts.
+            // SAFETY: each task has its own part.
             let to = unsafe { to.part(part * TRANSFORMED, TRANSFORMED) };
             transform_filter(windows.tile, filter, part / chunks * 2, part % chunks * TERMS, to);
         });
@@ -265,26 +265,26 @@ pub(crate) fn convolve(
     });
 }
 
-/// The most parts of a filter that are transformed once for all tasks: 2.4 MB. What one thread wrote another reads slowly,
-/// so a task transforms parts of a greater filter itself as it comes to them; and never all of it, for transformed weights
-/// are four times as many bytes, and memory gives weights more slowly than the transform takes them.
+/// The maximum number of filter parts that are transformed once for all tasks, 2.4 MB. Reading what another core wrote
+/// is slow, so for larger filters each task transforms the parts as it needs them. It never stores all of them:
+/// transformed weights are four times as large, and reading them from memory takes longer than the transform.
 const SHARED: usize = 8;
-/// Floats of a part: two blocks of columns of [`TERMS`] transformed weights.
+/// Floats of a filter part: two blocks of columns of [`TERMS`] transformed weights.
 const TRANSFORMED: usize = POINTS * (TERMS * 2 * LANES + 5 * LANES);
 
 /// Terms whose weights a task transforms at a time.
 const TERMS: usize = 64;
 
-/// dw \[3, 3, terms, columns\] = Σ over tiles of the gradient of a convolution by its weights, where `dy` \[n, height,
-/// width, columns\] is the gradient by its output.
+/// Computes the weight gradient dw \[3, 3, terms, columns\] from the output gradient `dy` \[n, height, width,
+/// columns\], as a sum over tiles.
 pub(crate) fn grad_weight(windows: &Windows, terms: usize, columns: usize, source: &[f32], dy: &[f32], dw: &mut [f32]) {
     let (term_blocks, blocks) = (terms.div_ceil(LANES), columns.div_ceil(LANES));
     let tiles = windows.tiles();
-    // Tiles of a chunk: part of the result. Both factors of a product then lie in the first-level cache, and all
-    // transformed tiles in the third.
+    // The number of tiles in a chunk is fixed, since it affects the bits. Both factors of a product fit in the L1
+    // cache, all transformed tiles in the L3 cache.
     const BYTES: usize = 6 << 20;
     let step = (BYTES / (4 * POINTS * LANES * (term_blocks + blocks))).clamp(16, 256).next_multiple_of(16).min(tiles);
-    assert_eq!(windows.tile, 4, "the gradient by the weights has tiles of 4×4");
+    assert_eq!(windows.tile, 4, "the weight gradient requires tiles of 4×4");
     dw.fill(0.0);
     let (x_len, y_len) = (POINTS * plane(step, term_blocks), POINTS * plane(step, blocks));
     let mut work = scratch::take(x_len + y_len);
@@ -329,7 +329,7 @@ dispatch! {
     ) = grad_weight_kernel;
 }
 
-/// Block `block` of columns and up to sixteen terms from `first`.
+/// Packs block `block` of columns and up to sixteen terms from `first`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn pack_filter_kernel<S: Simd>(
@@ -344,7 +344,7 @@ fn pack_filter_kernel<S: Simd>(
 ) {
     let (count, column) = (LANES.min(terms - first), block * LANES);
     let used = LANES.min(columns - column);
-    // SAFETY: a task has its own block and terms.
+    // SAFETY: each task has its own block and terms.
     let out = unsafe { out.part((block * terms + first) * 9 * LANES, count * 9 * LANES) };
     for tap in 0..9 {
         let mut square = [s.splat(0.0); LANES];
@@ -391,7 +391,7 @@ fn transform_filter_kernel<S: Simd, const OUT: usize>(
                 assert!(from + 8 * tap_step + LANES <= data.len());
                 for y in 0..3 {
                     for x in 0..3 {
-                        // SAFETY: by the assertion, the last tap's are inside.
+                        // SAFETY: by the assertion, even the last tap is in bounds.
                         taps[x][y] = unsafe { s.load_at(data.as_ptr().add(from + (y * 3 + x) * tap_step)) };
                     }
                 }
@@ -426,11 +426,11 @@ fn transform_filter_any_tile<S: Simd>(s: S, tile: usize, filter: Filter, block: 
     }
 }
 
-/// Transforms the inputs of tile after tile into rows of the blocked \[36, channels/16, rows, 16\] `out`.
+/// Transforms the inputs of consecutive tiles into rows of the blocked \[36, channels/16, rows, 16\] `out`.
 ///
 /// # Safety
-/// Nothing else writes these rows of `out`. `source` points to where images \[n, source_height, source_width, channels\]
-/// start, of which the pixels that these tiles meet are there.
+/// Nothing else writes these rows of `out`. `source` points to images \[n, source_height, source_width, channels\], of
+/// which all pixels that these tiles read exist.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn transform_inputs<S: Simd, const OUT: usize>(
@@ -462,7 +462,7 @@ unsafe fn transform_inputs<S: Simd, const OUT: usize>(
                     let here =
                         inside || (0..height).contains(&(y + i as isize)) && (0..width).contains(&(x + j as isize));
                     if here {
-                        // SAFETY: the pixel is inside its image, and has `used` channels from this block's first.
+                        // SAFETY: the pixel lies within its image and has `used` channels from the first of this block.
                         d[i] = unsafe {
                             if used == LANES {
                                 s.load_at(pixel)
@@ -480,7 +480,7 @@ unsafe fn transform_inputs<S: Simd, const OUT: usize>(
             for i in 0..OUT + 2 {
                 let points = input_transform_1d::<S, OUT>(s, half[i]);
                 for j in 0..OUT + 2 {
-                    // SAFETY: within `out` by its length, and in this task's rows.
+                    // SAFETY: within `out` by its length, and in the rows of this task.
                     unsafe {
                         s.store_at(points[j], out.add((i * (OUT + 2) + j) * stride + (block * rows.of + row) * LANES))
                     };
@@ -517,13 +517,13 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
     let rows = Rows { first: 0, count: tiles, of: tiles };
     match norm {
         None => {
-            assert!(source[1].is_empty(), "two sources are joined where they are normalised");
+            assert!(source[1].is_empty(), "a second source requires a normalization");
             let source = source[0].as_ptr();
-            // SAFETY: the work space is this task's own, and the source is whole.
+            // SAFETY: each task has its own work space, and the source is complete.
             unsafe { transform_inputs::<S, OUT>(s, windows, terms, source, first, rows, SharedSlice::new(inputs)) };
         }
         Some(norm) => {
-            // The rows that the tiles meet, normalised; then as if they were all.
+            // Only the rows that the tiles read are normalized; the pointer is offset as if all rows were there.
             let read = windows.rows_read(first, tiles);
             let line = windows.source_width * terms;
             let mut normed = scratch::take(read.len() * line);
@@ -534,7 +534,7 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
                 norm.apply_part(s, row / windows.source_height, parts, out);
             }
             let start = normed.as_ptr().wrapping_sub(read.start * line);
-            // SAFETY: the work space is this task's own, and all rows that its tiles meet are there.
+            // SAFETY: each task has its own work space, and all rows that its tiles read are there.
             unsafe { transform_inputs::<S, OUT>(s, windows, terms, start, first, rows, SharedSlice::new(inputs)) };
         }
     }
@@ -569,7 +569,7 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
                 for j in 0..OUT + 2 {
                     let mut m = [s.splat(0.0); IN];
                     for i in 0..OUT + 2 {
-                        // SAFETY: `products` has this row and block of every point.
+                        // SAFETY: `products` has this row and block for every point.
                         m[i] = unsafe { s.load_at(product.add((i * (OUT + 2) + j) * stride)) };
                     }
                     let outputs = output_transform_1d::<S, OUT>(s, m);
@@ -583,7 +583,7 @@ fn convolve_kernel<S: Simd, const OUT: usize>(
                     let pixel = (image * windows.height + y + i) * windows.width + x;
                     for (j, output) in outputs.into_iter().enumerate().take(OUT.min(windows.width - x)) {
                         let output = epilogue.apply(s, output, image, pixel + j, column, used, columns);
-                        // SAFETY: a task writes the outputs of its own tiles and columns.
+                        // SAFETY: a task writes only the outputs of its own tiles and columns.
                         s.store_up_to(output, unsafe { out.part((pixel + j) * columns + column, used) });
                     }
                 }
@@ -611,7 +611,7 @@ fn convolve_any_tile<S: Simd>(
     }
 }
 
-/// Transforms inputs and output gradients of the tiles from `tile` on into rows of `x` and `y`.
+/// Transforms the inputs and output gradients of the tiles from `tile` on into rows of `x` and `y`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn transform_kernel<S: Simd>(
@@ -626,7 +626,7 @@ fn transform_kernel<S: Simd>(
     y: SharedSlice,
 ) {
     assert!(source.len() == windows.source_len(terms));
-    // SAFETY: a task has its own rows, and the source is whole.
+    // SAFETY: each task has its own rows, and the source is complete.
     unsafe { transform_inputs::<S, 4>(s, windows, terms, source.as_ptr(), tile, rows, x) };
     let blocks = columns.div_ceil(LANES);
     let stride = plane(rows.of, blocks);
@@ -652,7 +652,7 @@ fn transform_kernel<S: Simd>(
                 let points = output_grad_transform_1d(s, half[i]);
                 for j in 0..IN {
                     let at = (i * IN + j) * stride + (block * rows.of + row) * LANES;
-                    // SAFETY: a task has its own rows.
+                    // SAFETY: each task has its own rows.
                     s.store_up_to(points[j], unsafe { y.part(at, LANES) });
                 }
             }
@@ -660,7 +660,7 @@ fn transform_kernel<S: Simd>(
     }
 }
 
-/// Adds to dw, for sixteen terms and up to 32 columns, what `tiles` transformed tiles contribute.
+/// Adds the contribution of `tiles` transformed tiles to dw, for sixteen terms and up to 32 columns.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn grad_weight_kernel<S: Simd>(
@@ -703,7 +703,7 @@ fn grad_weight_kernel<S: Simd>(
                 let taps = filter_grad_transform_1d(s, half[i]);
                 for j in 0..3 {
                     let at = ((i * 3 + j) * terms + term_block * LANES + t) * columns + column;
-                    // SAFETY: a task writes its own terms and columns.
+                    // SAFETY: a task writes only its own terms and columns.
                     let to = unsafe { dw.part(at, used) };
                     s.store_up_to(s.add(s.load_up_to(to), taps[j]), to);
                 }

@@ -1,4 +1,4 @@
-//! Convolutions and matrix products against plain loops, and their bits against threads and batch sizes.
+//! Tests convolutions and matrix products against plain loops, and their bits for any number of threads and images.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::*;
 use ddpm_kernels::*;
 use proptest::prelude::*;
 
-/// Relative to the largest value. Winograd's transforms cost a digit; everything else is far better.
+/// Tolerance relative to the largest value. Winograd's transforms lose a digit; the other algorithms are far better.
 const TOLERANCE: f64 = 1e-5;
 
 struct Case {
@@ -70,12 +70,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(120) })]
 
     #[test]
-    fn convolution_is_that_of_the_plain_loops(shape in convolutions()) {
+    fn convolution_matches_the_reference(shape in convolutions()) {
         compare(&shape);
     }
 
     #[test]
-    fn bits_depend_neither_on_threads_nor_on_the_batch(shape in convolutions()) {
+    fn bits_do_not_depend_on_threads_or_batch_size(shape in convolutions()) {
         let case = Case::new(&shape);
         let all = on_every_pool(|| case.forward(&shape));
         let dx = on_every_pool(|| case.grad_input(&shape));
@@ -97,7 +97,7 @@ proptest! {
     }
 
     #[test]
-    fn small_images_of_many_channels_have_tiles_of_their_own(
+    fn small_images_of_many_channels_use_small_tiles(
         n in 1usize..4, h in 1usize..5, w in 1usize..5, c_in in 128usize..150, c_out in 128usize..150, pad in 0usize..3,
     ) {
         prop_assume!(h + 2 * pad >= 3 && w + 2 * pad >= 3);
@@ -113,9 +113,9 @@ proptest! {
     }
 
     #[test]
-    fn a_packed_filter_gives_the_same_bits(shape in convolutions()) {
+    fn packed_filters_give_the_same_bits(shape in convolutions()) {
         let case = Case::new(&shape);
-        // Packed for one image of another size.
+        // The filter is packed for one image of another size.
         let filter = PackedFilter::new(&ConvShape { n: 1, h: 20, w: 9, ..shape }, &case.w);
         let mut out = vec![f32::NAN; shape.output_len()];
         conv2d_packed(&shape, &case.x, &filter, case.fusion(), &mut out);
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn normalising_on_the_way_in_gives_the_bits_of_normalising_before(shape in convolutions(), silu: bool) {
+    fn fused_normalization_gives_the_same_bits(shape in convolutions(), silu: bool) {
         let case = Case::new(&shape);
         let norm = GroupNormShape { n: shape.n, pixels: shape.h * shape.w, channels: shape.c_in, groups: 1, eps: 1e-5 };
         let (gamma, beta) = (numbers(shape.c_in, 7), numbers(shape.c_in, 8));
@@ -139,18 +139,18 @@ proptest! {
         let mut out = vec![f32::NAN; shape.output_len()];
         fused.apply(&case.x, &mut normed.clone());
         conv2d(&shape, &case.x, &case.w, Fusion { norm: Some(&fused), ..case.fusion() }, &mut out);
-        assert_same_bits(&out, &before, "normalised on the way in");
+        assert_same_bits(&out, &before, "fused normalization");
         out.fill(f32::NAN);
         let filter = PackedFilter::new(&shape, &case.w);
         conv2d_packed(&shape, &case.x, &filter, Fusion { norm: Some(&fused), ..case.fusion() }, &mut out);
-        assert_same_bits(&out, &before, "normalised on the way in, packed");
+        assert_same_bits(&out, &before, "fused normalization, packed");
     }
 
     #[test]
-    fn an_input_in_two_parts_gives_the_bits_of_the_joined_one(
+    fn an_input_in_two_parts_gives_the_same_bits(
         shape in convolutions(), second in 1usize..64, normed: bool, sixteens: bool,
     ) {
-        // Parts of whole vectors are read where they lie, others are joined first.
+        // Parts whose channels are multiples of 16 are read in place; others are concatenated first.
         let (c_in, second) = if sixteens { (shape.c_in.next_multiple_of(16) + 16, second.next_multiple_of(16)) } else { (shape.c_in + 1, second) };
         let second = second.min(c_in - if sixteens { 16 } else { 1 });
         let shape = ConvShape { c_in, ..shape };
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn products_are_those_of_the_plain_loops(
+    fn matrix_products_match_the_reference(
         m in 1usize..90, k in 1usize..80, n in 1usize..70, a_transposed: bool, b_transposed: bool,
     ) {
         let shape = MatMulShape { m, k, n, a_transposed, b_transposed };
@@ -200,17 +200,17 @@ proptest! {
     }
 }
 
-/// Shapes of the networks that the crate is for, where errors have room to grow.
+/// Tests the shapes of real networks, whose long sums have larger errors.
 #[test]
-fn wide_convolutions_keep_their_digits() {
+fn wide_convolutions_are_accurate() {
     for (n, side, c_in, c_out) in [(1, 16, 256, 256), (3, 8, 512, 256), (2, 4, 256, 256), (2, 32, 32, 32)] {
         compare(&ConvShape { n, h: side, w: side, c_in, c_out, kernel: (3, 3), stride: 1, pad: Pad::same(1) });
     }
 }
 
-/// The gradients in the reference are themselves held against finite differences of its forward pass.
+/// Tests the reference gradients against finite differences of the reference forward pass.
 #[test]
-fn reference_gradients_are_finite_differences() {
+fn reference_gradients_match_finite_differences() {
     let pad = Pad { top: 0, bottom: 1, left: 1, right: 2 };
     let shape = ConvShape { n: 2, h: 4, w: 5, c_in: 3, c_out: 2, kernel: (3, 2), stride: 2, pad };
     let case = Case::new(&shape);

@@ -1,4 +1,4 @@
-//! Every instruction set that this machine has computes the same thing. One test, since the limit is the process's.
+//! Tests that all instruction sets of this machine agree. It is a single test, because the limit is global.
 
 mod common;
 
@@ -8,7 +8,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 #[test]
-fn every_instruction_set_agrees_with_the_plain_loops() {
+fn every_instruction_set_matches_the_reference() {
     let best = instruction_set();
     let mut runner = TestRunner::deterministic();
     for set in [InstructionSet::Portable, InstructionSet::Avx2, InstructionSet::Avx512] {

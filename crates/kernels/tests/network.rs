@@ -1,5 +1,5 @@
-//! Normalisation, attention, activation, resampling, sums and the optimizer: against plain loops, finite differences,
-//! closed forms, threads and batch sizes.
+//! Tests normalization, attention, activation, resampling, sums and the optimizer against plain loops, finite
+//! differences and closed forms, and their bits for any number of threads and images.
 
 mod common;
 
@@ -50,7 +50,7 @@ impl Norm {
         (out, saved)
     }
 
-    /// dx, dgamma, dbeta, dscale, dshift.
+    /// Returns dx, dgamma, dbeta, dscale and dshift.
     fn backward(&self) -> [Vec<f32>; 5] {
         let saved = self.forward().1;
         let nan = |len: usize| vec![f32::NAN; len];
@@ -75,7 +75,7 @@ impl Norm {
         [dx, dgamma, dbeta, dscale, dshift]
     }
 
-    /// The reference, with one of x, gamma, beta, scale and shift replaced.
+    /// Computes the reference with one of x, gamma, beta, scale and shift replaced.
     fn reference(&self, replaced: usize, by: &[f64]) -> Vec<f64> {
         let (scale, shift) = self.scale_shift.clone().unwrap_or_default();
         let mut inputs = [&self.x, &self.gamma, &self.beta, &scale, &shift].map(|x| wide(x));
@@ -90,17 +90,17 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
 
     #[test]
-    fn group_norm_is_that_of_the_plain_loops((shape, silu, scaled) in norms()) {
-        // A group of one value is 0 times 1/√eps: what f32 makes of the 0 is multiplied as well.
+    fn group_norm_matches_the_reference((shape, silu, scaled) in norms()) {
+        // A group of one value has variance 0, and 1/√eps amplifies the f32 rounding of x − mean.
         prop_assume!(shape.pixels * shape.channels / shape.groups > 3);
         let case = Norm::new(shape, silu, scaled);
         assert_close(&case.forward().0, &case.reference(0, &wide(&case.x)), 2e-6, "group_norm");
     }
 
     #[test]
-    fn group_norm_gradients_are_finite_differences((shape, silu, scaled) in norms()) {
+    fn group_norm_gradients_match_finite_differences((shape, silu, scaled) in norms()) {
         prop_assume!(shape.n * shape.pixels * shape.channels < 1500);
-        // One value a group has no variance: the gradient by x is 0 with terms of 1/√eps, which only f64 cancels.
+        // A group of one value has variance 0: dx is 0, as a sum of large terms of 1/√eps that cancel only in f64.
         prop_assume!(shape.pixels * shape.channels / shape.groups > 3);
         let case = Norm::new(shape, silu, scaled);
         let (scale, shift) = case.scale_shift.clone().unwrap_or_default();
@@ -113,7 +113,7 @@ proptest! {
     }
 
     #[test]
-    fn group_norm_bits_depend_neither_on_threads_nor_on_the_batch((shape, silu, scaled) in norms()) {
+    fn group_norm_bits_do_not_depend_on_threads_or_batch_size((shape, silu, scaled) in norms()) {
         let case = Norm::new(shape, silu, scaled);
         let all = on_every_pool(|| case.forward().0);
         for i in 0..3 {
@@ -138,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn attention_is_that_of_the_plain_loops(
+    fn attention_matches_the_reference(
         n in 1usize..4, tokens in prop_oneof![1usize..40, 60usize..140], heads in 1usize..4, head_dim in 1usize..40,
     ) {
         let shape = AttentionShape { n, tokens, heads, head_dim };
@@ -156,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn attention_gradients_are_finite_differences(
+    fn attention_gradients_match_finite_differences(
         n in 1usize..3, tokens in 1usize..20, heads in 1usize..3, head_dim in 1usize..8,
     ) {
         let shape = AttentionShape { n, tokens, heads, head_dim };
@@ -170,16 +170,16 @@ proptest! {
             finite_differences(&k, &dout, |k| f(&wq, k, &wv)),
             finite_differences(&v, &dout, |v| f(&wq, &wk, v)),
         ];
-        // Gradients may vanish (one token), so the error is relative to dout's size, 1.
+        // Gradients may vanish (if there is one token), so the error is relative to the size of dout, 1.
         for (actual, expected) in gradients.iter().zip(expected) {
             for (a, e) in actual.iter().zip(expected) {
-                prop_assert!((f64::from(*a) - e).abs() < 1e-5, "{a} is not {e}");
+                prop_assert!((f64::from(*a) - e).abs() < 1e-5, "found {a}; expected {e}");
             }
         }
     }
 
     #[test]
-    fn sums_and_upsampling(n in 1usize..5, h in 1usize..9, w in 1usize..20, c in 1usize..40) {
+    fn sums_and_upsampling_match_their_definitions(n in 1usize..5, h in 1usize..9, w in 1usize..20, c in 1usize..40) {
         let x = numbers(n * h * w * c, 1);
         let mut expected = vec![0.0; n * c];
         x.iter().enumerate().for_each(|(i, &x)| expected[i / (h * w * c) * c + i % c] += f64::from(x));
@@ -200,7 +200,7 @@ proptest! {
             let (channel, column, row, image) = (i % c, i / c % (2 * w), i / c / (2 * w) % (2 * h), i / c / (4 * w * h));
             prop_assert_eq!(value, x[((image * h + row / 2) * w + column / 2) * c + channel]);
         }
-        // ⟨up(x), y⟩ = ⟨x, upᵀ(y)⟩.
+        // The adjoint identity ⟨up(x), y⟩ = ⟨x, upᵀ(y)⟩.
         let y = numbers(up.len(), 2);
         let mut down = vec![f32::NAN; x.len()];
         upsample2x_backward(n, h, w, c, &y, &mut down);
@@ -226,7 +226,7 @@ fn attention_gradients_of_many_tokens() {
     let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
         reference::attention(&shape, q, k, v).iter().zip(&dout).map(|(y, &dy)| y * f64::from(dy)).sum()
     };
-    // Along one random direction of all three at once.
+    // Compare the derivative along one random direction of q, k and v together.
     let direction = numbers(4500, 9);
     let moved = |t: f64| {
         let step = |x: &[f32], d: &[f32]| wide(x).iter().zip(d).map(|(x, &d)| x + t * f64::from(d)).collect::<Vec<_>>();
@@ -234,26 +234,26 @@ fn attention_gradients_of_many_tokens() {
     };
     let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
     let actual: f64 = gradients.iter().zip(&direction).map(|(&g, &d)| f64::from(g) * f64::from(d)).sum();
-    assert!((actual - expected).abs() < 1e-4 * expected.abs().max(1.0), "{actual} is not {expected}");
+    assert!((actual - expected).abs() < 1e-4 * expected.abs().max(1.0), "found {actual}; expected {expected}");
 }
 
-/// The unused lanes of a vector of scores are not scores of zero.
+/// The unused lanes of the last vector of scores must not count as scores of zero.
 #[test]
-fn attention_of_scores_far_below_zero() {
+fn attention_handles_scores_far_below_zero() {
     let shape = AttentionShape { n: 1, tokens: 5, heads: 1, head_dim: 1 };
     let (q, k, v) = ([100.0f32; 5], [-30.0, -30.01, -30.02, -30.03, -30.04f32], numbers(5, 1));
     let mut out = vec![f32::NAN; 5];
     attention(&shape, &q, &k, &v, &mut out);
-    // Scores near -3000 carry an error of 1e-4.
+    // Scores near -3000 have an error of 1e-4.
     assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 1e-3, "attention");
 }
 
 #[test]
-fn group_norm_keeps_a_small_variance_beside_a_large_mean() {
+fn group_norm_is_accurate_for_a_small_variance_and_a_large_mean() {
     let shape = GroupNormShape { n: 1, pixels: 256, channels: 8, groups: 2, eps: 1e-6 };
     let mut case = Norm::new(shape, false, false);
     case.x = numbers(2048, 1).iter().map(|x| 100.0 + 0.1 * x).collect();
-    // x itself is only known to 4e-6, of a standard deviation of 0.06.
+    // The rounding error of x is 4e-6, at a standard deviation of 0.06.
     assert_close(&case.forward().0, &case.reference(0, &wide(&case.x)), 2e-4, "group_norm");
 }
 
@@ -265,7 +265,7 @@ fn silu_is_accurate_and_saturates() {
     for (&x, &y) in x.iter().zip(&y) {
         let expected = reference::silu(f64::from(x));
         let allowed = 3.0 * f64::from(f32::EPSILON) * expected.abs() + 1e-30;
-        assert!((f64::from(y) - expected).abs() <= allowed, "silu({x}) = {y}, not {expected}");
+        assert!((f64::from(y) - expected).abs() <= allowed, "silu({x}) is {y}; expected {expected}");
     }
     let mut nan = [0.0];
     silu(&[f32::NAN], &mut nan);
@@ -279,9 +279,9 @@ fn silu_is_accurate_and_saturates() {
     assert_close(&dx, &expected, 1e-6, "silu_backward");
 }
 
-/// `torch.optim.Adam` written out in f64, ten steps, with clipping and a moving average.
+/// Compares ten steps with `torch.optim.Adam` written in f64, with clipping and a moving average.
 #[test]
-fn adam_is_that_of_the_formula() {
+fn adam_matches_the_formula() {
     const LEN: usize = 1003;
     let (mut p, mut m, mut v, mut ema) = (numbers(LEN, 1), vec![0.0; LEN], vec![0.0; LEN], numbers(LEN, 1));
     let (mut wp, mut wm, mut wv, mut wema) = (wide(&p), vec![0.0f64; LEN], vec![0.0f64; LEN], wide(&p));
@@ -304,7 +304,7 @@ fn adam_is_that_of_the_formula() {
     let before = ema.clone();
     let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: 11, gradient_scale: 1.0, ema_decay: 1.0 };
     adam(&step, &mut p, &m.clone(), &mut m, &mut v, &mut ema);
-    assert_eq!(ema, before, "a decay of 1 keeps the average");
+    assert_eq!(ema, before, "a decay of 1 leaves the average unchanged");
 }
 
 #[test]

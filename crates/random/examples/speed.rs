@@ -1,4 +1,4 @@
-//! Nanoseconds per number: `cargo run --release -p ddpm-random --example speed`.
+//! Measures nanoseconds per number: `cargo run --release -p ddpm-random --example speed`.
 
 use ddpm_random::{Random, Stream};
 use std::hint::black_box;
@@ -21,7 +21,7 @@ fn main() {
     });
 }
 
-/// The fastest of many runs, per element.
+/// Prints the time per element of the fastest of many runs.
 fn time(name: &str, n: usize, mut run: impl FnMut()) {
     let best = (0..300)
         .map(|_| {

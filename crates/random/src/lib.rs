@@ -1,9 +1,9 @@
-//! Counter-based randomness: every random number of the program is a pure function of
+//! Counter-based random numbers: every random number of the program is a pure function of
 //! `(seed, stream, index, step, position)`.
 //!
-//! A [`Random`] is a seed and nothing else. What a number is for ([`Stream`]), which image or parameter it belongs to
-//! (`index`) and when it is drawn (`step`) address it, so that nothing is saved to resume a run and an image does not
-//! change with the batch size, the number of threads, or what was drawn before it.
+//! A [`Random`] holds a seed and no other state. A number is addressed by its purpose ([`Stream`]), the image or
+//! parameter that it belongs to (`index`) and the time of the draw (`step`). A resumed run therefore needs no saved
+//! generator state, and an image does not depend on the batch size, the number of threads or earlier draws.
 //!
 //! ```
 //! use ddpm_random::{Random, Stream};
@@ -17,10 +17,11 @@
 //! ```
 //!
 //! # The numbers are part of the format
-//! Key: the two halves of the seed. Counter: `[index bits 0–31, index bits 32–47 | stream << 16, step, block]`, each block
-//! giving the four words of Philox4x32-10 (Salmon et al. 2011). Word `p` of a draw is word `p % 4` of block `p / 4`;
-//! shorter slices are prefixes of longer ones. All arithmetic is on integers or in `+ − × ÷ √` of IEEE 754, hence the same
-//! bits on every platform and instruction set.
+//! The key is the seed as two 32-bit words, low word first. The counter is
+//! `[index bits 0–31, index bits 32–47 | stream << 16, step, block]`. Each block yields the four words of Philox4x32-10
+//! (Salmon et al. 2011). Word `p` of a draw is word `p % 4` of block `p / 4`, so a shorter draw is a prefix of a longer
+//! one. All arithmetic is on integers or uses `+ − × ÷ √` of IEEE 754, so the bits are the same on every platform and
+//! instruction set.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -30,15 +31,15 @@ mod shuffle;
 
 use philox::{LANES, Words, blocks, philox4x32_10};
 
-/// What a random number is for. The numbers never change: they are part of the format, like a parameter's name.
+/// The purpose of a random number. The numeric values are part of the format and never change.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
-    /// Initial parameters; `index` is the parameter's.
+    /// Initial parameters; `index` is the parameter's number.
     Parameters = 1,
     /// The order of the training images; `step` is the epoch (see [`Random::shuffled`]).
     Shuffle = 2,
-    /// Whether a training image is mirrored.
+    /// Horizontal flips of training images.
     Flip = 3,
     /// The timestep t of a training image.
     Timestep = 4,
@@ -46,61 +47,56 @@ pub enum Stream {
     Noise = 5,
     /// Dropout in the network.
     Dropout = 6,
-    /// Whether a training image loses its label (classifier-free guidance).
+    /// Dropped labels of training images (classifier-free guidance).
     LabelDropout = 7,
-    /// x_T of a sample; `index` is the sample's.
+    /// The initial noise x_T of a sample; `index` is the sample's number.
     InitialNoise = 8,
-    /// The noise that a sampler adds; `index` is the sample's, `step` the sampler's.
+    /// The noise that a sampler adds; `index` is the sample's number, `step` the sampling step.
     SamplerNoise = 9,
     /// Noise and timesteps of an evaluation (bits/dim, denoising error).
     Evaluate = 10,
-    /// Where a training image is cropped.
+    /// Crop positions of training images.
     Crop = 11,
-    /// Subsets and resampling of a metric (KID's blocks, bootstrap).
+    /// Subsets and bootstrap resampling in metrics (such as the blocks of KID).
     Subset = 12,
     /// Labels drawn for samples.
     Label = 13,
-    /// Noise of the known part of an image that is inpainted, and of going back to try again; `index` is the image's.
+    /// Noise in inpainting: for the known part and for resampling steps; `index` is the image's number.
     Inpaint = 14,
-    /// What makes 8-bit pixels continuous; `index` is the image's.
+    /// Dequantization noise of 8-bit pixels; `index` is the image's number.
     Dequantize = 15,
-    /// Vectors of an estimate of a trace; `index` is the image's, `step` the vector's.
+    /// Probe vectors of a stochastic trace estimate; `index` is the image's number, `step` the vector's.
     Trace = 16,
 }
 
 /// A seed: the source of every random number of a run.
 ///
-/// Its methods take the number's address: a [`Stream`], an `index` < 2⁴⁸ (image, sample, parameter) and a `step` < 2³²
-/// (training step, sampler step, epoch), and panic beyond these. A draw has up to 2³⁴ words.
+/// The methods take the address of a draw: a [`Stream`], an `index` < 2⁴⁸ (image, sample, parameter) and a `step` < 2³²
+/// (training step, sampling step, epoch). They panic if either is out of range. A draw has up to 2³⁴ words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Random {
     seed: u64,
 }
 
 impl Random {
-    /// The source for `seed`; sources of different seeds are independent.
+    /// Creates the source for `seed`. Sources with different seeds are independent.
     pub const fn new(seed: u64) -> Self {
         Random { seed }
     }
 
-    /// The seed it was made from.
-    pub const fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    /// Random words.
+    /// Fills `out` with random 32-bit words.
     pub fn bits(&self, stream: Stream, index: u64, step: u64, out: &mut [u32]) {
         self.fill(stream, index, step, out, interleave);
     }
 
-    /// Uniform in `[0, 1)`: multiples of 2⁻²⁴, one word each.
+    /// Fills `out` with uniform numbers in `[0, 1)`: multiples of 2⁻²⁴, one word each.
     pub fn uniforms(&self, stream: Stream, index: u64, step: u64, out: &mut [f32]) {
         self.fill(stream, index, step, out, |words| {
             interleave(words).map(|word| (word >> 8) as f32 * (1.0 / 16_777_216.0))
         });
     }
 
-    /// Uniform in `[0, 1)`: multiples of 2⁻⁵³, two words each (the first is the low half).
+    /// Fills `out` with uniform numbers in `[0, 1)`: multiples of 2⁻⁵³, two words each, low word first.
     pub fn uniforms_f64(&self, stream: Stream, index: u64, step: u64, out: &mut [f64]) {
         self.fill(stream, index, step, out, |words| {
             let word = interleave(words);
@@ -108,21 +104,23 @@ impl Random {
         });
     }
 
-    /// One uniform in `[0, 1)` with 53 bits: the first of [`uniforms_f64`](Self::uniforms_f64).
+    /// Returns one uniform number in `[0, 1)` with 53 bits: the first of [`uniforms_f64`](Self::uniforms_f64).
     pub fn uniform(&self, stream: Stream, index: u64, step: u64) -> f64 {
         let [low, high, ..] = self.block(stream, index, step, 0);
         to_unit_f64(low, high)
     }
 
-    /// Uniform in `0..n` by multiplying 64 bits and shifting; no value is favoured by more than n·2⁻⁶⁴. For `n` = 0: 0.
+    /// Returns a uniform integer in `0..n` (0 if `n` is 0), by multiplying 64 bits by `n` and shifting.
+    ///
+    /// The probability of a value differs from 1/n by less than 2⁻⁶⁴.
     pub fn below(&self, stream: Stream, index: u64, step: u64, n: u64) -> u64 {
         let [low, high, ..] = self.block(stream, index, step, 0);
         multiply_shift(low, high, n)
     }
 
-    /// Standard normals by Box–Muller, within 6.77 of 0; two words make two normals.
+    /// Fills `out` with standard normals by the Box–Muller transform: two words make two normals, all within ±6.77.
     ///
-    /// Each is within 4e-7 of the pair's radius of the exact transform of its bits.
+    /// The error of a normal, relative to the radius of its pair, is below 4e-7.
     pub fn normals(&self, stream: Stream, index: u64, step: u64, out: &mut [f32]) {
         self.fill(stream, index, step, out, |[w0, w1, w2, w3]| {
             let mut normals = [[0.0; LANES]; 4];
@@ -134,13 +132,14 @@ impl Random {
         });
     }
 
-    /// Dropout in place: each element of `x` becomes 0 with probability `p`, or else is multiplied by 1/(1 − p).
+    /// Applies dropout to `x` in place: zeroes each element with probability `p` and scales the others by 1/(1 − p).
     ///
-    /// The same call on the gradient of the output gives the gradient of the input. `p` is rounded to 1/65536, and the
-    /// factor is that of the rounded `p`, so the mean is kept exactly; outside `[0, 1]` it is clamped. Element `e`
-    /// of `x` is decided by 16 bits of block `first_block + e/8`, so that a slice may be split at multiples of 8 and the
-    /// parts done in any order, and each layer of a network takes the blocks after the previous one's. Both halves of
-    /// word `w` count, the low one first.
+    /// The same call on the gradient of the output computes the gradient of the input. `p` is clamped to `[0, 1]` and
+    /// rounded to a multiple of 1/65536. The factor is computed from the rounded `p`, so the mean is preserved exactly.
+    ///
+    /// Element `e` uses 16 bits of block `first_block + e/8`; each word serves two elements, its low half first. A
+    /// slice may therefore be split at multiples of 8 and the parts processed in any order. The layers of a network use
+    /// consecutive ranges of blocks.
     pub fn dropout(&self, stream: Stream, index: u64, step: u64, first_block: u32, p: f32, x: &mut [f32]) {
         let dropped = (p.clamp(0.0, 1.0) * 65536.0).round() as u32;
         if dropped == 0 {
@@ -173,7 +172,7 @@ impl Random {
         philox4x32_10([c0, c1, c2, block], self.key())
     }
 
-    /// Fills `out` with the values that `convert` makes of [`LANES`] blocks at a time.
+    /// Fills `out` with the values that `convert` computes from [`LANES`] blocks at a time.
     #[inline(always)]
     fn fill<T: Copy, const N: usize>(
         &self,
@@ -197,12 +196,12 @@ impl Random {
 }
 
 fn counter(stream: Stream, index: u64, step: u64) -> [u32; 3] {
-    assert!(index < 1 << 48, "random: index {index} needs more than 48 bits");
-    assert!(step < 1 << 32, "random: step {step} needs more than 32 bits");
+    assert!(index < 1 << 48, "random: index is {index}; expected at most 48 bits");
+    assert!(step < 1 << 32, "random: step is {step}; expected at most 32 bits");
     [index as u32, (index >> 32) as u32 | u32::from(stream as u16) << 16, step as u32]
 }
 
-/// Blocks in their natural order: element `4 l + w` is word `w` of block `l`.
+/// Returns the words in block order: element `4 l + w` is word `w` of block `l`.
 #[inline(always)]
 fn interleave<T: Copy + Default>(words: &[[T; LANES]; 4]) -> [T; 4 * LANES] {
     let mut out = [T::default(); 4 * LANES];
@@ -218,7 +217,7 @@ fn to_unit_f64(low: u32, high: u32) -> f64 {
     (join_words(low, high) >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
 }
 
-/// `⌊bits · n / 2⁶⁴⌋`.
+/// Returns `⌊bits · n / 2⁶⁴⌋`.
 fn multiply_shift(low: u32, high: u32, n: u64) -> u64 {
     ((u128::from(join_words(low, high)) * u128::from(n)) >> 64) as u64
 }

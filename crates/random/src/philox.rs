@@ -1,20 +1,22 @@
-//! Philox4x32-10: J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3",
-//! SC 2011. A block cipher cut down to what statistics needs: it passes TestU01's BigCrush, has no state, and any of its
-//! 2¹²⁸ blocks is as near as the first.
+//! The generator Philox4x32-10: J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy
+//! as 1, 2, 3", SC 2011.
+//!
+//! Philox is a simplified block cipher. It passes TestU01's BigCrush, has no state, and computes any of its 2¹²⁸ blocks
+//! directly.
 
-/// Blocks that are computed together. With the block as the inner loop the compiler turns the rounds into vector code.
+/// Number of blocks computed together. With blocks as the inner loop, the compiler vectorizes the rounds.
 pub(crate) const LANES: usize = 16;
 
-/// Words of [`LANES`] blocks: `words[w][l]` is word `w` of block `l`.
+/// The words of [`LANES`] blocks: `words[w][l]` is word `w` of block `l`.
 pub(crate) type Words = [[u32; LANES]; 4];
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-/// The golden ratio and √3 − 1 in 0.32 fixed point: what each round adds to the key.
+/// The golden ratio and √3 − 1 in 0.32 fixed point. Each round adds them to the key.
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// The Philox4x32-10 block function: 128 random bits from a 128-bit counter and a 64-bit key.
+/// Computes one Philox4x32-10 block: 128 random bits from a 128-bit counter and a 64-bit key.
 ///
-/// Words are in the order of the paper and of Random123, whose published vectors it reproduces.
+/// The word order is that of the paper and of Random123, and the tests check Random123's published vectors.
 #[inline(always)]
 pub(crate) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
@@ -32,7 +34,7 @@ pub(crate) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// [`LANES`] consecutive blocks, the last counter word running from `first`.
+/// Computes [`LANES`] consecutive blocks; `first` is the last counter word of the first block.
 #[inline(always)]
 pub(crate) fn blocks(counter: [u32; 3], first: u32, key: [u32; 2]) -> Words {
     let mut words = [[0; LANES]; 4];
@@ -51,9 +53,9 @@ pub(crate) fn blocks(counter: [u32; 3], first: u32, key: [u32; 2]) -> Words {
 mod tests {
     use super::philox4x32_10;
 
-    /// `tests/kat_vectors` of Random123 1.14, the lines "philox4x32 10".
+    /// The vectors are from `tests/kat_vectors` of Random123 1.14, lines "philox4x32 10".
     #[test]
-    fn random123() {
+    fn matches_random123() {
         let pi = [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344];
         assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
         assert_eq!(philox4x32_10([!0; 4], [!0; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);

@@ -1,25 +1,25 @@
-//! A pseudo-random permutation that is addressed, not stored.
+//! A pseudo-random permutation that is computed element by element instead of stored.
 //!
-//! A Feistel network whose halves add modulo two numbers instead of by exclusive or, so that its domain `a·b` is hardly
-//! larger than `n`, and which is applied again where it leads outside `0..n` (cycle walking): J. Black, P. Rogaway,
-//! "Ciphers with arbitrary finite domains", CT-RSA 2002. Each step can be undone, so the whole is a bijection whatever
-//! the round function is.
+//! It is a Feistel network with modular addition instead of XOR, so that its domain `a·b` is only slightly larger than
+//! `n`. Results outside `0..n` are permuted again until they fall inside (cycle walking): J. Black, P. Rogaway,
+//! "Ciphers with arbitrary finite domains", CT-RSA 2002. Each round is invertible, so the result is a bijection for any
+//! round function.
 
 use crate::{Random, Stream};
 
-/// Enough that the permutations of tiny sets come out evenly (see the tests); an epoch of a large one needs fewer.
+/// Number of rounds. Twelve make the permutations of tiny sets uniform (see the tests); large sets would need fewer.
 const ROUNDS: u32 = 12;
 
 impl Random {
-    /// The element at position `i` of a pseudo-random permutation of `0..n`, another one for each `epoch` (< 2³²).
+    /// Returns element `i` of a pseudo-random permutation of `0..n`. Each `epoch` (< 2³²) has its own permutation.
     ///
-    /// Constant time and no memory: a data set of any size is shuffled without a list of its indices, and training
-    /// resumes at any position.
+    /// It takes constant time and no memory: a data set of any size is shuffled without a list of its indices, and
+    /// training resumes at any position.
     ///
     /// # Panics
-    /// If `i >= n`, or `epoch` does not fit 32 bits.
+    /// If `i >= n`, or `epoch` does not fit in 32 bits.
     pub fn shuffled(&self, epoch: u64, n: u64, i: u64) -> u64 {
-        assert!(i < n, "position {i} of a permutation of {n} elements");
+        assert!(i < n, "shuffled: position {i} is out of range; the permutation has {n} elements");
         let root = n.isqrt();
         let a = if root * root < n { root + 1 } else { root };
         let b = n.div_ceil(a);

@@ -1,4 +1,4 @@
-//! Dropout: its rate, its mean, and that chunks make the whole.
+//! Tests of dropout: its rate, its mean, and splitting a slice into chunks.
 
 use ddpm_random::{Random, Stream};
 
@@ -14,7 +14,7 @@ fn rate_and_mean() {
     for p in [0.001, 0.1, 0.13, 0.5, 0.9, 0.999] {
         let x = ones(n, p);
         let dropped = x.iter().filter(|&&x| x == 0.0).count() as f64;
-        // What is really applied is the nearest 1/65536.
+        // Dropout rounds p to the nearest 1/65536.
         let q = (f64::from(p) * 65536.0).round() / 65536.0;
         let sigma = (n as f64 * q * (1.0 - q)).sqrt();
         assert!((dropped - n as f64 * q).abs() < 3.5 * sigma, "p = {p}: {dropped} of {n} dropped");
@@ -24,7 +24,7 @@ fn rate_and_mean() {
 }
 
 #[test]
-fn ends() {
+fn probabilities_outside_0_to_1_are_clamped() {
     assert!(ones(1000, 0.0).iter().all(|&x| x == 1.0));
     assert!(ones(1000, -3.0).iter().all(|&x| x == 1.0));
     assert!(ones(1000, f32::NAN).iter().all(|&x| x == 1.0));
@@ -32,9 +32,9 @@ fn ends() {
     assert!(ones(1000, 7.0).iter().all(|&x| x == 0.0));
 }
 
-/// Split at any multiple of 8, the parts done backwards.
+/// Chunks whose sizes are multiples of 8, processed in reverse order, give the same result as the whole slice.
 #[test]
-fn chunks_make_the_whole() {
+fn chunks_match_the_whole_slice() {
     let whole = ones(1003, 0.3);
     for size in [8, 16, 24, 120, 128, 136, 504] {
         let mut x = vec![1.0; 1003];
@@ -46,9 +46,9 @@ fn chunks_make_the_whole() {
     }
 }
 
-/// What is dropped does not depend on what is there, and a NaN is not hidden.
+/// The mask does not depend on the values, and NaN stays NaN.
 #[test]
-fn multiplies() {
+fn multiplies_by_a_mask() {
     let mask = ones(500, 0.4);
     let mut x: Vec<f32> = (0..500).map(|i| i as f32 - 250.0).collect();
     let expected: Vec<f32> = x.iter().zip(&mask).map(|(x, m)| x * m).collect();

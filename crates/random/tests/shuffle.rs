@@ -1,38 +1,38 @@
-//! `Random::shuffled`: a bijection, and an even-handed one.
+//! Tests that `Random::shuffled` is a bijection and uniform over permutations.
 
 use ddpm_random::{Random, Stream};
 use std::collections::{HashMap, HashSet};
 
 #[test]
-fn bijection() {
+fn is_a_bijection() {
     let random = Random::new(11);
     for n in (1..700).chain([999, 1000, 1001, 1023, 1024, 1025, 1999, 2000, 60_000]) {
         let mut seen = vec![false; n as usize];
         for i in 0..n {
             let j = random.shuffled(2, n, i) as usize;
-            assert!(!seen[j], "n = {n}: {j} twice");
+            assert!(!seen[j], "n = {n}: {j} occurs twice");
             seen[j] = true;
         }
     }
 }
 
 #[test]
-fn large_sets() {
+fn large_sets_are_spread_over_the_whole_range() {
     let random = Random::new(12);
     for n in [1 << 32, (1 << 32) + 1, 10_u64.pow(12), u64::MAX - 1, u64::MAX] {
         let positions = (0..500).chain(n - 500..n);
         let images: HashSet<u64> = positions.map(|i| random.shuffled(0, n, i)).collect();
         assert_eq!(images.len(), 1000, "n = {n}");
         assert!(images.iter().all(|&j| j < n));
-        // 1000 draws land in all ten tenths; an image near its position would leave eight of them empty.
+        // 1000 draws reach all ten tenths. If elements stayed near their positions, eight tenths would be empty.
         let tenths: HashSet<u64> = images.iter().map(|j| j / (n / 10 + 1)).collect();
         assert_eq!(tenths.len(), 10, "n = {n}");
     }
 }
 
-/// Over epochs every permutation of a few elements comes equally often: chi-square with n! − 1 degrees of freedom.
+/// Over epochs, every permutation of a few elements is equally frequent: chi-square with n! − 1 degrees of freedom.
 #[test]
-fn permutations_are_even() {
+fn permutations_are_uniform() {
     let random = Random::new(13);
     for (n, factorial) in [(2, 2), (3, 6), (4, 24), (5, 120)] {
         let epochs = 200 * factorial;
@@ -47,9 +47,9 @@ fn permutations_are_even() {
     }
 }
 
-/// Element by position is a uniform table too, and epochs and seeds do not repeat each other.
+/// The table of positions and elements is uniform, and different epochs and seeds give different permutations.
 #[test]
-fn positions_are_even() {
+fn positions_are_uniform() {
     let n = 50;
     let epochs = 20_000;
     let random = Random::new(14);
@@ -73,13 +73,13 @@ fn positions_are_even() {
 
 #[test]
 #[should_panic(expected = "position 10")]
-fn position_out_of_range() {
+fn position_out_of_range_panics() {
     Random::new(0).shuffled(0, 10, 10);
 }
 
 /// The shuffle draws from its own stream.
 #[test]
-fn own_stream() {
+fn uses_its_own_stream() {
     let n = 2; // a 2 × 1 domain: six additions of 0 or 1 from blocks 0, 2, 4, … of index 0
     let mut all = [0; 44];
     Random::new(5).bits(Stream::Shuffle, 0, 0, &mut all);

@@ -1,4 +1,5 @@
-//! Distribution, independence, and that a value depends on its address alone. Seeds are fixed, so nothing is flaky.
+//! Tests of distributions and independence, and that a value depends on its address alone. The seeds are fixed, so the
+//! tests are deterministic.
 
 use ddpm_random::{Random, Stream};
 
@@ -10,7 +11,7 @@ fn normals(stream: Stream, index: u64, step: u64) -> Vec<f32> {
     out
 }
 
-/// Φ(x) by the series of erf about 0 or, further out, Laplace's continued fraction: independent of the crate.
+/// Computes Φ(x) without the crate: by the series of erf near 0 and Laplace's continued fraction further out.
 fn normal_cdf(x: f64) -> f64 {
     let density = (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt();
     if x.abs() < 3.0 {
@@ -26,10 +27,10 @@ fn normal_cdf(x: f64) -> f64 {
 }
 
 #[test]
-fn normal_moments() {
+fn normals_have_the_right_moments() {
     let x = normals(Stream::Noise, 0, 0);
     let moment = |k: i32| x.iter().map(|&x| f64::from(x).powi(k)).sum::<f64>() / N as f64;
-    // Moments of N(0, 1) are 0, 1, 0, 3, 0, 15; the variance of the k-th sample moment is (m₂ₖ − mₖ²)/N.
+    // The moments of N(0, 1) are 0, 1, 0, 3, 0, 15. The variance of the k-th sample moment is (m₂ₖ − mₖ²)/N.
     let moments = [1.0, 0.0, 1.0, 0.0, 3.0, 0.0, 15.0, 0.0, 105.0, 0.0, 945.0, 0.0, 10395.0];
     for k in 1..=6 {
         let sigma = ((moments[2 * k] - f64::powi(moments[k], 2)) / N as f64).sqrt();
@@ -38,9 +39,9 @@ fn normal_moments() {
     }
 }
 
-/// Kolmogorov–Smirnov: P(√N D > 1.95) = 0.001.
+/// Kolmogorov–Smirnov test: P(√N D > 1.95) = 0.001.
 #[test]
-fn normals_are_normal() {
+fn normals_follow_the_normal_distribution() {
     let mut x = normals(Stream::Noise, 1, 0);
     x.sort_by(f32::total_cmp);
     let distance = x
@@ -50,14 +51,17 @@ fn normals_are_normal() {
         .fold(0.0, f64::max);
     assert!(distance * (N as f64).sqrt() < 1.95, "{}", distance * (N as f64).sqrt());
 
-    // The tails, where a maximum over the whole line is blind: expected counts beyond 4 and 4.5 are 66.4 and 7.1.
+    // The Kolmogorov–Smirnov test is insensitive to the tails. The expected counts beyond 4 and 4.5 are 66.4 and 7.1.
     for (bound, expected) in [(4.0f32, 66.4), (4.5, 7.13)] {
         let beyond = x.iter().filter(|x| x.abs() > bound).count() as f64;
-        assert!((beyond - expected).abs() < 3.5 * f64::sqrt(expected), "{beyond} beyond {bound}, not {expected}");
+        assert!(
+            (beyond - expected).abs() < 3.5 * f64::sqrt(expected),
+            "{beyond} values beyond {bound}; expected {expected}"
+        );
     }
 }
 
-/// Chi-square with 255 degrees of freedom has mean 255 and standard deviation 22.6.
+/// The chi-square distribution with 255 degrees of freedom has mean 255 and standard deviation 22.6.
 #[test]
 fn uniforms_are_uniform() {
     let random = Random::new(3);
@@ -67,7 +71,7 @@ fn uniforms_are_uniform() {
     random.uniforms_f64(Stream::Flip, 1, 0, &mut y);
     let below = (0..N as u64).map(|i| random.below(Stream::Timestep, i, 5, 256) as usize).collect::<Vec<_>>();
     let top = x.iter().map(|&x| (x * 256.0) as usize).collect();
-    // The next eight bits too: the low ones are no worse.
+    // The next eight bits, too.
     let middle = x.iter().map(|&x| (x * 65536.0) as usize % 256).collect();
     let double = y.iter().map(|&y| (y * 256.0) as usize).collect();
     for (name, cells) in [("top", top), ("middle", middle), ("double", double), ("below", below)] {
@@ -82,7 +86,7 @@ fn uniforms_are_uniform() {
     assert!(x.iter().all(|&x| (0.0..1.0).contains(&x)) && y.iter().all(|&y| (0.0..1.0).contains(&y)));
 }
 
-/// Whatever part of the address changes, the numbers have nothing in common: |correlation| < 3.5/√N.
+/// Draws with different addresses are uncorrelated: |correlation| < 3.5/√N.
 #[test]
 fn addresses_are_independent() {
     let base = normals(Stream::Noise, 5, 5);
@@ -98,7 +102,7 @@ fn addresses_are_independent() {
         ("pair", [&base[2..], &base[..2]].concat()),
     ];
     for (name, other) in others {
-        // Of the values and of their squares: a Box–Muller pair shares its radius.
+        // Power 2 as well: the two normals of a Box–Muller pair share their radius.
         for power in [1, 2] {
             let dot: f64 = base
                 .iter()
@@ -108,15 +112,15 @@ fn addresses_are_independent() {
                     (f64::from(a).powi(power) - centre) * (f64::from(b).powi(power) - centre)
                 })
                 .sum();
-            let sigma = f64::from(power) * (N as f64).sqrt(); // Var x² = 2, hence 2 for the product's deviation
+            let sigma = f64::from(power) * (N as f64).sqrt(); // Var x² = 2, so the product of two squares has deviation 2.
             assert!(dot.abs() < 3.5 * sigma, "{name}, power {power}: {} sigma", dot / sigma);
         }
     }
 }
 
-/// A short draw is the beginning of a long one, through every length around the group of 64.
+/// A short draw is a prefix of a long one, for all lengths around the group of 64.
 #[test]
-fn shorter_is_prefix() {
+fn short_draws_are_prefixes_of_long_ones() {
     let random = Random::new(77);
     let at = (Stream::Evaluate, 123_456_789_012, 7);
     let mut words = vec![0; 1000];
@@ -142,12 +146,12 @@ fn shorter_is_prefix() {
 
 #[test]
 #[should_panic(expected = "48 bits")]
-fn index_too_large() {
+fn too_large_an_index_panics() {
     Random::new(0).uniform(Stream::Noise, 1 << 48, 0);
 }
 
 #[test]
 #[should_panic(expected = "32 bits")]
-fn step_too_large() {
+fn too_large_a_step_panics() {
     Random::new(0).uniform(Stream::Noise, 0, 1 << 32);
 }

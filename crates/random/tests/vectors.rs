@@ -1,4 +1,4 @@
-//! Golden values: these numbers are the file format and never change.
+//! Golden values. They are part of the file format and never change.
 
 use ddpm_random::{Random, Stream};
 
@@ -6,10 +6,10 @@ const SEED: u64 = 0x0123_4567_89ab_cdef;
 const INDEX: u64 = 0x89ab_0000_0005;
 const STEP: u64 = 1_234_567;
 
-// The expected values below were computed by forty lines of Python integers and `math`, from the crate's documentation.
+// An independent Python implementation of the crate's documentation computed the expected values below.
 
 #[test]
-fn words() {
+fn words_match() {
     let expected = [0x58d7b84d, 0x445085cd, 0x8c9270ea, 0x5c0aa3d5, 0xf6834ae4, 0xcd7ecadc, 0x77df6b02, 0x62ff18e0];
     let mut bits = [0; 8];
     Random::new(SEED).bits(Stream::Noise, INDEX, STEP, &mut bits);
@@ -17,7 +17,7 @@ fn words() {
 }
 
 #[test]
-fn uniforms() {
+fn uniforms_match() {
     let random = Random::new(SEED);
     let mut uniforms = [0.0; 4];
     random.uniforms(Stream::Noise, INDEX, STEP, &mut uniforms);
@@ -34,7 +34,7 @@ fn uniforms() {
 }
 
 #[test]
-fn normals() {
+fn normals_match() {
     let expected = [
         -0.15377443833810286,
         1.4467116234173985,
@@ -48,14 +48,14 @@ fn normals() {
     let mut normals = [0.0; 8];
     Random::new(SEED).normals(Stream::Noise, INDEX, STEP, &mut normals);
     for (n, e) in normals.into_iter().zip(expected) {
-        assert!((f64::from(n) - e).abs() < 2e-7, "{n} is not {e}");
+        assert!((f64::from(n) - e).abs() < 2e-7, "found {n}; expected {e}");
     }
 }
 
-/// Every bit of many normals, so that no compiler, option or instruction set changes one unseen. The number is this
-/// program's own, the same in debug and release builds, for plain x86-64 and for AVX-512.
+/// Compares every bit of many normals, so that a change by a compiler, an option or an instruction set is noticed. This
+/// crate computed the hash; it is the same in debug and release builds, for plain x86-64 and for AVX-512.
 #[test]
-fn normals_to_the_bit() {
+fn normals_match_to_the_bit() {
     let mut normals = vec![0.0; 100_001];
     Random::new(SEED).normals(Stream::InitialNoise, 0, 0, &mut normals);
     let hash = normals.iter().fold(0u64, |h, n| (h ^ u64::from(n.to_bits())).wrapping_mul(0x0000_0100_0000_01b3));
@@ -63,7 +63,7 @@ fn normals_to_the_bit() {
 }
 
 #[test]
-fn permutations() {
+fn permutations_match() {
     let random = Random::new(SEED);
     let ten: Vec<u64> = (0..10).map(|i| random.shuffled(3, 10, i)).collect();
     assert_eq!(ten, [7, 9, 5, 8, 2, 3, 0, 6, 1, 4]);
@@ -72,16 +72,16 @@ fn permutations() {
 }
 
 #[test]
-fn dropout() {
+fn dropout_matches() {
     let mut x = [1.0; 16];
     Random::new(SEED).dropout(Stream::Dropout, INDEX, STEP, 7, 0.5, &mut x);
     let kept = [1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0];
     assert_eq!(x, kept.map(|k| 2.0 * k as f32));
 }
 
-/// The numbers of the streams.
+/// The numeric values of the streams are part of the format.
 #[test]
-fn streams() {
+fn stream_numbers_match() {
     use Stream::*;
     let all = [
         Parameters,
@@ -97,6 +97,9 @@ fn streams() {
         Crop,
         Subset,
         Label,
+        Inpaint,
+        Dequantize,
+        Trace,
     ];
     for (number, stream) in all.into_iter().enumerate() {
         assert_eq!(stream as usize, number + 1, "{stream:?}");

@@ -111,10 +111,10 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     if digest::is_sealed(folder) {
         digest::verify(folder)?;
     }
-    let read_text = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })
-    };
-    let invalid = |path: &Path, reason: &dyn std::fmt::Display| Error::Checkpoint(format!("{}: {reason}", path.display()));
+    let read_text =
+        |path: &Path| std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source });
+    let invalid =
+        |path: &Path, reason: &dyn std::fmt::Display| Error::Checkpoint(format!("{}: {reason}", path.display()));
     let read = |file: &str| weights::read_safetensors(folder.join(file)).map(|(tensors, _)| tensors);
     let path = folder.join("unet/config.json");
     let config = NetworkConfig::from_json(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;

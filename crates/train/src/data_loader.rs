@@ -80,8 +80,7 @@ impl DataLoader {
         }
         let no_class = set.class_names().len() as u32;
         let labels = images.labels.take().filter(|_| self.labels).map(|labels| {
-            let dropped =
-                |place: usize| random.uniform(Stream::LabelDropout, place as u64, step) < self.label_dropout;
+            let dropped = |place: usize| random.uniform(Stream::LabelDropout, place as u64, step) < self.label_dropout;
             range.clone().zip(labels).map(|(place, label)| if dropped(place) { no_class } else { label }).collect()
         });
         Ok(Batch { images: images.with_labels(labels), first: range.start, global_size: self.global_size })

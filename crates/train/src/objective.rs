@@ -230,9 +230,7 @@ fn discretized_gaussian_nll(x0: Tensor<4>, images: &Images, mean: Tensor<4>, log
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use diffusion::{
-        BetaSchedule, Cdf, LinearMap, Node, NoiseSchedule, Prediction, ReverseStep, VariationalBound,
-    };
+    use diffusion::{BetaSchedule, Cdf, LinearMap, Node, NoiseSchedule, Prediction, ReverseStep, VariationalBound};
 
     const PREDICTIONS: [Prediction; 4] =
         [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction, Prediction::PreviousMean];

@@ -48,10 +48,7 @@ pub(crate) fn roll_back(context: &mut Context) -> Result<(), Error> {
 
 /// Reads the newest intact checkpoint that is accepted. If there are only corrupt ones, that is an error: a new run would
 /// replace them.
-fn newest_checkpoint(
-    context: &mut Context,
-    accept: impl Fn(&TrainState) -> bool,
-) -> Result<Option<Checkpoint>, Error> {
+fn newest_checkpoint(context: &mut Context, accept: impl Fn(&TrainState) -> bool) -> Result<Option<Checkpoint>, Error> {
     let device = context.trainer().network().device().autodiff();
     let mut warnings = Vec::new();
     let found = checkpoint::newest(context.folder(), &device, accept, |path, error| {

@@ -259,8 +259,7 @@ impl Trainer {
         let x_t = self.objective.q_sample(noised).tensor(&self.device);
         let process = self.objective.process();
         let (x, c_noise) = process.inputs(x_t.clone(), &process.nodes(&noised.timesteps))?;
-        let dropout =
-            Dropout { random: self.random(), step: self.state.step, first_image: noised.first as u64 };
+        let dropout = Dropout { random: self.random(), step: self.state.step, first_image: noised.first as u64 };
         let inputs = Inputs {
             x,
             c_noise: &c_noise,
@@ -269,9 +268,9 @@ impl Trainer {
             checkpointing: self.config.train.gradient_checkpointing,
         };
         let mut terms = None;
-        let gradients = self.network.gradients(inputs, &mut |output| {
-            terms.insert(self.objective.loss(output, &x_t, noised)).mean.clone()
-        });
+        let gradients = self
+            .network
+            .gradients(inputs, &mut |output| terms.insert(self.objective.loss(output, &x_t, noised)).mean.clone());
         let Some(terms) = terms else {
             return Err(Error::Run("the network's `gradients` did not compute the loss".into()));
         };

@@ -222,9 +222,7 @@ fn an_observers_error_ends_the_run() {
         impl Observer for Failing {
             fn on_event(&mut self, event: &Event, _: &mut Context) -> Result<(), Error> {
                 match (event, self.0) {
-                    (Event::Validating { .. }, true) | (Event::Step { .. }, false) => {
-                        Err(Error::Run("enough".into()))
-                    }
+                    (Event::Validating { .. }, true) | (Event::Step { .. }, false) => Err(Error::Run("enough".into())),
                     _ => Ok(()),
                 }
             }

@@ -1,10 +1,10 @@
-//! What the tests share: numbers, comparison with f64, finite differences, and pools of threads.
+//! Helpers shared by the tests: input data, comparison with f64, finite differences, and thread pools.
 #![allow(dead_code)]
 
 use ddpm_kernels::{ConvShape, Pad};
 use proptest::prelude::*;
 
-/// `len` numbers in [-1, 1), a fixed function of the seed (SplitMix64).
+/// Returns `len` numbers in [-1, 1), a fixed function of the seed (SplitMix64).
 pub fn numbers(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let next = || {
@@ -20,7 +20,7 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// The largest difference, relative to the largest expected value.
+/// Returns the largest difference, relative to the largest expected value.
 pub fn error(actual: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let largest = expected.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
@@ -34,7 +34,7 @@ pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64, what: &str
     assert!(error <= tolerance, "{what}: relative error {error:e}, tolerance {tolerance:e}");
 }
 
-/// The gradient of Σ f(x)·dy by central differences.
+/// Computes the gradient of Σ f(x)·dy by central differences.
 pub fn finite_differences(x: &[f32], dy: &[f32], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
     const STEP: f64 = 1e-5;
     let mut x = wide(x);
@@ -52,7 +52,7 @@ pub fn finite_differences(x: &[f32], dy: &[f32], f: impl Fn(&[f64]) -> Vec<f64>)
         .collect()
 }
 
-/// The result of `f` on pools of 1, 2 and 4 threads, which must be the same to the last bit.
+/// Runs `f` on pools of 1, 2 and 4 threads and checks that the results are bit-identical.
 pub fn on_every_pool(f: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f32> {
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
@@ -69,10 +69,11 @@ pub fn on_every_pool(f: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f32> {
 pub fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
     assert_eq!(a.len(), b.len(), "{what}");
     let different = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-    assert_eq!(different, 0, "{what}: {different} of {} numbers differ in bits", a.len());
+    assert_eq!(different, 0, "{what}: {different} of {} numbers have different bits", a.len());
 }
 
-/// Convolutions of all the paths: kernels, strides, one-sided pads, few and odd channels, small and odd maps.
+/// Generates convolutions for all algorithms: kernels, strides, one-sided padding, few and odd channels, small and odd
+/// images.
 pub fn convolutions() -> impl Strategy<Value = ConvShape> {
     let channels = || prop_oneof![Just(1usize), Just(3), Just(4), Just(16), Just(32), Just(48), 2usize..70];
     let window = prop_oneof![

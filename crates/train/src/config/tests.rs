@@ -175,7 +175,12 @@ fn an_unknown_preset_lists_the_known_ones() {
         error.starts_with("unknown preset `cifar`: did you mean `cifar10`? There are fashion, fashion-hybrid, "),
         "{error}"
     );
-    assert!(TrainingConfig::preset("zebra").unwrap_err().to_string().starts_with("unknown preset `zebra`: there are fashion"));
+    assert!(
+        TrainingConfig::preset("zebra")
+            .unwrap_err()
+            .to_string()
+            .starts_with("unknown preset `zebra`: there are fashion")
+    );
 }
 
 #[test]
@@ -235,7 +240,10 @@ fn values_out_of_range_are_named_with_what_they_may_be() {
         (&["train.ema_decay=1"], "`train.ema_decay`: got 1, expected a number from 0 to less than 1"),
         (&["train.label_dropout=0.1"], "set `data.labels = true`"),
         (&["train.evaluate_samples=1"], "`train.evaluate_samples`: got 1, expected 2 or more"),
-        (&["train.evaluate_reference=\"stats.npz\""], "these statistics are of features: set `train.evaluate_features`"),
+        (
+            &["train.evaluate_reference=\"stats.npz\""],
+            "these statistics are of features: set `train.evaluate_features`",
+        ),
         (&["sample.guidance=2"], "set `train.label_dropout`"),
         (&["data.channels=2"], "`data.channels`: got 2, expected 1 (grey), 3 (RGB) or 4 (RGBA)"),
         (&["data.resolution=0"], "`data.resolution`: 0×0 is not a size"),

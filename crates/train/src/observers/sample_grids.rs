@@ -14,9 +14,7 @@ pub(crate) struct SampleGrids;
 impl Observer for SampleGrids {
     fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
         let (every, count) = (context.config().train.sample_every, context.config().train.samples);
-        let due = || {
-            context.is_due(every) || (every > 0 && context.is_last()) || context.is_requested(Command::Sample)
-        };
+        let due = || context.is_due(every) || (every > 0 && context.is_last()) || context.is_requested(Command::Sample);
         match event {
             Event::Step { .. } if count > 0 && !context.is_stopped() && due() => draw(context, count),
             _ => Ok(()),

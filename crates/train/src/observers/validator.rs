@@ -166,9 +166,9 @@ impl SampleQuality {
         let shape = context.images().shape();
         let size = shape.iter().product::<usize>();
         let read = |first: usize, n: usize| Ok(samples[first * size..][..n * size].to_vec());
-        let features = self.network.extract(count, shape, FEATURE_BATCH, read, |done| {
-            progress(context, "features of samples", done, count)
-        })?;
+        let features = self
+            .network
+            .extract(count, shape, FEATURE_BATCH, read, |done| progress(context, "features of samples", done, count))?;
         let value = frechet_distance(&Statistics::of(&features.pooled)?, &reference.statistics)?;
         Ok(FrechetMetric { name: self.network.distance_name(), value, samples: count, floor: reference.floor })
     }
@@ -203,9 +203,7 @@ fn samples(pipeline: &Pipeline, count: usize, context: &mut Context) -> Result<V
         let generation = context.config().generation(pipeline, context.images(), n);
         let images = generation
             .with(|options| options.first = first as u64)
-            .on_progress(|rows| {
-                progress(context, "samples", batch * rows.total + rows.done, batches * rows.total)
-            })
+            .on_progress(|rows| progress(context, "samples", batch * rows.total + rows.done, batches * rows.total))
             .run()?;
         bytes.extend(images.bytes());
     }
