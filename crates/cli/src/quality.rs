@@ -248,25 +248,22 @@ fn nearest(
     global: &Global,
     report: &mut QualityReport,
 ) -> anyhow::Result<()> {
-    let mut shown = None;
-    if let Some((found, near)) = images.search_pixels(NEIGHBORS)? {
-        report.nearest.insert("pixels", found);
-        shown = Some(near);
+    let mut last = images.search_pixels(NEIGHBORS)?;
+    if let Some(found) = &last {
+        report.nearest.insert("pixels", found.memorization);
     }
     if let Some((network, samples, training)) = features {
         let unseen = images.unseen.map(|unseen| extract(network, unseen, "unseen images", global)).transpose()?;
-        let (samples, training) = (&samples.pooled, &training.pooled);
-        let search =
-            NeighborSearch { samples, training, unseen: unseen.as_ref().map(|u| &u.pooled), seed: images.seed };
-        let (found, near) = search.run(NEIGHBORS)?;
-        report.nearest.insert("features", found);
-        shown = Some(near);
+        let (samples, training, unseen) = (&samples.pooled, &training.pooled, unseen.as_ref().map(|u| &u.pooled));
+        let found = NeighborSearch { samples, training, unseen, seed: images.seed }.run(NEIGHBORS)?;
+        report.nearest.insert("features", found.memorization);
+        last = Some(found);
     }
-    let Some(near) = shown else {
+    let Some(found) = last else {
         bail!("the images are too large to compare pixels (4 GiB); add --features to compare features");
     };
     if let Some(path) = &arguments.neighbours {
-        let columns = images.columns(&near, ROWS)?;
+        let columns = images.columns(&found.neighbors, ROWS)?;
         let info = info([("samples", shared.source.display().to_string())]);
         output::sheet(path, &columns, columns.len(), &info)?;
     }

@@ -160,10 +160,10 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         by_class: arguments.classes.by_class,
         info: info([("model", arguments.model.display().to_string())]),
     };
-    let start = std::time::Instant::now();
     let saved = generation.save_with(&arguments.output, &save)?;
+    let seconds = progress.seconds();
     drop(progress);
-    print(&saved, start.elapsed().as_secs_f64(), global);
+    print(&saved, seconds, global);
     Ok(())
 }
 
