@@ -1,8 +1,9 @@
 //! `ddpm bench`.
 
 use clap::Args;
-use ddpm::bench::{Share, Speed, bench};
-use ddpm::train::config::{Config, DEFAULT_PRESET};
+use ddpm::bench::{BenchOptions, OperationTime, Speed, bench};
+use ddpm::train::TrainingConfig;
+use ddpm::train::config::DEFAULT_PRESET;
 
 use crate::config_args::preset;
 use crate::error::usage;
@@ -32,13 +33,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let mut config = Config::preset(&arguments.preset).map_err(usage)?;
+    let mut config = TrainingConfig::preset(&arguments.preset).map_err(usage)?;
     for assignment in &arguments.set {
         config.set(assignment).map_err(usage)?;
     }
     config.validate().map_err(usage)?;
     let batch = arguments.batch_size.unwrap_or(config.train.batch_size);
-    let speed = bench(&config, batch, 2, arguments.runs, &global.device()?)?;
+    let options = BenchOptions { batch, warmup: 2, runs: arguments.runs };
+    let speed = bench(&config, options, &global.device()?)?;
     if global.json {
         println!("{}", serde_json::to_string(&speed)?);
         return Ok(());
@@ -70,12 +72,12 @@ fn print(speed: &Speed, operations: bool) {
 }
 
 /// Prints the operations of a step, the longest first.
-fn print_operations(title: &str, shares: &[Share]) {
+fn print_operations(title: &str, times: &[OperationTime]) {
     println!(
         "\n{title:<52} {:>6} {:>9} {:>6} {:>8} {:>7} {:>9}",
         "calls", "ms", "share", "GFLOP/s", "GB/s", "of limit"
     );
-    for Share { operation, calls, seconds, share, gflops, gbs, of_limit } in shares {
+    for OperationTime { operation, calls, seconds, share, gflops, gbs, of_limit } in times {
         let (ms, percent) = (1e3 * seconds, 100.0 * share);
         print!("{operation:<52} {calls:>6.0} {ms:>9.3} {percent:>5.1}%");
         match *of_limit > 0.0 {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use ddpm::train::config::{Config, DEFAULT_PRESET, PRESETS};
+use ddpm::train::TrainingConfig;
+use ddpm::train::config::{DEFAULT_PRESET, PRESETS};
 
 use crate::error::usage;
 
@@ -42,16 +43,16 @@ impl ConfigArgs {
     }
 
     /// Reads the preset or file and applies the other flags.
-    pub fn read(&self) -> anyhow::Result<Config> {
+    pub fn read(&self) -> anyhow::Result<TrainingConfig> {
         self.apply(match (&self.preset, &self.config) {
-            (_, Some(file)) => Config::from_file(file)?,
-            (Some(preset), None) => Config::preset(preset).map_err(usage)?,
-            (None, None) => Config::preset(DEFAULT_PRESET)?,
+            (_, Some(file)) => TrainingConfig::from_file(file)?,
+            (Some(preset), None) => TrainingConfig::preset(preset).map_err(usage)?,
+            (None, None) => TrainingConfig::preset(DEFAULT_PRESET)?,
         })
     }
 
     /// Applies --data and --set to a configuration.
-    pub fn apply(&self, mut config: Config) -> anyhow::Result<Config> {
+    pub fn apply(&self, mut config: TrainingConfig) -> anyhow::Result<TrainingConfig> {
         if let Some(data) = &self.data {
             config.data.path = Some(data.clone());
         }

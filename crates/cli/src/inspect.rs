@@ -215,8 +215,7 @@ fn print_process(pipeline: &Pipeline) -> anyhow::Result<()> {
 
 /// Prints how far a checkpoint was trained, by its `training/state.json`.
 fn print_training(pipeline: &Pipeline, state: &Value) {
-    let steps = ddpm::train::Config::of_checkpoint(&pipeline.root).map(|config| config.train.steps);
-    let of = steps.map_or(String::new(), |steps| format!(" of {steps}"));
+    let of = ddpm::train::planned_steps(&pipeline.root).map_or(String::new(), |steps| format!(" of {steps}"));
     println!("training:   step {}{of}, {}", state["step"], duration(state["seconds"].as_f64().unwrap_or(0.0)));
     if state["skipped"].as_u64() > Some(0) {
         println!("            {} steps skipped, {} roll-backs", state["skipped"], state["rollbacks"]);

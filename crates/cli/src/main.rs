@@ -14,6 +14,7 @@ mod interpolate;
 mod invert;
 mod predict;
 mod quality;
+mod quality_print;
 mod reference;
 mod sample;
 mod sampler_args;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use ddpm::data::Fit;
-use ddpm::diffusion::MseProfile;
+use ddpm::evaluate::read_mse_profile;
 use ddpm::sample::{ClipChoice, GenerateOptions, Generation, SaveOptions, Saved, read_noise};
 use ddpm::{Images, Output, Pipeline};
 
@@ -54,7 +54,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 16, value_parser = values::positive, value_name = "B")]
     batch_size: usize,
     /// Require an interrupted run to continue; without it, the same command continues one if there is one
-    #[arg(long = "continue")]
+    #[arg(long = "continue", alias = "resume")]
     must_continue: bool,
     #[command(flatten)]
     sampler: SamplerArgs,
@@ -160,10 +160,10 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
         by_class: arguments.classes.by_class,
         info: info([("model", arguments.model.display().to_string())]),
     };
-    let start = std::time::Instant::now();
     let saved = generation.save_with(&arguments.output, &save)?;
+    let seconds = progress.seconds();
     drop(progress);
-    print(&saved, start.elapsed().as_secs_f64(), global);
+    print(&saved, seconds, global);
     Ok(())
 }
 
@@ -178,7 +178,7 @@ impl Arguments {
             sampler: self.sampler.sampler()?.into(),
             steps: self.sampler.options(),
             timesteps: self.sampler.timesteps.clone(),
-            mse_profile: self.refinement.denoising.as_deref().map(read_profile).transpose()?,
+            mse_profile: None,
             clip: threshold
                 .map(|(ratio, max)| ClipChoice::Threshold { ratio, max })
                 .or(clip_sample.map(ClipChoice::Range)),
@@ -207,6 +207,9 @@ impl Arguments {
             options.n = options.n.saturating_mul(classes.len());
         }
         options.labels = self.labels(options.n)?;
+        if let Some(path) = &self.refinement.denoising {
+            options.mse_profile = Some(read_mse_profile(path, &pipeline.scheduler.noise_schedule()?)?);
+        }
         if let (Some(path), Some(t)) = (&self.start.from, self.start.at) {
             options.from = Some((pipeline.read_images(&[path], self.start.fit)?, t));
         }
@@ -252,13 +255,6 @@ impl Arguments {
         }
         Ok(noise)
     }
-}
-
-/// Reads what `ddpm evaluate --denoising` wrote.
-fn read_profile(path: &Path) -> anyhow::Result<MseProfile> {
-    let name = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-    serde_json::from_str(&text).with_context(|| format!("{name}: expected what `ddpm evaluate --denoising` writes"))
 }
 
 fn print(saved: &Saved, seconds: f64, global: &Global) {

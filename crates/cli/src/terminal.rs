@@ -32,7 +32,6 @@ impl Progress {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.set_prefix(name);
-            bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
         let now = Instant::now();

@@ -144,16 +144,17 @@ fn images_are_fitted_as_in_training() {
     };
     assert_eq!(bits(&[]), bits(&["--fit", "pad"]));
     assert_ne!(bits(&[]), bits(&["--fit", "crop"]));
-    // A checkpoint that was taken out of its run says nothing.
-    let moved = place.path("moved");
+    // A checkpoint that was taken out of its run still says it; without its preprocessing.json it does not.
+    let (moved, pad, crop) = (place.path("moved"), bits(&[]), bits(&["--fit", "crop"]));
     std::fs::rename(place.path("wide").join("checkpoints/000000002"), &moved).unwrap();
-    let command = [&["evaluate", "moved", "-n", "2", "--steps", "3"], &DATA[..]].concat();
-    assert_eq!(json(&place, &command)["nll"]["bits_per_dim"].as_f64(), Some(bits_of_crop(&place)));
-}
-
-fn bits_of_crop(place: &Place) -> f64 {
-    let command = [&["evaluate", "moved", "-n", "2", "--steps", "3", "--fit", "crop"], &DATA[..]].concat();
-    json(place, &command)["nll"]["bits_per_dim"].as_f64().unwrap()
+    let bits_of_moved = || {
+        let command = [&["evaluate", "moved", "-n", "2", "--steps", "3"], &DATA[..]].concat();
+        json(&place, &command)["nll"]["bits_per_dim"].as_f64().unwrap()
+    };
+    assert_eq!(bits_of_moved(), pad);
+    std::fs::remove_file(moved.join("preprocessing.json")).unwrap();
+    std::fs::remove_file(moved.join("checksums.json")).unwrap();
+    assert_eq!(bits_of_moved(), crop);
 }
 
 /// The flow's likelihood is a number of its own, the same for any batch, and stands beside the bound.

@@ -7,6 +7,24 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
 
+const COMMANDS: [&str; 15] = [
+    "train",
+    "sample",
+    "evaluate",
+    "interpolate",
+    "inpaint",
+    "invert",
+    "classifier",
+    "import",
+    "export",
+    "inspect",
+    "predict",
+    "schedule",
+    "bench",
+    "completions",
+    "man",
+];
+
 #[test]
 fn images_are_described_and_shown() {
     let place = Place::new();
@@ -42,7 +60,7 @@ fn copies_and_leaks_are_named() {
     fs::create_dir_all(place.path("photos/train/dogs")).unwrap();
     fs::copy(place.path("photos/train/cats/2.png"), place.path("photos/train/dogs/again.png")).unwrap();
     fs::copy(place.path("photos/train/cats/4.png"), place.path("photos/test/cats/known.png")).unwrap();
-    let inspect = ["inspect", "photos", "--duplicates", "--resolution", "4"];
+    let inspect = ["inspect", "photos", "--duplicates", "--size", "4"];
     let found = &json(place.ddpm(&inspect))["duplicates"];
     assert_eq!((&found["copies"], &found["labels_differ"]), (&1.into(), &1.into()), "{found}");
     let group = found["groups"][0]["images"].as_array().unwrap();
@@ -54,7 +72,7 @@ fn copies_and_leaks_are_named() {
     assert!(leaks.len() == 1 && leak.0.ends_with("test/cats/known.png") && leak.1.ends_with("train/cats/4.png"));
     let said = contains("1 in 1 groups of equal images, 1 with several labels").and(contains("leaked    1 held-out"));
     place.ddpm(&inspect).assert().success().stdout(said);
-    assert!(json(place.ddpm(&["inspect", "photos", "--resolution", "4"]))["duplicates"].is_null());
+    assert!(json(place.ddpm(&["inspect", "photos", "--size", "4"]))["duplicates"].is_null());
 }
 
 #[test]
@@ -95,8 +113,8 @@ fn nothing_there_is_said_so() {
     fs::create_dir(place.path("empty")).unwrap();
     fails(place.ddpm(&["inspect", "nowhere"]), 1, &["nowhere", "No such file"]);
     fails(place.ddpm(&["inspect", "empty"]), 1, &["empty", "no image files"]);
-    fails(place.ddpm(&["inspect", "--resolution", "0"]), 1, &["0x0"]);
-    fails(place.ddpm(&["inspect", "--resolution", "big"]), 2, &["--resolution big"]);
+    fails(place.ddpm(&["inspect", "--size", "0"]), 1, &["0x0"]);
+    mistaken(place.ddpm(&["inspect", "--size", "big"]), &["--size", "'big'", "HEIGHTxWIDTH"]);
     fails(place.ddpm(&["inspect", "-o", "empty"]), 1, &["empty", "is a folder"]);
 }
 
@@ -109,18 +127,101 @@ fn a_schedule_is_a_table() {
     assert_eq!(timesteps, (0..10).rev().map(|i| 100.0 * f64::from(i)).collect::<Vec<_>>());
     place.ddpm(&["schedule", "--steps", "10"]).assert().success().stdout(contains("timestep").and(contains("900")));
     fails(place.ddpm(&["schedule", "--steps", "0"]), 1, &["0 steps"]);
-    fails(place.ddpm(&["schedule", "--sampler", "euler"]), 2, &["`euler`"]);
+    mistaken(place.ddpm(&["schedule", "--sampler", "euler"]), &["'euler'", "unipc-3"]);
+    // The flags of a sampler are those of `ddpm sample`.
+    let given = json(place.ddpm(&["schedule", "--timesteps", "9,5,0", "--sampler", "ddim", "--eta", "1"]));
+    assert_eq!(given["rows"].as_array().unwrap().len(), 3);
 }
 
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
-    for command in ["train", "sample", "predict", "inspect", "schedule"] {
+    for command in COMMANDS {
         let example = contains("Example").and(contains(format!("ddpm {command}"))).and(contains("--json"));
         place.ddpm(&[command, "--help"]).assert().success().stdout(example).stderr("");
+        place.ddpm(&["--help"]).assert().success().stdout(contains(command));
     }
-    place.ddpm(&["--help"]).assert().success().stdout(contains("ddpm train"));
-    // The long text, not only the title.
-    place.ddpm(&["train", "--help"]).assert().success().stdout(contains("the images inside the program"));
+    // The long text, not only the title; options under headings; the values of a fixed set.
+    let train = contains("the images inside the program").and(contains("Configuration:")).and(contains("lsun-cat"));
+    place.ddpm(&["train", "--help"]).assert().success().stdout(train.and(contains("Global options:")));
+    let sample = contains("Sampler:").and(contains("dpmpp-sde-2m")).and(contains("learned_range"));
+    place.ddpm(&["sample", "--help"]).assert().success().stdout(sample.and(contains("[possible values: crop, pad]")));
     place.ddpm(&["--version"]).assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = place.ddpm(&["completions", shell]).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty());
+        for word in COMMANDS.into_iter().chain(["--sampler"]) {
+            assert!(script.contains(word.trim_start_matches('-')), "{shell}: {word}");
+        }
+        assert!(["powershell", "elvish"].contains(&shell) || script.contains("unipc-2"), "{shell}: values");
+    }
+    mistaken(place.ddpm(&["completions", "ash"]), &["'ash'", "bash"]);
+
+    let output = place.ddpm(&["man"]).output().unwrap();
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && page.contains(".TH ddpm"), "{page}");
+    for command in COMMANDS {
+        assert!(page.contains(&format!("ddpm\\-{command}(1)")), "{command}: {page}");
+    }
+    place.ddpm(&["man", "-o", "man/man1", "--quiet"]).assert().success().stdout("").stderr("");
+    let mut expected: Vec<String> = COMMANDS.iter().map(|command| format!("ddpm-{command}.1")).collect();
+    expected.push("ddpm.1".into());
+    expected.sort();
+    assert_eq!(names(&place.path("man/man1")), expected);
+    let sample = fs::read_to_string(place.path("man/man1/ddpm-sample.1")).unwrap();
+    assert!(sample.contains("ddpm sample") && sample.contains("unipc\\-2"), "{sample}");
+    let object = json(place.ddpm(&["man", "-o", "man/man1"]));
+    assert_eq!(object["pages"].as_array().unwrap().len(), 16);
+    assert!(json(place.ddpm(&["completions", "bash"]))["script"].as_str().unwrap().contains("sample"));
+}
+
+/// With --json, an error is one object too, for mistakes that clap finds as well as for others.
+#[test]
+fn errors_for_programs_are_one_object() {
+    let place = Place::new();
+    let error = |arguments: &[&str], status: i32, words: &[&str]| {
+        let output = place.ddpm(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let message = object["error"].as_str().unwrap();
+        assert_eq!(object.as_object().unwrap().len(), 1);
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+        assert!(!message.contains('\n') && !message.starts_with("error:"), "{message}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("error:"));
+    };
+    error(&["sample", "nowhere", "--json"], 1, &["nowhere", "no such file or folder"]);
+    error(&["--json", "sample", "nowhere", "--quiet"], 1, &["nowhere"]);
+    error(&["sample", "nowhere", "--json", "-o", "x.jpg"], 2, &["x.jpg", ".png"]);
+    error(&["sample", "run", "--sampler", "euler", "--json"], 2, &["'euler'", "--sampler", "ddpm, ddim"]);
+    error(&["sample", "--json"], 2, &["required", "<MODEL>"]);
+    error(&["tran", "--json"], 2, &["'tran'", "'train'"]);
+    error(&["--json"], 2, &["subcommand"]);
+    error(&["train", "--json", "--set", "train.batchsize=3"], 2, &["`train.batch_size`"]);
+    // What was asked for is no error.
+    place.ddpm(&["--help", "--json"]).assert().success().stdout(contains("Usage:"));
+}
+
+#[test]
+fn a_classifier_is_described() {
+    let place = Place::new();
+    let small = ["--steps", "2", "--batch-size", "8", "--set", "data.resolution=8", "--quiet"];
+    place.ddpm(&[&["classifier", "-o", "clothes.safetensors"][..], &small].concat()).assert().success();
+    let about = &json(place.ddpm(&["inspect", "clothes.safetensors"]))["classifier"];
+    assert_eq!((&about["set"], &about["side"]), (&"fashion-mnist".into(), &8.into()), "{about}");
+    assert_eq!(about["classes"].as_array().unwrap().len(), 10);
+    let count: usize = ddpm::weights::read_safetensors(place.path("clothes.safetensors"))
+        .unwrap()
+        .0
+        .values()
+        .map(|tensor| tensor.data.len())
+        .sum();
+    assert_eq!(about["parameters"], count);
+    let text = contains("classifier:").and(contains("fashion-mnist, 10 classes")).and(contains("8x8, 1 channels"));
+    place.ddpm(&["inspect", "clothes.safetensors"]).assert().success().stdout(text.and(contains("--features")));
 }

@@ -129,7 +129,8 @@ fn mistakes_are_named() {
     refused(&["--metrics", "fd", "--features", "torn.safetensors"], 1, &["torn.safetensors"]);
     refused(&["--metrics", "fd", "--features", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);
     refused(&["--metrics", "nearest", "--samples", "13"], 1, &["samples.npz", "12", "13"]);
-    refused(&["--metrics", "nearest", "--samples", "0"], 2, &["--samples"]);
+    let none = [&["evaluate", "samples.npz", "--metrics", "nearest", "--samples", "0"], &DATA[..]].concat();
+    mistaken(place.ddpm(&none), &["--samples", "at least 1"]);
     refused(&["--metrics", "fd", "--neighbours", "x.png", "--features", "x"], 2, &["--neighbours"]);
     let reference = ["--metrics", "fd", "--features", "lite0.safetensors", "--reference", "samples.npz"];
     refused(&reference, 1, &["samples.npz", "mu"]);

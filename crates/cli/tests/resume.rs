@@ -142,7 +142,8 @@ fn a_damaged_checkpoint_is_named_and_skipped() {
         place.trained(run, 8, &[]);
         damage(&place.path(run).join("checkpoints/000000008").join(file));
         fs::create_dir(place.path(run).join("checkpoints/.000000012.tmp-1-2")).unwrap();
-        let warned = contains("warning:").and(contains("checkpoints/000000008")).and(contains("skipped"));
+        let warned =
+            contains("warning:").and(contains("checkpoints/000000008")).and(contains("this checkpoint is skipped"));
         let stderr = warned.and(contains(file)).and(contains("resumed: step 4 of 12"));
         place.resume(run, 12, &[]).assert().success().stderr(stderr);
         assert_eq!(place.weights("whole", 12), place.weights(run, 12), "{run}");
@@ -158,7 +159,7 @@ fn where_no_checkpoint_is_whole_nothing_begins_again() {
         fs::write(place.path("run/checkpoints").join(step).join("training/state.json"), "{").unwrap();
     }
     let before = files(&place.path("run"));
-    fails(place.resume("run", 12, &[]), 1, &["run/checkpoints", "all checkpoints are corrupt (2)"]);
+    fails(place.resume("run", 12, &[]), 1, &["run/checkpoints", "all checkpoints are corrupt (2)", "restore one"]);
     assert_eq!(files(&place.path("run")), before);
     assert_eq!(metrics(&place.path("run")).len(), 4);
 }
@@ -240,7 +241,7 @@ fn what_does_not_fit_the_run_changes_nothing() {
     fails(place.resume("run", 8, &other), 1, &["run", "network is not the one"]);
     fails(place.resume("run", 8, &["--data", "nowhere"]), 1, &["nowhere"]);
     fails(place.resume("run", 8, &["--preset", "mnist"]), 2, &["--resume"]);
-    fails(place.train("run", 8, &[]), 1, &["run", "there is a run already (4 steps)", "--resume", "--out"]);
+    fails(place.train("run", 8, &[]), 1, &["run", "there is a run already (4 steps)", "--resume", "--output"]);
     assert_eq!(before, (fs::read(place.path("run/config.toml")).unwrap(), files(&place.path("run"))));
     place.resume("run", 8, &["--quiet"]).assert().success();
 }

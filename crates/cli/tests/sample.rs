@@ -88,13 +88,10 @@ fn pictures_show_the_numbers() {
 }
 
 #[test]
-fn progress_is_shown_as_animations_and_sheets() {
+fn trajectories_are_shown_as_animations_and_sheets() {
     let place = place_with_model();
     for out in ["a.gif", "a.png", "folder"] {
-        place
-            .ddpm(&["sample", "run", "-n", "2", "--steps", "5", "--progress", "--quiet", "-o", out])
-            .assert()
-            .success();
+        place.ddpm(&["sample", "run", "-n", "2", "--steps", "5", "--animate", "--quiet", "-o", out]).assert().success();
     }
     let gif = fs::read(place.path("a.gif")).unwrap();
     assert_eq!(&gif[..6], b"GIF89a");
@@ -158,10 +155,11 @@ fn other_sizes_can_be_drawn() {
     let result = json(place.ddpm(&["sample", "run", "-n", "2", "--steps", "2", "--size", "12x16", "-o", "x.npz"]));
     assert_eq!((&result["height"], &result["width"]), (&12.into(), &16.into()));
     fails(place.ddpm(&["sample", "run", "--size", "11", "--steps", "2"]), 1, &["11x11", "multiples of 2", "12x12"]);
-    fails(place.ddpm(&["sample", "run", "--size", "axb", "--steps", "2"]), 2, &["--size axb", "HEIGHTxWIDTH"]);
+    mistaken(place.ddpm(&["sample", "run", "--size", "axb", "--steps", "2"]), &["--size", "'axb'", "HEIGHTxWIDTH"]);
     let huge = ["sample", "run", "--steps", "2", "--size", "99999998x99999998"];
-    fails(place.ddpm(&huge), 1, &["do not fit into memory", "--first"]);
-    fails(place.ddpm(&["sample", "run", "--steps", "2", "-n", "99999999999999"]), 1, &["do not fit into memory"]);
+    fails(place.ddpm(&huge), 1, &["do not fit into memory", "--batch-size"]);
+    let many = ["sample", "run", "--steps", "2", "-n", "99999999999999"];
+    fails(place.ddpm(&many), 1, &["65535 pixels", "to a folder, .npz or .safetensors"]);
 }
 
 #[test]
@@ -191,19 +189,19 @@ fn what_cannot_be_drawn_is_refused_before_any_work() {
         command.args(more);
         command
     };
-    fails(sample(&["--sampler", "euler"]), 2, &["`euler`", "ddpm", "ddim"]);
-    fails(sample(&["--spacing", "even"]), 2, &["--spacing", "`even`", "leading"]);
-    fails(sample(&["--variance", "big"]), 2, &["--variance", "`big`", "fixed_large"]);
+    mistaken(sample(&["--sampler", "euler"]), &["--sampler", "'euler'", "ddpm", "ddim", "unipc-2"]);
+    mistaken(sample(&["--spacing", "even"]), &["--spacing", "'even'", "leading"]);
+    mistaken(sample(&["--variance", "big"]), &["--variance", "'big'", "fixed_large"]);
     fails(sample(&["--steps", "0"]), 1, &["0 steps", "50"]);
     fails(sample(&["--steps", "51"]), 1, &["51 steps", "50"]);
     fails(sample(&["--timesteps", "5,5"]), 1, &["timesteps[1] is 5", "descending"]);
     fails(sample(&["--timesteps", "50"]), 1, &["timesteps[0] is 50", "below 50"]);
     fails(sample(&["--sampler", "ddim", "--eta", "2"]), 1, &["eta is 2", "0 to 1"]);
     fails(sample(&["--variance", "learned"]), 1, &["variance is learned", "output channels"]);
-    fails(sample(&["-n", "0"]), 2, &["-n", "at least 1"]);
-    fails(sample(&["--batch-size", "0"]), 2, &["--batch-size", "at least 1"]);
+    mistaken(sample(&["-n", "0"]), &["-n", "at least 1"]);
+    mistaken(sample(&["--batch-size", "0"]), &["--batch-size", "at least 1"]);
     fails(sample(&["-o", "x.jpg"]), 2, &["x.jpg", ".png", ".npz"]);
-    fails(sample(&["--progress", "-o", "x.npz"]), 2, &["x.npz", "animation"]);
+    fails(sample(&["--animate", "-o", "x.npz"]), 2, &["x.npz", "animation"]);
     fails(sample(&["--labels", "1"]), 1, &["labels", "no classes"]);
     fails(sample(&["-o", "run/config.toml/x.png"]), 1, &["run/config.toml", "is a file"]);
     fails(sample(&["-o", "run/config.toml"]), 2, &["run/config.toml"]);
@@ -239,4 +237,89 @@ fn it_says_how_fast_it_was() {
     let result = json(place.ddpm(&["sample", "run", "-n", "4", "--steps", "2", "-q"]));
     assert_eq!((&result["images"], &result["steps"]), (&4.into(), &2.into()));
     assert!(result["images_per_second"].as_f64().unwrap() > 0.0);
+}
+
+/// A command that is killed and repeated leaves the bytes of one that was not, in every form.
+#[cfg(unix)]
+#[test]
+fn a_killed_command_continues_to_the_same_bytes() {
+    let place = place_with_model();
+    let sample = |out: &str, more: &[&str]| {
+        let command = ["sample", "run", "-n", "60", "--batch-size", "2", "--steps", "50", "-o", out];
+        place.ddpm(&[&command[..], more].concat())
+    };
+    for out in ["folder", "s.npz", "s.png", "s.safetensors", "s.gif"] {
+        let whole = format!("whole-{out}");
+        sample(&whole, &["--quiet"]).assert().success();
+        fails(sample(out, &["--continue"]), 1, &[out, "no interrupted run", "leave out --continue"]);
+
+        let mut child = place.start(&sample(out, &[]), "log");
+        let partial = place.path(format!("{out}.partial"));
+        let begun = || match out {
+            "folder" => place.path(out).is_dir() && names(&place.path(out)).len() > 4,
+            _ => fs::metadata(partial.join("images")).is_ok_and(|file| file.len() > 256),
+        };
+        let start = std::time::Instant::now();
+        while !begun() {
+            assert!(start.elapsed().as_secs() < 60, "{out} does not begin");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
+        let finished = if out == "folder" { names(&place.path(out)).len() >= 60 } else { place.path(out).exists() };
+        assert!(!finished, "{out} was killed too late");
+
+        // Not mixed with images of another seed, and the way out is named.
+        let other = ["--seed", "1"];
+        let words =
+            if out == "folder" { ["another folder", "or remove"] } else { ["repeat that command", "or remove"] };
+        fails(sample(out, &other), 1, &[&[out, "another model, seed"][..], &words].concat());
+
+        let again = json(sample(out, &["--continue"]));
+        let existing = again["existing"].as_u64().unwrap();
+        assert!((2..60).contains(&existing), "{out}: {again}");
+        let bytes = |name: &str| match out {
+            "folder" => {
+                files(&place.path(name)).iter().map(|file| fs::read(place.path(name).join(file)).unwrap()).collect()
+            }
+            _ => vec![fs::read(place.path(name)).unwrap()],
+        };
+        assert_eq!(bytes(out), bytes(&whole), "{out}");
+        assert!(!partial.exists(), "{out}");
+    }
+    // A finished folder has nothing left to do.
+    let done = contains("60 images, 60 of them from before");
+    sample("folder", &["--continue"]).assert().success().stderr(done);
+}
+
+#[test]
+fn a_folder_of_other_images_is_refused() {
+    let place = place_with_model();
+    let sample = |out: &str, more: &[&str]| {
+        let command = ["sample", "run", "-n", "2", "--steps", "3", "-o", out];
+        place.ddpm(&[&command[..], more].concat())
+    };
+    sample("out", &[]).assert().success();
+    let before = files(&place.path("out"));
+    for more in [&["--seed", "1"][..], &["--sampler", "ddim"], &["--eta", "0.5", "--sampler", "ddim"]] {
+        let words =
+            ["out/000000.png", "another model, seed or sampler", "write to another folder", "remove the images"];
+        fails(sample("out", more), 1, &words);
+    }
+    assert_eq!(files(&place.path("out")), before);
+    // More of the same are added.
+    let more = ["sample", "run", "-n", "5", "--steps", "3", "-o", "out"];
+    place.ddpm(&more).assert().success().stderr(contains("5 images, 2 of them from before"));
+    assert_eq!(json(place.ddpm(&[&more[..], &["--first", "4"]].concat()))["existing"], 1);
+    assert_eq!(names(&place.path("out")).len(), 9);
+
+    // However many images there are, one is named.
+    write_pngs(&place.path("photos"), 8, 8, image::ColorType::L8);
+    for i in 0..300 {
+        fs::copy(place.path("photos/0.png"), place.path(format!("photos/copy-{i}.png"))).unwrap();
+    }
+    let words = ["photos/0.png", "from elsewhere", "write to another folder", "remove the images"];
+    let error = fails(sample("photos", &[]), 1, &words);
+    assert!(error.len() < 400 && error.matches(".png").count() == 1, "{error}");
+    assert_eq!(names(&place.path("photos")).len(), 306);
 }

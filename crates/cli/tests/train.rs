@@ -254,7 +254,7 @@ fn the_best_checkpoint_is_kept() {
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     let mut command = place.ddpm(&["train", "--preset", "fashion", "--out", "run"]);
     command.args(TINY.iter().flat_map(|set| ["--set", set])).args(["--set", "train.steps=12"]).args(&sets);
-    command.assert().success().stderr(contains("measured: held-out images "));
+    command.assert().success().stderr(contains("validated: held-out images "));
     let lines = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
     let measured: Vec<(u64, f64)> = lines
         .lines()

@@ -200,6 +200,19 @@ pub fn fails(mut command: Command, status: i32, words: &[&str]) -> String {
     lines[0].to_owned()
 }
 
+/// Asserts that clap finds a mistake in the arguments: exit status 2, nothing on standard output, and on standard error a
+/// message that begins with `error:` and has all of `words` in it.
+#[track_caller]
+pub fn mistaken(mut command: Command, words: &[&str]) {
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(2), &b""[..]), "{error}");
+    assert!(error.starts_with("error: ") && !error.contains("panicked"), "{error}");
+    for word in words {
+        assert!(error.contains(word), "`{word}` is not in: {error}");
+    }
+}
+
 /// Standard output of a command that succeeds, which must be one JSON object and nothing else.
 #[track_caller]
 pub fn json(mut command: Command) -> serde_json::Value {
