@@ -31,11 +31,8 @@ fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize]) -> Chain<'a> {
 #[test]
 fn guided_denoisers_are_scored() {
     let (schedule, timesteps) = (schedule(), [19, 12, 4, 0]);
-    let chain = Chain {
-        variance: Variance::LearnedRange,
-        clip_sample: Some(Clip::Range(1.0)),
-        ..chain(&schedule, &timesteps)
-    };
+    let chain =
+        Chain { variance: Variance::LearnedRange, clip_sample: Some(Clip::Range(1.0)), ..chain(&schedule, &timesteps) };
     let flow = Flow { schedule: &schedule, steps: 1, trace: Trace::Hutchinson(1), draws: 1, batch_size: 2, seed: 5 };
     let images = images(8, 3).with_labels(Some(vec![3, 0, 8]));
     let measure = |denoiser: &dyn Denoiser| {
@@ -85,9 +82,9 @@ fn an_exact_gaussian_costs_its_entropy() {
     let oracle = Oracle::new(move |x, node: Node| data.denoise(x, node.level).sample, &Device::flex());
     let alpha = |t: usize| schedule.alpha_cumprod(t);
     for timesteps in [timesteps::all(20), vec![19, 11, 5, 0]] {
-        let steps = timesteps.windows(2).map(|pair| {
-            optimal_variance(alpha(pair[0]), alpha(pair[1]), data.mse(alpha(pair[0]))).ln()
-        });
+        let steps = timesteps
+            .windows(2)
+            .map(|pair| optimal_variance(alpha(pair[0]), alpha(pair[1]), data.mse(alpha(pair[0]))).ln());
         let log_variances: Vec<_> = steps.chain([data.mse(alpha(0)).ln()]).map(|one| vec![one]).collect();
         let chain = Chain { log_variances: Some(&log_variances), draws: 4, ..chain(&schedule, &timesteps) };
         let got = likelihood(&oracle, &images, &chain, |_, _| true).unwrap();

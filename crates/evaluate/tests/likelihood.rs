@@ -48,8 +48,7 @@ fn the_bound_is_that_of_its_definition() {
             Random::new(3).normals(Stream::Evaluate, image as u64, t as u64, &mut epsilon);
             let diffusion::NoiseLevel { alpha: signal, sigma: noise } = schedule.level(t);
             let x_t: Vec<f32> = x0.iter().zip(&epsilon).map(|(x0, e)| signal as f32 * x0 + noise as f32 * e).collect();
-            let input =
-                Tensor::<4>::from_data(TensorData::new(x_t.clone(), [1, 16, 16, 3]), &Device::flex());
+            let input = Tensor::<4>::from_data(TensorData::new(x_t.clone(), [1, 16, 16, 3]), &Device::flex());
             let output = denoiser.network.forward(input, &[t as f32], Condition::default(), None);
             let output: Vec<f32> = output.into_data().iter::<f32>().collect();
             let posterior = schedule.posterior(t);
@@ -99,7 +98,8 @@ fn shorter_chains_cost_what_the_squared_error_predicts() {
         let given = Chain { log_variances: Some(&log_variances), ..chain(&schedule, &timesteps, Variance::FixedSmall) };
         let measured = measure(&denoiser, &given).bits_per_dim;
         let predicted = profile.bits(&schedule, &timesteps, StepVariance::Optimal).unwrap();
-        let fixed = measure(&denoiser, &chain(&schedule, &timesteps, Variance::FixedLarge)).optimal_bits(&schedule).unwrap();
+        let fixed =
+            measure(&denoiser, &chain(&schedule, &timesteps, Variance::FixedLarge)).optimal_bits(&schedule).unwrap();
         assert!((fixed - predicted).abs() < 1e-9, "whatever variance it was measured with: {fixed} {predicted}");
         assert!((measured - predicted).abs() < 1e-9, "{timesteps:?}: {measured} {predicted}");
         // By channel likewise, and never for more.

@@ -255,15 +255,24 @@ impl<'a> Generation<'a> {
     ///
     /// # Errors
     /// If an option does not fit the pipeline, values stop being finite, or the progress function cancels.
-    pub fn run(mut self) -> Result<Images, Error> {
+    pub fn run(self) -> Result<Images, Error> {
+        let mut all = Images::default();
+        self.run_batches(|images| all.append(images))?;
+        Ok(all)
+    }
+
+    /// Makes the images and passes each batch to `each`, in bounded memory.
+    ///
+    /// # Errors
+    /// As [`Generation::run`].
+    pub fn run_batches(mut self, mut each: impl FnMut(Images)) -> Result<(), Error> {
         let plan = self.plan()?;
-        let mut images = Images::default();
         let n = self.options.n;
         for first in (0..n).step_by(self.options.batch_size) {
             let count = self.options.batch_size.min(n - first);
-            images.append(self.batch(&plan, first..first + count, 0, |_| {})?);
+            each(self.batch(&plan, first..first + count, 0, |_| {})?);
         }
-        Ok(images)
+        Ok(())
     }
 
     /// Makes the images and writes them as `path` says: a grid (`.png`), an animation (`.gif`, `.apng`), arrays (`.npz`,
