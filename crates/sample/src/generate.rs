@@ -173,15 +173,24 @@ impl<'a> Generation<'a> {
     ///
     /// # Errors
     /// If an option does not match the pipeline, values become NaN or infinite, or the progress function cancels.
-    pub fn run(mut self) -> Result<Images, Error> {
+    pub fn run(self) -> Result<Images, Error> {
+        let mut all = Images::default();
+        self.run_batches(|images| all.append(images))?;
+        Ok(all)
+    }
+
+    /// Generates the images and passes each batch to `each`, in bounded memory.
+    ///
+    /// # Errors
+    /// As [`Generation::run`].
+    pub fn run_batches(mut self, mut each: impl FnMut(Images)) -> Result<(), Error> {
         let plan = self.plan()?;
-        let mut images = Images::default();
         let n = self.options.n;
         for first in (0..n).step_by(self.options.batch_size) {
             let count = self.options.batch_size.min(n - first);
-            images.append(self.batch(&plan, first..first + count, 0, |_| {})?);
+            each(self.batch(&plan, first..first + count, 0, |_| {})?);
         }
-        Ok(images)
+        Ok(())
     }
 
     /// Generates the images and writes them in the format of the extension of `path`: a grid (`.png`), an animation
