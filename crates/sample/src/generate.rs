@@ -391,7 +391,10 @@ impl<'a> Generation<'a> {
         Some(range.map(|i| labels[(self.options.first as usize + i) % labels.len()]).collect())
     }
 
-    /// Returns the number of classes if each is to have its own row, otherwise an error.
+    /// Returns the number of classes for a grid with one row per class.
+    ///
+    /// # Errors
+    /// If the model has no classes, or the output is not a grid.
     fn classes_of_rows(&self, plan: &Plan, output: &Output) -> Result<usize, Error> {
         match &plan.labels {
             Some(labels) if matches!(output, Output::Grid(_)) => Ok(labels.len()),

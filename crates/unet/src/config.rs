@@ -24,10 +24,10 @@ pub enum TimeEmbeddingType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResnetTimeScaleShift {
-    /// It is added before the second normalization (Ho et al. 2020).
+    /// The embedding is added before the second normalization (Ho et al. 2020).
     #[default]
     Default,
-    /// It scales and shifts the output of the second normalization (Dhariwal & Nichol 2021).
+    /// The embedding scales and shifts the output of the second normalization (Dhariwal & Nichol 2021).
     ScaleShift,
 }
 
@@ -37,7 +37,7 @@ pub enum ResnetTimeScaleShift {
 pub enum ClassEmbedType {
     /// The label is embedded like a timestep, by layers of its own.
     Timestep,
-    /// The label is a vector of the width of the time embedding, which is added to it.
+    /// The label is a vector that is added to the time embedding.
     Identity,
 }
 

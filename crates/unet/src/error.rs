@@ -18,7 +18,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A file that cannot be read.
-    #[error("{path}: cannot read: {source}")]
+    #[error("{path}: cannot be read: {source}")]
     Read {
         /// The file.
         path: PathBuf,

@@ -46,7 +46,7 @@ impl<'a> Init<'a> {
     }
 }
 
-/// The scale of initial weights, except where [`ZERO_INIT_SCALE`] applies.
+/// The scale of initial weights, except in the last layer of a block.
 pub const INIT_SCALE: f64 = 1.0;
 /// The scale of initial weights in the last layer of a block (Ho et al.'s "zero"), so that a block starts as the
 /// identity.
