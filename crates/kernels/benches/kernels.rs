@@ -98,13 +98,13 @@ impl Bench {
             let (x, w, bias) = (ramp(shape.input_len()), ramp(shape.weight_len()), ramp(c_out));
             let dy = ramp(shape.output_len());
             let (mut out, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-            let fusion = Fusion { bias: Some(&bias), ..Fusion::default() };
+            let inputs = ConvInputs { bias: Some(&bias), ..ConvInputs::new(&x) };
             self.time(&format!("forward {name}"), work, "GFLOP/s", || {
-                conv2d(&shape, black_box(&x), &w, fusion, &mut out);
+                conv2d(&shape, black_box(inputs), &w, &mut out);
             });
             let filter = PackedFilter::new(&shape, &w);
             self.time(&format!("packed {name}"), work, "GFLOP/s", || {
-                conv2d_packed(&shape, black_box(&x), &filter, fusion, &mut out);
+                conv2d_packed(&shape, black_box(inputs), &filter, &mut out);
             });
             // Filters that come from memory, as in a network: cycle through 100 MB of them.
             let count = (100 << 20) / (4 * shape.weight_len()) + 1;
@@ -112,7 +112,7 @@ impl Bench {
             let mut filters = filters.iter().cycle();
             self.time(&format!("cold {name}"), work, "GFLOP/s", || {
                 if let Some(filter) = filters.next() {
-                    conv2d_packed(&shape, black_box(&x), filter, fusion, &mut out);
+                    conv2d_packed(&shape, black_box(inputs), filter, &mut out);
                 }
             });
             self.time(&format!("grad_input {name}"), work, "GFLOP/s", || {
@@ -128,22 +128,24 @@ impl Bench {
         for (m, k, n) in [(1024, 1024, 1024), (4096, 256, 256), (16, 512, 512), (1, 512, 512)] {
             let (a, b, mut out) = (ramp(m * k), ramp(k * n), vec![0.0; m * n]);
             self.time(&format!("matmul {m}x{k}x{n}"), 2 * m * k * n, "GFLOP/s", || {
-                matmul(&MatMulShape::new(m, k, n), black_box(&a), &b, None, &mut out);
+                matmul(&MatMulShape::new(m, k, n), [black_box(&a), &b], None, &mut out);
             });
         }
         for (n, tokens, heads, head_dim) in [(16, 256, 1, 256), (1, 256, 1, 256), (64, 64, 4, 16), (16, 1024, 1, 128)] {
             let shape = AttentionShape { n, tokens, heads, head_dim };
             let len = n * tokens * heads * head_dim;
             let x = ramp(len);
+            let inputs = AttentionInputs { q: &x, k: &x, v: &x };
             let mut out = vec![0.0; len];
             let work = 4 * len * tokens;
             let name = format!("n{n} {tokens} tokens {heads}x{head_dim}");
             self.time(&format!("attention {name}"), work, "GFLOP/s", || {
-                attention(&shape, black_box(&x), &x, &x, &mut out);
+                attention(&shape, black_box(inputs), &mut out);
             });
             let (mut dq, mut dk, mut dv) = (x.clone(), x.clone(), x.clone());
             self.time(&format!("attention backward {name}"), work * 5 / 2, "GFLOP/s", || {
-                attention_backward(&shape, black_box(&x), &x, &x, &x, &mut dq, &mut dk, &mut dv);
+                let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+                attention_backward(&shape, black_box(inputs), &x, gradients);
             });
         }
     }
@@ -153,27 +155,18 @@ impl Bench {
             let shape = GroupNormShape { n, pixels, channels, groups: 32, eps: 1e-5 };
             let len = n * pixels * channels;
             let (x, gamma) = (ramp(len), ramp(channels));
-            let (mut out, mut saved, mut dx) = (x.clone(), vec![0.0; n * 64], x.clone());
+            let (mut out, mut mean_rstd, mut dx) = (x.clone(), vec![0.0; n * 64], x.clone());
+            let norm = FusedGroupNorm { shape, gamma: &gamma, beta: &gamma, scale_shift: None, silu: true };
             let name = format!("n{n} {pixels}x{channels}");
             self.time(&format!("group_norm+silu {name}"), 8 * len, "GB/s", || {
-                group_norm(&shape, black_box(&x), &gamma, &gamma, None, true, &mut out, &mut saved);
+                group_norm(&norm, black_box(&x), &mut out, &mut mean_rstd);
             });
             let (mut dgamma, mut dbeta) = (gamma.clone(), gamma.clone());
             self.time(&format!("group_norm+silu backward {name}"), 12 * len, "GB/s", || {
-                group_norm_backward(
-                    &shape,
-                    black_box(&x),
-                    &gamma,
-                    &gamma,
-                    None,
-                    true,
-                    &saved,
-                    &out,
-                    &mut dx,
-                    &mut dgamma,
-                    &mut dbeta,
-                    None,
-                );
+                let saved = GroupNormSaved { x: black_box(&x), mean_rstd: &mean_rstd };
+                let gradients =
+                    GroupNormGradients { dx: &mut dx, dgamma: &mut dgamma, dbeta: &mut dbeta, dscale_shift: None };
+                group_norm_backward(&norm, saved, &out, gradients);
             });
         }
         let len = 1 << 22;
@@ -187,9 +180,9 @@ impl Bench {
         let mut sums = vec![0.0; 128];
         self.time("channel_sums", 4 * len, "GB/s", || channel_sums(black_box(&x), &mut sums));
         let mut up = vec![0.0; 4 * len];
-        self.time("upsample2x", 20 * len, "GB/s", || upsample2x(16, 32, 64, 128, black_box(&x), &mut up));
+        self.time("upsample2x", 20 * len, "GB/s", || upsample2x([16, 32, 64, 128], black_box(&x), &mut up));
         self.time("upsample2x backward", 20 * len, "GB/s", || {
-            upsample2x_backward(16, 32, 64, 128, black_box(&up), &mut y);
+            upsample2x_backward([16, 32, 64, 128], black_box(&up), &mut y);
         });
         let step = AdamStep {
             learning_rate: 1e-4,
@@ -202,7 +195,8 @@ impl Bench {
         };
         let (mut m, mut v, mut ema) = (ramp(len), vec![1.0; len], ramp(len));
         self.time("adam with ema", 36 * len, "GB/s", || {
-            adam(&step, &mut y, black_box(&x), &mut m, &mut v, &mut ema);
+            let state = AdamState { parameter: &mut y, moment1: &mut m, moment2: &mut v, average: &mut ema };
+            adam(&step, black_box(&x), state);
         });
     }
 }

@@ -47,11 +47,34 @@ impl AttentionShape {
     }
 }
 
+/// Queries, keys and values, each `[n, tokens, heads·head_dim]`.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionInputs<'a, T = f32> {
+    /// Queries.
+    pub q: &'a [T],
+    /// Keys.
+    pub k: &'a [T],
+    /// Values.
+    pub v: &'a [T],
+}
+
+/// The gradients of [`AttentionInputs`], which [`attention_backward`] writes.
+#[derive(Debug)]
+pub struct AttentionGradients<'a> {
+    /// Gradient of the queries.
+    pub dq: &'a mut [f32],
+    /// Gradient of the keys.
+    pub dk: &'a mut [f32],
+    /// Gradient of the values.
+    pub dv: &'a mut [f32],
+}
+
 /// Computes out = softmax(q·kᵀ/√head_dim)·v for each head. All slices are `[n, tokens, heads·head_dim]`.
 ///
 /// # Panics
 /// If the length of a slice does not match `shape`.
-pub fn attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+pub fn attention(shape: &AttentionShape, inputs: AttentionInputs, out: &mut [f32]) {
+    let AttentionInputs { q, k, v } = inputs;
     shape.check(&[q, k, v, out]);
     let heads = shape.n * shape.heads;
     if out.is_empty() {
@@ -70,21 +93,18 @@ pub fn attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], out: &
     });
 }
 
-/// Computes the gradients `dq`, `dk`, `dv` of [`attention`] from the gradient `dout` of its output.
+/// Computes the gradients of the inputs of [`attention`] from the gradient `dout` of its output.
 ///
 /// # Panics
 /// If the length of a slice does not match `shape`.
-#[allow(clippy::too_many_arguments)]
 pub fn attention_backward(
     shape: &AttentionShape,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    inputs: AttentionInputs,
     dout: &[f32],
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
+    gradients: AttentionGradients,
 ) {
+    let AttentionInputs { q, k, v } = inputs;
+    let AttentionGradients { dq, dk, dv } = gradients;
     shape.check(&[q, k, v, dout, dq, dk, dv]);
     if q.is_empty() {
         return;

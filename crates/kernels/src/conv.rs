@@ -108,9 +108,11 @@ impl ConvShape {
     }
 }
 
-/// Operations fused into a convolution: out = conv(norm(x)) + bias + shift + residual.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Fusion<'a> {
+/// The input of a convolution and the operations fused into it: out = conv(norm(x)) + bias + shift + residual.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvInputs<'a> {
+    /// The input.
+    pub x: &'a [f32],
     /// The last channels of the input, if `x` has only the first ones: a skip connection that is not copied.
     pub skip: Option<&'a [f32]>,
     /// Group normalization and SiLU of the input.
@@ -123,23 +125,35 @@ pub struct Fusion<'a> {
     pub residual: Option<&'a [f32]>,
 }
 
-/// Computes the convolution of `x` with `w` and the operations of `fusion`.
+impl<'a> ConvInputs<'a> {
+    /// Returns the inputs of a plain convolution, into which nothing is fused.
+    pub fn new(x: &'a [f32]) -> Self {
+        ConvInputs { x, skip: None, norm: None, bias: None, shift: None, residual: None }
+    }
+
+    fn len(&self) -> usize {
+        self.x.len() + self.skip.map_or(0, <[f32]>::len)
+    }
+}
+
+/// Computes the convolution of `inputs` with the weights `w`, and the operations fused into it.
 ///
 /// The bits of an output image depend on the input image of the same index only.
 ///
 /// # Panics
 /// If the length of a slice does not match `shape`.
-pub fn conv2d(shape: &ConvShape, x: &[f32], w: &[f32], fusion: Fusion, out: &mut [f32]) {
-    check(shape, x.len() + fusion.skip.map_or(0, <[f32]>::len), w.len(), out.len());
+pub fn conv2d(shape: &ConvShape, inputs: ConvInputs, w: &[f32], out: &mut [f32]) {
+    check(shape, inputs.len(), w.len(), out.len());
     let _span = span(shape, "forward");
     let algorithm = Algorithm::of(shape, shape.c_in, shape.c_out);
-    if algorithm == Algorithm::Winograd && fusion.skip.is_none() {
+    if algorithm == Algorithm::Winograd && inputs.skip.is_none() {
         let filter = Filter::plain(shape.c_in, shape.c_out, w);
-        return winograd::convolve(&shape.windows(), [x, &[]], fusion.norm, filter, epilogue(shape, fusion), out);
+        let epilogue = epilogue(shape, inputs);
+        return winograd::convolve(&shape.windows(), [inputs.x, &[]], inputs.norm, filter, epilogue, out);
     }
     let mut filter = scratch::take(filter_len(shape, algorithm));
     pack_filter(shape, algorithm, w, &mut filter);
-    forward(shape, algorithm, x, &filter, fusion, out);
+    forward(shape, algorithm, inputs, &filter, out);
 }
 
 /// The weights of a convolution in the layout of its kernel: packed once, used by many calls.
@@ -171,8 +185,8 @@ impl PackedFilter {
 ///
 /// # Panics
 /// If the length of a slice does not match `shape`, or `filter` was packed for another kernel, stride or padding.
-pub fn conv2d_packed(shape: &ConvShape, x: &[f32], filter: &PackedFilter, fusion: Fusion, out: &mut [f32]) {
-    check(shape, x.len() + fusion.skip.map_or(0, <[f32]>::len), shape.weight_len(), out.len());
+pub fn conv2d_packed(shape: &ConvShape, inputs: ConvInputs, filter: &PackedFilter, out: &mut [f32]) {
+    check(shape, inputs.len(), shape.weight_len(), out.len());
     let _span = span(shape, "forward");
     let PackedFilter { c_in, c_out, kernel, algorithm, data } = filter;
     assert_eq!(
@@ -185,7 +199,7 @@ pub fn conv2d_packed(shape: &ConvShape, x: &[f32], filter: &PackedFilter, fusion
         *algorithm,
         "{shape:?}: the filter is packed for another stride or padding"
     );
-    forward(shape, *algorithm, x, data, fusion, out);
+    forward(shape, *algorithm, inputs, data, out);
 }
 
 /// The algorithm of a convolution.
@@ -247,19 +261,20 @@ fn pack_filter(shape: &ConvShape, algorithm: Algorithm, w: &[f32], out: &mut [f3
     }
 }
 
-fn forward(shape: &ConvShape, algorithm: Algorithm, x: &[f32], filter: &[f32], fusion: Fusion, out: &mut [f32]) {
-    let epilogue = epilogue(shape, fusion);
-    let skip = fusion.skip.unwrap_or_default();
+fn forward(shape: &ConvShape, algorithm: Algorithm, inputs: ConvInputs, filter: &[f32], out: &mut [f32]) {
+    let epilogue = epilogue(shape, inputs);
+    let ConvInputs { x, skip, norm, .. } = inputs;
+    let skip = skip.unwrap_or_default();
     let taps = shape.offsets();
-    if algorithm == Algorithm::Winograd && (fusion.norm.is_some() || skip.is_empty()) {
+    if algorithm == Algorithm::Winograd && (norm.is_some() || skip.is_empty()) {
         let filter = Filter::blocked(shape.c_in, shape.c_out, filter);
-        return winograd::convolve(&shape.windows(), [x, skip], fusion.norm, filter, epilogue, out);
+        return winograd::convolve(&shape.windows(), [x, skip], norm, filter, epilogue, out);
     }
     if !skip.is_empty() {
         let second = shape.c_in * skip.len() / shape.input_len();
         let first = shape.c_in - second;
         if algorithm == Algorithm::Im2col
-            && fusion.norm.is_none()
+            && norm.is_none()
             && first.is_multiple_of(LANES)
             && second.is_multiple_of(LANES)
         {
@@ -267,14 +282,14 @@ fn forward(shape: &ConvShape, algorithm: Algorithm, x: &[f32], filter: &[f32], f
             return product(&Im2col { skip, ..shape.im2col(x, &taps) }, filter, shape.c_out, output, epilogue, out);
         }
         let mut joined = scratch::take(shape.input_len());
-        concat_channels(first, second, x, skip, &mut joined);
-        return forward(shape, algorithm, &joined, filter, Fusion { skip: None, ..fusion }, out);
+        concat_channels([first, second], [x, skip], &mut joined);
+        return forward(shape, algorithm, ConvInputs { x: &joined, skip: None, ..inputs }, filter, out);
     }
-    let mut normed = scratch::take(if fusion.norm.is_some() { x.len() } else { 0 });
-    if let Some(norm) = fusion.norm {
+    let mut normed = scratch::take(if norm.is_some() { x.len() } else { 0 });
+    if let Some(norm) = norm {
         norm.apply(x, &mut normed);
     }
-    let patches = shape.im2col(if fusion.norm.is_some() { &normed } else { x }, &taps);
+    let patches = shape.im2col(if norm.is_some() { &normed } else { x }, &taps);
     if algorithm == Algorithm::Kn2row {
         kn2row::convolve(&patches, shape.c_out, filter, epilogue, out);
     } else {
@@ -382,8 +397,8 @@ fn check(shape: &ConvShape, x: usize, w: usize, out: usize) {
     assert_eq!(out, shape.output_len(), "{shape:?}: wrong length of the output");
 }
 
-fn epilogue<'a>(shape: &ConvShape, fusion: Fusion<'a>) -> Epilogue<'a> {
-    let Fusion { norm, bias, shift, residual, .. } = fusion;
+fn epilogue<'a>(shape: &ConvShape, inputs: ConvInputs<'a>) -> Epilogue<'a> {
+    let ConvInputs { norm, bias, shift, residual, .. } = inputs;
     assert!(norm.is_none_or(|norm| norm.size() == (shape.n, shape.c_in)), "{shape:?}: wrong size of the normalization");
     assert!(bias.is_none_or(|bias| bias.len() == shape.c_out), "{shape:?}: wrong length of the bias");
     assert!(shift.is_none_or(|shift| shift.len() == shape.n * shape.c_out), "{shape:?}: wrong length of the shift");

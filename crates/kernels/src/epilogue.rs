@@ -2,12 +2,15 @@
 
 use crate::simd::Simd;
 
-/// The terms added at row r and column c: `bias[c]`, `shift[image of r, c]` and `residual[r, c]`.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Epilogue<'a> {
-    pub bias: Option<&'a [f32]>,
-    pub shift: Option<&'a [f32]>,
-    pub residual: Option<&'a [f32]>,
+/// The terms added at row r (pixel) and column c (channel): `bias[c]`, `shift[image of r, c]` and `residual[r, c]`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a, T = f32> {
+    /// A bias for each channel.
+    pub bias: Option<&'a [T]>,
+    /// A shift for each image and channel.
+    pub shift: Option<&'a [T]>,
+    /// A residual of the shape of the result.
+    pub residual: Option<&'a [T]>,
 }
 
 impl Epilogue<'_> {

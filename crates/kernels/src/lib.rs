@@ -40,13 +40,18 @@ mod winograd;
 
 pub use activation::{silu, silu_backward};
 pub use allocator::CachingAllocator;
-pub use attention::{AttentionShape, attention, attention_backward};
+pub use attention::{AttentionGradients, AttentionInputs, AttentionShape, attention, attention_backward};
 pub use buffer::init_with;
 pub use concat::{concat_channels, split_channels};
-pub use conv::{ConvShape, Fusion, PackedFilter, Pad, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_packed};
+pub use conv::{
+    ConvInputs, ConvShape, PackedFilter, Pad, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_packed,
+};
+pub use epilogue::Epilogue;
 pub use matmul::{MatMulShape, matmul};
-pub use norm::{GroupNormShape, Normalization, group_norm, group_norm_backward};
-pub use optimizer::{AdamStep, adam};
+pub use norm::{
+    FusedGroupNorm, GroupNormGradients, GroupNormSaved, GroupNormShape, Normalization, group_norm, group_norm_backward,
+};
+pub use optimizer::{AdamState, AdamStep, adam};
 pub use profile::{ProfileEntry, start_profile, stop_profile};
 pub use reduce::{channel_sums, per_image_channel_sums, sum_of_squares};
 pub use resample::{upsample2x, upsample2x_backward};

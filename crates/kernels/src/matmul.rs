@@ -41,13 +41,13 @@ impl MatMulShape {
     }
 }
 
-/// Computes out = a·b, plus `bias` `[n]` in every row.
+/// Computes out = a·b from the factors `[a, b]`, plus `bias` `[n]` in every row.
 ///
 /// Unless `a` is transposed, the bits of a row of the product depend on that row of `a` only.
 ///
 /// # Panics
 /// If the length of a slice does not match `shape`.
-pub fn matmul(shape: &MatMulShape, a: &[f32], b: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+pub fn matmul(shape: &MatMulShape, [a, b]: [&[f32]; 2], bias: Option<&[f32]>, out: &mut [f32]) {
     let MatMulShape { m, k, n, a_transposed, b_transposed } = *shape;
     assert_eq!(a.len(), m * k, "matmul: the length of `a` does not match the shape");
     assert_eq!(b.len(), k * n, "matmul: the length of `b` does not match the shape");
@@ -76,7 +76,7 @@ pub fn matmul(shape: &MatMulShape, a: &[f32], b: &[f32], bias: Option<&[f32]>, o
         for (r, row) in copy.chunks_exact_mut(k.max(1)).enumerate() {
             row.iter_mut().enumerate().for_each(|(c, value)| *value = a[c * m + r]);
         }
-        return matmul(&MatMulShape { a_transposed: false, ..*shape }, copy, b, bias, out);
+        return matmul(&MatMulShape { a_transposed: false, ..*shape }, [copy, b], bias, out);
     }
     let mut packed = scratch::take(blocked_len(k, n));
     let packed = &mut *packed;

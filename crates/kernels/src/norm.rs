@@ -34,24 +34,6 @@ impl GroupNormShape {
         self.pixels * self.channels
     }
 
-    fn check(&self, x: usize, gamma: &[f32], beta: &[f32], epilogue: Option<(&[f32], &[f32])>, mean_rstd: usize) {
-        assert!(
-            self.groups > 0 && self.channels.is_multiple_of(self.groups),
-            "{self:?}: `channels` must be a multiple of `groups`"
-        );
-        assert_eq!(x, self.n * self.image(), "{self:?}: wrong length of `x`");
-        assert!(
-            gamma.len() == self.channels && beta.len() == self.channels,
-            "{self:?}: wrong length of `gamma` or `beta`"
-        );
-        let nc = self.n * self.channels;
-        assert!(
-            epilogue.is_none_or(|(a, b)| a.len() == nc && b.len() == nc),
-            "{self:?}: wrong length of a scale or shift"
-        );
-        assert_eq!(mean_rstd, 2 * self.n * self.groups, "{self:?}: wrong length of `mean_rstd`");
-    }
-
     /// Runs `task(chunk)` for every chunk of an image, on all threads if there are fewer images than threads.
     fn chunks(&self, task: impl Fn(usize) + Sync + Send) {
         let count = self.pixels.div_ceil(CHUNK);
@@ -68,28 +50,54 @@ impl GroupNormShape {
     }
 }
 
-/// Computes out = f((x − mean)/√(variance + eps)·gamma + beta), where f(y) = y·(1 + scale) + shift if `scale_shift` is
-/// given, followed by SiLU if `silu`.
-///
-/// `gamma` and `beta` are `[channels]`, scale and shift `[n, channels]`. `mean_rstd` `[n, groups, 2]` receives the
-/// means and 1/σ for [`group_norm_backward`].
+/// A group normalization and the operations fused into it: f((x − mean)/√(variance + eps)·gamma + beta), where
+/// f(y) = y·(1 + scale) + shift if `scale_shift` is given, followed by SiLU if `silu`.
+#[derive(Clone, Copy, Debug)]
+pub struct FusedGroupNorm<'a, T = f32> {
+    /// The shape of x, the groups and ε.
+    pub shape: GroupNormShape,
+    /// Weights `[channels]`.
+    pub gamma: &'a [T],
+    /// Biases `[channels]`.
+    pub beta: &'a [T],
+    /// Scales and shifts, each `[n, channels]`.
+    pub scale_shift: Option<(&'a [T], &'a [T])>,
+    /// Applies SiLU to the result.
+    pub silu: bool,
+}
+
+impl FusedGroupNorm<'_> {
+    /// Checks all lengths, and those of x and `mean_rstd`.
+    fn check(&self, x: usize, mean_rstd: usize) {
+        let FusedGroupNorm { shape, gamma, beta, scale_shift, .. } = self;
+        assert!(
+            shape.groups > 0 && shape.channels.is_multiple_of(shape.groups),
+            "{shape:?}: `channels` must be a multiple of `groups`"
+        );
+        assert_eq!(x, shape.n * shape.image(), "{shape:?}: wrong length of `x`");
+        assert!(
+            gamma.len() == shape.channels && beta.len() == shape.channels,
+            "{shape:?}: wrong length of `gamma` or `beta`"
+        );
+        let nc = shape.n * shape.channels;
+        assert!(
+            scale_shift.is_none_or(|(a, b)| a.len() == nc && b.len() == nc),
+            "{shape:?}: wrong length of a scale or shift"
+        );
+        assert_eq!(mean_rstd, 2 * shape.n * shape.groups, "{shape:?}: wrong length of `mean_rstd`");
+    }
+}
+
+/// Computes out = norm(x), both `[n, pixels, channels]`. `mean_rstd` `[n, groups, 2]` receives the means and 1/σ for
+/// [`group_norm_backward`].
 ///
 /// The bits of an output image depend on the input image of the same index only.
 ///
 /// # Panics
-/// If the length of a slice does not match `shape`.
-#[allow(clippy::too_many_arguments)]
-pub fn group_norm(
-    shape: &GroupNormShape,
-    x: &[f32],
-    gamma: &[f32],
-    beta: &[f32],
-    scale_shift: Option<(&[f32], &[f32])>,
-    silu: bool,
-    out: &mut [f32],
-    mean_rstd: &mut [f32],
-) {
-    shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
+/// If the length of a slice does not match the shape of `norm`.
+pub fn group_norm(norm: &FusedGroupNorm, x: &[f32], out: &mut [f32], mean_rstd: &mut [f32]) {
+    norm.check(x.len(), mean_rstd.len());
+    let FusedGroupNorm { shape, silu, .. } = *norm;
     assert_eq!(out.len(), x.len(), "{shape:?}: wrong length of `out`");
     if x.is_empty() {
         return;
@@ -100,9 +108,9 @@ pub fn group_norm(
     let images = x.par_chunks(shape.image()).zip(out.par_chunks_mut(shape.image()));
     let images = images.zip(mean_rstd.par_chunks_mut(2 * shape.groups)).enumerate().with_max_len(1);
     images.for_each(|(image, ((x, out), mean_rstd))| {
-        compute_stats(shape, [x, &[]], mean_rstd);
+        compute_stats(&shape, [x, &[]], mean_rstd);
         let mut line = scratch::take(2 * c);
-        let affine = Affine::of(gamma, beta, scale_shift, image);
+        let affine = Affine::of(norm, image);
         let (gain, offset) = line.split_at_mut(c);
         affine.coefficients(mean_rstd, gain, offset);
         let (gain, offset) = (&*gain, &*offset);
@@ -119,8 +127,8 @@ pub fn group_norm(
 /// A group normalization with known means and variances: z = x·gain + offset for each image and channel, then SiLU if
 /// `silu`.
 ///
-/// A convolution applies it while it reads its input (see [`Fusion`](crate::Fusion)), so that the result is never
-/// stored.
+/// A convolution applies it while it reads its input (see [`ConvInputs`](crate::ConvInputs)), so that the result is
+/// never stored.
 #[derive(Clone, Debug)]
 pub struct Normalization {
     channels: usize,
@@ -137,18 +145,11 @@ impl Normalization {
     /// `parts[0]` holds the first channels of x, `parts[1]`, which may be empty, the last.
     ///
     /// # Panics
-    /// If the length of a slice does not match `shape`.
-    pub fn new(
-        shape: &GroupNormShape,
-        parts: [&[f32]; 2],
-        gamma: &[f32],
-        beta: &[f32],
-        scale_shift: Option<(&[f32], &[f32])>,
-        silu: bool,
-        mean_rstd: &mut [f32],
-    ) -> Self {
+    /// If the length of a slice does not match the shape of `norm`.
+    pub fn new(norm: &FusedGroupNorm, parts: [&[f32]; 2], mean_rstd: &mut [f32]) -> Self {
         let len = parts[0].len() + parts[1].len();
-        shape.check(len, gamma, beta, scale_shift, mean_rstd.len());
+        norm.check(len, mean_rstd.len());
+        let shape = norm.shape;
         let pixels = shape.n * shape.pixels;
         assert!(
             parts[0].len().is_multiple_of(pixels.max(1)),
@@ -159,25 +160,19 @@ impl Normalization {
             let [a, b] = parts.map(|part| part.len() / shape.n);
             let images = mean_rstd.par_chunks_mut(2 * shape.groups).enumerate().with_max_len(1);
             images.for_each(|(image, mean_rstd)| {
-                compute_stats(shape, [&parts[0][image * a..][..a], &parts[1][image * b..][..b]], mean_rstd);
+                compute_stats(&shape, [&parts[0][image * a..][..a], &parts[1][image * b..][..b]], mean_rstd);
             });
         }
-        Self::from_stats(shape, gamma, beta, scale_shift, silu, mean_rstd)
+        Self::from_stats(norm, mean_rstd)
     }
 
-    fn from_stats(
-        shape: &GroupNormShape,
-        gamma: &[f32],
-        beta: &[f32],
-        scale_shift: Option<(&[f32], &[f32])>,
-        silu: bool,
-        mean_rstd: &[f32],
-    ) -> Self {
+    fn from_stats(norm: &FusedGroupNorm, mean_rstd: &[f32]) -> Self {
+        let FusedGroupNorm { shape, silu, .. } = *norm;
         let c = shape.channels;
         let (mut gain, mut offset) = (vec![0.0; shape.n * c], vec![0.0; shape.n * c]);
         for (image, (gain, offset)) in gain.chunks_exact_mut(c).zip(offset.chunks_exact_mut(c)).enumerate() {
             let mean_rstd = &mean_rstd[2 * image * shape.groups..][..2 * shape.groups];
-            Affine::of(gamma, beta, scale_shift, image).coefficients(mean_rstd, gain, offset);
+            Affine::of(norm, image).coefficients(mean_rstd, gain, offset);
         }
         Self { channels: c, gain, offset, silu }
     }
@@ -241,7 +236,8 @@ struct Affine<'a> {
 }
 
 impl<'a> Affine<'a> {
-    fn of(gamma: &'a [f32], beta: &'a [f32], scale_shift: Option<(&'a [f32], &'a [f32])>, image: usize) -> Self {
+    fn of(norm: &FusedGroupNorm<'a>, image: usize) -> Self {
+        let FusedGroupNorm { gamma, beta, scale_shift, .. } = *norm;
         let c = gamma.len();
         Affine { gamma, beta, scale_shift: scale_shift.map(|(a, b)| (row(a, image, c), row(b, image, c))) }
     }
@@ -311,29 +307,37 @@ fn combine_stats(shape: &GroupNormShape, first: &[f32], partial: &[f32], mean_rs
     }
 }
 
+/// The input of a group normalization and its statistics, saved by the forward pass for the backward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNormSaved<'a> {
+    /// The input `[n, pixels, channels]`.
+    pub x: &'a [f32],
+    /// Mean and 1/σ of each image and group, `[n, groups, 2]`.
+    pub mean_rstd: &'a [f32],
+}
+
+/// The gradients of a group normalization, which [`group_norm_backward`] writes.
+#[derive(Debug)]
+pub struct GroupNormGradients<'a> {
+    /// Gradient of x.
+    pub dx: &'a mut [f32],
+    /// Gradient of gamma, summed over the images in order.
+    pub dgamma: &'a mut [f32],
+    /// Gradient of beta, summed over the images in order.
+    pub dbeta: &'a mut [f32],
+    /// Gradients of the scales and shifts, if wanted.
+    pub dscale_shift: Option<(&'a mut [f32], &'a mut [f32])>,
+}
+
 /// Computes the gradients of [`group_norm`] from the gradient `dy` of its output.
 ///
-/// `dx` has the shape of x. `dgamma` and `dbeta` `[channels]` are summed over the images in order. `dscale_shift`, if
-/// given, has the shape of `scale_shift`.
-///
 /// # Panics
-/// If the length of a slice does not match `shape`, or `dscale_shift` is given without `scale_shift`.
-#[allow(clippy::too_many_arguments)]
-pub fn group_norm_backward(
-    shape: &GroupNormShape,
-    x: &[f32],
-    gamma: &[f32],
-    beta: &[f32],
-    scale_shift: Option<(&[f32], &[f32])>,
-    silu: bool,
-    mean_rstd: &[f32],
-    dy: &[f32],
-    dx: &mut [f32],
-    dgamma: &mut [f32],
-    dbeta: &mut [f32],
-    dscale_shift: Option<(&mut [f32], &mut [f32])>,
-) {
-    shape.check(x.len(), gamma, beta, scale_shift, mean_rstd.len());
+/// If the length of a slice does not match the shape of `norm`, or `dscale_shift` is given without `scale_shift`.
+pub fn group_norm_backward(norm: &FusedGroupNorm, saved: GroupNormSaved, dy: &[f32], gradients: GroupNormGradients) {
+    let FusedGroupNorm { shape, gamma, beta, scale_shift, silu } = *norm;
+    let GroupNormSaved { x, mean_rstd } = saved;
+    let GroupNormGradients { dx, dgamma, dbeta, dscale_shift } = gradients;
+    norm.check(x.len(), mean_rstd.len());
     assert!(dy.len() == x.len() && dx.len() == x.len(), "{shape:?}: wrong length of `dy` or `dx`");
     let c = shape.channels;
     assert!(dgamma.len() == c && dbeta.len() == c, "{shape:?}: wrong length of `dgamma` or `dbeta`");
@@ -349,9 +353,9 @@ pub fn group_norm_backward(
     let images = x.par_chunks(shape.image()).zip(dy.par_chunks(shape.image()));
     let images = images.zip(dx.par_chunks_mut(shape.image())).zip(sums.par_chunks_mut(2 * c));
     images.enumerate().with_max_len(1).for_each(|(image, (((x, dy), dx), sums))| {
-        let affine = Affine::of(gamma, beta, scale_shift, image);
+        let affine = Affine::of(norm, image);
         backward_image(
-            shape,
+            &shape,
             &affine,
             silu,
             &mean_rstd[2 * image * shape.groups..][..2 * shape.groups],

@@ -23,18 +23,36 @@ pub struct AdamStep {
     pub ema_decay: f64,
 }
 
+/// A parameter with its moments and its moving average. A step of Adam updates all of them.
+#[derive(Debug)]
+pub struct AdamState<'a> {
+    /// The parameter.
+    pub parameter: &'a mut [f32],
+    /// The first moment: the moving average of the gradient.
+    pub moment1: &'a mut [f32],
+    /// The second moment: the moving average of the squared gradient.
+    pub moment2: &'a mut [f32],
+    /// The exponential moving average of the parameter.
+    pub average: &'a mut [f32],
+}
+
 /// Performs one step of `torch.optim.Adam` (without weight decay) on a parameter and its moments, then updates the
-/// average: ema ← ema + (1 − decay)·(param − ema).
+/// average: average ← average + (1 − decay)·(parameter − average).
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn adam(step: &AdamStep, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], ema: &mut [f32]) {
+pub fn adam(step: &AdamStep, gradient: &[f32], state: AdamState) {
     const TASK: usize = 16 * 1024;
-    assert!([grad.len(), m.len(), v.len(), ema.len()] == [param.len(); 4], "adam: the slices differ in length");
-    let _span = profile::span(|| "Adam and EMA".into(), 15 * param.len(), 9 * param.len());
+    let AdamState { parameter, moment1, moment2, average } = state;
+    let len = parameter.len();
+    assert!(
+        [gradient.len(), moment1.len(), moment2.len(), average.len()] == [len; 4],
+        "adam: the slices differ in length"
+    );
+    let _span = profile::span(|| "Adam and EMA".into(), 15 * len, 9 * len);
     let coefficients = Coefficients::new(step);
-    let tasks = param.par_chunks_mut(TASK).zip(grad.par_chunks(TASK)).zip(m.par_chunks_mut(TASK));
-    let tasks = tasks.zip(v.par_chunks_mut(TASK)).zip(ema.par_chunks_mut(TASK));
+    let tasks = parameter.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK)).zip(moment1.par_chunks_mut(TASK));
+    let tasks = tasks.zip(moment2.par_chunks_mut(TASK)).zip(average.par_chunks_mut(TASK));
     tasks.for_each(|((((param, grad), m), v), ema)| adam_part(coefficients, param, grad, m, v, ema));
 }
 

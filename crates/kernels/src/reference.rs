@@ -3,19 +3,15 @@
 //! The arguments are those of the kernels of the same names, in f64. Gradients without a function here are tested
 //! against finite differences; those of the convolution are here because finite differences would be too slow.
 
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionInputs, AttentionShape};
 use crate::conv::ConvShape;
-use crate::norm::GroupNormShape;
+use crate::epilogue::Epilogue;
+use crate::matmul::MatMulShape;
+use crate::norm::{FusedGroupNorm, GroupNormShape};
 
-/// Reference for [`crate::conv2d`].
-pub fn conv2d(
-    shape: &ConvShape,
-    x: &[f64],
-    w: &[f64],
-    bias: Option<&[f64]>,
-    shift: Option<&[f64]>,
-    residual: Option<&[f64]>,
-) -> Vec<f64> {
+/// Reference for [`crate::conv2d`] of an input in one part, without normalization.
+pub fn conv2d(shape: &ConvShape, x: &[f64], w: &[f64], epilogue: Epilogue<f64>) -> Vec<f64> {
+    let Epilogue { bias, shift, residual } = epilogue;
     let mut out = vec![0.0; shape.output_len()];
     each_product(shape, |from, weight, to| out[to] += x[from] * w[weight]);
     let (c, pixels) = (shape.c_out, shape.out_h() * shape.out_w());
@@ -73,12 +69,15 @@ fn each_product(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// Reference for [`crate::matmul`] of `a` `[m, k]` and `b` `[k, n]`.
-pub fn matmul(m: usize, k: usize, n: usize, a: &[f64], b: &[f64]) -> Vec<f64> {
+/// Reference for [`crate::matmul`] without a bias.
+pub fn matmul(shape: &MatMulShape, [a, b]: [&[f64]; 2]) -> Vec<f64> {
+    let MatMulShape { m, k, n, a_transposed, b_transposed } = *shape;
+    let a = |r: usize, i: usize| if a_transposed { a[i * m + r] } else { a[r * k + i] };
+    let b = |i: usize, c: usize| if b_transposed { b[c * k + i] } else { b[i * n + c] };
     let mut out = vec![0.0; m * n];
     for r in 0..m {
         for c in 0..n {
-            out[r * n + c] = (0..k).map(|i| a[r * k + i] * b[i * n + c]).sum();
+            out[r * n + c] = (0..k).map(|i| a(r, i) * b(i, c)).sum();
         }
     }
     out
@@ -90,15 +89,9 @@ pub fn silu(x: f64) -> f64 {
 }
 
 /// Reference for [`crate::group_norm`].
-pub fn group_norm(
-    shape: &GroupNormShape,
-    x: &[f64],
-    gamma: &[f64],
-    beta: &[f64],
-    scale_shift: Option<(&[f64], &[f64])>,
-    activate: bool,
-) -> Vec<f64> {
-    let GroupNormShape { n, pixels, channels, groups, eps } = *shape;
+pub fn group_norm(norm: &FusedGroupNorm<f64>, x: &[f64]) -> Vec<f64> {
+    let FusedGroupNorm { shape, gamma, beta, scale_shift, silu: activate } = *norm;
+    let GroupNormShape { n, pixels, channels, groups, eps } = shape;
     let size = channels / groups;
     let mut out = vec![0.0; x.len()];
     for image in 0..n {
@@ -123,7 +116,8 @@ pub fn group_norm(
 }
 
 /// Reference for [`crate::attention`].
-pub fn attention(shape: &AttentionShape, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+pub fn attention(shape: &AttentionShape, inputs: AttentionInputs<f64>) -> Vec<f64> {
+    let AttentionInputs { q, k, v } = inputs;
     let AttentionShape { n, tokens, heads, head_dim } = *shape;
     let mut out = vec![0.0; q.len()];
     for image in 0..n {

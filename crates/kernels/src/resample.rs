@@ -3,11 +3,11 @@
 use crate::profile;
 use rayon::prelude::*;
 
-/// Copies every pixel of `x` `[n, h, w, c]` to four pixels of `out` `[n, 2h, 2w, c]`.
+/// Copies every pixel of `x` to four pixels of `out` `[n, 2h, 2w, c]`. `[n, h, w, c]` is the shape of `x`.
 ///
 /// # Panics
 /// If the length of a slice does not match the shape.
-pub fn upsample2x(n: usize, h: usize, w: usize, c: usize, x: &[f32], out: &mut [f32]) {
+pub fn upsample2x([n, h, w, c]: [usize; 4], x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), n * h * w * c, "upsample2x: the length of `x` does not match the shape");
     assert_eq!(out.len(), 4 * x.len(), "upsample2x: the length of `out` does not match the shape");
     if x.is_empty() {
@@ -24,11 +24,12 @@ pub fn upsample2x(n: usize, h: usize, w: usize, c: usize, x: &[f32], out: &mut [
     });
 }
 
-/// Computes dx `[n, h, w, c]`, each pixel of which is the sum of its four copies in `dy` `[n, 2h, 2w, c]`.
+/// Computes `dx`, each pixel of which is the sum of its four copies in `dy` `[n, 2h, 2w, c]`. `[n, h, w, c]` is the
+/// shape of `dx`.
 ///
 /// # Panics
 /// If the length of a slice does not match the shape.
-pub fn upsample2x_backward(n: usize, h: usize, w: usize, c: usize, dy: &[f32], dx: &mut [f32]) {
+pub fn upsample2x_backward([n, h, w, c]: [usize; 4], dy: &[f32], dx: &mut [f32]) {
     assert_eq!(dx.len(), n * h * w * c, "upsample2x_backward: the length of `dx` does not match the shape");
     assert_eq!(dy.len(), 4 * dx.len(), "upsample2x_backward: the length of `dy` does not match the shape");
     if dx.is_empty() {

@@ -30,14 +30,14 @@ impl Case {
         }
     }
 
-    fn fusion(&self) -> Fusion<'_> {
+    fn inputs(&self) -> ConvInputs<'_> {
         let (bias, shift, residual) = (Some(&self.bias[..]), Some(&self.shift[..]), Some(&self.residual[..]));
-        Fusion { bias, shift, residual, ..Fusion::default() }
+        ConvInputs { bias, shift, residual, ..ConvInputs::new(&self.x) }
     }
 
     fn forward(&self, shape: &ConvShape) -> Vec<f32> {
         let mut out = vec![f32::NAN; shape.output_len()];
-        conv2d(shape, &self.x, &self.w, self.fusion(), &mut out);
+        conv2d(shape, self.inputs(), &self.w, &mut out);
         out
     }
 
@@ -58,7 +58,8 @@ fn compare(shape: &ConvShape) {
     let case = Case::new(shape);
     let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
     let (bias, shift, residual) = (wide(&case.bias), wide(&case.shift), wide(&case.residual));
-    let expected = reference::conv2d(shape, &x, &w, Some(&bias), Some(&shift), Some(&residual));
+    let epilogue = Epilogue { bias: Some(&bias[..]), shift: Some(&shift[..]), residual: Some(&residual[..]) };
+    let expected = reference::conv2d(shape, &x, &w, epilogue);
     assert_close(&case.forward(shape), &expected, TOLERANCE, &format!("{shape:?}: forward"));
     let expected = reference::conv2d_grad_input(shape, &dy, &w);
     assert_close(&case.grad_input(shape), &expected, TOLERANCE, &format!("{shape:?}: grad_input"));
@@ -118,7 +119,7 @@ proptest! {
         // The filter is packed for one image of another size.
         let filter = PackedFilter::new(&ConvShape { n: 1, h: 20, w: 9, ..shape }, &case.w);
         let mut out = vec![f32::NAN; shape.output_len()];
-        conv2d_packed(&shape, &case.x, &filter, case.fusion(), &mut out);
+        conv2d_packed(&shape, case.inputs(), &filter, &mut out);
         assert_same_bits(&out, &case.forward(&shape), "packed");
     }
 
@@ -127,22 +128,24 @@ proptest! {
         let case = Case::new(&shape);
         let norm = GroupNormShape { n: shape.n, pixels: shape.h * shape.w, channels: shape.c_in, groups: 1, eps: 1e-5 };
         let (gamma, beta) = (numbers(shape.c_in, 7), numbers(shape.c_in, 8));
+        let norm = FusedGroupNorm { shape: norm, gamma: &gamma, beta: &beta, scale_shift: None, silu };
         let mut saved = vec![f32::NAN; 2 * shape.n];
         let mut normed = vec![f32::NAN; shape.input_len()];
-        group_norm(&norm, &case.x, &gamma, &beta, None, silu, &mut normed, &mut saved);
+        group_norm(&norm, &case.x, &mut normed, &mut saved);
         let mut before = vec![f32::NAN; shape.output_len()];
-        conv2d(&shape, &normed, &case.w, case.fusion(), &mut before);
+        conv2d(&shape, ConvInputs { x: &normed, ..case.inputs() }, &case.w, &mut before);
 
         let mut again = vec![f32::NAN; 2 * shape.n];
-        let fused = Normalization::new(&norm, [&case.x, &[]], &gamma, &beta, None, silu, &mut again);
+        let fused = Normalization::new(&norm, [&case.x, &[]], &mut again);
         assert_same_bits(&again, &saved, "mean and 1/σ");
         let mut out = vec![f32::NAN; shape.output_len()];
         fused.apply(&case.x, &mut normed.clone());
-        conv2d(&shape, &case.x, &case.w, Fusion { norm: Some(&fused), ..case.fusion() }, &mut out);
+        let inputs = ConvInputs { norm: Some(&fused), ..case.inputs() };
+        conv2d(&shape, inputs, &case.w, &mut out);
         assert_same_bits(&out, &before, "fused normalization");
         out.fill(f32::NAN);
         let filter = PackedFilter::new(&shape, &case.w);
-        conv2d_packed(&shape, &case.x, &filter, Fusion { norm: Some(&fused), ..case.fusion() }, &mut out);
+        conv2d_packed(&shape, inputs, &filter, &mut out);
         assert_same_bits(&out, &before, "fused normalization, packed");
     }
 
@@ -158,24 +161,25 @@ proptest! {
         let pixels = shape.n * shape.h * shape.w;
         let first = c_in - second;
         let (mut x, mut y) = (vec![0.0; pixels * first], vec![0.0; pixels * second]);
-        split_channels(first, second, &case.x, &mut x, &mut y);
+        split_channels([first, second], &case.x, [&mut x, &mut y]);
 
         let norm = GroupNormShape { n: shape.n, pixels: shape.h * shape.w, channels: c_in, groups: 1, eps: 1e-5 };
         let (gamma, beta) = (numbers(c_in, 7), numbers(c_in, 8));
+        let norm = FusedGroupNorm { shape: norm, gamma: &gamma, beta: &beta, scale_shift: None, silu: true };
         let (mut saved, mut again) = (vec![f32::NAN; 2 * shape.n], vec![f32::NAN; 2 * shape.n]);
-        let whole = Normalization::new(&norm, [&case.x, &[]], &gamma, &beta, None, true, &mut saved);
-        let joined = Normalization::new(&norm, [&x, &y], &gamma, &beta, None, true, &mut again);
+        let whole = Normalization::new(&norm, [&case.x, &[]], &mut saved);
+        let joined = Normalization::new(&norm, [&x, &y], &mut again);
         assert_same_bits(&again, &saved, "mean and 1/σ");
 
         let filter = PackedFilter::new(&shape, &case.w);
         let (mut expected, mut out) = (vec![f32::NAN; shape.output_len()], vec![f32::NAN; shape.output_len()]);
-        let fusion = Fusion { norm: normed.then_some(&whole), ..case.fusion() };
-        conv2d_packed(&shape, &case.x, &filter, fusion, &mut expected);
-        let fusion = Fusion { norm: normed.then_some(&joined), skip: Some(&y), ..case.fusion() };
-        conv2d_packed(&shape, &x, &filter, fusion, &mut out);
+        let inputs = ConvInputs { norm: normed.then_some(&whole), ..case.inputs() };
+        conv2d_packed(&shape, inputs, &filter, &mut expected);
+        let inputs = ConvInputs { x: &x, skip: Some(&y), norm: normed.then_some(&joined), ..case.inputs() };
+        conv2d_packed(&shape, inputs, &filter, &mut out);
         assert_same_bits(&out, &expected, "packed");
         out.fill(f32::NAN);
-        conv2d(&shape, &x, &case.w, fusion, &mut out);
+        conv2d(&shape, inputs, &case.w, &mut out);
         assert_same_bits(&out, &expected, "not packed");
     }
 
@@ -191,10 +195,10 @@ proptest! {
         let (stored_a, stored_b) = (store(&a, m, k, a_transposed), store(&b, k, n, b_transposed));
         let out = on_every_pool(|| {
             let mut out = vec![f32::NAN; m * n];
-            matmul(&shape, &stored_a, &stored_b, Some(&bias), &mut out);
+            matmul(&shape, [&stored_a, &stored_b], Some(&bias), &mut out);
             out
         });
-        let mut expected = reference::matmul(m, k, n, &wide(&a), &wide(&b));
+        let mut expected = reference::matmul(&MatMulShape::new(m, k, n), [&wide(&a), &wide(&b)]);
         expected.iter_mut().enumerate().for_each(|(i, x)| *x += f64::from(bias[i % n]));
         assert_close(&out, &expected, 1e-6, "matmul");
     }
@@ -216,8 +220,8 @@ fn reference_gradients_match_finite_differences() {
     let case = Case::new(&shape);
     let (x, w, dy) = (wide(&case.x), wide(&case.w), wide(&case.dy));
     let narrow = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<_>>();
-    let expected = finite_differences(&case.x, &case.dy, |x| reference::conv2d(&shape, x, &w, None, None, None));
+    let expected = finite_differences(&case.x, &case.dy, |x| reference::conv2d(&shape, x, &w, Epilogue::default()));
     assert_close(&narrow(reference::conv2d_grad_input(&shape, &dy, &w)), &expected, 1e-6, "grad_input");
-    let expected = finite_differences(&case.w, &case.dy, |w| reference::conv2d(&shape, &x, w, None, None, None));
+    let expected = finite_differences(&case.w, &case.dy, |w| reference::conv2d(&shape, &x, w, Epilogue::default()));
     assert_close(&narrow(reference::conv2d_grad_weight(&shape, &x, &dy)), &expected, 1e-6, "grad_weight");
 }

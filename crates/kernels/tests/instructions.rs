@@ -20,8 +20,8 @@ fn every_instruction_set_matches_the_reference() {
             let (x, w) = (numbers(shape.input_len(), 1), numbers(shape.weight_len(), 2));
             let dy = numbers(shape.output_len(), 3);
             let mut out = vec![f32::NAN; shape.output_len()];
-            conv2d(&shape, &x, &w, Fusion::default(), &mut out);
-            let expected = reference::conv2d(&shape, &wide(&x), &wide(&w), None, None, None);
+            conv2d(&shape, ConvInputs::new(&x), &w, &mut out);
+            let expected = reference::conv2d(&shape, &wide(&x), &wide(&w), Epilogue::default());
             assert_close(&out, &expected, 2e-5, &format!("{set:?} {shape:?}: forward"));
             let mut dx = vec![f32::NAN; shape.input_len()];
             conv2d_grad_input(&shape, &dy, &w, &mut dx);
@@ -35,14 +35,17 @@ fn every_instruction_set_matches_the_reference() {
         let shape = AttentionShape { n: 2, tokens: 37, heads: 2, head_dim: 19 };
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(2 * 37 * 38, seed));
         let mut out = vec![f32::NAN; q.len()];
-        attention(&shape, &q, &k, &v, &mut out);
-        assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 1e-5, "attention");
+        attention(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &mut out);
+        assert_close(&out, &wide_attention(&shape, &q, &k, &v), 1e-5, "attention");
         let shape = GroupNormShape { n: 2, pixels: 70, channels: 24, groups: 8, eps: 1e-5 };
         let x = numbers(2 * 70 * 24, 1);
         let (gamma, beta) = (numbers(24, 2), numbers(24, 3));
         let mut out = vec![f32::NAN; x.len()];
-        group_norm(&shape, &x, &gamma, &beta, None, true, &mut out, &mut [0.0; 32]);
-        let expected = reference::group_norm(&shape, &wide(&x), &wide(&gamma), &wide(&beta), None, true);
+        let norm = FusedGroupNorm { shape, gamma: &gamma, beta: &beta, scale_shift: None, silu: true };
+        group_norm(&norm, &x, &mut out, &mut [0.0; 32]);
+        let (gamma, beta) = (wide(&gamma), wide(&beta));
+        let norm = FusedGroupNorm { shape, gamma: &gamma, beta: &beta, scale_shift: None, silu: true };
+        let expected = reference::group_norm(&norm, &wide(&x));
         assert_close(&out, &expected, 5e-6, &format!("{set:?}: group_norm"));
     }
 }

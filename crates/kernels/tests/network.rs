@@ -40,38 +40,30 @@ impl Norm {
         }
     }
 
-    fn scale_shift(&self) -> Option<(&[f32], &[f32])> {
-        self.scale_shift.as_ref().map(|(a, b)| (&a[..], &b[..]))
+    fn norm(&self) -> FusedGroupNorm<'_> {
+        let scale_shift = self.scale_shift.as_ref().map(|(a, b)| (&a[..], &b[..]));
+        FusedGroupNorm { shape: self.shape, gamma: &self.gamma, beta: &self.beta, scale_shift, silu: self.silu }
     }
 
+    /// Returns the output, and the means and 1/σ.
     fn forward(&self) -> (Vec<f32>, Vec<f32>) {
-        let (mut out, mut saved) = (vec![f32::NAN; self.x.len()], vec![f32::NAN; 2 * self.shape.n * self.shape.groups]);
-        group_norm(&self.shape, &self.x, &self.gamma, &self.beta, self.scale_shift(), self.silu, &mut out, &mut saved);
-        (out, saved)
+        let (mut out, mut mean_rstd) =
+            (vec![f32::NAN; self.x.len()], vec![f32::NAN; 2 * self.shape.n * self.shape.groups]);
+        group_norm(&self.norm(), &self.x, &mut out, &mut mean_rstd);
+        (out, mean_rstd)
     }
 
     /// Returns dx, dgamma, dbeta, dscale and dshift.
     fn backward(&self) -> [Vec<f32>; 5] {
-        let saved = self.forward().1;
+        let mean_rstd = self.forward().1;
         let nan = |len: usize| vec![f32::NAN; len];
         let (c, nc) = (self.shape.channels, self.shape.n * self.shape.channels);
         let [mut dx, mut dgamma, mut dbeta, mut dscale, mut dshift] =
             [nan(self.x.len()), nan(c), nan(c), nan(nc), nan(nc)];
-        let by_scale_shift = self.scale_shift.as_ref().map(|_| (&mut dscale[..], &mut dshift[..]));
-        group_norm_backward(
-            &self.shape,
-            &self.x,
-            &self.gamma,
-            &self.beta,
-            self.scale_shift(),
-            self.silu,
-            &saved,
-            &self.dy,
-            &mut dx,
-            &mut dgamma,
-            &mut dbeta,
-            by_scale_shift,
-        );
+        let dscale_shift = self.scale_shift.as_ref().map(|_| (&mut dscale[..], &mut dshift[..]));
+        let saved = GroupNormSaved { x: &self.x, mean_rstd: &mean_rstd };
+        let gradients = GroupNormGradients { dx: &mut dx, dgamma: &mut dgamma, dbeta: &mut dbeta, dscale_shift };
+        group_norm_backward(&self.norm(), saved, &self.dy, gradients);
         [dx, dgamma, dbeta, dscale, dshift]
     }
 
@@ -82,7 +74,8 @@ impl Norm {
         inputs[replaced] = by.to_vec();
         let [x, gamma, beta, scale, shift] = &inputs;
         let scale_shift = self.scale_shift.as_ref().map(|_| (&scale[..], &shift[..]));
-        reference::group_norm(&self.shape, x, gamma, beta, scale_shift, self.silu)
+        let norm = FusedGroupNorm { shape: self.shape, gamma, beta, scale_shift, silu: self.silu };
+        reference::group_norm(&norm, x)
     }
 }
 
@@ -146,11 +139,11 @@ proptest! {
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(len, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
         let forward = |shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32]| {
             let mut out = vec![f32::NAN; q.len()];
-            attention(shape, q, k, v, &mut out);
+            attention(shape, AttentionInputs { q, k, v }, &mut out);
             out
         };
         let out = on_every_pool(|| forward(&shape, &q, &k, &v));
-        assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 5e-6, "attention");
+        assert_close(&out, &wide_attention(&shape, &q, &k, &v), 5e-6, "attention");
         let (one, last) = (AttentionShape { n: 1, ..shape }, len / n * (n - 1));
         assert_same_bits(&forward(&one, &q[last..], &k[last..], &v[last..]), &out[last..], "the last image alone");
     }
@@ -164,7 +157,7 @@ proptest! {
         let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(len, seed));
         let gradients = attention_gradients(&shape, &q, &k, &v, &dout);
         let [wq, wk, wv] = [&q, &k, &v].map(|x| wide(x));
-        let f = |q: &[f64], k: &[f64], v: &[f64]| reference::attention(&shape, q, k, v);
+        let f = |q: &[f64], k: &[f64], v: &[f64]| reference::attention(&shape, AttentionInputs { q, k, v });
         let expected = [
             finite_differences(&q, &dout, |q| f(q, &wk, &wv)),
             finite_differences(&k, &dout, |k| f(&wq, k, &wv)),
@@ -195,7 +188,7 @@ proptest! {
         assert_close(&all, &expected, 1e-5, "over images");
 
         let mut up = vec![f32::NAN; 4 * x.len()];
-        upsample2x(n, h, w, c, &x, &mut up);
+        upsample2x([n, h, w, c], &x, &mut up);
         for (i, &value) in up.iter().enumerate() {
             let (channel, column, row, image) = (i % c, i / c % (2 * w), i / c / (2 * w) % (2 * h), i / c / (4 * w * h));
             prop_assert_eq!(value, x[((image * h + row / 2) * w + column / 2) * c + channel]);
@@ -203,7 +196,7 @@ proptest! {
         // The adjoint identity ⟨up(x), y⟩ = ⟨x, upᵀ(y)⟩.
         let y = numbers(up.len(), 2);
         let mut down = vec![f32::NAN; x.len()];
-        upsample2x_backward(n, h, w, c, &y, &mut down);
+        upsample2x_backward([n, h, w, c], &y, &mut down);
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
         prop_assert!((dot(&up, &y) - dot(&x, &down)).abs() < 1e-4);
     }
@@ -211,10 +204,11 @@ proptest! {
 
 fn attention_gradients(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
     let nan = || vec![f32::NAN; q.len()];
+    let inputs = AttentionInputs { q, k, v };
     let mut out = nan();
-    attention(shape, q, k, v, &mut out);
+    attention(shape, inputs, &mut out);
     let [mut dq, mut dk, mut dv] = [nan(), nan(), nan()];
-    attention_backward(shape, q, k, v, dout, &mut dq, &mut dk, &mut dv);
+    attention_backward(shape, inputs, dout, AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv });
     [dq, dk, dv]
 }
 
@@ -224,7 +218,8 @@ fn attention_gradients_of_many_tokens() {
     let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(1500, seed));
     let gradients = on_every_pool(|| attention_gradients(&shape, &q, &k, &v, &dout).concat());
     let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
-        reference::attention(&shape, q, k, v).iter().zip(&dout).map(|(y, &dy)| y * f64::from(dy)).sum()
+        let out = reference::attention(&shape, AttentionInputs { q, k, v });
+        out.iter().zip(&dout).map(|(y, &dy)| y * f64::from(dy)).sum()
     };
     // Compare the derivative along one random direction of q, k and v together.
     let direction = numbers(4500, 9);
@@ -243,9 +238,9 @@ fn attention_handles_scores_far_below_zero() {
     let shape = AttentionShape { n: 1, tokens: 5, heads: 1, head_dim: 1 };
     let (q, k, v) = ([100.0f32; 5], [-30.0, -30.01, -30.02, -30.03, -30.04f32], numbers(5, 1));
     let mut out = vec![f32::NAN; 5];
-    attention(&shape, &q, &k, &v, &mut out);
+    attention(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &mut out);
     // Scores near -3000 have an error of 1e-4.
-    assert_close(&out, &reference::attention(&shape, &wide(&q), &wide(&k), &wide(&v)), 1e-3, "attention");
+    assert_close(&out, &wide_attention(&shape, &q, &k, &v), 1e-3, "attention");
 }
 
 #[test]
@@ -289,7 +284,8 @@ fn adam_matches_the_formula() {
     for t in 1..=10 {
         let grad = numbers(LEN, 10 + t);
         let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: t, gradient_scale, ema_decay };
-        adam(&step, &mut p, &grad, &mut m, &mut v, &mut ema);
+        let state = AdamState { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
+        adam(&step, &grad, state);
         for i in 0..LEN {
             let g = f64::from(grad[i]) * gradient_scale;
             wm[i] = beta1 * wm[i] + (1.0 - beta1) * g;
@@ -303,7 +299,9 @@ fn adam_matches_the_formula() {
     assert_close(&ema, &wema, 2e-6, "moving average");
     let before = ema.clone();
     let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: 11, gradient_scale: 1.0, ema_decay: 1.0 };
-    adam(&step, &mut p, &m.clone(), &mut m, &mut v, &mut ema);
+    let grad = m.clone();
+    let state = AdamState { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
+    adam(&step, &grad, state);
     assert_eq!(ema, before, "a decay of 1 leaves the average unchanged");
 }
 

@@ -1,7 +1,7 @@
 //! Helpers shared by the tests: input data, comparison with f64, finite differences, and thread pools.
 #![allow(dead_code)]
 
-use ddpm_kernels::{ConvShape, Pad};
+use ddpm_kernels::{AttentionInputs, AttentionShape, ConvShape, Pad, reference};
 use proptest::prelude::*;
 
 /// Returns `len` numbers in [-1, 1), a fixed function of the seed (SplitMix64).
@@ -18,6 +18,11 @@ pub fn numbers(len: usize, seed: u64) -> Vec<f32> {
 
 pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Computes the reference of attention from f32.
+pub fn wide_attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f64> {
+    reference::attention(shape, AttentionInputs { q: &wide(q), k: &wide(k), v: &wide(v) })
 }
 
 /// Returns the largest difference, relative to the largest expected value.
