@@ -15,7 +15,7 @@ fn main() {
     time("uniforms_f64", n, || random.uniforms_f64(Stream::Noise, 0, 0, black_box(&mut doubles)));
     time("normals", n, || random.normals(Stream::Noise, 0, 0, black_box(&mut floats)));
     floats.fill(1.0);
-    time("dropout", n, || random.dropout(Stream::Dropout, 0, 0, 0, 0.1, black_box(&mut floats)));
+    time("dropout", n, || random.dropout(Stream::Dropout, 0, 0, 0.1).apply(0, black_box(&mut floats)));
     time("shuffled", 1, || {
         black_box(random.shuffled(3, black_box(50_000), 7));
     });

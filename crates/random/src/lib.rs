@@ -132,35 +132,12 @@ impl Random {
         });
     }
 
-    /// Applies dropout to `x` in place: zeroes each element with probability `p` and scales the others by 1/(1 − p).
+    /// Returns the mask of a dropout with probability `p`.
     ///
-    /// The same call on the gradient of the output computes the gradient of the input. `p` is clamped to `[0, 1]` and
-    /// rounded to a multiple of 1/65536. The factor is computed from the rounded `p`, so the mean is preserved exactly.
-    ///
-    /// Element `e` uses 16 bits of block `first_block + e/8`; each word serves two elements, its low half first. A
-    /// slice may therefore be split at multiples of 8 and the parts processed in any order. The layers of a network use
-    /// consecutive ranges of blocks.
-    pub fn dropout(&self, stream: Stream, index: u64, step: u64, first_block: u32, p: f32, x: &mut [f32]) {
+    /// `p` is clamped to `[0, 1]` and rounded to a multiple of 1/65536.
+    pub fn dropout(&self, stream: Stream, index: u64, step: u64, p: f32) -> DropoutMask {
         let dropped = (p.clamp(0.0, 1.0) * 65536.0).round() as u32;
-        if dropped == 0 {
-            return;
-        }
-        let factor = if dropped == 65536 { 0.0 } else { 65536.0 / (65536 - dropped) as f32 };
-        let factor_of = |half: u32| if half < dropped { 0.0 } else { factor };
-        let counter = counter(stream, index, step);
-        let mut block = first_block;
-        for x in x.chunks_mut(8 * LANES) {
-            let words = interleave(&blocks(counter, block, self.key()));
-            let mut factors = [0.0; 8 * LANES];
-            for (pair, word) in factors.chunks_exact_mut(2).zip(words) {
-                pair[0] = factor_of(word & 0xffff);
-                pair[1] = factor_of(word >> 16);
-            }
-            for (x, factor) in x.iter_mut().zip(factors) {
-                *x *= factor;
-            }
-            block = block.wrapping_add(LANES as u32);
-        }
+        DropoutMask { counter: counter(stream, index, step), key: self.key(), dropped }
     }
 
     fn key(&self) -> [u32; 2] {
@@ -189,6 +166,48 @@ impl Random {
             match <&mut [T; N]>::try_from(&mut *out) {
                 Ok(whole) => *whole = values,
                 Err(_) => out.copy_from_slice(&values[..out.len()]),
+            }
+            block = block.wrapping_add(LANES as u32);
+        }
+    }
+}
+
+/// The mask of a dropout: zeroes each element with probability p and scales the others by 1/(1 − p).
+///
+/// The factor is computed from the rounded p, so the mean is preserved exactly. The mask is a pure function of the
+/// draw's address; it is computed while it is applied and never stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropoutMask {
+    counter: [u32; 3],
+    key: [u32; 2],
+    /// p in units of 1/65536.
+    dropped: u32,
+}
+
+impl DropoutMask {
+    /// Multiplies `x` by the mask, starting with its block number `first_block`. Applied to the gradient of the output,
+    /// it computes the gradient of the input.
+    ///
+    /// Element `e` uses 16 bits of block `first_block + e/8`; each word serves two elements, its low half first. A
+    /// slice may therefore be split at multiples of 8 and the parts processed in any order. The layers of a network use
+    /// consecutive ranges of blocks.
+    pub fn apply(&self, first_block: u32, x: &mut [f32]) {
+        let DropoutMask { counter, key, dropped } = *self;
+        if dropped == 0 {
+            return;
+        }
+        let factor = if dropped == 65536 { 0.0 } else { 65536.0 / (65536 - dropped) as f32 };
+        let factor_of = |half: u32| if half < dropped { 0.0 } else { factor };
+        let mut block = first_block;
+        for x in x.chunks_mut(8 * LANES) {
+            let words = interleave(&blocks(counter, block, key));
+            let mut factors = [0.0; 8 * LANES];
+            for (pair, word) in factors.chunks_exact_mut(2).zip(words) {
+                pair[0] = factor_of(word & 0xffff);
+                pair[1] = factor_of(word >> 16);
+            }
+            for (x, factor) in x.iter_mut().zip(factors) {
+                *x *= factor;
             }
             block = block.wrapping_add(LANES as u32);
         }

@@ -1,10 +1,14 @@
 //! Tests of dropout: its rate, its mean, and splitting a slice into chunks.
 
-use ddpm_random::{Random, Stream};
+use ddpm_random::{DropoutMask, Random, Stream};
+
+fn mask(p: f32) -> DropoutMask {
+    Random::new(4).dropout(Stream::Dropout, 8, 9, p)
+}
 
 fn ones(n: usize, p: f32) -> Vec<f32> {
     let mut x = vec![1.0; n];
-    Random::new(4).dropout(Stream::Dropout, 8, 9, 0, p, &mut x);
+    mask(p).apply(0, &mut x);
     x
 }
 
@@ -40,7 +44,7 @@ fn chunks_match_the_whole_slice() {
         let mut x = vec![1.0; 1003];
         for (i, chunk) in x.chunks_mut(size).enumerate().rev() {
             let first_block = (i * size / 8) as u32;
-            Random::new(4).dropout(Stream::Dropout, 8, 9, first_block, 0.3, chunk);
+            mask(0.3).apply(first_block, chunk);
         }
         assert_eq!(x, whole, "chunks of {size}");
     }
@@ -49,12 +53,12 @@ fn chunks_match_the_whole_slice() {
 /// The mask does not depend on the values, and NaN stays NaN.
 #[test]
 fn multiplies_by_a_mask() {
-    let mask = ones(500, 0.4);
+    let factors = ones(500, 0.4);
     let mut x: Vec<f32> = (0..500).map(|i| i as f32 - 250.0).collect();
-    let expected: Vec<f32> = x.iter().zip(&mask).map(|(x, m)| x * m).collect();
-    Random::new(4).dropout(Stream::Dropout, 8, 9, 0, 0.4, &mut x);
+    let expected: Vec<f32> = x.iter().zip(&factors).map(|(x, m)| x * m).collect();
+    mask(0.4).apply(0, &mut x);
     assert_eq!(x, expected);
     let mut x = vec![f32::NAN; 500];
-    Random::new(4).dropout(Stream::Dropout, 8, 9, 0, 0.4, &mut x);
+    mask(0.4).apply(0, &mut x);
     assert!(x.iter().all(|x| x.is_nan()));
 }

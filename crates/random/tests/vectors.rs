@@ -74,7 +74,7 @@ fn permutations_match() {
 #[test]
 fn dropout_matches() {
     let mut x = [1.0; 16];
-    Random::new(SEED).dropout(Stream::Dropout, INDEX, STEP, 7, 0.5, &mut x);
+    Random::new(SEED).dropout(Stream::Dropout, INDEX, STEP, 0.5).apply(7, &mut x);
     let kept = [1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0];
     assert_eq!(x, kept.map(|k| 2.0 * k as f32));
 }
