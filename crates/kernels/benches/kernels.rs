@@ -195,8 +195,8 @@ impl Bench {
         };
         let (mut m, mut v, mut ema) = (ramp(len), vec![1.0; len], ramp(len));
         self.time("adam with ema", 36 * len, "GB/s", || {
-            let state = AdamState { parameter: &mut y, moment1: &mut m, moment2: &mut v, average: &mut ema };
-            adam(&step, black_box(&x), state);
+            let buffers = AdamBuffers { parameter: &mut y, moment1: &mut m, moment2: &mut v, average: &mut ema };
+            adam(&step, black_box(&x), buffers);
         });
     }
 }

@@ -51,7 +51,7 @@ pub use matmul::{MatMulShape, matmul};
 pub use norm::{
     FusedGroupNorm, GroupNormGradients, GroupNormSaved, GroupNormShape, Normalization, group_norm, group_norm_backward,
 };
-pub use optimizer::{AdamState, AdamStep, adam};
+pub use optimizer::{AdamBuffers, AdamStep, adam};
 pub use profile::{ProfileEntry, start_profile, stop_profile};
 pub use reduce::{channel_sums, per_image_channel_sums, sum_of_squares};
 pub use resample::{upsample2x, upsample2x_backward};

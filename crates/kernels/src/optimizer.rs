@@ -25,7 +25,7 @@ pub struct AdamStep {
 
 /// A parameter with its moments and its moving average. A step of Adam updates all of them.
 #[derive(Debug)]
-pub struct AdamState<'a> {
+pub struct AdamBuffers<'a> {
     /// The parameter.
     pub parameter: &'a mut [f32],
     /// The first moment: the moving average of the gradient.
@@ -41,9 +41,9 @@ pub struct AdamState<'a> {
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn adam(step: &AdamStep, gradient: &[f32], state: AdamState) {
+pub fn adam(step: &AdamStep, gradient: &[f32], buffers: AdamBuffers) {
     const TASK: usize = 16 * 1024;
-    let AdamState { parameter, moment1, moment2, average } = state;
+    let AdamBuffers { parameter, moment1, moment2, average } = buffers;
     let len = parameter.len();
     assert!(
         [gradient.len(), moment1.len(), moment2.len(), average.len()] == [len; 4],

@@ -284,8 +284,8 @@ fn adam_matches_the_formula() {
     for t in 1..=10 {
         let grad = numbers(LEN, 10 + t);
         let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: t, gradient_scale, ema_decay };
-        let state = AdamState { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
-        adam(&step, &grad, state);
+        let buffers = AdamBuffers { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
+        adam(&step, &grad, buffers);
         for i in 0..LEN {
             let g = f64::from(grad[i]) * gradient_scale;
             wm[i] = beta1 * wm[i] + (1.0 - beta1) * g;
@@ -300,8 +300,8 @@ fn adam_matches_the_formula() {
     let before = ema.clone();
     let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: 11, gradient_scale: 1.0, ema_decay: 1.0 };
     let grad = m.clone();
-    let state = AdamState { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
-    adam(&step, &grad, state);
+    let buffers = AdamBuffers { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
+    adam(&step, &grad, buffers);
     assert_eq!(ema, before, "a decay of 1 leaves the average unchanged");
 }
 
