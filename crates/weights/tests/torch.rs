@@ -4,7 +4,7 @@
 //! torch.save({"state_dict": …, "optimizer": …, "step": 12345, "config": argparse.Namespace(width=128), …}, "zip.pt")
 //! ```
 
-use ddpm_weights::pickle::{Item, Node};
+use ddpm_weights::pickle::{Item, PickleValue};
 use ddpm_weights::{Error, Tensors, TorchFile, read_safetensors};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,14 +77,14 @@ fn plain_values() {
     assert_eq!(get("nothing"), Item::None);
     assert_eq!(pickle.text(get("name")), Some("ema – 0.9999"));
     assert_eq!(pickle.sequence(get("size")), Some(&[Item::Int(1), Item::Int(2)][..]));
-    assert_eq!(pickle.node(get("big")), Some(&Node::Long([0, 0, 0, 0, 0, 0, 0, 0, 64].into())));
-    assert_eq!(pickle.node(get("bytes")), Some(&Node::Bytes([0, 255].into())));
-    assert_eq!(pickle.node(get("dtype")), Some(&Node::Name("torch.float16".into())));
+    assert_eq!(pickle.node(get("big")), Some(&PickleValue::Long([0, 0, 0, 0, 0, 0, 0, 0, 64].into())));
+    assert_eq!(pickle.node(get("bytes")), Some(&PickleValue::Bytes([0, 255].into())));
+    assert_eq!(pickle.node(get("dtype")), Some(&PickleValue::Name("torch.float16".into())));
     assert_eq!(pickle.sequence(get("tags")).unwrap().len(), 1);
-    let Some(Node::Object(config)) = pickle.node(get("config")) else { panic!() };
+    let Some(PickleValue::Object(config)) = pickle.node(get("config")) else { panic!() };
     assert_eq!(&*config.class, "argparse.Namespace");
     assert_eq!(pickle.get(config.state, "width"), Some(Item::Int(128)));
-    let Some(Node::Object(device)) = pickle.node(get("device")) else { panic!() };
+    let Some(PickleValue::Object(device)) = pickle.node(get("device")) else { panic!() };
     assert_eq!((&*device.class, pickle.text(device.elements[0])), ("torch.device", Some("cpu")));
 }
 

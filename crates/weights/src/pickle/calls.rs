@@ -4,7 +4,7 @@
 //! `torch/serialization.py`.
 
 use super::machine::{Machine, PickleError, Result};
-use super::value::{Item, Node, Object, Storage, Strided};
+use super::value::{Item, Object, PickleValue, Storage, Strided};
 use safetensors::tensor::Dtype;
 
 /// Storage classes and dtypes of torch.
@@ -41,7 +41,7 @@ const OPAQUE: [&str; 11] = [
 
 /// Evaluates `function(*arguments)`, the opcode REDUCE.
 pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Result<Item> {
-    let Some(Node::Name(name)) = machine.pickle.node(function) else {
+    let Some(PickleValue::Name(name)) = machine.pickle.node(function) else {
         return Err(forbidden(machine, function, arguments));
     };
     let name = name.strip_prefix("__builtin__.").map_or_else(|| name.to_string(), |name| format!("builtins.{name}"));
@@ -62,39 +62,41 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
             call(machine, function, inner)
         }
         ("torch.Size" | "builtins.tuple", &[items]) => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
-            Some(items) => charged(machine, items.len(), Node::Tuple(items.into())),
+            Some(items) => charged(machine, items.len(), PickleValue::Tuple(items.into())),
             None => Err(forbidden(machine, function, arguments)),
         },
         ("builtins.set" | "builtins.frozenset" | "builtins.list", items) => match items {
-            [] => machine.add_node(Node::List(Vec::new())),
+            [] => machine.add_node(PickleValue::List(Vec::new())),
             &[items, ..] => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
-                Some(items) => charged(machine, items.len(), Node::List(items)),
+                Some(items) => charged(machine, items.len(), PickleValue::List(items)),
                 None => Err(forbidden(machine, function, arguments)),
             },
         },
         ("collections.OrderedDict" | "collections.Counter" | "builtins.dict", items) => match items {
-            [] => machine.add_node(Node::Dict(Vec::new())),
+            [] => machine.add_node(PickleValue::Dict(Vec::new())),
             &[items, ..] => match entries(machine, items) {
-                Some(entries) => charged(machine, 2 * entries.len(), Node::Dict(entries)),
+                Some(entries) => charged(machine, 2 * entries.len(), PickleValue::Dict(entries)),
                 None => Err(forbidden(machine, function, arguments)),
             },
         },
-        ("collections.defaultdict", [_]) => machine.add_node(Node::Dict(Vec::new())),
+        ("collections.defaultdict", [_]) => machine.add_node(PickleValue::Dict(Vec::new())),
         // Protocol 2 writes bytes as the characters with the same numbers.
         ("_codecs.encode", &[text, ..]) => {
             let bytes = machine.pickle.text(text).and_then(|text| text.chars().map(|c| u8::try_from(c).ok()).collect());
             match bytes {
-                Some::<Vec<u8>>(bytes) => charged(machine, bytes.len() / 16, Node::Bytes(bytes.into())),
+                Some::<Vec<u8>>(bytes) => charged(machine, bytes.len() / 16, PickleValue::Bytes(bytes.into())),
                 None => Err(forbidden(machine, function, arguments)),
             }
         }
-        ("builtins.bytes" | "builtins.bytearray", []) => machine.add_node(Node::Bytes(Box::new([]))),
-        ("builtins.bytearray", &[bytes, ..]) if matches!(machine.pickle.node(bytes), Some(Node::Bytes(_))) => Ok(bytes),
+        ("builtins.bytes" | "builtins.bytearray", []) => machine.add_node(PickleValue::Bytes(Box::new([]))),
+        ("builtins.bytearray", &[bytes, ..]) if matches!(machine.pickle.node(bytes), Some(PickleValue::Bytes(_))) => {
+            Ok(bytes)
+        }
         ("numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", &[dtype, bytes]) => {
             Ok(numpy_scalar(machine, dtype, bytes).unwrap_or(bytes))
         }
         ("copy_reg._reconstructor" | "copyreg._reconstructor", &[class, _, Item::None]) => {
-            let empty = machine.add_node(Node::Tuple(Box::new([])))?;
+            let empty = machine.add_node(PickleValue::Tuple(Box::new([])))?;
             instance(machine, class, empty)
         }
         (name, _) if OPAQUE.contains(&name) => opaque(machine, name, arguments),
@@ -106,8 +108,8 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
 pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> Result<Item> {
     let no_arguments = machine.pickle.sequence(arguments).is_some_and(<[_]>::is_empty);
     match machine.pickle.node(class) {
-        Some(Node::Name(name)) if no_arguments => match &**name {
-            "collections.OrderedDict" | "builtins.dict" => machine.add_node(Node::Dict(Vec::new())),
+        Some(PickleValue::Name(name)) if no_arguments => match &**name {
+            "collections.OrderedDict" | "builtins.dict" => machine.add_node(PickleValue::Dict(Vec::new())),
             _ => {
                 let name = name.to_string();
                 opaque(machine, &name, Item::None)
@@ -125,7 +127,7 @@ pub(super) fn build(machine: &mut Machine, target: Item, state: Item) -> Result<
         return Ok(());
     }
     match machine.pickle.node(target) {
-        Some(Node::Dict(_) | Node::Tensor(_)) => Ok(()),
+        Some(PickleValue::Dict(_) | PickleValue::Tensor(_)) => Ok(()),
         _ => {
             Err(machine
                 .error(format!("the state of {} is set, which is not an instance", machine.pickle.describe(target))))
@@ -143,7 +145,7 @@ pub(super) fn persistent(machine: &mut Machine, id: Item) -> Result<Item> {
     match (pickle.text(*kind), rest) {
         (Some("module"), &[class, ..]) => Ok(class),
         (Some("storage"), &[class, key, _, Item::Int(len), ref view @ ..]) => {
-            let (Some(Node::Name(class)), Some(key)) = (pickle.node(class), pickle.text(key)) else {
+            let (Some(PickleValue::Name(class)), Some(key)) = (pickle.node(class), pickle.text(key)) else {
                 return Err(wrong());
             };
             let (mut start, mut len) = (0, len);
@@ -170,7 +172,7 @@ fn storage_node(machine: &mut Machine, storage: Storage) -> Result<Item> {
         machine.pickle.storages.push(storage);
     }
     let index = machine.pickle.storages.len() - 1;
-    machine.add_node(Node::Storage(index as u32))
+    machine.add_node(PickleValue::Storage(index as u32))
 }
 
 /// Builds a tensor from the arguments of torch's `_rebuild_tensor` functions.
@@ -184,7 +186,7 @@ fn tensor(
 ) -> Result<Item> {
     let pickle = &machine.pickle;
     let wrong = |what: &str| machine.error(format!("a tensor is built with {what}"));
-    let Some(&Node::Storage(index)) = pickle.node(storage) else {
+    let Some(&PickleValue::Storage(index)) = pickle.node(storage) else {
         return Err(wrong("no storage"));
     };
     let Item::Int(offset) = offset else {
@@ -201,13 +203,15 @@ fn tensor(
     let dtype = match dtype {
         None => pickle.storages[index as usize].dtype,
         Some(dtype) => match pickle.node(dtype) {
-            Some(Node::Name(name)) => DTYPES.iter().find(|(_, dtype, _)| **dtype == **name).map(|&(.., dtype)| dtype),
+            Some(PickleValue::Name(name)) => {
+                DTYPES.iter().find(|(_, dtype, _)| **dtype == **name).map(|&(.., dtype)| dtype)
+            }
             _ => return Err(wrong("no dtype")),
         },
     };
     let tensor = Strided { storage: index as usize, dtype, offset, shape, stride };
     machine.charge((size_of::<Strided>() + 16 * tensor.shape.len()) as u64)?;
-    machine.add_node(Node::Tensor(tensor.into()))
+    machine.add_node(PickleValue::Tensor(tensor.into()))
 }
 
 fn sizes(machine: &Machine, item: Item) -> Option<Vec<usize>> {
@@ -219,12 +223,12 @@ fn sizes(machine: &Machine, item: Item) -> Option<Vec<usize>> {
 }
 
 fn is_tensor_function(machine: &Machine, function: Item) -> bool {
-    matches!(machine.pickle.node(function), Some(Node::Name(name)) if name.starts_with("torch._utils._rebuild_"))
+    matches!(machine.pickle.node(function), Some(PickleValue::Name(name)) if name.starts_with("torch._utils._rebuild_"))
 }
 
 /// Returns the entries of a dictionary or of a list of pairs.
 fn entries(machine: &Machine, item: Item) -> Option<Vec<(Item, Item)>> {
-    if let Some(Node::Dict(entries)) = machine.pickle.node(item) {
+    if let Some(PickleValue::Dict(entries)) = machine.pickle.node(item) {
         return Some(entries.clone());
     }
     let pair = |item: &Item| match *machine.pickle.sequence(*item)? {
@@ -235,19 +239,19 @@ fn entries(machine: &Machine, item: Item) -> Option<Vec<(Item, Item)>> {
 }
 
 /// Adds a node that holds `items` items, and charges for them.
-fn charged(machine: &mut Machine, items: usize, node: Node) -> Result<Item> {
+fn charged(machine: &mut Machine, items: usize, node: PickleValue) -> Result<Item> {
     machine.charge(16 * items as u64)?;
     machine.add_node(node)
 }
 
 /// Decodes `numpy.float64(…)` and similar scalars as a number.
 fn numpy_scalar(machine: &Machine, dtype: Item, bytes: Item) -> Option<Item> {
-    let Some(Node::Object(dtype)) = machine.pickle.node(dtype) else {
+    let Some(PickleValue::Object(dtype)) = machine.pickle.node(dtype) else {
         return None;
     };
     // The first argument of `dtype('f8', False, True)`.
     let name = dtype.elements.first().and_then(|&name| machine.pickle.text(name))?;
-    let Some(Node::Bytes(bytes)) = machine.pickle.node(bytes) else {
+    let Some(PickleValue::Bytes(bytes)) = machine.pickle.node(bytes) else {
         return None;
     };
     Some(match (name, &**bytes) {
@@ -265,7 +269,7 @@ fn opaque(machine: &mut Machine, name: &str, arguments: Item) -> Result<Item> {
     let elements = machine.pickle.sequence(arguments).map(<[_]>::to_vec).unwrap_or_default();
     machine.charge((size_of::<Object>() + name.len() + 16 * elements.len()) as u64)?;
     let object = Object { class: name.into(), state: Item::None, entries: Vec::new(), elements };
-    machine.add_node(Node::Object(object.into()))
+    machine.add_node(PickleValue::Object(object.into()))
 }
 
 /// Makes the error that shows a call that is not allowed.

@@ -1,12 +1,12 @@
 //! The state of the stack machine: the stack, its marks, the memo and the values built so far.
 
-use super::value::{Item, Node, Object, Pickle};
+use super::value::{Item, Object, Pickle, PickleValue};
 use crate::Error;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Bytes charged for a node of the arena and for an item of a list. The factor covers a vector that is moved to grow.
-const NODE: u64 = 3 * size_of::<Node>() as u64;
+const NODE: u64 = 3 * size_of::<PickleValue>() as u64;
 const ITEM: u64 = 3 * size_of::<Item>() as u64;
 /// Bytes charged for an entry of the memo.
 const MEMO: u64 = 64;
@@ -80,7 +80,7 @@ impl Machine {
     }
 
     /// Adds a value to the arena.
-    pub fn add_node(&mut self, node: Node) -> Result<Item> {
+    pub fn add_node(&mut self, node: PickleValue) -> Result<Item> {
         self.charge(NODE)?;
         let index = u32::try_from(self.pickle.nodes.len()).map_err(|_| self.error("too many values"))?;
         self.pickle.nodes.push(node);
@@ -91,7 +91,7 @@ impl Machine {
     pub fn object_mut(&mut self, item: Item) -> Option<&mut Object> {
         match item {
             Item::Node(index) => match &mut self.pickle.nodes[index as usize] {
-                Node::Object(object) => Some(object),
+                PickleValue::Object(object) => Some(object),
                 _ => None,
             },
             _ => None,
@@ -107,7 +107,7 @@ impl Machine {
         Ok(())
     }
 
-    pub fn push_node(&mut self, node: Node) -> Result<()> {
+    pub fn push_node(&mut self, node: PickleValue) -> Result<()> {
         let item = self.add_node(node)?;
         self.push(item)
     }
@@ -121,7 +121,7 @@ impl Machine {
             bytes = &bytes[..bytes.len() - 1];
         }
         if bytes.len() > 8 {
-            return self.push_node(Node::Long(bytes.into()));
+            return self.push_node(PickleValue::Long(bytes.into()));
         }
         let sign = if bytes.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
         let mut all = [sign; 8];
@@ -133,8 +133,8 @@ impl Machine {
     pub fn push_text(&mut self, bytes: Vec<u8>) -> Result<()> {
         self.charge(bytes.len() as u64)?;
         self.push_node(match String::from_utf8(bytes) {
-            Ok(text) => Node::Text(text.into()),
-            Err(error) => Node::Bytes(error.into_bytes().into()),
+            Ok(text) => PickleValue::Text(text.into()),
+            Err(error) => PickleValue::Bytes(error.into_bytes().into()),
         })
     }
 
@@ -144,7 +144,7 @@ impl Machine {
         for item in items[..count].iter_mut().rev() {
             *item = self.pop()?;
         }
-        self.push_node(Node::Tuple(items[..count].into()))
+        self.push_node(PickleValue::Tuple(items[..count].into()))
     }
 
     /// Returns the topmost item above the last mark.
@@ -190,8 +190,8 @@ impl Machine {
     pub fn append(&mut self, items: &[Item]) -> Result<()> {
         self.charge(items.len() as u64 * ITEM)?;
         match self.top_node()? {
-            Node::List(list) => list.extend_from_slice(items),
-            Node::Object(object) => object.elements.extend_from_slice(items),
+            PickleValue::List(list) => list.extend_from_slice(items),
+            PickleValue::Object(object) => object.elements.extend_from_slice(items),
             _ => return Err(self.error("elements are appended to a value that is not a list")),
         }
         Ok(())
@@ -201,14 +201,14 @@ impl Machine {
     pub fn set_items(&mut self, entries: &[(Item, Item)]) -> Result<()> {
         self.charge(2 * entries.len() as u64 * ITEM)?;
         match self.top_node()? {
-            Node::Dict(dict) => dict.extend_from_slice(entries),
-            Node::Object(object) => object.entries.extend_from_slice(entries),
+            PickleValue::Dict(dict) => dict.extend_from_slice(entries),
+            PickleValue::Object(object) => object.entries.extend_from_slice(entries),
             _ => return Err(self.error("entries are set in a value that is not a dictionary")),
         }
         Ok(())
     }
 
-    fn top_node(&mut self) -> Result<&mut Node> {
+    fn top_node(&mut self) -> Result<&mut PickleValue> {
         match self.top()? {
             Item::Node(index) => Ok(&mut self.pickle.nodes[index as usize]),
             _ => Err(self.error("an opcode fills a container, but a plain value is on top of the stack")),

@@ -17,4 +17,4 @@ mod value;
 
 pub(crate) use opcodes::read;
 pub(crate) use source::Source;
-pub use value::{Item, Node, Object, Pickle, Storage, Strided};
+pub use value::{Item, Object, Pickle, PickleValue, Storage, Strided};

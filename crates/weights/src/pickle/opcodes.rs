@@ -4,7 +4,7 @@ use super::calls;
 use super::escapes::{unescape, unquote};
 use super::machine::{Machine, Result};
 use super::source::Source;
-use super::value::{Item, Node, Pickle};
+use super::value::{Item, Pickle, PickleValue};
 use std::io::BufRead;
 
 /// Reads one pickle of a file of `file_length` bytes, and no byte after it. A pickle that allocates more than about
@@ -129,24 +129,24 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
         0x8e | 0x96 => push_bytes(machine, source, Width::Eight, Kind::Bytes),
 
         // Containers.
-        b')' => machine.push_node(Node::Tuple(Box::new([]))),
+        b')' => machine.push_node(PickleValue::Tuple(Box::new([]))),
         0x85 => machine.push_tuple(1),
         0x86 => machine.push_tuple(2),
         0x87 => machine.push_tuple(3),
         b't' => {
             let items = machine.pop_mark()?;
-            machine.push_node(Node::Tuple(items.into()))
+            machine.push_node(PickleValue::Tuple(items.into()))
         }
-        b']' | 0x8f => machine.push_node(Node::List(Vec::new())),
+        b']' | 0x8f => machine.push_node(PickleValue::List(Vec::new())),
         b'l' | 0x91 => {
             let items = machine.pop_mark()?;
-            machine.push_node(Node::List(items))
+            machine.push_node(PickleValue::List(items))
         }
-        b'}' => machine.push_node(Node::Dict(Vec::new())),
+        b'}' => machine.push_node(PickleValue::Dict(Vec::new())),
         b'd' => {
             let items = machine.pop_mark()?;
             let entries = machine.pairs(&items)?;
-            machine.push_node(Node::Dict(entries))
+            machine.push_node(PickleValue::Dict(entries))
         }
         b'a' => {
             let item = machine.pop()?;
@@ -170,7 +170,7 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
         // Globals, calls and instances.
         b'c' => {
             let (module, name) = (source.line()?, source.line()?);
-            machine.push_node(Node::Name(format!("{module}.{name}").into()))
+            machine.push_node(PickleValue::Name(format!("{module}.{name}").into()))
         }
         0x93 => {
             let (name, module) = (machine.pop()?, machine.pop()?);
@@ -178,7 +178,7 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
                 (Some(module), Some(name)) => format!("{module}.{name}"),
                 _ => return Err(machine.error("the name of a global is not a string")),
             };
-            machine.push_node(Node::Name(name.into()))
+            machine.push_node(PickleValue::Name(name.into()))
         }
         b'R' => {
             let (arguments, function) = (machine.pop()?, machine.pop()?);
@@ -193,8 +193,8 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
         b'i' => {
             let class = format!("{}.{}", source.line()?, source.line()?);
             let arguments = machine.pop_mark()?;
-            let class = machine.add_node(Node::Name(class.into()))?;
-            let arguments = machine.add_node(Node::Tuple(arguments.into()))?;
+            let class = machine.add_node(PickleValue::Name(class.into()))?;
+            let arguments = machine.add_node(PickleValue::Tuple(arguments.into()))?;
             let result = calls::instance(machine, class, arguments)?;
             machine.push(result)
         }
@@ -203,7 +203,7 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
             let Some((&class, arguments)) = items.split_first() else {
                 return Err(machine.error("the opcode OBJ has no class"));
             };
-            let arguments = machine.add_node(Node::Tuple(arguments.into()))?;
+            let arguments = machine.add_node(PickleValue::Tuple(arguments.into()))?;
             let result = calls::instance(machine, class, arguments)?;
             machine.push(result)
         }
@@ -246,7 +246,7 @@ fn push_bytes<R: BufRead>(machine: &mut Machine, source: &mut Source<R>, width: 
     let bytes = source.bytes(length)?;
     match kind {
         Kind::Text => machine.push_text(bytes),
-        Kind::Bytes => machine.push_node(Node::Bytes(bytes.into())),
+        Kind::Bytes => machine.push_node(PickleValue::Bytes(bytes.into())),
     }
 }
 

@@ -19,7 +19,7 @@ pub enum Item {
 
 /// A value in the arena.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Node {
+pub enum PickleValue {
     /// A string.
     Text(Box<str>),
     /// Bytes, or a Python 2 string that is not UTF-8.
@@ -88,7 +88,7 @@ pub struct Storage {
 /// A decoded pickle.
 #[derive(Debug)]
 pub struct Pickle {
-    pub(super) nodes: Vec<Node>,
+    pub(super) nodes: Vec<PickleValue>,
     /// The storages of its tensors.
     pub storages: Vec<Storage>,
     /// The pickled value.
@@ -97,7 +97,7 @@ pub struct Pickle {
 
 impl Pickle {
     /// Returns the value of `item` in the arena, if it is there.
-    pub fn node(&self, item: Item) -> Option<&Node> {
+    pub fn node(&self, item: Item) -> Option<&PickleValue> {
         match item {
             Item::Node(index) => self.nodes.get(index as usize),
             _ => None,
@@ -107,7 +107,7 @@ impl Pickle {
     /// Returns `item` if it is a string.
     pub fn text(&self, item: Item) -> Option<&str> {
         match self.node(item)? {
-            Node::Text(text) => Some(text),
+            PickleValue::Text(text) => Some(text),
             _ => None,
         }
     }
@@ -115,8 +115,8 @@ impl Pickle {
     /// Returns the elements of a list or tuple.
     pub fn sequence(&self, item: Item) -> Option<&[Item]> {
         match self.node(item)? {
-            Node::List(items) => Some(items),
-            Node::Tuple(items) => Some(items),
+            PickleValue::List(items) => Some(items),
+            PickleValue::Tuple(items) => Some(items),
             _ => None,
         }
     }
@@ -124,8 +124,8 @@ impl Pickle {
     /// Returns the value for a string key of a dictionary, or of an object that is a kind of dictionary.
     pub fn get(&self, item: Item, key: &str) -> Option<Item> {
         let entries = match self.node(item)? {
-            Node::Dict(entries) => entries,
-            Node::Object(object) => &object.entries,
+            PickleValue::Dict(entries) => entries,
+            PickleValue::Object(object) => &object.entries,
             _ => return None,
         };
         entries.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|(_, value)| *value)
@@ -163,20 +163,20 @@ impl Pickle {
             (Item::Bool(false), _) => text.push_str("False"),
             (Item::Int(number), _) => text.push_str(&number.to_string()),
             (Item::Float(number), _) => text.push_str(&number.to_string()),
-            (_, Some(Node::Text(string))) => {
+            (_, Some(PickleValue::Text(string))) => {
                 text.push('\'');
                 text.extend(string.chars().take(100).flat_map(char::escape_debug));
                 text.push('\'');
             }
-            (_, Some(Node::Bytes(bytes))) => text.push_str(&format!("{} bytes", bytes.len())),
-            (_, Some(Node::Long(bytes))) => text.push_str(&format!("an integer of {} bytes", bytes.len())),
-            (_, Some(Node::List(items))) => brackets(['[', ']'], items, text),
-            (_, Some(Node::Tuple(items))) => brackets(['(', ')'], items, text),
-            (_, Some(Node::Dict(entries))) => text.push_str(&format!("a dictionary of {}", entries.len())),
-            (_, Some(Node::Name(name))) => text.extend(name.chars().take(100)),
-            (_, Some(Node::Tensor(tensor))) => text.push_str(&format!("a tensor of shape {:?}", tensor.shape)),
-            (_, Some(Node::Object(object))) => text.push_str(&format!("a {:.100}", object.class)),
-            (_, Some(Node::Storage(_)) | None) => text.push_str("a storage"),
+            (_, Some(PickleValue::Bytes(bytes))) => text.push_str(&format!("{} bytes", bytes.len())),
+            (_, Some(PickleValue::Long(bytes))) => text.push_str(&format!("an integer of {} bytes", bytes.len())),
+            (_, Some(PickleValue::List(items))) => brackets(['[', ']'], items, text),
+            (_, Some(PickleValue::Tuple(items))) => brackets(['(', ')'], items, text),
+            (_, Some(PickleValue::Dict(entries))) => text.push_str(&format!("a dictionary of {}", entries.len())),
+            (_, Some(PickleValue::Name(name))) => text.extend(name.chars().take(100)),
+            (_, Some(PickleValue::Tensor(tensor))) => text.push_str(&format!("a tensor of shape {:?}", tensor.shape)),
+            (_, Some(PickleValue::Object(object))) => text.push_str(&format!("a {:.100}", object.class)),
+            (_, Some(PickleValue::Storage(_)) | None) => text.push_str("a storage"),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! version, the byte order and type sizes, the object, the keys of the storages), then the length and bytes of each
 //! storage.
 
-use crate::pickle::{self, Item, Node, Pickle, Source};
+use crate::pickle::{self, Item, Pickle, PickleValue, Source};
 use crate::{Error, Result, dtype};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, file: &mut File, length: u64) -> Result<(BTreeMa
     let mut next = || pickle::read(&mut source, length).map_err(|error| error.at(path));
 
     let magic = next()?;
-    if !matches!(magic.node(magic.root), Some(Node::Long(bytes)) if **bytes == MAGIC) {
+    if !matches!(magic.node(magic.root), Some(PickleValue::Long(bytes)) if **bytes == MAGIC) {
         let what = magic.describe(magic.root);
         return Err(fail(format!("a pickle of {what}, not a file of torch.save; save weights with torch.save")));
     }

@@ -1,6 +1,6 @@
 //! Naming the tensors of a pickle by their dotted paths.
 
-use crate::pickle::{Item, Node, Pickle, Strided};
+use crate::pickle::{Item, Pickle, PickleValue, Strided};
 use std::collections::BTreeMap;
 
 /// The greatest nesting that is followed. State dictionaries need two or three levels, whole modules a dozen.
@@ -25,10 +25,10 @@ fn visit(
     tensors: &mut BTreeMap<String, Strided>,
 ) -> Result<(), String> {
     let inside = match pickle.node(item) {
-        Some(Node::List(items)) => items.len(),
-        Some(Node::Tuple(items)) => items.len(),
-        Some(Node::Dict(entries)) => entries.len(),
-        Some(Node::Object(object)) => object.entries.len(),
+        Some(PickleValue::List(items)) => items.len(),
+        Some(PickleValue::Tuple(items)) => items.len(),
+        Some(PickleValue::Dict(entries)) => entries.len(),
+        Some(PickleValue::Object(object)) => object.entries.len(),
         _ => 0,
     };
     let visited = 32 + inside as u64;
@@ -60,24 +60,24 @@ fn visit(
         _ => pickle.describe(item),
     };
     match pickle.node(item) {
-        Some(Node::Tensor(tensor)) => {
+        Some(PickleValue::Tensor(tensor)) => {
             let cost = 3 * size_of::<(String, Strided)>() + prefix.len() + 16 * tensor.shape.len();
             *budget = budget
                 .checked_sub(cost as u64)
                 .ok_or("its tensors have too many names: naming them exceeds the budget (4 × the file's size)")?;
             tensors.insert(prefix.clone(), (**tensor).clone());
         }
-        Some(Node::Dict(entries)) => {
+        Some(PickleValue::Dict(entries)) => {
             entries.iter().try_for_each(|&(name, value)| inner(Some(&key(name)), value, prefix))?;
         }
-        Some(Node::List(items)) => {
+        Some(PickleValue::List(items)) => {
             items.iter().enumerate().try_for_each(|(i, &item)| inner(Some(&i.to_string()), item, prefix))?;
         }
-        Some(Node::Tuple(items)) => {
+        Some(PickleValue::Tuple(items)) => {
             items.iter().enumerate().try_for_each(|(i, &item)| inner(Some(&i.to_string()), item, prefix))?;
         }
-        Some(Node::Object(object)) => {
-            if let Some(Node::Dict(entries)) = pickle.node(object.state) {
+        Some(PickleValue::Object(object)) => {
+            if let Some(PickleValue::Dict(entries)) = pickle.node(object.state) {
                 for &(name, value) in entries {
                     let name = key(name);
                     inner(Some(&*name).filter(|name| !MODULE.contains(name)), value, prefix)?;
