@@ -39,13 +39,13 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         let file = &files[index];
         labels::read_bytes(file, File::open(file).map_err(|e| Error::io(file, e))?)
     };
-    let part = tree::select(root, &names, split, &read)?;
+    let mut part = tree::select(root, &names, split, &read)?;
     bad.retain(|bad| format!("{}/", relative(&bad.path)).starts_with(&part.root) || bad.path == root);
+    part.bad = bad;
     part.into_discovered(
         "image folder",
         path,
         |index| files[index].clone(),
-        bad,
         |images| {
             let files: Vec<_> = images.iter().map(|&index| files[index].clone()).collect();
             Box::new(move |index| Ok(Box::new(File::open(&files[index])?)))

@@ -92,7 +92,8 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         let first = |missing: usize| names[part.images[missing]].clone();
         (part.labels, part.class_names) = labels::to_indices(path, &sidecar_labels, first)?;
     }
-    part.into_discovered("tar", path, path_of, bad, |images| {
+    part.bad = bad;
+    part.into_discovered("tar", path, path_of, |images| {
         let members: Vec<Member> = images.iter().map(|&index| members[index]).collect();
         let (shards, unpacked) = (shards.clone(), Arc::clone(&unpacked));
         Box::new(move |index| members[index].open(&shards, &unpacked))

@@ -30,6 +30,8 @@ pub(crate) struct SplitFiles {
     pub images: Vec<usize>,
     /// Image files in unsupported formats.
     pub unsupported: Vec<usize>,
+    /// Files and folders that cannot be read.
+    pub bad: Vec<BadFile>,
     pub other_files: usize,
     pub labels: Option<Vec<u32>>,
     pub class_names: Vec<String>,
@@ -57,7 +59,8 @@ pub(crate) fn select(
         }
     }
 
-    let mut files = SplitFiles { root, images, unsupported, other_files, labels: None, class_names: Vec::new() };
+    let mut files =
+        SplitFiles { root, images, unsupported, bad: Vec::new(), other_files, labels: None, class_names: Vec::new() };
     if !files.labels_from_file(path, names, top, read)? {
         files.labels_from_folders(names);
     }
@@ -141,16 +144,15 @@ impl SplitFiles {
         }
     }
 
-    /// Turns the split into a set. `open(images)` returns the function that opens image `i` of `images`; `bad` are files
-    /// that cannot be read.
+    /// Turns the split into a set. `open(images)` returns the function that opens image `i` of `images`.
     pub fn into_discovered(
         self,
         format: &'static str,
         path: &Path,
         path_of: impl Fn(usize) -> PathBuf,
-        mut bad: Vec<BadFile>,
         open: impl Fn(&[usize]) -> Box<OpenImage>,
     ) -> Result<Discovered> {
+        let mut bad = self.bad;
         bad.extend(self.unsupported.iter().map(|&index| {
             let path = path_of(index);
             let kind = extension(&path.to_string_lossy()).to_uppercase();

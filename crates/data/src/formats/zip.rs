@@ -48,7 +48,6 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         "zip",
         path,
         |index| path.join(&names[index]),
-        Vec::new(),
         |images| {
             let members: Vec<Member> = images.iter().map(|&index| members[index].clone()).collect();
             let path = path.to_owned();
