@@ -6,7 +6,7 @@ use random::{Random, Stream};
 
 use crate::config::{DownBlockType, ResampleType, ResnetTimeScaleShift, UnetConfig, UpBlockType};
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear, ZERO_INIT_SCALE};
-use crate::ops::{self, Geometry};
+use crate::ops::{self, Fusion, Geometry};
 
 /// The source of the dropout masks of a forward pass. A mask depends only on the seed, the step, the image and the
 /// block.
@@ -74,7 +74,7 @@ impl ResnetBlock {
         counter.0 += 1;
         Self {
             norm1: GroupNorm::new(init, c_in, groups, epsilon),
-            conv1: Conv2d::new(init, c_in, c_out, 3, same, INIT_SCALE),
+            conv1: Conv2d::new(init, [3, 3, c_in, c_out], same, INIT_SCALE),
             time_emb_proj: Linear::new(
                 init,
                 config.time_embed_dim(),
@@ -82,8 +82,9 @@ impl ResnetBlock {
                 INIT_SCALE,
             ),
             norm2: GroupNorm::new(init, c_out, groups, epsilon),
-            conv2: Conv2d::new(init, c_out, c_out, 3, same, ZERO_INIT_SCALE),
-            conv_shortcut: (c_in != c_out).then(|| Conv2d::new(init, c_in, c_out, 1, Geometry::same(1), INIT_SCALE)),
+            conv2: Conv2d::new(init, [3, 3, c_out, c_out], same, ZERO_INIT_SCALE),
+            conv_shortcut: (c_in != c_out)
+                .then(|| Conv2d::new(init, [1, 1, c_in, c_out], Geometry::same(1), INIT_SCALE)),
             scale_shift,
             output_scale,
             dropout: config.dropout,
@@ -115,22 +116,29 @@ impl ResnetBlock {
         let time = self.time_emb_proj.forward(emb);
         let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
         let h = match self.resize {
-            Resize::None => self.conv1.forward_normed(&self.norm1, x.clone(), skip.clone(), None, shift, None),
+            Resize::None => {
+                let norm = Some(self.norm1.with_silu(None));
+                self.conv1.forward_fused(x.clone(), Fusion { skip: skip.clone(), norm, shift, residual: None })
+            }
             Resize::Down | Resize::Up => {
                 let h = self.resize.apply(self.norm1.forward_silu(x.clone(), None));
-                self.conv1.forward_with(h, shift, None)
+                self.conv1.forward_fused(h, Fusion { shift, ..Fusion::default() })
             }
         };
         let x = self.resize.apply(x);
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward_concat(x, skip),
+            Some(conv) => conv.forward_fused(x, Fusion { skip, ..Fusion::default() }),
             None => x,
         };
+        let added = Fusion { residual: Some(shortcut), ..Fusion::default() };
         let y = match dropout.filter(|_| self.dropout > 0.0) {
-            None => self.conv2.forward_normed(&self.norm2, h, None, scale_shift, None, Some(shortcut)),
+            None => {
+                let norm = Some(self.norm2.with_silu(scale_shift));
+                self.conv2.forward_fused(h, Fusion { norm, ..added })
+            }
             Some(dropout) => {
                 let h = self.drop(self.norm2.forward_silu(h, scale_shift), dropout);
-                self.conv2.forward_with(h, None, Some(shortcut))
+                self.conv2.forward_fused(h, added)
             }
         };
         if self.output_scale == 1.0 { y } else { y.div_scalar(self.output_scale) }
@@ -141,7 +149,7 @@ impl ResnetBlock {
         let mut mask = vec![1.0; dims.iter().product()];
         for (i, image) in mask.chunks_mut((dims[1] * dims[2] * dims[3]).max(1)).enumerate() {
             let index = (self.number as u64) << 32 | (dropout.first_image + i as u64);
-            dropout.random.dropout(Stream::Dropout, index, dropout.step, 0, self.dropout as f32, image);
+            dropout.random.dropout(Stream::Dropout, index, dropout.step, self.dropout as f32).apply(0, image);
         }
         let mask = Tensor::from_data(TensorData::new(mask, dims), &h.device());
         h.mul(mask)
@@ -267,9 +275,9 @@ impl DownBlock {
                 .collect(),
             downsamplers: (0..usize::from(!last))
                 .map(|_| match config.downsample(level) {
-                    ResampleType::Conv => {
-                        Resample::Conv(ResampleConv { conv: Conv2d::new(init, c_out, c_out, 3, geometry, INIT_SCALE) })
-                    }
+                    ResampleType::Conv => Resample::Conv(ResampleConv {
+                        conv: Conv2d::new(init, [3, 3, c_out, c_out], geometry, INIT_SCALE),
+                    }),
                     ResampleType::Resnet => {
                         Resample::Resnet(ResnetBlock::with_resize(init, config, counter, c_out, Resize::Down))
                     }
@@ -355,7 +363,7 @@ impl UpBlock {
             upsamplers: (0..usize::from(index + 1 < levels))
                 .map(|_| match config.upsample(index) {
                     ResampleType::Conv => {
-                        let conv = Conv2d::new(init, c_out, c_out, 3, Geometry::same(3), INIT_SCALE);
+                        let conv = Conv2d::new(init, [3, 3, c_out, c_out], Geometry::same(3), INIT_SCALE);
                         Resample::Conv(ResampleConv { conv })
                     }
                     ResampleType::Resnet => {
@@ -421,7 +429,7 @@ impl Layer<'_> {
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
         match self {
-            Layer::Conv(conv) => conv.forward_concat(x, skip),
+            Layer::Conv(conv) => conv.forward_fused(x, Fusion { skip, ..Fusion::default() }),
             Layer::UpsampleConv(conv) => conv.forward(ops::upsample2x(x)),
             Layer::Resnet(resnet, attention) => {
                 let x = resnet.forward(x, skip, emb.clone(), dropout);

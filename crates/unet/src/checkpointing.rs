@@ -8,6 +8,19 @@ use crate::model::Unet;
 use crate::parameters::Parameters;
 use crate::time_embedding::Labels;
 
+/// The arguments of [`Unet::forward`].
+#[derive(Clone, Debug)]
+pub struct UnetInputs<'a> {
+    /// Noisy images `[N,H,W,in_channels]`.
+    pub x: Tensor<4>,
+    /// The timestep of each image.
+    pub timesteps: &'a [f32],
+    /// The label of each image, if the network has classes.
+    pub labels: Option<Labels<'a>>,
+    /// The source of dropout masks, if dropout is applied.
+    pub dropout: Option<&'a Dropout>,
+}
+
 impl Unet {
     /// Computes the gradients of `loss(self.forward(…))` with respect to the parameters, in the order of
     /// [`Parameters::flat_parameters`].
@@ -19,12 +32,10 @@ impl Unet {
     /// As [`Unet::forward`], and if the network is not on an autodiff device.
     pub fn checkpointed_gradients(
         &self,
-        x: Tensor<4>,
-        timesteps: &[f32],
-        labels: Option<Labels>,
-        dropout: Option<&Dropout>,
+        inputs: UnetInputs,
         loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
     ) -> Vec<Option<Tensor<1>>> {
+        let UnetInputs { x, timesteps, labels, dropout } = inputs;
         assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
         let mut parameters: Vec<Option<Tensor<1>>> = Vec::new();
         let mut take = |gradients: &mut Gradients| {
@@ -42,10 +53,10 @@ impl Unet {
         let emb = self.time.forward(timesteps, labels, &x.device());
         let emb_inner = emb.clone().inner();
         let (mut x, mut skips) = (self.centered(x).inner(), Vec::new());
-        let mut inputs = Vec::new();
+        let mut stage_inputs = Vec::new();
         for stage in self.stages() {
             let skip: Option<Tensor<4>> = if stage.pops_skip { skips.pop() } else { None };
-            inputs.push((x.clone(), skip.clone()));
+            stage_inputs.push((x.clone(), skip.clone()));
             x = stage.layer.forward_untracked(x, skip, &emb_inner, dropout);
             if stage.pushes_skip {
                 skips.push(x.clone());
@@ -60,7 +71,7 @@ impl Unet {
         // The gradients of the skip connections. Stages are visited in reverse order, so this is a stack, too.
         let mut dskips: Vec<Option<Tensor<4>>> = Vec::new();
         let stages: Vec<_> = self.stages().collect();
-        for (stage, (x, skip)) in stages.iter().zip(inputs).rev() {
+        for (stage, (x, skip)) in stages.iter().zip(stage_inputs).rev() {
             let dy = match stage.pushes_skip.then(|| dskips.pop()).flatten().flatten() {
                 Some(dskip) => Some(add(dx.take(), dskip)),
                 None => dx.take(),

@@ -86,7 +86,7 @@ pub enum UpBlockType {
 /// ```
 /// use ddpm_unet::{UnetConfig, DownBlockType, UpBlockType};
 /// // Ho et al.'s CIFAR-10 network.
-/// let config = UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]);
+/// let config = UnetConfig::ddpm([32, 32, 3], &[128, 256, 256, 256], 2, &[16]);
 /// assert_eq!(config.down_block_types[1], DownBlockType::AttnDownBlock2D);
 /// assert_eq!(config.up_block_types[2], UpBlockType::AttnUpBlock2D);
 /// assert_eq!(config.parameter_count(), 35_746_307);
@@ -196,17 +196,17 @@ impl UnetConfig {
     /// Creates the configuration of Ho et al. (2020), "DDPM": one attention head, sines before cosines, padding at the
     /// bottom and right, ε of 1e-6.
     ///
-    /// `channels` are those of each level, finest first. The levels whose height is in `attention_resolutions` have
-    /// attention.
+    /// `image` is the shape of an image, `[H,W,C]`; `channels` are those of each level, finest first. The levels whose
+    /// height is in `attention_resolutions` have attention.
     pub fn ddpm(
-        sample_size: usize,
-        image_channels: usize,
+        image: [usize; 3],
         channels: &[usize],
         layers_per_block: usize,
         attention_resolutions: &[usize],
     ) -> Self {
+        let [height, width, image_channels] = image;
         Self {
-            sample_size: Some(SampleSize::square(sample_size)),
+            sample_size: Some(SampleSize { height, width }),
             in_channels: image_channels,
             out_channels: image_channels,
             freq_shift: 1.0,
@@ -217,7 +217,7 @@ impl UnetConfig {
             norm_eps: 1e-6,
             ..Self::default()
         }
-        .with_levels(channels, sample_size, attention_resolutions)
+        .with_levels(channels, height, attention_resolutions)
     }
 
     /// Sets the channels of the levels, and attention on the levels whose height is in `attention_resolutions`.
@@ -529,19 +529,22 @@ mod tests {
 
     #[test]
     fn paper_networks_have_the_published_parameter_counts() {
-        assert_eq!(UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
-        assert_eq!(UnetConfig::ddpm(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(), 113_673_219);
+        assert_eq!(UnetConfig::ddpm([32, 32, 3], &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
+        assert_eq!(
+            UnetConfig::ddpm([256, 256, 3], &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(),
+            113_673_219
+        );
         // A learned variance doubles the outputs of the last convolution.
-        let learned = UnetConfig { out_channels: 6, ..UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]) };
+        let learned = UnetConfig { out_channels: 6, ..UnetConfig::ddpm([32, 32, 3], &[128, 256, 256, 256], 2, &[16]) };
         assert_eq!(learned.parameter_count(), 35_749_766);
         // The network of the ten-minute benchmark (docs/performance.md).
-        let race = UnetConfig { norm_num_groups: 16, ..UnetConfig::ddpm(32, 1, &[32, 64, 64], 1, &[8]) };
+        let race = UnetConfig { norm_num_groups: 16, ..UnetConfig::ddpm([32, 32, 1], &[32, 64, 64], 1, &[8]) };
         assert_eq!(race.parameter_count(), 1_112_801);
     }
 
     #[test]
     fn json_round_trips() {
-        let config = UnetConfig { num_class_embeds: Some(10), ..UnetConfig::ddpm(32, 3, &[32, 64], 1, &[16]) };
+        let config = UnetConfig { num_class_embeds: Some(10), ..UnetConfig::ddpm([32, 32, 3], &[32, 64], 1, &[16]) };
         assert_eq!(UnetConfig::from_json(&config.to_json()).unwrap(), config);
     }
 
@@ -554,7 +557,10 @@ mod tests {
             "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32,
             "out_channels": 3, "sample_size": 32, "time_embedding_type": "positional",
             "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"] }"#;
-        assert_eq!(UnetConfig::from_json(text).unwrap(), UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]));
+        assert_eq!(
+            UnetConfig::from_json(text).unwrap(),
+            UnetConfig::ddpm([32, 32, 3], &[128, 256, 256, 256], 2, &[16])
+        );
     }
 
     #[test]

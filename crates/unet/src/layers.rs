@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use random::{Random, Stream};
 
-use crate::ops::{self, Geometry, PackedWeights};
+use crate::ops::{self, Fusion, Geometry, Norm, NormOptions, PackedWeights, Weights};
 
 /// Draws initial parameters like Ho et al. (2020): weights uniform with variance scale/fan_avg, biases zero.
 pub struct Init<'a> {
@@ -64,11 +64,12 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// Creates a `kernel`×`kernel` convolution.
-    pub fn new(init: &mut Init, c_in: usize, c_out: usize, kernel: usize, geometry: Geometry, scale: f64) -> Self {
-        let fan_avg = (kernel * kernel * (c_in + c_out)) as f64 / 2.0;
+    /// Creates a convolution with weights of `shape` `[kh,kw,I,O]`.
+    pub fn new(init: &mut Init, shape: [usize; 4], geometry: Geometry, scale: f64) -> Self {
+        let [kh, kw, c_in, c_out] = shape;
+        let fan_avg = (kh * kw * (c_in + c_out)) as f64 / 2.0;
         Self {
-            weight: init.uniform([kernel, kernel, c_in, c_out], fan_avg, scale),
+            weight: init.uniform(shape, fan_avg, scale),
             bias: init.constant(0.0, c_out),
             geometry,
             packed: PackedWeights::default(),
@@ -77,39 +78,13 @@ impl Conv2d {
 
     /// Maps `[N,H,W,I]` to `[N,H′,W′,O]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.forward_with(x, None, None)
+        self.forward_fused(x, Fusion::default())
     }
 
-    /// Computes [`Conv2d::forward`] and adds `shift` `[N,O]` and `residual` `[N,H′,W′,O]`.
-    pub(crate) fn forward_with(
-        &self,
-        x: Tensor<4>,
-        shift: Option<Tensor<2>>,
-        residual: Option<Tensor<4>>,
-    ) -> Tensor<4> {
-        ops::conv2d(x, None, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.packed)
-    }
-
-    /// Computes [`Conv2d::forward`] of the concatenation of x and `skip`.
-    pub(crate) fn forward_concat(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
-        ops::conv2d(x, skip, self.weight.val(), self.bias.val(), None, None, self.geometry, &self.packed)
-    }
-
-    /// Concatenates x and `skip`, normalizes, applies `scale_shift` `[N,2I]` and SiLU, then computes
-    /// [`Conv2d::forward_with`].
-    pub(crate) fn forward_normed(
-        &self,
-        norm: &GroupNorm,
-        x: Tensor<4>,
-        skip: Option<Tensor<4>>,
-        scale_shift: Option<Tensor<2>>,
-        shift: Option<Tensor<2>>,
-        residual: Option<Tensor<4>>,
-    ) -> Tensor<4> {
-        let options = ops::NormOptions { groups: norm.groups, epsilon: norm.epsilon, silu: true };
-        let norm = ops::Norm { gamma: norm.weight.val(), beta: norm.bias.val(), scale_shift, options };
-        let (weight, bias) = (self.weight.val(), self.bias.val());
-        ops::norm_conv2d(x, skip, norm, weight, bias, shift, residual, self.geometry, &self.packed)
+    /// Computes [`Conv2d::forward`] and the operations of `fusion`.
+    pub(crate) fn forward_fused(&self, x: Tensor<4>, fusion: Fusion) -> Tensor<4> {
+        let weights = Weights { weight: self.weight.val(), bias: self.bias.val(), packed: &self.packed };
+        ops::conv2d(x, weights, self.geometry, fusion)
     }
 }
 
@@ -140,7 +115,8 @@ impl Linear {
 
     /// Computes [`Linear::forward`] and adds `residual` `[M,O]`.
     pub(crate) fn forward_with(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
-        ops::linear(x, self.weight.val(), self.bias.val(), residual, &self.packed)
+        let weights = Weights { weight: self.weight.val(), bias: self.bias.val(), packed: &self.packed };
+        ops::linear(x, weights, residual)
     }
 }
 
@@ -161,12 +137,22 @@ impl GroupNorm {
 
     /// Maps `[N,H,W,C]` to the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::group_norm(x, self.weight.val(), self.bias.val(), None, self.groups, self.epsilon, false)
+        ops::group_norm(x, self.norm(None, false))
     }
 
     /// Computes [`GroupNorm::forward`], applies ·(1 + scale) + shift if `scale_shift` `[N,2C]` is given, then SiLU.
     pub fn forward_silu(&self, x: Tensor<4>, scale_shift: Option<Tensor<2>>) -> Tensor<4> {
-        ops::group_norm(x, self.weight.val(), self.bias.val(), scale_shift, self.groups, self.epsilon, true)
+        ops::group_norm(x, self.with_silu(scale_shift))
+    }
+
+    /// Returns the normalization of [`GroupNorm::forward_silu`], to be fused into a convolution.
+    pub(crate) fn with_silu(&self, scale_shift: Option<Tensor<2>>) -> Norm {
+        self.norm(scale_shift, true)
+    }
+
+    fn norm(&self, scale_shift: Option<Tensor<2>>, silu: bool) -> Norm {
+        let options = NormOptions { groups: self.groups, epsilon: self.epsilon, silu };
+        Norm { gamma: self.weight.val(), beta: self.bias.val(), scale_shift, options }
     }
 }
 
@@ -227,7 +213,7 @@ mod tests {
         let device = Device::flex();
         let mut init = Init::new(0, &device);
         for scale in [INIT_SCALE, ZERO_INIT_SCALE] {
-            let conv = Conv2d::new(&mut init, 64, 32, 3, Geometry::same(3), scale);
+            let conv = Conv2d::new(&mut init, [3, 3, 64, 32], Geometry::same(3), scale);
             let (mean, square) = moments(&conv.weight);
             let variance = scale / (9.0 * 48.0);
             assert!(mean.abs() < 4.0 * (variance / 18432.0).sqrt(), "{mean}");

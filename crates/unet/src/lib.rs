@@ -8,7 +8,7 @@
 //! ```
 //! use burn::tensor::{Device, Tensor};
 //! use ddpm_unet::{UnetConfig, Unet};
-//! let config = UnetConfig { norm_num_groups: 8, ..UnetConfig::ddpm(16, 1, &[16, 32], 1, &[8]) };
+//! let config = UnetConfig { norm_num_groups: 8, ..UnetConfig::ddpm([16, 16, 1], &[16, 32], 1, &[8]) };
 //! let device = Device::flex();
 //! let network = Unet::new(&config, 0, &device)?;
 //! let epsilon = network.forward(Tensor::zeros([2, 16, 16, 1], &device), &[0.0, 999.0], None, None);
@@ -28,6 +28,7 @@ mod sample_size;
 mod time_embedding;
 
 pub use blocks::Dropout;
+pub use checkpointing::UnetInputs;
 pub use config::{
     ClassEmbedType, DownBlockType, MidBlockType, ResampleType, ResnetTimeScaleShift, TimeEmbeddingType, UnetConfig,
     UpBlockType,

@@ -7,7 +7,7 @@ use crate::blocks::{BlockCounter, DownBlock, Dropout, Layer, MidBlock, Stage, Up
 use crate::config::{ClassEmbedType, TimeEmbeddingType, UnetConfig};
 use crate::error::Error;
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, ZERO_INIT_SCALE};
-use crate::ops::Geometry;
+use crate::ops::{Fusion, Geometry};
 use crate::parameters::Parameters;
 use crate::time_embedding::{Labels, TimeEmbedding};
 
@@ -41,7 +41,7 @@ impl Unet {
         let same = Geometry::same(3);
 
         let time = TimeEmbedding::new(init, config);
-        let conv_in = Conv2d::new(init, config.in_channels, widths[0], 3, same, INIT_SCALE);
+        let conv_in = Conv2d::new(init, [3, 3, config.in_channels, widths[0]], same, INIT_SCALE);
         let (mut skips, mut channels) = (vec![widths[0]], widths[0]);
         let mut down_blocks = Vec::new();
         for (level, &c_out) in widths.iter().enumerate() {
@@ -63,7 +63,7 @@ impl Unet {
             mid_block,
             up_blocks,
             conv_norm_out: GroupNorm::new(init, channels, config.norm_num_groups, config.norm_eps),
-            conv_out: Conv2d::new(init, channels, config.out_channels, 3, same, ZERO_INIT_SCALE),
+            conv_out: Conv2d::new(init, [3, 3, channels, config.out_channels], same, ZERO_INIT_SCALE),
             config: config.clone(),
         })
     }
@@ -117,7 +117,8 @@ impl Unet {
     /// Computes the output from the last activation.
     pub(crate) fn output(&self, x: Tensor<4>, timesteps: &[f32]) -> Tensor<4> {
         let device = x.device();
-        let y = self.conv_out.forward_normed(&self.conv_norm_out, x, None, None, None, None);
+        let norm = Some(self.conv_norm_out.with_silu(None));
+        let y = self.conv_out.forward_fused(x, Fusion { norm, ..Fusion::default() });
         match self.config.time_embedding_type {
             TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => y,
             // The score is the output of the network divided by σ (Song et al. 2021); diffusers divides by the

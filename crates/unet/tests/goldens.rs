@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use ddpm_unet::{ClassEmbedType, Dropout, Labels, Parameters, Unet, UnetConfig};
+use ddpm_unet::{ClassEmbedType, Dropout, Labels, Parameters, Unet, UnetConfig, UnetInputs};
 use weights::{Tensors, read_safetensors};
 
 const STORED: [&str; 8] = ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time"];
@@ -157,7 +157,8 @@ fn checkpointing_changes_gradients_only_by_rounding() {
             (error.clone() * error).mean()
         };
         let whole = unet.take_gradients(&mut loss(unet.forward(x.clone(), t, labels, Some(&dropout))).backward());
-        let checkpointed = unet.checkpointed_gradients(x, t, labels, Some(&dropout), loss);
+        let inputs = UnetInputs { x, timesteps: t, labels, dropout: Some(&dropout) };
+        let checkpointed = unet.checkpointed_gradients(inputs, loss);
         assert_eq!(whole.len(), checkpointed.len());
         for ((whole, checkpointed), flat) in whole.into_iter().zip(checkpointed).zip(unet.flat_parameters()) {
             assert_eq!(whole.is_some(), checkpointed.is_some(), "{name}: {}", flat.name);

@@ -1,7 +1,7 @@
 //! Compares values and gradients of all operations with the reference operations, for random shapes.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use ddpm_unet::ops::{self, Geometry, reference};
+use ddpm_unet::ops::{self, AdamState, Fusion, Geometry, Norm, NormOptions, PackedWeights, Weights, reference};
 use proptest::prelude::*;
 
 fn device() -> Device {
@@ -58,29 +58,29 @@ proptest! {
         let bias = random([c_out]);
         let shift = random([n, c_out]);
         let residual = random([n, geometry.out(h, kernel), geometry.out(w, kernel), c_out]);
-        let call = |f: fn(_, _, _, _, _, _) -> _| -> Tensor<4> {
+        let call = |f: fn(_, Weights<4>, _, _) -> _| -> Tensor<4> {
             let (shift, residual) = ((extras & 1 == 1).then(|| shift.clone()), (extras & 2 == 2).then(|| residual.clone()));
-            f(x.clone(), weight.clone(), bias.clone(), shift, residual, geometry)
-        };
-        let fused = |x, weight, bias, shift, residual, geometry| {
-            ops::conv2d(x, None, weight, bias, shift, residual, geometry, &ops::PackedWeights::default())
+            let packed = PackedWeights::default();
+            let weights = Weights { weight: weight.clone(), bias: bias.clone(), packed: &packed };
+            f(x.clone(), weights, geometry, Fusion { shift, residual, ..Fusion::default() })
         };
         match extras {
-            0 => compare!(2e-5, [x, weight, bias], call(fused), call(reference::conv2d)),
-            1 => compare!(2e-5, [x, weight, bias, shift], call(fused), call(reference::conv2d)),
-            2 => compare!(2e-5, [x, weight, bias, residual], call(fused), call(reference::conv2d)),
-            _ => compare!(2e-5, [x, weight, bias, shift, residual], call(fused), call(reference::conv2d)),
+            0 => compare!(2e-5, [x, weight, bias], call(ops::conv2d), call(reference::conv2d)),
+            1 => compare!(2e-5, [x, weight, bias, shift], call(ops::conv2d), call(reference::conv2d)),
+            2 => compare!(2e-5, [x, weight, bias, residual], call(ops::conv2d), call(reference::conv2d)),
+            _ => compare!(2e-5, [x, weight, bias, shift, residual], call(ops::conv2d), call(reference::conv2d)),
         }
     }
 
     #[test]
     fn linear(m in 1usize..40, k in 1usize..40, n in 1usize..40) {
         let (x, weight, bias, residual) = (random([m, k]), random([k, n]), random([n]), random([m, n]));
-        compare!(
-            1e-5, [x, weight, bias, residual],
-            ops::linear(x.clone(), weight.clone(), bias.clone(), Some(residual.clone()), &ops::PackedWeights::default()),
-            reference::linear(x.clone(), weight.clone(), bias.clone(), Some(residual.clone()))
-        );
+        let call = |f: fn(_, Weights<2>, _) -> _| -> Tensor<2> {
+            let packed = PackedWeights::default();
+            let weights = Weights { weight: weight.clone(), bias: bias.clone(), packed: &packed };
+            f(x.clone(), weights, Some(residual.clone()))
+        };
+        compare!(1e-5, [x, weight, bias, residual], call(ops::linear), call(reference::linear));
     }
 
     #[test]
@@ -91,9 +91,10 @@ proptest! {
         let channels = groups * size;
         let (x, gamma, beta) = (random([n, h, w, channels]), random([channels]), random([channels]));
         let scale_shift = random([n, 2 * channels]);
-        let call = |f: fn(_, _, _, _, _, _, _) -> _| -> Tensor<4> {
+        let call = |f: fn(_, _) -> _| -> Tensor<4> {
             let scale_shift = scaled.then(|| scale_shift.clone());
-            f(x.clone(), gamma.clone(), beta.clone(), scale_shift, groups, 1e-2, silu)
+            let options = NormOptions { groups, epsilon: 1e-2, silu };
+            f(x.clone(), Norm { gamma: gamma.clone(), beta: beta.clone(), scale_shift, options })
         };
         if scaled {
             compare!(1e-4, [x, gamma, beta, scale_shift], call(ops::group_norm), call(reference::group_norm));
@@ -112,17 +113,15 @@ proptest! {
         let (scale_shift, weight, bias) = (random([n, 2 * channels]), random([3, 3, channels, c_out]), random([c_out]));
         let (shift, residual) = (random([n, c_out]), random([n, h, w, c_out]));
         let geometry = Geometry::same(3);
-        let options = ops::NormOptions { groups, epsilon: 1e-2, silu };
-        let given = || scaled.then(|| scale_shift.clone());
-        let norm = ops::Norm { gamma: gamma.clone(), beta: beta.clone(), scale_shift: given(), options };
-        let fused = ops::norm_conv2d(
-            x.clone(), None, norm, weight.clone(), bias.clone(), Some(shift.clone()), Some(residual.clone()), geometry,
-            &ops::PackedWeights::default(),
-        );
-        let normed = reference::group_norm(x.clone(), gamma.clone(), beta.clone(), given(), groups, 1e-2, silu);
-        let apart = reference::conv2d(
-            normed, weight.clone(), bias.clone(), Some(shift.clone()), Some(residual.clone()), geometry,
-        );
+        let options = NormOptions { groups, epsilon: 1e-2, silu };
+        let given = scaled.then(|| scale_shift.clone());
+        let norm = Norm { gamma: gamma.clone(), beta: beta.clone(), scale_shift: given, options };
+        let packed = PackedWeights::default();
+        let weights = Weights { weight: weight.clone(), bias: bias.clone(), packed: &packed };
+        let added = Fusion { shift: Some(shift.clone()), residual: Some(residual.clone()), ..Fusion::default() };
+        let fusion = Fusion { norm: Some(norm.clone()), ..added.clone() };
+        let fused = ops::conv2d(x.clone(), weights.clone(), geometry, fusion);
+        let apart = reference::conv2d(reference::group_norm(x.clone(), norm), weights, geometry, added);
         if scaled {
             compare!(1e-4, [x, gamma, beta, scale_shift, weight, bias, shift, residual], fused, apart);
         } else {
@@ -159,13 +158,12 @@ proptest! {
         let step = ops::AdamStep {
             learning_rate: 2e-4, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step, gradient_scale: 0.3, ema_decay: 0.99,
         };
-        let call = |f: fn(_, _, _, _, _, _) -> _| -> (Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>) {
-            f(parameter.clone(), gradient.clone(), moment1.clone(), moment2.clone(), average.clone(), step)
-        };
-        let (fused, reference) = (call(ops::adam), call(reference::adam));
+        let state = AdamState { parameter, moment1, moment2, average };
+        let fused = ops::adam(state.clone(), gradient.clone(), step);
+        let reference = reference::adam(state, gradient.clone(), step);
         for error in [
-            relative(&fused.0, &reference.0), relative(&fused.1, &reference.1),
-            relative(&fused.2, &reference.2), relative(&fused.3, &reference.3),
+            relative(&fused.parameter, &reference.parameter), relative(&fused.moment1, &reference.moment1),
+            relative(&fused.moment2, &reference.moment2), relative(&fused.average, &reference.average),
         ] {
             prop_assert!(error < 1e-6, "{error:e}");
         }
@@ -179,25 +177,19 @@ proptest! {
 fn packed_weights_are_updated_when_weights_change() {
     let inner = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
     let (x, bias) = (inner([2, 8, 8, 16]), Tensor::<1>::zeros([32], &Device::flex()));
-    let packed = ops::PackedWeights::default();
+    let packed = PackedWeights::default();
     for _ in 0..3 {
         let weight = inner([3, 3, 16, 32]);
-        let call = |weight: Tensor<4>, packed: &ops::PackedWeights| {
-            ops::conv2d(x.clone(), None, weight, bias.clone(), None, None, Geometry::same(3), packed).into_data()
+        let call = |weight: Tensor<4>, packed: &PackedWeights| {
+            let weights = Weights { weight, bias: bias.clone(), packed };
+            ops::conv2d(x.clone(), weights, Geometry::same(3), Fusion::default()).into_data()
         };
-        let fresh = call(weight.clone(), &ops::PackedWeights::default());
+        let fresh = call(weight.clone(), &PackedWeights::default());
         assert_eq!(call(weight.clone(), &packed), fresh);
         assert_eq!(call(weight.clone(), &packed), fresh);
-        let tracked = ops::conv2d(
-            x.clone().autodiff(),
-            None,
-            weight.autodiff().require_grad(),
-            bias.clone().autodiff(),
-            None,
-            None,
-            Geometry::same(3),
-            &packed,
-        );
+        let (weight, bias) = (weight.autodiff().require_grad(), bias.clone().autodiff());
+        let weights = Weights { weight, bias, packed: &packed };
+        let tracked = ops::conv2d(x.clone().autodiff(), weights, Geometry::same(3), Fusion::default());
         assert_eq!(tracked.inner().into_data(), fresh);
     }
 }

@@ -10,9 +10,9 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn_flex::FlexTensor;
-use kernels::{AdamStep, MatMulShape};
+use kernels::{AdamStep, AttentionGradients, ConvInputs, GroupNormGradients, GroupNormSaved, MatMulShape};
 
-use super::flex::{self, FlexOps, NormStats, OptionalTensor, PackedWeights, dims, tensor_with, values};
+use super::flex::{self, FlexNorm, FlexOps, OptionalTensor, PackedWeights, dims, tensor_with, values};
 use super::types::{Geometry, NormOptions};
 
 /// A function that maps the gradient of the output to the gradients of those inputs that need one.
@@ -107,46 +107,27 @@ fn grad_bias(dy: &FlexTensor, per_image: Option<&FlexTensor>) -> FlexTensor {
 }
 
 /// Computes the gradients of a group normalization: of x, gamma, beta, and, if present, scale and shift.
-fn grad_norm(
-    x: &FlexTensor,
-    gamma: &FlexTensor,
-    beta: &FlexTensor,
-    scale_shift: Option<&FlexTensor>,
-    options: NormOptions,
-    mean_rstd: &[f32],
-    dy: &FlexTensor,
-) -> [Option<FlexTensor>; 4] {
-    let shape = flex::group_norm_shape(x, options.groups, options.epsilon);
-    let [mut dgamma, mut dbeta] = [vec![0.0; shape.channels], vec![0.0; shape.channels]];
-    let halves = scale_shift.map(|s| flex::split_scale_shift(values(s), shape.channels));
-    let mut dhalves = halves.clone();
-    let dx = tensor_with(dims::<4>(x), |dx| {
-        kernels::group_norm_backward(
-            &shape,
-            values(x),
-            values(gamma),
-            values(beta),
-            halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice())),
-            options.silu,
-            mean_rstd,
-            values(dy),
-            dx,
-            &mut dgamma,
-            &mut dbeta,
-            dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice())),
-        );
-    });
-    let dscale_shift = dhalves.map(|[scale, shift]| {
-        let c = shape.channels;
-        tensor_with([shape.n, 2 * c], |d| {
-            for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
-                row[..c].copy_from_slice(scale);
-                row[c..].copy_from_slice(shift);
-            }
-        })
-    });
-    let channels = [shape.channels];
-    [Some(dx), Some(flex::tensor(channels, dgamma)), Some(flex::tensor(channels, dbeta)), dscale_shift]
+fn grad_norm(norm: &FlexNorm, x: &FlexTensor, mean_rstd: &[f32], dy: &FlexTensor) -> [Option<FlexTensor>; 4] {
+    norm.with_kernel(x, |norm| {
+        let (n, c) = (norm.shape.n, norm.shape.channels);
+        let [mut dgamma, mut dbeta] = [vec![0.0; c], vec![0.0; c]];
+        let mut dhalves = norm.scale_shift.map(|_| [vec![0.0; n * c], vec![0.0; n * c]]);
+        let dx = tensor_with(dims::<4>(x), |dx| {
+            let dscale_shift = dhalves.as_mut().map(|[scale, shift]| (scale.as_mut_slice(), shift.as_mut_slice()));
+            let saved = GroupNormSaved { x: values(x), mean_rstd };
+            let gradients = GroupNormGradients { dx, dgamma: &mut dgamma, dbeta: &mut dbeta, dscale_shift };
+            kernels::group_norm_backward(norm, saved, values(dy), gradients);
+        });
+        let dscale_shift = dhalves.map(|[scale, shift]| {
+            tensor_with([n, 2 * c], |d| {
+                for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
+                    row[..c].copy_from_slice(scale);
+                    row[c..].copy_from_slice(shift);
+                }
+            })
+        });
+        [Some(dx), Some(flex::tensor([c], dgamma)), Some(flex::tensor([c], dbeta)), dscale_shift]
+    })
 }
 
 impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
@@ -175,7 +156,8 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
         let (x, weight) = (x.into_primitive().to_contiguous(), weight.into_primitive().to_contiguous());
         let bias = bias.into_primitive().to_contiguous();
-        let y = flex::conv2d(&x, None, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
+        let inputs = flex::conv_inputs(&x, &bias, shift.as_ref(), residual.as_ref());
+        let y = flex::conv2d(&flex::conv_shape(&x, &weight, geometry), inputs, &weight);
         record::<C, 5>(nodes, y, move |dy, [dx, dw, db, dshift, dresidual]| {
             let shift_gradient = (has_shift && dshift).then(|| per_image_sums(&dy));
             [
@@ -218,11 +200,12 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             residual_node.unwrap_or_else(absent),
         ];
         let (has_shift, has_residual) = (shift.is_some(), residual.is_some());
-        let [x, gamma, beta, weight, bias] =
-            [x, gamma, beta, weight, bias].map(|tensor| tensor.into_primitive().to_contiguous());
-        let stats = NormStats::new(&x, None, &gamma, &beta, scale_shift.as_ref(), options);
-        let norm = Some(&stats.normalization);
-        let y = flex::conv2d(&x, norm, &weight, &bias, shift.as_ref(), residual.as_ref(), geometry);
+        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.into_primitive().to_contiguous());
+        let norm = FlexNorm::new(gamma.into_primitive(), beta.into_primitive(), scale_shift, options);
+        let stats = norm.stats(&x, None);
+        let inputs = flex::conv_inputs(&x, &bias, shift.as_ref(), residual.as_ref());
+        let inputs = ConvInputs { norm: Some(&stats.normalization), ..inputs };
+        let y = flex::conv2d(&flex::conv_shape(&x, &weight, geometry), inputs, &weight);
         record::<C, 8>(nodes, y, move |dy, [_, _, _, _, dw, db, dshift, dresidual]| {
             let shift_gradient = (has_shift && dshift).then(|| per_image_sums(&dy));
             let dw = dw.then(|| {
@@ -232,8 +215,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                 grad_weight(&normed, &weight, &dy, geometry)
             });
             let dnormed = grad_input(&x, &weight, &dy, geometry);
-            let [dx, dgamma, dbeta, dscale_shift] =
-                grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), options, &stats.mean_rstd, &dnormed);
+            let [dx, dgamma, dbeta, dscale_shift] = grad_norm(&norm, &x, &stats.mean_rstd, &dnormed);
             let db = db.then(|| grad_bias(&dy, shift_gradient.as_ref()));
             [dx, dgamma, dbeta, dscale_shift, dw, db, shift_gradient, (has_residual && dresidual).then_some(dy)]
         })
@@ -257,11 +239,11 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             [
                 dx.then(|| {
                     let shape = MatMulShape::new(m, n, k).transpose_b();
-                    tensor_with([m, k], |d| kernels::matmul(&shape, values(&dy), values(&weight), None, d))
+                    tensor_with([m, k], |d| kernels::matmul(&shape, [values(&dy), values(&weight)], None, d))
                 }),
                 dw.then(|| {
                     let shape = MatMulShape::new(k, m, n).transpose_a();
-                    tensor_with([k, n], |d| kernels::matmul(&shape, values(&x), values(&dy), None, d))
+                    tensor_with([k, n], |d| kernels::matmul(&shape, [values(&x), values(&dy)], None, d))
                 }),
                 db.then(|| tensor_with([n], |d| kernels::channel_sums(values(&dy), d))),
                 (has_residual && dresidual).then_some(dy),
@@ -274,19 +256,14 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         scale_shift: OptionalTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-        silu: bool,
+        options: NormOptions,
     ) -> FloatTensor<Self> {
         let (scale_shift, scale_shift_node) = tensor_and_node(scale_shift);
         let nodes = [x.node(), gamma.node(), beta.node(), scale_shift_node.unwrap_or_else(|| x.node())];
         let x = x.into_primitive().to_contiguous();
-        let (gamma, beta) = (gamma.into_primitive().to_contiguous(), beta.into_primitive().to_contiguous());
-        let (y, mean_rstd) = flex::group_norm(&x, &gamma, &beta, scale_shift.as_ref(), groups, epsilon, silu);
-        let options = NormOptions { groups, epsilon, silu };
-        record::<C, 4>(nodes, y, move |dy, _| {
-            grad_norm(&x, &gamma, &beta, scale_shift.as_ref(), options, &mean_rstd, &dy)
-        })
+        let norm = FlexNorm::new(gamma.into_primitive(), beta.into_primitive(), scale_shift, options);
+        let (y, mean_rstd) = norm.forward(&x);
+        record::<C, 4>(nodes, y, move |dy, _| grad_norm(&norm, &x, &mean_rstd, &dy))
     }
 
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
@@ -300,16 +277,8 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             let dq = tensor_with(dims::<3>(&q), |dq| {
                 dk = kernels::init_with(len, |dk| {
                     dv = kernels::init_with(len, |dv| {
-                        kernels::attention_backward(
-                            &shape,
-                            values(&q),
-                            values(&k),
-                            values(&v),
-                            values(&dy),
-                            dq,
-                            dk,
-                            dv,
-                        );
+                        let inputs = flex::attention_inputs(&q, &k, &v);
+                        kernels::attention_backward(&shape, inputs, values(&dy), AttentionGradients { dq, dk, dv });
                     });
                 });
             });
@@ -331,7 +300,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let x = x.into_primitive();
         let [n, h, w, c] = dims(&x);
         record::<C, 1>(nodes, <Flex as FlexOps>::upsample2x(x), move |dy, _| {
-            [Some(tensor_with([n, h, w, c], |d| kernels::upsample2x_backward(n, h, w, c, values(&dy), d)))]
+            [Some(tensor_with([n, h, w, c], |d| kernels::upsample2x_backward([n, h, w, c], values(&dy), d)))]
         })
     }
 
@@ -344,7 +313,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             let mut second = Vec::new();
             let first = tensor_with([n, h, w, a], |dx| {
                 second =
-                    kernels::init_with(pixels * b, |second| kernels::split_channels(a, b, values(&dy), dx, second));
+                    kernels::init_with(pixels * b, |second| kernels::split_channels([a, b], values(&dy), [dx, second]));
             });
             [Some(first), Some(flex::tensor([n, h, w, b], second))]
         })

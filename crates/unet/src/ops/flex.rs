@@ -8,11 +8,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{Bytes, DType, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
-use kernels::{AdamStep, AttentionShape, ConvShape, Fusion, GroupNormShape, Normalization, PackedFilter, Pad};
+use kernels::{
+    AdamBuffers, AdamStep, AttentionInputs, AttentionShape, ConvInputs, ConvShape, FusedGroupNorm, GroupNormShape,
+    Normalization, PackedFilter, Pad,
+};
 
 use super::types::{Geometry, NormOptions};
+
+/// The parameters of a convolution, whose weights have D = 4 dimensions, or of a linear layer (D = 2).
+#[derive(Clone, Debug)]
+pub struct Weights<'a, const D: usize> {
+    /// Weights `[kh,kw,I,O]` of a convolution, or `[I,O]` of a linear layer.
+    pub weight: Tensor<D>,
+    /// Biases `[O]`.
+    pub bias: Tensor<1>,
+    /// The cache that belongs to the weights.
+    pub packed: &'a PackedWeights,
+}
 
 /// An optional tensor, as an `Option` cannot be an argument of a Burn extension.
 #[derive(ExtensionType)]
@@ -110,9 +124,7 @@ pub trait FlexOps: Backend {
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         #[extension_type] scale_shift: OptionalTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-        silu: bool,
+        options: NormOptions,
     ) -> FloatTensor<Self>;
     /// See [`super::attention`].
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
@@ -151,9 +163,9 @@ impl FlexOps for Flex {
         let shape = conv_shape(&x, &weight, geometry);
         let filter = packed.get_or_pack(&shape, &weight);
         tensor_with([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
-            let fusion = fusion(None, &bias, shift.as_ref(), residual.as_ref());
-            let fusion = Fusion { skip: skip.as_ref().map(values), ..fusion };
-            kernels::conv2d_packed(&shape, values(&x), &filter, fusion, y);
+            let inputs = conv_inputs(&x, &bias, shift.as_ref(), residual.as_ref());
+            let inputs = ConvInputs { skip: skip.as_ref().map(values), ..inputs };
+            kernels::conv2d_packed(&shape, inputs, &filter, y);
         })
     }
 
@@ -172,16 +184,15 @@ impl FlexOps for Flex {
         packed: PackedWeights,
     ) -> FlexTensor {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-        let (gamma, beta) = (gamma.to_contiguous(), beta.to_contiguous());
         let (skip, shift, residual) = (contiguous(skip), contiguous(shift), contiguous(residual));
         let shape = conv_shape(&x, &weight, geometry);
-        let norm =
-            NormStats::new(&x, skip.as_ref(), &gamma, &beta, contiguous(scale_shift).as_ref(), options).normalization;
+        let norm = FlexNorm::new(gamma, beta, contiguous(scale_shift), options);
+        let norm = norm.stats(&x, skip.as_ref()).normalization;
         let filter = packed.get_or_pack(&shape, &weight);
         tensor_with([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
-            let fusion = fusion(Some(&norm), &bias, shift.as_ref(), residual.as_ref());
-            let fusion = Fusion { skip: skip.as_ref().map(values), ..fusion };
-            kernels::conv2d_packed(&shape, values(&x), &filter, fusion, y);
+            let inputs = conv_inputs(&x, &bias, shift.as_ref(), residual.as_ref());
+            let inputs = ConvInputs { skip: skip.as_ref().map(values), norm: Some(&norm), ..inputs };
+            kernels::conv2d_packed(&shape, inputs, &filter, y);
         })
     }
 
@@ -197,7 +208,7 @@ impl FlexOps for Flex {
         let shape = linear_shape(&x, &weight);
         let filter = packed.get_or_pack(&shape, &weight);
         tensor_with([shape.w, shape.c_out], |y| {
-            kernels::conv2d_packed(&shape, values(&x), &filter, fusion(None, &bias, None, residual.as_ref()), y);
+            kernels::conv2d_packed(&shape, conv_inputs(&x, &bias, None, residual.as_ref()), &filter, y);
         })
     }
 
@@ -206,12 +217,9 @@ impl FlexOps for Flex {
         gamma: FlexTensor,
         beta: FlexTensor,
         scale_shift: OptionalTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-        silu: bool,
+        options: NormOptions,
     ) -> FlexTensor {
-        let (x, gamma, beta) = (x.to_contiguous(), gamma.to_contiguous(), beta.to_contiguous());
-        group_norm(&x, &gamma, &beta, contiguous(scale_shift).as_ref(), groups, epsilon, silu).0
+        FlexNorm::new(gamma, beta, contiguous(scale_shift), options).forward(&x.to_contiguous()).0
     }
 
     fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
@@ -226,7 +234,7 @@ impl FlexOps for Flex {
     fn upsample2x(x: FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
         let [n, h, w, c] = dims(&x);
-        tensor_with([n, 2 * h, 2 * w, c], |y| kernels::upsample2x(n, h, w, c, values(&x), y))
+        tensor_with([n, 2 * h, 2 * w, c], |y| kernels::upsample2x([n, h, w, c], values(&x), y))
     }
 
     fn concat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
@@ -242,14 +250,13 @@ impl FlexOps for Flex {
         step: AdamStep,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let gradient = gradient.to_contiguous();
-        kernels::adam(
-            &step,
-            parameter.storage_mut(),
-            values(&gradient),
-            moment1.storage_mut(),
-            moment2.storage_mut(),
-            average.storage_mut(),
-        );
+        let buffers = AdamBuffers {
+            parameter: parameter.storage_mut(),
+            moment1: moment1.storage_mut(),
+            moment2: moment2.storage_mut(),
+            average: average.storage_mut(),
+        };
+        kernels::adam(&step, values(&gradient), buffers);
         (parameter, moment1, moment2, average)
     }
 
@@ -297,14 +304,65 @@ pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry
     ConvShape { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
 }
 
-/// Returns the operations that are fused into a convolution.
-fn fusion<'a>(
-    norm: Option<&'a Normalization>,
+/// Returns the inputs of a convolution, without skip connection and normalization.
+pub(super) fn conv_inputs<'a>(
+    x: &'a FlexTensor,
     bias: &'a FlexTensor,
     shift: Option<&'a FlexTensor>,
     residual: Option<&'a FlexTensor>,
-) -> Fusion<'a> {
-    Fusion { skip: None, norm, bias: Some(values(bias)), shift: shift.map(values), residual: residual.map(values) }
+) -> ConvInputs<'a> {
+    let (bias, shift, residual) = (Some(values(bias)), shift.map(values), residual.map(values));
+    ConvInputs { bias, shift, residual, ..ConvInputs::new(values(x)) }
+}
+
+/// A group normalization: [`Norm`](super::Norm) with tensors of Flex, all contiguous.
+pub(super) struct FlexNorm {
+    gamma: FlexTensor,
+    beta: FlexTensor,
+    scale_shift: Option<FlexTensor>,
+    options: NormOptions,
+}
+
+impl FlexNorm {
+    /// Makes `gamma` and `beta` contiguous; `scale_shift` is contiguous.
+    pub(super) fn new(
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        scale_shift: Option<FlexTensor>,
+        options: NormOptions,
+    ) -> Self {
+        Self { gamma: gamma.to_contiguous(), beta: beta.to_contiguous(), scale_shift, options }
+    }
+
+    /// Calls `f` with the argument of the kernels for images of the size of `x`.
+    pub(super) fn with_kernel<T>(&self, x: &FlexTensor, f: impl FnOnce(&FusedGroupNorm) -> T) -> T {
+        // x may hold only the first channels, so their number is taken from the parameters.
+        let ([n, h, w, _], [channels]) = (dims(x), dims(&self.gamma));
+        let NormOptions { groups, epsilon, silu } = self.options;
+        let shape = GroupNormShape { n, pixels: h * w, channels, groups, eps: epsilon as f32 };
+        let halves = self.scale_shift.as_ref().map(|rows| split_scale_shift(values(rows), channels));
+        let scale_shift = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
+        f(&FusedGroupNorm { shape, gamma: values(&self.gamma), beta: values(&self.beta), scale_shift, silu })
+    }
+
+    /// Returns the normalized images, and the mean and 1/σ of each image and group, `[N,groups,2]`.
+    pub(super) fn forward(&self, x: &FlexTensor) -> (FlexTensor, Vec<f32>) {
+        self.with_kernel(x, |norm| {
+            let mut mean_rstd = vec![0.0; norm.shape.n * norm.shape.groups * 2];
+            let y = tensor_with(dims::<4>(x), |y| kernels::group_norm(norm, values(x), y, &mut mean_rstd));
+            (y, mean_rstd)
+        })
+    }
+
+    /// Computes the statistics of x and `skip` concatenated.
+    pub(super) fn stats(&self, x: &FlexTensor, skip: Option<&FlexTensor>) -> NormStats {
+        self.with_kernel(x, |norm| {
+            let mut mean_rstd = vec![0.0; norm.shape.n * norm.shape.groups * 2];
+            let parts = [values(x), skip.map(values).unwrap_or_default()];
+            let normalization = Normalization::new(norm, parts, &mut mean_rstd);
+            NormStats { normalization, mean_rstd }
+        })
+    }
 }
 
 /// A group normalization with the statistics of given images.
@@ -314,45 +372,15 @@ pub(super) struct NormStats {
     pub mean_rstd: Vec<f32>,
 }
 
-impl NormStats {
-    pub(super) fn new(
-        x: &FlexTensor,
-        skip: Option<&FlexTensor>,
-        gamma: &FlexTensor,
-        beta: &FlexTensor,
-        scale_shift: Option<&FlexTensor>,
-        options: NormOptions,
-    ) -> Self {
-        let mut shape = group_norm_shape(x, options.groups, options.epsilon);
-        shape.channels = dims::<1>(gamma)[0];
-        let mut mean_rstd = vec![0.0; shape.n * options.groups * 2];
-        let scale_shift = scale_shift.map(|s| split_scale_shift(values(s), shape.channels));
-        let scale_shift = scale_shift.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
-        let parts = [values(x), skip.map(values).unwrap_or_default()];
-        let (gamma, beta) = (values(gamma), values(beta));
-        let normalization = Normalization::new(&shape, parts, gamma, beta, scale_shift, options.silu, &mut mean_rstd);
-        Self { normalization, mean_rstd }
-    }
-}
-
-pub(super) fn conv2d(
-    x: &FlexTensor,
-    norm: Option<&Normalization>,
-    weight: &FlexTensor,
-    bias: &FlexTensor,
-    shift: Option<&FlexTensor>,
-    residual: Option<&FlexTensor>,
-    geometry: Geometry,
-) -> FlexTensor {
-    let shape = conv_shape(x, weight, geometry);
+pub(super) fn conv2d(shape: &ConvShape, inputs: ConvInputs, weight: &FlexTensor) -> FlexTensor {
     tensor_with([shape.n, shape.out_h(), shape.out_w(), shape.c_out], |y| {
-        kernels::conv2d(&shape, values(x), values(weight), fusion(norm, bias, shift, residual), y);
+        kernels::conv2d(shape, inputs, values(weight), y);
     })
 }
 
 pub(super) fn concat(x: &FlexTensor, y: &FlexTensor) -> FlexTensor {
     let ([n, h, w, a], [.., b]) = (dims::<4>(x), dims::<4>(y));
-    tensor_with([n, h, w, a + b], |out| kernels::concat_channels(a, b, values(x), values(y), out))
+    tensor_with([n, h, w, a + b], |out| kernels::concat_channels([a, b], [values(x), values(y)], out))
 }
 
 /// Returns the shape of a linear layer as a 1×1 convolution over an image of one row.
@@ -369,33 +397,8 @@ pub(super) fn linear(
 ) -> FlexTensor {
     let shape = linear_shape(x, weight);
     tensor_with([shape.w, shape.c_out], |y| {
-        kernels::conv2d(&shape, values(x), values(weight), fusion(None, bias, None, residual), y);
+        kernels::conv2d(&shape, conv_inputs(x, bias, None, residual), values(weight), y);
     })
-}
-
-pub(super) fn group_norm_shape(x: &FlexTensor, groups: usize, epsilon: f64) -> GroupNormShape {
-    let [n, h, w, channels] = dims(x);
-    GroupNormShape { n, pixels: h * w, channels, groups, eps: epsilon as f32 }
-}
-
-/// Returns the normalized images, and the mean and 1/σ of each image and group, `[N,groups,2]`.
-pub(super) fn group_norm(
-    x: &FlexTensor,
-    gamma: &FlexTensor,
-    beta: &FlexTensor,
-    scale_shift: Option<&FlexTensor>,
-    groups: usize,
-    epsilon: f64,
-    silu: bool,
-) -> (FlexTensor, Vec<f32>) {
-    let shape = group_norm_shape(x, groups, epsilon);
-    let mut mean_rstd = vec![0.0; shape.n * groups * 2];
-    let y = tensor_with(dims::<4>(x), |y| {
-        let scale_shift = scale_shift.map(|s| split_scale_shift(values(s), shape.channels));
-        let scale_shift = scale_shift.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
-        kernels::group_norm(&shape, values(x), values(gamma), values(beta), scale_shift, silu, y, &mut mean_rstd);
-    });
-    (y, mean_rstd)
 }
 
 /// Splits rows of scales and shifts into the scales and the shifts, each `[N,C]`.
@@ -410,7 +413,11 @@ pub(super) fn attention_shape(q: &FlexTensor, heads: usize) -> AttentionShape {
     AttentionShape { n, tokens, heads, head_dim: channels / heads }
 }
 
+pub(super) fn attention_inputs<'a>(q: &'a FlexTensor, k: &'a FlexTensor, v: &'a FlexTensor) -> AttentionInputs<'a> {
+    AttentionInputs { q: values(q), k: values(k), v: values(v) }
+}
+
 pub(super) fn attention(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, heads: usize) -> FlexTensor {
     let shape = attention_shape(q, heads);
-    tensor_with(dims::<3>(q), |out| kernels::attention(&shape, values(q), values(k), values(v), out))
+    tensor_with(dims::<3>(q), |out| kernels::attention(&shape, attention_inputs(q, k, v), out))
 }

@@ -14,9 +14,9 @@ use burn::tensor::{Device, Tensor};
 
 use flex::{FlexOps, OptionalTensor};
 
-pub use flex::PackedWeights;
+pub use flex::{PackedWeights, Weights};
 pub use kernels::AdamStep;
-pub use types::{Geometry, Norm, NormOptions};
+pub use types::{AdamState, Fusion, Geometry, Norm, NormOptions};
 
 /// Returns whether a device is the CPU back end, which runs the fused kernels.
 pub fn is_cpu(device: &Device) -> bool {
@@ -35,36 +35,38 @@ fn optional<const D: usize>(tensor: Option<Tensor<D>>) -> OptionalTensor<Dispatc
     }
 }
 
-/// Computes a 2-D convolution with the additions that usually follow it: y = x ∗ w + b (+ shift) (+ residual).
+/// Computes a 2-D convolution and the operations that usually surround it: y = norm(x) ∗ w + b + shift + residual.
+///
+/// On the CPU, the convolution normalizes its input while it reads it. The normalized images are never stored; the
+/// backward pass recomputes them.
 ///
 /// # Shapes
-/// x `[N,H,W,I]`, weight `[kh,kw,I,O]`, bias `[O]`, shift `[N,O]` (from the time embedding), residual and result
-/// `[N,H′,W′,O]`. If `skip` is given, x holds the first of the I channels and `skip` the last. `packed` is the cache
-/// that belongs to the weights.
-#[expect(clippy::too_many_arguments, reason = "a convolution and everything fused into it")]
-pub fn conv2d(
-    x: Tensor<4>,
-    skip: Option<Tensor<4>>,
-    weight: Tensor<4>,
-    bias: Tensor<1>,
-    shift: Option<Tensor<2>>,
-    residual: Option<Tensor<4>>,
-    geometry: Geometry,
-    packed: &PackedWeights,
-) -> Tensor<4> {
+/// x `[N,H,W,I]`, result `[N,H′,W′,O]`.
+pub fn conv2d(x: Tensor<4>, weights: Weights<4>, geometry: Geometry, fusion: Fusion) -> Tensor<4> {
     if !is_cpu(&x.device()) {
-        return reference::conv2d(concat_skip(x, skip), weight, bias, shift, residual, geometry);
+        return reference::conv2d(x, weights, geometry, fusion);
     }
-    Tensor::from_dispatch(<Dispatch as FlexOps>::conv2d(
-        x.into_dispatch(),
-        optional(skip),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        optional(shift),
-        optional(residual),
-        geometry,
-        packed.share(),
-    ))
+    let Fusion { skip, norm, shift, residual } = fusion;
+    let (x, skip) = (x.into_dispatch(), optional(skip));
+    let (weight, bias) = (weights.weight.into_dispatch(), weights.bias.into_dispatch());
+    let (shift, residual, packed) = (optional(shift), optional(residual), weights.packed.share());
+    Tensor::from_dispatch(match norm {
+        None => <Dispatch as FlexOps>::conv2d(x, skip, weight, bias, shift, residual, geometry, packed),
+        Some(Norm { gamma, beta, scale_shift, options }) => <Dispatch as FlexOps>::norm_conv2d(
+            x,
+            skip,
+            gamma.into_dispatch(),
+            beta.into_dispatch(),
+            optional(scale_shift),
+            weight,
+            bias,
+            shift,
+            residual,
+            options,
+            geometry,
+            packed,
+        ),
+    })
 }
 
 /// Concatenates the channels of x and `skip`, if there is one.
@@ -75,65 +77,20 @@ pub(crate) fn concat_skip(x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
     }
 }
 
-/// Computes [`conv2d`] of the [`group_norm`] of x and `skip` concatenated.
-///
-/// On the CPU, the convolution normalizes its input while it reads it. The normalized images are never stored; the
-/// backward pass recomputes them.
-#[expect(clippy::too_many_arguments, reason = "the arguments of both operations")]
-pub fn norm_conv2d(
-    x: Tensor<4>,
-    skip: Option<Tensor<4>>,
-    norm: Norm,
-    weight: Tensor<4>,
-    bias: Tensor<1>,
-    shift: Option<Tensor<2>>,
-    residual: Option<Tensor<4>>,
-    geometry: Geometry,
-    packed: &PackedWeights,
-) -> Tensor<4> {
-    let Norm { gamma, beta, scale_shift, options } = norm;
-    if !is_cpu(&x.device()) {
-        let NormOptions { groups, epsilon, silu } = options;
-        let x = reference::group_norm(concat_skip(x, skip), gamma, beta, scale_shift, groups, epsilon, silu);
-        return reference::conv2d(x, weight, bias, shift, residual, geometry);
-    }
-    Tensor::from_dispatch(<Dispatch as FlexOps>::norm_conv2d(
-        x.into_dispatch(),
-        optional(skip),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-        optional(scale_shift),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        optional(shift),
-        optional(residual),
-        options,
-        geometry,
-        packed.share(),
-    ))
-}
-
 /// Computes y = x·w + b (+ residual).
 ///
 /// # Shapes
-/// x `[M,I]`, weight `[I,O]`, bias `[O]`, residual and result `[M,O]`. `packed` is the cache that belongs to the
-/// weights.
-pub fn linear(
-    x: Tensor<2>,
-    weight: Tensor<2>,
-    bias: Tensor<1>,
-    residual: Option<Tensor<2>>,
-    packed: &PackedWeights,
-) -> Tensor<2> {
+/// x `[M,I]`, residual and result `[M,O]`.
+pub fn linear(x: Tensor<2>, weights: Weights<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
     if !is_cpu(&x.device()) {
-        return reference::linear(x, weight, bias, residual);
+        return reference::linear(x, weights, residual);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::linear(
         x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
+        weights.weight.into_dispatch(),
+        weights.bias.into_dispatch(),
         optional(residual),
-        packed.share(),
+        weights.packed.share(),
     ))
 }
 
@@ -141,27 +98,18 @@ pub fn linear(
 /// `silu`, SiLU.
 ///
 /// # Shapes
-/// x and result `[N,H,W,C]`, gamma and beta `[C]`, scale_shift `[N,2C]` (scales first).
-pub fn group_norm(
-    x: Tensor<4>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
-    scale_shift: Option<Tensor<2>>,
-    groups: usize,
-    epsilon: f64,
-    silu: bool,
-) -> Tensor<4> {
+/// x and result `[N,H,W,C]`.
+pub fn group_norm(x: Tensor<4>, norm: Norm) -> Tensor<4> {
     if !is_cpu(&x.device()) {
-        return reference::group_norm(x, gamma, beta, scale_shift, groups, epsilon, silu);
+        return reference::group_norm(x, norm);
     }
+    let Norm { gamma, beta, scale_shift, options } = norm;
     Tensor::from_dispatch(<Dispatch as FlexOps>::group_norm(
         x.into_dispatch(),
         gamma.into_dispatch(),
         beta.into_dispatch(),
         optional(scale_shift),
-        groups,
-        epsilon,
-        silu,
+        options,
     ))
 }
 
@@ -212,21 +160,14 @@ pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
     pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
 }
 
-/// Performs one Adam step and updates the exponential moving average; returns `(parameter, first moment, second moment,
-/// average)`.
+/// Performs one Adam step and updates the exponential moving average.
 ///
 /// On the CPU this is one pass over memory, in place if no other handle shares the tensors.
-pub fn adam(
-    parameter: Tensor<1>,
-    gradient: Tensor<1>,
-    moment1: Tensor<1>,
-    moment2: Tensor<1>,
-    average: Tensor<1>,
-    step: AdamStep,
-) -> (Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>) {
-    if !is_cpu(&parameter.device()) {
-        return reference::adam(parameter, gradient, moment1, moment2, average, step);
+pub fn adam(state: AdamState, gradient: Tensor<1>, step: AdamStep) -> AdamState {
+    if !is_cpu(&state.parameter.device()) {
+        return reference::adam(state, gradient, step);
     }
+    let AdamState { parameter, moment1, moment2, average } = state;
     let (parameter, moment1, moment2, average) = <Dispatch as FlexOps>::adam(
         parameter.into_dispatch(),
         gradient.into_dispatch(),
@@ -235,12 +176,12 @@ pub fn adam(
         average.into_dispatch(),
         step,
     );
-    (
-        Tensor::from_dispatch(parameter),
-        Tensor::from_dispatch(moment1),
-        Tensor::from_dispatch(moment2),
-        Tensor::from_dispatch(average),
-    )
+    AdamState {
+        parameter: Tensor::from_dispatch(parameter),
+        moment1: Tensor::from_dispatch(moment1),
+        moment2: Tensor::from_dispatch(moment2),
+        average: Tensor::from_dispatch(average),
+    }
 }
 
 /// Computes Σx². On the CPU, short sums are in f32 and their total in f64.

@@ -6,18 +6,22 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, activation};
 use kernels::AdamStep;
 
-use super::types::Geometry;
+use super::flex::Weights;
+use super::types::{AdamState, Fusion, Geometry, Norm, NormOptions};
 
 /// See [`super::conv2d`].
-pub fn conv2d(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Tensor<1>,
-    shift: Option<Tensor<2>>,
-    residual: Option<Tensor<4>>,
-    geometry: Geometry,
-) -> Tensor<4> {
+pub fn conv2d(x: Tensor<4>, weights: Weights<4>, geometry: Geometry, fusion: Fusion) -> Tensor<4> {
+    let Weights { weight, bias, .. } = weights;
     let Geometry { stride, before, after } = geometry;
+    let Fusion { skip, norm, shift, residual } = fusion;
+    let x = match skip {
+        Some(skip) => concat(x, skip),
+        None => x,
+    };
+    let x = match norm {
+        Some(norm) => group_norm(x, norm),
+        None => x,
+    };
     let (x, weight) = (x.permute([0, 3, 1, 2]), weight.permute([3, 2, 0, 1]));
     let mut options = ConvOptions::new([stride, stride], [0, 0], [1, 1], 1);
     options.padding = [(before, after); 2];
@@ -33,8 +37,8 @@ pub fn conv2d(
 }
 
 /// See [`super::linear`].
-pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, residual: Option<Tensor<2>>) -> Tensor<2> {
-    let y = x.matmul(weight) + bias.unsqueeze();
+pub fn linear(x: Tensor<2>, weights: Weights<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
+    let y = x.matmul(weights.weight) + weights.bias.unsqueeze();
     match residual {
         Some(residual) => y + residual,
         None => y,
@@ -42,15 +46,9 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, residual: Option
 }
 
 /// See [`super::group_norm`].
-pub fn group_norm(
-    x: Tensor<4>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
-    scale_shift: Option<Tensor<2>>,
-    groups: usize,
-    epsilon: f64,
-    silu: bool,
-) -> Tensor<4> {
+pub fn group_norm(x: Tensor<4>, norm: Norm) -> Tensor<4> {
+    let Norm { gamma, beta, scale_shift, options } = norm;
+    let NormOptions { groups, epsilon, silu } = options;
     let [n, h, w, channels] = x.dims();
     let grouped = x.reshape([n, h * w, groups, channels / groups]);
     let mean = grouped.clone().mean_dim(3).mean_dim(1);
@@ -93,14 +91,8 @@ pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
 }
 
 /// See [`super::adam`].
-pub fn adam(
-    parameter: Tensor<1>,
-    gradient: Tensor<1>,
-    moment1: Tensor<1>,
-    moment2: Tensor<1>,
-    average: Tensor<1>,
-    step: AdamStep,
-) -> (Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>) {
+pub fn adam(state: AdamState, gradient: Tensor<1>, step: AdamStep) -> AdamState {
+    let AdamState { parameter, moment1, moment2, average } = state;
     let AdamStep { learning_rate, beta1, beta2, epsilon, step, gradient_scale, ema_decay } = step;
     let gradient = gradient.mul_scalar(gradient_scale);
     let moment1 = moment1.mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
@@ -110,5 +102,5 @@ pub fn adam(
     let direction = moment1.clone() / (moment2.clone().sqrt().div_scalar(correct2.sqrt()).add_scalar(epsilon));
     let parameter = parameter - direction.mul_scalar(learning_rate / correct1);
     let average = average.mul_scalar(ema_decay) + parameter.clone().mul_scalar(1.0 - ema_decay);
-    (parameter, moment1, moment2, average)
+    AdamState { parameter, moment1, moment2, average }
 }

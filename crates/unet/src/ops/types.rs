@@ -25,6 +25,32 @@ impl Geometry {
     }
 }
 
+/// Operations fused into a convolution: y = conv(norm(x)) + shift + residual.
+#[derive(Clone, Debug, Default)]
+pub struct Fusion {
+    /// The last channels of the input, if x has only the first ones: a skip connection.
+    pub skip: Option<Tensor<4>>,
+    /// A normalization of the input.
+    pub norm: Option<Norm>,
+    /// A shift for each image `[N,O]`: the time embedding in a residual block.
+    pub shift: Option<Tensor<2>>,
+    /// A residual of the shape of the result.
+    pub residual: Option<Tensor<4>>,
+}
+
+/// A parameter with its moments and its moving average. A step of Adam updates all of them.
+#[derive(Clone, Debug)]
+pub struct AdamState {
+    /// The parameter.
+    pub parameter: Tensor<1>,
+    /// The first moment: the moving average of the gradient.
+    pub moment1: Tensor<1>,
+    /// The second moment: the moving average of the squared gradient.
+    pub moment2: Tensor<1>,
+    /// The exponential moving average of the parameter.
+    pub average: Tensor<1>,
+}
+
 /// The parameters and options of a group normalization.
 #[derive(Clone, Debug)]
 pub struct Norm {
