@@ -54,7 +54,7 @@ impl Classifier {
         let (mut convs, mut norms, mut width) = (Vec::new(), Vec::new(), channels);
         for (c_out, stride) in LAYERS {
             let geometry = Geometry { stride, ..Geometry::same(3) };
-            convs.push(Conv2d::new(&mut init, width, c_out, 3, geometry, INIT_SCALE));
+            convs.push(Conv2d::new(&mut init, [3, 3, width, c_out], geometry, INIT_SCALE));
             norms.push(GroupNorm::new(&mut init, c_out, GROUPS, EPSILON));
             width = c_out;
         }

@@ -46,9 +46,10 @@ impl EfficientNet {
     /// # Errors
     /// Names the tensor that is missing or has another shape.
     pub fn new(weights: &NamedWeights) -> Result<Self, Error> {
-        let pointwise =
-            |conv: &str, norm: &str, channels| Convolution::tensorflow(weights, (conv, norm), channels, 1, 1);
-        let stem = Convolution::tensorflow(weights, ("_conv_stem", "_bn0"), [3, STEM], 3, 2)?;
+        let pointwise = |conv: &str, norm: &str, [c_in, c_out]: [usize; 2]| {
+            Convolution::tensorflow(weights, (conv, norm), [1, 1, c_in, c_out], 1)
+        };
+        let stem = Convolution::tensorflow(weights, ("_conv_stem", "_bn0"), [3, 3, 3, STEM], 2)?;
         let mut blocks = Vec::new();
         let mut width = STEM;
         for (repeats, kernel, first_stride, expansion, c_out) in STAGES {
@@ -61,7 +62,7 @@ impl EfficientNet {
                     _ => Some(pointwise(&name("_expand_conv"), &name("_bn0"), [width, inner])?),
                 };
                 let names = (name("_depthwise_conv"), name("_bn1"));
-                let depthwise = Depthwise::new(weights, (&names.0, &names.1), inner, kernel, stride)?;
+                let depthwise = Depthwise::new(weights, (&names.0, &names.1), [inner, 1, kernel, kernel], stride)?;
                 let project = pointwise(&name("_project_conv"), &name("_bn2"), [inner, c_out])?;
                 blocks.push(Block { expand, depthwise, project, residual: stride == 1 && width == c_out });
                 width = c_out;

@@ -212,18 +212,24 @@ impl Inception {
 /// Builds a layer. `width` is the number of channels before the layer, and is updated to that after it.
 fn layer(weights: &NamedWeights, block: &str, spec: LayerSpec, width: &mut usize) -> Result<Layer, Error> {
     let c_in = *width;
-    let mut conv = |name: &str, c_out: usize, kernel, stride, same| {
-        *width = c_out;
-        let names = (format!("{block}{name}.conv"), format!("{block}{name}.bn"));
-        Convolution::new(weights, (&names.0, &names.1), [c_in, c_out], kernel, stride, same)
+    let names = |name: &str| (format!("{block}{name}.conv"), format!("{block}{name}.bn"));
+    let same = |name: &str, [kh, kw]: [usize; 2], c_out: usize| {
+        let (conv, norm) = names(name);
+        Convolution::same(weights, (&conv, &norm), [kh, kw, c_in, c_out])
     };
     Ok(match spec {
-        Conv(name, c_out, kernel) => Layer::Conv(Box::new(conv(name, c_out, kernel, 1, true)?)),
-        Valid(name, c_out, stride) => Layer::Conv(Box::new(conv(name, c_out, K3, stride, false)?)),
+        Conv(name, c_out, kernel) => {
+            *width = c_out;
+            Layer::Conv(Box::new(same(name, kernel, c_out)?))
+        }
+        Valid(name, c_out, stride) => {
+            *width = c_out;
+            let (conv, norm) = names(name);
+            Layer::Conv(Box::new(Convolution::valid(weights, (&conv, &norm), [3, 3, c_in, c_out], stride)?))
+        }
         Fork(a, b, c_out) => {
-            let fork = [conv(a, c_out, [1, 3], 1, true)?, conv(b, c_out, [3, 1], 1, true)?];
             *width = 2 * c_out;
-            Layer::Fork(Box::new(fork))
+            Layer::Fork(Box::new([same(a, [1, 3], c_out)?, same(b, [3, 1], c_out)?]))
         }
         Average => Layer::Average,
         Max(stride, zeros) => Layer::Max(stride, zeros),

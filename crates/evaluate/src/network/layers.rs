@@ -2,7 +2,7 @@
 
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation, module};
-use unet::ops::{self, Geometry, PackedWeights};
+use unet::ops::{self, Fusion, Geometry, PackedWeights, Weights};
 use weights::Tensors;
 
 use crate::Error;
@@ -62,16 +62,15 @@ pub struct Convolution {
 }
 
 impl Convolution {
-    /// Builds a convolution from `c_in` to `c_out` channels. `same` means zero padding that keeps the size, otherwise there is
-    /// none.
-    pub fn new(
+    /// Builds a convolution without padding from the tensors of a convolution and its batch normalization. `shape` is that of
+    /// the weights, `[kh,kw,I,O]`.
+    pub fn valid(
         weights: &NamedWeights,
         (conv, norm): (&str, &str),
-        [c_in, c_out]: [usize; 2],
-        [height, width]: [usize; 2],
+        shape: [usize; 4],
         stride: usize,
-        same: bool,
     ) -> Result<Self, Error> {
+        let [height, width, c_in, c_out] = shape;
         let (weight, bias) = weights.folded(conv, norm, [c_out, c_in, height, width])?;
         let taps = height * width;
         // Not a permuted view, which would be packed again for every batch.
@@ -80,29 +79,36 @@ impl Convolution {
             weight[(o * c_in + i) * taps + tap]
         };
         let laid_out = (0..weight.len()).map(place).collect();
-        let zeros = if same { [height / 2, width / 2] } else { [0, 0] };
-        // The kernel pads rows and columns alike; the difference is padded before.
-        let common = zeros[0].min(zeros[1]);
         Ok(Self {
-            weight: tensor(laid_out, [height, width, c_in, c_out], weights.device),
+            weight: tensor(laid_out, shape, weights.device),
             bias: tensor(bias, [c_out], weights.device),
-            geometry: Geometry { stride, before: common, after: common },
-            margin: zeros.map(|zeros| zeros - common),
+            geometry: Geometry { stride, before: 0, after: 0 },
+            margin: [0; 2],
             packed: PackedWeights::default(),
         })
     }
 
-    /// Builds a convolution with TensorFlow's `SAME` padding for images of even sides: the odd row and column of zeros come
-    /// last.
+    /// Builds a convolution like [`Convolution::valid`], with stride 1 and zero padding that keeps the size.
+    pub fn same(weights: &NamedWeights, names: (&str, &str), shape: [usize; 4]) -> Result<Self, Error> {
+        let mut convolution = Self::valid(weights, names, shape, 1)?;
+        let zeros = [shape[0] / 2, shape[1] / 2];
+        // The kernel pads rows and columns alike; the difference is padded before.
+        let common = zeros[0].min(zeros[1]);
+        convolution.geometry = Geometry { stride: 1, before: common, after: common };
+        convolution.margin = zeros.map(|zeros| zeros - common);
+        Ok(convolution)
+    }
+
+    /// Builds a convolution like [`Convolution::valid`] with a square kernel and TensorFlow's `SAME` padding for images of
+    /// even sides: the odd row and column of zeros come last.
     pub fn tensorflow(
         weights: &NamedWeights,
         names: (&str, &str),
-        channels: [usize; 2],
-        kernel: usize,
+        shape: [usize; 4],
         stride: usize,
     ) -> Result<Self, Error> {
-        let mut convolution = Self::new(weights, names, channels, [kernel; 2], stride, false)?;
-        let zeros = kernel - stride.min(kernel);
+        let mut convolution = Self::valid(weights, names, shape, stride)?;
+        let zeros = shape[0] - stride.min(shape[0]);
         convolution.geometry = Geometry { stride, before: zeros / 2, after: zeros.div_ceil(2) };
         Ok(convolution)
     }
@@ -110,8 +116,8 @@ impl Convolution {
     /// Applies the convolution: `[N,H,W,I]` to `[N,H′,W′,O]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = padded(padded(x, 1, self.margin[0]), 2, self.margin[1]);
-        let (weight, bias) = (self.weight.clone(), self.bias.clone());
-        ops::conv2d(x, None, weight, bias, None, None, self.geometry, &self.packed)
+        let weights = Weights { weight: self.weight.clone(), bias: self.bias.clone(), packed: &self.packed };
+        ops::conv2d(x, weights, self.geometry, Fusion::default())
     }
 }
 
@@ -125,19 +131,17 @@ pub struct Depthwise {
 }
 
 impl Depthwise {
-    /// Builds `channels` filters of `kernel`×`kernel`.
+    /// Builds the convolution from the tensors of a convolution, of `shape` `[C,1,k,k]`, and its batch normalization.
     pub fn new(
         weights: &NamedWeights,
         (conv, norm): (&str, &str),
-        channels: usize,
-        kernel: usize,
+        shape: [usize; 4],
         stride: usize,
     ) -> Result<Self, Error> {
-        let shape = [channels, 1, kernel, kernel];
         let (weight, bias) = weights.folded(conv, norm, shape)?;
         Ok(Self {
             weight: tensor(weight, shape, weights.device),
-            bias: tensor(bias, [channels], weights.device),
+            bias: tensor(bias, [shape[0]], weights.device),
             stride,
         })
     }
