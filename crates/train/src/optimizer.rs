@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use model::Network;
 use unet::FlatParameter;
-use unet::ops::{self, AdamStep};
+use unet::ops::{self, AdamState, AdamStep};
 use weights::Tensors;
 
 use crate::Error;
@@ -58,8 +58,8 @@ impl Optimizer {
             let Some(Slot { moment1, moment2, average }) = slot.take() else {
                 return parameter;
             };
-            let (parameter, moment1, moment2, average) =
-                ops::adam(parameter, gradient, moment1, moment2, average, step);
+            let state = AdamState { parameter, moment1, moment2, average };
+            let AdamState { parameter, moment1, moment2, average } = ops::adam(state, gradient, step);
             *slot = Some(Slot { moment1, moment2, average });
             parameter
         }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn moments_and_averages_are_restored_from_their_tensors() {
         let device = Device::flex();
-        let config = unet::UnetConfig { norm_num_groups: 4, ..unet::UnetConfig::ddpm(8, 1, &[8], 1, &[]) };
+        let config = unet::UnetConfig { norm_num_groups: 4, ..unet::UnetConfig::ddpm([8, 8, 1], &[8], 1, &[]) };
         let mut network = NetworkConfig::from(config).build(3, &device).unwrap();
         let mut optimizer = Optimizer::new(&network.flat_parameters());
         let gradients = network.flat_parameters().into_iter().map(|flat| Some(flat.values.ones_like())).collect();

@@ -92,11 +92,11 @@ impl EventWriter {
         })
     }
 
-    /// Logs an encoded PNG of `width` × `height` pixels.
+    /// Logs an encoded PNG of `(width, height)` pixels.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn image(&mut self, step: u64, tag: &str, png: &[u8], width: u32, height: u32) -> Result<(), EventError> {
+    pub fn image(&mut self, step: u64, tag: &str, png: &[u8], (width, height): (u32, u32)) -> Result<(), EventError> {
         self.summary(step, |summary| {
             summary.message(summary::VALUE, |v| {
                 v.bytes(value::TAG, tag.as_bytes());
@@ -347,7 +347,7 @@ mod tests {
         for step in 41..45 {
             writer.scalars(step, &[("loss", 0.5), ("lr", 1e-3)]).unwrap();
             writer.text(step, "config", "hello").unwrap();
-            writer.image(step, "samples", &[1; 200], 8, 8).unwrap();
+            writer.image(step, "samples", &[1; 200], (8, 8)).unwrap();
             assert_eq!(payloads(&fs::read(writer.path()).unwrap()).len() as u64, 2 + 3 * (step - 40));
         }
     }

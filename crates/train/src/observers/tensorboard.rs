@@ -24,9 +24,8 @@ impl Observer for TensorBoard {
             }
             (Event::Logged(record), Some(writer)) => writer.scalars(record.step, &scalars(record))?,
             (Event::Sampled { path }, Some(writer)) => {
-                let (png, width, height) =
-                    read_png(path).map_err(|source| Error::Read { path: path.clone(), source })?;
-                writer.image(step, "samples", &png, width, height)?;
+                let (png, size) = read_png(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+                writer.image(step, "samples", &png, size)?;
             }
             _ => {}
         }
@@ -48,9 +47,9 @@ fn scalars(record: &LogRecord) -> Vec<(&'static str, f32)> {
     scalars
 }
 
-/// Reads a PNG's bytes, width and height.
-fn read_png(path: &Path) -> io::Result<(Vec<u8>, u32, u32)> {
+/// Reads a PNG's bytes and its `(width, height)`.
+fn read_png(path: &Path) -> io::Result<(Vec<u8>, (u32, u32))> {
     let png = std::fs::read(path)?;
-    let (width, height) = image::image_dimensions(path).map_err(io::Error::other)?;
-    Ok((png, width, height))
+    let size = image::image_dimensions(path).map_err(io::Error::other)?;
+    Ok((png, size))
 }
