@@ -121,7 +121,7 @@ fn product_gflops() -> f64 {
     const SIDE: usize = 1536;
     let (a, b, mut c) = (vec![0.5; SIDE * SIDE], vec![0.25; SIDE * SIDE], vec![0.0; SIDE * SIDE]);
     let shape = kernels::MatMulShape::new(SIDE, SIDE, SIDE);
-    2e-9 * (SIDE as f64).powi(3) / least(|| kernels::matmul(&shape, &a, &b, None, &mut c))
+    2e-9 * (SIDE as f64).powi(3) / least(|| kernels::matmul(&shape, [&a, &b], None, &mut c))
 }
 
 fn copy_gbs() -> f64 {

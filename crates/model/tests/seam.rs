@@ -137,7 +137,7 @@ fn small() -> Pipeline {
     let config = unet::UnetConfig {
         norm_num_groups: 4,
         num_class_embeds: Some(3),
-        ..unet::UnetConfig::ddpm(8, 1, &[8], 1, &[])
+        ..unet::UnetConfig::ddpm([8, 8, 1], &[8], 1, &[])
     };
     let network = ddpm_model::NetworkConfig::from(config).build(0, &Device::flex()).unwrap();
     let preprocessing =

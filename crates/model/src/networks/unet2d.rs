@@ -1,7 +1,7 @@
 //! The network `UNet2DModel` of diffusers.
 
 use burn::tensor::{Device, Tensor};
-use unet::{ClassEmbedType, Dropout, Parameters, Unet};
+use unet::{ClassEmbedType, Dropout, Parameters, Unet, UnetInputs};
 
 use super::{BackboneConfig, NetworkConfig};
 use crate::backbone::{Backbone, Condition, Inputs, LabelKind, Signature};
@@ -62,7 +62,8 @@ impl Backbone for Unet {
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
         let Inputs { x, c_noise, condition, dropout, checkpointing } = inputs;
         if checkpointing {
-            return self.checkpointed_gradients(x, c_noise, condition.labels, dropout, loss);
+            let inputs = UnetInputs { x, timesteps: c_noise, labels: condition.labels, dropout };
+            return self.checkpointed_gradients(inputs, loss);
         }
         let loss = loss(Unet::forward(self, x, c_noise, condition.labels, dropout));
         self.take_gradients(&mut loss.backward())
