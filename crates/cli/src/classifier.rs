@@ -23,7 +23,7 @@ use crate::{Global, values};
     ddpm evaluate runs/fashion --features clothes.safetensors --metrics fd,prdc --samples 1000\n  \
     ddpm train --set train.evaluate_every=500 --set train.evaluate_features=clothes.safetensors"
 )]
-pub struct Arguments {
+pub struct ClassifierArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Steps of the optimizer
@@ -40,8 +40,8 @@ pub struct Arguments {
     output: PathBuf,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let Arguments { steps, batch_size, seed, .. } = arguments;
+pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
+    let ClassifierArgs { steps, batch_size, seed, .. } = arguments;
     let mut config = arguments.config.read()?;
     // Transparency goes over white, as where features are computed.
     if config.data.channels == 4 {

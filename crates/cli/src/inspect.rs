@@ -23,7 +23,7 @@ use crate::{Global, values};
     ddpm inspect runs/fashion\n  \
     ddpm inspect google-ddpm-cifar10-32/ --json\n  \
     ddpm inspect                                     the built-in images")]
-pub struct Arguments {
+pub struct InspectArgs {
     /// Images, a model or a classifier. Defaults to the built-in images
     path: Option<PathBuf>,
     /// The contact sheet of a set of images: a PNG
@@ -40,7 +40,7 @@ pub struct Arguments {
     duplicates: bool,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: InspectArgs, global: &Global) -> anyhow::Result<()> {
     match &arguments.path {
         Some(path) if is_model(path) => match classifier(path) {
             Some(about) => describe_classifier(path, about, global),
@@ -60,7 +60,7 @@ fn is_model(path: &Path) -> bool {
         || path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
 }
 
-fn describe_images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
+fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<()> {
     let mut options = ReadOptions {
         resolution: arguments.size.map(Into::into),
         split: if arguments.test { Split::Test } else { Split::Train },

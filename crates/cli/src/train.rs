@@ -26,7 +26,7 @@ use crate::terminal::{Progress, duration, grouped, rate};
     ddpm train --preset emoji64 --data photos/ --set train.steps=20000 -o runs/photos\n  \
     ddpm train -o runs/photos --resume                                continue where it stopped\n  \
     ddpm train -o runs/photos --resume --set train.steps=40000        for longer than planned")]
-pub struct Arguments {
+pub struct TrainArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Seed of everything random; short for --set train.seed=N
@@ -43,7 +43,7 @@ pub struct Arguments {
     dry_run: bool,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
     let folder = arguments.folder()?;
     let config = arguments.resolved(&folder)?;
     if arguments.dry_run {
@@ -71,7 +71,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Arguments {
+impl TrainArgs {
     /// Returns the run's folder, which holds a run if and only if one is to be resumed.
     fn folder(&self) -> anyhow::Result<PathBuf> {
         let default = Path::new("runs").join(self.config.name());
