@@ -65,7 +65,7 @@ pub enum Error {
         bytes: u64,
         /// [`ReadOptions::memory_limit_bytes`](crate::ReadOptions::memory_limit_bytes).
         limit: u64,
-        /// How to fix it.
+        /// The suggested fix.
         fix: &'static str,
     },
     /// No image can be read.

@@ -8,7 +8,7 @@ pub struct ReadOptions {
     pub resolution: Option<(usize, usize)>,
     /// Number of channels: 1 (grey), 3 (RGB) or 4 (RGBA). `None` means 3 if any image has colour, else 1.
     pub channels: Option<usize>,
-    /// How images of another size are fitted to the resolution.
+    /// The method of fitting images of another size to the resolution.
     pub fit: Fit,
     /// Background colour (RGB) of transparent images when `channels` is 1 or 3. Defaults to white.
     pub background: [u8; 3],
@@ -20,12 +20,12 @@ pub struct ReadOptions {
     pub memory_limit_bytes: u64,
 }
 
-/// How images of another size are fitted to a resolution.
+/// A method of fitting images of another size to a resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// Resizes, with anti-aliasing, to the smallest size that covers the resolution, then crops the centre: torchvision's
-    /// `Resize` (bilinear, on PIL images) and `CenterCrop`, as in diffusers' training script.
+    /// Resizes, with anti-aliasing, to the smallest size that covers the resolution, then crops the centre:
+    /// torchvision's `Resize` (bilinear, on PIL images) and `CenterCrop`, as in diffusers' training script.
     #[default]
     Crop,
     /// Centres the image in a border, and first shrinks it if it is larger than the resolution. Never enlarges. Turns

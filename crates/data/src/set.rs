@@ -215,7 +215,8 @@ impl ImageSet {
     }
 }
 
-/// Reads the headers of all images in parallel, counts sizes and channels, and returns the indices of the readable ones.
+/// Reads the headers of all images in parallel, counts sizes and channels, and returns the indices of the readable
+/// ones.
 fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Vec<u32>> {
     let count = source.len();
     if u32::try_from(count).is_err() {

@@ -21,7 +21,7 @@ pub enum Clip {
 }
 
 impl Clip {
-    /// Whether the bound is finite and above 0, and the ratio within 0 and 1.
+    /// Returns whether the bound is finite and above 0, and the ratio within 0 and 1.
     pub fn is_valid(self) -> bool {
         let (bound, ratio) = match self {
             Self::Range(bound) => (bound, 0.0),

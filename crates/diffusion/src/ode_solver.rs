@@ -147,8 +147,10 @@ impl std::str::FromStr for OdeSolver {
     }
 }
 
-/// Checks the nodes of a sampler and makes λ and σ/α finite: if the first node has no signal (zero terminal SNR), its ᾱ
-/// becomes 2⁻²⁴ as in diffusers' multistep schedulers, or less if the next node has no more than that.
+/// Checks the nodes of a sampler and makes λ and σ/α finite.
+///
+/// If the first node has no signal (zero terminal SNR), its ᾱ is set to 2⁻²⁴, as in diffusers' multistep schedulers, or
+/// to a quarter of the next node's ᾱ if that is not greater than 2⁻²⁴.
 ///
 /// # Errors
 /// If there are fewer than two nodes, or their noise does not decrease.

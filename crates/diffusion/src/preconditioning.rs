@@ -38,7 +38,7 @@ impl LinearMap {
         self.x * x_t + self.output * output
     }
 
-    /// Whether both factors are finite.
+    /// Returns whether both factors are finite.
     pub fn is_finite(self) -> bool {
         self.x.is_finite() && self.output.is_finite()
     }

@@ -40,7 +40,7 @@ pub struct SchedulerConfig {
     /// The variance of the reverse step (DDPM only). With `learned` the network predicts the log-variance, as in Ho et
     /// al.; diffusers reads its output as the variance, but no known checkpoint does so.
     pub variance_type: Variance,
-    /// Whether x̂0 is clipped.
+    /// Clips x̂0.
     pub clip_sample: bool,
     /// The bound of the clip: x̂0 is clamped to ± this number.
     pub clip_sample_range: f64,
@@ -50,13 +50,13 @@ pub struct SchedulerConfig {
     pub timestep_spacing: TimestepSpacing,
     /// Added to every timestep of the `leading` spacing.
     pub steps_offset: usize,
-    /// Whether ᾱ is rescaled to end at 0.
+    /// Rescales ᾱ to end at 0.
     pub rescale_betas_zero_snr: bool,
-    /// Whether the last step leads to ᾱ = 1 rather than to ᾱ_0 (DDIM only).
+    /// Ends the last step at ᾱ = 1 instead of ᾱ_0 (DDIM only).
     pub set_alpha_to_one: bool,
-    /// Whether x̂0 is thresholded dynamically; `clip_sample` then has no effect.
+    /// Applies dynamic thresholding to x̂0; `clip_sample` is then ignored.
     pub thresholding: bool,
-    /// The quantile of |x̂0| that is the threshold.
+    /// The quantile of |x̂0| used as the threshold.
     pub dynamic_thresholding_ratio: f64,
     /// The greatest threshold.
     pub sample_max_value: f64,
@@ -189,8 +189,8 @@ impl SchedulerConfig {
     /// peculiarities:
     ///
     /// * DDPM adds noise on every step that starts at t > 0, which with `trailing` spacing includes the last step.
-    /// * DDIM steps from t to t − ⌊T/steps⌋ rather than to the next timestep. With `linspace` spacing, or if T/steps is not
-    ///   whole, x then has a slightly different noise level than its timestep.
+    /// * DDIM steps from t to t − ⌊T/steps⌋ rather than to the next timestep. With `linspace` spacing, or if T/steps is
+    ///   not whole, x then has a slightly different noise level than its timestep.
     ///
     /// [`solver::ddpm`] and [`solver::ddim`] have neither. `eta` is DDIM's; 0 is diffusers' default.
     ///

@@ -17,7 +17,7 @@ use crate::{Clip, Error, LogVariance, Node, NoiseLevel, preconditioning::epsilon
 /// One evaluation of the network, and the step that uses it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Where the network is evaluated: x_t has this noise level.
+    /// The noise level of x_t, at which the network is evaluated.
     #[serde(flatten)]
     pub node: Node,
     /// Coefficient of x_t.
@@ -41,7 +41,7 @@ impl Row {
         Self { node, x: 0.0, sample: Vec::new(), epsilon: Vec::new(), noise: 0.0, learned_log_variance: None }
     }
 
-    /// Whether the row adds fresh noise.
+    /// Returns whether the row adds fresh noise.
     pub fn is_noisy(&self) -> bool {
         self.noise > 0.0 || self.learned_log_variance.is_some()
     }
@@ -56,7 +56,7 @@ pub struct SolverTable {
     pub rows: Vec<Row>,
     /// The clipping of every x̂0.
     pub clip_sample: Option<Clip>,
-    /// Whether ε̂ is recomputed from the clipped x̂0, as in improved-diffusion's DDIM, or is the network's, as in
+    /// Recomputes ε̂ from the clipped x̂0, as in improved-diffusion's DDIM. Otherwise ε̂ is the network's, as in
     /// diffusers.
     pub epsilon_from_clipped: bool,
 }

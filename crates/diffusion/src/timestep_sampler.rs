@@ -103,7 +103,7 @@ impl LossSecondMoment {
         Ok(())
     }
 
-    /// Whether every t has its full history, so that timesteps are drawn by importance.
+    /// Returns whether every t has its full history, so that timesteps are drawn by importance.
     pub fn is_warmed_up(&self) -> bool {
         self.0.loss_history.iter().all(|history| history.len() == self.0.history_per_term)
     }

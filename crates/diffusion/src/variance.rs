@@ -63,7 +63,7 @@ impl Variance {
         ("learned_range", Self::LearnedRange),
     ];
 
-    /// Whether the network has output channels for the variance.
+    /// Returns whether the network has output channels for the variance.
     pub fn is_learned(self) -> bool {
         matches!(self, Self::Learned | Self::LearnedRange)
     }

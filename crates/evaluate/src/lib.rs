@@ -7,14 +7,16 @@
 //! | [`sub_chains()`] | bits/dim of shorter chains, predicted and measured |
 //! | [`Evaluation`] | these three for a pipeline, by a builder with defaults |
 //! | [`open_data()`], [`read_images()`] | images of a set as a pipeline takes them |
-//! | [`quality`] | distances between samples and real images, from features |
+//! | [`quality`] | distances between samples and real images, by features |
 //! | [`network`] | the networks that compute features |
+//! | [`ImageSource`] | samples or real images, read by index |
 
 mod bound;
 mod error;
 mod evaluation;
 mod flow;
 mod held_out;
+mod image_source;
 mod likelihood;
 mod mse_profile;
 pub mod network;
@@ -26,6 +28,7 @@ pub use error::Error;
 pub use evaluation::{EvaluateOptions, Evaluation};
 pub use flow::{Flow, FlowLikelihood, Trace, flow_likelihood};
 pub use held_out::{open_data, read_images};
+pub use image_source::ImageSource;
 pub use likelihood::{BoundTerm, Likelihood};
 pub use mse_profile::{read_mse_profile, write_mse_profile};
 pub use sub_chains::{SubChain, SubChainStudy, sub_chains};

@@ -1,11 +1,12 @@
-//! The feature networks beside pytorch-fid's, torch-fidelity's and efficientnet-lite-pytorch's, all in float64 and all with
-//! weights that follow from their names. `tools/goldens_quality.py` made the file.
+//! The feature networks compared with pytorch-fid's, torch-fidelity's and efficientnet-lite-pytorch's, which ran in float64.
+//! All weights are functions of their names. `tools/goldens_quality.py` made the file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use ddpm_evaluate::network::{About, Classifier, Extracted, FeatureNetwork, Resize};
+use ddpm_evaluate::ImageSource;
+use ddpm_evaluate::network::{Classifier, ClassifierInfo, Extracted, FeatureNetwork, Resize};
 use weights::{Metadata, Tensor, Tensors, read_safetensors};
 
 fn golden() -> Tensors {
@@ -13,8 +14,8 @@ fn golden() -> Tensors {
     read_safetensors(folder.join("networks.safetensors")).unwrap().0
 }
 
-/// Every value a function of the tensor's name and its own place: FNV-1a of the name seeds splitmix64, and 24 bits make a
-/// number in [-1, 1).
+/// Computes each value from the tensor's name and the value's index: FNV-1a of the name seeds splitmix64, and 24 bits make
+/// a number in [-1, 1).
 fn formula(name: &str, shape: &[usize]) -> Tensor {
     let seed =
         name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
@@ -34,7 +35,7 @@ fn formula(name: &str, shape: &[usize]) -> Tensor {
     Tensor { shape: shape.to_vec(), data: (0..shape.iter().product::<usize>() as u64).map(value).collect() }
 }
 
-/// Of the tensors that a file of names and shapes lists.
+/// Builds a network from a file of tensor names and shapes.
 fn with_formula_weights(name: &str) -> FeatureNetwork {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/{name}.json"));
     let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -42,11 +43,12 @@ fn with_formula_weights(name: &str) -> FeatureNetwork {
     FeatureNetwork::new(name, &tensors, &Metadata::new(), &Device::flex()).unwrap()
 }
 
-fn extract(network: &FeatureNetwork, images: &Tensor, batch: usize) -> Extracted {
-    let [n, h, w, _] = images.shape[..] else { panic!("images are N,H,W,C") };
-    let bytes: Vec<u8> = images.data.iter().map(|&v| v as u8).collect();
-    let read = |first: usize, count: usize| Ok(bytes[first * h * w * 3..][..count * h * w * 3].to_vec());
-    network.extract(n, [h, w, 3], batch, read, |_| true).unwrap()
+fn extract(network: FeatureNetwork, images: &Tensor, batch_size: usize) -> (FeatureNetwork, Extracted) {
+    let [_, h, w, c] = images.shape[..] else { panic!("images are N,H,W,C") };
+    let images = ImageSource::from_bytes(images.data.iter().map(|&v| v as u8).collect(), [h, w, c]);
+    let network = network.with_batch_size(batch_size);
+    let extracted = network.extract(&images, |_, _| true).unwrap();
+    (network, extracted)
 }
 
 #[track_caller]
@@ -63,11 +65,12 @@ fn inception_is_pytorch_fids_and_torch_fidelitys() {
     let golden = golden();
     let network = with_formula_weights("inception");
     assert!(network.is_inception());
-    let got = extract(&network, &golden["images"], 2);
+    let (network, got) = extract(network, &golden["images"], 2);
     close("pytorch-fid, pooled", &got.pooled, &golden["pytorch_fid.pooled"]);
     close("pytorch-fid, spatial", got.spatial.as_ref().unwrap(), &golden["pytorch_fid.spatial"]);
-    assert_eq!(got.pooled, extract(&network, &golden["images"], 3).pooled, "no batch changes a number");
-    let got = extract(&network.with_resize(Resize::TensorFlow1), &golden["images"], 3);
+    let (network, again) = extract(network, &golden["images"], 3);
+    assert_eq!(got.pooled, again.pooled, "no batch size changes a number");
+    let (_, got) = extract(network.with_resize(Resize::TensorFlow1), &golden["images"], 3);
     close("torch-fidelity, pooled", &got.pooled, &golden["torch_fidelity.pooled"]);
     close("torch-fidelity, logits", got.logits.as_ref().unwrap(), &golden["torch_fidelity.logits"]);
 }
@@ -76,13 +79,13 @@ fn inception_is_pytorch_fids_and_torch_fidelitys() {
 fn efficientnet_is_its_packages() {
     let golden = golden();
     let network = with_formula_weights("efficientnet");
-    let got = extract(&network, &golden["images"], 2);
+    let (network, got) = extract(network, &golden["images"], 2);
     close("efficientnet-lite-pytorch", &got.pooled, &golden["efficientnet"]);
     assert!(got.spatial.is_none() && got.logits.is_none() && !network.is_inception());
 }
 
 #[test]
-fn other_files_are_refused_by_name() {
+fn other_files_are_errors_that_name_them() {
     let device = Device::flex();
     let error = |tensors: &[(&str, &[usize])]| {
         let tensors = tensors.iter().map(|(name, shape)| ((*name).to_owned(), formula(name, shape))).collect();
@@ -95,42 +98,47 @@ fn other_files_are_refused_by_name() {
     assert!(FeatureNetwork::read(path, &device).unwrap_err().to_string().contains("pt_inception.pth"));
 }
 
-/// A classifier's features survive its file, are those of the network itself, and grey is the same as equal colours.
+/// The features of a file's classifier are those of the classifier itself, and grey is the same as equal colours.
 #[test]
 fn a_classifier_survives_its_file() {
     let device = Device::flex();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("classifier.safetensors");
     let classes = ["cat".to_owned(), "dog".to_owned()];
-    let about = About { set: "pets".into(), side: 8, channels: 1, classes: classes.to_vec(), accuracy: Some(0.5) };
+    let info =
+        ClassifierInfo { set: "pets".into(), side: 8, channels: 1, classes: classes.to_vec(), accuracy: Some(0.5) };
     let classifier = Classifier::new(1, 2, 3, &device);
-    classifier.write(&path, &about).unwrap();
+    classifier.write(&path, &info).unwrap();
     let network = FeatureNetwork::read(&path, &device).unwrap();
     assert_eq!(network.name(), "classifier of pets");
     assert_eq!(network.distance_name(), "FD (classifier of pets)");
     let bytes: Vec<u8> = (0..3 * 64).map(|i| (i * 37 % 251) as u8).collect();
-    let read = |first: usize, count: usize| Ok(bytes[first * 64..][..count * 64].to_vec());
-    let got = network.extract(3, [8, 8, 1], 2, read, |_| true).unwrap().pooled;
+    let grey = ImageSource::from_bytes(bytes.clone(), [8, 8, 1]);
+    let network = network.with_batch_size(2);
+    let got = network.extract(&grey, |_, _| true).unwrap().pooled;
     let scaled: Vec<f32> = bytes.iter().map(|&byte| (f32::from(byte) - 127.5) / 127.5).collect();
     let x = burn::tensor::Tensor::from_data(burn::tensor::TensorData::new(scaled, [3, 8, 8, 1]), &device);
     let expected: Vec<f32> = classifier.features(x).into_data().iter::<f32>().collect();
     assert_eq!(got.width(), 128);
     let worst = got.values().iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
     assert!(worst < 1e-5, "{worst}");
-    let rgb = |first: usize, count: usize| Ok(read(first, count)?.into_iter().flat_map(|byte| [byte; 3]).collect());
-    assert_eq!(network.extract(3, [8, 8, 3], 2, rgb, |_| true).unwrap().pooled, got);
+    let rgb = ImageSource::from_bytes(bytes.iter().flat_map(|&byte| [byte; 3]).collect(), [8, 8, 3]);
+    assert_eq!(network.extract(&rgb, |_, _| true).unwrap().pooled, got);
+    assert!(matches!(network.extract(&grey, |_, _| false), Err(ddpm_evaluate::Error::Stopped)));
+    let nothing = ImageSource::from_bytes(Vec::new(), [8, 8, 1]);
+    assert!(network.extract(&nothing, |_, _| true).unwrap_err().to_string().contains("no images"));
 
     let (tensors, mut metadata) = read_safetensors(&path).unwrap();
     let error = |metadata: &Metadata| FeatureNetwork::new("file", &tensors, metadata, &device).unwrap_err().to_string();
-    assert!(error(&Metadata::new()).contains("ddpm classifier"), "without its metadata it is nothing");
+    assert!(error(&Metadata::new()).contains("ddpm classifier"), "without its metadata it is not a classifier");
     for (from, to) in
         [("\"side\":8", "\"side\":0"), ("\"dog\"", "\"dog\",\"cow\""), ("\"channels\":1", "\"channels\":3")]
     {
-        let (key, about) = metadata.iter().next().map(|(key, about)| (key.clone(), about.clone())).unwrap();
-        assert!(about.contains(from), "{about}");
-        let changed = Metadata::from([(key, about.replace(from, to))]);
+        let (key, info) = metadata.iter().next().map(|(key, info)| (key.clone(), info.clone())).unwrap();
+        assert!(info.contains(from), "{info}");
+        let changed = Metadata::from([(key, info.replace(from, to))]);
         assert!(error(&changed).contains("damaged classifier"), "{to}");
     }
-    metadata.values_mut().for_each(|about| about.truncate(20));
+    metadata.values_mut().for_each(|info| info.truncate(20));
     assert!(error(&metadata).contains("damaged classifier"));
 }

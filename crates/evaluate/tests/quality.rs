@@ -1,4 +1,4 @@
-//! Metrics over features beside those of Python's packages. `tools/goldens_quality.py` made the files:
+//! Metrics of features compared with those of Python packages. `tools/goldens_quality.py` made the files:
 //!
 //! ```python
 //! pytorch_fid.fid_score.calculate_frechet_distance(mu1, sigma1, mu2, sigma2)    # scipy.linalg.sqrtm

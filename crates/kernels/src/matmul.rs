@@ -18,9 +18,9 @@ pub struct MatMulShape {
     pub k: usize,
     /// Columns of b and of the product.
     pub n: usize,
-    /// Whether `a` is stored as `[k, m]`.
+    /// Reads `a` as stored transposed, `[k, m]`.
     pub a_transposed: bool,
-    /// Whether `b` is stored as `[n, k]`.
+    /// Reads `b` as stored transposed, `[n, k]`.
     pub b_transposed: bool,
 }
 

@@ -13,7 +13,7 @@ pub struct ProfileEntry {
     pub calls: u64,
     /// Total time in seconds.
     pub seconds: f64,
-    /// Floating-point operations by definition; those of a direct convolution, whatever the algorithm.
+    /// Floating-point operations by definition. Convolutions count as direct ones, for any algorithm.
     pub flop: f64,
     /// Minimum memory traffic in bytes: every input read once and every output written once.
     pub bytes: f64,

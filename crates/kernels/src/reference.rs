@@ -2,7 +2,6 @@
 //!
 //! The arguments are those of the kernels of the same names, in f64. Gradients without a function here are tested
 //! against finite differences; those of the convolution are here because finite differences would be too slow.
-//! differences of these functions have no second version here; those that would be too slow to test so have one.
 
 use crate::attention::AttentionShape;
 use crate::conv::ConvShape;

@@ -98,7 +98,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.load(&lanes)
     }
 
-    /// Stores the first `out.len()` < 16 lanes.
+    /// Stores the first `out.len()` lanes, fewer than 16.
     #[inline(always)]
     fn store_partial(self, v: Self::V, out: &mut [f32]) {
         let mut lanes = [0.0; LANES];

@@ -28,7 +28,7 @@ const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const B: f32 = std::f32::consts::SQRT_2;
 const A2: f32 = 0.5;
 const B2: f32 = 2.0;
-/// 1/∏(a − other points), and the same for b. For 0 it is 1.
+/// The factors 1/∏(a − other points) of the points ±a in G, and likewise of ±b. That of the point 0 is 1.
 const NA: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
 const NB: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
 

@@ -1,4 +1,4 @@
-//! Networks: the trait [`Backbone`], and [`Network`], any backbone behind one type.
+//! Networks: the trait [`Backbone`], and [`Network`], which holds a backbone of any type.
 
 use std::fmt::Debug;
 
@@ -9,7 +9,7 @@ use weights::Tensors;
 
 use crate::Error;
 
-/// What a network is told besides x and the noise level.
+/// The inputs of a network besides x and the noise level.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Condition<'a> {
     /// A class or a vector for each image.
@@ -17,16 +17,16 @@ pub struct Condition<'a> {
 }
 
 impl<'a> Condition<'a> {
-    /// A condition on classes, one for each image; none where there are none.
+    /// Creates a condition on classes, one for each image, or an empty condition for `None`.
     pub fn classes(classes: Option<&'a [u32]>) -> Self {
         Self { labels: classes.map(Labels::Classes) }
     }
 }
 
-/// The labels that a network takes.
+/// The kind of labels that a network expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelKind {
-    /// None: the network is unconditional.
+    /// No labels: the network is unconditional.
     None,
     /// Classes below this number.
     Classes(usize),
@@ -39,25 +39,25 @@ pub enum LabelKind {
 /// The inputs and outputs of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signature {
-    /// Height and width of the images it was made for, if it was made for one size.
+    /// Height and width of the training images, or `None` if the network was trained for several sizes.
     pub size: Option<[usize; 2]>,
     /// Channels of the images.
     pub in_channels: usize,
-    /// Channels of the output: `in_channels`, or twice as many where the variance is learned.
+    /// Channels of the output: `in_channels`, or twice as many if the variance is learned.
     pub out_channels: usize,
-    /// The labels it takes.
+    /// The kind of labels.
     pub labels: LabelKind,
-    /// The number of timesteps it knows, where it has a table of them.
+    /// Number of timesteps, if the network has a table of them.
     pub timesteps: Option<usize>,
 }
 
 impl Signature {
-    /// Images of any size and `channels` channels, a prediction of the same shape, no labels.
+    /// Returns the signature of an unconditional network for images of any size with `channels` channels.
     pub fn unconditional(channels: usize) -> Self {
         Self { size: None, in_channels: channels, out_channels: channels, labels: LabelKind::None, timesteps: None }
     }
 
-    /// The number of classes, where labels are classes of a known number.
+    /// Returns the number of classes, if labels are classes of a known number.
     pub fn classes(&self) -> Option<usize> {
         match self.labels {
             LabelKind::Classes(classes) => Some(classes),
@@ -65,10 +65,10 @@ impl Signature {
         }
     }
 
-    /// Checks that a condition fits `images` images.
+    /// Checks that a condition matches `images` images.
     ///
     /// # Errors
-    /// Says which labels were expected.
+    /// If it does not; the error names the expected labels.
     pub fn check_condition(&self, images: usize, condition: Condition) -> Result<(), Error> {
         let expected = match self.labels {
             LabelKind::None => "none, since the network has no classes".to_owned(),
@@ -96,27 +96,28 @@ impl Signature {
     }
 }
 
-/// A network F(x, c_noise, condition), the part of a denoiser that is learned.
+/// A network F(x, c_noise, condition), the learned part of a denoiser.
 pub trait Backbone: Parameters + Sync + 'static {
     /// Computes the output for noisy images.
     ///
-    /// `x` is `[N,H,W,in_channels]`, the result `[N,H,W,out_channels]`; `c_noise` has one number for each image, the
-    /// timestep for the discrete chains of Ho et al. (2020). With `dropout`, activations are dropped (training).
+    /// `x` is `[N,H,W,in_channels]`, the result `[N,H,W,out_channels]`. `c_noise` has one number per image; for the
+    /// discrete chains of Ho et al. (2020) it is the timestep. Dropout is applied only if `dropout` is given, as in
+    /// training.
     ///
     /// # Panics
-    /// May panic if shapes do not agree; callers call [`Backbone::check`] first.
+    /// May panic if shapes do not match; callers call [`Backbone::check`] first.
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4>;
 
-    /// Returns the shapes that the network takes and gives.
+    /// Returns the shapes of the inputs and outputs.
     fn signature(&self) -> Signature;
 
-    /// Returns the configuration as JSON, with the network's class under `_class_name`: the text of `config.json`.
+    /// Returns the text of `config.json`, with the class of the network under `_class_name`.
     fn config(&self) -> String;
 
-    /// Checks that images `[N,H,W,C]` and their condition fit the network.
+    /// Checks that images `[N,H,W,C]` and their condition match the network.
     ///
     /// # Errors
-    /// Names what does not fit, and what is expected.
+    /// If they do not; the error says what was expected.
     fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error> {
         let [n, height, width, channels] = shape;
         let signature = self.signature();
@@ -132,7 +133,7 @@ pub trait Backbone: Parameters + Sync + 'static {
     /// Checks a height and a width.
     ///
     /// # Errors
-    /// Says which sizes the network takes.
+    /// If the network does not support them; the error says what was expected.
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         match self.signature().size {
             Some([h, w]) if [h, w] != [height, width] => {
@@ -142,9 +143,10 @@ pub trait Backbone: Parameters + Sync + 'static {
         }
     }
 
-    /// Computes the gradients of `loss(forward(…))` by the parameters, in the order of
-    /// [`Parameters::flat_parameters`]. `checkpointing` asks for less memory at the price of a second forward pass; a
-    /// network that cannot do that ignores it.
+    /// Computes the gradients of `loss(forward(…))` with respect to the parameters, in the order of
+    /// [`Parameters::flat_parameters`].
+    ///
+    /// `inputs.checkpointing` saves memory by a second forward pass; networks without support for it ignore it.
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
         let Inputs { x, c_noise, condition, dropout, checkpointing: _ } = inputs;
         let loss = loss(self.forward(x, c_noise, condition, dropout));
@@ -157,17 +159,17 @@ pub trait Backbone: Parameters + Sync + 'static {
 pub struct Inputs<'a> {
     /// Noisy images `[N,H,W,C]`, scaled by c_in.
     pub x: Tensor<4>,
-    /// The noise level of each image, as the network knows it.
+    /// The noise level of each image, in the form that the network expects.
     pub c_noise: &'a [f32],
-    /// Labels.
+    /// The labels.
     pub condition: Condition<'a>,
-    /// Dropout's randomness; `None` for no dropout.
+    /// The source of dropout masks, or `None` for no dropout.
     pub dropout: Option<&'a Dropout>,
-    /// Whether to recompute activations in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+    /// Recomputes activations in the backward pass (Chen et al. 2016, arXiv 1604.06174).
     pub checkpointing: bool,
 }
 
-/// A backbone of any kind. Clones share their parameters' memory.
+/// A backbone of any type. Clones share the memory of the parameters.
 #[derive(Debug)]
 pub struct Network(Box<dyn AnyBackbone>);
 
@@ -212,7 +214,7 @@ impl Network {
     /// See [`Backbone::check`].
     ///
     /// # Errors
-    /// Names what does not fit, and what is expected.
+    /// As [`Backbone::check`].
     pub fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error> {
         self.0.check(shape, condition)
     }
@@ -220,7 +222,7 @@ impl Network {
     /// See [`Backbone::check_size`].
     ///
     /// # Errors
-    /// Says which sizes the network takes.
+    /// As [`Backbone::check_size`].
     pub fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         self.0.check_size(height, width)
     }
@@ -235,8 +237,8 @@ impl Network {
         self.flat_parameters().iter().map(|flat| flat.shape.iter().product::<usize>()).sum()
     }
 
-    /// Replaces each parameter, in the order of [`Network::flat_parameters`]. `each` owns the values that it is given
-    /// and may change them in place.
+    /// Replaces each parameter, in the order of [`Network::flat_parameters`]. `each` owns the old values and may modify
+    /// them in place.
     pub fn map_parameters(&mut self, mut each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) {
         self.0.map_parameters(&mut each);
     }
@@ -244,15 +246,15 @@ impl Network {
     /// See [`Parameters::tensors_of`].
     ///
     /// # Errors
-    /// If a back end cannot read its values back.
+    /// If the back end cannot read a tensor.
     pub fn tensors_of(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Result<Tensors, Error> {
         Ok(self.0.tensors_of(values.into_iter().collect())?)
     }
 
-    /// Returns the parameters by name, in the layout of files.
+    /// Returns the parameters by name, in the layout on disk.
     ///
     /// # Errors
-    /// If a back end cannot read its values back.
+    /// If the back end cannot read a parameter.
     pub fn tensors(&self) -> Result<Tensors, Error> {
         self.tensors_of(self.flat_parameters().into_iter().map(|flat| flat.values))
     }
@@ -260,22 +262,22 @@ impl Network {
     /// See [`Parameters::flat_from`].
     ///
     /// # Errors
-    /// Names the tensors that are missing, left over or of another shape.
+    /// As [`Parameters::flat_from`].
     pub fn flat_from(&self, tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, Error> {
         Ok(self.0.flat_from(tensors, device)?)
     }
 
-    /// Replaces the parameters by tensors in the layout of files.
+    /// Replaces the parameters by tensors in the layout on disk.
     ///
     /// # Errors
-    /// Names the tensors that are missing, left over or of another shape.
+    /// As [`Parameters::flat_from`].
     pub fn set_tensors(&mut self, tensors: Tensors) -> Result<(), Error> {
         let mut values = self.flat_from(tensors, &self.device())?.into_iter();
         self.map_parameters(|_, old| values.next().unwrap_or(old));
         Ok(())
     }
 
-    /// Returns a copy with other parameters, off the autodiff graph: averages of them, for instance.
+    /// Returns a copy with other parameters, such as moving averages, without autodiff.
     pub fn with_parameters(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Self {
         let mut network = self.valid();
         let mut values = values.into_iter();
@@ -283,23 +285,23 @@ impl Network {
         network
     }
 
-    /// Returns a copy off the autodiff graph, for inference.
+    /// Returns a copy without autodiff, for inference.
     pub fn valid(&self) -> Self {
         self.0.valid()
     }
 
-    /// Returns a copy whose output can be differentiated by the input but not by the parameters.
+    /// Returns a copy that can be differentiated with respect to the input but not the parameters.
     pub fn with_input_gradients(&self) -> Self {
         self.0.with_input_gradients()
     }
 
-    /// Returns the device that holds the parameters, without autodiff.
+    /// Returns the device of the parameters, without autodiff.
     pub fn device(&self) -> Device {
         self.0.device()
     }
 }
 
-/// [`Backbone`] without generic methods, so that any network fits into a box.
+/// An object-safe form of [`Backbone`], without generic methods.
 trait AnyBackbone: Debug + Send + Sync {
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4>;
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>>;
@@ -317,8 +319,7 @@ trait AnyBackbone: Debug + Send + Sync {
     fn device(&self) -> Device;
 }
 
-/// A backbone in a box. It is absent only while [`AnyBackbone::map_parameters`] works on it, since Burn's modules are
-/// mapped by value.
+/// A boxed backbone. It is `None` only during [`AnyBackbone::map_parameters`], since Burn maps modules by value.
 #[derive(Debug)]
 struct Owned<B>(Option<B>);
 

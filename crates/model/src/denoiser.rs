@@ -1,7 +1,7 @@
-//! Denoisers: from noisy images to x̂0 and ε̂.
+//! Denoisers, which predict x̂0 and ε̂ from noisy images.
 //!
-//! A network's output becomes x̂0 and ε̂ in [`Process::denoised`] and nowhere else: sampling, likelihoods and training
-//! all call it.
+//! Only [`Process::denoised`] converts the output of a network to x̂0 and ε̂. Sampling, likelihoods and training all
+//! use it.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::preconditioning::epsilon_from_sample;
@@ -10,35 +10,35 @@ use diffusion::{LinearMap, Node, NoiseSchedule, Preconditioning, Prediction, Sch
 use crate::backbone::{Condition, Network};
 use crate::{Error, Images};
 
-/// A model of x_0 given x_t.
+/// A model that predicts x_0 from x_t.
 pub trait Denoiser {
-    /// Denoises images `[N,H,W,C]`. `nodes` has one noise level for all images, or one for each.
+    /// Denoises images `[N,H,W,C]`. `nodes` has one noise level for all images, or one per image.
     ///
     /// # Errors
-    /// If the prediction says nothing about x_0 at a noise level.
+    /// If x_0 cannot be predicted at a noise level.
     fn denoise(&self, x_t: Tensor<4>, nodes: &[Node], condition: Condition) -> Result<Denoised, Error>;
 
-    /// Checks that images `[N,H,W,C]` and their condition fit, before any work is done.
+    /// Checks that images `[N,H,W,C]` and their condition match the model.
     ///
     /// # Errors
-    /// Names what does not fit, and what is expected.
+    /// If they do not; the error says what was expected.
     fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error>;
 
     /// Checks that x_0 can be predicted at a noise level.
     ///
     /// # Errors
-    /// If it cannot: from ε at pure noise, for instance.
+    /// If it cannot; for example, from ε at pure noise.
     fn check_node(&self, node: Node) -> Result<(), Error>;
 
-    /// Returns the device that computes.
+    /// Returns the device of the model.
     fn device(&self) -> Device;
 
-    /// Returns whether the model also answers with a variance.
+    /// Returns whether the model also predicts a variance.
     fn learns_variance(&self) -> bool {
         false
     }
 
-    /// Returns a copy whose [`Denoised::output`] can be differentiated by x_t.
+    /// Returns a copy whose [`Denoised::output`] can be differentiated with respect to x_t.
     ///
     /// # Errors
     /// If the denoiser cannot be differentiated.
@@ -47,22 +47,22 @@ pub trait Denoiser {
     }
 }
 
-/// A prediction about noisy images: x̂0 and ε̂ as linear maps of x_t and the network's output.
+/// The prediction for a batch: x̂0 and ε̂ as linear maps of x_t and the output of the network.
 #[derive(Clone, Debug)]
 pub struct Denoised {
     x_t: Tensor<4>,
     output: Tensor<4>,
     variance: Option<Tensor<4>>,
-    /// One for all images, or one for each.
+    /// One for all images, or one per image.
     maps: Vec<OutputMaps>,
 }
 
 /// The maps from (x_t, output) to x̂0 and to ε̂ at a noise level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OutputMaps {
-    /// To x̂0.
+    /// The map to x̂0.
     pub sample: LinearMap,
-    /// To ε̂.
+    /// The map to ε̂.
     pub epsilon: LinearMap,
 }
 
@@ -73,12 +73,12 @@ pub struct DenoisedImage {
     pub sample: Vec<f64>,
     /// ε̂, H,W,C.
     pub epsilon: Vec<f64>,
-    /// The variance channels, H,W,C, where there are any.
+    /// The variance channels, H,W,C, if there are any.
     pub variance: Option<Vec<f64>>,
 }
 
 impl Denoised {
-    /// A prediction given as x̂0 itself.
+    /// Creates a prediction from x̂0.
     pub fn from_sample(x_t: Tensor<4>, sample: Tensor<4>, nodes: &[Node]) -> Self {
         let maps = |node: &Node| OutputMaps {
             sample: LinearMap { x: 0.0, output: 1.0 },
@@ -87,27 +87,27 @@ impl Denoised {
         Self { x_t, output: sample, variance: None, maps: nodes.iter().map(maps).collect() }
     }
 
-    /// The images that the prediction is about, `[N,H,W,C]`.
+    /// Returns the noisy images, `[N,H,W,C]`.
     pub fn x_t(&self) -> &Tensor<4> {
         &self.x_t
     }
 
-    /// The network's output without its variance channels, `[N,H,W,C]`.
+    /// Returns the output of the network without its variance channels, `[N,H,W,C]`.
     pub fn output(&self) -> &Tensor<4> {
         &self.output
     }
 
-    /// The variance channels, `[N,H,W,C]`, where the network has them.
+    /// Returns the variance channels, `[N,H,W,C]`, if the network has them.
     pub fn variance(&self) -> Option<&Tensor<4>> {
         self.variance.as_ref()
     }
 
-    /// The maps from (x_t, output) of an image to x̂0 and ε̂.
+    /// Returns the maps from (x_t, output) of an image to x̂0 and ε̂.
     pub fn maps(&self, image: usize) -> OutputMaps {
         if self.maps.len() == 1 { self.maps[0] } else { self.maps[image] }
     }
 
-    /// Returns the prediction with another output: a guided one, for instance.
+    /// Returns the prediction with another output, such as a guided one.
     pub fn with_output(self, output: Tensor<4>) -> Self {
         Self { output, ..self }
     }
@@ -137,7 +137,7 @@ impl Denoised {
             + self.output.clone() * column(maps.iter().map(|map| map.output).collect())
     }
 
-    /// Computes the predictions in f64, image by image.
+    /// Computes the predictions in f64, one per image.
     pub fn images(&self) -> Vec<DenoisedImage> {
         let values = |tensor: &Tensor<4>| tensor.to_data().iter::<f32>().collect::<Vec<f32>>();
         let [n, height, width, channels] = self.x_t.dims();
@@ -159,45 +159,45 @@ impl Denoised {
     }
 }
 
-/// Numbers as a tensor `[N,1,1,1]`, to multiply images by.
+/// Returns one number per image as a tensor `[N,1,1,1]`, for products with images.
 pub fn per_image(values: &[f64], device: &Device) -> Tensor<4> {
     let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
     let shape = [values.len(), 1, 1, 1];
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// The process that a network was trained for: its noise levels, and what its output stands for.
+/// The diffusion process that a network was trained for: its noise levels, and the meaning of its output.
 #[derive(Clone, Debug)]
 pub struct Process {
     /// The noise level of each timestep.
     pub schedule: NoiseSchedule,
-    /// What the output stands for.
+    /// The quantity that the network predicts.
     pub prediction: Prediction,
 }
 
 impl Process {
-    /// Returns the process that a scheduler's configuration describes.
+    /// Creates the process of a scheduler's configuration.
     ///
     /// # Errors
-    /// If its betas do not make a chain.
+    /// If its betas are invalid.
     pub fn new(scheduler: &SchedulerConfig) -> Result<Self, Error> {
         Ok(Self { schedule: scheduler.noise_schedule()?, prediction: scheduler.prediction_type })
     }
 
-    /// Puts a network into the process.
+    /// Combines a network with this process to a denoiser.
     pub fn denoiser(self, network: Network) -> NetworkDenoiser {
         NetworkDenoiser { network, process: self }
     }
 
-    /// Returns the nodes of whole timesteps.
+    /// Returns the nodes of integer timesteps.
     pub fn nodes(&self, timesteps: &[usize]) -> Vec<Node> {
         timesteps.iter().map(|&t| Node::at(&self.schedule, t as f64)).collect()
     }
 
-    /// Returns what the network is given for N noisy images: c_in·x_t, and c_noise for each.
+    /// Returns the network's inputs for N noisy images: c_in·x_t, and c_noise for each.
     ///
     /// # Errors
-    /// If the prediction has no meaning at a noise level.
+    /// If the prediction type is undefined at a noise level.
     pub fn inputs(&self, x_t: Tensor<4>, nodes: &[Node]) -> Result<(Tensor<4>, Vec<f32>), Error> {
         let n = x_t.dims()[0];
         let rows = nodes.iter().map(|&node| self.preconditioning(node)).collect::<Result<Vec<_>, _>>()?;
@@ -217,10 +217,11 @@ impl Process {
         Ok((scaled, c_noise))
     }
 
-    /// Turns a network's output `[N,H,W,C]`, or `[N,H,W,2C]` with a variance, into a prediction about x_t `[N,H,W,C]`.
+    /// Converts the output of a network, `[N,H,W,C]` or `[N,H,W,2C]` with a variance, to predictions from x_t
+    /// `[N,H,W,C]`.
     ///
     /// # Errors
-    /// If the output says nothing about x_0 at a noise level.
+    /// If x_0 cannot be predicted from the output at a noise level.
     pub fn denoised(&self, x_t: Tensor<4>, nodes: &[Node], output: Tensor<4>) -> Result<Denoised, Error> {
         let channels = x_t.dims()[3];
         let (output, variance) = if output.dims()[3] == 2 * channels {
@@ -235,18 +236,18 @@ impl Process {
     /// Checks that x_0 can be predicted at a noise level.
     ///
     /// # Errors
-    /// If it cannot: from ε at pure noise, for instance.
+    /// If it cannot; for example, from ε at pure noise.
     pub fn check_node(&self, node: Node) -> Result<(), Error> {
         self.maps(node).map(drop)
     }
 
-    /// The coefficients at a noise level of this process.
+    /// Returns the coefficients at a noise level of this process.
     fn preconditioning(&self, node: Node) -> Result<Preconditioning, Error> {
         let previous = self.prediction.previous_level(&self.schedule, node.timestep)?;
         Ok(self.prediction.preconditioning(node, previous))
     }
 
-    /// The maps at a noise level of this process.
+    /// Returns the maps at a noise level of this process.
     fn maps(&self, node: Node) -> Result<OutputMaps, Error> {
         let previous = self.prediction.previous_level(&self.schedule, node.timestep)?;
         let (sample, epsilon) = self.prediction.maps(node, previous)?;
@@ -254,12 +255,12 @@ impl Process {
     }
 }
 
-/// A network in the process that it was trained for. Clones share the network's memory.
+/// A network with the process that it was trained for. Clones share the memory of the network.
 #[derive(Clone, Debug)]
 pub struct NetworkDenoiser {
     /// The network.
     pub network: Network,
-    /// Its process.
+    /// The process.
     pub process: Process,
 }
 
@@ -291,7 +292,7 @@ impl Denoiser for NetworkDenoiser {
     }
 }
 
-/// Denoises host images at one noise level: a convenience for looking at a model.
+/// Denoises host images at one noise level.
 ///
 /// # Errors
 /// As [`Denoiser::denoise`].

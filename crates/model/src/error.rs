@@ -1,4 +1,4 @@
-//! Errors of models and their files.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
@@ -6,27 +6,27 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// From the network.
+    /// An error of the network.
     #[error(transparent)]
     Network(#[from] unet::Error),
-    /// From a file of weights.
+    /// An error of a weights file.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// From the mathematics.
+    /// An error of the diffusion process.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
-    /// From reading images.
+    /// An error of reading images.
     #[error(transparent)]
     Data(#[from] data::Error),
-    /// A file of a pipeline that cannot be used with the others.
+    /// A file of a pipeline that is unreadable or does not match the other files.
     #[error("{path}: {message}")]
     Pipeline {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what was expected.
+        /// The problem: found and expected values.
         message: String,
     },
-    /// Inputs that do not fit the model.
+    /// Inputs that do not match the model.
     #[error("{0}")]
     Input(String),
 }

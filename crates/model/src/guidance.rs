@@ -1,4 +1,4 @@
-//! Guidance: denoisers around denoisers.
+//! Guidance: denoisers that modify the prediction of another denoiser.
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use diffusion::Node;
@@ -7,40 +7,42 @@ use unet::Labels;
 use crate::backbone::Condition;
 use crate::{Denoised, Denoiser, Error};
 
-/// Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): the output is F(none) + scale·(F(class) − F(none)),
-/// two evaluations for one. Their w is scale − 1. A learned variance is that of the class.
+/// A denoiser with classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
+///
+/// The output is F(none) + scale·(F(class) − F(none)), at two evaluations of the network; the paper's w is scale − 1. A
+/// learned variance is taken from F(class).
 #[derive(Clone, Copy, Debug)]
 pub struct ClassifierFree<D> {
-    /// The denoiser that is guided.
+    /// The denoiser to guide.
     pub denoiser: D,
-    /// How, and towards what.
+    /// The settings.
     pub guidance: Guidance,
 }
 
 /// The settings of classifier-free guidance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
-    /// The scale: 1 is the class alone, 0 no class.
+    /// The scale: 1 is the plain conditional prediction, 0 the unconditional one.
     pub scale: f64,
-    /// The label that stands for no class.
+    /// The label that means "no class".
     pub null_label: u32,
-    /// The first and last timestep at which guidance applies; elsewhere the class alone counts (Kynkäänniemi et al. 2024,
-    /// arXiv 2404.07724).
+    /// The first and last timestep with guidance. Outside, the prediction is conditional without guidance (Kynkäänniemi
+    /// et al. 2024, arXiv 2404.07724).
     pub interval: (f64, f64),
 }
 
 impl Guidance {
-    /// Guidance at every timestep.
+    /// Creates settings for guidance at every timestep.
     pub fn new(scale: f64, null_label: u32) -> Self {
         Self { scale, null_label, interval: (f64::NEG_INFINITY, f64::INFINITY) }
     }
 
-    /// Wraps a denoiser.
+    /// Adds guidance to a denoiser.
     pub fn around<D: Denoiser>(self, denoiser: D) -> ClassifierFree<D> {
         ClassifierFree { denoiser, guidance: self }
     }
 
-    /// Wraps a denoiser where there is guidance.
+    /// Adds guidance to a denoiser if `guidance` is given, and boxes the result.
     pub fn around_boxed(guidance: Option<Self>, denoiser: impl Denoiser + 'static) -> Box<dyn Denoiser> {
         match guidance {
             Some(guidance) => Box::new(guidance.around(denoiser)),

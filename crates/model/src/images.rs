@@ -1,11 +1,11 @@
-//! Images as models take and give them: floating-point numbers on the host.
+//! Images on the host as floating-point numbers: the inputs and outputs of models.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use data::ImageSet;
 
 use crate::Error;
 
-/// Images `[N,H,W,C]`, nominally in [-1,1], with a class for each where there are classes.
+/// Images `[N,H,W,C]`, nominally in [-1, 1], with optional class labels.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Images {
     /// N, the number of images.
@@ -14,32 +14,32 @@ pub struct Images {
     pub height: usize,
     /// W, in pixels.
     pub width: usize,
-    /// C: 1 grey, 3 RGB, 4 RGBA; images of another number of channels cannot be shown.
+    /// C: 1 for grey, 3 for RGB, 4 for RGBA. Images with another number of channels can be stored, but not displayed.
     pub channels: usize,
     /// The values in the order N,H,W,C.
     pub pixels: Vec<f32>,
-    /// The class of each image.
+    /// The class of each image, if there are classes.
     pub labels: Option<Vec<u32>>,
 }
 
 impl Images {
-    /// Images of shape `[N,H,W,C]` without labels.
+    /// Creates images of shape `[N,H,W,C]` without labels.
     ///
     /// # Panics
-    /// If there are not as many values as the shape says.
+    /// If the number of values does not match the shape.
     pub fn new(shape: [usize; 4], pixels: Vec<f32>) -> Self {
         let [n, height, width, channels] = shape;
-        assert_eq!(pixels.len(), n * height * width * channels, "as many values as {shape:?} says");
+        assert_eq!(pixels.len(), n * height * width * channels, "`pixels` does not match shape {shape:?}");
         Self { n, height, width, channels, pixels, labels: None }
     }
 
-    /// Images from bytes in the order N,H,W,C.
+    /// Creates images from bytes in the order N,H,W,C.
     pub fn from_bytes([height, width, channels]: [usize; 3], bytes: &[u8]) -> Self {
         let n = bytes.len() / (height * width * channels).max(1);
         Self::new([n, height, width, channels], from_u8(bytes))
     }
 
-    /// Reads images of a set, with their labels if it has any.
+    /// Reads images of a set, with their labels if the set has labels.
     ///
     /// # Errors
     /// If an image cannot be read.
@@ -49,22 +49,22 @@ impl Images {
         Ok(Self { labels, ..Self::from_bytes(set.shape(), &bytes) })
     }
 
-    /// Returns these images with labels.
+    /// Returns the images with these labels.
     pub fn with_labels(self, labels: Option<Vec<u32>>) -> Self {
         Self { labels, ..self }
     }
 
-    /// Returns `[N,H,W,C]`.
+    /// Returns the shape `[N,H,W,C]`.
     pub fn shape(&self) -> [usize; 4] {
         [self.n, self.height, self.width, self.channels]
     }
 
-    /// Iterates over the values of each image, H,W,C.
+    /// Returns an iterator over the values of each image, H,W,C.
     pub fn each(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.pixels.chunks_exact((self.height * self.width * self.channels).max(1))
     }
 
-    /// Returns the images `first` to `first + count`.
+    /// Returns `count` images from `first` on.
     pub fn slice(&self, first: usize, count: usize) -> Self {
         let size = self.height * self.width * self.channels;
         Self {
@@ -84,7 +84,7 @@ impl Images {
             *self = other;
             return;
         }
-        assert_eq!(self.shape()[1..], other.shape()[1..], "images of one size");
+        assert_eq!(self.shape()[1..], other.shape()[1..], "the images differ in size");
         self.n += other.n;
         self.pixels.extend(other.pixels);
         if let (Some(labels), Some(more)) = (&mut self.labels, other.labels) {
@@ -92,7 +92,7 @@ impl Images {
         }
     }
 
-    /// Returns the values in the order N,C,H,W of files.
+    /// Returns the values in the order N,C,H,W, as in files.
     pub fn nchw(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.pixels.len());
         for image in self.each() {

@@ -1,15 +1,15 @@
-//! The seam between networks and everything that works with them.
+//! The interface between networks and the code that uses them.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`backbone`] | [`Backbone`], a network; [`Network`], any backbone behind one type |
-//! | [`networks`] | [`NetworkConfig`], the configuration of any network that a `config.json` can name |
-//! | [`denoiser`] | [`Denoiser`], a model that answers with x̂0 and ε̂; [`Process`], which turns a network's output into them |
-//! | [`guidance`] | [`ClassifierFree`], a denoiser around a denoiser |
-//! | [`oracle`] | [`Oracle`], data whose denoiser is known exactly |
-//! | [`images`] | [`Images`], floating-point images with their labels |
-//! | [`preprocessing`] | [`Preprocessing`], how a set of images is brought to a model |
-//! | [`pipeline`] | [`Pipeline`], what a checkpoint folder holds: network, scheduler, preprocessing |
+//! | [`backbone`] | [`Backbone`], a network; [`Network`], a backbone of any type |
+//! | [`networks`] | [`NetworkConfig`], the configuration in a `config.json`, of a network of any class |
+//! | [`denoiser`] | [`Denoiser`], a model that predicts x̂0 and ε̂; [`Process`], which converts the output of a network |
+//! | [`guidance`] | [`ClassifierFree`], a denoiser with classifier-free guidance |
+//! | [`oracle`] | [`Oracle`], the exact denoiser of known data |
+//! | [`images`] | [`Images`], floating-point images with labels |
+//! | [`preprocessing`] | [`Preprocessing`], the image preprocessing of a model |
+//! | [`pipeline`] | [`Pipeline`], the contents of a checkpoint folder: network, scheduler, preprocessing |
 //!
 //! Crates above this one name no concrete network: they sample, score and train through these types. A new network
 //! implements [`Backbone`]:

@@ -1,5 +1,4 @@
-//! Data whose denoiser is known in closed form, as a [`Denoiser`]: samplers and likelihoods are tested on it through the
-//! functions that users call.
+//! A [`Denoiser`] for data whose exact denoiser is known, for tests of samplers and likelihoods through the public API.
 
 use burn::tensor::{Device, Tensor};
 use diffusion::Node;
@@ -15,7 +14,7 @@ pub struct Oracle<F> {
 }
 
 impl<F: Fn(&[f64], Node) -> Vec<f64>> Oracle<F> {
-    /// An oracle that computes E[x_0 | x_t] by `sample`, in f64 on the host.
+    /// Creates an oracle that computes E[x_0 | x_t] by `sample`, in f64 on the host.
     pub fn new(sample: F, device: &Device) -> Self {
         Self { sample, device: device.clone() }
     }

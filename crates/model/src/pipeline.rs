@@ -1,4 +1,4 @@
-//! Pipelines: a network with its noise schedule and preprocessing, read from and written to diffusers' folders.
+//! Pipelines: a network with its noise schedule and preprocessing, in the folder format of diffusers.
 
 use std::path::{Path, PathBuf};
 
@@ -13,16 +13,16 @@ use weights::{Tensors, digest, names, pipeline as folders};
 use crate::preprocessing::{self, Preprocessing};
 use crate::{Error, Images, Network, NetworkConfig, NetworkDenoiser, Process};
 
-/// A denoising diffusion model: what diffusers calls a `DDPMPipeline`, and how images are brought to it.
+/// A denoising diffusion model: diffusers' `DDPMPipeline`, plus image preprocessing.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     /// The network.
     pub network: Network,
-    /// The chain it was trained for.
+    /// The scheduler's configuration.
     pub scheduler: SchedulerConfig,
-    /// How images are read for it.
+    /// The preprocessing of its images.
     pub preprocessing: Preprocessing,
-    /// The folder or file it was read from.
+    /// The folder or file that it was read from.
     pub root: PathBuf,
 }
 
@@ -31,7 +31,7 @@ impl Pipeline {
     /// (see [`weights::pipeline::locate`]).
     ///
     /// # Errors
-    /// Names the file, key or tensor that is missing, damaged, unsupported or of another shape.
+    /// If a file, key or tensor is missing, damaged, unsupported or of the wrong shape; the error names it.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let located = folders::locate(path.as_ref())?;
         if digest::is_sealed(&located.root) {
@@ -47,7 +47,7 @@ impl Pipeline {
         };
         let tensors = weights::read_tensors(&located.unet_weights)?;
         let tensors = names::modernize(&located.unet_weights, tensors)?;
-        // A configuration that asks for far more than its weights is not worth building a network for.
+        // Compare first: a damaged configuration might describe a network that does not fit in memory.
         let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
         if asked / 2 > held + (1 << 20) {
             return Err(of_config(format!(
@@ -64,11 +64,12 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Reads a network of another code base (see [`weights::families`]) and makes it a pipeline. What was found and
-    /// assumed on the way comes with it, its tensors moved into the network.
+    /// Imports a network of another code base (see [`weights::families`]).
+    ///
+    /// Also returns the import report, without its tensors, which move into the network.
     ///
     /// # Errors
-    /// Names the file, tensor or key that is missing, damaged or not supported.
+    /// If a file, tensor or key is missing, damaged or not supported; the error names it.
     pub fn import(path: &Path, options: &PipelineImport, device: &Device) -> Result<(Self, Imported), Error> {
         let mut imported = weights::families::import(path, &options.network)?;
         let fail = |message: String| Error::Pipeline { path: path.to_owned(), message };
@@ -90,16 +91,16 @@ impl Pipeline {
         Ok((pipeline, imported))
     }
 
-    /// Returns the options that read images for the pipeline, with another fit than its own if one is given.
+    /// Returns the options for reading images for the pipeline; `fit`, if given, replaces the fit of the pipeline.
     pub fn read_options(&self, fit: Option<Fit>) -> ReadOptions {
         let options = self.preprocessing.read_options();
         ReadOptions { fit: fit.unwrap_or(options.fit), ..options }
     }
 
-    /// Reads image files as the network takes them, all into one batch without labels.
+    /// Reads image files for the network, as one batch without labels.
     ///
     /// # Errors
-    /// Names the file that cannot be read, or whose size differs from that of the others.
+    /// If a file cannot be read, or its size differs from that of the others; the error names it.
     pub fn read_images(&self, paths: &[impl AsRef<Path>], fit: Option<Fit>) -> Result<Images, Error> {
         let options = self.read_options(fit);
         let mut images = Images::default();
@@ -108,8 +109,11 @@ impl Pipeline {
             let image = Images { labels: None, ..Images::read(&data::open(path, &options)?, &[0])? };
             if images.n > 0 && images.shape()[1..] != image.shape()[1..] {
                 let size = |images: &Images| format!("{}x{}x{}", images.height, images.width, images.channels);
-                let message =
-                    format!("the image is {}, but those before it are {}; give images of one size", size(&image), size(&images));
+                let message = format!(
+                    "the image is {}, but those before it are {}; give images of one size",
+                    size(&image),
+                    size(&images)
+                );
                 return Err(Error::Pipeline { path: path.to_owned(), message });
             }
             images.append(image);
@@ -117,20 +121,20 @@ impl Pipeline {
         Ok(images)
     }
 
-    /// Reads a mask, fitted as [`Pipeline::read_images`] fits images: for each pixel, H,W, whether it is white.
+    /// Reads a mask, resized like [`Pipeline::read_images`]. Returns for each pixel, H,W, whether it is white.
     ///
     /// # Errors
-    /// Names the file if it cannot be read.
+    /// If the file cannot be read; the error names it.
     pub fn read_mask(&self, path: &Path, fit: Option<Fit>) -> Result<Vec<bool>, Error> {
         let options = ReadOptions { channels: Some(1), ..self.read_options(fit) };
         let bytes = data::open(path, &options)?.read([0])?;
         Ok(bytes.into_iter().map(|byte| byte >= 128).collect())
     }
 
-    /// Writes the pipeline as a folder of diffusers', completely or not at all. The folder must not exist yet.
+    /// Writes the pipeline as a diffusers folder, atomically. The folder must not exist.
     ///
     /// # Errors
-    /// If it does, or a file cannot be written.
+    /// If it exists, or a file cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), Error> {
         let tensors = self.network.tensors()?;
         let parts = PipelineParts {
@@ -145,20 +149,20 @@ impl Pipeline {
     /// Returns the process that the network was trained for.
     ///
     /// # Errors
-    /// If the scheduler's betas do not make a chain.
+    /// If the scheduler's betas are invalid.
     pub fn process(&self) -> Result<Process, Error> {
         Process::new(&self.scheduler)
     }
 
-    /// Returns the denoiser: the network in its process.
+    /// Returns the denoiser: the network with its process.
     ///
     /// # Errors
-    /// If the scheduler's betas do not make a chain.
+    /// If the scheduler's betas are invalid.
     pub fn denoiser(&self) -> Result<NetworkDenoiser, Error> {
         Ok(self.process()?.denoiser(self.network.clone()))
     }
 
-    /// Returns the classes that samples can have: all labels but the one that stands for no class. `None` for a network
+    /// Returns the classes of samples: all labels except the one that means "no class". Returns `None` for a network
     /// without classes.
     pub fn classes(&self) -> Option<Vec<u32>> {
         let null_label = self.preprocessing.null_label;
@@ -166,7 +170,7 @@ impl Pipeline {
         Some((0..classes as u32).filter(|&class| Some(class) != null_label).collect())
     }
 
-    /// Checks that network and chain go together: a learned variance needs twice the output channels.
+    /// Checks that network and scheduler match: a learned variance needs twice the output channels.
     fn check(&self) -> Result<(), String> {
         let signature = self.network.signature();
         let steps = self.scheduler.num_train_timesteps;
@@ -185,26 +189,26 @@ impl Pipeline {
     }
 }
 
-/// How a network of another code base becomes a pipeline. What is `None` stays as the code base has it.
+/// The options for importing a network of another code base as a pipeline. `None` keeps the default of the code base.
 #[derive(Clone, Debug, Default)]
 pub struct PipelineImport {
-    /// What the weights do not record about the network.
+    /// The settings of the network that are not stored with its weights.
     pub network: ImportOptions,
-    /// T, the number of timesteps it was trained for.
+    /// T, the number of training timesteps.
     pub timesteps: Option<usize>,
     /// The β rule.
     pub beta_schedule: Option<BetaSchedule>,
-    /// What the network predicts.
+    /// The quantity that the network predicts.
     pub prediction: Option<Prediction>,
     /// The variance of the reverse process.
     pub variance: Option<Variance>,
 }
 
 impl PipelineImport {
-    /// Returns the family's scheduler with the options that are given.
+    /// Applies the options to the scheduler of the code base.
     fn scheduler(&self, mut scheduler: SchedulerConfig, family: &str) -> SchedulerConfig {
         if let Some(timesteps) = self.timesteps {
-            // OpenAI's linear betas are scaled so that their sum does not depend on T.
+            // OpenAI scales the linear betas so that their sum does not depend on T.
             if scheduler.beta_schedule == BetaSchedule::Linear && family.starts_with("openai") {
                 (scheduler.beta_start, scheduler.beta_end) = scaled_beta_range(timesteps);
             }
@@ -220,28 +224,28 @@ impl PipelineImport {
 /// Reads a `scheduler_config.json`.
 ///
 /// # Errors
-/// Names the file and the key that is not supported.
+/// If the file cannot be read or a key is not supported; the error names both.
 pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::Pipeline { path: path.into(), message: format!("cannot be read: {e}") })?;
     SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline { path: path.into(), message: e.to_string() })
 }
 
-/// What a pipeline's folder is written from.
+/// The contents of a pipeline's folder, for writing.
 #[derive(Clone, Copy, Debug)]
 pub struct PipelineParts<'a> {
     /// The text of the network's `config.json`.
     pub config: &'a str,
-    /// The chain.
+    /// The scheduler's configuration.
     pub scheduler: &'a SchedulerConfig,
-    /// How images are read.
+    /// The preprocessing of images.
     pub preprocessing: &'a Preprocessing,
-    /// The parameters by name, in the layout of files.
+    /// The parameters by name, in the layout on disk.
     pub tensors: &'a Tensors,
 }
 
 impl PipelineParts<'_> {
-    /// Writes into a folder that exists: `model_index.json`, `unet/` and `scheduler/`, which
+    /// Writes the files into an existing folder: `model_index.json`, `unet/` and `scheduler/`, which
     /// `DDPMPipeline.from_pretrained` reads, and `preprocessing.json`, which it ignores.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! How a set of images is brought to a model, kept beside its weights so that whoever scores the model later sees the
-//! pixels that it was trained on.
+//! The image preprocessing of a model. It is stored with the weights, so that evaluation uses the same pixels as
+//! training.
 
 use std::path::Path;
 
@@ -8,30 +8,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Signature};
 
-/// The file in a pipeline's folder. diffusers ignores it.
+/// The name of the file in a pipeline's folder. diffusers ignores it.
 pub const FILE: &str = "preprocessing.json";
 
-/// How images are read for a model, and which label means "no class".
+/// The preprocessing of images for a model, and the label that means "no class".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// Height and width.
+    /// Height and width of the images.
     pub resolution: Option<[usize; 2]>,
-    /// Channels.
+    /// Number of channels.
     pub channels: Option<usize>,
-    /// What happens to images of another size.
+    /// The resizing of images with another size.
     pub fit: Fit,
-    /// The label that stands for no class, where the network was trained with dropped labels.
+    /// The label that means "no class", if the network was trained with label dropout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null_label: Option<u32>,
 }
 
 impl Preprocessing {
-    /// Reads what a pipeline's folder says: its `preprocessing.json`, or for runs of before the `config.toml` nearest
-    /// above it. Without either, images are cropped to the network's size.
+    /// Reads the preprocessing of a pipeline's folder.
+    ///
+    /// It is read from `preprocessing.json`, or, for older runs, from the nearest `config.toml` in a parent folder.
+    /// Without either, images are cropped to the network's size.
     ///
     /// # Errors
-    /// If the file is there but cannot be read.
+    /// If the file exists but cannot be read.
     pub fn read(folder: &Path, network: &Signature) -> Result<Self, Error> {
         let path = folder.join(FILE);
         let fail = |message: String| Error::Pipeline { path: path.clone(), message };
@@ -49,9 +51,9 @@ impl Preprocessing {
         })
     }
 
-    /// From the configuration of the run that a checkpoint belongs to, `RUN/checkpoints/STEP`.
+    /// Derives it from the configuration of the run, for a checkpoint folder `RUN/checkpoints/STEP`.
     fn of_run(folder: &Path, network: &Signature) -> Option<Self> {
-        /// The keys of `config.toml` that matter here.
+        /// The relevant keys of `config.toml`.
         #[derive(Deserialize)]
         struct Run {
             data: Data,
@@ -74,7 +76,7 @@ impl Preprocessing {
         Some(Self { fit: run.data.fit, null_label, ..Self::default() })
     }
 
-    /// Returns the options that read a set's images for the model.
+    /// Returns the options for reading a set's images.
     pub fn read_options(&self) -> data::ReadOptions {
         data::ReadOptions {
             resolution: self.resolution.map(Into::into),

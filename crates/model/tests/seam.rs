@@ -1,4 +1,4 @@
-//! The seam between networks and what works with them: predictions, guidance, pipelines.
+//! Tests the interface between networks and the code that uses them: predictions, guidance, pipelines.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -11,7 +11,7 @@ use diffusion::{NoiseLevel, Prediction, SchedulerConfig};
 use unet::Parameters;
 use unet::layers::{Init, Linear};
 
-/// A network of four pixels whose output depends on x, t and the class.
+/// A network for images of four pixels whose output depends on x, t and the class.
 #[derive(Module, Debug)]
 struct Toy {
     layer: Linear,
@@ -52,8 +52,8 @@ fn close(a: &[f32], b: &[f64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-4 * (1.0 + b.abs()))
 }
 
-/// Whatever the output stands for: one level for all images or one for each, f32 on the device or f64 on the host, the
-/// estimates are the same, and x_t = α·x̂0 + σ·ε̂.
+/// For every prediction type, the estimates satisfy x_t = α·x̂0 + σ·ε̂. They are the same for one noise level or one
+/// per image, and in f32 on the device or f64 on the host.
 #[test]
 fn estimates_agree_and_explain_x_t() {
     let images = images();
@@ -80,8 +80,8 @@ fn estimates_agree_and_explain_x_t() {
     }
 }
 
-/// Samplers of higher order evaluate between timesteps, where the posterior mean of the training chain has no meaning; at
-/// whole timesteps it has its own chain's.
+/// Higher-order samplers evaluate between timesteps, where the posterior mean of the training chain is undefined. At
+/// integer timesteps it is that of the chain.
 #[test]
 fn a_previous_mean_is_read_at_whole_timesteps_only() {
     let scheduler = SchedulerConfig { prediction_type: Prediction::PreviousMean, ..SchedulerConfig::default() };
@@ -108,7 +108,7 @@ fn guidance_extrapolates_within_its_interval_and_is_exact_outside() {
     let expected: Vec<f64> =
         conditional.iter().zip(&none).map(|(c, n)| f64::from(*n) + 2.5 * f64::from(c - n)).collect();
     assert!(close(&guided, &expected));
-    // Scale 1 and the outside of the interval are the class alone, to the bit.
+    // With scale 1, or outside the interval, the output equals the conditional one bit by bit.
     assert_eq!(output(&Guidance::new(1.0, 3).around(denoiser.clone()), &[0, 1, 2]), conditional);
     let guidance = Guidance { interval: (200.0, 500.0), ..Guidance::new(2.5, 3) };
     let within = output(&guidance.around(denoiser.clone()), &[0, 1, 2]);
@@ -134,8 +134,11 @@ fn what_does_not_fit_a_network_is_named() {
 }
 
 fn small() -> Pipeline {
-    let config =
-        unet::Config { norm_num_groups: 4, num_class_embeds: Some(3), ..unet::Config::ddpm(8, 1, &[8], 1, &[]) };
+    let config = unet::UnetConfig {
+        norm_num_groups: 4,
+        num_class_embeds: Some(3),
+        ..unet::UnetConfig::ddpm(8, 1, &[8], 1, &[])
+    };
     let network = ddpm_model::NetworkConfig::from(config).build(0, &Device::flex()).unwrap();
     let preprocessing =
         Preprocessing { resolution: Some([8, 8]), channels: Some(1), fit: data::Fit::Pad, null_label: Some(2) };
@@ -159,9 +162,9 @@ fn a_saved_pipeline_keeps_its_preprocessing() {
     assert!(error.contains("preprocessing.json") && error.contains("stretch"), "{error}");
 }
 
-/// Runs of before have no `preprocessing.json`: the run's configuration says how images were read.
+/// Older runs have no `preprocessing.json`; the preprocessing is then read from the configuration of the run.
 #[test]
-fn older_runs_say_it_in_their_configuration() {
+fn older_runs_have_the_preprocessing_in_their_configuration() {
     let place = tempfile::tempdir().unwrap();
     let checkpoint = place.path().join("run/checkpoints/000000001");
     std::fs::create_dir_all(checkpoint.parent().unwrap()).unwrap();

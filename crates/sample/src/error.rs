@@ -1,31 +1,31 @@
-//! Errors of sampling.
+//! The error type of this crate.
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// From the model.
+    /// An error of the model.
     #[error(transparent)]
     Model(#[from] model::Error),
-    /// From a file of weights.
+    /// An error of a weights file.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// From the mathematics.
+    /// An error of the diffusion process.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
-    /// A request that cannot be met.
+    /// An invalid request.
     #[error("{0}")]
     Request(String),
-    /// From writing images.
+    /// An error of writing images.
     #[error(transparent)]
     Output(#[from] crate::output::Error),
-    /// The network's output is not finite.
+    /// Samples with NaN or infinite values.
     #[error("the samples are not finite after timestep {timestep}: the weights are damaged or the model diverged")]
     NotFinite {
         /// The timestep of the last step.
         timestep: f64,
     },
-    /// The progress function cancelled.
+    /// The progress function canceled the run.
     #[error("stopped")]
     Stopped,
 }

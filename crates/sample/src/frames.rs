@@ -1,17 +1,17 @@
-//! Previews of images along the way from noise: frames of an animation, columns of a sheet.
+//! Previews of intermediate images: frames of an animation, columns of a sheet.
 
 use model::Images;
 
 use crate::solve::SamplerStep;
 
-/// Frames of an animation, at most.
+/// Maximum number of frames in an animation.
 pub(crate) const ANIMATION: usize = 40;
-/// Columns of a sheet, at most.
+/// Maximum number of columns in a sheet.
 pub(crate) const SHEET: usize = 12;
-/// Images of a sheet, at most.
+/// Maximum number of images in a sheet.
 const SHEET_IMAGES: usize = 8;
 
-/// Returns at most `most` rows of a table, evenly spaced, the first and the last included.
+/// Returns at most `most` rows of a table, evenly spaced, including the first and the last.
 pub(crate) fn rows(rows: usize, most: usize) -> Vec<usize> {
     let frames = rows.min(most);
     let mut wanted: Vec<usize> = (0..frames).map(|i| i * (rows - 1) / (frames - 1).max(1)).collect();
@@ -19,7 +19,7 @@ pub(crate) fn rows(rows: usize, most: usize) -> Vec<usize> {
     wanted
 }
 
-/// Returns x_t and x̂0 of the first images in turn: a column of a sheet that shows how images come about.
+/// Returns x_t and x̂0 of the first images, alternating: a column of a sheet that shows the sampling process.
 pub(crate) fn sheet_column(step: &SamplerStep) -> Images {
     let (x, sample) = (step.x(), step.sample());
     let count = x.n.min(SHEET_IMAGES);

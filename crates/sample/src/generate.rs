@@ -1,181 +1,86 @@
-//! Generation: samples of a pipeline by a builder with defaults, in memory or written as they are made.
+//! Generation of samples from a pipeline: a builder with defaults. Images are returned in memory or written to files as
+//! they are finished.
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{MseProfile, SchedulerConfig, SolverTable};
+use diffusion::{SchedulerConfig, SolverTable};
 use model::guidance::Guidance;
 use model::{Denoiser, Images, Pipeline};
 
 use crate::frames::{self, sheet_column};
 use crate::identity::Identity;
 use crate::noise::{initial_noise, noised};
+use crate::options::{GenerateOptions, SamplerChoice};
 use crate::output::{self, Output};
 use crate::solve::{Request, SamplerStep, SharedNoise, check, sample};
-use crate::writer::Writer;
+use crate::writer::{WriteRequest, Writer};
 use crate::{Error, Sampler, SamplerOptions};
 
-/// Samples of a pipeline that are still to be made.
+/// A builder for samples of a pipeline.
 ///
-/// An image depends on the pipeline, the sampler, the seed and its number alone: neither the batch size nor the number of
-/// images changes it.
+/// An image depends only on the pipeline, the sampler, the seed and its number, not on the batch size or the number of
+/// images.
 pub struct Generation<'a> {
     pipeline: &'a Pipeline,
     options: GenerateOptions,
     progress: Box<dyn FnMut(&GenerationProgress) -> bool + 'a>,
 }
 
-/// The options of a [`Generation`].
-#[derive(Clone, Debug)]
-pub struct GenerateOptions {
-    /// Number of images.
-    pub n: usize,
-    /// Number of the first image.
-    pub first: u64,
-    /// Seed of the noise.
-    pub seed: u64,
-    /// The name of the sampler, or the sampler.
-    pub sampler: SamplerChoice,
-    /// Steps, and where they lie.
-    pub steps: SamplerOptions,
-    /// Exactly these timesteps.
-    pub timesteps: Option<Vec<usize>>,
-    /// The optimal sub-chain and variances by this profile (`ddpm evaluate --denoising`).
-    pub mse_profile: Option<MseProfile>,
-    /// Overrides how x̂0 is clipped.
-    pub clip: Option<ClipChoice>,
-    /// Images that go through the network at once.
-    pub batch_size: usize,
-    /// Classes that the images have in turn; the pipeline's by default.
-    pub labels: Option<Vec<u32>>,
-    /// Classifier-free guidance.
-    pub guidance: Option<Guidance>,
-    /// Height and width, where the pipeline does not say or another size is wanted.
-    pub size: Option<[usize; 2]>,
-    /// x_T of the images.
-    pub init: Option<Images>,
-    /// An image to start from, noised to this timestep.
-    pub from: Option<(Images, usize)>,
-    /// All images share their noise until x at this timestep.
-    pub share_until: Option<f64>,
-}
-
-/// A sampler, or the name of one that is looked up later.
-#[derive(Clone, Debug)]
-pub enum SamplerChoice {
-    /// A name, such as `dpmpp-2m`.
-    Name(String),
-    /// A sampler.
-    Sampler(Sampler),
-}
-
-impl SamplerChoice {
-    /// Returns the sampler.
-    ///
-    /// # Errors
-    /// If there is none of this name.
-    pub fn resolve(&self) -> Result<Sampler, Error> {
-        match self {
-            Self::Name(name) => name.parse(),
-            Self::Sampler(sampler) => Ok(*sampler),
-        }
-    }
-}
-
-impl From<&str> for SamplerChoice {
-    fn from(name: &str) -> Self {
-        Self::Name(name.to_owned())
-    }
-}
-
-impl From<Sampler> for SamplerChoice {
-    fn from(sampler: Sampler) -> Self {
-        Self::Sampler(sampler)
-    }
-}
-
-/// How x̂0 is clipped, instead of the scheduler's choice.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ClipChoice {
-    /// To the range of pixels, or not at all.
-    Range(bool),
-    /// By dynamic thresholding (Saharia et al. 2022): the quantile of |x̂0| that is brought to 1, and its maximum.
-    Threshold {
-        /// The quantile.
-        ratio: f64,
-        /// The maximum.
-        max: f64,
-    },
-}
-
-impl ClipChoice {
-    /// Returns a scheduler with this choice.
-    pub fn apply(self, scheduler: SchedulerConfig) -> SchedulerConfig {
-        match self {
-            Self::Range(clip_sample) => SchedulerConfig { clip_sample, thresholding: false, ..scheduler },
-            Self::Threshold { ratio, max } => SchedulerConfig {
-                thresholding: true,
-                dynamic_thresholding_ratio: ratio,
-                sample_max_value: max,
-                ..scheduler
-            },
-        }
-    }
-}
-
-/// How far a generation has come.
+/// The progress of a generation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GenerationProgress {
-    /// Evaluations of the network, one for a batch.
+    /// Finished evaluations of the network, counted per batch.
     pub done: usize,
-    /// Evaluations in all.
+    /// Total number of evaluations.
     pub total: usize,
-    /// Images made so far, parts of them included.
+    /// Images generated so far, including fractions.
     pub images: f64,
-    /// Images that were there already.
+    /// Images that already existed.
     pub existing: usize,
 }
 
-/// What a generation wrote.
+/// The result of writing a generation.
 #[derive(Clone, Debug)]
 pub struct Saved {
     /// The file or folder.
     pub path: PathBuf,
     /// `[N,H,W,C]`.
     pub shape: [usize; 4],
-    /// Images that were there already, from a run that was interrupted.
+    /// Images that already existed, from an interrupted run.
     pub existing: usize,
-    /// The sampler with its steps.
+    /// The sampler and its number of steps.
     pub sampler: String,
-    /// Evaluations of the network for an image.
+    /// Evaluations of the network per image.
     pub steps: usize,
 }
 
-/// How a generation is written.
+/// Options for writing a generation.
 #[derive(Clone, Debug, Default)]
 pub struct SaveOptions {
-    /// Keep predictions along the way: a picture becomes an animation, beside a folder comes `NAME-progress.png`.
+    /// Stores intermediate predictions: a picture becomes an animation, and a folder gets `NAME-progress.png`
+    /// next to it.
     pub animate: bool,
-    /// A PNG of how the first images come about.
+    /// The path of a PNG that shows the sampling process of the first images.
     pub sheet: Option<PathBuf>,
-    /// In a grid, a row for each class.
+    /// Gives each class its own row in a grid.
     pub by_class: bool,
-    /// What is written into the files as text, besides the sampler and the seed.
+    /// Text to write into the files, in addition to the sampler and the seed.
     pub info: Vec<(String, String)>,
 }
 
-/// What a generation works with once its options are resolved.
+/// A generation with all options resolved.
 struct Plan {
     denoiser: Box<dyn Denoiser>,
     sampler: Sampler,
     table: SolverTable,
     shape: [usize; 3],
-    /// Classes in turn.
+    /// The classes, repeated cyclically.
     labels: Option<Vec<u32>>,
     scheduler: SchedulerConfig,
 }
 
 impl<'a> Generation<'a> {
-    /// `n` images by the sampler `ddpm` with all of its steps.
+    /// Creates a generation of `n` images with the sampler `ddpm` and all of its steps.
     pub fn new(pipeline: &'a Pipeline, n: usize) -> Self {
         let options = GenerateOptions {
             n,
@@ -202,7 +107,7 @@ impl<'a> Generation<'a> {
         self.with(|options| options.sampler = sampler.into())
     }
 
-    /// Sets the number of steps. The default is all timesteps for `ddpm` and `ddim`, 20 for samplers of higher order.
+    /// Sets the number of steps. Defaults to all T steps for `ddpm` and `ddim`, and 20 for higher-order samplers.
     pub fn steps(self, steps: usize) -> Self {
         self.with(|options| options.steps.steps = Some(steps))
     }
@@ -212,14 +117,14 @@ impl<'a> Generation<'a> {
         self.with(|options| options.seed = seed)
     }
 
-    /// Sets the classes that the images have in turn. The default is all classes of the pipeline.
+    /// Sets the classes of the images, repeated cyclically. Defaults to all classes of the pipeline.
     pub fn labels(self, labels: impl Into<Vec<u32>>) -> Self {
         let labels = labels.into();
         self.with(|options| options.labels = Some(labels))
     }
 
-    /// Sets the scale of classifier-free guidance. The pipeline must know which label stands for no class; otherwise use
-    /// [`Generation::guidance_with`].
+    /// Sets the scale of classifier-free guidance. The pipeline must know the label that means "no class"; otherwise
+    /// use [`Generation::guidance_with`].
     pub fn guidance(self, scale: f64) -> Self {
         let null_label = self.pipeline.preprocessing.null_label.unwrap_or(u32::MAX);
         self.guidance_with(Guidance::new(scale, null_label))
@@ -230,7 +135,7 @@ impl<'a> Generation<'a> {
         self.with(|options| options.guidance = Some(guidance))
     }
 
-    /// Sets how many images go through the network at once; 16 by default.
+    /// Sets the number of images per batch; 16 by default.
     pub fn batch_size(self, batch_size: usize) -> Self {
         self.with(|options| options.batch_size = batch_size)
     }
@@ -256,31 +161,40 @@ impl<'a> Generation<'a> {
         Self { progress: Box::new(progress), ..self }
     }
 
-    /// Returns the table that the options describe.
+    /// Returns the solver table of the options.
     ///
     /// # Errors
-    /// If the sampler is not known or its steps do not fit the chain.
+    /// If the sampler is unknown or its steps do not match the chain.
     pub fn table(&self) -> Result<SolverTable, Error> {
         Ok(self.plan()?.table)
     }
 
-    /// Makes the images, in memory.
+    /// Generates the images in memory.
     ///
     /// # Errors
-    /// If an option does not fit the pipeline, values stop being finite, or the progress function cancels.
-    pub fn run(mut self) -> Result<Images, Error> {
+    /// If an option does not match the pipeline, values become NaN or infinite, or the progress function cancels.
+    pub fn run(self) -> Result<Images, Error> {
+        let mut all = Images::default();
+        self.run_batches(|images| all.append(images))?;
+        Ok(all)
+    }
+
+    /// Generates the images and passes each batch to `each`, in bounded memory.
+    ///
+    /// # Errors
+    /// As [`Generation::run`].
+    pub fn run_batches(mut self, mut each: impl FnMut(Images)) -> Result<(), Error> {
         let plan = self.plan()?;
-        let mut images = Images::default();
         let n = self.options.n;
         for first in (0..n).step_by(self.options.batch_size) {
             let count = self.options.batch_size.min(n - first);
-            images.append(self.batch(&plan, first..first + count, 0, |_| {})?);
+            each(self.batch(&plan, first..first + count, 0, |_| {})?);
         }
-        Ok(images)
+        Ok(())
     }
 
-    /// Makes the images and writes them as `path` says: a grid (`.png`), an animation (`.gif`, `.apng`), arrays (`.npz`,
-    /// `.safetensors`) or a folder of PNGs. See [`Generation::save_with`].
+    /// Generates the images and writes them in the format of the extension of `path`: a grid (`.png`), an animation
+    /// (`.gif`, `.apng`), arrays (`.npz`, `.safetensors`) or a folder of PNGs. See [`Generation::save_with`].
     ///
     /// # Errors
     /// As [`Generation::save_with`].
@@ -288,12 +202,13 @@ impl<'a> Generation<'a> {
         self.save_with(path, &SaveOptions::default())
     }
 
-    /// Makes the images and writes them as they are made, in bounded memory. A generation that was interrupted continues
-    /// with the images that are missing; the result is the same to the byte.
+    /// Generates the images and writes each as soon as it is finished, in bounded memory.
+    ///
+    /// If an interrupted generation is repeated, only the missing images are generated; the resulting files are
+    /// byte-identical.
     ///
     /// # Errors
-    /// As [`Generation::run`]; if `path` holds other images, or images of another model, seed or sampler; and if it cannot
-    /// be written.
+    /// As [`Generation::run`]; also if `path` holds images of another model, seed or sampler, or cannot be written.
     pub fn save_with(mut self, path: impl AsRef<Path>, save: &SaveOptions) -> Result<Saved, Error> {
         let output = Output::parse(path.as_ref(), save.animate && path.as_ref().extension().is_some())?;
         let plan = self.plan()?;
@@ -305,18 +220,20 @@ impl<'a> Generation<'a> {
 
         let info = self.info(&plan, &save.info);
         let animated = save.animate || matches!(output, Output::Animation(_));
-        // The last row's preview is the finished image, which ends an animation anyway.
+        // The finished images end the animation anyway, so the last row needs no preview.
         let animation = if animated { frames::rows(rows, frames::ANIMATION) } else { Vec::new() };
         let animation = &animation[..animation.len().saturating_sub(1)];
         let spooled = if matches!(output, Output::Folder(_)) { 0 } else { animation.len() };
-        let mut writer = Writer::open(&output, &self.identity(&plan), self.options.first, shape, spooled)?;
+        let identity = self.identity(&plan).digest();
+        let request = WriteRequest { identity, first: self.options.first, shape, frames: spooled };
+        let mut writer = Writer::open(&output, request)?;
         let sheet_rows = frames::rows(rows, frames::SHEET);
         let existing = writer.existing();
         for first in (0..n).step_by(self.options.batch_size) {
             let range = first..n.min(first + self.options.batch_size);
             let missing = writer.missing(range);
             let Some(start) = missing.first().copied() else { continue };
-            // Images that are missing from a batch are neighbours, but for those that somebody removed.
+            // The missing images of a batch are consecutive unless somebody removed files.
             let range = start..missing.last().map_or(start, |last| last + 1);
             let (mut previews, mut sheet) = (Vec::new(), Vec::new());
             let images = self.batch(&plan, range.clone(), existing, |step| {
@@ -332,7 +249,7 @@ impl<'a> Generation<'a> {
                 output::sheet(path, &sheet, sheet.len(), &info)?;
             }
             if let (Output::Folder(folder), true, 0) = (&output, save.animate, first) {
-                // Beside the folder: inside, a metric would take it for a sample.
+                // Next to the folder, because metrics would count it as a sample inside.
                 let name = folder.file_name().unwrap_or_default().to_string_lossy();
                 previews.push(images);
                 output::sheet(&folder.with_file_name(format!("{name}-progress.png")), &previews, 10, &info)?;
@@ -397,7 +314,7 @@ impl<'a> Generation<'a> {
         }
     }
 
-    /// H, W, C of the images.
+    /// Returns the shape [H, W, C] of the images.
     fn shape(&self) -> Result<[usize; 3], Error> {
         let signature = self.pipeline.network.signature();
         let of = |images: &Images| [images.height, images.width, images.channels];
@@ -418,7 +335,7 @@ impl<'a> Generation<'a> {
         Ok([height, width, signature.in_channels])
     }
 
-    /// Makes the images of a range and calls `look` after each step.
+    /// Generates the images of a range and calls `look` after each step.
     fn batch(
         &mut self,
         plan: &Plan,
@@ -449,7 +366,7 @@ impl<'a> Generation<'a> {
         })
     }
 
-    /// x at the table's first timestep.
+    /// Returns x at the first timestep of the table.
     fn start(&self, plan: &Plan, range: std::ops::Range<usize>) -> Result<Images, Error> {
         let GenerateOptions { first, seed, share_until, .. } = self.options;
         let noise = |first: u64, count| initial_noise(seed, first, count, plan.shape);
@@ -474,7 +391,10 @@ impl<'a> Generation<'a> {
         Some(range.map(|i| labels[(self.options.first as usize + i) % labels.len()]).collect())
     }
 
-    /// How many classes take turns, where each is to have a row of its own.
+    /// Returns the number of classes for a grid with one row per class.
+    ///
+    /// # Errors
+    /// If the model has no classes, or the output is not a grid.
     fn classes_of_rows(&self, plan: &Plan, output: &Output) -> Result<usize, Error> {
         match &plan.labels {
             Some(labels) if matches!(output, Output::Grid(_)) => Ok(labels.len()),
@@ -482,7 +402,7 @@ impl<'a> Generation<'a> {
         }
     }
 
-    /// What decides about the images, but for their number.
+    /// Returns the identity of the images: everything that determines them, except their number.
     fn identity(&self, plan: &Plan) -> Identity {
         let options = &self.options;
         let mut identity = Identity::of(self.pipeline);
@@ -509,7 +429,7 @@ impl<'a> Generation<'a> {
     }
 }
 
-/// Checks that a batch can be held at all.
+/// Checks that a batch fits in memory.
 fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> Result<(), Error> {
     let sides = [n, height, width, channels, size_of::<f32>()];
     let bytes = sides.into_iter().try_fold(1, usize::checked_mul);

@@ -1,5 +1,5 @@
-//! The identity of a generation: a digest of everything that decides about its images but their number. Files carry it, so
-//! that images of another model, seed or sampler are not mixed with them.
+//! The identity of a generation: a digest of everything that determines its images, except their number. It is stored
+//! in the files, so that images of another model, seed or sampler are not mixed with them.
 
 use std::hash::Hasher;
 
@@ -7,12 +7,12 @@ use model::Pipeline;
 use serde::Serialize;
 use twox_hash::XxHash64;
 
-/// A digest in the making.
+/// A digest under construction.
 #[derive(Clone)]
 pub(crate) struct Identity(XxHash64);
 
 impl Identity {
-    /// Starts with the network's configuration and parameters, and its scheduler.
+    /// Starts a digest with the network's configuration, its parameters and its scheduler.
     pub fn of(pipeline: &Pipeline) -> Self {
         let mut identity = Self(XxHash64::with_seed(0));
         identity.0.write(pipeline.network.config().as_bytes());

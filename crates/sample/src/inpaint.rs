@@ -1,5 +1,5 @@
-//! Inpainting: at each step the known part of the image is put in its place with the noise of that step, and steps are
-//! repeated until both parts agree (RePaint: Lugmayr et al. 2022, arXiv 2201.09865).
+//! Inpainting (RePaint: Lugmayr et al. 2022, arXiv 2201.09865). At each step, the known part of the image is replaced
+//! by the known pixels at that step's noise level. Repeating steps makes both parts consistent.
 
 use burn::tensor::Tensor;
 use diffusion::{NoiseLevel, SolverTable};
@@ -9,22 +9,22 @@ use random::Stream;
 use crate::Error;
 use crate::solve::{Batch, History, Progress, Request, SamplerStep, sample_by};
 
-/// What is known of the images to be made.
+/// The known image and the mask of an inpainting.
 #[derive(Clone, Copy, Debug)]
 pub struct Inpainting<'a> {
     /// One image, H,W,C.
     pub image: &'a Images,
-    /// For each pixel whether it is unknown and filled in, H,W.
+    /// For each pixel, H,W, whether it is unknown and will be filled in.
     pub unknown: &'a [bool],
-    /// How often each step is taken: 1 is replacement alone, 10 what RePaint uses.
+    /// Number of times that each step is taken: 1 for replacement only, 10 in the RePaint paper.
     pub resample: usize,
 }
 
-/// Fills in the unknown part of an image, once for each noise of the request. `progress` is called after each row of each
-/// batch; it returns `false` to cancel.
+/// Fills in the unknown part of an image, once for each noise of the request. `progress` is called after each row of
+/// each batch; it returns `false` to cancel.
 ///
 /// # Errors
-/// If sizes do not fit, the table uses predictions of earlier steps, which repeating a step would make wrong, or as
+/// If sizes do not match or the sampler uses earlier predictions, which repeated steps would invalidate. Also as
 /// [`sample`](crate::sample()).
 pub fn inpaint(
     denoiser: &dyn Denoiser,
@@ -94,20 +94,20 @@ mod tests {
     use diffusion::{Node, SchedulerConfig};
     use model::Oracle;
 
-    /// Two pixels of unit variance and correlation 0.9: given the one, the other is N(0.9·known, 1 − 0.81).
+    /// The correlation of two pixels of unit variance: given one of them, the other is N(0.9·known, 1 − 0.81).
     const CORRELATION: f64 = 0.9;
 
-    /// E[x_0 | x_t] of such data, along the eigenvectors (1, 1) and (1, −1) of their covariance.
+    /// Computes E[x_0 | x_t] of such data, along the eigenvectors (1, 1) and (1, −1) of their covariance.
     fn exact(x: &[f64], node: Node) -> Vec<f64> {
         let NoiseLevel { alpha, sigma } = node.level;
-        // α·eigenvalue/(α²·eigenvalue + σ²), half of it for the mean of the two.
+        // α·eigenvalue/(α²·eigenvalue + σ²), halved for the mean of the two.
         let scale = |eigenvalue: f64| 0.5 * alpha * eigenvalue / (alpha * alpha * eigenvalue + sigma * sigma);
         let sum = scale(1.0 + CORRELATION) * (x[0] + x[1]);
         let difference = scale(1.0 - CORRELATION) * (x[0] - x[1]);
         vec![sum + difference, sum - difference]
     }
 
-    /// (mean, variance) of the pixel beside a known pixel of 1.5.
+    /// Returns the mean and variance of the unknown pixel, if the known one is 1.5.
     fn filled(resample: usize) -> (f64, f64) {
         let scheduler = SchedulerConfig { clip_sample: false, ..SchedulerConfig::default() };
         let options = SamplerOptions { steps: Some(500), ..Default::default() };
@@ -124,8 +124,8 @@ mod tests {
         (mean, values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64)
     }
 
-    /// Replacement alone is biased: the noisy known part says less about the unknown one than it should. Repeating steps
-    /// converges to the exact posterior.
+    /// Replacement alone is biased, because the noisy known part has too little information about the unknown one. With
+    /// repeated steps the result converges to the exact posterior.
     #[test]
     fn resampling_converges_to_the_exact_posterior() {
         let (mean, variance) = (1.5 * CORRELATION, 1.0 - CORRELATION * CORRELATION);

@@ -1,6 +1,6 @@
-//! Interpolation between two images: both are noised to the same x_t with the same ε, mixed, and denoised (Ho et al. 2020,
-//! section 4.3 and figure 8). The larger t is, the coarser the features that are mixed. Alternatively their DDIM latents
-//! are mixed, which preserves more of them (Song et al. 2021, section 5.3).
+//! Interpolation between two images: both are noised to x_t with the same ε, mixed, and denoised (Ho et al. 2020,
+//! section 4.3 and figure 8). A larger t mixes coarser features. Alternatively, the DDIM latents of the images are
+//! mixed, which preserves more of them (Song et al. 2021, section 5.3).
 
 use diffusion::{SchedulerConfig, SolverTable};
 use model::{Denoiser, Images};
@@ -10,46 +10,46 @@ use crate::noise::{initial_noise, noised};
 use crate::solve::{Request, sample};
 use crate::{Error, Sampler, SamplerOptions};
 
-/// How two noisy images are mixed.
+/// The mixture of two noisy images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mix {
-    /// (1−λ)·a + λ·b, as Ho et al.
+    /// Linear, (1−λ)·a + λ·b, as in Ho et al.
     #[default]
     Linear,
-    /// Along the great circle between them, which preserves the norm of noise (Song et al. 2021, appendix D.5).
+    /// Spherical, along the great circle, which preserves the norm of noise (Song et al. 2021, appendix D.5).
     Spherical,
 }
 
-/// Two images, and how to interpolate between them.
+/// Two images and the options of their interpolation.
 #[derive(Clone, Debug)]
 pub struct Interpolation<'a> {
     /// The images at λ = 0 and λ = 1, one each.
     pub ends: [&'a Images; 2],
     /// The timesteps to which the images are noised.
     pub at: &'a [usize],
-    /// The shares of the second image.
+    /// The weights λ of the second image.
     pub lambdas: &'a [f64],
-    /// How they are mixed.
+    /// The mixture.
     pub mix: Mix,
-    /// The sampler that denoises, over those of its timesteps below t.
+    /// The sampler that denoises, restricted to its timesteps below t.
     pub sampler: Sampler,
-    /// Steps of the sampler from T−1; all by default.
+    /// Number of steps of the sampler from T−1. Defaults to all.
     pub steps: Option<usize>,
-    /// Mix DDIM latents, not noised images; `sampler` and `seed` are then unused.
+    /// Mixes DDIM latents instead of noised images. `sampler` and `seed` are then ignored.
     pub invert: bool,
-    /// The class of the images, where the network has classes.
+    /// The class of the images, if the network has classes.
     pub label: Option<u32>,
     /// Seed of the noise.
     pub seed: u64,
-    /// Images that go through the network at once.
+    /// Images per batch.
     pub batch_size: usize,
 }
 
-/// Interpolates between two images: for each λ, the images at each t. `progress(done, total)` is called after each row of
-/// the sampler's tables; return `false` to cancel.
+/// Interpolates between two images: for each λ, the images at each t. `progress(done, total)` is called after each row
+/// of the sampler's tables; return `false` to cancel.
 ///
 /// # Errors
-/// If the images differ in size or do not fit the network, a timestep is not the chain's, or as
+/// If the images differ in size or do not match the network, or a timestep is outside the chain. Also as
 /// [`sample`](crate::sample()).
 pub fn interpolate(
     denoiser: &dyn Denoiser,
@@ -62,7 +62,7 @@ pub fn interpolate(
         return Err(Error::Request("an interpolation needs two images of one size".into()));
     }
     let schedule = scheduler.noise_schedule()?;
-    // A table from data to latents, if they are mixed, and one from there to images.
+    // One table from the data to the latents, if these are mixed, and one back to the images.
     let tables = |&t: &usize| {
         if interpolation.invert {
             let (up, down) = inversion_tables(scheduler, t, interpolation.steps.unwrap_or(schedule.len()))?;
@@ -120,7 +120,7 @@ fn mixed(mix: Mix, a: &[f32], b: &[f32], lambda: f64) -> Vec<f32> {
         Mix::Spherical => {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
             let angle = (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0).acos();
-            // Images in the same direction have a straight line between them.
+            // If the images have the same direction, the great circle is undefined and a straight line is exact.
             if angle.sin() < 1e-6 {
                 (1.0 - lambda, lambda)
             } else {

@@ -6,37 +6,37 @@ use model::{Denoiser, Images};
 use crate::Error;
 use crate::solve::{Request, sample};
 
-/// How images are inverted.
+/// The options of an inversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inversion {
     /// The timestep of the latents.
     pub at: usize,
-    /// Steps from the data to T−1.
+    /// Number of steps from the data to T−1.
     pub steps: usize,
-    /// Images that go through the network at once.
+    /// Images per batch.
     pub batch_size: usize,
 }
 
-/// Images, their latents, and what DDIM reconstructs from these.
+/// The latents of images and their reconstructions by DDIM.
 #[derive(Clone, Debug)]
 pub struct Inverted {
-    /// The latents, x at the timestep asked for.
+    /// The latents: x at the requested timestep.
     pub latents: Images,
-    /// The images that DDIM makes of the latents.
+    /// The images that DDIM reconstructs from the latents.
     pub reconstruction: Images,
     /// The root mean squared error of each reconstruction, in pixel values of 0 to 255.
     pub rmse: Vec<f64>,
-    /// The root mean square of each latent's values; 1 for noise.
+    /// The root mean square of each latent; 1 for Gaussian noise.
     pub latent_rms: Vec<f64>,
-    /// Evaluations of the network for each image.
+    /// Evaluations of the network per image.
     pub evaluations: usize,
 }
 
-/// Inverts images to DDIM latents and reconstructs them. `progress(done, total)` is called after each step; return `false`
-/// to cancel.
+/// Inverts images to DDIM latents and reconstructs them. `progress(done, total)` is called after each step; return
+/// `false` to cancel.
 ///
 /// # Errors
-/// If images or timesteps do not fit the model, or as [`sample`](crate::sample()).
+/// If images or timesteps do not match the model. Also as [`sample`](crate::sample()).
 pub fn invert(
     denoiser: &dyn Denoiser,
     scheduler: &SchedulerConfig,
@@ -72,11 +72,11 @@ pub fn invert(
     })
 }
 
-/// Returns the tables that take images to x at t by DDIM and back, over the same timesteps, `steps` of them from the data
-/// to T−1. Neither clips x̂0, which could not be undone.
+/// Returns two tables of DDIM steps over the same timesteps: from images to x at t, and back. `steps` steps span the
+/// range from the data to T−1. Neither table clips x̂0, since clipping cannot be inverted.
 ///
 /// # Errors
-/// If t is not above 0 and within the chain, or for fewer than two steps or more than it has.
+/// If t is 0 or outside the chain, or the number of steps is below 2 or above that of the chain.
 pub fn inversion_tables(
     scheduler: &SchedulerConfig,
     t: usize,

@@ -1,11 +1,11 @@
-//! Sampling: from noise to images, and the files that images are written to.
+//! Sampling: from noise to images, and the output formats of images.
 //!
-//! | module or item | what |
+//! | module or item | content |
 //! |---|---|
-//! | [`Generation`] | samples of a pipeline by a builder with defaults, in memory or written as they are made |
-//! | [`sample()`] | a solver table applied to noise by any [`Denoiser`](model::Denoiser) |
+//! | [`Generation`] | a builder for samples of a pipeline, in memory or written to files |
+//! | [`sample()`] | applies a solver table to noise, with any [`Denoiser`](model::Denoiser) |
 //! | [`Sampler`] | samplers by name: from a noise schedule to a solver table |
-//! | [`inpaint()`], [`interpolate()`], [`invert()`] | editing |
+//! | [`inpaint()`], [`interpolate()`], [`invert()`] | image editing |
 //! | [`output`] | PNG grids, animations, npz, safetensors, folders |
 
 mod error;
@@ -16,16 +16,18 @@ mod inpaint;
 mod interpolate;
 mod invert;
 mod noise;
+mod options;
 pub mod output;
 mod sampler;
 mod solve;
 mod writer;
 
 pub use error::Error;
-pub use generate::{ClipChoice, GenerateOptions, Generation, GenerationProgress, SamplerChoice, SaveOptions, Saved};
+pub use generate::{Generation, GenerationProgress, SaveOptions, Saved};
 pub use inpaint::{Inpainting, inpaint};
 pub use interpolate::{Interpolation, Mix, interpolate};
 pub use invert::{Inversion, Inverted, inversion_tables, invert};
 pub use noise::{initial_noise, noised, read_noise};
+pub use options::{ClipChoice, GenerateOptions, SamplerChoice};
 pub use sampler::{Sampler, SamplerOptions};
 pub use solve::{Request, SamplerStep, SharedNoise, sample};

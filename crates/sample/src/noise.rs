@@ -1,4 +1,4 @@
-//! The noise that sampling starts from.
+//! The initial noise of sampling.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use random::{Random, Stream};
 
 use crate::Error;
 
-/// Returns standard normal x_T for the images `first_image` to `first_image + n`, of shape `[H,W,C]`. The noise of an
-/// image depends on the seed and its number alone.
+/// Returns standard normal x_T for the images `first_image .. first_image + n` of shape `[H,W,C]`. The noise of an
+/// image depends only on the seed and its number.
 pub fn initial_noise(seed: u64, first_image: u64, n: usize, [height, width, channels]: [usize; 3]) -> Images {
     let random = Random::new(seed);
     let mut pixels = vec![0.0; n * height * width * channels];
@@ -19,11 +19,11 @@ pub fn initial_noise(seed: u64, first_image: u64, n: usize, [height, width, chan
     Images::new([n, height, width, channels], pixels)
 }
 
-/// Reads noise from the tensor `noise` `[N,C,H,W]` of a safetensors file, which [`invert`](crate::invert()) and other
-/// programs write.
+/// Reads noise from the tensor `noise` `[N,C,H,W]` of a safetensors file, such as latents from
+/// [`invert`](crate::invert()).
 ///
 /// # Errors
-/// Names the file if it cannot be read, has no such tensor, or a value that is not finite.
+/// If the file cannot be read, has no such tensor, or has NaN or infinite values; the error names it.
 pub fn read_noise(path: impl AsRef<Path>) -> Result<Images, Error> {
     let path = path.as_ref();
     let fail = |message: String| Error::Request(format!("{}: {message}", path.display()));
@@ -45,8 +45,8 @@ pub fn read_noise(path: impl AsRef<Path>) -> Result<Images, Error> {
     Ok(Images::new([n, height, width, channels], pixels))
 }
 
-/// Returns x_t of one image `[1,H,W,C]`, once for the noise of each image that [`initial_noise`] numbers: the start of
-/// image-to-image (SDEdit: Meng et al. 2022, arXiv 2108.01073).
+/// Returns x_t of one image `[1,H,W,C]` for each image of `noise`: the start of image-to-image (SDEdit: Meng et al.
+/// 2022, arXiv 2108.01073).
 pub fn noised(image: &Images, level: NoiseLevel, noise: Images) -> Images {
     let mut pixels = vec![0.0; noise.pixels.len()];
     let size = image.pixels.len().max(1);

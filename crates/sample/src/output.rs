@@ -1,15 +1,15 @@
-//! Output files: a picture to look at, arrays to compute with, or a folder of images.
+//! Output formats: a picture to view, arrays for programs, or a folder of images.
 //!
 //! | path | [`Output`] | content |
 //! |---|---|---|
-//! | `.png` | [`Grid`](Output::Grid) | all images in one, near-square; or, if asked for, an animated one |
+//! | `.png` | [`Grid`](Output::Grid) | all images in one, near-square; animated on request |
 //! | `.gif`, `.apng` | [`Animation`](Output::Animation) | the grid over the steps of sampling |
 //! | `.npz` | [`Npz`](Output::Npz) | `arr_0` u8 N,H,W,C and labels `arr_1` i64, as OpenAI's evaluator and others read it |
 //! | `.safetensors` | [`Safetensors`](Output::Safetensors) | `samples` `[N,C,H,W]` f32 as the network left them |
 //! | none, or `NAME/` | [`Folder`](Output::Folder) | `000000.png` … |
 //!
-//! Each file is written completely or not at all. A PNG carries what it was made with as text chunks, a GIF as a comment,
-//! safetensors as metadata.
+//! Files are written atomically. The options of the generation are stored in them: as text chunks in a PNG, as a
+//! comment in a GIF, as metadata in safetensors.
 
 pub(crate) mod picture;
 
@@ -23,43 +23,42 @@ use model::Images;
 use rayon::prelude::*;
 use weights::atomic;
 
-use crate::writer::spool_folder;
 use picture::{InMemory, Layout, PixelSource};
 
 /// An error of writing images.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing is written under such a name.
+    /// An unsupported file extension.
     #[error("{}: cannot write {kind}; samples go to {SUPPORTED}", path.display())]
     Unsupported {
-        /// The output asked for.
+        /// The requested output.
         path: PathBuf,
-        /// What its name says that it is.
+        /// The kind of file that the name indicates.
         kind: String,
     },
-    /// What is at the path is not what is to be written there.
+    /// A conflict with existing files.
     #[error("{}: {reason}", path.display())]
     Target {
-        /// The output, or the folder that it would be in.
+        /// The output, or its folder.
         path: PathBuf,
-        /// What is there and what was expected.
+        /// The conflict, and what was expected.
         reason: String,
     },
-    /// The operating system refused: no permission, a full disk.
+    /// An error of the operating system, such as missing permission or a full disk.
     #[error("{}: {action}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// The operating system's reason.
+        /// The underlying error.
         error: io::Error,
     },
-    /// A number of channels that no picture has.
+    /// An unsupported number of channels for a picture.
     #[error("images of {0} channels are not a picture (1 is grey, 3 RGB, 4 RGBA); write them to .npz or .safetensors")]
     Channels(usize),
-    /// A grid that is longer than files and viewers allow.
+    /// A grid that is too large for the file format or viewers.
     #[error(
         "a grid of {rows}x{columns} images of {height}x{width} is longer than 65535 pixels; \
          write fewer of them, or to a folder, .npz or .safetensors"
@@ -69,56 +68,56 @@ pub enum Error {
         rows: usize,
         /// Columns of images.
         columns: usize,
-        /// Of one image, in pixels.
+        /// Height of one image, in pixels.
         height: usize,
-        /// Of one image, in pixels.
+        /// Width of one image, in pixels.
         width: usize,
     },
-    /// Sizes that contradict each other.
+    /// Shapes that do not match.
     #[error("{0}")]
     Shape(String),
-    /// An image with NaN or infinite values, which no pixel shows.
+    /// An image with NaN or infinite values.
     #[error(
         "image {index} of {n} has {count} values that are NaN or infinite: the weights are damaged or the model diverged"
     )]
     NotFinite {
         /// The first such image, counted from 0.
         index: usize,
-        /// How many images there are.
+        /// Number of images.
         n: usize,
-        /// How many such values it has.
+        /// Number of such values in it.
         count: usize,
     },
-    /// From writing a file.
+    /// An error of writing a file.
     #[error(transparent)]
     Weights(#[from] weights::Error),
 }
 
-/// This module's result.
+/// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 const SUPPORTED: &str = ".png (a grid or, animated, its making), .gif or .apng (animated), .npz, .safetensors, \
                          or a folder (a name without extension, or with a / at the end)";
 
-/// A file or folder of images, by its kind.
+/// An output, by its format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// One PNG with all images.
     Grid(PathBuf),
-    /// The grid over the steps of sampling, looping: a GIF, or else an animated PNG. A viewer that does not animate
-    /// PNGs shows the finished grid.
+    /// The grid over the steps of sampling, looping: a GIF or an animated PNG. Viewers without support for animated
+    /// PNGs show the finished grid.
     Animation(PathBuf),
     /// NumPy arrays in OpenAI's layout: `arr_0` u8 N,H,W,C, `arr_1` labels i64.
     Npz(PathBuf),
-    /// `samples` `[N,C,H,W]` f32, neither clamped nor rounded; `labels` `[N]` (f32 too) if there are any.
+    /// `samples` `[N,C,H,W]` f32, neither clamped nor rounded, and `labels` `[N]`, also f32, if there are any.
     Safetensors(PathBuf),
     /// A PNG for each image.
     Folder(PathBuf),
 }
 
 impl Output {
-    /// Returns the output that a path stands for, by its extension in either case; an existing folder is a folder
-    /// whatever its name.
+    /// Returns the output for a path, by its extension in upper or lower case. An existing folder is always a folder of
+    /// images.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another extension, or if `animated` and the path is not a `.png`, `.apng` or `.gif`.
@@ -144,7 +143,7 @@ impl Output {
         }
     }
 
-    /// The file or folder.
+    /// Returns the path of the file or folder.
     pub fn path(&self) -> &Path {
         match self {
             Output::Grid(path)
@@ -155,7 +154,7 @@ impl Output {
         }
     }
 
-    /// Returns whether a generation that was interrupted left images here: in the folder, or beside the file.
+    /// Returns whether an interrupted generation left images in the folder or, for a file, in its spool.
     pub fn is_begun(&self) -> bool {
         match self {
             Output::Folder(folder) => images_in(folder).is_ok_and(|images| !images.is_empty()),
@@ -163,12 +162,12 @@ impl Output {
         }
     }
 
-    /// Checks that images of `shape` `[N,H,W,C]` can be written, before hours are spent on making them. Creates the
-    /// folders on the way to the output, and in the innermost one, for a moment, a temporary file.
+    /// Checks that images of `shape` `[N,H,W,C]` can be written, before they are generated. Creates the parent folders
+    /// of the output, and briefly a temporary file.
     ///
     /// # Errors
-    /// If a folder is where a file is to be or the other way round, a folder cannot be created or written to, or the
-    /// images do not make a picture of the kind (number of channels, size of the grid).
+    /// If a folder exists in place of a file or vice versa, a folder cannot be created or written to, or the number of
+    /// channels or the grid size does not suit the format.
     pub fn check_writable(&self, shape: [usize; 4]) -> Result<()> {
         let [n, height, width, channels] = shape;
         match self {
@@ -189,7 +188,7 @@ impl Output {
         tempfile::tempfile_in(folder).map(drop).map_err(failed)
     }
 
-    /// Creates the folder that the output is, or is in.
+    /// Creates the folder of the output: the output itself or its parent.
     pub(crate) fn create_folder(&self) -> Result<&Path> {
         let path = self.path();
         let bad = |path: &Path, reason: &str| Error::Target { path: path.to_owned(), reason: reason.to_owned() };
@@ -210,16 +209,17 @@ impl Output {
     }
 }
 
-/// Writes images that are in memory, creating folders on the way to them and replacing a file that is there.
+/// Writes images from memory. Creates parent folders and replaces an existing file.
 ///
-/// - `frames`: for animations: previews (x_t or x̂0) in the order of sampling, each of the shape of `images`. `images` end
-///   the animation and are held; they may, but need not, be the last of `frames` too.
-/// - `info`: what the images were made with, such as command and seed: PNG text chunks (keywords of 1 to 79 characters of
-///   Latin-1), safetensors metadata, a GIF's comment. An `.npz` has no place for it.
+/// - `frames`: for animations, previews (x_t or x̂0) in the order of sampling, each of the shape of `images`. `images`
+///   are shown last and longer than the others; they may also be the last of `frames`.
+/// - `info`: options of the generation, such as command and seed. They become PNG text chunks (keywords of 1 to 79
+///   Latin-1 characters), safetensors metadata or a GIF comment. An `.npz` cannot store them.
 ///
 /// # Errors
-/// If shapes disagree, a value is NaN or infinite (`.safetensors` takes them), the number of channels is not a picture's, a
-/// folder holds other images, or the file cannot be written; then an earlier file is untouched.
+/// If shapes do not match, a value is NaN or infinite (allowed in `.safetensors`), the format does not support the
+/// number of channels, a folder holds other images, or the file cannot be written. An existing file then remains
+/// unchanged.
 pub fn write(output: &Output, images: &Images, frames: &[Images], info: &[(String, String)]) -> Result<()> {
     check_shape(images)?;
     if !matches!(output, Output::Safetensors(_)) {
@@ -260,11 +260,11 @@ pub fn write(output: &Output, images: &Images, frames: &[Images], info: &[(Strin
     }
 }
 
-/// Writes each image as a PNG of its own, `000000.png` and so on from `first_index`, with text chunks `index`, `label`
-/// (if there are labels) and `info`. Other files in the folder stay.
+/// Writes each image as its own PNG, `000000.png` and so on from `first_index`, with text chunks `index`, `label` (if
+/// there are labels) and `info`. Other files in the folder are not changed.
 ///
 /// # Errors
-/// As [`write()`]; the images before the one that could not be written may be there, complete.
+/// As [`write()`]; images before the failed one may have been written completely.
 pub fn write_folder(folder: &Path, images: &Images, first_index: u64, info: &[(String, String)]) -> Result<()> {
     check(images)?;
     let color = picture::color(images.channels)?;
@@ -286,7 +286,7 @@ pub fn write_folder(folder: &Path, images: &Images, first_index: u64, info: &[(S
     Ok(())
 }
 
-/// The image files in a folder, sorted.
+/// Returns the image files in a folder, sorted.
 pub(crate) fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
     const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
     let fail = |error| Error::Io { path: folder.to_owned(), action: "cannot be read", error };
@@ -318,7 +318,7 @@ pub(crate) fn write_npz(path: &Path, source: &mut dyn PixelSource, labels: Optio
     Ok(())
 }
 
-/// Writes `samples` `[N,C,H,W]`, which `write` writes as f32, little-endian, and `labels`.
+/// Writes `samples` `[N,C,H,W]` and `labels`; the callback `write` writes the samples as little-endian f32.
 pub(crate) fn write_samples(
     path: &Path,
     [n, height, width, channels]: [usize; 4],
@@ -338,7 +338,8 @@ pub(crate) fn write_samples(
     Ok(())
 }
 
-/// Checks that images can be shown: as many values as the shape says, at least one image, and all finite.
+/// Checks that images can be shown: the number of values matches the shape, there is at least one image, and all values
+/// are finite.
 ///
 /// # Errors
 /// [`Error::Shape`] or [`Error::NotFinite`], which names the first bad image.
@@ -364,4 +365,11 @@ fn check_shape(images: &Images) -> Result<()> {
         return Err(Error::Shape(format!("{} labels for {} images", labels.len(), images.n)));
     }
     Ok(())
+}
+
+/// Returns the folder that collects the images of a file.
+pub(crate) fn spool_folder(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
 }

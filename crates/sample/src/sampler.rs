@@ -1,4 +1,4 @@
-//! Samplers by name: from a chain to a table of solver coefficients.
+//! Samplers by name: from a noise schedule to a table of solver coefficients.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,35 +20,35 @@ use crate::Error;
 static NAMES: LazyLock<Vec<&'static str>> =
     LazyLock::new(|| ["ddpm", "ddim", "edm-sde"].into_iter().chain(OdeSolver::NAMES.map(|(name, _)| name)).collect());
 
-/// A sampler: a rule that makes solver tables.
+/// A sampler: a method for building solver tables.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampler {
     /// Ancestral sampling (Ho et al. 2020, Algorithm 2).
     Ddpm,
     /// Denoising diffusion implicit models (Song et al. 2021): η = 0 adds no noise, η = 1 is ancestral.
     Ddim {
-        /// How much of the ancestral noise is added.
+        /// The share of the ancestral noise that is added.
         eta: f64,
     },
-    /// An ODE solver of higher order, for good images in 10 to 20 evaluations.
+    /// A higher-order ODE solver, for good images in 10 to 20 evaluations.
     Ode(OdeSolver),
     /// Heun's method with noise (Karras et al. 2022, algorithm 2).
     EdmSde(Churn),
 }
 
-/// The steps of a sampler. The default is all T steps at the chain's own spacing; for samplers of higher order 20, uniform
-/// in log-SNR.
+/// The number and spacing of a sampler's steps. Defaults to all T steps with the scheduler's spacing, or, for
+/// higher-order samplers, to 20 steps uniform in log-SNR.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SamplerOptions {
     /// The number of steps.
     pub steps: Option<usize>,
-    /// The rule that spaces timesteps, as in diffusers.
+    /// The rule for the spacing of timesteps, as in diffusers.
     pub spacing: Option<TimestepSpacing>,
-    /// The timestep grid, between whole timesteps too.
+    /// The timestep grid, which may include fractional timesteps.
     pub grid: Option<TimestepGrid>,
-    /// Rounds the grid to whole timesteps.
+    /// Rounds the grid to integer timesteps.
     pub snap: bool,
-    /// The ancestral variance; the scheduler's by default.
+    /// The ancestral variance. Defaults to the scheduler's.
     pub variance: Option<Variance>,
 }
 
@@ -58,7 +58,7 @@ impl Sampler {
         &NAMES
     }
 
-    /// Returns the name, without DDIM's η.
+    /// Returns the name, without the η of DDIM.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ddpm => "ddpm",
@@ -68,15 +68,15 @@ impl Sampler {
         }
     }
 
-    /// Returns DDIM with this η; any other sampler is unchanged.
+    /// Returns DDIM with this η. Other samplers are returned unchanged.
     pub fn with_eta(self, eta: f64) -> Self {
         if let Self::Ddim { .. } = self { Self::Ddim { eta } } else { self }
     }
 
-    /// Returns the solver table; for `ddpm` and `ddim`, the steps of diffusers' scheduler of the same name.
+    /// Returns the solver table. For `ddpm` and `ddim` its steps are those of the diffusers scheduler of the same name.
     ///
     /// # Errors
-    /// If the steps do not fit the chain.
+    /// If the steps do not match the chain.
     pub fn table(self, scheduler: &SchedulerConfig, options: SamplerOptions) -> Result<SolverTable, Error> {
         let SamplerOptions { spacing, grid, snap, variance, .. } = options;
         let steps = self.steps(scheduler, options);
@@ -97,7 +97,7 @@ impl Sampler {
             }
         };
         if let Some(grid) = grid {
-            // Ancestral steps and DDIM's are defined between whole timesteps.
+            // Ancestral steps and DDIM steps are defined between integer timesteps.
             let nodes = grid.nodes(&scheduler.noise_schedule()?, steps, true)?;
             let list: Vec<usize> = nodes[..nodes.len() - 1].iter().map(|node| node.timestep as usize).collect();
             return self.with_timesteps(&scheduler, &list);
@@ -105,8 +105,7 @@ impl Sampler {
         Ok(SchedulerConfig { class, ..scheduler }.solver_table(steps, eta)?)
     }
 
-    /// Returns the table that starts at timestep `t` and continues over those timesteps of [`Sampler::table`]'s spacing
-    /// that are below it.
+    /// Returns the table that starts at timestep `t` and continues over the timesteps of [`Sampler::table`] below `t`.
     ///
     /// # Errors
     /// If t is not a timestep of the chain.
@@ -137,14 +136,14 @@ impl Sampler {
         self.with_timesteps(&scheduler, &list)
     }
 
-    /// The number of steps from T−1.
+    /// Returns the number of steps from T−1.
     fn steps(self, scheduler: &SchedulerConfig, options: SamplerOptions) -> usize {
         let total = scheduler.num_train_timesteps;
         let few = matches!(self, Self::Ode(_) | Self::EdmSde(_));
         options.steps.unwrap_or(if few { total.min(20) } else { total })
     }
 
-    /// Returns the table that visits the given timesteps, in any order.
+    /// Returns the table over the given timesteps, in any order.
     ///
     /// # Errors
     /// If a timestep is repeated or outside the chain.
@@ -161,11 +160,11 @@ impl Sampler {
         })
     }
 
-    /// Returns the table over the optimal sub-chain of `steps` steps by a measured profile; `ddpm` and `ddim` also get
-    /// their optimal variances (Analytic-DPM: Bao et al. 2022, arXiv 2201.06503).
+    /// Returns the table over the optimal sub-chain of `steps` steps for a measured profile. `ddpm` and `ddim` also use
+    /// the optimal variances (Analytic-DPM: Bao et al. 2022, arXiv 2201.06503).
     ///
     /// # Errors
-    /// If the profile does not fit the chain, or there is no sub-chain of that length.
+    /// If the profile does not match the chain, or there is no sub-chain of that length.
     pub fn optimal_table(
         self,
         scheduler: &SchedulerConfig,
@@ -188,7 +187,7 @@ impl Sampler {
         })
     }
 
-    /// Returns the table of a sampler of higher order through given nodes.
+    /// Returns the table of a higher-order sampler over the given nodes.
     fn with_nodes(self, scheduler: &SchedulerConfig, nodes: &[Node]) -> Result<SolverTable, Error> {
         Ok(match self {
             Self::Ode(solver) => solver.table(nodes, scheduler.clip())?,

@@ -1,4 +1,4 @@
-//! From noise to images: a solver table's rows applied to batches on a device.
+//! The sampling loop: applies the rows of a solver table to batches of images.
 
 use std::collections::VecDeque;
 
@@ -11,42 +11,42 @@ use random::{Random, Stream};
 
 use crate::Error;
 
-/// What to sample. Image i of the request is image `first_image + i` of its seed: it is the same whatever the batch
-/// size, the number of images, or what was sampled before.
+/// A request for samples. Image i of the request is image `first_image + i` of its seed. It does not depend on the
+/// batch size, the number of images, or earlier requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The seed of all noise.
     pub seed: u64,
     /// The number of the first image.
     pub first_image: u64,
-    /// x_T for each image `[N,H,W,C]`, from [`initial_noise`](crate::initial_noise) or from a file, with a class for each
-    /// image where the network has classes.
+    /// x_T for each image `[N,H,W,C]`, from [`initial_noise`](crate::initial_noise) or a file, and a class for each
+    /// image if the network has classes.
     pub noise: &'a Images,
-    /// Images that go through the network at once.
+    /// Images per batch.
     pub batch_size: usize,
-    /// Noise that all images have in common.
+    /// Noise shared by all images.
     pub shared: Option<SharedNoise>,
 }
 
-/// Noise that all images of a request have in common until x at a timestep; from there on each has its own. With one x_T
-/// for all, the images are several decodings of one x_t (Ho et al. 2020, figure 7).
+/// Noise shared by all images of a request until x at a timestep; from there on each image has its own. With the same
+/// x_T for all images, they are samples from one x_t (Ho et al. 2020, figure 7).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SharedNoise {
     /// The timestep.
     pub until: f64,
-    /// The number of the image whose noise it is.
+    /// The number of the image that provides the noise.
     pub image: u64,
 }
 
-/// A step of sampling, as the progress function sees it.
+/// A step of sampling, passed to the progress function.
 pub struct SamplerStep<'a> {
     /// The number of the batch's first image within the request.
     pub first: usize,
     /// Images in the batch.
     pub images: usize,
-    /// The table's row that was applied.
+    /// The row of the table that was applied.
     pub row: usize,
-    /// Rows of the table.
+    /// Number of rows of the table.
     pub rows: usize,
     x: &'a Tensor<4>,
     sample: &'a Tensor<4>,
@@ -58,18 +58,18 @@ impl SamplerStep<'_> {
         Images::from_tensor(self.x)
     }
 
-    /// Returns the present prediction of the final images, x̂0.
+    /// Returns the current prediction of the final images, x̂0.
     pub fn sample(&self) -> Images {
         Images::from_tensor(self.sample)
     }
 }
 
-/// Samples images by a solver table: from the request's noise to images `[N,H,W,C]`, in about [-1, 1] and not clamped.
-/// `progress` is called after each row of each batch; it returns `false` to cancel.
+/// Samples images `[N,H,W,C]` with a solver table, from the noise of the request. Values are approximately in [-1, 1]
+/// and not clamped. `progress` is called after each row of each batch; it returns `false` to cancel.
 ///
 /// # Errors
-/// If sizes or labels do not fit the denoiser, x_0 cannot be predicted at a row's noise level, values stop being finite,
-/// or `progress` returned `false`.
+/// If sizes or labels do not match the denoiser, x_0 cannot be predicted at the noise level of a row, values become NaN
+/// or infinite, or `progress` returned `false`.
 pub fn sample(
     denoiser: &dyn Denoiser,
     table: &SolverTable,
@@ -79,7 +79,7 @@ pub fn sample(
     sample_by(denoiser, table, request, progress, sequential)
 }
 
-/// [`sample`] with a strategy of its own for each batch.
+/// Computes [`sample`] with a custom strategy for each batch.
 pub(crate) fn sample_by(
     denoiser: &dyn Denoiser,
     table: &SolverTable,
@@ -92,7 +92,7 @@ pub(crate) fn sample_by(
     if request.batch_size == 0 {
         return Err(Error::Request("the batch size is 0; expected at least 1".into()));
     }
-    // Row i leads to the timestep of row i + 1.
+    // Row i ends at the timestep of row i + 1.
     let shared_rows = request.shared.map_or(0, |shared| {
         table.rows.iter().skip(1).take_while(|row| row.node.timestep >= shared.until).count() as u64
     });
@@ -123,7 +123,7 @@ pub(crate) fn sample_by(
     Ok(Images { pixels, ..noise.clone() })
 }
 
-/// Checks everything that can be known before the first evaluation.
+/// Checks denoiser, table and noise before the first evaluation.
 pub(crate) fn check(denoiser: &dyn Denoiser, table: &SolverTable, noise: &Images) -> Result<(), Error> {
     table.check()?;
     if noise.pixels.len() != noise.shape().iter().product::<usize>() {
@@ -141,7 +141,7 @@ pub(crate) fn check(denoiser: &dyn Denoiser, table: &SolverTable, noise: &Images
     Ok(())
 }
 
-/// Applies one row after the other.
+/// Applies the rows in order.
 fn sequential(batch: &Batch, mut x: Tensor<4>, progress: &mut Progress) -> Result<Tensor<4>, Error> {
     let mut history = History::default();
     for row in 0..batch.table.rows.len() {
@@ -153,31 +153,31 @@ fn sequential(batch: &Batch, mut x: Tensor<4>, progress: &mut Progress) -> Resul
     Ok(x)
 }
 
-/// Called with the row, the images after it and x̂0; returns `false` to cancel.
+/// A function that is called with the row, the images after it and x̂0; it returns `false` to cancel.
 pub(crate) type Progress<'a> = dyn FnMut(usize, &Tensor<4>, &Tensor<4>) -> bool + 'a;
 
-/// Predictions of this and earlier rows, the newest first.
+/// Predictions of this and earlier rows, newest first.
 #[derive(Default)]
 pub(crate) struct History {
     pub samples: VecDeque<Tensor<4>>,
     epsilons: VecDeque<Tensor<4>>,
 }
 
-/// A batch of images on their way through the table.
+/// A batch of images during sampling.
 pub(crate) struct Batch<'a> {
     denoiser: &'a dyn Denoiser,
     pub table: &'a SolverTable,
     condition: Condition<'a>,
     random: Random,
     first_image: u64,
-    /// The noise of the first rows is that of one image: how many rows, and which image.
+    /// The number of first rows that share the noise of one image, and that image.
     shared: (u64, u64),
     pub dims: [usize; 4],
     device: &'a Device,
 }
 
 impl Batch<'_> {
-    /// Applies a row to x. `noise` numbers the row's noise.
+    /// Applies a row to x; `noise` is the number of the row's noise.
     pub(crate) fn step(
         &self,
         index: usize,
@@ -214,7 +214,7 @@ impl Batch<'_> {
         Ok(next)
     }
 
-    /// Clips x̂0, image by image.
+    /// Clips x̂0, separately for each image.
     fn clipped(&self, clip: Clip, sample: Tensor<4>) -> Tensor<4> {
         if let Clip::Range(bound) = clip {
             return sample.clamp(-bound, bound);
@@ -225,7 +225,7 @@ impl Batch<'_> {
         self.tensor(values.into_iter().map(|x| x as f32).collect())
     }
 
-    /// Returns standard normals for each image of the batch.
+    /// Returns standard normal noise for each image of the batch.
     pub(crate) fn normals(&self, stream: Stream, step: u64) -> Tensor<4> {
         let [_, height, width, channels] = self.dims;
         let mut z = vec![0.0; self.dims.iter().product()];
@@ -241,7 +241,7 @@ impl Batch<'_> {
         Tensor::from_data(TensorData::new(values, self.dims), self.device)
     }
 
-    /// The row's noise. Where the variance is learned, the network's v in [-1, 1] interpolates two log-variances.
+    /// Returns the noise of a row. If the variance is learned, v in [-1, 1] interpolates between two log-variances.
     fn noise(&self, step: u64, row: &Row, v: Option<&Tensor<4>>) -> Tensor<4> {
         let z = self.normals(Stream::SamplerNoise, step);
         let (Some((min, max)), Some(v)) = (row.learned_log_variance, v) else {

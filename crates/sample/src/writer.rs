@@ -1,7 +1,7 @@
-//! Writing images as they are made, and continuing after an interruption.
+//! Incremental writing of images, and resuming after an interruption.
 //!
-//! A folder of PNGs grows image by image; each PNG carries the identity of its generation. Every other output is one file
-//! that appears completely or not at all, so its images are collected beside it first:
+//! A folder of PNGs grows image by image; each PNG stores the identity of its generation. Every other output is a
+//! single file that is written atomically. Its images are first collected next to it:
 //!
 //! ```text
 //! OUT.partial/request.json    identity, first image, shape, number of frames
@@ -9,7 +9,7 @@
 //! OUT.partial/frame-NN        the frames of an animation, likewise
 //! ```
 //!
-//! The file is made from there in one pass, in memory for a row of a grid or a frame.
+//! The file is then written in one pass; one row of a grid, or one frame, is in memory at a time.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -21,12 +21,24 @@ use model::Images;
 use serde::{Deserialize, Serialize};
 use weights::atomic;
 
-use crate::identity::Identity;
 use crate::output::picture::{self, Layout, PixelSource};
-use crate::output::{self, Error, Output, Result};
+use crate::output::{self, Error, Output, Result, spool_folder};
 
-/// The text chunk that carries the identity.
+/// The keyword of the text chunk that stores the identity.
 const IDENTITY: &str = "identity";
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WriteRequest {
+    /// The digest of everything that decides about the images but their number.
+    pub identity: String,
+    /// The number of the first image.
+    pub first: u64,
+    /// `[N,H,W,C]`.
+    pub shape: [usize; 4],
+    /// Frames of an animation before the finished images.
+    pub frames: usize,
+}
 
 /// An output that is being written.
 pub(crate) struct Writer {
@@ -37,36 +49,32 @@ pub(crate) struct Writer {
 }
 
 enum Target {
-    /// A folder of PNGs, and which of its images are there.
+    /// A folder of PNGs, and the numbers of the existing images.
     Folder { folder: PathBuf, existing: BTreeSet<usize> },
-    /// Any other output, from a spool.
+    /// Any other output, written from a spool.
     File { output: Output, spool: Spool },
 }
 
 impl Writer {
-    /// Opens an output for `shape` `[N,H,W,C]` images from number `first` on, with `frames` frames of an animation.
+    /// Opens an output, and finds which images are there.
     ///
     /// # Errors
     /// If other images are there, or images of another identity; and if nothing can be written.
-    pub fn open(output: &Output, identity: &Identity, first: u64, shape: [usize; 4], frames: usize) -> Result<Self> {
-        let identity = identity.digest();
+    pub fn open(output: &Output, request: WriteRequest) -> Result<Self> {
+        output.create_folder()?;
+        let WriteRequest { identity, first, shape, .. } = request.clone();
         let target = match output {
             Output::Folder(folder) => {
-                output.create_folder()?;
                 let existing = existing_images(folder, &identity)?;
                 let here = |number: u64| usize::try_from(number.checked_sub(first)?).ok().filter(|&i| i < shape[0]);
                 Target::Folder { folder: folder.clone(), existing: existing.into_iter().filter_map(here).collect() }
             }
-            _ => {
-                output.create_folder()?;
-                let request = SpoolRequest { identity: identity.clone(), first, shape, frames };
-                Target::File { output: output.clone(), spool: Spool::open(output, request)? }
-            }
+            _ => Target::File { output: output.clone(), spool: Spool::open(output, request)? },
         };
         Ok(Self { identity, first, shape, target })
     }
 
-    /// The number of images that were there already.
+    /// Returns the number of images that already existed.
     pub fn existing(&self) -> usize {
         match &self.target {
             Target::Folder { existing, .. } => existing.len(),
@@ -74,7 +82,7 @@ impl Writer {
         }
     }
 
-    /// The images of a range that are missing, counted from the first.
+    /// Returns the missing images of a range, counted from the first.
     pub fn missing(&self, range: Range<usize>) -> Vec<usize> {
         match &self.target {
             Target::Folder { existing, .. } => range.filter(|i| !existing.contains(i)).collect(),
@@ -103,7 +111,7 @@ impl Writer {
         }
     }
 
-    /// Makes the file of what was collected. `by_class` is the number of classes that have a row each in a grid.
+    /// Writes the final file from the spool. `by_class` is the number of classes in a grid with one row per class.
     pub fn finish(self, by_class: Option<usize>, labels: Option<Vec<u32>>, info: &[(String, String)]) -> Result<()> {
         let Target::File { output, spool } = self.target else { return Ok(()) };
         let [n, height, width, _] = self.shape;
@@ -132,42 +140,26 @@ impl Writer {
     }
 }
 
-/// Returns the folder that collects the images of a file.
-pub(crate) fn spool_folder(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
-}
-
 const IMAGES: &str = "images";
 const REQUEST: &str = "request.json";
-
-/// What a spool is for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct SpoolRequest {
-    identity: String,
-    first: u64,
-    shape: [usize; 4],
-    frames: usize,
-}
 
 /// Images that are collected beside a file until it can be made.
 struct Spool {
     folder: PathBuf,
-    request: SpoolRequest,
+    request: WriteRequest,
     /// Whether values are kept as f32, N,C,H,W, and not as bytes, N,H,W,C.
     floats: bool,
-    /// Images that are complete.
+    /// Number of complete images.
     done: usize,
-    /// Held while the spool is written.
+    /// A lock that is held while the spool is written.
     _lock: File,
-    /// Where the output is a device, the spool is elsewhere and goes with this.
+    /// A temporary folder for the spool, if the output is a device.
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl Spool {
     /// Opens the spool of an output, and continues with one that was left for the same request.
-    fn open(output: &Output, request: SpoolRequest) -> Result<Self> {
+    fn open(output: &Output, request: WriteRequest) -> Result<Self> {
         let path = output.path();
         let is_device = fs::metadata(path).is_ok_and(|to| !to.is_file() && !to.is_dir());
         let temporary = is_device.then(tempfile::tempdir).transpose();
@@ -221,7 +213,7 @@ impl Spool {
         self.folder.join(format!("frame-{index:02}"))
     }
 
-    /// Finds how many images are complete, and cuts off what an interruption left after them.
+    /// Counts the complete images, and truncates incomplete data that an interruption left.
     fn recover(&mut self) -> Result<()> {
         let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         let images = length(&self.folder.join(IMAGES)) / self.image_bytes().max(1);
@@ -236,7 +228,7 @@ impl Spool {
         (0..self.request.frames).try_for_each(|i| cut(self.frame(i), done * self.frame_bytes()))
     }
 
-    /// Appends images and their frames; the images last, so that they count only when all of it is there.
+    /// Appends images and their frames. The images come last, since they mark the entry as complete.
     fn append(&mut self, images: &Images, previews: &[Images]) -> Result<()> {
         let append = |path: PathBuf, bytes: &[u8]| {
             let append = || OpenOptions::new().append(true).create(true).open(&path)?.write_all(bytes);
@@ -273,7 +265,7 @@ impl Spool {
     }
 }
 
-/// Images of bytes in a file.
+/// A file of images as bytes.
 pub(crate) struct SpoolFile {
     file: File,
     shape: [usize; 4],
@@ -299,7 +291,7 @@ impl PixelSource for SpoolFile {
     }
 }
 
-/// The numbers of the images in a folder, all of which must have this identity.
+/// Returns the numbers of the images in a folder, which must all have this identity.
 fn existing_images(folder: &Path, identity: &str) -> Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for path in output::images_in(folder)? {

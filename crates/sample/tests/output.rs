@@ -1,4 +1,4 @@
-//! What is written is decoded again by other code and compared with the images, value by value.
+//! Decodes the written files with other libraries and compares them with the images, value by value.
 
 use ddpm_sample::output::{Error, Output, sheet, write, write_folder};
 use image::AnimationDecoder;
@@ -245,7 +245,7 @@ fn npz_is_openais() {
     assert_eq!([set.len(), set.height(), set.width(), set.channels()], images.shape());
     assert_eq!(set.labels(), Some(&[7, 0, 9][..]));
     assert_eq!(set.read(0..3).unwrap(), to_u8(&images.pixels));
-    // What numpy.savez writes: stored, arr_0.npy and arr_1.npy, version 1.0 headers.
+    // As numpy.savez writes it: stored, arr_0.npy and arr_1.npy, version 1.0 headers.
     let bytes = fs::read(&path).unwrap();
     let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("arr_0.npy") && has("'descr': '|u1', 'fortran_order': False, 'shape': (3, 4, 5, 3)"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use data::ImageSet;
-use evaluate::network::{About, Classifier};
+use evaluate::network::{Classifier, ClassifierInfo};
 use model::Images;
 use random::Random;
 use unet::Parameters;
@@ -61,7 +61,7 @@ pub fn train_classifier(
     options: ClassifierOptions,
     device: &Device,
     mut progress: impl FnMut(usize, f64) -> bool,
-) -> Result<(Classifier, About), Error> {
+) -> Result<(Classifier, ClassifierInfo), Error> {
     let ClassifierData { training: set, held_out } = data;
     let [side, width, channels] = set.shape();
     let classes = set.class_names().to_vec();
@@ -109,7 +109,7 @@ pub fn train_classifier(
     let mut averages = optimizer.averages();
     let classifier = classifier.valid().map_parameters(|_, old| averages.next().unwrap_or(old));
     let accuracy = held_out.map(|held_out| accuracy(&classifier, held_out)).transpose()?;
-    let about = About { set: set.name().to_owned(), side, channels, classes, accuracy };
+    let about = ClassifierInfo { set: set.name().to_owned(), side, channels, classes, accuracy };
     Ok((classifier, about))
 }
 

@@ -60,7 +60,7 @@ impl TrainingConfig {
         };
         let keys = &self.model;
         let channels = self.data.channels;
-        let network = unet::Config {
+        let network = unet::UnetConfig {
             sample_size: Some(unet::SampleSize { height: set.height(), width: set.width() }),
             in_channels: channels,
             out_channels: if self.diffusion.variance.is_learned() { 2 * channels } else { channels },
@@ -75,7 +75,7 @@ impl TrainingConfig {
             time_embedding_type: keys.time_embedding_type,
             resnet_time_scale_shift: keys.resnet_time_scale_shift,
             num_class_embeds,
-            ..unet::Config::default()
+            ..unet::UnetConfig::default()
         }
         .with_levels(&keys.block_out_channels, set.height(), &keys.attention_resolutions);
         network.validate().map_err(model::Error::from)?;

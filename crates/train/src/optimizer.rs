@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn moments_and_averages_are_restored_from_their_tensors() {
         let device = Device::flex();
-        let config = unet::Config { norm_num_groups: 4, ..unet::Config::ddpm(8, 1, &[8], 1, &[]) };
+        let config = unet::UnetConfig { norm_num_groups: 4, ..unet::UnetConfig::ddpm(8, 1, &[8], 1, &[]) };
         let mut network = NetworkConfig::from(config).build(3, &device).unwrap();
         let mut optimizer = Optimizer::new(&network.flat_parameters());
         let gradients = network.flat_parameters().into_iter().map(|flat| Some(flat.values.ones_like())).collect();

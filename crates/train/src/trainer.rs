@@ -401,13 +401,14 @@ mod tests {
             let expected = trainer.noised(&batch(0..8));
             let halves = [0..4, 4..8].map(|range| trainer.noised(&batch(range)));
             let join = |each: fn(&NoisedBatch) -> Vec<f64>| halves.iter().flat_map(each).collect::<Vec<f64>>();
-            for each in [
-                |noised: &NoisedBatch| noised.timesteps.iter().map(|&t| t as f64).collect::<Vec<f64>>(),
+            let all: [fn(&NoisedBatch) -> Vec<f64>; 5] = [
+                |noised| noised.timesteps.iter().map(|&t| t as f64).collect(),
                 |noised| noised.epsilon.iter().map(|&e| e.into()).collect(),
                 |noised| noised.images.pixels.iter().map(|&x| x.into()).collect(),
                 |noised| noised.images.labels.iter().flatten().map(|&label| label.into()).collect(),
                 |noised| noised.importance.clone(),
-            ] {
+            ];
+            for each in all {
                 assert_eq!(join(each), each(&expected), "{sampler}");
             }
         }

@@ -1,22 +1,22 @@
-//! Residual blocks, attention, and the levels made of them. Field names are diffusers' parameter names.
+//! Residual blocks, attention, and the levels composed of them. Field names are the parameter names of diffusers.
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use random::{Random, Stream};
 
-use crate::config::{Config, DownBlockType, ResampleType, ResnetTimeScaleShift, UpBlockType};
+use crate::config::{DownBlockType, ResampleType, ResnetTimeScaleShift, UnetConfig, UpBlockType};
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear, ZERO_INIT_SCALE};
 use crate::ops::{self, Geometry};
 
-/// Which random numbers a forward pass drops activations by. A mask depends on the seed, the step, the image's number
-/// and the block alone.
+/// The source of the dropout masks of a forward pass. A mask depends only on the seed, the step, the image and the
+/// block.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
-    /// The run's randomness.
+    /// The random numbers of the run.
     pub random: Random,
     /// The training step.
     pub step: u64,
-    /// Number of the batch's first image within the step.
+    /// The number of the first image of the batch within the step.
     pub first_image: u64,
 }
 
@@ -37,7 +37,7 @@ pub struct ResnetBlock {
     resize: Resize,
 }
 
-/// Change of size inside a residual block, on both its paths.
+/// The resampling inside a residual block, on both its branch and its shortcut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Resize {
     None,
@@ -55,14 +55,14 @@ impl Resize {
     }
 }
 
-/// Counts residual blocks, so that each has its own dropout masks.
+/// Numbers the residual blocks, so that each has its own dropout masks.
 #[derive(Default)]
 pub struct BlockCounter(usize);
 
 impl ResnetBlock {
     fn new(
         init: &mut Init,
-        config: &Config,
+        config: &UnetConfig,
         counter: &mut BlockCounter,
         c_in: usize,
         c_out: usize,
@@ -92,14 +92,22 @@ impl ResnetBlock {
         }
     }
 
-    /// A block of the same channels that halves or doubles the size (Dhariwal & Nichol 2021).
-    fn with_resize(init: &mut Init, config: &Config, counter: &mut BlockCounter, channels: usize, to: Resize) -> Self {
+    /// Creates a block that keeps the channels and halves or doubles the size (Dhariwal & Nichol 2021).
+    fn with_resize(
+        init: &mut Init,
+        config: &UnetConfig,
+        counter: &mut BlockCounter,
+        channels: usize,
+        to: Resize,
+    ) -> Self {
         Self { resize: to, ..Self::new(init, config, counter, channels, channels, 1.0) }
     }
 
-    /// x `[N,H,W,I]`, or its first channels and `skip` the last, emb `[N,time_embed_dim]` (after SiLU), result `[N,H,W,O]`.
+    /// Maps x `[N,H,W,I]` and emb `[N,time_embed_dim]` (after SiLU) to `[N,H,W,O]`.
+    ///
+    /// If `skip` is given, x holds the first of the I channels and `skip` the last.
     fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
-        // Only the two convolutions that read the input can read it in two parts, and not where gradients need one tensor.
+        // Only the two convolutions that read the input accept it in two parts, and autodiff needs a single tensor.
         let (x, skip) = match (&self.conv_shortcut, self.resize) {
             (Some(_), Resize::None) if ops::fuses_concat(&x.device()) => (x, skip),
             _ => (ops::concat_skip(x, skip), None),
@@ -140,7 +148,7 @@ impl ResnetBlock {
     }
 }
 
-/// Self-attention over pixels with a residual sum.
+/// Self-attention over pixels with a residual connection.
 #[derive(Module, Debug)]
 pub struct AttentionBlock {
     group_norm: Option<GroupNorm>,
@@ -153,7 +161,7 @@ pub struct AttentionBlock {
 }
 
 impl AttentionBlock {
-    fn new(init: &mut Init, config: &Config, channels: usize, groups: Option<usize>, output_scale: f64) -> Self {
+    fn new(init: &mut Init, config: &UnetConfig, channels: usize, groups: Option<usize>, output_scale: f64) -> Self {
         let heads = config.heads(channels);
         let inner = heads * config.attention_head_dim.unwrap_or(channels);
         Self {
@@ -167,7 +175,7 @@ impl AttentionBlock {
         }
     }
 
-    /// `[N,H,W,C]` to the same.
+    /// Maps `[N,H,W,C]` to the same shape.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [n, h, w, c] = x.dims();
         let normed = match &self.group_norm {
@@ -190,11 +198,11 @@ impl AttentionBlock {
     }
 }
 
-/// The downsampling or upsampling between two levels.
+/// The downsampling or upsampling layer between two levels.
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a network has a handful of them")]
 pub enum Resample {
-    /// A convolution.
+    /// A convolution, with stride 2 or after nearest-neighbor upsampling.
     Conv(ResampleConv),
     /// A residual block.
     Resnet(ResnetBlock),
@@ -216,7 +224,7 @@ impl Resample {
     }
 }
 
-/// A convolution, of stride 2 or after an enlargement.
+/// A convolution with stride 2 or after nearest-neighbor upsampling.
 #[derive(Module, Debug)]
 pub struct ResampleConv {
     conv: Conv2d,
@@ -231,8 +239,15 @@ pub struct DownBlock {
 }
 
 impl DownBlock {
-    /// Level `level` from the finest; its first residual block takes `c_in` channels.
-    pub(crate) fn new(init: &mut Init, config: &Config, counter: &mut BlockCounter, level: usize, c_in: usize) -> Self {
+    /// Creates the level with number `level`, counted from the finest. Its first residual block has `c_in` input
+    /// channels.
+    pub(crate) fn new(
+        init: &mut Init,
+        config: &UnetConfig,
+        counter: &mut BlockCounter,
+        level: usize,
+        c_in: usize,
+    ) -> Self {
         let c_out = config.block_out_channels[level];
         let layers = config.layers_per_block;
         let resnets = (0..layers)
@@ -263,7 +278,7 @@ impl DownBlock {
         }
     }
 
-    /// Returns the stages; each pushes its output as a skip connection.
+    /// Returns the stages. Each pushes its output as a skip connection.
     pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
         let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
         layers.chain(self.downsamplers.iter().map(Resample::down)).map(|layer| Stage {
@@ -274,7 +289,7 @@ impl DownBlock {
     }
 }
 
-/// The middle: two residual blocks with attention between them.
+/// The middle block: two residual blocks, with attention between them if configured.
 #[derive(Module, Debug)]
 pub struct MidBlock {
     resnets: Vec<ResnetBlock>,
@@ -282,7 +297,7 @@ pub struct MidBlock {
 }
 
 impl MidBlock {
-    pub(crate) fn new(init: &mut Init, config: &Config, counter: &mut BlockCounter, channels: usize) -> Self {
+    pub(crate) fn new(init: &mut Init, config: &UnetConfig, counter: &mut BlockCounter, channels: usize) -> Self {
         let scale = config.mid_block_scale_factor;
         let mut resnet = |init: &mut Init| ResnetBlock::new(init, config, counter, channels, channels, scale);
         let first = resnet(init);
@@ -293,7 +308,7 @@ impl MidBlock {
     }
 
     pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
-        // The attention, where there is one, comes between the two residual blocks.
+        // The attention, if there is one, belongs to the first residual block.
         let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
         layers.map(|layer| Stage { layer, pops_skip: false, pushes_skip: false })
     }
@@ -308,11 +323,11 @@ pub struct UpBlock {
 }
 
 impl UpBlock {
-    /// Level number `index` from the coarsest. `channels` come from below; `skips` holds the channels of the down
-    /// path's outputs, the last first to go.
+    /// Creates the level with number `index`, counted from the coarsest. Its input has `channels` channels; `skips` is
+    /// the stack of the channels of the skip connections.
     pub(crate) fn new(
         init: &mut Init,
-        config: &Config,
+        config: &UnetConfig,
         counter: &mut BlockCounter,
         index: usize,
         channels: usize,
@@ -351,7 +366,7 @@ impl UpBlock {
         }
     }
 
-    /// Returns the stages; residual blocks pop the skip connections, the last first.
+    /// Returns the stages. Residual blocks pop the skip connections, last first.
     pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
         let resnet = |(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j));
         let layers = self.resnets.iter().enumerate().map(resnet);
@@ -361,7 +376,7 @@ impl UpBlock {
     }
 }
 
-/// A part of the network from one activation to the next.
+/// A part of the network between two activations.
 pub(crate) struct Stage<'a> {
     pub layer: Layer<'a>,
     /// Pops a skip connection and concatenates it to its input.
@@ -370,7 +385,7 @@ pub(crate) struct Stage<'a> {
     pub pushes_skip: bool,
 }
 
-/// What a stage computes.
+/// The layers of a stage.
 pub(crate) enum Layer<'a> {
     Conv(&'a Conv2d),
     Resnet(&'a ResnetBlock, Option<&'a AttentionBlock>),
@@ -378,8 +393,8 @@ pub(crate) enum Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// [`Layer::forward`] off the autodiff graph. The layer's own copy without autodiff lives as long as this call, and so
-    /// do the filters that it packs.
+    /// Computes [`Layer::forward`] without autodiff, on a copy of the layer. The copy and the filters that it packs are
+    /// dropped at the end of the call.
     pub(crate) fn forward_untracked(
         &self,
         x: Tensor<4>,
@@ -397,7 +412,7 @@ impl Layer<'_> {
         }
     }
 
-    /// Computes the stage; `skip` is the output of its partner on the down path.
+    /// Computes the stage; `skip` is the skip connection that it pops.
     pub(crate) fn forward(
         &self,
         x: Tensor<4>,

@@ -1,5 +1,5 @@
-//! Gradients with less memory (Chen et al. 2016, arXiv:1604.06174): the forward pass keeps the activations between stages
-//! only, and the backward pass computes each stage once more to have what is inside it.
+//! Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): the forward pass stores only the activations between
+//! stages, and the backward pass recomputes each stage.
 
 use burn::tensor::{Gradients, Tensor};
 
@@ -9,8 +9,11 @@ use crate::parameters::Parameters;
 use crate::time_embedding::Labels;
 
 impl Unet {
-    /// The gradients of `loss(self.forward(…))` by the parameters, in the order of [`Parameters::flat_parameters`], as a
-    /// backward pass through the whole network gives them up to rounding. Dropout draws the same masks both times.
+    /// Computes the gradients of `loss(self.forward(…))` with respect to the parameters, in the order of
+    /// [`Parameters::flat_parameters`].
+    ///
+    /// They equal those of an ordinary backward pass up to rounding. Dropout uses the same masks in both forward
+    /// passes.
     ///
     /// # Panics
     /// As [`Unet::forward`], and if the network is not on an autodiff device.
@@ -22,14 +25,14 @@ impl Unet {
         dropout: Option<&Dropout>,
         loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
     ) -> Vec<Option<Tensor<1>>> {
-        assert_eq!(x.dims()[0], timesteps.len(), "one timestep for each image");
+        assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
         let mut parameters: Vec<Option<Tensor<1>>> = Vec::new();
         let mut take = |gradients: &mut Gradients| {
             let taken = self.take_gradients(gradients);
             if parameters.is_empty() {
                 parameters = taken;
             } else {
-                // A parameter belongs to one stage.
+                // Each parameter belongs to exactly one stage.
                 for (all, new) in parameters.iter_mut().zip(taken) {
                     *all = all.take().or(new);
                 }
@@ -54,7 +57,7 @@ impl Unet {
         let mut dx = leaf.grad(&gradients);
         take(&mut gradients);
         let mut demb: Option<Tensor<2>> = None;
-        // Gradients of skip connections, pushed by the stages that popped them: in reverse order a stack again.
+        // The gradients of the skip connections. Stages are visited in reverse order, so this is a stack, too.
         let mut dskips: Vec<Option<Tensor<4>>> = Vec::new();
         let stages: Vec<_> = self.stages().collect();
         for (stage, (x, skip)) in stages.iter().zip(inputs).rev() {
@@ -66,7 +69,7 @@ impl Unet {
             let (x, skip) = (x.autodiff().require_grad(), skip.map(|skip| skip.autodiff().require_grad()));
             let emb = emb_inner.clone().autodiff().require_grad();
             let y = stage.layer.forward(x.clone(), skip.clone(), &emb, dropout);
-            // Its gradient by y is dy.
+            // The gradient of this sum with respect to y is dy.
             let mut gradients = (y * dy.autodiff()).sum().backward();
             dx = x.grad(&gradients);
             if let Some(skip) = skip {

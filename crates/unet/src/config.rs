@@ -1,4 +1,4 @@
-//! The network's configuration: the keys of diffusers' `UNet2DModel`, read from and written to its `config.json`.
+//! The configuration of the network: the keys of diffusers' `UNet2DModel`, read from and written to its `config.json`.
 
 use std::path::Path;
 
@@ -7,41 +7,41 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::sample_size::SampleSize;
 
-/// How a timestep becomes a vector.
+/// The embedding of timesteps as vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeEmbeddingType {
     /// Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, §3.5).
     #[default]
     Positional,
-    /// Sines and cosines of random frequencies of ln t (Song et al. 2021, "Score SDE").
+    /// Sines and cosines of random frequencies times ln t (Song et al. 2021, "Score SDE").
     Fourier,
-    /// A table with a row for each timestep.
+    /// A learned table with a row for each timestep.
     Learned,
 }
 
-/// What the time embedding does to a residual block's activations.
+/// The effect of the time embedding on the activations of a residual block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResnetTimeScaleShift {
-    /// It is added before the second normalisation (Ho et al. 2020).
+    /// The embedding is added before the second normalization (Ho et al. 2020).
     #[default]
     Default,
-    /// It scales and shifts after the second normalisation (Dhariwal & Nichol 2021).
+    /// The embedding scales and shifts the output of the second normalization (Dhariwal & Nichol 2021).
     ScaleShift,
 }
 
-/// What a class label is before it joins the time embedding.
+/// The embedding of class labels other than by a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassEmbedType {
-    /// The label goes through the same embedding as the timestep.
+    /// The label is embedded like a timestep, by layers of its own.
     Timestep,
-    /// The label is a vector as wide as the time embedding.
+    /// The label is a vector that is added to the time embedding.
     Identity,
 }
 
-/// What halves or doubles the size after a level with attention; the other levels' names say it.
+/// The resampling layer of a level with attention. (For the other levels, the type of the level determines it.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResampleType {
@@ -52,14 +52,14 @@ pub enum ResampleType {
     Resnet,
 }
 
-/// The middle.
+/// The type of the middle block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MidBlockType {
     /// Two residual blocks with attention between them.
     UNetMidBlock2D,
 }
 
-/// A level of the down path.
+/// The type of a level of the down path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DownBlockType {
     /// Residual blocks.
@@ -70,7 +70,7 @@ pub enum DownBlockType {
     ResnetDownsampleBlock2D,
 }
 
-/// A level of the up path.
+/// The type of a level of the up path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpBlockType {
     /// Residual blocks.
@@ -81,77 +81,77 @@ pub enum UpBlockType {
     ResnetUpsampleBlock2D,
 }
 
-/// The configuration of a [`Unet`](crate::Unet), in the words and with the defaults of diffusers' `UNet2DModel`.
+/// The configuration of a [`Unet`](crate::Unet), with the keys and defaults of diffusers' `UNet2DModel`.
 ///
 /// ```
-/// use ddpm_unet::{Config, DownBlockType, UpBlockType};
+/// use ddpm_unet::{UnetConfig, DownBlockType, UpBlockType};
 /// // Ho et al.'s CIFAR-10 network.
-/// let config = Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]);
+/// let config = UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]);
 /// assert_eq!(config.down_block_types[1], DownBlockType::AttnDownBlock2D);
 /// assert_eq!(config.up_block_types[2], UpBlockType::AttnUpBlock2D);
 /// assert_eq!(config.parameter_count(), 35_746_307);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Config {
-    /// The images the network was made for, if it was made for one size.
+pub struct UnetConfig {
+    /// The size of the training images, or `None` if the network was trained for several sizes.
     pub sample_size: Option<SampleSize>,
-    /// Channels of the input.
+    /// Input channels.
     pub in_channels: usize,
-    /// Channels of the output: those of the input, or twice as many where the variance is learned.
+    /// Output channels: the input channels, or twice as many if the variance is learned.
     pub out_channels: usize,
     /// Maps the input x to 2x − 1 first.
     pub center_input_sample: bool,
-    /// How a timestep becomes a vector.
+    /// The embedding of timesteps.
     pub time_embedding_type: TimeEmbeddingType,
-    /// Width of the time embedding; 4 × the first of `block_out_channels` where absent.
+    /// Width of the time embedding; defaults to 4 × the first of `block_out_channels`.
     pub time_embedding_dim: Option<usize>,
-    /// The frequencies' exponents are divided by (half the width − freq_shift): 1 in Ho et al., 0 in OpenAI's code.
+    /// Shift in the frequencies: exponents are divided by (width/2 − freq_shift). 1 in Ho et al., 0 in OpenAI's code.
     pub freq_shift: f64,
-    /// Cosines before sines.
+    /// Puts cosines before sines.
     pub flip_sin_to_cos: bool,
-    /// The middle, if there is one.
+    /// The type of the middle block, or `None` to omit it.
     pub mid_block_type: Option<MidBlockType>,
-    /// The levels of the down path, from the finest.
+    /// The types of the levels of the down path, finest first.
     pub down_block_types: Vec<DownBlockType>,
-    /// The levels of the up path, from the coarsest.
+    /// The types of the levels of the up path, coarsest first.
     pub up_block_types: Vec<UpBlockType>,
-    /// Channels of each level, from the finest.
+    /// Channels of each level, finest first.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks of each level of the down path; the up path has one more.
+    /// Residual blocks per level of the down path; levels of the up path have one more.
     pub layers_per_block: usize,
-    /// The middle's residual sums are divided by it.
+    /// Divisor of the residual sums in the middle block.
     pub mid_block_scale_factor: f64,
-    /// Padding of the stride-2 convolutions: 1 on all sides, or 0 for one row and column at the bottom and right,
-    /// which is TensorFlow's `SAME` and Ho et al.'s.
+    /// Padding of the stride-2 convolutions: 1 on all sides, or 0 to pad one row and column at the bottom and right
+    /// only, like TensorFlow's `SAME` and Ho et al.
     pub downsample_padding: usize,
-    /// What halves the size after an `AttnDownBlock2D`.
+    /// The downsampling layer of an `AttnDownBlock2D`.
     pub downsample_type: ResampleType,
-    /// What doubles the size after an `AttnUpBlock2D`.
+    /// The upsampling layer of an `AttnUpBlock2D`.
     pub upsample_type: ResampleType,
-    /// Dropout probability inside residual blocks.
+    /// Dropout probability in the residual blocks.
     pub dropout: f64,
-    /// Channels of one attention head; one head of all channels where absent.
+    /// Channels per attention head; defaults to a single head with all channels.
     pub attention_head_dim: Option<usize>,
-    /// Groups of every group normalisation.
+    /// Groups of the group normalizations.
     pub norm_num_groups: usize,
-    /// Groups of the middle attention's normalisation, where they differ.
+    /// Groups of the normalization before the middle attention, if different.
     pub attn_norm_num_groups: Option<usize>,
-    /// ε of every group normalisation.
+    /// ε of the group normalizations.
     pub norm_eps: f64,
-    /// What the time embedding does.
+    /// The effect of the time embedding on residual blocks.
     pub resnet_time_scale_shift: ResnetTimeScaleShift,
-    /// Attention in the middle.
+    /// Adds attention to the middle block.
     pub add_attention: bool,
-    /// What a class label is embedded by, where it is not a table.
+    /// The embedding of class labels, if not a table.
     pub class_embed_type: Option<ClassEmbedType>,
-    /// Classes of the embedding table; without effect beside a `class_embed_type`.
+    /// Number of classes in the embedding table. Ignored if `class_embed_type` is set.
     pub num_class_embeds: Option<usize>,
-    /// Rows of the table of a learned time embedding.
+    /// Number of rows in the table of a learned time embedding.
     pub num_train_timesteps: Option<usize>,
 }
 
-impl Default for Config {
+impl Default for UnetConfig {
     fn default() -> Self {
         use DownBlockType::{AttnDownBlock2D, DownBlock2D};
         use UpBlockType::{AttnUpBlock2D, UpBlock2D};
@@ -187,16 +187,17 @@ impl Default for Config {
     }
 }
 
-/// Keys of `UNet2DModel` that this network has one answer to: anything but these values is refused by name.
+/// Returns the keys of `UNet2DModel` with a fixed value, and the accepted spellings of that value.
 fn fixed_keys() -> [(&'static str, &'static [&'static str]); 2] {
     [("act_fn", &["\"silu\"", "\"swish\""]), ("_class_name", &["\"UNet2DModel\""])]
 }
 
-impl Config {
-    /// The network of Ho et al. (2020), "DDPM": one attention head, sines before cosines, padding at the bottom and right, ε of 1e-6.
+impl UnetConfig {
+    /// Creates the configuration of Ho et al. (2020), "DDPM": one attention head, sines before cosines, padding at the
+    /// bottom and right, ε of 1e-6.
     ///
-    /// `channels` are those of each level from the finest; attention sits on the levels whose height is in
-    /// `attention_resolutions`.
+    /// `channels` are those of each level, finest first. The levels whose height is in `attention_resolutions` have
+    /// attention.
     pub fn ddpm(
         sample_size: usize,
         image_channels: usize,
@@ -219,7 +220,7 @@ impl Config {
         .with_levels(channels, sample_size, attention_resolutions)
     }
 
-    /// Sets the levels: their channels, and attention on those whose height is in `attention_resolutions`.
+    /// Sets the channels of the levels, and attention on the levels whose height is in `attention_resolutions`.
     pub fn with_levels(mut self, channels: &[usize], height: usize, attention_resolutions: &[usize]) -> Self {
         let attends = |level: usize| attention_resolutions.contains(&(height >> level));
         let levels = 0..channels.len();
@@ -238,20 +239,20 @@ impl Config {
     /// Reads diffusers' `config.json`.
     ///
     /// # Errors
-    /// If the file cannot be read, is not JSON, has a key or a value that is not supported (named), or does not
-    /// describe a network.
+    /// If the file cannot be read or is not JSON, if a key or value is not supported (the error names it), or if
+    /// [`UnetConfig::validate`] fails.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Self::from_json(&text).map_err(|error| Error::ConfigFile { path: path.into(), source: Box::new(error) })
     }
 
-    /// As [`Config::read`], from the text itself.
+    /// Parses the text of diffusers' `config.json`.
     ///
     /// # Errors
-    /// See [`Config::read`].
+    /// As [`UnetConfig::read`].
     pub fn from_json(text: &str) -> Result<Self, Error> {
         let invalid = |message: String| Error::Config(message);
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(format!("not JSON: {e}")))?;
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(format!("invalid JSON: {e}")))?;
         let serde_json::Value::Object(mut keys) = value else {
             return Err(invalid("expected a JSON object".into()));
         };
@@ -260,7 +261,7 @@ impl Config {
                 let value = value.to_string();
                 if !accepted.contains(&value.as_str()) {
                     let accepted = accepted.join(" or ");
-                    return Err(invalid(format!("`{key}` is {value}; this network supports {accepted}")));
+                    return Err(invalid(format!("`{key}` is {value}; expected {accepted}")));
                 }
             }
         }
@@ -268,10 +269,10 @@ impl Config {
         let known = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
         for (key, value) in &keys {
             if known.get(key).is_none() && !value.is_null() {
-                return Err(invalid(format!("`{key}` = {value} is not a key of UNet2DModel that is supported")));
+                return Err(invalid(format!("`{key}` (with value {value}) is not a supported key of UNet2DModel")));
             }
         }
-        // One field at a time, so that a bad value is reported with its key.
+        // Fields are deserialized one by one, so that the error for a bad value names its key.
         let mut config = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
         for (key, value) in keys {
             if known.get(&key).is_none() {
@@ -287,7 +288,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The text of diffusers' `config.json`, which [`Config::from_json`] and diffusers read.
+    /// Returns the configuration as the text of diffusers' `config.json`.
     pub fn to_json(&self) -> String {
         let mut value = serde_json::json!({ "_class_name": "UNet2DModel", "_diffusers_version": "0.35.0" });
         for (key, accepted) in fixed_keys() {
@@ -295,7 +296,7 @@ impl Config {
         }
         if let (Some(all), Ok(serde_json::Value::Object(own))) = (value.as_object_mut(), serde_json::to_value(self)) {
             all.extend(own);
-            // diffusers computes with the shift as it is written: 1, not 1.0.
+            // diffusers computes with the written number, so write the integer 1 instead of 1.0.
             if self.freq_shift.fract() == 0.0 {
                 all.insert("freq_shift".into(), (self.freq_shift as i64).into());
             }
@@ -303,10 +304,10 @@ impl Config {
         format!("{value:#}\n")
     }
 
-    /// Checks that the keys together describe a network.
+    /// Checks that the configuration describes a network.
     ///
     /// # Errors
-    /// Names the key and what was expected.
+    /// If it does not; the error names the key and the expected value.
     pub fn validate(&self) -> Result<(), Error> {
         let check = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Config(message)) };
         let levels = self.block_out_channels.len();
@@ -315,7 +316,7 @@ impl Config {
         for (key, len) in
             [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
         {
-            check(len == levels, format!("`{key}` has {len} entries but `block_out_channels` has {levels}"))?;
+            check(len == levels, format!("`{key}` has {len} entries, but `block_out_channels` has {levels}"))?;
         }
         for (key, value) in [
             ("in_channels", self.in_channels),
@@ -341,11 +342,11 @@ impl Config {
         )?;
         check(
             self.mid_block_scale_factor != 0.0 && self.mid_block_scale_factor.is_finite(),
-            "`mid_block_scale_factor` must not be 0".into(),
+            format!("`mid_block_scale_factor` is {}; expected a nonzero number", self.mid_block_scale_factor),
         )?;
         check(
             self.time_embedding_type != TimeEmbeddingType::Learned || self.num_train_timesteps.is_some(),
-            "`time_embedding_type` = \"learned\" needs `num_train_timesteps`".into(),
+            "`time_embedding_type` = \"learned\" requires `num_train_timesteps`".into(),
         )?;
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             let key = format!("`block_out_channels[{level}]` = {channels}");
@@ -357,19 +358,22 @@ impl Config {
             if let Some(head_dim) = self.attention_head_dim
                 && (self.attends(level) || (level + 1 == levels && self.add_attention))
             {
-                check(
-                    channels >= head_dim,
-                    format!("{key} is less than one head of `attention_head_dim` = {head_dim}"),
-                )?;
+                check(channels >= head_dim, format!("{key} is less than `attention_head_dim` = {head_dim}"))?;
             }
         }
         if let (Some(groups), Some(&last)) = (self.attn_norm_num_groups, self.block_out_channels.last()) {
-            check(last % groups == 0, format!("`attn_norm_num_groups` = {groups} does not divide {last} channels"))?;
+            check(
+                last % groups == 0,
+                format!("`attn_norm_num_groups` = {groups} does not divide the {last} channels of the last level"),
+            )?;
         }
         let first = self.block_out_channels[0];
         check(
             self.time_embedding_type != TimeEmbeddingType::Positional || (first / 2) as f64 > self.freq_shift,
-            format!("half of `block_out_channels[0]` = {first} must be greater than `freq_shift`"),
+            format!(
+                "half of `block_out_channels[0]` = {first} must be greater than `freq_shift` = {}",
+                self.freq_shift
+            ),
         )?;
         if let Some(size) = self.sample_size {
             let (height, width) = size.height_width();
@@ -378,10 +382,10 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that images of a size can go down all levels and up again.
+    /// Checks that images of this size can pass through all levels.
     ///
     /// # Errors
-    /// If height or width is not a multiple of 2^(levels − 1).
+    /// If height or width is 0 or not a multiple of 2^(levels − 1).
     pub fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         let multiple = 1 << (self.block_out_channels.len() - 1);
         if height == 0 || width == 0 || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
@@ -397,19 +401,19 @@ impl Config {
         Ok(())
     }
 
-    /// Whether a level (0 is the finest) has attention on the way down or up.
+    /// Returns whether level `level` (0 is the finest) has attention on the down or up path.
     fn attends(&self, level: usize) -> bool {
         let up = self.up_block_types.len() - 1 - level;
         self.down_block_types[level] == DownBlockType::AttnDownBlock2D
             || self.up_block_types[up] == UpBlockType::AttnUpBlock2D
     }
 
-    /// Width of the time embedding.
+    /// Returns the width of the time embedding.
     pub fn time_embed_dim(&self) -> usize {
         self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
     }
 
-    /// Width of what goes into the time embedding's first linear layer.
+    /// Returns the input width of the first linear layer of the time embedding.
     pub(crate) fn time_proj_dim(&self) -> usize {
         match self.time_embedding_type {
             TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => self.block_out_channels[0],
@@ -417,8 +421,8 @@ impl Config {
         }
     }
 
-    /// Groups of the middle attention's normalisation. diffusers leaves that normalisation out where the time
-    /// embedding scales and shifts, unless `attn_norm_num_groups` asks for it.
+    /// Returns the groups of the normalization before the middle attention. Like diffusers, omits this normalization if
+    /// the time embedding scales and shifts, unless `attn_norm_num_groups` is set.
     pub(crate) fn mid_attention_groups(&self) -> Option<usize> {
         self.attn_norm_num_groups.or(match self.resnet_time_scale_shift {
             ResnetTimeScaleShift::Default => Some(self.norm_num_groups),
@@ -426,12 +430,12 @@ impl Config {
         })
     }
 
-    /// Attention heads of a block with these channels.
+    /// Returns the number of attention heads of a block with `channels` channels.
     pub(crate) fn heads(&self, channels: usize) -> usize {
         channels / self.attention_head_dim.unwrap_or(channels)
     }
 
-    /// What halves the size after a level of the down path.
+    /// Returns the downsampling layer of level `level` of the down path.
     pub(crate) fn downsample(&self, level: usize) -> ResampleType {
         match self.down_block_types[level] {
             DownBlockType::DownBlock2D => ResampleType::Conv,
@@ -440,7 +444,7 @@ impl Config {
         }
     }
 
-    /// What doubles the size after a level of the up path, counted from the coarsest.
+    /// Returns the upsampling layer of level `index` of the up path, counted from the coarsest.
     pub(crate) fn upsample(&self, index: usize) -> ResampleType {
         match self.up_block_types[index] {
             UpBlockType::UpBlock2D => ResampleType::Conv,
@@ -449,7 +453,7 @@ impl Config {
         }
     }
 
-    /// The number of parameters, without building the network.
+    /// Returns the number of parameters without building the network.
     pub fn parameter_count(&self) -> usize {
         let conv = |i: usize, o: usize, k: usize| i * o * k * k + o;
         let linear = |i: usize, o: usize| i * o + o;
@@ -525,20 +529,20 @@ mod tests {
 
     #[test]
     fn paper_networks_have_the_published_parameter_counts() {
-        assert_eq!(Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
-        assert_eq!(Config::ddpm(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(), 113_673_219);
-        // With a learned variance the last convolution has twice the outputs.
-        let learned = Config { out_channels: 6, ..Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]) };
+        assert_eq!(UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]).parameter_count(), 35_746_307);
+        assert_eq!(UnetConfig::ddpm(256, 3, &[128, 128, 256, 256, 512, 512], 2, &[16]).parameter_count(), 113_673_219);
+        // A learned variance doubles the outputs of the last convolution.
+        let learned = UnetConfig { out_channels: 6, ..UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]) };
         assert_eq!(learned.parameter_count(), 35_749_766);
-        // The network of the ten-minute race (docs/performance.md).
-        let race = Config { norm_num_groups: 16, ..Config::ddpm(32, 1, &[32, 64, 64], 1, &[8]) };
+        // The network of the ten-minute benchmark (docs/performance.md).
+        let race = UnetConfig { norm_num_groups: 16, ..UnetConfig::ddpm(32, 1, &[32, 64, 64], 1, &[8]) };
         assert_eq!(race.parameter_count(), 1_112_801);
     }
 
     #[test]
     fn json_round_trips() {
-        let config = Config { num_class_embeds: Some(10), ..Config::ddpm(32, 3, &[32, 64], 1, &[16]) };
-        assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+        let config = UnetConfig { num_class_embeds: Some(10), ..UnetConfig::ddpm(32, 3, &[32, 64], 1, &[16]) };
+        assert_eq!(UnetConfig::from_json(&config.to_json()).unwrap(), config);
     }
 
     #[test]
@@ -550,12 +554,12 @@ mod tests {
             "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32,
             "out_channels": 3, "sample_size": 32, "time_embedding_type": "positional",
             "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"] }"#;
-        assert_eq!(Config::from_json(text).unwrap(), Config::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]));
+        assert_eq!(UnetConfig::from_json(text).unwrap(), UnetConfig::ddpm(32, 3, &[128, 256, 256, 256], 2, &[16]));
     }
 
     #[test]
-    fn refuses_what_it_does_not_support_by_name() {
-        let message = |text: &str| Config::from_json(text).unwrap_err().to_string();
+    fn errors_name_the_unsupported_key() {
+        let message = |text: &str| UnetConfig::from_json(text).unwrap_err().to_string();
         assert!(message(r#"{"act_fn": "gelu"}"#).contains("`act_fn` is \"gelu\""));
         assert!(message(r#"{"attention_type": "linear"}"#).contains("`attention_type`"));
         assert!(message(r#"{"block_out_channels": [32, -1]}"#).contains("`block_out_channels`"));

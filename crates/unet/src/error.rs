@@ -1,4 +1,4 @@
-//! What can go wrong with a network and its files.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,14 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// A configuration that does not describe a network.
-    #[error("network configuration: {0}")]
+    #[error("invalid network configuration: {0}")]
     Config(String),
-    /// The same, from a file.
+    /// An invalid configuration in a file.
     #[error("{path}: {source}")]
     ConfigFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error in it.
         source: Box<Error>,
     },
     /// A file that cannot be read.
@@ -22,31 +22,31 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// A parameter that a back end does not hand over.
-    #[error("parameter {0} cannot be read from the device: {1}")]
+    /// A parameter that the back end cannot read.
+    #[error("cannot read parameter `{0}` from the device: {1}")]
     Device(String, String),
-    /// A tensor of another shape than the configuration's.
-    #[error("tensor {name} has shape {found:?}, but the configuration asks for {expected:?}")]
+    /// A tensor whose shape does not match the configuration.
+    #[error("tensor `{name}` has shape {found:?}; the configuration expects {expected:?}")]
     Shape {
-        /// diffusers' name.
+        /// The tensor's name in diffusers.
         name: String,
-        /// The file's shape.
+        /// The shape in the file.
         found: Vec<usize>,
-        /// The network's.
+        /// The shape in the network.
         expected: Vec<usize>,
     },
-    /// Tensors that the configuration does not agree with.
-    #[error("the weights do not fit the configuration: {}", names(missing, unexpected))]
+    /// Tensors that do not match the parameters of the configuration.
+    #[error("the weights do not match the configuration: {}", names(missing, unexpected))]
     Names {
         /// Parameters without a tensor.
         missing: Vec<String>,
         /// Tensors without a parameter.
         unexpected: Vec<String>,
     },
-    /// Class labels that do not fit the network.
+    /// Class labels that do not match the network.
     #[error("class labels: {0}")]
     Labels(String),
 }

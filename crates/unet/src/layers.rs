@@ -1,4 +1,4 @@
-//! Layers with parameters, and their initialisation. Field names are diffusers' parameter names.
+//! Layers with parameters, and their initialization. Field names are the parameter names of diffusers.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -6,7 +6,7 @@ use random::{Random, Stream};
 
 use crate::ops::{self, Geometry, PackedWeights};
 
-/// Draws initial parameters as Ho et al. (2020) do: uniform with variance scale/fan_avg, biases 0.
+/// Draws initial parameters like Ho et al. (2020): weights uniform with variance scale/fan_avg, biases zero.
 pub struct Init<'a> {
     random: Random,
     device: &'a Device,
@@ -14,7 +14,7 @@ pub struct Init<'a> {
 }
 
 impl<'a> Init<'a> {
-    /// Parameters from a seed, on a device.
+    /// Creates an initializer for parameters on `device`, drawn from `seed`.
     pub fn new(seed: u64, device: &'a Device) -> Self {
         Self { random: Random::new(seed), device, drawn: 0 }
     }
@@ -27,7 +27,7 @@ impl<'a> Init<'a> {
         self.tensor(vec![value; len], [len])
     }
 
-    /// `variance_scaling(scale, "fan_avg", "uniform")`: ±√(3·scale/fan_avg).
+    /// Draws weights by `variance_scaling(scale, "fan_avg", "uniform")`: uniform in ±√(3·scale/fan_avg).
     fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_avg: f64, scale: f64) -> Param<Tensor<D>> {
         let mut values = vec![0.0; shape.iter().product()];
         self.random.uniforms(Stream::Parameters, self.drawn, 0, &mut values);
@@ -46,12 +46,13 @@ impl<'a> Init<'a> {
     }
 }
 
-/// Scale of an ordinary layer's initial weights.
+/// The scale of initial weights, except in the last layer of a block.
 pub const INIT_SCALE: f64 = 1.0;
-/// Scale of the initial weights of a block's last layer, Ho et al.'s "zero": a block starts as the identity.
-pub const ZERO_INIT_SCALE: f64 = 1e-10;
+/// The scale of initial weights in the last layer of a block (Ho et al.'s "zero"), so that a block starts as the
+/// identity.
+pub(crate) const ZERO_INIT_SCALE: f64 = 1e-10;
 
-/// A convolution. Weights are `[kh,kw,I,O]` here and `[O,I,kh,kw]` on disk.
+/// A convolution. Weights are `[kh,kw,I,O]` in memory and `[O,I,kh,kw]` on disk.
 #[derive(Module, Debug)]
 pub struct Conv2d {
     weight: Param<Tensor<4>>,
@@ -63,7 +64,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A `kernel`×`kernel` convolution.
+    /// Creates a `kernel`×`kernel` convolution.
     pub fn new(init: &mut Init, c_in: usize, c_out: usize, kernel: usize, geometry: Geometry, scale: f64) -> Self {
         let fan_avg = (kernel * kernel * (c_in + c_out)) as f64 / 2.0;
         Self {
@@ -74,24 +75,29 @@ impl Conv2d {
         }
     }
 
-    /// `[N,H,W,I]` to `[N,H′,W′,O]`.
+    /// Maps `[N,H,W,I]` to `[N,H′,W′,O]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.forward_with(x, None, None)
     }
 
-    /// As [`Conv2d::forward`], with `shift` `[N,O]` and `residual` `[N,H′,W′,O]` added.
-    pub fn forward_with(&self, x: Tensor<4>, shift: Option<Tensor<2>>, residual: Option<Tensor<4>>) -> Tensor<4> {
+    /// Computes [`Conv2d::forward`] and adds `shift` `[N,O]` and `residual` `[N,H′,W′,O]`.
+    pub(crate) fn forward_with(
+        &self,
+        x: Tensor<4>,
+        shift: Option<Tensor<2>>,
+        residual: Option<Tensor<4>>,
+    ) -> Tensor<4> {
         ops::conv2d(x, None, self.weight.val(), self.bias.val(), shift, residual, self.geometry, &self.packed)
     }
 
-    /// As [`Conv2d::forward`], of x and `skip` concatenated.
-    pub fn forward_concat(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
+    /// Computes [`Conv2d::forward`] of the concatenation of x and `skip`.
+    pub(crate) fn forward_concat(&self, x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
         ops::conv2d(x, skip, self.weight.val(), self.bias.val(), None, None, self.geometry, &self.packed)
     }
 
-    /// As [`Conv2d::forward`], of x and `skip` concatenated, normalised, and followed by SiLU, with `scale_shift` `[N,2I]` between the two, and `shift`
-    /// and `residual` as in [`Conv2d::forward_with`].
-    pub fn forward_normed(
+    /// Concatenates x and `skip`, normalizes, applies `scale_shift` `[N,2I]` and SiLU, then computes
+    /// [`Conv2d::forward_with`].
+    pub(crate) fn forward_normed(
         &self,
         norm: &GroupNorm,
         x: Tensor<4>,
@@ -107,7 +113,7 @@ impl Conv2d {
     }
 }
 
-/// A linear layer. Weights are `[I,O]` here and `[O,I]` on disk.
+/// A linear layer. Weights are `[I,O]` in memory and `[O,I]` on disk.
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Param<Tensor<2>>,
@@ -117,7 +123,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A layer of `c_in` inputs and `c_out` outputs.
+    /// Creates a layer with `c_in` inputs and `c_out` outputs.
     pub fn new(init: &mut Init, c_in: usize, c_out: usize, scale: f64) -> Self {
         let fan_avg = (c_in + c_out) as f64 / 2.0;
         Self {
@@ -127,18 +133,18 @@ impl Linear {
         }
     }
 
-    /// `[M,I]` to `[M,O]`.
+    /// Maps `[M,I]` to `[M,O]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.forward_with(x, None)
     }
 
-    /// As [`Linear::forward`], with `residual` `[M,O]` added.
-    pub fn forward_with(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
+    /// Computes [`Linear::forward`] and adds `residual` `[M,O]`.
+    pub(crate) fn forward_with(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
         ops::linear(x, self.weight.val(), self.bias.val(), residual, &self.packed)
     }
 }
 
-/// Group normalisation.
+/// Group normalization.
 #[derive(Module, Debug)]
 pub struct GroupNorm {
     weight: Param<Tensor<1>>,
@@ -148,35 +154,35 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// Normalises `channels` in `groups`.
+    /// Creates a normalization of `channels` in `groups` groups.
     pub fn new(init: &mut Init, channels: usize, groups: usize, epsilon: f64) -> Self {
         Self { weight: init.constant(1.0, channels), bias: init.constant(0.0, channels), groups, epsilon }
     }
 
-    /// `[N,H,W,C]` to the same.
+    /// Maps `[N,H,W,C]` to the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         ops::group_norm(x, self.weight.val(), self.bias.val(), None, self.groups, self.epsilon, false)
     }
 
-    /// Followed by ·(1 + scale) + shift, where `[N,2C]` is given, and SiLU.
+    /// Computes [`GroupNorm::forward`], applies ·(1 + scale) + shift if `scale_shift` `[N,2C]` is given, then SiLU.
     pub fn forward_silu(&self, x: Tensor<4>, scale_shift: Option<Tensor<2>>) -> Tensor<4> {
         ops::group_norm(x, self.weight.val(), self.bias.val(), scale_shift, self.groups, self.epsilon, true)
     }
 }
 
-/// A table of vectors, one for each class.
+/// A table of vectors, one per class or timestep.
 #[derive(Module, Debug)]
 pub struct Embedding {
     weight: Param<Tensor<2>>,
 }
 
 impl Embedding {
-    /// `classes` vectors of `width`.
+    /// Creates a table of `classes` vectors of length `width`.
     pub fn new(init: &mut Init, classes: usize, width: usize) -> Self {
         Self { weight: init.normal([classes, width], 1.0) }
     }
 
-    /// The vectors of labels, `[N,width]`.
+    /// Returns the vectors of `labels`, `[N,width]`.
     pub fn forward(&self, labels: &[u32]) -> Tensor<2> {
         let table = self.weight.val();
         let labels: Vec<i64> = labels.iter().map(|&l| i64::from(l)).collect();
@@ -185,19 +191,19 @@ impl Embedding {
     }
 }
 
-/// Random frequencies (Song et al. 2021): never trained, kept with the parameters.
+/// Random frequencies (Song et al. 2021): not trained, but stored with the parameters.
 #[derive(Module, Debug)]
 pub struct FourierFrequencies {
     weight: Param<Tensor<1>>,
 }
 
 impl FourierFrequencies {
-    /// `width` frequencies of deviation 16.
+    /// Draws `width` frequencies with standard deviation 16.
     pub fn new(init: &mut Init, width: usize) -> Self {
         Self { weight: init.normal([width], 16.0).set_require_grad(false) }
     }
 
-    /// The frequencies.
+    /// Returns the frequencies.
     pub fn values(&self) -> Vec<f32> {
         self.weight.val().into_data().iter::<f32>().collect()
     }
@@ -207,17 +213,17 @@ impl FourierFrequencies {
 mod tests {
     use super::*;
 
-    /// Mean and mean square of a parameter.
+    /// Returns the mean and mean square of a parameter.
     fn moments<const D: usize>(parameter: &Param<Tensor<D>>) -> (f64, f64) {
         let values: Vec<f64> = parameter.val().into_data().iter::<f64>().collect();
         let mean = |f: &dyn Fn(f64) -> f64| values.iter().map(|&v| f(v)).sum::<f64>() / values.len() as f64;
         (mean(&|v| v), mean(&|v| v * v))
     }
 
-    /// Ho et al.'s `variance_scaling(scale, "fan_avg", "uniform")`: variance scale/fan_avg, with fans that count the
-    /// kernel's pixels; "zero" is a scale of 1e-10.
+    /// Checks Ho et al.'s `variance_scaling(scale, "fan_avg", "uniform")`: variance scale/fan_avg, where the fans
+    /// include the pixels of the kernel. "zero" is a scale of 1e-10.
     #[test]
-    fn initial_weights_have_the_papers_variance() {
+    fn initial_weights_have_the_variance_of_the_paper() {
         let device = Device::flex();
         let mut init = Init::new(0, &device);
         for scale in [INIT_SCALE, ZERO_INIT_SCALE] {
@@ -233,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn initial_weights_depend_on_the_seed_alone_and_layers_differ() {
+    fn initial_weights_depend_on_seed_and_layer_only() {
         let device = Device::flex();
         let draw = |seed: u64, skip: usize| {
             let mut init = Init::new(seed, &device);

@@ -1,12 +1,14 @@
-//! The network of denoising diffusion probabilistic models: diffusers' `UNet2DModel` on Burn, activations in N,H,W,C.
+//! The network of denoising diffusion probabilistic models: diffusers' `UNet2DModel` on Burn, with activations in
+//! N,H,W,C.
 //!
-//! [`Config`] has diffusers' keys, [`Unet`] its parameter names. On the CPU back end the operations are those of the
-//! crate `kernels`; every other back end runs the same definitions as ordinary Burn operations ([`ops`]).
+//! [`UnetConfig`] has the keys of diffusers, [`Unet`] its parameter names. On the CPU back end, the operations are the
+//! fused kernels of the crate `kernels`; all other back ends run the same definitions as ordinary Burn operations (see
+//! [`ops`]).
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
-//! use ddpm_unet::{Config, Unet};
-//! let config = Config { norm_num_groups: 8, ..Config::ddpm(16, 1, &[16, 32], 1, &[8]) };
+//! use ddpm_unet::{UnetConfig, Unet};
+//! let config = UnetConfig { norm_num_groups: 8, ..UnetConfig::ddpm(16, 1, &[16, 32], 1, &[8]) };
 //! let device = Device::flex();
 //! let network = Unet::new(&config, 0, &device)?;
 //! let epsilon = network.forward(Tensor::zeros([2, 16, 16, 1], &device), &[0.0, 999.0], None, None);
@@ -27,7 +29,7 @@ mod time_embedding;
 
 pub use blocks::Dropout;
 pub use config::{
-    ClassEmbedType, Config, DownBlockType, MidBlockType, ResampleType, ResnetTimeScaleShift, TimeEmbeddingType,
+    ClassEmbedType, DownBlockType, MidBlockType, ResampleType, ResnetTimeScaleShift, TimeEmbeddingType, UnetConfig,
     UpBlockType,
 };
 pub use error::Error;

@@ -1,18 +1,18 @@
-//! The network as a whole.
+//! The complete network.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::blocks::{BlockCounter, DownBlock, Dropout, Layer, MidBlock, Stage, UpBlock};
-use crate::config::{ClassEmbedType, Config, TimeEmbeddingType};
+use crate::config::{ClassEmbedType, TimeEmbeddingType, UnetConfig};
 use crate::error::Error;
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, ZERO_INIT_SCALE};
 use crate::ops::Geometry;
 use crate::parameters::Parameters;
 use crate::time_embedding::{Labels, TimeEmbedding};
 
-/// The U-Net of denoising diffusion models: diffusers' `UNet2DModel`, and with [`Config::ddpm`] the network of Ho et al.
-/// (2020), appendix B. Activations are in N,H,W,C.
+/// The U-Net of denoising diffusion models: diffusers' `UNet2DModel`. With [`UnetConfig::ddpm`] it is the network of Ho
+/// et al. (2020), appendix B. Activations are in N,H,W,C.
 #[derive(Module, Debug)]
 pub struct Unet {
     pub(crate) time: TimeEmbedding,
@@ -23,17 +23,17 @@ pub struct Unet {
     pub(crate) conv_norm_out: GroupNorm,
     pub(crate) conv_out: Conv2d,
     #[module(skip)]
-    config: Config,
+    config: UnetConfig,
 }
 
 impl Parameters for Unet {}
 
 impl Unet {
-    /// A new network with Ho et al.'s initialisation: what it draws depends on the seed alone.
+    /// Creates a network with Ho et al.'s initialization, drawn from `seed`.
     ///
     /// # Errors
-    /// If the configuration does not describe a network.
-    pub fn new(config: &Config, seed: u64, device: &Device) -> Result<Self, Error> {
+    /// If the configuration is invalid.
+    pub fn new(config: &UnetConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         config.validate()?;
         let init = &mut Init::new(seed, device);
         let counter = &mut BlockCounter::default();
@@ -68,20 +68,19 @@ impl Unet {
         })
     }
 
-    /// The configuration that the network was built from.
-    pub fn config(&self) -> &Config {
+    /// Returns the configuration of the network.
+    pub fn config(&self) -> &UnetConfig {
         &self.config
     }
 
-    /// The network's output for noisy images.
+    /// Computes the output of the network for noisy images.
     ///
-    /// # Shapes
-    /// x `[N,H,W,in_channels]` in [-1, 1] plus noise, result `[N,H,W,out_channels]`; `timesteps` and `labels` have N
-    /// entries. With `dropout`, activations are dropped (training).
+    /// x is `[N,H,W,in_channels]`, the result `[N,H,W,out_channels]`; `timesteps` and `labels` have N entries. Dropout
+    /// is applied only if `dropout` is given, as in training.
     ///
     /// # Panics
-    /// If shapes do not agree: callers check sizes with [`Config::check_size`] and labels with
-    /// [`Unet::check_labels`] first.
+    /// If shapes do not match. Check sizes with [`UnetConfig::check_size`] and labels with [`Unet::check_labels`]
+    /// first.
     pub fn forward(
         &self,
         x: Tensor<4>,
@@ -89,7 +88,7 @@ impl Unet {
         labels: Option<Labels>,
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
-        assert_eq!(x.dims()[0], timesteps.len(), "one timestep for each image");
+        assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
         let device = x.device();
         let emb = self.time.forward(timesteps, labels, &device);
         let (mut x, mut skips) = (self.centered(x), Vec::new());
@@ -103,7 +102,7 @@ impl Unet {
         self.output(x, timesteps)
     }
 
-    /// Returns the stages from the image to the last activation.
+    /// Returns the stages from the input image to the last activation.
     pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
         std::iter::once(Stage { layer: Layer::Conv(&self.conv_in), pops_skip: false, pushes_skip: true })
             .chain(self.down_blocks.iter().flat_map(DownBlock::stages))
@@ -115,13 +114,14 @@ impl Unet {
         if self.config.center_input_sample { x.mul_scalar(2.0).sub_scalar(1.0) } else { x }
     }
 
-    /// The prediction from the last activation.
+    /// Computes the output from the last activation.
     pub(crate) fn output(&self, x: Tensor<4>, timesteps: &[f32]) -> Tensor<4> {
         let device = x.device();
         let y = self.conv_out.forward_normed(&self.conv_norm_out, x, None, None, None, None);
         match self.config.time_embedding_type {
             TimeEmbeddingType::Positional | TimeEmbeddingType::Learned => y,
-            // The score is the network's output over σ (Song et al. 2021); diffusers divides by the timestep.
+            // The score is the output of the network divided by σ (Song et al. 2021); diffusers divides by the
+            // timestep.
             TimeEmbeddingType::Fourier => {
                 let sigmas = TensorData::new(timesteps.to_vec(), [timesteps.len(), 1, 1, 1]);
                 y / Tensor::from_data(sigmas, &device)
@@ -129,10 +129,10 @@ impl Unet {
         }
     }
 
-    /// Checks that labels are given exactly where the network has classes, and are in range.
+    /// Checks that `labels` match the network: none without classes, otherwise one per image, in range.
     ///
     /// # Errors
-    /// Says what was expected.
+    /// If they do not; the error says what was expected.
     pub fn check_labels(&self, images: usize, labels: Option<Labels>) -> Result<(), Error> {
         let classes = self.config.num_class_embeds;
         let expected = match (self.config.class_embed_type, classes) {

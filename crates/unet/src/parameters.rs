@@ -1,4 +1,4 @@
-//! The network's parameters by diffusers' names, in diffusers' layout.
+//! Access to the parameters by diffusers' names and in diffusers' layout.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,28 @@ use weights::Tensors;
 
 use crate::error::Error;
 
-/// How a parameter's layout here differs from that on disk.
+/// The difference between the layout of a parameter in memory and on disk.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
-    /// It does not.
+    /// The same layout.
     Same,
-    /// `[I,O]` here, `[O,I]` on disk.
+    /// `[I,O]` in memory, `[O,I]` on disk.
     Linear,
-    /// `[kh,kw,I,O]` here, `[O,I,kh,kw]` on disk.
+    /// `[kh,kw,I,O]` in memory, `[O,I,kh,kw]` on disk.
     Convolution,
 }
 
 impl Layout {
     fn of(name: &str, rank: usize) -> Self {
         match rank {
-            // The tables have a row for each class or timestep, here as there.
+            // Embedding tables have a row for each class or timestep in both layouts.
             2 if !["class_embedding.weight", "time_proj.weight"].contains(&name) => Self::Linear,
             4 => Self::Convolution,
             _ => Self::Same,
         }
     }
 
-    /// Axes of the layout on disk, in terms of those here.
+    /// Returns the axes of the layout on disk, as axes of that in memory.
     fn on_disk(self) -> &'static [usize] {
         match self {
             Self::Same => &[],
@@ -38,7 +38,7 @@ impl Layout {
         }
     }
 
-    /// Axes of the layout here, in terms of those on disk.
+    /// Returns the axes of the layout in memory, as axes of that on disk.
     fn here(self) -> &'static [usize] {
         match self {
             Self::Same => &[],
@@ -48,7 +48,7 @@ impl Layout {
     }
 }
 
-/// Values with axes permuted: axis i of the result is axis `axes[i]` of the values.
+/// Permutes axes: axis i of the result is axis `axes[i]` of `values`. Returns the values and the new shape.
 fn permuted(values: &[f32], shape: &[usize], axes: &[usize]) -> (Vec<f32>, Vec<usize>) {
     if axes.is_empty() {
         return (values.to_vec(), shape.to_vec());
@@ -74,13 +74,13 @@ fn permuted(values: &[f32], shape: &[usize], axes: &[usize]) -> (Vec<f32>, Vec<u
     (result, new_shape)
 }
 
-/// The name of the parameter that a traversal is at.
+/// The path to the current module of a traversal, as a parameter name.
 #[derive(Default)]
 struct NamePath(Vec<(String, bool)>);
 
 impl NamePath {
     fn enter(&mut self, name: &str, container: &str) {
-        // The struct that gathers what belongs to time has no name in diffusers, nor has the choice of an enum.
+        // Two levels have no name in diffusers: the struct of the time and class embeddings, and enum variants.
         let hidden = name == "time" || container.starts_with("Enum:");
         self.0.push((name.to_owned(), hidden));
     }
@@ -95,10 +95,10 @@ impl NamePath {
     }
 }
 
-/// One parameter, flat and in the network's own layout.
+/// A flattened parameter in the network's own layout.
 #[derive(Clone, Debug)]
 pub struct FlatParameter {
-    /// diffusers' name.
+    /// The name in diffusers.
     pub name: String,
     /// The shape in the network's own layout.
     pub shape: Vec<usize>,
@@ -167,9 +167,9 @@ impl ModuleVisitor for TakeGradients<'_> {
     }
 }
 
-/// A module whose parameters can be read and replaced by name, in PyTorch's layout on the outside.
+/// A module whose parameters are read and replaced by name, in the layout of PyTorch.
 pub trait Parameters: Module {
-    /// Every parameter in a fixed order: flat, off the autodiff graph, sharing memory with the network.
+    /// Returns all parameters in a fixed order: flattened, without autodiff, sharing memory with the network.
     fn flat_parameters(&self) -> Vec<FlatParameter> {
         let mut all = Vec::new();
         let each = |name: &str, _, shape, values, _| all.push(FlatParameter { name: name.to_owned(), shape, values });
@@ -177,25 +177,25 @@ pub trait Parameters: Module {
         all
     }
 
-    /// The gradients of the parameters in the order of [`Parameters::flat_parameters`], taken out of a backward pass's result.
-    /// `None` for what is not trained.
+    /// Removes and returns the gradients of the parameters, in the order of [`Parameters::flat_parameters`]. They are
+    /// `None` for parameters that are not trained.
     fn take_gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor<1>>> {
         let mut visitor = TakeGradients { gradients, taken: Vec::new() };
         self.visit(&mut visitor);
         visitor.taken
     }
 
-    /// The network with each flat parameter replaced, in the order of [`Parameters::flat_parameters`]; a function that owns
-    /// what it is given may change it in place.
+    /// Replaces each flattened parameter by the result of `each`, in the order of [`Parameters::flat_parameters`].
+    /// `each` owns the old tensor and may modify it in place.
     fn map_parameters(self, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
         self.map(&mut ParameterMapper { path: NamePath::default(), each })
     }
 
-    /// Parameters by diffusers' names and in its layout. `values` has one tensor for each parameter in the order of
-    /// [`Parameters::flat_parameters`], for instance averages of them.
+    /// Returns tensors by diffusers' names and in its layout. `values` has one flat tensor per parameter in the order
+    /// of [`Parameters::flat_parameters`], for instance moving averages.
     ///
     /// # Errors
-    /// If a back end cannot hand its values over.
+    /// If the back end cannot read a tensor.
     fn tensors_of(&self, values: impl IntoIterator<Item = Tensor<1>>) -> Result<Tensors, Error> {
         let mut tensors = Tensors::new();
         for (flat, values) in self.flat_parameters().into_iter().zip(values) {
@@ -207,18 +207,18 @@ pub trait Parameters: Module {
         Ok(tensors)
     }
 
-    /// The parameters by diffusers' names and in its layout.
+    /// Returns the parameters by diffusers' names and in its layout.
     ///
     /// # Errors
-    /// If a back end cannot hand its values over.
+    /// If the back end cannot read a parameter.
     fn tensors(&self) -> Result<Tensors, Error> {
         self.tensors_of(self.flat_parameters().into_iter().map(|flat| flat.values))
     }
 
-    /// Flat values in the order of [`Parameters::flat_parameters`] from tensors by diffusers' names.
+    /// Converts tensors with diffusers' names to flat values in the order of [`Parameters::flat_parameters`].
     ///
     /// # Errors
-    /// Names the tensors that are missing, left over or of another shape.
+    /// If a tensor is missing, unexpected or of the wrong shape; the error names it.
     fn flat_from(&self, mut tensors: Tensors, device: &Device) -> Result<Vec<Tensor<1>>, Error> {
         let mut values = Vec::new();
         let mut missing = Vec::new();
@@ -245,7 +245,7 @@ pub trait Parameters: Module {
         Ok(values)
     }
 
-    /// The network with its parameters replaced by tensors of diffusers' names.
+    /// Replaces the parameters by tensors with diffusers' names.
     ///
     /// # Errors
     /// As [`Parameters::flat_from`].
@@ -255,7 +255,7 @@ pub trait Parameters: Module {
         Ok(self.map_parameters(|_, old| values.next().unwrap_or(old)))
     }
 
-    /// The device that holds the parameters, without autodiff.
+    /// Returns the device of the parameters, without autodiff.
     fn device(&self) -> Device {
         let mut device = None;
         let each = |_: &str, _, _, values: Tensor<1>, _| device = Some(values.device());
@@ -264,7 +264,7 @@ pub trait Parameters: Module {
     }
 }
 
-/// Parameter counts by the network's parts, in order: for `ddpm inspect`.
+/// Counts the parameters of each part of the network, for `ddpm inspect`.
 pub fn count_by_part(parameters: &[FlatParameter]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for flat in parameters {

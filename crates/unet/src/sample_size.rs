@@ -1,16 +1,16 @@
-//! The height and width of images, as diffusers writes them.
+//! Image sizes in the format of diffusers.
 
 use std::fmt;
 
 use serde::de::{Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Height and width in pixels: diffusers' `sample_size`. Serialized as one number for a square, else as `[height, width]`.
+/// A height and width in pixels: diffusers' `sample_size`, serialized as one number if square, else `[height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleSize {
-    /// Rows.
+    /// Number of rows.
     pub height: usize,
-    /// Columns.
+    /// Number of columns.
     pub width: usize,
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_one_number_for_a_square_and_two_otherwise() {
+    fn serializes_squares_as_one_number() {
         for (text, height, width) in [("32", 32, 32), ("[24,40]", 24, 40)] {
             let size: SampleSize = serde_json::from_str(text).unwrap();
             assert_eq!(size, SampleSize { height, width });
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_what_was_expected() {
+    fn errors_name_the_expected_forms() {
         for text in ["-1", "1.5", "\"32\"", "[32]", "[32, 32, 3]", "{}"] {
             let message = serde_json::from_str::<SampleSize>(text).unwrap_err().to_string();
             assert!(message.contains("a whole number, or [height, width]"), "{text}: {message}");

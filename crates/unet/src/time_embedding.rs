@@ -1,9 +1,9 @@
-//! A timestep, and a class label, as the vector that every residual block is given.
+//! The embedding of timesteps and class labels, which every residual block receives.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::config::{ClassEmbedType, Config, TimeEmbeddingType};
+use crate::config::{ClassEmbedType, TimeEmbeddingType, UnetConfig};
 use crate::layers::{Embedding, FourierFrequencies, INIT_SCALE, Init, Linear};
 use crate::ops;
 
@@ -31,31 +31,31 @@ impl TimestepEmbedding {
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a network has a handful of them")]
 pub enum ClassEmbedding {
-    /// A row of a table.
+    /// A table with one row per class.
     Table(Embedding),
-    /// The label as if it were a timestep.
+    /// Layers that embed the label like a timestep.
     Timestep(TimestepEmbedding),
 }
 
-/// A table or frequencies, where a timestep's embedding has parameters.
+/// The parameters of a timestep's projection, if it has any.
 #[derive(Module, Debug)]
 pub enum TimeProjection {
     /// Random frequencies.
     Fourier(FourierFrequencies),
-    /// A row for each timestep.
+    /// A table with one row per timestep.
     Learned(Embedding),
 }
 
-/// Class labels of a batch.
+/// The class labels of a batch.
 #[derive(Clone, Copy, Debug)]
 pub enum Labels<'a> {
     /// A class number for each image.
     Classes(&'a [u32]),
-    /// A vector as wide as the time embedding for each image, one after the other (`class_embed_type` identity).
+    /// Vectors of the width of the time embedding, concatenated (`class_embed_type` identity).
     Vectors(&'a [f32]),
 }
 
-/// Everything between a timestep and the vector `[N, time_embed_dim]`.
+/// The embedding of timesteps and labels as vectors `[N, time_embed_dim]`.
 #[derive(Module, Debug)]
 pub struct TimeEmbedding {
     time_proj: Option<TimeProjection>,
@@ -66,25 +66,25 @@ pub struct TimeEmbedding {
     width: usize,
 }
 
-/// The sinusoidal embedding's options.
+/// The options of a sinusoidal embedding.
 #[derive(Clone, Copy, Debug)]
 pub struct Positional {
     /// Width of the embedding.
     pub width: usize,
-    /// Exponents are divided by (width/2 − freq_shift).
+    /// Shift in the divisor (width/2 − freq_shift) of the exponents.
     pub freq_shift: f64,
-    /// Cosines first.
+    /// Puts cosines before sines.
     pub flip_sin_to_cos: bool,
 }
 
 impl Positional {
-    /// Sines and cosines of t·10000^(−i/(width/2 − freq_shift)), `[N,width]` row by row.
+    /// Computes sines and cosines of t·10000^(−i/(width/2 − freq_shift)) as rows `[N,width]`.
     ///
-    /// The order of the f32 roundings is that of every implementation since Ho et al.'s: near t = 1000 another order
-    /// moves the arguments by 6e-5.
+    /// The f32 operations are in the order of Ho et al.'s code, like in all later implementations. Near t = 1000,
+    /// another order would change the arguments by 6e-5.
     pub fn embed(&self, timesteps: &[f32]) -> Vec<f32> {
         let half = self.width / 2;
-        // An odd width's last column is zero.
+        // If the width is odd, the last column is zero.
         let divisor = (half as f64 - self.freq_shift) as f32;
         let frequencies: Vec<f32> = (0..half)
             .map(|i| {
@@ -101,7 +101,7 @@ impl Positional {
     }
 }
 
-/// Rows of `half` sines, then `half` cosines (or the other way round) of the arguments.
+/// Returns rows of `half` sines and `half` cosines of the arguments, cosines first if `cosines_first`.
 fn sines_and_cosines(arguments: impl Iterator<Item = f32>, half: usize, cosines_first: bool) -> Vec<f32> {
     let arguments: Vec<f64> = arguments.map(f64::from).collect();
     let mut rows = Vec::with_capacity(2 * arguments.len());
@@ -118,7 +118,7 @@ fn sines_and_cosines(arguments: impl Iterator<Item = f32>, half: usize, cosines_
 }
 
 impl TimeEmbedding {
-    pub(crate) fn new(init: &mut Init, config: &Config) -> Self {
+    pub(crate) fn new(init: &mut Init, config: &UnetConfig) -> Self {
         let (c_in, width) = (config.time_proj_dim(), config.time_embed_dim());
         Self {
             time_proj: match config.time_embedding_type {
@@ -148,7 +148,7 @@ impl TimeEmbedding {
         }
     }
 
-    /// SiLU of the embedding: every residual block applies it first, so it is applied once.
+    /// Computes SiLU of the embedding. Every residual block starts with this SiLU, so it is applied once here.
     pub(crate) fn forward(&self, timesteps: &[f32], labels: Option<Labels>, device: &Device) -> Tensor<2> {
         let embedding = self.time_embedding.forward(self.project(timesteps, device));
         let class = match (&self.class_embedding, labels) {
@@ -162,7 +162,7 @@ impl TimeEmbedding {
                 let data = TensorData::new(vectors.to_vec(), [timesteps.len(), self.width]);
                 Some(Tensor::from_data(data, device))
             }
-            (_, Some(labels)) => unreachable!("`check_labels` lets {labels:?} through only where they are used"),
+            (_, Some(labels)) => unreachable!("`check_labels` rejects {labels:?} for this network"),
         };
         ops::silu(match class {
             Some(class) => embedding + class,
@@ -197,19 +197,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positional_embedding_is_the_papers() {
+    fn positional_embedding_matches_the_papers() {
         // Ho et al.'s get_timestep_embedding: half = 2, frequencies 1 and 10000^-1.
         let positional = Positional { width: 4, freq_shift: 1.0, flip_sin_to_cos: false };
         let [t, f] = [7.0f64, 1e-4];
         let expected = [t.sin(), (t * f).sin(), t.cos(), (t * f).cos()];
         for (got, expected) in positional.embed(&[7.0]).into_iter().zip(expected) {
-            assert!((f64::from(got) - expected).abs() < 1e-7, "{got} {expected}");
+            assert!((f64::from(got) - expected).abs() < 1e-7, "found {got}; expected {expected}");
         }
         // OpenAI's: cosines first, frequencies 1 and 10000^-½.
         let positional = Positional { width: 4, freq_shift: 0.0, flip_sin_to_cos: true };
         let expected = [t.cos(), (t * 0.01).cos(), t.sin(), (t * 0.01).sin()];
         for (got, expected) in positional.embed(&[7.0]).into_iter().zip(expected) {
-            assert!((f64::from(got) - expected).abs() < 1e-7, "{got} {expected}");
+            assert!((f64::from(got) - expected).abs() < 1e-7, "found {got}; expected {expected}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Networks of other code bases compute what the original code does: files and outputs by `tools/goldens_families.py`, which
-//! builds each family's network in PyTorch with every option on.
+//! Tests that networks of other code bases compute the same as the original code. `tools/goldens_families.py` builds
+//! each family's network in PyTorch with every option enabled, and writes its weights and outputs.
 
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ddpm_unet::{Config, Labels, Parameters, Unet};
+use ddpm_unet::{Labels, Parameters, Unet, UnetConfig};
 use weights::families::{Heads, ImportOptions, import};
 use weights::read_safetensors;
 
@@ -16,11 +16,11 @@ fn options(name: &str) -> ImportOptions {
     }
 }
 
-/// The greatest difference from the golden, over its greatest value.
+/// Returns the largest difference from the golden output, relative to its largest value.
 fn difference(name: &str, file: &str) -> f32 {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/families");
     let imported = import(folder.join(file), &options(name)).unwrap();
-    let config = Config::from_json(&imported.config.to_string()).unwrap();
+    let config = UnetConfig::from_json(&imported.config.to_string()).unwrap();
     let unet = Unet::new(&config, 0, &Device::flex()).unwrap().with_tensors(imported.tensors).unwrap();
     let (golden, _) = read_safetensors(folder.join(format!("{name}.safetensors"))).unwrap();
     let x = &golden["x"];
@@ -39,7 +39,7 @@ fn difference(name: &str, file: &str) -> f32 {
 }
 
 #[test]
-fn every_family_computes_what_its_own_code_does() {
+fn every_family_matches_its_original_code() {
     for (name, file) in [
         ("ho", "ho/model.ckpt-790000"),
         ("pesser", "pesser.pt"),

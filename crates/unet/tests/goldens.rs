@@ -1,5 +1,5 @@
-//! Against diffusers' `UNet2DModel` (PyTorch, float64): output, loss and every gradient. `tools/goldens.py` made the
-//! files, `tools/README.md` describes them.
+//! Compares output, loss and all gradients with diffusers' `UNet2DModel` (PyTorch, float64). `tools/goldens.py` writes
+//! the golden files; `tools/README.md` describes them.
 //!
 //! ```python
 //! model = UNet2DModel.from_config(config); model.load_state_dict(weights); model.double()
@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use ddpm_unet::{ClassEmbedType, Config, Dropout, Labels, Parameters, Unet};
+use ddpm_unet::{ClassEmbedType, Dropout, Labels, Parameters, Unet, UnetConfig};
 use weights::{Tensors, read_safetensors};
 
 const STORED: [&str; 8] = ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time"];
@@ -19,7 +19,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
 }
 
-/// N,C,H,W as the goldens have it to N,H,W,C.
+/// Converts a golden tensor from N,C,H,W to N,H,W,C.
 fn nhwc(tensor: &weights::Tensor, device: &Device) -> Tensor<4> {
     let shape: [usize; 4] = tensor.shape.clone().try_into().unwrap();
     Tensor::from_data(TensorData::new(tensor.data.clone(), shape), device).permute([0, 2, 3, 1])
@@ -29,7 +29,7 @@ fn nchw(tensor: Tensor<4>) -> Vec<f32> {
     tensor.permute([0, 3, 1, 2]).into_data().iter::<f32>().collect()
 }
 
-/// Greatest difference over greatest value.
+/// Returns the largest difference relative to the largest value.
 fn relative(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let scale = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -38,7 +38,7 @@ fn relative(got: &[f32], expected: &[f32]) -> f32 {
     worst / scale
 }
 
-/// Euclidean length of the difference over that of the values.
+/// Returns the Euclidean norm of the difference relative to that of the values.
 #[cfg(feature = "wgpu")]
 fn relative_length(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
@@ -47,7 +47,7 @@ fn relative_length(got: &[f32], expected: &[f32]) -> f32 {
     (difference / length(&mut expected.iter().map(|&e| f64::from(e)))) as f32
 }
 
-/// How far two tensors are apart, relative to their size.
+/// A relative distance between two tensors.
 type Norm = fn(&[f32], &[f32]) -> f32;
 
 struct Run {
@@ -57,15 +57,15 @@ struct Run {
     gradients: Tensors,
 }
 
-/// The labels of a golden, which are class numbers or vectors.
-fn labels<'a>(config: &Config, values: Option<&'a [f32]>, classes: Option<&'a [u32]>) -> Option<Labels<'a>> {
+/// Returns the labels of a golden, which are class numbers or vectors.
+fn labels<'a>(config: &UnetConfig, values: Option<&'a [f32]>, classes: Option<&'a [u32]>) -> Option<Labels<'a>> {
     match config.class_embed_type {
         Some(ClassEmbedType::Identity) => values.map(Labels::Vectors),
         _ => classes.map(Labels::Classes),
     }
 }
 
-fn run(config: &Config, weights: Tensors, golden: &Tensors, device: &Device) -> Run {
+fn run(config: &UnetConfig, weights: Tensors, golden: &Tensors, device: &Device) -> Run {
     let device = device.clone().autodiff();
     let unet = Unet::new(config, 0, &device).unwrap().with_tensors(weights).unwrap();
     let x = nhwc(&golden["x"], &device).require_grad();
@@ -85,7 +85,7 @@ fn run(config: &Config, weights: Tensors, golden: &Tensors, device: &Device) -> 
     }
 }
 
-/// The gradients of the trained parameters by name, in diffusers' layout.
+/// Returns the gradients of the trained parameters by name, in diffusers' layout.
 fn gradient_tensors(unet: &Unet, gradients: &mut Gradients) -> Tensors {
     let (taken, flat) = (unet.take_gradients(gradients), unet.flat_parameters());
     let trained: Vec<bool> = taken.iter().map(Option::is_some).collect();
@@ -101,7 +101,7 @@ fn gradient_tensors(unet: &Unet, gradients: &mut Gradients) -> Tensors {
 
 fn check_stored(name: &str, device: &Device, relative: Norm) {
     let folder = folder(name);
-    let config = Config::read(&folder.join("config.json")).unwrap();
+    let config = UnetConfig::read(&folder.join("config.json")).unwrap();
     let (weights, _) = read_safetensors(folder.join("weights.safetensors")).unwrap();
     let (golden, _) = read_safetensors(folder.join("golden.safetensors")).unwrap();
     assert_eq!(config.parameter_count(), weights.values().map(|t| t.data.len()).sum::<usize>(), "{name}");
@@ -118,7 +118,7 @@ fn check_stored(name: &str, device: &Device, relative: Norm) {
         let got = &run.gradients[parameter];
         assert_eq!(got.shape, expected.shape, "{name}: {parameter}");
         if parameter.ends_with("to_k.bias") {
-            // Zero in exact arithmetic: it moves all of a query's scores alike.
+            // The exact gradient is zero, since this bias changes all scores of a query equally.
             assert!(got.data.iter().all(|g| g.abs() < 1e-6), "{name}: {parameter}");
             continue;
         }
@@ -137,13 +137,13 @@ fn check_stored(name: &str, device: &Device, relative: Norm) {
     assert!(worst.0 <= 1e-5, "{name}: the gradient of {} is off by {:e}", worst.1, worst.0);
 }
 
-/// With dropout too: both times the same activations are dropped.
+/// The test includes dropout: both forward passes must use the same masks.
 #[test]
-fn checkpointing_changes_gradients_by_roundings_only() {
+fn checkpointing_changes_gradients_only_by_rounding() {
     let device = Device::flex().autodiff();
     for name in ["ho", "adm", "attn_resample", "fourier"] {
         let folder = folder(name);
-        let config = Config { dropout: 0.3, ..Config::read(&folder.join("config.json")).unwrap() };
+        let config = UnetConfig { dropout: 0.3, ..UnetConfig::read(&folder.join("config.json")).unwrap() };
         let (weights, _) = read_safetensors(folder.join("weights.safetensors")).unwrap();
         let (golden, _) = read_safetensors(folder.join("golden.safetensors")).unwrap();
         let unet = Unet::new(&config, 0, &device).unwrap().with_tensors(weights).unwrap();
@@ -165,7 +165,7 @@ fn checkpointing_changes_gradients_by_roundings_only() {
             let numbers = |tensor: Tensor<1>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
             let (whole, checkpointed) = (numbers(whole), numbers(checkpointed));
             if flat.name.ends_with("to_k.bias") {
-                continue; // Zero but for roundings.
+                continue; // Zero up to rounding.
             }
             let error = relative(&checkpointed, &whole);
             assert!(error <= 1e-5, "{name}: the gradient of {} is off by {error:e}", flat.name);
@@ -174,13 +174,13 @@ fn checkpointing_changes_gradients_by_roundings_only() {
 }
 
 #[test]
-fn stored_networks_agree_on_the_cpu() {
+fn stored_networks_match_on_the_cpu() {
     for name in STORED {
         check_stored(name, &Device::flex(), relative);
     }
 }
 
-/// splitmix64 from the FNV-1a hash of a name: see tools/README.md.
+/// SplitMix64, seeded with the FNV-1a hash of a name: see tools/README.md.
 struct Formula(u64);
 
 impl Formula {
@@ -197,7 +197,7 @@ impl Formula {
     }
 }
 
-fn formula_weights(config: &Config) -> Tensors {
+fn formula_weights(config: &UnetConfig) -> Tensors {
     let mut tensors = Unet::new(config, 0, &Device::flex()).unwrap().tensors().unwrap();
     for (name, tensor) in &mut tensors {
         let mut formula = Formula::of(name);
@@ -217,7 +217,7 @@ fn formula_weights(config: &Config) -> Tensors {
 
 fn check_formula(name: &str, device: &Device) {
     let folder = folder("formula").join(name);
-    let config = Config::read(&folder.join("config.json")).unwrap();
+    let config = UnetConfig::read(&folder.join("config.json")).unwrap();
     let (golden, _) = read_safetensors(folder.join("golden.safetensors")).unwrap();
     let names: Vec<String> =
         serde_json::from_str(&std::fs::read_to_string(folder.join("parameters.json")).unwrap()).unwrap();
@@ -246,20 +246,21 @@ fn check_formula(name: &str, device: &Device) {
 }
 
 #[test]
-fn real_widths_agree_on_the_cpu() {
+fn real_widths_match_on_the_cpu() {
     check_formula("ho_wide", &Device::flex());
 }
 
 #[test]
-fn the_papers_cifar10_network_agrees_on_the_cpu() {
+fn the_cifar10_network_of_the_paper_matches_on_the_cpu() {
     check_formula("ddpm_cifar10", &Device::flex());
 }
 
-/// The GPU back ends' definitions, on whatever adapter there is: Mesa's lavapipe will do. The back end's sums are not as
-/// exact as the kernels': by the single worst element one gradient in 300 is off by 1.1e-5, so lengths are compared.
+/// Tests the reference operations on any wgpu adapter; Mesa's lavapipe suffices. The sums of this back end are less
+/// accurate than those of the kernels (the worst element of one gradient in 300 is off by 1.1e-5), so norms are
+/// compared.
 #[cfg(feature = "wgpu")]
 #[test]
-fn stored_networks_agree_on_wgpu() {
+fn stored_networks_match_on_wgpu() {
     use burn::tensor::DeviceKind;
     let Some(device) = [DeviceKind::DefaultDevice, DeviceKind::Cpu]
         .into_iter()

@@ -1,5 +1,5 @@
-//! Importing networks of other code bases: names, shapes and configuration. `tools/goldens_families.py` wrote the files;
-//! `families.rs` tests that the networks compute the same.
+//! Tests the import of networks of other code bases: names, shapes and configuration. `tools/goldens_families.py`
+//! writes the files; `families.rs` tests that the imported networks compute the same.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,7 +59,7 @@ fn every_family_is_imported() {
 }
 
 #[test]
-fn settings_that_weights_do_not_record() {
+fn settings_that_are_not_in_the_weights_are_assumed() {
     let conventions = ["flip_sin_to_cos", "freq_shift", "downsample_padding", "norm_eps", "attention_head_dim"];
     let config = |file| import(golden(file), &ImportOptions::default()).unwrap().config;
     assert_eq!(keys(&config("pesser.pt"), &conventions), json!([false, 1, 0, 1e-6, null]));
@@ -73,7 +73,8 @@ fn settings_that_weights_do_not_record() {
     let expected = json!([["DownBlock2D", "AttnDownBlock2D"], ["AttnUpBlock2D", "UpBlock2D"], 7, 32]);
     assert_eq!(keys(&improved.config, &blocks), expected);
 
-    // Networks that resample with residual blocks are assumed to have heads of 64 channels, but this one has 32 in all.
+    // Networks that resample with residual blocks are assumed to have heads of 64 channels; this one has only 32
+    // channels.
     let error = import(golden("guided.pt"), &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("32 channels cannot be divided into heads of 64"), "{error}");
     let options = ImportOptions { heads: Some(Heads::Channels(16)), sample_size: Some(8), ..ImportOptions::default() };
@@ -94,7 +95,7 @@ fn moving_averages_are_preferred() {
         assert_eq!((imported.ema, &*imported.prefix), (false, prefix));
         assert!(imported.tensors["conv_in.weight"].data.iter().all(|&x| x == value), "{file}");
     }
-    // OpenAI's programs and pesser's releases write averages to separate files.
+    // OpenAI's code and pesser's releases store moving averages in separate files.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ema_0.9999_500000.pt");
     fs::copy(golden("improved.pt"), &path).unwrap();
@@ -109,7 +110,7 @@ fn missing_and_unexpected_tensors_are_errors() {
         tensors.remove(name).unwrap();
         error(&tensors)
     };
-    // Any missing tensor is an error, which names the tensor or the level.
+    // Any missing tensor is an error that names the tensor or the level.
     for name in all.keys().step_by(3) {
         let error = without(name);
         assert!(error.contains("x.pt: "), "{name}: {error}");
@@ -124,7 +125,7 @@ fn missing_and_unexpected_tensors_are_errors() {
     more.extend(with_shapes(&[("mid.block_3.norm1.weight", &[32])]));
     assert!(error(&more).contains("`mid.block_3.norm1.weight` has no counterpart"));
 
-    // Wrong shapes are checked when the network is built; importing them must only not panic.
+    // Wrong shapes are detected when the network is built; the import must not panic.
     for name in all.keys().step_by(9) {
         for shape in [vec![], vec![0], vec![3], vec![2, 2, 2, 2, 2]] {
             let data = vec![0.0; shape.iter().product()];

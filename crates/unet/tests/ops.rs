@@ -1,4 +1,4 @@
-//! Every operation against its definition in ordinary Burn operations: values and gradients, over random shapes.
+//! Compares values and gradients of all operations with the reference operations, for random shapes.
 
 use burn::tensor::{Device, Distribution, Tensor};
 use ddpm_unet::ops::{self, Geometry, reference};
@@ -12,7 +12,7 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex()).autodiff().require_grad()
 }
 
-/// Greatest difference over greatest value.
+/// Returns the largest difference relative to the largest value.
 fn relative<const D: usize>(got: &Tensor<D>, expected: &Tensor<D>) -> f64 {
     let values = |t: &Tensor<D>| t.clone().inner().into_data().iter::<f64>().collect::<Vec<_>>();
     let (got, expected) = (values(got), values(expected));
@@ -21,7 +21,7 @@ fn relative<const D: usize>(got: &Tensor<D>, expected: &Tensor<D>) -> f64 {
     got.iter().zip(&expected).fold(0f64, |m, (g, e)| m.max((g - e).abs())) / scale
 }
 
-/// Runs both bodies, pulls the same random gradient back through both, and compares all of it.
+/// Compares the values of both implementations, and their gradients for the same random output gradient.
 macro_rules! compare {
     ($tolerance:expr, [$($input:ident),+], $fused:expr, $reference:expr) => {{
         let (fused, reference) = ($fused, $reference);
@@ -174,9 +174,9 @@ proptest! {
     }
 }
 
-/// Without autodiff packed weights are cached between calls: the same bits, and not those of weights that were there before.
+/// Weights packed without autodiff are cached between calls. The results must be those of the current weights.
 #[test]
-fn packed_weights_follow_their_weights() {
+fn packed_weights_are_updated_when_weights_change() {
     let inner = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
     let (x, bias) = (inner([2, 8, 8, 16]), Tensor::<1>::zeros([32], &Device::flex()));
     let packed = ops::PackedWeights::default();

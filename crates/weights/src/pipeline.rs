@@ -116,7 +116,7 @@ fn pipeline_of(folder: &Path) -> Option<ModelFiles> {
     if folder.join("unet").is_dir() { locate_folder(folder).ok() } else { None }
 }
 
-/// Finds the network in `folder`: its `config.json`, and `weights` or else the preferred weights.
+/// Finds the network in `folder`: its `config.json`, and its weights, unless `weights` names another file.
 fn network(folder: &Path, weights: Option<&Path>) -> Result<ModelFiles> {
     let Some(unet_config) = existing(folder.join("config.json")) else {
         return Err(no_model(folder, "it has no config.json of a UNet2DModel"));

@@ -20,7 +20,7 @@ pub(crate) const FORMAT: Format = Format {
     open,
 };
 
-/// Split, and names of the arrays of images and labels.
+/// The splits, each with the names of its image and label arrays.
 const NAMES: [(Split, &str, &str); 5] = [
     (Split::Train, "arr_0", "arr_1"),
     (Split::Train, "x_train", "y_train"),

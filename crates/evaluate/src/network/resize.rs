@@ -1,18 +1,20 @@
-//! Bilinear resizing without anti-aliasing, as the Inception metrics have it.
+//! Bilinear resizing without anti-aliasing, as published Inception metrics use it.
 
 use rayon::prelude::*;
 
-/// Where the pixels of the larger image lie on the smaller one. The difference shows in the second digit of a FID.
+use super::InputFormat;
+
+/// The positions of resized pixels in the original image. The choice changes the second digit of an FID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resize {
-    /// Centres on centres, (i + ½)·scale − ½: PyTorch's `interpolate(align_corners=False)`, as in pytorch-fid.
+    /// Aligned pixel centres, (i + ½)·scale − ½: PyTorch's `interpolate(align_corners=False)`, as in pytorch-fid.
     #[default]
-    Centres,
-    /// Corners on corners, i·scale: TensorFlow 1's, as in Heusel et al.'s and OpenAI's code and torch-fidelity.
+    PyTorch,
+    /// Aligned top left corners, i·scale: TensorFlow 1, as in the code of Heusel et al. and OpenAI, and in torch-fidelity.
     TensorFlow1,
 }
 
-/// The two pixels between which one of the result lies, and the second one's weight.
+/// The two pixels that a resized pixel interpolates, and the weight of the second.
 struct Tap {
     low: usize,
     high: usize,
@@ -23,7 +25,7 @@ fn taps(from: usize, to: usize, resize: Resize) -> Vec<Tap> {
     let scale = from as f64 / to as f64;
     let tap = |i: usize| {
         let at = match resize {
-            Resize::Centres => ((i as f64 + 0.5) * scale - 0.5).max(0.0),
+            Resize::PyTorch => ((i as f64 + 0.5) * scale - 0.5).max(0.0),
             Resize::TensorFlow1 => i as f64 * scale,
         };
         let low = (at.floor() as usize).min(from - 1);
@@ -32,18 +34,12 @@ fn taps(from: usize, to: usize, resize: Resize) -> Vec<Tap> {
     (0..to).map(tap).collect()
 }
 
-/// Images `[N,H,W,3]` of bytes to `[N,side,side,3]`, each value x then (x − `zero`)/`one`.
+/// Resizes images `[N,H,W,3]` to `[N,side,side,3]`, and scales each value x to (x − `offset`)/`scale`.
 ///
 /// # Panics
-/// If the bytes are not whole images of such a size.
-pub fn resized(
-    images: &[u8],
-    [height, width]: [usize; 2],
-    side: usize,
-    resize: Resize,
-    zero: f32,
-    one: f32,
-) -> Vec<f32> {
+/// If the bytes are not whole images of that size.
+pub fn resized(images: &[u8], [height, width]: [usize; 2], format: InputFormat, resize: Resize) -> Vec<f32> {
+    let InputFormat { side, offset, scale } = format;
     let (rows, columns) = (taps(height, side, resize), taps(width, side, resize));
     let stride = height * width * 3;
     assert!(stride > 0 && images.len().is_multiple_of(stride), "{} bytes are not images", images.len());
@@ -58,7 +54,7 @@ pub fn resized(
                         f32::from(a) * (1.0 - column.weight) + f32::from(b) * column.weight
                     };
                     let value = across(top) * (1.0 - row.weight) + across(bottom) * row.weight;
-                    *out = (value - zero) / one;
+                    *out = (value - offset) / scale;
                 }
             }
         }
@@ -73,7 +69,7 @@ mod tests {
     fn line(values: &[u8], side: usize, resize: Resize) -> Vec<f32> {
         let image: Vec<u8> = values.iter().flat_map(|&v| [v; 3]).collect();
         let image = image.repeat(side);
-        let out = resized(&image, [side, values.len()], side, resize, 0.0, 1.0);
+        let out = resized(&image, [side, values.len()], InputFormat { side, offset: 0.0, scale: 1.0 }, resize);
         out.iter().step_by(3).take(side).copied().collect()
     }
 
@@ -82,14 +78,14 @@ mod tests {
     /// tf.compat.v1.image.resize_bilinear(…, (6, 6))    # i·½
     /// ```
     #[test]
-    fn centres_and_corners() {
-        assert_eq!(line(&[0, 30, 90], 6, Resize::Centres), [0.0, 7.5, 22.5, 45.0, 75.0, 90.0]);
+    fn pixel_positions_are_those_of_pytorch_and_tensorflow() {
+        assert_eq!(line(&[0, 30, 90], 6, Resize::PyTorch), [0.0, 7.5, 22.5, 45.0, 75.0, 90.0]);
         assert_eq!(line(&[0, 30, 90], 6, Resize::TensorFlow1), [0.0, 15.0, 30.0, 60.0, 90.0, 90.0]);
-        // Smaller without anti-aliasing: pixels between are passed over.
+        // Smaller without anti-aliasing: pixels in between are skipped.
         assert_eq!(line(&[0, 200, 100, 200, 40, 200], 2, Resize::TensorFlow1), [0.0, 200.0]);
-        assert_eq!(line(&[0, 200, 100, 200, 40, 200], 2, Resize::Centres), [200.0, 40.0]);
-        for resize in [Resize::Centres, Resize::TensorFlow1] {
-            assert_eq!(line(&[1, 2, 3], 3, resize), [1.0, 2.0, 3.0], "of its own size an image is itself");
+        assert_eq!(line(&[0, 200, 100, 200, 40, 200], 2, Resize::PyTorch), [200.0, 40.0]);
+        for resize in [Resize::PyTorch, Resize::TensorFlow1] {
+            assert_eq!(line(&[1, 2, 3], 3, resize), [1.0, 2.0, 3.0], "resizing to the same size changes nothing");
         }
     }
 }

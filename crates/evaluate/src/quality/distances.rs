@@ -1,4 +1,4 @@
-//! All distances of two sets, a tile at a time.
+//! All distances between two sets, tile by tile.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
@@ -6,20 +6,22 @@ use rayon::prelude::*;
 
 use super::Features;
 
-/// Vectors of the first set whose distances are held at once by a thread, and of the second that are multiplied at once.
+/// The height of a tile: vectors of the first set whose distances a thread keeps at once.
 const ROWS: usize = 64;
+/// The width of a tile: vectors of the second set that are multiplied at once.
 const COLUMNS: usize = 512;
 
-/// What `each` makes of every vector of `a` and its squared distances to all vectors of `b`, in the order of `a`.
+/// Calls `each` with the index of every vector of `a` and its squared distances to all vectors of `b`, and returns the
+/// results in the order of `a`.
 ///
-/// ‖x − y‖² = ‖x‖² + ‖y‖² − 2x·y in f64, not below 0: a vector and its copy are within 1e-15·‖x‖² of each other.
+/// Distances are ‖x‖² + ‖y‖² − 2x·y in f64, clamped to at least 0. For a vector and its copy, that is at most 1e-15·‖x‖².
 pub fn map_rows<T: Send>(a: &Features, b: &Features, each: impl Fn(usize, &mut [f64]) -> T + Sync) -> Vec<T> {
     let (of_a, of_b) = (squares(a), squares(b));
     let starts: Vec<usize> = (0..a.count()).step_by(ROWS).collect();
     let block = |&first: &usize| {
         let count = ROWS.min(a.count() - first);
         let left = a.columns(first, count);
-        // A column for each vector of `a`, so that its distances lie side by side.
+        // A column for each vector of `a`, so that its distances are contiguous.
         let mut distances = Mat::<f64>::zeros(b.count(), count);
         for start in (0..b.count()).step_by(COLUMNS) {
             let width = COLUMNS.min(b.count() - start);
@@ -49,7 +51,7 @@ mod tests {
     use crate::quality::subset::tests::normals;
 
     #[test]
-    fn every_pair_is_as_far_apart_as_its_difference_is_long() {
+    fn distances_are_norms_of_differences() {
         let a = Features::new(normals(1, 130 * 3), 3).unwrap();
         let b = Features::new(normals(2, 1030 * 3), 3).unwrap();
         let all = map_rows(&a, &b, |i, row| (i, row.to_vec()));

@@ -1,10 +1,10 @@
-//! What a network makes of images.
+//! Feature vectors of images.
 
 use faer::Mat;
 
 use crate::Error;
 
-/// Vectors, one for each image: `[N,D]`, finite.
+/// Finite feature vectors `[N,D]`, one for each image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     width: usize,
@@ -12,13 +12,13 @@ pub struct Features {
 }
 
 impl Features {
-    /// From `[N,D]` values, row by row.
+    /// Features from their values in the order N,D.
     ///
     /// # Errors
-    /// If they are not whole rows of `width`, or one is NaN or infinite.
+    /// If the number of values is not a multiple of `width`, or one is NaN or infinite.
     pub fn new(values: Vec<f32>, width: usize) -> Result<Self, Error> {
         if width == 0 || !values.len().is_multiple_of(width) {
-            let message = format!("{} values are not vectors of {width} numbers", values.len());
+            let message = format!("{} values are not vectors of {width}", values.len());
             return Err(Error::Request(message));
         }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
@@ -28,27 +28,27 @@ impl Features {
         Ok(Self { width, values })
     }
 
-    /// N.
+    /// Returns N, the number of vectors.
     pub fn count(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// D.
+    /// Returns D, the length of a vector.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// All values, row by row.
+    /// Returns all values in the order N,D.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// The vectors in turn.
+    /// Iterates over the vectors.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.width)
     }
 
-    /// The vectors of these images.
+    /// Copies the vectors of some images.
     ///
     /// # Panics
     /// If an index is not below N.
@@ -57,16 +57,17 @@ impl Features {
         Self { width: self.width, values }
     }
 
-    /// Rows `first` to `first + count` in f64, transposed: a column each, which is how faer reads fastest.
+    /// Returns the vectors `first` to `first + count` in f64, as the columns of a matrix: the order that faer reads fastest.
     pub(crate) fn columns(&self, first: usize, count: usize) -> Mat<f64> {
         let rows = &self.values[first * self.width..][..count * self.width];
         Mat::from_fn(self.width, count, |i, j| f64::from(rows[j * self.width + i]))
     }
 
-    /// That two sets can be compared, and that each has at least `least` vectors.
+    /// Checks that two sets have vectors of one length, and at least `least` of them each.
     pub(crate) fn check(&self, other: &Features, least: usize) -> Result<(), Error> {
         if self.width != other.width {
-            let message = format!("features of {} numbers beside features of {}", self.width, other.width);
+            let message =
+                format!("features of length {} cannot be compared with features of length {}", self.width, other.width);
             return Err(Error::Request(message));
         }
         match self.count().min(other.count()) {
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn torn_rows_and_bad_numbers_are_refused() {
+    fn incomplete_rows_and_bad_numbers_are_errors() {
         assert!(Features::new(vec![0.0; 7], 3).is_err());
         assert!(Features::new(vec![0.0; 6], 0).is_err());
         let error = Features::new(vec![0.0, 1.0, 2.0, f32::NAN], 2).unwrap_err();

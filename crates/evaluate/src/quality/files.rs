@@ -1,5 +1,5 @@
-//! Statistics in files: the arrays `mu` and `sigma` of an `.npz`, as pytorch-fid and EDM keep them, and beside them `mu_s`
-//! and `sigma_s` of spatial features, as OpenAI's reference batches have them.
+//! Statistics in `.npz` files: the arrays `mu` and `sigma`, as in pytorch-fid and EDM, and `mu_s` and `sigma_s` of spatial
+//! features, as in OpenAI's reference batches.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -7,16 +7,17 @@ use std::path::Path;
 use super::Statistics;
 use crate::Error;
 
-/// The names of mean and covariance of pooled features.
+/// The array names of mean and covariance of pooled features.
 pub const POOLED: (&str, &str) = ("mu", "sigma");
-/// The names of mean and covariance of spatial features.
+/// The array names of mean and covariance of spatial features.
 pub const SPATIAL: (&str, &str) = ("mu_s", "sigma_s");
 
 impl Statistics {
-    /// Reads the arrays of these names; `None` if the file has neither.
+    /// Reads statistics by their array names; `None` if the file has neither array.
     ///
     /// # Errors
-    /// If the file is no `.npz`, has only one of the two, or they are not D and D·D finite numbers.
+    /// If the file is not an `.npz` or has only one of the two, and unless their shapes are `[D]` and `[D,D]` and their
+    /// values finite.
     pub fn read(path: &Path, (mean, covariance): (&str, &str)) -> Result<Option<Self>, Error> {
         let bad = |message: String| Error::Request(format!("{}: {message}", path.display()));
         let (mu, sigma) = match (data::read_npz_array(path, mean)?, data::read_npz_array(path, covariance)?) {
@@ -33,7 +34,7 @@ impl Statistics {
     }
 }
 
-/// Writes statistics by the names of their means and covariances, whole or not at all.
+/// Writes statistics by their array names, completely or not at all.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -45,7 +46,7 @@ pub fn write_statistics(path: &Path, all: &[((&str, &str), &Statistics)]) -> Res
             [mu, (*covariance, &shape[..], &statistics.covariance[..])]
         })
         .collect();
-    // A zip's directory is written by seeking, a whole file is only appended to.
+    // Writing a zip archive seeks, and an atomic write cannot.
     let mut bytes = Cursor::new(Vec::new());
     let written = data::write_npz_arrays(&mut bytes, &arrays);
     Ok(weights::atomic::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?)
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_pairs_come_back() {
+    fn both_pairs_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stats.npz");
         let pooled = Statistics::new(vec![1.0, 2.0], vec![1.0, 0.25, 0.25, 3.0]).unwrap();

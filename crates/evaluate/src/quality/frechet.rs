@@ -1,22 +1,23 @@
-//! The Fréchet distance of two Gaussians, which is called FID where the features are Inception's (Heusel et al. 2017).
+//! The Fréchet distance between two Gaussians, called FID for Inception features (Heusel et al. 2017, arXiv 1706.08500).
 
 use faer::{Mat, Side};
 
 use super::Statistics;
 use crate::Error;
 
-/// ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁^½ Σ₂ Σ₁^½)^½), Dowson & Landau 1982.
+/// Computes ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁^½ Σ₂ Σ₁^½)^½) (Dowson & Landau 1982).
 ///
-/// The last trace is the sum of the singular values of B₁ᵀB₂, where Σ = B·Bᵀ. Each B comes from an eigen-decomposition
-/// without the directions in which Σ is 0 but for roundings, so that no root is taken of a rounding: fewer images than
-/// dimensions are as exact as many, where the usual square root of the product Σ₁Σ₂, which is not symmetric, fails or
-/// needs something added to the diagonal.
+/// The last trace is the sum of the singular values of B₁ᵀB₂, where Σ = B·Bᵀ. Each B comes from an eigendecomposition
+/// without the directions in which Σ is zero up to rounding, so that no square root of a rounding error is taken. The
+/// result is exact for fewer images than dimensions too, where the usual square root of the product Σ₁Σ₂, which is not
+/// symmetric, fails or needs a term on the diagonal.
 ///
 /// # Errors
-/// If the two differ in their number of dimensions, or a decomposition does not converge.
+/// If the numbers of dimensions differ, or a decomposition does not converge.
 pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
     if a.width() != b.width() {
-        let message = format!("statistics of {} dimensions beside statistics of {}", a.width(), b.width());
+        let message =
+            format!("statistics of {} dimensions cannot be compared with statistics of {}", a.width(), b.width());
         return Err(Error::Request(message));
     }
     let means: f64 = a.mean.iter().zip(&b.mean).map(|(a, b)| (a - b) * (a - b)).sum();
@@ -30,7 +31,7 @@ pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
     Ok(means + trace_a + trace_b - 2.0 * overlap)
 }
 
-/// B with Σ = B·Bᵀ, of as many columns as Σ has ranks, and tr Σ.
+/// Returns B with Σ = B·Bᵀ, whose number of columns is the rank of Σ, and tr Σ.
 fn factor(statistics: &Statistics) -> Result<(Mat<f64>, f64), Error> {
     let width = statistics.width();
     let covariance = Mat::from_fn(width, width, |i, j| statistics.covariance[i * width + j]);
@@ -92,9 +93,9 @@ mod tests {
         assert!((frechet_distance(&b, &a).unwrap() - expected).abs() < 1e-12);
     }
 
-    /// Of full rank and of fewer images than dimensions: 0 to itself, ‖shift‖² to itself shifted.
+    /// For full rank and for fewer images than dimensions: 0 to itself, ‖shift‖² to itself shifted.
     #[test]
-    fn sets_to_themselves_whatever_their_rank() {
+    fn sets_and_themselves_at_any_rank() {
         for count in [9, 400] {
             let a = random(3, count, 40);
             let distance = frechet_distance(&a, &a).unwrap();

@@ -5,29 +5,32 @@ use serde::Serialize;
 use super::Features;
 use crate::Error;
 
-/// exp E KL(p(y|x) ‖ p(y)), over parts of the samples.
+/// The Inception score exp E KL(p(y|x) ‖ p(y)), averaged over parts of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct InceptionScore {
-    /// Mean over the parts.
+    /// The mean over the parts.
     pub value: f64,
-    /// Standard deviation over the parts (with their number below the line, as published ones have it).
+    /// The population standard deviation over the parts, as published.
     pub deviation: f64,
-    /// Samples of all parts.
+    /// The number of samples.
     pub samples: usize,
-    /// Parts.
+    /// The number of parts.
     pub splits: usize,
 }
 
-/// Of logits `[N,classes]`, in `splits` parts of consecutive samples. Published scores take the logits without their bias.
+/// Computes the score from logits `[N,classes]`, in `splits` parts of consecutive samples. Published scores omit the bias
+/// of the logits.
 ///
-/// A part's score falls with its size, and with samples that are sorted by class.
+/// The score depends on the number of samples in a part, and is lower if samples are sorted by class.
 ///
 /// # Errors
 /// If there are fewer samples than parts.
 pub fn inception_score(logits: &Features, splits: usize) -> Result<InceptionScore, Error> {
     let (samples, classes) = (logits.count(), logits.width());
     if splits == 0 || samples < splits {
-        return Err(Error::Request(format!("an Inception score of {samples} samples in {splits} parts")));
+        return Err(Error::Request(format!(
+            "an Inception score of {splits} parts needs as many samples, but there are {samples}"
+        )));
     }
     let rows: Vec<&[f32]> = logits.rows().collect();
     let scores: Vec<f64> = (0..splits)
@@ -59,7 +62,8 @@ pub fn inception_score(logits: &Features, splits: usize) -> Result<InceptionScor
 mod tests {
     use super::*;
 
-    /// As many as the classes if every sample is of one class for certain and all come equally often; 1 if nothing is said.
+    /// The number of classes if every sample certainly has one class and all classes are equally frequent; 1 if all classes
+    /// are equally probable for each sample.
     #[test]
     fn the_range_is_one_to_the_number_of_classes() {
         let sure = (0..40).flat_map(|i| (0..4).map(move |c| if i % 4 == c { 200.0 } else { 0.0 })).collect();

@@ -1,4 +1,4 @@
-//! The kernel distance, which is called KID where the features are Inception's (Bińkowski et al. 2018).
+//! The kernel distance, called KID for Inception features (Bińkowski et al. 2018, arXiv 1801.01401).
 
 use faer::Mat;
 use serde::Serialize;
@@ -6,32 +6,32 @@ use serde::Serialize;
 use super::{Features, permutation};
 use crate::Error;
 
-/// The squared maximum mean discrepancy under the kernel (x·y/D + 1)³. Unbiased: its expectation depends on no number of
-/// images, and it may be below 0.
+/// The squared maximum mean discrepancy under the kernel (x·y/D + 1)³. The estimate is unbiased: its expectation does not
+/// depend on the number of images, and it may be negative.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct KernelDistance {
-    /// Mean over blocks.
+    /// The mean over blocks.
     pub value: f64,
-    /// Of the value, from the blocks' spread, which share no image.
+    /// The standard error of `value`, from the spread over blocks, which are disjoint.
     pub standard_error: f64,
-    /// Samples in all blocks.
+    /// The number of samples in all blocks.
     pub samples: usize,
-    /// Blocks of as many samples as real images.
+    /// The number of blocks, which have as many samples as real images.
     pub blocks: usize,
 }
 
-/// Blocks are larger if there are more images: at most this many images, …
+/// The maximum number of images in a block.
 const LARGEST: usize = 1000;
-/// … and at least so many blocks, for the error.
+/// The minimum number of blocks, for the standard error.
 const FEWEST: usize = 10;
 
-/// Over disjoint random blocks of the two sets (Zaremba et al. 2013).
+/// Computes the distance over disjoint random blocks of the two sets (Zaremba et al. 2013, arXiv 1307.1954).
 ///
-/// Published values are means over 100 subsets of 1000 that overlap: the same expectation, but a spread that is no error of
-/// the mean.
+/// Published values are means over 100 overlapping subsets of 1000 images. Their expectation is the same, but their spread is
+/// not an error of the mean.
 ///
 /// # Errors
-/// If the sets differ in width, or have fewer than 20 vectors.
+/// If the vectors differ in length, or a set has fewer than 20.
 pub fn kernel_distance(samples: &Features, real: &Features, seed: u64) -> Result<KernelDistance, Error> {
     samples.check(real, 2 * FEWEST)?;
     let fewer = samples.count().min(real.count());
@@ -49,18 +49,18 @@ pub fn kernel_distance(samples: &Features, real: &Features, seed: u64) -> Result
     Ok(KernelDistance { value: mean, standard_error, samples: blocks * size, blocks })
 }
 
-/// The unbiased estimate from all pairs of two sets: mean k(x,x′) + mean k(y,y′) − 2 mean k(x,y), without the pairs of a
-/// vector and itself (Gretton et al. 2012, eq. 3).
+/// Computes the unbiased estimate from all pairs of two sets: mean k(x,x′) + mean k(y,y′) − 2 mean k(x,y), without the pairs
+/// of a vector and itself (Gretton et al. 2012, eq. 3).
 ///
 /// # Errors
-/// If the sets differ in width, or have fewer than two vectors.
+/// If the vectors differ in length, or a set has fewer than two.
 pub fn mmd2(x: &Features, y: &Features) -> Result<f64, Error> {
     x.check(y, 2)?;
     let (a, b) = (x.columns(0, x.count()), y.columns(0, y.count()));
     Ok(within(&a) + within(&b) - 2.0 * sum(&kernel(&a, &b)) / (a.ncols() * b.ncols()) as f64)
 }
 
-/// Mean kernel of two different vectors of a set.
+/// Returns the mean kernel of two different vectors of a set.
 fn within(a: &Mat<f64>) -> f64 {
     let (values, n) = (kernel(a, a), a.ncols());
     let diagonal: f64 = (0..n).map(|i| values[(i, i)]).sum();
@@ -89,9 +89,9 @@ mod tests {
         Features::new(normals(seed, count * 4).iter().map(|z| z + shift).collect(), 4).unwrap()
     }
 
-    /// By the definition, pair by pair.
+    /// Compared with the definition, pair by pair.
     #[test]
-    fn all_pairs_but_those_with_itself() {
+    fn pairs_of_a_vector_and_itself_do_not_count() {
         let (x, y) = (gaussian(1, 5, 0.0), gaussian(2, 7, 0.3));
         let k =
             |a: &[f32], b: &[f32]| (a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>() / 4.0 + 1.0).powi(3);
@@ -109,7 +109,7 @@ mod tests {
         assert!((mmd2(&x, &y).unwrap() - expected).abs() < 1e-6);
     }
 
-    /// Zero on average for one distribution, with a variance as large as the errors say; far from it for two.
+    /// Zero on average for one distribution, with a variance that agrees with the standard errors; far from it for two.
     #[test]
     fn zero_within_its_error() {
         let runs = 300;

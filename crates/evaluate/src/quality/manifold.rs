@@ -1,4 +1,4 @@
-//! Whether samples lie where real images do, and whether they are everywhere where those are.
+//! Precision and recall of samples, density and coverage: whether samples lie where real images do, and the reverse.
 
 use serde::Serialize;
 
@@ -6,38 +6,40 @@ use super::Features;
 use super::distances::map_rows;
 use crate::Error;
 
-/// Shares of images that lie within balls around others. A ball reaches to its centre's k-th nearest neighbour in the
-/// centre's own set.
+/// Fractions of images inside balls around the other set's images. A ball's radius is the distance from its centre to the
+/// k-th nearest neighbour in the centre's own set.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Manifold {
-    /// Share of samples in a ball of a real image (Kynkäänniemi et al. 2019, k = 3): how many are plausible.
+    /// The fraction of samples in a ball of a real image, the plausible ones (Kynkäänniemi et al. 2019, arXiv 1904.06991,
+    /// k = 3).
     pub precision: f64,
-    /// Share of real images in a ball of a sample (the same, k = 3): how much of the set is drawn.
+    /// The fraction of real images in a ball of a sample (the same, k = 3).
     pub recall: f64,
-    /// Balls of real images that a sample is in, over k (Naeem et al. 2020, k = 5): as precision, but an outlier's large
-    /// ball counts once. Expected to be 1 for samples that are real; not bounded by it.
+    /// The mean number of real images' balls that a sample is in, divided by k (Naeem et al. 2020, arXiv 2002.09797,
+    /// k = 5). Unlike precision, it is robust to outliers with a large ball. Its expectation for real images is 1; it can be
+    /// larger.
     pub density: f64,
-    /// Share of real images with a sample in their ball (the same, k = 5).
+    /// The fraction of real images with a sample in their ball (the same, k = 5).
     pub coverage: f64,
-    /// Number of samples.
+    /// The number of samples.
     pub samples: usize,
-    /// Number of real images.
+    /// The number of real images.
     pub real: usize,
 }
 
-/// k of precision and recall.
+/// k of improved precision and recall.
 const IMPROVED: usize = 3;
 /// k of density and coverage.
 const NAEEM: usize = 5;
 
-/// Improved precision and recall, density and coverage.
+/// Computes improved precision and recall, density and coverage.
 ///
 /// # Errors
-/// If the sets differ in width, or have fewer than 6 vectors.
+/// If the vectors differ in length, or a set has fewer than 6.
 pub fn manifold(samples: &Features, real: &Features) -> Result<Manifold, Error> {
     samples.check(real, NAEEM + 1)?;
     let (real_radii, sample_radii) = (radii(real), radii(samples));
-    // Both sources decide ties so: the first counts the ball's surface, the second does not.
+    // As in both papers' code: a ball includes its surface for precision and recall, but not for density and coverage.
     let of_samples = map_rows(samples, real, |_, distances| {
         let near = distances.iter().zip(&real_radii);
         (near.clone().any(|(d, [r, _])| d <= r), near.filter(|(d, [_, r])| *d < r).count())
@@ -58,11 +60,11 @@ pub fn manifold(samples: &Features, real: &Features) -> Result<Manifold, Error> 
     })
 }
 
-/// Squared distances of each vector to its third and its fifth nearest neighbour.
+/// Returns the squared distances from each vector to its third and its fifth nearest neighbours.
 fn radii(set: &Features) -> Vec<[f64; 2]> {
     map_rows(set, set, |i, distances| {
         distances[i] = f64::INFINITY;
-        // Zero-based: the smaller is to the left of the larger.
+        // The third is among those that are nearer than the fifth.
         let (nearer, fifth, _) = distances.select_nth_unstable_by(NAEEM - 1, f64::total_cmp);
         let fifth = *fifth;
         let (_, third, _) = nearer.select_nth_unstable_by(IMPROVED - 1, f64::total_cmp);
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_beside_itself_and_beside_one_far_away() {
+    fn a_set_and_itself_and_a_set_far_away() {
         let a = gaussian(1, 300, 1.0, 0.0);
         let same = manifold(&a, &a).unwrap();
         assert_eq!((same.precision, same.recall, same.coverage), (1.0, 1.0, 1.0));
@@ -93,7 +95,7 @@ mod tests {
     /// For two sets of one distribution density is 1 and coverage 1 − Π (M−i)/(M+N−i), i = 1 … k, with N samples and M real
     /// images, in expectation (Naeem et al. 2020, lemmas 1 and 2): for N = M large, 1 − 2⁻⁵.
     #[test]
-    fn density_and_coverage_are_as_their_lemmas_say() {
+    fn density_and_coverage_follow_their_lemmas() {
         let runs = 12;
         let (mut density, mut coverage) = (0.0, 0.0);
         for seed in 0..runs {
@@ -105,9 +107,9 @@ mod tests {
         assert!((coverage - (1.0 - 1.0 / 32.0)).abs() < 0.01, "{coverage}");
     }
 
-    /// Samples from the middle are plausible and miss the rest; samples from everywhere the other way round.
+    /// Samples from the middle have high precision and low recall; samples from everywhere have the reverse.
     #[test]
-    fn precision_and_recall_tell_narrow_from_wide() {
+    fn precision_and_recall_distinguish_narrow_from_wide() {
         let real = gaussian(1, 500, 1.0, 0.0);
         let narrow = manifold(&gaussian(2, 500, 0.3, 0.0), &real).unwrap();
         assert!(narrow.precision > 0.95 && narrow.recall < 0.3, "{narrow:?}");

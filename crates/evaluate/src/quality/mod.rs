@@ -1,10 +1,12 @@
-//! How good samples are, beside real images: distances and scores over vectors that a network makes of images
-//! ([`Features`]). All statistics are f64; no function here knows where the vectors come from, so that each is tested on
-//! Gaussians and beside NumPy.
+//! The quality of samples compared with real images: distances and scores of feature vectors ([`Features`]), in f64.
 //!
-//! A figure means something beside another of the same network, the same number of samples and the same real images only:
-//! [`frechet_distance`] falls with N (Chong & Forsyth 2020), and that of real images to real images is not 0.
+//! [`Comparison`] is the protocol: every figure of samples comes with the same figure of real images. The functions below it
+//! do not depend on the network that computed the features.
+//!
+//! Figures are comparable only for the same network, number of samples and real images: [`frechet_distance`] decreases with
+//! N (Chong & Forsyth 2020, arXiv 1911.07023), and is not 0 between real images and real images.
 
+mod comparison;
 mod distances;
 mod features;
 mod files;
@@ -13,15 +15,20 @@ mod inception_score;
 mod kernel_distance;
 mod manifold;
 mod nearest;
+mod neighbor_images;
+mod report;
 mod statistics;
 mod subset;
 
+pub use comparison::{Comparison, FrechetReference};
 pub use features::Features;
 pub use files::{POOLED, SPATIAL, write_statistics};
 pub use frechet::frechet_distance;
 pub use inception_score::{InceptionScore, inception_score};
 pub use kernel_distance::{KernelDistance, kernel_distance, mmd2};
 pub use manifold::{Manifold, manifold};
-pub use nearest::{Memorisation, Neighbour, memorisation, memorised, nearest};
+pub use nearest::{Memorization, Neighbor, NeighborResult, NeighborSearch, memorization, nearest};
+pub use neighbor_images::NeighborImages;
+pub use report::{DistanceReport, InceptionScoreReport, ManifoldReport, QualityReport};
 pub use statistics::{Moments, Statistics};
 pub use subset::{floor_parts, permutation};

@@ -1,4 +1,4 @@
-//! Nearest neighbours, and whether a model repeats its training images.
+//! Nearest neighbours, and whether a model reproduces its training images.
 
 use serde::Serialize;
 
@@ -6,62 +6,62 @@ use super::distances::map_rows;
 use super::{Features, permutation};
 use crate::Error;
 
-/// An image of the other set.
+/// A neighbour in the other set.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Neighbour {
-    /// Its number.
+pub struct Neighbor {
+    /// The index of its image.
     pub index: usize,
-    /// How far it is (Euclidean).
+    /// The Euclidean distance.
     pub distance: f64,
 }
 
-/// The `k` nearest vectors of `among` to each of `of`, the nearest first.
+/// Returns the `k` nearest vectors of `among` to each of `of`, the nearest first.
 ///
 /// # Errors
-/// If the sets differ in width, or `among` has fewer than `k`.
-pub fn nearest(of: &Features, among: &Features, k: usize) -> Result<Vec<Vec<Neighbour>>, Error> {
+/// If the vectors differ in length, or `among` has fewer than `k`.
+pub fn nearest(of: &Features, among: &Features, k: usize) -> Result<Vec<Vec<Neighbor>>, Error> {
     of.check(among, 1)?;
     if k == 0 || k > among.count() {
         return Err(Error::Request(format!("{k} nearest neighbours among {} images", among.count())));
     }
     Ok(map_rows(of, among, |_, distances| {
         let mut order: Vec<usize> = (0..distances.len()).collect();
-        // Of two as near the first is taken, whatever the order of the search.
+        // Ties go to the lower index, so that the result does not depend on the search.
         let nearer = |&a: &usize, &b: &usize| distances[a].total_cmp(&distances[b]).then(a.cmp(&b));
         order.select_nth_unstable_by(k - 1, nearer);
         order.truncate(k);
         order.sort_unstable_by(nearer);
-        order.into_iter().map(|index| Neighbour { index, distance: distances[index].sqrt() }).collect()
+        order.into_iter().map(|index| Neighbor { index, distance: distances[index].sqrt() }).collect()
     }))
 }
 
-/// Whether samples are nearer to training images than images that the model has not seen are.
+/// Whether samples are nearer to training images than unseen images are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Memorisation {
-    /// Probability that a sample is nearer to its nearest training image than an unseen image is to its own (Mann &
-    /// Whitney's statistic, as in Meehan et al. 2020): ½ if the two are alike. Blurred samples are near to everything,
-    /// most of all in pixels: above ½ is not memory by itself.
+pub struct Memorization {
+    /// The probability that a sample is nearer to its nearest training image than an unseen image is to its own (the
+    /// Mann–Whitney statistic, as in Meehan et al. 2020, arXiv 2004.05675): ½ for two equal distributions. Blurred samples
+    /// are near to everything, above all in pixels, so a value above ½ alone does not prove memorization.
     pub value: f64,
-    /// Share of samples that are nearer to a training image than all but one in a hundred unseen images are: .01 if the
-    /// two are alike.
+    /// The fraction of samples that are nearer to a training image than 99 % of unseen images are: .01 for two equal
+    /// distributions.
     pub copies: f64,
-    /// Median distance of a sample to its nearest training image.
+    /// The median distance from a sample to its nearest training image.
     pub median: f64,
-    /// The same of unseen images.
+    /// The same for unseen images.
     pub unseen_median: f64,
-    /// Number of samples.
+    /// The number of samples.
     pub samples: usize,
-    /// Number of unseen images.
+    /// The number of unseen images.
     pub unseen: usize,
 }
 
-/// From the distances of samples, and of unseen images, to their nearest training images.
+/// Computes the statistics from the distances of samples, and of unseen images, to their nearest training images.
 ///
 /// # Errors
-/// If there are none.
-pub fn memorisation(samples: &[f64], unseen: &[f64]) -> Result<Memorisation, Error> {
+/// If there are none of either.
+pub fn memorization(samples: &[f64], unseen: &[f64]) -> Result<Memorization, Error> {
     if samples.is_empty() || unseen.is_empty() {
-        return Err(Error::Request("memorisation without samples or without unseen images".into()));
+        return Err(Error::Request("memorization needs samples and unseen images".into()));
     }
     let sorted = |values: &[f64]| {
         let mut values = values.to_vec();
@@ -75,7 +75,7 @@ pub fn memorisation(samples: &[f64], unseen: &[f64]) -> Result<Memorisation, Err
         m - 0.5 * (below + not_above) as f64
     });
     let hundredth = unseen[unseen.len() / 100];
-    Ok(Memorisation {
+    Ok(Memorization {
         value: wins.sum::<f64>() / (n * m),
         copies: samples.partition_point(|&d| d < hundredth) as f64 / n,
         median: samples[samples.len() / 2],
@@ -85,33 +85,51 @@ pub fn memorisation(samples: &[f64], unseen: &[f64]) -> Result<Memorisation, Err
     })
 }
 
-/// [`memorisation`] of samples beside the training images, and the samples' `k` nearest of those. Without unseen images as
-/// many random training images take their place as there are samples, each beside all others.
-///
-/// # Errors
-/// If the sets differ in width, or there are not more than `k` training images.
-pub fn memorised(
-    samples: &Features,
-    training: &Features,
-    unseen: Option<&Features>,
-    k: usize,
-    seed: u64,
-) -> Result<(Memorisation, Vec<Vec<Neighbour>>), Error> {
-    let first = |neighbours: &[Vec<Neighbour>]| -> Vec<f64> {
-        neighbours.iter().filter_map(|near| near.first()).map(|near| near.distance).collect()
-    };
-    let of_unseen = match unseen {
-        Some(unseen) => first(&nearest(unseen, training, 1)?),
-        None => {
-            let mut some = permutation(seed, 3, training.count());
-            some.truncate(samples.count());
-            // Each is its own nearest, or as near as a copy of it.
-            let near = nearest(&training.select(&some), training, 2.min(training.count()))?;
-            near.iter().filter_map(|near| near.get(1)).map(|near| near.distance).collect()
-        }
-    };
-    let near = nearest(samples, training, k)?;
-    Ok((memorisation(&first(&near), &of_unseen)?, near))
+/// A search for the training images that are nearest to samples.
+#[derive(Clone, Copy, Debug)]
+pub struct NeighborSearch<'a> {
+    /// Features of the samples.
+    pub samples: &'a Features,
+    /// Features of the training images.
+    pub training: &'a Features,
+    /// Features of images that the model has not seen. Without them, as many random training images as samples take their
+    /// place, each compared with all others.
+    pub unseen: Option<&'a Features>,
+    /// The seed of those random images.
+    pub seed: u64,
+}
+
+/// The result of a [`NeighborSearch`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct NeighborResult {
+    /// Whether samples are nearer to training images than unseen images are.
+    pub memorization: Memorization,
+    /// The training images nearest to each sample, the nearest first.
+    pub neighbors: Vec<Vec<Neighbor>>,
+}
+
+impl NeighborSearch<'_> {
+    /// Finds the `k` training images nearest to each sample (all if there are fewer), and the memorization statistics.
+    ///
+    /// # Errors
+    /// If the vectors differ in length, or a set is empty.
+    pub fn run(&self, k: usize) -> Result<NeighborResult, Error> {
+        let &Self { samples, training, unseen, seed } = self;
+        let distances = |neighbors: &[Vec<Neighbor>], rank: usize| -> Vec<f64> {
+            neighbors.iter().filter_map(|near| near.get(rank)).map(|near| near.distance).collect()
+        };
+        let of_unseen = match unseen {
+            Some(unseen) => distances(&nearest(unseen, training, 1)?, 0),
+            None => {
+                let mut some = permutation(seed, 3, training.count());
+                some.truncate(samples.count());
+                // Rank 0 is the image itself, or a copy of it.
+                distances(&nearest(&training.select(&some), training, 2.min(training.count()))?, 1)
+            }
+        };
+        let neighbors = nearest(samples, training, k.min(training.count()))?;
+        Ok(NeighborResult { memorization: memorization(&distances(&neighbors, 0), &of_unseen)?, neighbors })
+    }
 }
 
 #[cfg(test)]
@@ -123,12 +141,12 @@ mod tests {
         Features::new(normals(seed, count * 3), 3).unwrap()
     }
 
-    fn first(neighbours: &[Vec<Neighbour>]) -> Vec<f64> {
-        neighbours.iter().map(|near| near[0].distance).collect()
+    fn first(neighbors: &[Vec<Neighbor>]) -> Vec<f64> {
+        neighbors.iter().map(|near| near[0].distance).collect()
     }
 
     #[test]
-    fn neighbours_come_in_order_and_a_copy_is_its_own() {
+    fn neighbors_are_sorted_and_a_copy_is_its_own() {
         let (a, b) = (gaussian(1, 30), gaussian(2, 200));
         for (of, near) in a.rows().zip(nearest(&a, &b, 4).unwrap()) {
             let distance = |row: &[f32]| of.iter().zip(row).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
@@ -144,26 +162,27 @@ mod tests {
         assert!(nearest(&a, &b, 201).is_err() && nearest(&a, &b, 0).is_err());
     }
 
-    /// Samples that are new draws, and samples half of which are training images.
+    /// Independent samples, and samples half of which are training images.
     #[test]
-    fn memory_shows() {
+    fn copies_are_detected() {
         let (training, unseen) = (gaussian(1, 800), gaussian(2, 800));
         let of_unseen = first(&nearest(&unseen, &training, 1).unwrap());
         let honest = first(&nearest(&gaussian(3, 800), &training, 1).unwrap());
-        let honest = memorisation(&honest, &of_unseen).unwrap();
+        let honest = memorization(&honest, &of_unseen).unwrap();
         assert!((honest.value - 0.5).abs() < 0.05 && honest.copies < 0.03, "{honest:?}");
         let mut values = training.values()[..1200].to_vec();
         values.extend(normals(4, 1200));
         let copied = first(&nearest(&Features::new(values, 3).unwrap(), &training, 1).unwrap());
-        let copied = memorisation(&copied, &of_unseen).unwrap();
+        let copied = memorization(&copied, &of_unseen).unwrap();
         assert!((copied.value - 0.75).abs() < 0.05 && (0.5..0.53).contains(&copied.copies), "{copied:?}");
-        // Without unseen images, training images beside the others stand for them.
+        // Without unseen images, training images compared with the others take their place.
         let samples = gaussian(3, 800);
-        let (alone, near) = memorised(&samples, &training, None, 3, 0).unwrap();
-        assert!((alone.value - 0.5).abs() < 0.05 && alone.copies < 0.03 && near[799].len() == 3, "{alone:?}");
-        assert_eq!(memorised(&samples, &training, Some(&unseen), 1, 0).unwrap().0, honest);
-        let alike = memorisation(&[1.0, 2.0], &[1.0, 2.0]).unwrap();
+        let search = NeighborSearch { samples: &samples, training: &training, unseen: None, seed: 0 };
+        let NeighborResult { memorization: alone, neighbors } = search.run(3).unwrap();
+        assert!((alone.value - 0.5).abs() < 0.05 && alone.copies < 0.03 && neighbors[799].len() == 3, "{alone:?}");
+        assert_eq!(NeighborSearch { unseen: Some(&unseen), ..search }.run(1).unwrap().memorization, honest);
+        let alike = memorization(&[1.0, 2.0], &[1.0, 2.0]).unwrap();
         assert_eq!((alike.value, alike.copies), (0.5, 0.0));
-        assert!(memorisation(&[], &[1.0]).is_err());
+        assert!(memorization(&[], &[1.0]).is_err());
     }
 }

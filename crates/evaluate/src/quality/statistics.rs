@@ -1,4 +1,4 @@
-//! Mean and covariance, gathered block by block.
+//! Mean and covariance of features, accumulated block by block.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};
@@ -6,52 +6,52 @@ use faer::{Accum, Mat};
 use super::Features;
 use crate::Error;
 
-/// Mean and covariance of features: all that a Fréchet distance looks at, and what others keep as `mu` and `sigma`.
+/// Mean and covariance of features, all that a Fréchet distance depends on: the `mu` and `sigma` of other programs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
-    /// μ, `[D]`.
+    /// The mean μ, `[D]`.
     pub mean: Vec<f64>,
-    /// Σ with N − 1 below the line (as `numpy.cov`), `[D,D]` row by row.
+    /// The covariance Σ with denominator N − 1 (as `numpy.cov`), `[D,D]`.
     pub covariance: Vec<f64>,
 }
 
 impl Statistics {
-    /// Of all vectors.
+    /// Computes the statistics of features.
     ///
     /// # Errors
-    /// If there are fewer than two.
+    /// If there are fewer than two vectors.
     pub fn of(features: &Features) -> Result<Self, Error> {
         let mut moments = Moments::new(features.width());
         moments.add(features)?;
         moments.statistics()
     }
 
-    /// From numbers that something else computed.
+    /// Statistics from their numbers.
     ///
     /// # Errors
-    /// If `covariance` is not square of the size of `mean`, or a number is not finite.
+    /// If the lengths are not D and D·D, or a number is not finite.
     pub fn new(mean: Vec<f64>, covariance: Vec<f64>) -> Result<Self, Error> {
         let width = mean.len();
         if width == 0 || covariance.len() != width * width {
-            let message = format!("a mean of {width} numbers and a covariance of {}", covariance.len());
+            let message = format!("the mean has {width} numbers and the covariance {}", covariance.len());
             return Err(Error::Request(format!("{message}; expected D and D·D")));
         }
         if mean.iter().chain(&covariance).any(|value| !value.is_finite()) {
-            return Err(Error::Request("a mean or covariance that is not finite".into()));
+            return Err(Error::Request("a mean or covariance is not finite".into()));
         }
         Ok(Self { mean, covariance })
     }
 
-    /// D.
+    /// Returns D.
     pub fn width(&self) -> usize {
         self.mean.len()
     }
 }
 
-/// Sums from which [`Statistics`] follow, for more images than fit into memory.
+/// Running sums that give [`Statistics`], for features that do not fit into memory.
 ///
-/// Each block is centred on its own mean, and blocks are joined by Chan, Golub & LeVeque's update (1979), so that nothing
-/// cancels: features of ReLU networks have means far above their deviations.
+/// Each block is centred on its own mean, and blocks are combined by the update of Chan, Golub & LeVeque (1979). That avoids
+/// cancellation: features of ReLU networks have means far above their deviations.
 #[derive(Clone, Debug)]
 pub struct Moments {
     count: usize,
@@ -60,28 +60,28 @@ pub struct Moments {
     scatter: Mat<f64>,
 }
 
-/// Vectors that are turned into f64 at once.
+/// Vectors that are converted to f64 at once.
 const BLOCK: usize = 1024;
 
 impl Moments {
-    /// Of no vectors of `width` numbers yet.
+    /// Sums over no vectors yet, of length `width`.
     pub fn new(width: usize) -> Self {
         Self { count: 0, mean: vec![0.0; width], scatter: Mat::zeros(width, width) }
     }
 
-    /// N so far.
+    /// Returns the number of vectors so far.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Takes more vectors in.
+    /// Adds vectors.
     ///
     /// # Errors
-    /// If they have another number of elements.
+    /// If they have another length.
     pub fn add(&mut self, features: &Features) -> Result<(), Error> {
         let width = self.mean.len();
         if features.width() != width {
-            let message = format!("features of {} numbers after features of {width}", features.width());
+            let message = format!("features of length {} were added to features of length {width}", features.width());
             return Err(Error::Request(message));
         }
         for first in (0..features.count()).step_by(BLOCK) {
@@ -107,18 +107,18 @@ impl Moments {
         self.count += block.ncols();
     }
 
-    /// Mean and covariance of what was taken in.
+    /// Returns mean and covariance of the vectors so far.
     ///
     /// # Errors
     /// If there are fewer than two vectors.
     pub fn statistics(&self) -> Result<Statistics, Error> {
         if self.count < 2 {
-            let message = format!("the covariance of {} images; expected at least 2", self.count);
+            let message = format!("the covariance of {} images is not defined; expected at least 2", self.count);
             return Err(Error::Request(message));
         }
         let width = self.mean.len();
         let scale = 1.0 / (self.count - 1) as f64;
-        // Products of blocks are symmetric but for roundings; so is what leaves here, to the bit.
+        // The products are symmetric up to rounding, the result exactly.
         let value = |i: usize, j: usize| scale * self.scatter[(i.max(j), i.min(j))];
         let covariance = (0..width * width).map(|at| value(at / width, at % width)).collect();
         Ok(Statistics { mean: self.mean.clone(), covariance })
@@ -130,9 +130,9 @@ mod tests {
     use super::*;
     use crate::quality::subset::tests::normals;
 
-    /// Blocks of any size give what two passes over everything give, with means a thousand times the deviation.
+    /// Blocks of any size agree with two passes over everything, with means a thousand times the deviation.
     #[test]
-    fn streaming_changes_roundings_only() {
+    fn streaming_changes_only_rounding() {
         let (count, width) = (2500, 5);
         let values: Vec<f32> = normals(1, count * width).iter().map(|z| 1000.0 + z).collect();
         let features = Features::new(values, width).unwrap();

@@ -2,7 +2,7 @@
 
 use random::{Random, Stream};
 
-/// A random order of 0 … `count` − 1, by Fisher & Yates' shuffle; `step` tells the orders of one seed apart.
+/// Returns a random order of 0 … `count` − 1 by the Fisher–Yates shuffle. Orders of one seed differ by `step`.
 pub fn permutation(seed: u64, step: u64, count: usize) -> Vec<usize> {
     let random = Random::new(seed);
     let mut order: Vec<usize> = (0..count).collect();
@@ -13,8 +13,8 @@ pub fn permutation(seed: u64, step: u64, count: usize) -> Vec<usize> {
     order
 }
 
-/// Two random parts of a set without a common image, for the floor of a metric: real images beside real ones. The first has
-/// `samples` images, or half of the set if that is less, the second all others.
+/// Returns two disjoint random parts of a set, to compare real images with real images. The first has `samples` images, or
+/// half of the set if that is less, the second all others.
 pub fn floor_parts(seed: u64, count: usize, samples: usize) -> (Vec<usize>, Vec<usize>) {
     let mut first = permutation(seed, 2, count);
     let second = first.split_off(samples.min(count / 2));
@@ -33,7 +33,7 @@ pub mod tests {
     }
 
     #[test]
-    fn orders_are_of_all_and_differ() {
+    fn orders_are_complete_and_differ() {
         let order = permutation(1, 0, 100);
         let mut sorted = order.clone();
         sorted.sort_unstable();

@@ -4,7 +4,7 @@
 use burn::tensor::Device;
 use diffusion::{BetaSchedule, NoiseSchedule, Prediction};
 use model::{Images, Network, NetworkDenoiser, Process};
-use unet::{Config, Parameters, Unet};
+use unet::{Parameters, Unet, UnetConfig};
 use weights::read_safetensors;
 
 pub fn network(name: &str) -> Network {

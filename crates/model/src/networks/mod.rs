@@ -1,4 +1,4 @@
-//! The networks that a `config.json` can name, one file and one row of [`NETWORKS`] each.
+//! The supported networks: one file and one entry of [`NETWORKS`] each.
 
 mod unet2d;
 
@@ -10,24 +10,24 @@ use serde_json::Value;
 
 use crate::{Error, Network};
 
-/// The networks by `_class_name`, each with the function that reads its `config.json`. The first also stands for files
-/// without a `_class_name`, as flat repositories of 2022 have them.
+/// The networks by `_class_name`, each with the function that reads its `config.json`. The first entry also reads files
+/// without a `_class_name`, as in flat repositories of 2022.
 const NETWORKS: [(&str, ReadConfig); 1] = [(unet2d::CLASS_NAME, unet2d::read)];
 
 type ReadConfig = fn(&str) -> Result<NetworkConfig, Error>;
 
 /// The configuration of one class of networks.
 pub trait BackboneConfig: Debug + Send + Sync + 'static {
-    /// Returns the text of `config.json`, which names the class under `_class_name`.
+    /// Returns the text of `config.json`, with the class under `_class_name`.
     fn to_json(&self) -> String;
 
     /// Returns the number of parameters of the network.
     fn parameter_count(&self) -> usize;
 
-    /// Builds the network with initial parameters that depend on the seed alone.
+    /// Creates the network with initial parameters drawn from `seed`.
     ///
     /// # Errors
-    /// If the configuration does not describe a network.
+    /// If the configuration is invalid.
     fn build(&self, seed: u64, device: &Device) -> Result<Network, Error>;
 }
 
@@ -36,20 +36,20 @@ pub trait BackboneConfig: Debug + Send + Sync + 'static {
 pub struct NetworkConfig(Arc<dyn BackboneConfig>);
 
 impl NetworkConfig {
-    /// Reads the text of a `config.json`.
+    /// Parses the text of a `config.json`.
     ///
     /// # Errors
-    /// Names the class that is not supported, or the key that is wrong.
+    /// If the class or a key is not supported; the error names it.
     pub fn from_json(text: &str) -> Result<Self, Error> {
         let class =
             serde_json::from_str::<Value>(text).ok().and_then(|value| Some(value["_class_name"].as_str()?.to_owned()));
         let find = |class: &str| NETWORKS.iter().find(|(name, _)| *name == class);
-        // Without a class or with an unknown one, the first reads it, and says what it expects.
+        // If the class is missing or unknown, the first network reads the file; its error names the expected class.
         let (_, read) = class.as_deref().and_then(find).unwrap_or(&NETWORKS[0]);
         read(text)
     }
 
-    /// Returns the text of `config.json`.
+    /// Returns the configuration as the text of `config.json`.
     pub fn to_json(&self) -> String {
         self.0.to_json()
     }
@@ -59,10 +59,10 @@ impl NetworkConfig {
         self.0.parameter_count()
     }
 
-    /// Builds the network with initial parameters that depend on the seed alone.
+    /// Creates the network with initial parameters drawn from `seed`.
     ///
     /// # Errors
-    /// If the configuration does not describe a network.
+    /// If the configuration is invalid.
     pub fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
         self.0.build(seed, device)
     }

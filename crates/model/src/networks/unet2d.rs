@@ -1,4 +1,4 @@
-//! diffusers' `UNet2DModel`.
+//! The network `UNet2DModel` of diffusers.
 
 use burn::tensor::{Device, Tensor};
 use unet::{ClassEmbedType, Dropout, Parameters, Unet};
@@ -7,21 +7,21 @@ use super::{BackboneConfig, NetworkConfig};
 use crate::backbone::{Backbone, Condition, Inputs, LabelKind, Signature};
 use crate::{Error, Network};
 
-/// The class in `config.json`.
+/// The value of `_class_name` in `config.json`.
 pub(super) const CLASS_NAME: &str = "UNet2DModel";
 
-/// Reads a `config.json`.
+/// Parses the text of a `config.json`.
 pub(super) fn read(text: &str) -> Result<NetworkConfig, Error> {
-    Ok(unet::Config::from_json(text)?.into())
+    Ok(unet::UnetConfig::from_json(text)?.into())
 }
 
-impl BackboneConfig for unet::Config {
+impl BackboneConfig for unet::UnetConfig {
     fn to_json(&self) -> String {
-        unet::Config::to_json(self)
+        unet::UnetConfig::to_json(self)
     }
 
     fn parameter_count(&self) -> usize {
-        unet::Config::parameter_count(self)
+        unet::UnetConfig::parameter_count(self)
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
@@ -54,7 +54,7 @@ impl Backbone for Unet {
         Unet::config(self).to_json()
     }
 
-    // `sample_size` is the size that the network was trained for; it takes every size that its levels divide.
+    // `sample_size` is the training size, but any size works that all levels can halve.
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         Ok(Unet::config(self).check_size(height, width)?)
     }

@@ -1,4 +1,4 @@
-//! Many images as one picture: PNG grids, sheets, animated PNGs and GIFs.
+//! Pictures of many images: PNG grids, sheets, animated PNGs and GIFs.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -15,28 +15,28 @@ use super::{Error, Result};
 
 /// Small images are enlarged until their longer side has this many pixels …
 const CELL: usize = 64;
-/// … as long as the picture stays within this.
+/// … but only while the picture stays within this size.
 const PICTURE: usize = 2000;
-/// GIF's limit, and that of many viewers of PNGs.
+/// Maximum side of a GIF, and of a PNG in many viewers.
 const LONGEST: usize = 65_535;
 
-/// Colors are learned (NeuQuant, Dekker 1994) from one in this many pixels; 10 is faster, and visibly worse where there
-/// are few.
+/// Pixel sampling rate of color quantization (NeuQuant, Dekker 1994): one in this many. 10 is faster, but visibly worse
+/// for small pictures.
 const GIF_SPEED: i32 = 3;
 
-/// How long the finished images of an animation are shown, in hundredths of a second.
+/// Duration of the finished images in an animation, in hundredths of a second.
 const HOLD: u16 = 200;
 
-/// Images of bytes `[N,H,W,C]` that are read one at a time.
+/// A source of images `[N,H,W,C]` as bytes, read one at a time.
 pub(crate) trait PixelSource {
-    /// Returns `[N,H,W,C]`.
+    /// Returns the shape `[N,H,W,C]`.
     fn shape(&self) -> [usize; 4];
 
     /// Reads an image, H,W,C.
     fn read(&mut self, index: usize, out: &mut [u8]) -> io::Result<()>;
 }
 
-/// Images of bytes in memory.
+/// Images as bytes in memory.
 pub(super) struct InMemory {
     shape: [usize; 4],
     bytes: Vec<u8>,
@@ -59,25 +59,25 @@ impl PixelSource for InMemory {
     }
 }
 
-/// Where each image of a picture goes, and how much it is enlarged.
+/// The arrangement of images in a picture, and its enlargement.
 pub(crate) struct Layout {
     images: usize,
     rows: usize,
     columns: usize,
-    /// Whether the images fill columns, not rows.
+    /// Fills columns instead of rows.
     by_column: bool,
     gap: usize,
     factor: usize,
 }
 
 impl Layout {
-    /// A grid as near to a square as full rows allow.
+    /// Returns a near-square grid.
     pub fn grid(n: usize, height: usize, width: usize) -> Result<Self> {
         let columns = (n as f64 * height as f64 / width.max(1) as f64).sqrt().ceil() as usize;
         Self::new(n, columns, height, width)
     }
 
-    /// A row for each class, where classes take turns.
+    /// Returns a grid with one row per class, for images whose classes repeat cyclically.
     pub fn by_class(n: usize, classes: usize, height: usize, width: usize) -> Result<Self> {
         let columns = n.div_ceil(classes.max(1));
         let layout = Self::new(classes * columns, columns, height, width)?;
@@ -100,19 +100,20 @@ impl Layout {
         Ok(Layout { images: n, rows, columns, by_column: false, gap, factor })
     }
 
-    /// The image in a cell.
+    /// Returns the image in a cell.
     fn image(&self, row: usize, column: usize) -> Option<usize> {
         let index = if self.by_column { column * self.rows + row } else { row * self.columns + column };
         (index < self.images).then_some(index)
     }
 
-    /// Height and width of the picture before it is enlarged.
+    /// Returns height and width of the picture before enlargement.
     fn size(&self, height: usize, width: usize) -> [usize; 2] {
         let side = |cells: usize, pixels: usize| cells * (pixels + self.gap) - self.gap;
         [side(self.rows, height), side(self.columns, width)]
     }
 
-    /// Calls `each` with every row of pixels, from the top, before it is enlarged. A row of images is in memory at a time.
+    /// Calls `each` with every row of pixels from the top, before enlargement. One row of images is in memory at a
+    /// time.
     fn pixel_rows(
         &self,
         source: &mut dyn PixelSource,
@@ -141,7 +142,7 @@ impl Layout {
     }
 }
 
-/// PNG's name for a number of channels.
+/// Returns the PNG color type for a number of channels.
 pub(crate) fn color(channels: usize) -> Result<ColorType> {
     match channels {
         1 => Ok(ColorType::Grayscale),
@@ -159,7 +160,7 @@ fn widened(row: &[u8], channels: usize, factor: usize) -> Cow<'_, [u8]> {
     row.chunks_exact(channels).flat_map(|pixel| pixel.repeat(factor)).collect::<Vec<u8>>().into()
 }
 
-/// A PNG encoder for 8-bit pixels of `[height,width]` that will write `info` as text chunks.
+/// Creates a PNG encoder for 8-bit pixels of `[height,width]` that writes `info` as text chunks.
 pub(super) fn png<'a, W: Write>(
     file: W,
     [height, width]: [usize; 2],
@@ -172,7 +173,7 @@ pub(super) fn png<'a, W: Write>(
     encoder.set_depth(BitDepth::Eight);
     for (keyword, text) in info {
         let (keyword, text) = (keyword.clone(), text.clone());
-        // tEXt, which more programs read, holds Latin-1 alone.
+        // tEXt is supported by more programs, but only holds Latin-1.
         if text.chars().all(|c| u32::from(c) < 256) {
             encoder.add_text_chunk(keyword, text)?;
         } else {
@@ -182,7 +183,7 @@ pub(super) fn png<'a, W: Write>(
     Ok(encoder)
 }
 
-/// Reads a text chunk of a PNG, if the file is one and has it before its pixels.
+/// Returns a text chunk of a PNG, if the file is a PNG and the chunk precedes its pixels.
 pub(crate) fn text(path: &Path, keyword: &str) -> Option<String> {
     let reader = png::Decoder::new(BufReader::new(File::open(path).ok()?)).read_info().ok()?;
     let chunks = &reader.info().uncompressed_latin1_text;
@@ -213,11 +214,11 @@ pub(crate) fn write_grid(
     Ok(())
 }
 
-/// Writes a sheet as a PNG: each row is an image, its columns are `columns` of the `frames` in even steps, among them the
-/// first and the last (one column: the last; all if there are not more). An interpolation is a sheet too: its frames are
-/// the values of λ.
+/// Writes a sheet as a PNG: each row is an image, and the columns are `columns` of the `frames`, evenly spaced.
 ///
-/// The frames have one shape, and 1, 3 or 4 channels. `info` becomes text chunks, as in [`write()`](super::write()).
+/// The first and last frame are included; a single column is the last frame, and fewer frames than columns are all
+/// shown. An interpolation is a sheet whose frames are the values of λ. The frames have the same shape, and 1, 3 or 4
+/// channels. `info` becomes text chunks, as in [`write()`](super::write()).
 ///
 /// # Errors
 /// As [`write()`](super::write()).
@@ -228,7 +229,7 @@ pub fn sheet(path: &Path, frames: &[Images], columns: usize, info: &[(String, St
     check_frames(frames, last)?;
     let columns = columns.clamp(1, frames.len());
     let steps = (columns - 1).max(1);
-    // Counted from the end, so that a single column is the last.
+    // Counted from the end, so that a single column is the last frame.
     let picked: Vec<Vec<u8>> = (0..columns)
         .rev()
         .map(|k| &frames[frames.len() - 1 - (k * (frames.len() - 1) + steps / 2) / steps])
@@ -254,7 +255,7 @@ pub(super) fn check_frames(frames: &[Images], images: &Images) -> Result<()> {
     Ok(())
 }
 
-/// Images side by side, u8 `[height,width,channels]`, not yet enlarged.
+/// A picture of many images, u8 `[height,width,channels]`, before enlargement.
 struct Picture {
     height: usize,
     width: usize,
@@ -278,7 +279,7 @@ impl Picture {
         Ok(Picture { height, width, color: color(channels)?, factor: layout.factor, pixels })
     }
 
-    /// Height and width once enlarged.
+    /// Returns height and width after enlargement.
     fn size(&self) -> [usize; 2] {
         [self.height * self.factor, self.width * self.factor]
     }
@@ -293,7 +294,7 @@ impl Picture {
         self.enlarge(&self.pixels, self.color.samples())
     }
 
-    /// The picture on white, RGB. A GIF's pixel is opaque or not, so transparency cannot be kept.
+    /// Returns the picture on a white background as RGB, since a GIF has no partial transparency.
     fn opaque(&self) -> Cow<'_, [u8]> {
         match self.color {
             ColorType::Rgba => {
@@ -308,8 +309,8 @@ impl Picture {
     }
 }
 
-/// Writes a GIF if the path says so, else an animated PNG: the frames in order, then the finished images, which are held.
-/// The pictures of a few frames are in memory at a time.
+/// Writes a GIF or an animated PNG, by the extension of the path: the frames in order, then the finished images, which
+/// are shown longer. A few frames are in memory at a time.
 pub(crate) fn write_animation<S: PixelSource>(
     path: &Path,
     mut frames: Vec<S>,
@@ -322,8 +323,8 @@ pub(crate) fn write_animation<S: PixelSource>(
     write(path, frames.iter_mut().map(|frame| frame as &mut dyn PixelSource).collect(), info)
 }
 
-/// How long each of `count` frames is shown, in hundredths of a second: four seconds in all, but neither faster than
-/// viewers follow nor slower than motion.
+/// Returns the duration of frame `index` of `count`, in hundredths of a second: four seconds in total, within limits
+/// for smooth viewing.
 fn delay(index: usize, count: usize) -> u16 {
     if index + 1 == count { HOLD } else { (400 / count).clamp(4, 20) as u16 }
 }
@@ -337,7 +338,7 @@ fn write_apng(path: &Path, mut frames: Vec<&mut dyn PixelSource>, info: &[(Strin
         encoder.set_animated(count as u32, 0)?;
         encoder.set_sep_def_img(true)?;
         let mut file = encoder.write_header()?;
-        // The picture for viewers that do not animate it, and for thumbnails.
+        // The default image, for viewers without animation and for thumbnails.
         file.write_image_data(&last.enlarged())?;
         for (index, frame) in frames.iter_mut().enumerate() {
             file.set_frame_delay(delay(index, count), 100)?;
@@ -357,7 +358,7 @@ fn write_apng(path: &Path, mut frames: Vec<&mut dyn PixelSource>, info: &[(Strin
 fn write_gif(path: &Path, mut frames: Vec<&mut dyn PixelSource>, info: &[(String, String)]) -> Result<()> {
     let count = frames.len();
     let last = Picture::grid(&mut **frames.last_mut().expect("the finished images"), path)?;
-    // Layout::new has seen to it that sizes fit.
+    // Layout::new has checked the sizes.
     let [height, width] = last.size().map(|side| side as u16);
     let grey: Vec<u8> = (0..=255).flat_map(|value| [value; 3]).collect();
     let comment: String = info.iter().map(|(key, text)| format!("{key}: {text}\n")).collect();
@@ -400,7 +401,7 @@ fn write_gif(path: &Path, mut frames: Vec<&mut dyn PixelSource>, info: &[(String
         .map_err(|error| failed.take().unwrap_or(error.into()))
 }
 
-/// Finds a frame's 256 colors before it is enlarged, which changes none. Grey keeps its own, the file's palette.
+/// Quantizes a frame to 256 colors before enlargement, which adds no colors. Grey images use the global palette.
 fn gif_frame(picture: &Picture) -> gif::Frame<'static> {
     let (width, height) = (picture.width as u16, picture.height as u16);
     match picture.color {

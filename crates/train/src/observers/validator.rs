@@ -3,8 +3,8 @@
 use burn::tensor::Device;
 use data::Split;
 use evaluate::network::FeatureNetwork;
-use evaluate::quality::{Features, POOLED, Statistics, floor_parts, frechet_distance};
-use evaluate::{Evaluation, even_timesteps};
+use evaluate::quality::{Comparison, FrechetReference, POOLED};
+use evaluate::{Evaluation, ImageSource, even_timesteps};
 use model::{Images, Pipeline};
 
 use crate::Error;
@@ -15,8 +15,6 @@ use crate::observer::{Context, Observer};
 
 /// Timesteps at which the bound of held-out images is measured.
 const TIMESTEPS: usize = 100;
-/// Images whose features are computed at once.
-const FEATURE_BATCH: usize = 16;
 
 /// Computes metrics of the averaged network every `train.evaluate_every` steps and at the end, which select the best
 /// checkpoint. A validation is cancelled when the run is stopped.
@@ -29,14 +27,7 @@ pub(crate) struct Validator {
 struct SampleQuality {
     network: FeatureNetwork,
     /// From a file, or computed at the first validation.
-    reference: Option<Reference>,
-}
-
-/// The features of the training images.
-struct Reference {
-    statistics: Statistics,
-    /// The distance between some of the images and all others, if the images themselves are known.
-    floor: Option<f64>,
+    reference: Option<FrechetReference>,
 }
 
 impl Observer for Validator {
@@ -148,64 +139,29 @@ impl SampleQuality {
     fn new(config: &TrainingConfig, device: &Device) -> Result<Option<Self>, Error> {
         let Some(features) = &config.train.evaluate_features else { return Ok(None) };
         let network = FeatureNetwork::read(features, &device.clone().without_autodiff())?;
-        let reference = config.train.evaluate_reference.as_deref().map(|path| {
-            let missing = || Error::Run(format!("{}: has no {} and {}", path.display(), POOLED.0, POOLED.1));
-            let statistics = Statistics::read(path, POOLED)?.ok_or_else(missing)?;
-            Ok::<_, Error>(Reference { statistics, floor: None })
-        });
+        let reference = config.train.evaluate_reference.as_deref().map(|path| FrechetReference::read(path, POOLED));
         Ok(Some(Self { network, reference: reference.transpose()? }))
     }
 
     fn frechet(&mut self, pipeline: &Pipeline, context: &mut Context) -> Result<FrechetMetric, Error> {
-        let count = context.config().train.evaluate_samples;
-        let reference = match &mut self.reference {
+        let (count, seed) = (context.config().train.evaluate_samples, context.config().train.seed);
+        let Self { network, reference } = self;
+        let reference = match reference {
             Some(reference) => reference,
-            unknown => unknown.insert(Reference::compute(&self.network, count, context)?),
+            unknown => {
+                let real = ImageSource::from(context.session.set.clone());
+                let real = network
+                    .extract(&real, |done, total| progress(context, "features of training images", done, total))?;
+                unknown.insert(FrechetReference::of(&real.pooled, count, seed)?)
+            }
         };
-        let samples = samples(pipeline, count, context)?;
-        let shape = context.images().shape();
-        let size = shape.iter().product::<usize>();
-        let read = |first: usize, n: usize| Ok(samples[first * size..][..n * size].to_vec());
-        let features = self
-            .network
-            .extract(count, shape, FEATURE_BATCH, read, |done| progress(context, "features of samples", done, count))?;
-        let value = frechet_distance(&Statistics::of(&features.pooled)?, &reference.statistics)?;
-        Ok(FrechetMetric { name: self.network.distance_name(), value, samples: count, floor: reference.floor })
+        let generation = context.config().generation(pipeline, context.images(), count);
+        let samples =
+            ImageSource::generate(generation.on_progress(|rows| progress(context, "samples", rows.done, rows.total)))?;
+        let samples = network.extract(&samples, |done, total| progress(context, "features of samples", done, total))?;
+        let comparison = Comparison { network, samples: &samples, real: None, reference: None, seed };
+        let value = comparison.frechet_to(reference)?.value;
+        let floor = reference.floor.map(|(floor, _)| floor);
+        Ok(FrechetMetric { name: network.distance_name(), value, samples: count, floor })
     }
-}
-
-impl Reference {
-    /// Computes the features of the training images; the floor is that of `samples` of them.
-    fn compute(network: &FeatureNetwork, samples: usize, context: &mut Context) -> Result<Self, Error> {
-        let (set, seed) = (context.session.set.clone(), context.config().train.seed);
-        let read = |first: usize, n: usize| Ok(set.read(first..first + n)?);
-        let real = network.extract(set.len(), set.shape(), FEATURE_BATCH, read, |done| {
-            progress(context, "features of training images", done, set.len())
-        })?;
-        let floor = floor(&real.pooled, samples, seed)?;
-        Ok(Self { statistics: Statistics::of(&real.pooled)?, floor: Some(floor) })
-    }
-}
-
-/// Computes the distance between as many real images as samples and all other real images.
-fn floor(real: &Features, samples: usize, seed: u64) -> Result<f64, Error> {
-    let (some, others) = floor_parts(seed, real.count(), samples);
-    Ok(frechet_distance(&Statistics::of(&real.select(&some))?, &Statistics::of(&real.select(&others))?)?)
-}
-
-/// Draws samples, as bytes N,H,W,C.
-fn samples(pipeline: &Pipeline, count: usize, context: &mut Context) -> Result<Vec<u8>, Error> {
-    let batch_size = context.config().sample.batch_size;
-    let batches = count.div_ceil(batch_size);
-    let mut bytes = Vec::new();
-    for (batch, first) in (0..count).step_by(batch_size).enumerate() {
-        let n = batch_size.min(count - first);
-        let generation = context.config().generation(pipeline, context.images(), n);
-        let images = generation
-            .with(|options| options.first = first as u64)
-            .on_progress(|rows| progress(context, "samples", batch * rows.total + rows.done, batches * rows.total))
-            .run()?;
-        bytes.extend(images.bytes());
-    }
-    Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! The kernels' gradients in Burn's autodiff graph.
+//! The gradients of the kernels in Burn's autodiff graph.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use kernels::{AdamStep, MatMulShape};
 use super::flex::{self, FlexOps, NormStats, OptionalTensor, PackedWeights, dims, tensor_with, values};
 use super::types::{Geometry, NormOptions};
 
-/// Maps the gradient of the result to the gradients of those inputs that need one.
+/// A function that maps the gradient of the output to the gradients of those inputs that need one.
 type Pullback<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
 
-/// A node's saved state: the function that owns what the gradient needs.
+/// The saved state of a node: the pullback, which owns the tensors that it needs.
 #[derive(Clone)]
 struct Saved<const N: usize>(Arc<Pullback<N>>);
 
@@ -45,8 +45,8 @@ impl<const N: usize> Backward<Flex, N> for ApplyPullback {
     }
 }
 
-/// Puts a result and its pullback into the graph. An input that is absent is given by another input's guard, and
-/// its gradient is `None`.
+/// Records an operation and its pullback in the graph. For an absent input, pass the node of another input and return
+/// `None` as its gradient.
 fn record<C: CheckpointStrategy, const N: usize>(
     inputs: [NodeGuard; N],
     output: FlexTensor,
@@ -58,7 +58,7 @@ fn record<C: CheckpointStrategy, const N: usize>(
     }
 }
 
-/// Returns the tensor and the node of an [`OptionalTensor`].
+/// Returns the tensor and the node of an [`OptionalTensor`], if it is present.
 fn tensor_and_node<C: CheckpointStrategy>(
     tensor: OptionalTensor<Autodiff<Flex, C>>,
 ) -> (Option<FlexTensor>, Option<NodeGuard>) {
@@ -71,7 +71,7 @@ fn tensor_and_node<C: CheckpointStrategy>(
     }
 }
 
-/// x and a skip connection as one tensor: the backward pass reads it several times.
+/// Concatenates x and `skip`, since the backward pass reads them several times.
 fn concat_skip<C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<Flex, C>>,
     skip: OptionalTensor<Autodiff<Flex, C>>,
@@ -82,31 +82,31 @@ fn concat_skip<C: CheckpointStrategy>(
     }
 }
 
-/// The gradient of a convolution by its input; of `x` only the shape matters.
+/// Computes the input gradient of a convolution. Only the shape of `x` matters.
 fn grad_input(x: &FlexTensor, weight: &FlexTensor, dy: &FlexTensor, geometry: Geometry) -> FlexTensor {
     let shape = flex::conv_shape(x, weight, geometry);
     tensor_with(dims::<4>(x), |d| kernels::conv2d_grad_input(&shape, values(dy), values(weight), d))
 }
 
-/// The gradient of a convolution by its weights, of which only the shape matters.
+/// Computes the weight gradient of a convolution. Only the shape of `weight` matters.
 fn grad_weight(x: &FlexTensor, weight: &FlexTensor, dy: &FlexTensor, geometry: Geometry) -> FlexTensor {
     let shape = flex::conv_shape(x, weight, geometry);
     tensor_with(dims::<4>(weight), |d| kernels::conv2d_grad_weight(&shape, values(x), values(dy), d))
 }
 
-/// The gradient by a time shift: sums over the pixels of each image.
+/// Computes the gradient of a time shift: the sums over the pixels of each image.
 fn per_image_sums(dy: &FlexTensor) -> FlexTensor {
     let [n, _, _, channels] = dims(dy);
     tensor_with([n, channels], |d| kernels::per_image_channel_sums(n, values(dy), d))
 }
 
-/// The gradient by a bias, of the images' sums where they are known.
+/// Computes the gradient of a bias, from the sums per image if they are known.
 fn grad_bias(dy: &FlexTensor, per_image: Option<&FlexTensor>) -> FlexTensor {
     let [.., channels] = dims::<4>(dy);
     tensor_with([channels], |d| kernels::channel_sums(values(per_image.unwrap_or(dy)), d))
 }
 
-/// The gradients of a group normalisation by x, gamma, beta, and by scale and shift where they were given.
+/// Computes the gradients of a group normalization: of x, gamma, beta, and, if present, scale and shift.
 fn grad_norm(
     x: &FlexTensor,
     gamma: &FlexTensor,
@@ -158,7 +158,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         shift: OptionalTensor<Self>,
         residual: OptionalTensor<Self>,
         geometry: Geometry,
-        // Weights in training change at every step.
+        // Weights change at every training step, so caching them is useless.
         _: PackedWeights,
     ) -> FloatTensor<Self> {
         let x = concat_skip(x, skip);
@@ -226,7 +226,8 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         record::<C, 8>(nodes, y, move |dy, [_, _, _, _, dw, db, dshift, dresidual]| {
             let shift_gradient = (has_shift && dshift).then(|| per_image_sums(&dy));
             let dw = dw.then(|| {
-                // Made again rather than kept: one pass over memory, for a third of the activations of a block.
+                // Recomputed instead of stored: it takes one pass over memory and saves a third of a block's
+                // activations.
                 let normed = tensor_with(dims::<4>(&x), |y| stats.normalization.apply(values(&x), y));
                 grad_weight(&normed, &weight, &dy, geometry)
             });
@@ -357,7 +358,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         average: FloatTensor<Self>,
         step: AdamStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        // An optimizer's step has no gradient: the results are new leaves.
+        // An optimizer step has no gradient, so its results are leaves.
         let [parameter, gradient, moment1, moment2, average] =
             [parameter, gradient, moment1, moment2, average].map(|x| x.into_primitive());
         let (parameter, moment1, moment2, average) =

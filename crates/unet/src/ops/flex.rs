@@ -1,6 +1,6 @@
-//! The operations as single kernels on Burn's CPU back end, Flex, and the gradients of those kernels.
+//! The operations as fused kernels on Flex, Burn's CPU back end.
 
-// All that happens around a convolution; the macro copies attributes of single functions to where they are not fulfilled.
+// An attribute for the whole file, because the macro below copies attributes to functions that do not need them.
 #![expect(clippy::too_many_arguments)]
 
 use std::fmt;
@@ -14,27 +14,27 @@ use kernels::{AdamStep, AttentionShape, ConvShape, Fusion, GroupNormShape, Norma
 
 use super::types::{Geometry, NormOptions};
 
-/// A tensor that may be left out: an `Option` that an extension of Burn can take.
+/// An optional tensor, as an `Option` cannot be an argument of a Burn extension.
 #[derive(ExtensionType)]
 pub enum OptionalTensor<B: Backend> {
-    /// The tensor.
+    /// A tensor.
     Present(FloatTensor<B>),
     /// No tensor.
     Absent,
 }
 
-/// The weights of a convolution in its kernel's layout: packed at the first call without autodiff, and cached until the
-/// weights change. Sampling calls a network a thousand times with the same weights. A clone of a network starts with an
-/// empty cache, so that what a copy for sampling packs does not outlive it in the network that is trained.
+/// A cache of a convolution's weights in the layout of its kernel, packed at the first call without autodiff.
+///
+/// Sampling calls a network many times with the same weights. The cache is valid until the weights change. A clone of a
+/// network starts with an empty cache, so that filters packed for sampling are freed with the copy.
 #[derive(Default)]
 pub struct PackedWeights(Arc<Mutex<Option<Cached>>>);
 
-/// The weights that were packed, and the filter made from them.
+/// The weights that were packed, and the packed filter.
 type Cached = (FlexTensor, Arc<PackedFilter>);
 
 impl PackedWeights {
-    /// Returns the filter of `weight`. Holding the tensor that it was made from keeps that tensor's address from being
-    /// another's.
+    /// Returns the packed filter of `weight`. The cache holds the tensor too, so no other tensor can have its address.
     fn get_or_pack(&self, shape: &ConvShape, weight: &FlexTensor) -> Arc<PackedFilter> {
         let slot = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*slot() {
@@ -43,13 +43,13 @@ impl PackedWeights {
             }
             _ => {}
         }
-        // Not under the lock: packing may wait for tasks that want the lock too.
+        // Pack without the lock: packing may wait for tasks that need it.
         let filter = Arc::new(PackedFilter::new(shape, values(weight)));
         *slot() = Some((weight.clone(), filter.clone()));
         filter
     }
 
-    /// Returns a handle to the same cache, for an operation.
+    /// Returns a handle to the same cache, to pass to an operation.
     pub(super) fn share(&self) -> Self {
         Self(self.0.clone())
     }
@@ -67,7 +67,7 @@ impl fmt::Debug for PackedWeights {
     }
 }
 
-/// The operations that have a kernel. Shapes are those of the functions of the same names in [`super`].
+/// The operations with a kernel. Shapes are those of the functions of the same names in [`super`].
 #[backend_extension(Flex, Autodiff)]
 pub trait FlexOps: Backend {
     /// See [`super::conv2d`].
@@ -131,7 +131,7 @@ pub trait FlexOps: Backend {
         average: FloatTensor<Self>,
         step: AdamStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// See [`super::sum_of_squares`]: the sum as `[rounded to f32, the rest]`.
+    /// See [`super::sum_of_squares`]. Returns the sum as two f32: rounded, and the remainder.
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -260,27 +260,27 @@ impl FlexOps for Flex {
     }
 }
 
-/// The elements of a contiguous tensor. What is passed here went through `to_contiguous`.
+/// Returns the elements of a contiguous tensor. Callers use `to_contiguous` first.
 pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("a contiguous f32 tensor")
 }
 
-/// The shape of a tensor of known rank.
+/// Returns the shape of a tensor of known rank.
 pub(super) fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
     tensor.layout().shape().dims()
 }
 
-/// A new tensor, written whole by `init`.
+/// Creates a tensor whose elements `init` writes, all of them.
 pub(super) fn tensor_with<const D: usize>(dims: [usize; D], init: impl FnOnce(&mut [f32])) -> FlexTensor {
     tensor(dims, kernels::init_with(dims.iter().product(), init))
 }
 
-/// A tensor of values.
+/// Creates a tensor from values.
 pub(super) fn tensor<const D: usize>(dims: [usize; D], values: Vec<f32>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(dims)), DType::F32)
 }
 
-/// Returns the tensor of an [`OptionalTensor`], contiguous.
+/// Returns the tensor of an [`OptionalTensor`], made contiguous.
 pub(super) fn contiguous(tensor: OptionalTensor<Flex>) -> Option<FlexTensor> {
     match tensor {
         OptionalTensor::Present(tensor) => Some(tensor.to_contiguous()),
@@ -288,16 +288,16 @@ pub(super) fn contiguous(tensor: OptionalTensor<Flex>) -> Option<FlexTensor> {
     }
 }
 
-/// The kernels' description of a convolution of these tensors.
+/// Returns the shape of a convolution of these tensors.
 pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry) -> ConvShape {
-    // Of x only the first channels may be there.
+    // x may hold only the first channels, so c_in is taken from the weights.
     let ([n, h, w, _], [kh, kw, c_in, c_out]) = (dims(x), dims(weight));
     let Geometry { stride, before, after } = geometry;
     let pad = Pad { top: before, bottom: after, left: before, right: after };
     ConvShape { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
 }
 
-/// Returns what is fused into a convolution.
+/// Returns the operations that are fused into a convolution.
 fn fusion<'a>(
     norm: Option<&'a Normalization>,
     bias: &'a FlexTensor,
@@ -307,10 +307,10 @@ fn fusion<'a>(
     Fusion { skip: None, norm, bias: Some(values(bias)), shift: shift.map(values), residual: residual.map(values) }
 }
 
-/// A group normalisation of given images.
+/// A group normalization with the statistics of given images.
 pub(super) struct NormStats {
     pub normalization: Normalization,
-    /// Each image's and group's mean and 1/σ `[N,groups,2]`.
+    /// Mean and 1/σ of each image and group, `[N,groups,2]`.
     pub mean_rstd: Vec<f32>,
 }
 
@@ -355,7 +355,7 @@ pub(super) fn concat(x: &FlexTensor, y: &FlexTensor) -> FlexTensor {
     tensor_with([n, h, w, a + b], |out| kernels::concat_channels(a, b, values(x), values(y), out))
 }
 
-/// A linear layer as a convolution of one tap over an image of one row.
+/// Returns the shape of a linear layer as a 1×1 convolution over an image of one row.
 pub(super) fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> ConvShape {
     let ([w, c_in], [_, c_out]) = (dims(x), dims(weight));
     ConvShape { n: 1, h: 1, w, c_in, c_out, kernel: (1, 1), stride: 1, pad: Pad::default() }
@@ -378,7 +378,7 @@ pub(super) fn group_norm_shape(x: &FlexTensor, groups: usize, epsilon: f64) -> G
     GroupNormShape { n, pixels: h * w, channels, groups, eps: epsilon as f32 }
 }
 
-/// The result, and each image's and group's mean and 1/σ `[N,groups,2]`.
+/// Returns the normalized images, and the mean and 1/σ of each image and group, `[N,groups,2]`.
 pub(super) fn group_norm(
     x: &FlexTensor,
     gamma: &FlexTensor,
@@ -398,7 +398,7 @@ pub(super) fn group_norm(
     (y, mean_rstd)
 }
 
-/// The scales and the shifts of rows of both, each `[N,C]`.
+/// Splits rows of scales and shifts into the scales and the shifts, each `[N,C]`.
 pub(super) fn split_scale_shift(rows: &[f32], channels: usize) -> [Vec<f32>; 2] {
     let half =
         |start: usize| rows.chunks(2 * channels).flat_map(|row| row[start..][..channels].iter().copied()).collect();

@@ -1,8 +1,8 @@
-//! The network's operations, on activations in N,H,W,C.
+//! The operations of the network, on activations in N,H,W,C.
 //!
-//! Each is one function over Burn tensors with two bodies: [`mod@reference`] composes it from ordinary Burn operations,
-//! which every back end runs and differentiates; on the CPU back end (Flex) it is one operation with its own gradient,
-//! computed by the crate `kernels`. The tests hold the two against each other.
+//! Each operation has two implementations. [`mod@reference`] composes it from ordinary Burn operations, which all back
+//! ends run and differentiate. On the CPU back end (Flex) it is a fused kernel of the crate `kernels` with its own
+//! gradient. The tests compare the two.
 
 mod autodiff;
 mod flex;
@@ -18,12 +18,12 @@ pub use flex::PackedWeights;
 pub use kernels::AdamStep;
 pub use types::{Geometry, Norm, NormOptions};
 
-/// Whether a device is the CPU back end, whose operations are single kernels.
+/// Returns whether a device is the CPU back end, which runs the fused kernels.
 pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Whether convolutions read the skip connection from its own tensor instead of a concatenated copy.
+/// Returns whether convolutions read a skip connection from its own tensor, without concatenating it first.
 pub(crate) fn fuses_concat(device: &Device) -> bool {
     is_cpu(device) && !device.is_autodiff()
 }
@@ -35,13 +35,13 @@ fn optional<const D: usize>(tensor: Option<Tensor<D>>) -> OptionalTensor<Dispatc
     }
 }
 
-/// 2-D convolution with what usually follows it: y = x ∗ w + b (+ shift) (+ residual).
+/// Computes a 2-D convolution with the additions that usually follow it: y = x ∗ w + b (+ shift) (+ residual).
 ///
 /// # Shapes
-/// x `[N,H,W,I]`, weight `[kh,kw,I,O]`, bias `[O]`, shift `[N,O]` (the time embedding's), residual and result
-/// `[N,H′,W′,O]`. With `skip`, x has the first of the I channels and `skip` the last. `packed` belongs to the weights,
-/// and caches them in the kernel's layout between calls.
-#[expect(clippy::too_many_arguments, reason = "all that happens around a convolution")]
+/// x `[N,H,W,I]`, weight `[kh,kw,I,O]`, bias `[O]`, shift `[N,O]` (from the time embedding), residual and result
+/// `[N,H′,W′,O]`. If `skip` is given, x holds the first of the I channels and `skip` the last. `packed` is the cache
+/// that belongs to the weights.
+#[expect(clippy::too_many_arguments, reason = "a convolution and everything fused into it")]
 pub fn conv2d(
     x: Tensor<4>,
     skip: Option<Tensor<4>>,
@@ -67,7 +67,7 @@ pub fn conv2d(
     ))
 }
 
-/// The channels of x and of `skip`, if there is one.
+/// Concatenates the channels of x and `skip`, if there is one.
 pub(crate) fn concat_skip(x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
     match skip {
         Some(skip) => concat(x, skip),
@@ -75,9 +75,11 @@ pub(crate) fn concat_skip(x: Tensor<4>, skip: Option<Tensor<4>>) -> Tensor<4> {
     }
 }
 
-/// [`conv2d`] of [`group_norm`] of x and `skip` concatenated. On the CPU the convolution normalises as it reads, and the
-/// normalised images are neither stored nor kept for the backward pass, which recomputes them.
-#[expect(clippy::too_many_arguments, reason = "those of both operations")]
+/// Computes [`conv2d`] of the [`group_norm`] of x and `skip` concatenated.
+///
+/// On the CPU, the convolution normalizes its input while it reads it. The normalized images are never stored; the
+/// backward pass recomputes them.
+#[expect(clippy::too_many_arguments, reason = "the arguments of both operations")]
 pub fn norm_conv2d(
     x: Tensor<4>,
     skip: Option<Tensor<4>>,
@@ -111,8 +113,11 @@ pub fn norm_conv2d(
     ))
 }
 
-/// y = x·w + b (+ residual). Shapes: x `[M,I]`, weight `[I,O]`, bias `[O]`, residual and result `[M,O]`. `packed`
-/// belongs to the weights.
+/// Computes y = x·w + b (+ residual).
+///
+/// # Shapes
+/// x `[M,I]`, weight `[I,O]`, bias `[O]`, residual and result `[M,O]`. `packed` is the cache that belongs to the
+/// weights.
 pub fn linear(
     x: Tensor<2>,
     weight: Tensor<2>,
@@ -132,7 +137,8 @@ pub fn linear(
     ))
 }
 
-/// Group normalisation (Wu & He 2018), then optionally ·(1 + scale) + shift per image and channel, then optionally SiLU.
+/// Computes a group normalization (Wu & He 2018), then, if given, ·(1 + scale) + shift per image and channel, then, if
+/// `silu`, SiLU.
 ///
 /// # Shapes
 /// x and result `[N,H,W,C]`, gamma and beta `[C]`, scale_shift `[N,2C]` (scales first).
@@ -159,7 +165,7 @@ pub fn group_norm(
     ))
 }
 
-/// Scaled dot-product attention, softmax(q·kᵀ/√d)·v for each head of d channels.
+/// Computes scaled dot-product attention, softmax(q·kᵀ/√d)·v, for each head of d channels.
 ///
 /// # Shapes
 /// q, k, v and result `[N,tokens,C]`; head h has channels h·d to (h+1)·d.
@@ -175,7 +181,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
     ))
 }
 
-/// x·sigmoid(x), also called swish.
+/// Computes SiLU, x·sigmoid(x), also called swish.
 pub fn silu(x: Tensor<2>) -> Tensor<2> {
     if !is_cpu(&x.device()) {
         return reference::silu(x);
@@ -183,7 +189,7 @@ pub fn silu(x: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as FlexOps>::silu(x.into_dispatch()))
 }
 
-/// Nearest-neighbour enlargement, each pixel four times. Shapes: `[N,H,W,C]` to `[N,2H,2W,C]`.
+/// Doubles the size by nearest-neighbor upsampling: `[N,H,W,C]` to `[N,2H,2W,C]`.
 pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     if !is_cpu(&x.device()) {
         return reference::upsample2x(x);
@@ -191,7 +197,7 @@ pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as FlexOps>::upsample2x(x.into_dispatch()))
 }
 
-/// The channels of x, then those of y. Shapes: `[N,H,W,A]` and `[N,H,W,B]` to `[N,H,W,A+B]`.
+/// Concatenates channels: `[N,H,W,A]` and `[N,H,W,B]` to `[N,H,W,A+B]`.
 pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
     if !is_cpu(&x.device()) {
         return reference::concat(x, y);
@@ -199,16 +205,17 @@ pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as FlexOps>::concat(x.into_dispatch(), y.into_dispatch()))
 }
 
-/// The mean of each 2×2 square. Shapes: `[N,H,W,C]` to `[N,H/2,W/2,C]`.
+/// Halves the size by averaging 2×2 squares: `[N,H,W,C]` to `[N,H/2,W/2,C]`.
 pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
     let [n, h, w, c] = x.dims();
     let pairs = x.narrow(1, 0, h / 2 * 2).narrow(2, 0, w / 2 * 2).reshape([n, h / 2, 2, w / 2, 2, c]);
     pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
 }
 
-/// One Adam step with the exponential moving average of the result: `(parameter, first moment, second moment, average)`.
+/// Performs one Adam step and updates the exponential moving average; returns `(parameter, first moment, second moment,
+/// average)`.
 ///
-/// On the CPU this is one pass over memory, in place where nothing else holds the tensors.
+/// On the CPU this is one pass over memory, in place if no other handle shares the tensors.
 pub fn adam(
     parameter: Tensor<1>,
     gradient: Tensor<1>,
@@ -236,7 +243,7 @@ pub fn adam(
     )
 }
 
-/// Σx²: short sums in f32, added up in f64 on the CPU.
+/// Computes Σx². On the CPU, short sums are in f32 and their total in f64.
 pub fn sum_of_squares(x: Tensor<1>) -> f64 {
     if !is_cpu(&x.device()) {
         return x.clone().mul(x).sum().into_scalar::<f32>().into();
@@ -245,7 +252,7 @@ pub fn sum_of_squares(x: Tensor<1>) -> f64 {
         .into_data()
         .as_slice::<f32>()
     {
-        // Two f32 carry the f64: its rounding and the rest.
+        // The f64 is transferred as two f32: rounded, and the remainder.
         Ok(&[high, low]) => f64::from(high) + f64::from(low),
         _ => f64::NAN,
     }

@@ -1,5 +1,5 @@
-//! The operations as ordinary Burn operations: what every back end but the CPU's runs, and the readable definition of
-//! what the kernels compute. Burn differentiates them.
+//! The operations composed of ordinary Burn operations: the definition of the fused kernels, and the implementation for
+//! all back ends but the CPU. Burn differentiates them.
 
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;

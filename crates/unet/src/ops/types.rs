@@ -1,50 +1,50 @@
-//! Arguments of the operations.
+//! Argument types of the operations.
 
 use burn::tensor::Tensor;
 
-/// Stride and padding of a convolution.
+/// The stride and padding of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Step between outputs, in pixels, both ways.
+    /// Stride in both directions.
     pub stride: usize,
-    /// Zeros before the first row and column.
+    /// Zero padding before the first row and column.
     pub before: usize,
-    /// Zeros after the last row and column.
+    /// Zero padding after the last row and column.
     pub after: usize,
 }
 
 impl Geometry {
-    /// Stride 1, as many zeros on each side as keep a `kernel`×`kernel` convolution's size.
+    /// Creates the geometry with stride 1 in which a convolution with an odd `kernel` keeps the image size.
     pub fn same(kernel: usize) -> Self {
         Self { stride: 1, before: kernel / 2, after: kernel / 2 }
     }
 
-    /// Rows (or columns) of the output.
+    /// Returns the output size (height or width) for an input of size `size`.
     pub fn out(&self, size: usize, kernel: usize) -> usize {
         (size + self.before + self.after - kernel) / self.stride + 1
     }
 }
 
-/// A group normalisation: its parameters, what scales and shifts it, and whether SiLU follows.
+/// The parameters and options of a group normalization.
 #[derive(Clone, Debug)]
 pub struct Norm {
-    /// `[C]`.
+    /// Weights `[C]`.
     pub gamma: Tensor<1>,
-    /// `[C]`.
+    /// Biases `[C]`.
     pub beta: Tensor<1>,
-    /// `[N,2C]`, scales first.
+    /// Scales and shifts per image `[N,2C]`, scales first.
     pub scale_shift: Option<Tensor<2>>,
     /// Groups, ε and activation.
     pub options: NormOptions,
 }
 
-/// The options of a group normalisation.
+/// The options of a group normalization.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormOptions {
-    /// Groups of channels.
+    /// Number of groups.
     pub groups: usize,
-    /// Added to the variance.
+    /// ε, added to the variance.
     pub epsilon: f64,
-    /// Whether SiLU follows.
+    /// Applies SiLU to the result.
     pub silu: bool,
 }

@@ -270,7 +270,7 @@ fn header(message: &[u8]) -> Option<u64> {
 
 enum Entry {
     Variable(Variable),
-    /// Not numeric, such as a string.
+    /// A type that is not numeric, such as a string.
     NotNumeric,
     Partitioned,
     Damaged,
@@ -358,7 +358,8 @@ fn saved_slice(message: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name?, data?))
 }
 
-/// Decodes the values of a `TensorProto`, which are raw bytes or in the field of their type, packed or one by one.
+/// Decodes the values of a `TensorProto`, stored as raw bytes or in the repeated field of their type, packed or
+/// unpacked.
 fn saved_values(message: &[u8], dtype: Dtype, count: usize) -> Option<Vec<f32>> {
     let mut data = Vec::with_capacity(count.min(message.len()));
     let varints = |mut bytes: &[u8], data: &mut Vec<f32>, number: fn(u64) -> f32| {

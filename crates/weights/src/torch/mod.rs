@@ -91,8 +91,8 @@ impl TorchFile {
     /// Reads the named tensors, as f32 (see [`read_safetensors`](crate::read_safetensors)).
     ///
     /// # Errors
-    /// Names a tensor that is not in the file or exceeds its storage, whose dtype is not supported, or with which the
-    /// tensors take more than four times the file's size in memory.
+    /// If a tensor is not in the file, exceeds its storage or has an unsupported dtype, or if the tensors need more than
+    /// four times the file's size in memory. The error names the tensor.
     pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
         let mut by_storage: BTreeMap<usize, Vec<(&str, &Strided)>> = BTreeMap::new();
         let mut left = self.budget;

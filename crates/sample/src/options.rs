@@ -1,0 +1,105 @@
+//! The options of a generation.
+
+use diffusion::{MseProfile, SchedulerConfig};
+use model::Images;
+use model::guidance::Guidance;
+
+use crate::{Error, Sampler, SamplerOptions};
+
+/// The options of a [`Generation`](crate::Generation).
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Number of images.
+    pub n: usize,
+    /// Number of the first image.
+    pub first: u64,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// The name of the sampler, or the sampler.
+    pub sampler: SamplerChoice,
+    /// The number and spacing of steps.
+    pub steps: SamplerOptions,
+    /// An explicit list of timesteps.
+    pub timesteps: Option<Vec<usize>>,
+    /// A profile measured by `ddpm evaluate --denoising`; selects the optimal sub-chain and variances.
+    pub mse_profile: Option<MseProfile>,
+    /// Replaces the scheduler's clipping of x̂0.
+    pub clip: Option<ClipChoice>,
+    /// Images per batch.
+    pub batch_size: usize,
+    /// The classes of the images, repeated cyclically. Defaults to all classes of the pipeline.
+    pub labels: Option<Vec<u32>>,
+    /// Classifier-free guidance.
+    pub guidance: Option<Guidance>,
+    /// Height and width. Defaults to the size of the pipeline, if it has one.
+    pub size: Option<[usize; 2]>,
+    /// The initial noise x_T of the images.
+    pub init: Option<Images>,
+    /// An image to start from and the timestep to which it is noised (image-to-image).
+    pub from: Option<(Images, usize)>,
+    /// All images share their noise until x at this timestep.
+    pub share_until: Option<f64>,
+}
+
+/// A sampler, or the name of one that is resolved later.
+#[derive(Clone, Debug)]
+pub enum SamplerChoice {
+    /// A name, such as `dpmpp-2m`.
+    Name(String),
+    /// A sampler.
+    Sampler(Sampler),
+}
+
+impl SamplerChoice {
+    /// Returns the sampler.
+    ///
+    /// # Errors
+    /// If there is no sampler of this name.
+    pub fn resolve(&self) -> Result<Sampler, Error> {
+        match self {
+            Self::Name(name) => name.parse(),
+            Self::Sampler(sampler) => Ok(*sampler),
+        }
+    }
+}
+
+impl From<&str> for SamplerChoice {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<Sampler> for SamplerChoice {
+    fn from(sampler: Sampler) -> Self {
+        Self::Sampler(sampler)
+    }
+}
+
+/// A choice of clipping for x̂0 that replaces the scheduler's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ClipChoice {
+    /// Clipping to the range of pixels (`true`), or none.
+    Range(bool),
+    /// Dynamic thresholding (Saharia et al. 2022).
+    Threshold {
+        /// The quantile of |x̂0| that is scaled to 1.
+        ratio: f64,
+        /// The maximum of that quantile.
+        max: f64,
+    },
+}
+
+impl ClipChoice {
+    /// Returns the scheduler's configuration with this clipping.
+    pub fn apply(self, scheduler: SchedulerConfig) -> SchedulerConfig {
+        match self {
+            Self::Range(clip_sample) => SchedulerConfig { clip_sample, thresholding: false, ..scheduler },
+            Self::Threshold { ratio, max } => SchedulerConfig {
+                thresholding: true,
+                dynamic_thresholding_ratio: ratio,
+                sample_max_value: max,
+                ..scheduler
+            },
+        }
+    }
+}
