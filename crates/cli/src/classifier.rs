@@ -24,8 +24,6 @@ use crate::{Global, values};
     ddpm train --set train.evaluate_every=500 --set train.evaluate_features=clothes.safetensors"
 )]
 pub struct ClassifierArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
     /// Steps of the optimizer
     #[arg(long, default_value_t = ClassifierOptions::default().steps, value_parser = values::positive, value_name = "N")]
     steps: usize,
@@ -38,6 +36,8 @@ pub struct ClassifierArgs {
     /// The file to write: a .safetensors
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {

@@ -123,9 +123,16 @@ fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
     Ok(weights::atomic::write_file(path, |file| file.write_all(png.get_ref()))?)
 }
 
+/// The size of a classifier's file, at most. Larger files, such as a model's weights, are not read to find out.
+const MAX_CLASSIFIER_BYTES: u64 = 16 << 20;
+
 /// Returns what a file of `ddpm classifier` says about itself; `None` for any other file.
 fn classifier(path: &Path) -> Option<Value> {
-    let (tensors, metadata) = weights::read_safetensors(path.is_file().then_some(path)?).ok()?;
+    let file = std::fs::metadata(path).ok()?;
+    if !file.is_file() || file.len() > MAX_CLASSIFIER_BYTES {
+        return None;
+    }
+    let (tensors, metadata) = weights::read_safetensors(path).ok()?;
     let mut about: Value = serde_json::from_str(metadata.get("ddpm.classifier")?).ok()?;
     about["parameters"] = tensors.values().map(|tensor| tensor.data.len()).sum::<usize>().into();
     Some(about)

@@ -27,11 +27,6 @@ use crate::terminal::{Progress, duration, grouped, rate};
     ddpm train -o runs/photos --resume                                continue where it stopped\n  \
     ddpm train -o runs/photos --resume --set train.steps=40000        for longer than planned")]
 pub struct TrainArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Seed of everything random; short for --set train.seed=N
-    #[arg(long, value_name = "N", help_heading = "Configuration")]
-    seed: Option<u64>,
     /// The run's folder. Defaults to runs/PRESET, or the first of runs/PRESET-2, -3 … that does not exist
     #[arg(short, long, alias = "out", value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -41,6 +36,12 @@ pub struct TrainArgs {
     /// Print the resolved configuration and exit
     #[arg(long)]
     dry_run: bool,
+    // Its heading is that of all flags below.
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Seed of everything random; short for --set train.seed=N
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 }
 
 pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
