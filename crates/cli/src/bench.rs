@@ -14,7 +14,7 @@ use crate::{Global, values};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch-size 16 --threads 2\n  \
     ddpm bench --preset cifar10 --batch-size 1 --json\n  ddpm bench --preset cifar10 --batch-size 16 --operations")]
-pub struct Arguments {
+pub struct BenchArgs {
     /// The preset whose network is measured
     #[arg(long, default_value = DEFAULT_PRESET, value_parser = preset(), value_name = "NAME")]
     preset: String,
@@ -32,7 +32,7 @@ pub struct Arguments {
     operations: bool,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
     let mut config = TrainingConfig::preset(&arguments.preset).map_err(usage)?;
     for assignment in &arguments.set {
         config.set(assignment).map_err(usage)?;

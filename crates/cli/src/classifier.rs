@@ -23,9 +23,7 @@ use crate::{Global, values};
     ddpm evaluate runs/fashion --features clothes.safetensors --metrics fd,prdc --samples 1000\n  \
     ddpm train --set train.evaluate_every=500 --set train.evaluate_features=clothes.safetensors"
 )]
-pub struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgs,
+pub struct ClassifierArgs {
     /// Steps of the optimizer
     #[arg(long, default_value_t = ClassifierOptions::default().steps, value_parser = values::positive, value_name = "N")]
     steps: usize,
@@ -38,10 +36,12 @@ pub struct Arguments {
     /// The file to write: a .safetensors
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
-    let Arguments { steps, batch_size, seed, .. } = arguments;
+pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
+    let ClassifierArgs { steps, batch_size, seed, .. } = arguments;
     let mut config = arguments.config.read()?;
     // Transparency goes over white, as where features are computed.
     if config.data.channels == 4 {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ddpm::Pipeline;
 use ddpm::data::{Fit, ImageSet, Split};
 use ddpm::diffusion::{Variance, timesteps};
@@ -16,6 +16,7 @@ use ddpm::train::plot::{self, Chart, Series};
 use serde::Serialize;
 
 use crate::error::usage;
+use crate::metric::Metric;
 use crate::quality::{self, QualityArgs};
 use crate::terminal::Progress;
 use crate::{Global, quality_print, values};
@@ -41,7 +42,7 @@ use crate::{Global, quality_print, values};
     ddpm evaluate runs/fashion --metrics nll,ode -n 64                the flow's likelihood next to the bound\n  \
     ddpm evaluate samples.npz --data cifar-10-batches-bin --metrics fid,is,kid --features inception.safetensors\n  \
     ddpm evaluate runs/fashion --metrics nearest --samples 500 --neighbours nearest.png")]
-pub struct Arguments {
+pub struct EvaluateArgs {
     /// A run, a checkpoint or a diffusers folder; or samples: an .npz or a folder of images
     #[arg(value_name = "MODEL|SAMPLES")]
     model: PathBuf,
@@ -127,31 +128,6 @@ struct FlowArgs {
     probes: Trace,
 }
 
-/// A metric.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Metric {
-    /// Variational bound of held-out images in bits/dim
-    Nll,
-    /// Likelihood under the probability flow in bits/dim
-    Ode,
-    /// Fréchet Inception distance
-    Fid,
-    /// Fréchet distance of Inception's spatial features
-    Sfid,
-    /// Inception score
-    Is,
-    /// Kernel Inception distance
-    Kid,
-    /// Fréchet distance of any features
-    Fd,
-    /// Kernel distance of any features
-    Kd,
-    /// Precision, recall, density and coverage
-    Prdc,
-    /// Nearest training images
-    Nearest,
-}
-
 fn trace(text: &str) -> Result<Trace, String> {
     match text.parse() {
         _ if text == "exact" => Ok(Trace::Exact),
@@ -173,7 +149,7 @@ struct Report {
     quality: QualityReport,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
     let bound = &arguments.bound;
     if !arguments.wants(Metric::Nll) && (bound.schedule || bound.denoising.is_some() || bound.plot.is_some()) {
         return Err(usage("--schedule, --denoising and --plot need --metrics nll"));
@@ -204,7 +180,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Computes nll and ode, and prints them except with --json.
-fn likelihoods(arguments: &Arguments, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -> anyhow::Result<()> {
     let mut pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
     pipeline.preprocessing.fit = fit.unwrap_or(pipeline.preprocessing.fit);
@@ -244,7 +220,7 @@ fn likelihoods(arguments: &Arguments, global: &Global, report: &mut Report) -> a
     Ok(())
 }
 
-impl Arguments {
+impl EvaluateArgs {
     fn wants(&self, metric: Metric) -> bool {
         self.metrics.contains(&metric)
     }

@@ -25,7 +25,7 @@ use crate::{Global, values};
     ddpm import ckpt.pt -o mine --raw                       the weights of the last step, not their averages\n  \
     ddpm import ema_0.9999_500000.pt -o improved --beta-schedule cosine --train-timesteps 4000\n  \
     ddpm sample ho-cifar10 -n 64 -o grid.png")]
-pub struct ImportArguments {
+pub struct ImportArgs {
     /// The checkpoint
     file: PathBuf,
     /// The folder to write, which must not exist
@@ -76,12 +76,12 @@ struct ProcessArgs {
     variance: Option<Variance>,
 }
 
-pub fn import(arguments: ImportArguments, global: &Global) -> anyhow::Result<()> {
+pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
     if arguments.output.exists() {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: is there already; choose another folder, or remove it")));
     }
-    let ImportArguments { raw, network, process, .. } = &arguments;
+    let ImportArgs { raw, network, process, .. } = &arguments;
     let heads = network.heads.map(Heads::Count).or(network.head_channels.map(Heads::Channels));
     let new_attention_order = network.new_attention_order;
     let options = PipelineImport {
@@ -119,7 +119,7 @@ pub fn import(arguments: ImportArguments, global: &Global) -> anyhow::Result<()>
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm export runs/fashion -o fashion-ddpm\n  \
     ddpm export runs/fashion/checkpoints/best -o fashion-best")]
-pub struct ExportArguments {
+pub struct ExportArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// The folder to write, which must not exist
@@ -127,7 +127,7 @@ pub struct ExportArguments {
     output: PathBuf,
 }
 
-pub fn export(arguments: ExportArguments, global: &Global) -> anyhow::Result<()> {
+pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     pipeline.save(&arguments.output)?;
     if global.json {

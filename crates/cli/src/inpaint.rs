@@ -20,7 +20,7 @@ use crate::{Global, values};
 #[command(after_help = "Examples:\n  ddpm inpaint runs/faces photo.png mask.png -o filled.png\n  \
     ddpm inpaint runs/faces photo.png mask.png -n 16 --steps 250 --resample 10\n  \
     ddpm inpaint runs/faces photo.png mask.png --sampler ddim --steps 50")]
-pub struct Arguments {
+pub struct InpaintArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// The image
@@ -42,7 +42,7 @@ pub struct Arguments {
     sampler: SamplerArgs,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let ImageArgs { seed, batch_size, fit, .. } = arguments.images;
     let sampler = arguments.sampler.sampler()?;
     let target = Output::parse(&arguments.output, false).map_err(usage)?;

@@ -23,7 +23,7 @@ use crate::{Global, values};
     ddpm inspect runs/fashion\n  \
     ddpm inspect google-ddpm-cifar10-32/ --json\n  \
     ddpm inspect                                     the built-in images")]
-pub struct Arguments {
+pub struct InspectArgs {
     /// Images, a model or a classifier. Defaults to the built-in images
     path: Option<PathBuf>,
     /// The contact sheet of a set of images: a PNG
@@ -40,7 +40,7 @@ pub struct Arguments {
     duplicates: bool,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: InspectArgs, global: &Global) -> anyhow::Result<()> {
     match &arguments.path {
         Some(path) if is_model(path) => match classifier(path) {
             Some(about) => describe_classifier(path, about, global),
@@ -60,7 +60,7 @@ fn is_model(path: &Path) -> bool {
         || path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
 }
 
-fn describe_images(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
+fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<()> {
     let mut options = ReadOptions {
         resolution: arguments.size.map(Into::into),
         split: if arguments.test { Split::Test } else { Split::Train },
@@ -123,9 +123,16 @@ fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
     Ok(weights::atomic::write_file(path, |file| file.write_all(png.get_ref()))?)
 }
 
+/// The size of a classifier's file, at most. Larger files, such as a model's weights, are not read to find out.
+const MAX_CLASSIFIER_BYTES: u64 = 16 << 20;
+
 /// Returns what a file of `ddpm classifier` says about itself; `None` for any other file.
 fn classifier(path: &Path) -> Option<Value> {
-    let (tensors, metadata) = weights::read_safetensors(path.is_file().then_some(path)?).ok()?;
+    let file = std::fs::metadata(path).ok()?;
+    if !file.is_file() || file.len() > MAX_CLASSIFIER_BYTES {
+        return None;
+    }
+    let (tensors, metadata) = weights::read_safetensors(path).ok()?;
     let mut about: Value = serde_json::from_str(metadata.get("ddpm.classifier")?).ok()?;
     about["parameters"] = tensors.values().map(|tensor| tensor.data.len()).sum::<usize>().into();
     Some(about)

@@ -23,7 +23,7 @@ use crate::{Global, values};
     ddpm interpolate runs/faces anna.png ben.png --at 500 --between 15 -o line.png\n  \
     ddpm interpolate runs/faces anna.png ben.png --mix slerp --sampler ddim --steps 50\n  \
     ddpm interpolate runs/faces anna.png ben.png --invert --mix slerp --at 999")]
-pub struct Arguments {
+pub struct InterpolateArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// The image on the left
@@ -64,7 +64,7 @@ enum MixArg {
     Slerp,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
     if arguments.between < 2 {
         return Err(usage("--between must be at least 2"));
     }
@@ -105,7 +105,12 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Writes the mixtures between the two images.
-fn write_sheet(arguments: &Arguments, at: &[usize], ends: &[Images; 2], mixtures: Vec<Images>) -> anyhow::Result<()> {
+fn write_sheet(
+    arguments: &InterpolateArgs,
+    at: &[usize],
+    ends: &[Images; 2],
+    mixtures: Vec<Images>,
+) -> anyhow::Result<()> {
     let [a, b] = ends.each_ref().map(|end| Images { n: at.len(), pixels: end.pixels.repeat(at.len()), ..end.clone() });
     let columns: Vec<Images> = std::iter::once(a).chain(mixtures).chain([b]).collect();
     let sampler = if arguments.invert { "ddim, inverted".to_owned() } else { arguments.sampler.to_string() };

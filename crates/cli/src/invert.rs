@@ -19,7 +19,7 @@ use crate::terminal::Progress;
 #[command(after_help = "Examples:\n  ddpm invert runs/faces anna.png ben.png -o latents.safetensors\n  \
     ddpm invert runs/faces anna.png --steps 500 --sheet there-and-back.png\n  \
     ddpm sample runs/faces -n 2 --init latents.safetensors --sampler ddim --steps 100 --clip-sample false")]
-pub struct Arguments {
+pub struct InvertArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// The images
@@ -41,7 +41,7 @@ pub struct Arguments {
     image_args: ImageArgs,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
     if !matches!(target, Output::Safetensors(_)) {
         return Err(usage(format!("{}: latents are written to a .safetensors file", arguments.output.display())));
@@ -77,7 +77,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Writes the latents and the sheet.
-fn write(arguments: &Arguments, at: usize, images: &Images, inverted: &Inverted) -> anyhow::Result<()> {
+fn write(arguments: &InvertArgs, at: usize, images: &Images, inverted: &Inverted) -> anyhow::Result<()> {
     let info = info([
         ("model", arguments.model.display().to_string()),
         ("t", at.to_string()),

@@ -12,6 +12,7 @@ mod inpaint;
 mod inspect;
 mod interpolate;
 mod invert;
+mod metric;
 mod predict;
 mod quality;
 mod quality_print;
@@ -81,21 +82,21 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
-    Train(train::Arguments),
-    Sample(Box<sample::Arguments>),
-    Evaluate(Box<evaluate::Arguments>),
-    Interpolate(interpolate::Arguments),
-    Inpaint(inpaint::Arguments),
-    Invert(invert::Arguments),
-    Classifier(classifier::Arguments),
-    Import(import::ImportArguments),
-    Export(import::ExportArguments),
-    Inspect(inspect::Arguments),
-    Predict(predict::Arguments),
-    Schedule(schedule::Arguments),
-    Bench(bench::Arguments),
-    Completions(reference::CompletionsArguments),
-    Man(reference::ManArguments),
+    Train(train::TrainArgs),
+    Sample(Box<sample::SampleArgs>),
+    Evaluate(Box<evaluate::EvaluateArgs>),
+    Interpolate(interpolate::InterpolateArgs),
+    Inpaint(inpaint::InpaintArgs),
+    Invert(invert::InvertArgs),
+    Classifier(classifier::ClassifierArgs),
+    Import(import::ImportArgs),
+    Export(import::ExportArgs),
+    Inspect(inspect::InspectArgs),
+    Predict(predict::PredictArgs),
+    Schedule(schedule::ScheduleArgs),
+    Bench(bench::BenchArgs),
+    Completions(reference::CompletionsArgs),
+    Man(reference::ManArgs),
 }
 
 fn main() -> ExitCode {

@@ -16,7 +16,7 @@ use crate::Global;
     In Python:\n  save_file({\"x\": x, \"t\": t}, \"in.safetensors\")\n  \
     theirs = DDPMPipeline.from_pretrained(checkpoint).unet(x, t).sample\n  \
     ours = load_file(\"out.safetensors\")[\"prediction\"]")]
-pub struct Arguments {
+pub struct PredictArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// The inputs: a safetensors file
@@ -27,7 +27,7 @@ pub struct Arguments {
     output: PathBuf,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: PredictArgs, global: &Global) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     let shape = ddpm::predict::predict(&pipeline.network, &arguments.input, &arguments.output)?;
     if global.json {

@@ -14,9 +14,9 @@ use ddpm::sample::{Generation, Sampler};
 use ddpm::{Device, Pipeline, output, weights};
 
 use crate::error::usage;
-use crate::evaluate::Metric::{self, Fd, Fid, Is, Kd, Kid, Nearest, Prdc, Sfid};
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args::info;
+use crate::metric::Metric::{self, Fd, Fid, Is, Kd, Kid, Nearest, Prdc, Sfid};
 use crate::terminal::{Progress, rate};
 use crate::{Global, values};
 

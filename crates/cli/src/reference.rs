@@ -13,12 +13,12 @@ use crate::{Cli, Global};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm completions bash > ~/.local/share/bash-completion/completions/ddpm\n  \
     ddpm completions zsh > ~/.zfunc/_ddpm\n  ddpm completions fish > ~/.config/fish/completions/ddpm.fish")]
-pub struct CompletionsArguments {
+pub struct CompletionsArgs {
     /// The shell
     shell: Shell,
 }
 
-pub fn completions(arguments: CompletionsArguments, global: &Global) -> anyhow::Result<()> {
+pub fn completions(arguments: CompletionsArgs, global: &Global) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "ddpm", &mut script);
     let script = String::from_utf8(script)?;
@@ -33,13 +33,13 @@ pub fn completions(arguments: CompletionsArguments, global: &Global) -> anyhow::
 /// Print the manual page, or write the pages of all commands.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm man | man -l -\n  ddpm man -o ~/.local/share/man/man1")]
-pub struct ManArguments {
+pub struct ManArgs {
     /// The folder to write ddpm.1, ddpm-train.1 and so on to. Without it, the main page is printed
     #[arg(short, long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }
 
-pub fn man(arguments: ManArguments, global: &Global) -> anyhow::Result<()> {
+pub fn man(arguments: ManArgs, global: &Global) -> anyhow::Result<()> {
     let mut program = Cli::command();
     program.build();
     let Some(folder) = arguments.output else {

@@ -35,7 +35,7 @@ use crate::{Global, values};
     ddpm sample MODEL --share-until 250 -n 9 -o siblings.png                        decodings of one x_t\n  \
     ddpm sample MODEL --by-class -n 8 --guidance 2 -o classes.png                   a row for each class\n  \
     ddpm sample MODEL -n 4 --sheet steps.png                                        x_t and x̂0 along the trajectory")]
-pub struct Arguments {
+pub struct SampleArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// Number of images
@@ -134,7 +134,7 @@ struct TrajectoryArgs {
     sheet: Option<PathBuf>,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let animated = arguments.trajectory.animate && arguments.output.extension().is_some();
     let output = Output::parse(&arguments.output, animated).map_err(usage)?;
     if arguments.must_continue && !output.is_begun() {
@@ -167,7 +167,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Arguments {
+impl SampleArgs {
     /// Returns the options that do not depend on the model.
     fn options(&self) -> anyhow::Result<GenerateOptions> {
         let RefinementArgs { clip_sample, threshold, .. } = self.refinement;

@@ -15,14 +15,14 @@ use crate::sampler_args::SamplerArgs;
 #[command(after_help = "Examples:\n  ddpm schedule --sampler ddim --steps 10\n  \
     ddpm schedule --sampler unipc-3 --steps 8 --grid karras\n  \
     ddpm schedule runs/fashion --steps 50 --json")]
-pub struct Arguments {
+pub struct ScheduleArgs {
     /// A model, for its noise schedule. Defaults to Ho et al.'s: T = 1000, linear from 1e-4 to 0.02
     model: Option<PathBuf>,
     #[command(flatten)]
     sampler: SamplerArgs,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: ScheduleArgs, global: &Global) -> anyhow::Result<()> {
     let located = arguments.model.map(weights::pipeline::locate).transpose()?;
     let scheduler = match located.and_then(|files| files.scheduler_config) {
         Some(path) => read_scheduler(&path)?,

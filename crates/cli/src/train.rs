@@ -26,12 +26,7 @@ use crate::terminal::{Progress, duration, grouped, rate};
     ddpm train --preset emoji64 --data photos/ --set train.steps=20000 -o runs/photos\n  \
     ddpm train -o runs/photos --resume                                continue where it stopped\n  \
     ddpm train -o runs/photos --resume --set train.steps=40000        for longer than planned")]
-pub struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Seed of everything random; short for --set train.seed=N
-    #[arg(long, value_name = "N", help_heading = "Configuration")]
-    seed: Option<u64>,
+pub struct TrainArgs {
     /// The run's folder. Defaults to runs/PRESET, or the first of runs/PRESET-2, -3 … that does not exist
     #[arg(short, long, alias = "out", value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -41,9 +36,15 @@ pub struct Arguments {
     /// Print the resolved configuration and exit
     #[arg(long)]
     dry_run: bool,
+    // Its heading is that of all flags below.
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Seed of everything random; short for --set train.seed=N
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 }
 
-pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
+pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
     let folder = arguments.folder()?;
     let config = arguments.resolved(&folder)?;
     if arguments.dry_run {
@@ -71,7 +72,7 @@ pub fn run(arguments: Arguments, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Arguments {
+impl TrainArgs {
     /// Returns the run's folder, which holds a run if and only if one is to be resumed.
     fn folder(&self) -> anyhow::Result<PathBuf> {
         let default = Path::new("runs").join(self.config.name());

@@ -280,7 +280,9 @@ fn a_killed_command_continues_to_the_same_bytes() {
         assert!((2..60).contains(&existing), "{out}: {again}");
         let bytes = |name: &str| match out {
             "folder" => {
-                files(&place.path(name)).iter().map(|file| fs::read(place.path(name).join(file)).unwrap()).collect()
+                let folder = place.path(name);
+                let shown = files(&folder).into_iter().filter(|file| !file.starts_with('.'));
+                shown.map(|file| fs::read(folder.join(file)).unwrap()).collect()
             }
             _ => vec![fs::read(place.path(name)).unwrap()],
         };

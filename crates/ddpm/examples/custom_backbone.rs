@@ -73,7 +73,11 @@ pub fn moons(first: usize, n: usize) -> Images {
     let point = |i: usize| {
         // Golden-ratio steps cover the half circles evenly.
         let angle = (i as f32 * 0.618_034).fract() * std::f32::consts::PI;
-        if i % 2 == 0 { [angle.cos() - 0.5, angle.sin() - 0.25] } else { [0.5 - angle.cos(), 0.25 - angle.sin()] }
+        if i.is_multiple_of(2) {
+            [angle.cos() - 0.5, angle.sin() - 0.25]
+        } else {
+            [0.5 - angle.cos(), 0.25 - angle.sin()]
+        }
     };
     Images::new([n, 1, 1, 2], (first..first + n).flat_map(point).collect())
 }

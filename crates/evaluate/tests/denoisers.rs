@@ -92,13 +92,13 @@ fn an_exact_gaussian_costs_its_entropy() {
         for point in &got.points {
             let mse = data.mse(alpha(point.timestep));
             let epsilon_mse = mse * alpha(point.timestep) / (1.0 - alpha(point.timestep));
-            assert!((point.mse / mse - 1.0).abs() < 0.03, "{point:?} {mse}");
-            assert!((point.epsilon_mse / epsilon_mse - 1.0).abs() < 0.03, "{point:?} {epsilon_mse}");
+            assert!((point.mse / mse - 1.0).abs() < 0.055, "{point:?} {mse}");
+            assert!((point.epsilon_mse / epsilon_mse - 1.0).abs() < 0.045, "{point:?} {epsilon_mse}");
         }
         let information = |t: usize| data.information(alpha(t)) / LN_2;
         for (point, pair) in got.points.iter().zip(timesteps.windows(2)) {
             let expected = information(pair[1]) - information(pair[0]);
-            assert!((point.bits - expected).abs() < 0.03 * expected, "{point:?} {expected}");
+            assert!((point.bits - expected).abs() < 0.045 * expected, "{point:?} {expected}");
         }
         let NoiseLevel { alpha, sigma } = schedule.level(19);
         let second_moment = data.mean * data.mean + data.variance;
@@ -126,9 +126,9 @@ fn an_exact_mixture_has_its_squared_error() {
     };
     let oracle = Oracle::new(sample, &Device::flex());
     let timesteps = [19, 14, 9, 4, 0];
-    let got = likelihood(&oracle, &images, &chain(&schedule, &timesteps), |_, _| true).unwrap();
+    let got = likelihood(&oracle, &images, &Chain { draws: 4, ..chain(&schedule, &timesteps) }, |_, _| true).unwrap();
     for point in &got.points {
         let mse = data.mse(schedule.alpha_cumprod(point.timestep)).unwrap();
-        assert!((point.mse / mse - 1.0).abs() < 0.04, "{point:?} {mse}");
+        assert!((point.mse / mse - 1.0).abs() < 0.05, "{point:?} {mse}");
     }
 }

@@ -61,7 +61,7 @@ fn the_networks_prediction_is_pytorchs_for_all_three_layouts() {
 #[test]
 fn ddim_over_50_steps_is_diffusers() {
     let golden = golden("ddim50.safetensors");
-    let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
+    let pipeline = Pipeline::load(folder(), &Device::flex()).unwrap();
     let table = Sampler::Ddim { eta: 0.0 }
         .table(&pipeline.scheduler, SamplerOptions { steps: Some(50), ..Default::default() })
         .unwrap();
@@ -128,7 +128,7 @@ fn spacing(name: &str) -> TimestepSpacing {
 fn ddim_with_noise_is_diffusers() {
     let golden = golden("ddim20_eta.safetensors");
     let steps = &read_safetensors(folder().join("step_noise.safetensors")).unwrap().0["step_noise"];
-    let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
+    let pipeline = Pipeline::load(folder(), &Device::flex()).unwrap();
     for name in ["leading", "trailing"] {
         let scheduler = SchedulerConfig {
             class: SchedulerClass::Ddim,
@@ -171,7 +171,7 @@ fn ancestral_sampling_is_diffusers_for_every_prediction_variance_and_spacing() {
 #[test]
 fn sampling_is_the_reference_in_f64() {
     use random::{Random, Stream};
-    let pipeline = Pipeline::load(&folder().join("learned_range"), &Device::flex()).unwrap();
+    let pipeline = Pipeline::load(folder().join("learned_range"), &Device::flex()).unwrap();
     let noise = initial_noise(7, 3, 2, [16, 16, 3]);
     let size = 16 * 16 * 3;
     let table =
@@ -197,7 +197,7 @@ fn sampling_is_the_reference_in_f64() {
 
 #[test]
 fn an_image_does_not_depend_on_the_batch_it_is_in() {
-    let pipeline = Pipeline::load(&folder(), &Device::flex()).unwrap();
+    let pipeline = Pipeline::load(folder(), &Device::flex()).unwrap();
     let table =
         Sampler::Ddpm.table(&pipeline.scheduler, SamplerOptions { steps: Some(5), ..Default::default() }).unwrap();
     let draw = |first: u64, count: usize, batch_size: usize| {
@@ -228,7 +228,7 @@ fn pickled_weights_are_the_same_weights() {
 fn export_is_idempotent() {
     let place = tempfile::tempdir().unwrap();
     let (once, twice) = (place.path().join("once"), place.path().join("twice"));
-    Pipeline::load(&folder().join("old"), &Device::flex()).unwrap().save(&once).unwrap();
+    Pipeline::load(folder().join("old"), &Device::flex()).unwrap().save(&once).unwrap();
     Pipeline::load(&once, &Device::flex()).unwrap().save(&twice).unwrap();
     for name in [
         "model_index.json",

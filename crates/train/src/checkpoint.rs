@@ -1,4 +1,4 @@
-//! Checkpoints: diffusers pipeline folders of the averaged parameters, with the state of training beside them.
+//! Checkpoints: diffusers pipeline folders of the averaged parameters, which also hold the state of training.
 //!
 //! ```text
 //! checkpoints/latest                 the name of the newest

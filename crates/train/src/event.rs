@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::records::LogRecord;
 use crate::trainer::StepReport;
 
-/// An event of a run. Events own what they tell, and serialize as JSON objects whose `event` is their name.
+/// An event of a run. Events own their data, and serialize as JSON objects whose `event` is their name.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -30,7 +30,7 @@ pub enum Event {
         /// Steps of the whole run.
         steps: u64,
     },
-    /// A step is done.
+    /// A step is done. The step that causes a roll-back is not announced.
     Step {
         /// Its losses, gradient and learning rate.
         #[serde(flatten)]

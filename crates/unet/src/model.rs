@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::blocks::{BlockCounter, DownBlock, Dropout, Layer, MidBlock, Stage, UpBlock};
-use crate::config::{ClassEmbedType, TimeEmbeddingType, UnetConfig};
+use crate::config::{TimeEmbeddingType, UnetConfig};
 use crate::error::Error;
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, ZERO_INIT_SCALE};
 use crate::ops::{Fusion, Geometry};
@@ -79,7 +79,7 @@ impl Unet {
     /// is applied only if `dropout` is given, as in training.
     ///
     /// # Panics
-    /// If shapes do not match. Check sizes with [`UnetConfig::check_size`] and labels with [`Unet::check_labels`]
+    /// If shapes do not match. Check sizes with [`UnetConfig::check_size`], and labels against the configuration,
     /// first.
     pub fn forward(
         &self,
@@ -128,40 +128,5 @@ impl Unet {
                 y / Tensor::from_data(sigmas, &device)
             }
         }
-    }
-
-    /// Checks that `labels` match the network: none without classes, otherwise one per image, in range.
-    ///
-    /// # Errors
-    /// If they do not; the error says what was expected.
-    pub fn check_labels(&self, images: usize, labels: Option<Labels>) -> Result<(), Error> {
-        let classes = self.config.num_class_embeds;
-        let expected = match (self.config.class_embed_type, classes) {
-            (None, None) => "none, since the network has no classes".to_owned(),
-            (None, Some(classes)) => format!("{images} class numbers below {classes}"),
-            (Some(ClassEmbedType::Timestep), _) => format!("{images} class numbers"),
-            (Some(ClassEmbedType::Identity), _) => {
-                format!("{images} vectors of {} numbers", self.config.time_embed_dim())
-            }
-        };
-        let fits = match (self.config.class_embed_type, classes, labels) {
-            (None, None, labels) => labels.is_none(),
-            (None, Some(classes), Some(Labels::Classes(labels))) => {
-                labels.len() == images && labels.iter().all(|&label| (label as usize) < classes)
-            }
-            (Some(ClassEmbedType::Timestep), _, Some(Labels::Classes(labels))) => labels.len() == images,
-            (Some(ClassEmbedType::Identity), _, Some(Labels::Vectors(vectors))) => {
-                vectors.len() == images * self.config.time_embed_dim()
-            }
-            _ => false,
-        };
-        let found = match labels {
-            None => "none".to_owned(),
-            Some(Labels::Classes(labels)) => {
-                format!("{} class numbers up to {}", labels.len(), labels.iter().max().unwrap_or(&0))
-            }
-            Some(Labels::Vectors(vectors)) => format!("{} numbers", vectors.len()),
-        };
-        if fits { Ok(()) } else { Err(Error::Labels(format!("expected {expected}; found {found}"))) }
     }
 }

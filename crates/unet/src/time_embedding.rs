@@ -162,7 +162,7 @@ impl TimeEmbedding {
                 let data = TensorData::new(vectors.to_vec(), [timesteps.len(), self.width]);
                 Some(Tensor::from_data(data, device))
             }
-            (_, Some(labels)) => unreachable!("`check_labels` rejects {labels:?} for this network"),
+            (_, Some(labels)) => unreachable!("callers check labels; this network takes no {labels:?}"),
         };
         ops::silu(match class {
             Some(class) => embedding + class,

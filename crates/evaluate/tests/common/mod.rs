@@ -9,7 +9,7 @@ use weights::read_safetensors;
 
 pub fn network(name: &str) -> Network {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../unet/tests/goldens").join(name);
-    let config = Config::read(&folder.join("config.json")).unwrap();
+    let config = UnetConfig::read(&folder.join("config.json")).unwrap();
     let (tensors, _) = read_safetensors(folder.join("weights.safetensors")).unwrap();
     Unet::new(&config, 0, &Device::flex()).unwrap().with_tensors(tensors).unwrap().into()
 }
