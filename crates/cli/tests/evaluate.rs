@@ -226,7 +226,7 @@ fn samples_begin_in_the_middle_and_part_there() {
     assert_eq!((&whole[0], &whole[1]), (&whole[1], &whole[2]), "nothing is left to part in");
 
     let near = |t: &str| {
-        let like = sample("like", &["--from", "alone/000000.png", "--at", t]);
+        let like = sample(&format!("like-{t}"), &["--from", "alone/000000.png", "--at", t]);
         let total = |image: &image::GrayImage| -> u64 {
             image.pixels().zip(alone[0].pixels()).map(|(a, b)| u64::from(a.0[0].abs_diff(b.0[0]))).sum()
         };

@@ -15,7 +15,7 @@ use ddpm::unet::layers::{Init, Linear};
 
 // --- The network, forty lines.
 
-const FREQUENCIES: usize = 16;
+const FREQUENCIES: usize = 6;
 
 /// Predicts ε of points `[N,1,1,2]` from the point and sines and cosines of t.
 #[derive(Module, Debug)]

@@ -83,7 +83,7 @@ fn a_run_trains_samples_and_scores() {
 /// Samples of the MLP lie on the two half circles of its data.
 #[test]
 fn a_network_of_its_own_learns_two_moons() {
-    let (losses, points) = custom_backbone::run(1500).unwrap();
+    let (losses, points) = custom_backbone::run(2000).unwrap();
     assert!(losses[losses.len() - 1] < 0.75 * losses[0], "{losses:?}");
     let distance = |point: &[f32]| {
         let upper = ((point[0] + 0.5).hypot(point[1] + 0.25) - 1.0).abs();

@@ -8,7 +8,7 @@ use common::{denoiser, images, schedule};
 use ddpm_evaluate::{Chain, Likelihood, likelihood};
 use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{Cdf, Clip, NoiseSchedule, StepVariance, Variance};
-use model::{Condition, Denoiser, Images};
+use model::{Condition, Images, NetworkDenoiser};
 use random::{Random, Stream};
 
 fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize], variance: Variance) -> Chain<'a> {
@@ -28,8 +28,8 @@ fn all() -> Vec<usize> {
     (0..20).rev().collect()
 }
 
-fn measure(denoiser: &dyn Denoiser, chain: &Chain) -> Likelihood {
-    likelihood(denoiser, &images(16, 3), chain, |_, _| true).unwrap()
+fn measure(denoiser: &NetworkDenoiser, chain: &Chain) -> Likelihood {
+    likelihood(denoiser, &images(16, denoiser.network.signature().in_channels), chain, |_, _| true).unwrap()
 }
 
 /// From the definitions, one image and one timestep at a time.

@@ -249,6 +249,7 @@ pub fn write(output: &Output, images: &Images, frames: &[Images], info: &[(Strin
             })
         }
         Output::Folder(folder) => {
+            picture::color(images.channels)?;
             let numbers: Vec<String> = (0..images.n).map(|i| format!("{i:06}.png")).collect();
             let is_ours = |path: &PathBuf| numbers.iter().any(|name| path.ends_with(name));
             if let Some(path) = images_in(folder)?.into_iter().find(|path| !is_ours(path)) {

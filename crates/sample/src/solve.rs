@@ -134,7 +134,7 @@ pub(crate) fn check(denoiser: &dyn Denoiser, table: &SolverTable, noise: &Images
     for row in &table.rows {
         denoiser.check_node(row.node)?;
         if row.learned_log_variance.is_some() && !denoiser.learns_variance() {
-            let message = "the sampler's variance is learned, but the network has no variance channels";
+            let message = "the sampler's variance is learned, but the network has no output channels for it; use fixed_small or fixed_large";
             return Err(Error::Request(message.into()));
         }
     }

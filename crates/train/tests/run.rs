@@ -150,7 +150,7 @@ fn remote(config: &TrainingConfig, folder: &Path, commands: &[(u64, Command)]) -
 fn commands_save_sample_and_stop() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(&["train.evaluate_every=0", "train.checkpoint_every=0", "train.log_every=100"]);
-    let commands = [(1, Command::Save), (2, Command::Sample), (3, Command::Sample), (3, Command::Stop)];
+    let commands = [(1, Command::Save), (2, Command::Sample), (4, Command::Sample), (4, Command::Stop)];
     let (finished, events) = remote(&config, folder.path(), &commands);
     let expected = [
         "started 0/6",
@@ -160,17 +160,18 @@ fn commands_save_sample_and_stop() {
         "step 3",
         "sampled 000000003.png",
         "step 4",
-        "logged 4",
-        "saved 000000004",
+        "step 5",
+        "logged 5",
+        "saved 000000005",
         // Stopped, so not sampled.
-        "finished 4",
+        "finished 5",
     ];
     assert_eq!(events, expected);
-    assert_eq!((finished.step, finished.stopped), (4, true));
+    assert_eq!((finished.step, finished.stopped), (5, true));
 
     // The rest gives the bytes of a run that was not stopped.
     let (finished, events) = remote(&config, folder.path(), &[]);
-    assert_eq!(events[0], "started 4/6");
+    assert_eq!(events[0], "started 5/6");
     assert_eq!((finished.step, finished.stopped), (6, false));
     let whole = tempfile::tempdir().unwrap();
     let other = run(&config, whole.path(), Hooks::new());

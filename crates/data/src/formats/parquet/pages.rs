@@ -296,7 +296,7 @@ impl PagedColumn {
 
 /// Turns a panic into an error, because the parquet crate panics on some corrupt files.
 pub(super) fn catch_panic<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("is corrupt: the parquet reader panicked".to_owned()))
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("is corrupt: its pages cannot be read".to_owned()))
 }
 
 /// Formats an error of the parquet crate on one line.
