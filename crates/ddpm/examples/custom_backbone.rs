@@ -15,9 +15,9 @@ use ddpm::unet::layers::{Init, Linear};
 
 // --- The network, forty lines.
 
-const FREQUENCIES: usize = 6;
+const FREQUENCIES: usize = 5;
 
-/// Predicts ε of points `[N,1,1,2]` from the point and sines and cosines of t.
+/// Predicts ε of points `[N,1,1,2]` from the point, t, and sines and cosines of both.
 #[derive(Module, Debug)]
 struct Mlp {
     layers: Vec<Linear>,
@@ -26,7 +26,7 @@ struct Mlp {
 impl Mlp {
     fn new(width: usize, device: &Device) -> Self {
         let init = &mut Init::new(0, device);
-        let widths = [2 + 2 * FREQUENCIES, width, width, width, 2];
+        let widths = [3 + 6 * FREQUENCIES, width, width, width, 2];
         Self { layers: widths.windows(2).map(|pair| Linear::new(init, pair[0], pair[1], 1.0)).collect() }
     }
 }
@@ -36,12 +36,13 @@ impl Parameters for Mlp {}
 impl Backbone for Mlp {
     fn forward(&self, x: Tensor<4>, t: &[f32], _: Condition, _: Option<&Dropout>) -> Tensor<4> {
         let (n, device) = (t.len(), x.device());
-        let embedded = t.iter().flat_map(|t| {
-            let angle = move |i: usize| t * 0.001 * 2f32.powi(i as i32 / 2);
-            (0..2 * FREQUENCIES).map(move |i| if i % 2 == 0 { angle(i).sin() } else { angle(i).cos() })
+        let t = Tensor::<1>::from_floats(t, &device).div_scalar(1000.0);
+        let inputs = Tensor::cat(vec![x.reshape([n, 2]), t.reshape([n, 1])], 1);
+        let waves = (0..FREQUENCIES).flat_map(|k| {
+            let angle = inputs.clone().mul_scalar(2f32.powi(k as i32));
+            [angle.clone().sin(), angle.cos()]
         });
-        let embedded = Tensor::<1>::from_floats(embedded.collect::<Vec<f32>>().as_slice(), &device);
-        let mut y = Tensor::cat(vec![x.reshape([n, 2]), embedded.reshape([n, 2 * FREQUENCIES])], 1);
+        let mut y = Tensor::cat(std::iter::once(inputs.clone()).chain(waves).collect(), 1);
         for (i, layer) in self.layers.iter().enumerate() {
             y = layer.forward(if i == 0 { y } else { activation::silu(y) });
         }
@@ -72,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 pub fn moons(first: usize, n: usize) -> Images {
     let point = |i: usize| {
         // Golden-ratio steps cover the half circles evenly.
-        let angle = (i as f32 * 0.618_034).fract() * std::f32::consts::PI;
+        let angle = ((i as f64 * 0.618_033_988_75).fract() * std::f64::consts::PI) as f32;
         if i.is_multiple_of(2) {
             [angle.cos() - 0.5, angle.sin() - 0.25]
         } else {
@@ -86,8 +87,10 @@ pub fn moons(first: usize, n: usize) -> Images {
 pub fn run(steps: usize) -> Result<(Vec<f64>, Images), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let mut config = TrainingConfig::preset("fashion")?;
-    config.set("train.ema_decay=0.99")?;
-    let mut trainer = Trainer::new(&config, Network::from(Mlp::new(64, &device.clone().autodiff())))?;
+    for setting in ["train.learning_rate=0.002", "train.warmup_steps=100", "train.ema_decay=0.99"] {
+        config.set(setting)?;
+    }
+    let mut trainer = Trainer::new(&config, Network::from(Mlp::new(128, &device.clone().autodiff())))?;
     let mut losses = vec![0.0; steps.div_ceil(100)];
     for step in 0..steps {
         let report = trainer.step(&Batch::whole(moons(step * 256, 256)))?;
