@@ -1,4 +1,4 @@
-//! The supported networks: one file and one entry of [`NETWORKS`] each.
+//! The supported networks: one file and one entry of `NETWORKS` each.
 
 mod unet2d;
 
