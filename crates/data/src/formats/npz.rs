@@ -146,10 +146,10 @@ pub fn write<W: Write + Seek>(out: W, images: &[u8], shape: [usize; 4], labels: 
     write_with(out, shape, labels, |out| out.write_all(images))
 }
 
-/// Writes an `.npz` as [`write`] does; `write` writes the images' bytes.
+/// Writes an `.npz` as [`write()`] does; `write` writes the images' bytes.
 ///
 /// # Errors
-/// As [`write`], and the errors of `write`.
+/// As [`write()`], and the errors of `write`.
 pub fn write_with<W: Write + Seek>(
     out: W,
     shape: [usize; 4],
