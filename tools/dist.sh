@@ -7,10 +7,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
-registry=$(echo "$cargo_home"/registry/src/*)
-flags=()
-for folder in $registry; do flags+=("--remap-path-prefix=$folder=registry"); done
-flags+=("--remap-path-prefix=$cargo_home=cargo" "--remap-path-prefix=$PWD=ddpm" "--remap-path-prefix=$HOME=home")
+# rustc applies the last prefix that matches.
+flags=("--remap-path-prefix=$HOME=home" "--remap-path-prefix=$cargo_home=cargo" "--remap-path-prefix=$PWD=ddpm")
+for folder in "$cargo_home"/registry/src/*; do flags+=("--remap-path-prefix=$folder=registry"); done
 RUSTFLAGS="${RUSTFLAGS-} ${flags[*]}" cargo build --profile dist --target-dir target/dist -p ddpm-cli "$@"
 if strings target/dist/dist/ddpm | grep -F -e "$HOME/" -e "$PWD/"; then
     echo "target/dist/dist/ddpm names folders of this machine" >&2
