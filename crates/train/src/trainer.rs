@@ -390,7 +390,7 @@ mod tests {
         Trainer::new(config, network.build(0, &Device::flex().autodiff()).unwrap()).unwrap()
     }
 
-    /// Every rule for t, and ε, in two halves and in one piece.
+    /// Checks ε and each rule that draws t, for the two halves of a batch against the whole.
     #[test]
     fn parts_of_a_batch_have_the_timesteps_and_noise_of_the_whole_batch() {
         for sampler in ["uniform", "low_discrepancy", "importance"] {
