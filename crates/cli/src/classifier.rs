@@ -67,7 +67,7 @@ pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     let held_out = held_out.map_or(0, |set| set.len());
     if global.json {
         let object = serde_json::json!({
-            "output": arguments.output, "set": about.set, "classes": about.classes.len(), "accuracy": about.accuracy,
+            "output": arguments.output.to_string_lossy(), "set": about.set, "classes": about.classes.len(), "accuracy": about.accuracy,
             "held_out": held_out,
         });
         println!("{object}");

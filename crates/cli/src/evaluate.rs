@@ -181,7 +181,12 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
 
 /// Computes nll and ode, and prints them except with --json.
 fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-    let mut pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let mut pipeline = Pipeline::load(&arguments.model, &global.device()?).map_err(|error| match error {
+        ddpm::model::Error::Weights(error @ ddpm::weights::Error::NoModel { .. }) => {
+            anyhow::anyhow!("{error}; nll and ode score a model: for samples, add --metrics with others of --help")
+        }
+        error => error.into(),
+    })?;
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
     pipeline.preprocessing.fit = fit.unwrap_or(pipeline.preprocessing.fit);
     let set = open_data(&pipeline, data.as_deref(), if *train { Split::Train } else { Split::Test })?;

@@ -28,6 +28,9 @@ impl GuidanceArgs {
         let null_label = self.null_label.or(pipeline.preprocessing.null_label);
         pipeline.preprocessing.null_label = null_label;
         let Some(scale) = self.guidance else { return Ok(None) };
+        if pipeline.classes().is_none() {
+            return Err(usage("--guidance: the model has no classes, and guidance is towards a class"));
+        }
         let Some(null_label) = null_label else {
             return Err(usage("--guidance: the model does not say which label stands for no class; add --null-label"));
         };

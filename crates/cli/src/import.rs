@@ -98,7 +98,7 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
     let parameters = pipeline.network.parameter_count();
     if global.json {
         let object = serde_json::json!({
-            "output": arguments.output, "family": family, "ema": ema, "parameters": parameters, "notes": notes,
+            "output": arguments.output.to_string_lossy(), "family": family, "ema": ema, "parameters": parameters, "notes": notes,
         });
         println!("{object}");
         return Ok(());
@@ -132,7 +132,7 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
     pipeline.save(&arguments.output)?;
     if global.json {
         let parameters = pipeline.network.parameter_count();
-        println!("{}", serde_json::json!({ "output": arguments.output, "parameters": parameters }));
+        println!("{}", serde_json::json!({ "output": arguments.output.to_string_lossy(), "parameters": parameters }));
     } else if !global.quiet {
         eprintln!("{}", arguments.output.display());
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::Args;
 use ddpm::sample::{Inpainting, Request, initial_noise, inpaint};
 use ddpm::{Output, Pipeline, output};
@@ -46,14 +47,21 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let ImageArgs { seed, batch_size, fit, .. } = arguments.images;
     let sampler = arguments.sampler.sampler()?;
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
+    if matches!(target, Output::Animation(_)) {
+        let path = arguments.output.display();
+        return Err(usage(format!("{path}: inpaint writes no animation; use .png, .npz, .safetensors or a folder")));
+    }
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     let image = pipeline.read_images(&[&arguments.image], fit)?;
-    let unknown = pipeline.read_mask(&arguments.mask, fit)?;
+    let unknown = pipeline.read_mask(&arguments.mask, &arguments.image, fit)?;
     let table = arguments.sampler.table(&pipeline.scheduler)?;
     let shape = [image.height, image.width, image.channels];
     target.check_writable([arguments.n, image.height, image.width, image.channels])?;
     let noise = initial_noise(seed, 0, arguments.n, shape).with_labels(arguments.images.labels(arguments.n));
     let request = Request { seed, first_image: 0, noise: &noise, batch_size, shared: None };
+    if !unknown.contains(&true) {
+        bail!("{}: no pixel of the mask is white, so nothing would be filled in", arguments.mask.display());
+    }
     let inpainting = Inpainting { image: &image, unknown: &unknown, resample: arguments.resample };
     let total = arguments.n.div_ceil(batch_size) * table.rows.len();
     let mut progress = Progress::new("inpaint", "steps", global);
@@ -71,10 +79,14 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     output::write(&target, &images, &[], &info)?;
     let filled = unknown.iter().filter(|unknown| **unknown).count();
     if global.json {
-        println!("{}", serde_json::json!({ "output": arguments.output, "images": images.n, "pixels_made": filled }));
+        println!(
+            "{}",
+            serde_json::json!({ "output": arguments.output.to_string_lossy(), "images": images.n, "pixels_made": filled })
+        );
     } else if !global.quiet {
-        let (of, n, path) = (unknown.len(), images.n, arguments.output.display());
-        eprintln!("filled in {filled} of {of} pixels in {n} variants: {path}");
+        let (of, path) = (unknown.len(), arguments.output.display());
+        let variants = if images.n == 1 { "1 variant".to_owned() } else { format!("{} variants", images.n) };
+        eprintln!("filled in {filled} of {of} pixels in {variants}: {path}");
     }
     Ok(())
 }

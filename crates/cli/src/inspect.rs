@@ -82,7 +82,7 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     let duplicates = if arguments.duplicates { Some(duplicates(&set, &options, open)?) } else { None };
     write_contact_sheet(&set, &arguments.output)?;
     if global.json {
-        let sheet = &arguments.output;
+        let sheet = arguments.output.to_string_lossy();
         println!("{}", json!({ "images": summary, "duplicates": duplicates, "contact_sheet": sheet }));
         return Ok(());
     }
@@ -140,7 +140,7 @@ fn classifier(path: &Path) -> Option<Value> {
 
 fn describe_classifier(path: &Path, about: Value, global: &Global) -> anyhow::Result<()> {
     if global.json {
-        println!("{}", json!({ "root": path, "classifier": about }));
+        println!("{}", json!({ "root": path.to_string_lossy(), "classifier": about }));
         return Ok(());
     }
     let number = |key: &str| about[key].as_u64().unwrap_or(0) as usize;
@@ -167,7 +167,7 @@ fn describe_model(path: &Path, global: &Global) -> anyhow::Result<()> {
     };
     if global.json {
         let object = json!({
-            "root": pipeline.root, "parameters": total, "parts": parts, "config": pipeline.network.config_value(),
+            "root": pipeline.root.to_string_lossy(), "parameters": total, "parts": parts, "config": pipeline.network.config_value(),
             "scheduler": serde_json::from_str::<Value>(&pipeline.scheduler.to_json()?)?,
             "preprocessing": pipeline.preprocessing, "training": training,
         });

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
-use ddpm::{Images, Pipeline, output};
+use ddpm::{Images, Output, Pipeline, output};
 
 use crate::error::usage;
 use crate::image_args::{ImageArgs, info};
@@ -65,8 +65,14 @@ enum MixArg {
 }
 
 pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
-    if arguments.between < 2 {
-        return Err(usage("--between must be at least 2"));
+    if !(2..=1000).contains(&arguments.between) {
+        return Err(usage("--between: expected 2 to 1000"));
+    }
+    if !matches!(Output::parse(&arguments.output, false).map_err(usage)?, Output::Grid(_)) {
+        return Err(usage(format!(
+            "{}: the sheet is a picture; give a name that ends in .png",
+            arguments.output.display()
+        )));
     }
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     let fit = arguments.images.fit;
@@ -97,7 +103,10 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
     drop(progress);
     write_sheet(&arguments, &at, &ends, mixtures)?;
     if global.json {
-        println!("{}", serde_json::json!({ "output": arguments.output, "at": at, "shares": lambdas }));
+        println!(
+            "{}",
+            serde_json::json!({ "output": arguments.output.to_string_lossy(), "at": at, "shares": lambdas })
+        );
     } else if !global.quiet {
         eprintln!("t = {at:?} from top to bottom: {}", arguments.output.display());
     }

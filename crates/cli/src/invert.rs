@@ -63,7 +63,7 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     let Inverted { rmse, latent_rms, evaluations, .. } = inverted;
     if global.json {
         let object = serde_json::json!({
-            "output": arguments.output, "t": at, "steps": arguments.steps, "evaluations": evaluations, "rmse": rmse,
+            "output": arguments.output.to_string_lossy(), "t": at, "steps": arguments.steps, "evaluations": evaluations, "rmse": rmse,
             "latent_rms": latent_rms,
         });
         println!("{object}");

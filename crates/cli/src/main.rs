@@ -1,5 +1,17 @@
 //! The program `ddpm`: arguments and printing. What it does is in the library of the same name.
 
+// `std`'s macros panic when the reader of a pipe is gone or the device is full.
+macro_rules! print {
+    ($($text:tt)*) => { crate::output_streams::print(format_args!($($text)*)) };
+}
+macro_rules! println {
+    () => { crate::output_streams::print(format_args!("\n")) };
+    ($($text:tt)*) => { crate::output_streams::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+macro_rules! eprintln {
+    ($($text:tt)*) => { crate::output_streams::print_error(format_args!("{}\n", format_args!($($text)*))) };
+}
+
 mod bench;
 mod classifier;
 mod config_args;
@@ -13,6 +25,7 @@ mod inspect;
 mod interpolate;
 mod invert;
 mod metric;
+mod output_streams;
 mod predict;
 mod quality;
 mod quality_print;

@@ -31,7 +31,7 @@ pub fn run(arguments: PredictArgs, global: &Global) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     let shape = ddpm::predict::predict(&pipeline.network, &arguments.input, &arguments.output)?;
     if global.json {
-        println!("{}", serde_json::json!({ "output": arguments.output, "shape": shape }));
+        println!("{}", serde_json::json!({ "output": arguments.output.to_string_lossy(), "shape": shape }));
     } else if !global.quiet {
         eprintln!("prediction {shape:?}: {}", arguments.output.display());
     }

@@ -63,7 +63,7 @@ pub fn man(arguments: ManArgs, global: &Global) -> anyhow::Result<()> {
     }
     if global.json {
         let names: Vec<&str> = pages.iter().map(|(name, _)| &**name).collect();
-        println!("{}", serde_json::json!({ "output": folder, "pages": names }));
+        println!("{}", serde_json::json!({ "output": folder.to_string_lossy(), "pages": names }));
     } else if !global.quiet {
         eprintln!("{} pages: {}", pages.len(), folder.display());
     }

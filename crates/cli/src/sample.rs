@@ -38,9 +38,9 @@ use crate::{Global, values};
 pub struct SampleArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
-    /// Number of images
-    #[arg(short, long, default_value_t = 16, value_parser = values::positive, value_name = "N")]
-    n: usize,
+    /// Number of images. Defaults to 16, or with --init to those in the file
+    #[arg(short, long, value_parser = values::positive, value_name = "N")]
+    n: Option<usize>,
     /// Where to write: .png (a grid), .npz, .safetensors, .gif, or a folder
     #[arg(short, long, default_value = "samples.png", value_name = "OUT")]
     output: PathBuf,
@@ -164,6 +164,9 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let seconds = progress.seconds();
     drop(progress);
     print(&saved, seconds, global);
+    if let Some(sheet) = save.sheet.filter(|_| !global.json && !global.quiet) {
+        eprintln!("trajectory: {}", sheet.display());
+    }
     Ok(())
 }
 
@@ -171,8 +174,9 @@ impl SampleArgs {
     /// Returns the options that do not depend on the model.
     fn options(&self) -> anyhow::Result<GenerateOptions> {
         let RefinementArgs { clip_sample, threshold, .. } = self.refinement;
+        let init = self.start.init.as_deref().map(|path| self.noise(path)).transpose()?;
         Ok(GenerateOptions {
-            n: self.n,
+            n: self.n.unwrap_or(init.as_ref().map_or(16, |noise| noise.n)),
             first: self.first,
             seed: self.seed,
             sampler: self.sampler.sampler()?.into(),
@@ -186,7 +190,7 @@ impl SampleArgs {
             labels: None,
             guidance: None,
             size: self.start.size,
-            init: self.start.init.as_deref().map(|path| self.noise(path)).transpose()?,
+            init,
             from: None,
             share_until: self.start.share_until,
         })
@@ -201,9 +205,12 @@ impl SampleArgs {
     ) -> anyhow::Result<GenerateOptions> {
         let mut options = options;
         if self.classes.by_class {
-            let Some(classes) = pipeline.classes().filter(|_| matches!(output, Output::Grid(_))) else {
-                return Err(usage("--by-class needs a model with classes, and a .png to write"));
+            let Some(classes) = pipeline.classes() else {
+                return Err(usage("--by-class: the model has no classes"));
             };
+            if !matches!(output, Output::Grid(_)) {
+                return Err(usage("--by-class writes a grid; give -o a name that ends in .png"));
+            }
             options.n = options.n.saturating_mul(classes.len());
         }
         options.labels = self.labels(options.n)?;
@@ -249,8 +256,8 @@ impl SampleArgs {
     /// Reads noise for all images.
     fn noise(&self, path: &Path) -> anyhow::Result<Images> {
         let noise = read_noise(path)?;
-        if noise.n < self.n {
-            let (path, found, n) = (path.display(), noise.n, self.n);
+        if let Some(n) = self.n.filter(|n| noise.n < *n) {
+            let (path, found) = (path.display(), noise.n);
             bail!("{path}: `noise` is for {found} images, but -n asks for {n}; use -n {found} or fewer");
         }
         Ok(noise)
@@ -264,15 +271,16 @@ fn print(saved: &Saved, seconds: f64, global: &Global) {
     let path = saved.path.display();
     if global.json {
         let object = serde_json::json!({
-            "output": saved.path, "images": n, "existing": saved.existing, "height": height, "width": width,
+            "output": saved.path.to_string_lossy(), "images": n, "existing": saved.existing, "height": height, "width": width,
             "channels": channels, "steps": saved.steps, "seconds": seconds, "images_per_second": per_second,
         });
         println!("{object}");
     } else if !global.quiet {
-        let before = match saved.existing {
-            0 => String::new(),
-            existing => format!(", {existing} of them from before,"),
+        let made = match saved.existing {
+            0 => format!("{n} images"),
+            existing if existing == n => return eprintln!("{n} images, all of them from before: {path}"),
+            existing => format!("{n} images, {existing} of them from before,"),
         };
-        eprintln!("{n} images{before} in {}, {}: {path}", duration(seconds), rate(per_second, "images"));
+        eprintln!("{made} in {}, {}: {path}", duration(seconds), rate(per_second, "images"));
     }
 }

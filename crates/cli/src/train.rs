@@ -62,7 +62,7 @@ pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
     drop(screen);
     if global.json {
         let object = json!({
-            "run": folder, "step": finished.step, "stopped": finished.stopped, "checkpoint": finished.checkpoint,
+            "run": folder.to_string_lossy(), "step": finished.step, "stopped": finished.stopped, "checkpoint": finished.checkpoint,
             "samples": finished.samples, "last": finished.records.last(),
         });
         println!("{object}");

@@ -96,6 +96,8 @@ fn interpolations_begin_and_end_at_the_images() {
     place.ddpm(&command).args(invert).assert().success();
     place.ddpm(&command).args(["--at", "50"]).assert().failure().code(1).stderr(contains("0 to 49"));
     place.ddpm(&command).args(["--mix", "cubic"]).assert().failure().code(2).stderr(contains("slerp"));
+    place.ddpm(&command).args(["-o", "line.npz"]).assert().failure().code(2).stderr(contains("line.npz"));
+    place.ddpm(&command).args(["--between", "1001"]).assert().failure().code(2).stderr(contains("2 to 1000"));
     let missing = ["interpolate", "run", "pictures/000000.png", "no.png"];
     place.ddpm(&missing).assert().failure().code(1).stderr(contains("no.png"));
 }
@@ -127,6 +129,15 @@ fn inpainting_keeps_what_is_known() {
     }
     let refused = place.ddpm(&command).args(["--sampler", "unipc-2"]).assert().failure().code(1);
     refused.stderr(contains("ddpm or ddim"));
+
+    // A mask of another size would lie elsewhere than it was drawn.
+    image::GrayImage::from_pixel(16, 16, image::Luma([255])).save(place.path("large.png")).unwrap();
+    let large = place.ddpm(&["inpaint", "run", "known.png", "large.png"]).assert().failure().code(1);
+    large.stderr(contains("large.png: the mask is 16x16, but known.png is 8x8"));
+    image::GrayImage::new(8, 8).save(place.path("black.png")).unwrap();
+    let black = place.ddpm(&["inpaint", "run", "known.png", "black.png"]).assert().failure().code(1);
+    black.stderr(contains("black.png: no pixel of the mask is white"));
+    place.ddpm(&command).args(["-o", "filled.gif"]).assert().failure().code(2).stderr(contains("no animation"));
 }
 
 /// A run says how its images were fitted to the network, and they are measured as they were trained on.

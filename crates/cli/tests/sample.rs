@@ -202,6 +202,10 @@ fn what_cannot_be_drawn_is_refused_before_any_work() {
     mistaken(sample(&["--batch-size", "0"]), &["--batch-size", "at least 1"]);
     fails(sample(&["-o", "x.jpg"]), 2, &["x.jpg", ".png", ".npz"]);
     fails(sample(&["--animate", "-o", "x.npz"]), 2, &["x.npz", "animation"]);
+    fails(sample(&["--share-until", "NaN"]), 1, &["NaN", "0 to 50"]);
+    fails(sample(&["--share-until", "51"]), 1, &["51", "0 to 50"]);
+    fails(sample(&["--guidance", "2"]), 2, &["no classes"]);
+    fails(sample(&["--by-class"]), 2, &["no classes"]);
     fails(sample(&["--labels", "1"]), 1, &["labels", "no classes"]);
     fails(sample(&["-o", "run/config.toml/x.png"]), 1, &["run/config.toml", "is a file"]);
     fails(sample(&["-o", "run/config.toml"]), 2, &["run/config.toml"]);
@@ -220,6 +224,9 @@ fn given_noise_must_fit() {
     };
     let same = |_: &mut Vec<f32>| {};
     init(&[2, 1, 8, 8], "noise", &same).assert().success();
+    // Without -n, all of it is used.
+    let all = ["sample", "run", "--steps", "2", "--init", "init.safetensors", "-o", "all.safetensors"];
+    assert_eq!(json(place.ddpm(&all))["images"], 2);
     let nan = |values: &mut Vec<f32>| values[77] = f32::NAN;
     fails(init(&[2, 1, 8, 8], "noise", &nan), 1, &["init.safetensors", "`noise`", "not finite", "77"]);
     fails(init(&[2, 1, 8, 8], "noize", &same), 1, &["init.safetensors", "`noise` is missing"]);
@@ -290,7 +297,7 @@ fn a_killed_command_continues_to_the_same_bytes() {
         assert!(!partial.exists(), "{out}");
     }
     // A finished folder has nothing left to do.
-    let done = contains("60 images, 60 of them from before");
+    let done = contains("60 images, all of them from before");
     sample("folder", &["--continue"]).assert().success().stderr(done);
 }
 
@@ -324,4 +331,105 @@ fn a_folder_of_other_images_is_refused() {
     let error = fails(sample("photos", &[]), 1, &words);
     assert!(error.len() < 400 && error.matches(".png").count() == 1, "{error}");
     assert_eq!(names(&place.path("photos")).len(), 306);
+}
+
+/// What lies in OUT.partial is used only if it is whole and of this command, and nothing of the user's is removed.
+#[cfg(unix)]
+#[test]
+fn damaged_and_foreign_unfinished_images_are_not_used() {
+    let place = place_with_model();
+    let sample = |out: &str, more: &[&str]| {
+        let command = ["sample", "run", "-n", "60", "--batch-size", "2", "--steps", "50", "-o", out];
+        place.ddpm(&[&command[..], more].concat())
+    };
+    sample("whole.npz", &[]).assert().success();
+    let partial = place.path("s.npz.partial");
+    let images = partial.join("images");
+    let interrupt = || {
+        let mut child = place.start(&sample("s.npz", &[]), "log");
+        while !fs::metadata(&images).is_ok_and(|file| file.len() > 256) {
+            assert!(child.0.try_wait().unwrap().is_none(), "finished too early");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        // Another process may not write there meanwhile.
+        fails(sample("s.npz", &[]), 1, &["s.npz.partial", "another process"]);
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
+    };
+    let damages: [&dyn Fn(&mut Vec<u8>); 2] = [&|bytes| bytes[200] ^= 1, &|bytes| bytes.resize(60 * 64, 0)];
+    for damage in damages {
+        interrupt();
+        let mut bytes = fs::read(&images).unwrap();
+        damage(&mut bytes);
+        fs::write(&images, bytes).unwrap();
+        let existing = json(sample("s.npz", &[]))["existing"].as_u64().unwrap();
+        assert!(existing < 60, "{existing}");
+        assert_eq!(fs::read(place.path("s.npz")).unwrap(), fs::read(place.path("whole.npz")).unwrap());
+        fs::remove_file(place.path("s.npz")).unwrap();
+    }
+    interrupt();
+    fs::remove_file(partial.join("request.json")).unwrap();
+    fails(sample("s.npz", &["--seed", "1"]), 1, &["s.npz.partial", "no request.json", "remove this folder"]);
+    fs::remove_dir_all(&partial).unwrap();
+
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("notes.txt"), "mine").unwrap();
+    fails(sample("s.npz", &[]), 1, &["s.npz.partial", "no request.json"]);
+    assert_eq!(fs::read_to_string(partial.join("notes.txt")).unwrap(), "mine");
+    fs::rename(&partial, place.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(place.path("elsewhere"), &partial).unwrap();
+    fails(sample("s.npz", &[]), 1, &["s.npz.partial", "symbolic link"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn two_processes_do_not_mix_their_images() {
+    let place = place_with_model();
+    let sample = |seed: &str| {
+        place.ddpm(&["sample", "run", "-n", "60", "--batch-size", "2", "--steps", "50", "-o", "out", "--seed", seed])
+    };
+    let mut child = place.start(&sample("0"), "log");
+    while !place.path("out/000001.png").exists() {
+        assert!(child.0.try_wait().unwrap().is_none(), "finished too early");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    fails(sample("1"), 1, &["out", "another process"]);
+    fails(sample("0"), 1, &["out", "another process"]);
+    assert!(child.0.wait().unwrap().success());
+    assert_eq!(names(&place.path("out")).len(), 60);
+}
+
+/// A reader that goes away ends a command quietly, a full device is an error of one line, and a name that is not UTF-8
+/// is printed as well as it can be.
+#[cfg(target_os = "linux")]
+#[test]
+fn printing_never_panics() {
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::{Command, Stdio};
+    let place = place_with_model();
+    let program = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm"));
+        command.args(arguments).current_dir(place.path("")).stderr(Stdio::piped());
+        command
+    };
+    for arguments in [&["schedule"][..], &["inspect", "run"], &["inspect", "run", "--json"], &["man"]] {
+        let mut child = program(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stderr)), (Some(0), ""), "{arguments:?}");
+
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = program(arguments).stdout(full).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.contains("standard output: No space left") && error.lines().count() == 1, "{error}");
+    }
+    let mut sample = program(&["sample", "run", "-n", "1", "--steps", "2", "--json", "-q", "-o"]);
+    let output = sample.arg(std::ffi::OsStr::from_bytes(b"\xff.png")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["output"], "\u{fffd}.png");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = program(&["sample", "run", "-n", "1", "--steps", "2"]).stderr(full).status().unwrap();
+    assert!(status.success(), "messages are not the result");
 }

@@ -121,13 +121,22 @@ impl Pipeline {
         Ok(images)
     }
 
-    /// Reads a mask, resized like [`Pipeline::read_images`]. Returns for each pixel, H,W, whether it is white.
+    /// Reads the mask of an image, resized like [`Pipeline::read_images`]. Returns for each pixel, H,W, whether it is
+    /// white: at least 128 of 255.
     ///
     /// # Errors
-    /// If the file cannot be read; the error names it.
-    pub fn read_mask(&self, path: &Path, fit: Option<Fit>) -> Result<Vec<bool>, Error> {
+    /// If a file cannot be read, or the mask is not of the image's size; the error names it.
+    pub fn read_mask(&self, mask: &Path, image: &Path, fit: Option<Fit>) -> Result<Vec<bool>, Error> {
+        let size = |path| data::open(path, &ReadOptions::default()).map(|set| [set.height(), set.width()]);
+        let ([h, w], [height, width]) = (size(mask)?, size(image)?);
+        if [h, w] != [height, width] {
+            let image = image.display();
+            let message =
+                format!("the mask is {h}x{w}, but {image} is {height}x{width}; give a mask of the image's size");
+            return Err(Error::Pipeline { path: mask.to_owned(), message });
+        }
         let options = ReadOptions { channels: Some(1), ..self.read_options(fit) };
-        let bytes = data::open(path, &options)?.read([0])?;
+        let bytes = data::open(mask, &options)?.read([0])?;
         Ok(bytes.into_iter().map(|byte| byte >= 128).collect())
     }
 

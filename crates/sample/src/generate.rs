@@ -274,6 +274,10 @@ impl<'a> Generation<'a> {
         if options.first.checked_add(options.n as u64).is_none_or(|end| end > 1 << 48) {
             return Err(Error::Request("images are numbered from 0 to 2^48".into()));
         }
+        let total = self.pipeline.scheduler.num_train_timesteps;
+        if let Some(until) = options.share_until.filter(|until| !(0.0..=total as f64).contains(until)) {
+            return Err(Error::Request(format!("images cannot share noise until t = {until}; expected 0 to {total}")));
+        }
         let sampler = options.sampler.resolve()?;
         let scheduler = self.pipeline.scheduler.clone();
         let scheduler = options.clip.map_or(scheduler.clone(), |clip| clip.apply(scheduler));

@@ -7,18 +7,22 @@
 //! OUT.partial/request.json    identity, first image, shape, number of frames
 //! OUT.partial/images          the finished images, one after the other: bytes, or f32 for safetensors
 //! OUT.partial/frame-NN        the frames of an animation, likewise
+//! OUT.partial/checksums       of each image with its frames, 8 bytes
 //! ```
 //!
 //! The file is then written in one pass; one row of a grid, or one frame, is in memory at a time.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::Images;
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash64;
 use weights::atomic;
 
 use crate::output::picture::{self, Layout, PixelSource};
@@ -50,7 +54,7 @@ pub(crate) struct Writer {
 
 enum Target {
     /// A folder of PNGs, and the numbers of the existing images.
-    Folder { folder: PathBuf, existing: BTreeSet<usize> },
+    Folder { folder: PathBuf, existing: BTreeSet<usize>, _lock: File },
     /// Any other output, written from a spool.
     File { output: Output, spool: Spool },
 }
@@ -65,9 +69,12 @@ impl Writer {
         let WriteRequest { identity, first, shape, .. } = request.clone();
         let target = match output {
             Output::Folder(folder) => {
+                let lock = lock(folder)?;
+                atomic::remove_leftovers(folder, Duration::ZERO)?;
                 let existing = existing_images(folder, &identity)?;
                 let here = |number: u64| usize::try_from(number.checked_sub(first)?).ok().filter(|&i| i < shape[0]);
-                Target::Folder { folder: folder.clone(), existing: existing.into_iter().filter_map(here).collect() }
+                let existing = existing.into_iter().filter_map(here).collect();
+                Target::Folder { folder: folder.clone(), existing, _lock: lock }
             }
             _ => Target::File { output: output.clone(), spool: Spool::open(output, request)? },
         };
@@ -100,7 +107,7 @@ impl Writer {
     ) -> Result<()> {
         output::check(images)?;
         match &mut self.target {
-            Target::Folder { folder, existing } => {
+            Target::Folder { folder, existing, .. } => {
                 let mut info = info.to_vec();
                 info.push((IDENTITY.to_owned(), self.identity.clone()));
                 output::write_folder(folder, images, self.first + start as u64, &info)?;
@@ -141,7 +148,28 @@ impl Writer {
 }
 
 const IMAGES: &str = "images";
+const CHECKSUMS: &str = "checksums";
 const REQUEST: &str = "request.json";
+
+/// Locks a folder against other processes that write images there.
+fn lock(folder: &Path) -> Result<File> {
+    let fail = |error| Error::Io { path: folder.to_owned(), action: "cannot be opened", error };
+    let lock = File::open(folder).map_err(fail)?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::Target { path: folder.to_owned(), reason: "another process is writing there".into() })
+        }
+        // A file system without locks is no reason to fail.
+        _ => Ok(lock),
+    }
+}
+
+/// Returns the checksum of an image and its frames.
+fn checksum<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 8] {
+    let mut hasher = XxHash64::with_seed(0);
+    parts.into_iter().for_each(|part| hasher.write(part));
+    hasher.finish().to_le_bytes()
+}
 
 /// Images that are collected beside a file until it can be made.
 struct Spool {
@@ -173,11 +201,13 @@ impl Spool {
             let path = folder.clone();
             move |error| Error::Io { path, action, error }
         };
-        fs::create_dir_all(&folder).map_err(fail("cannot create this folder"))?;
-        let lock = File::open(&folder).map_err(fail("cannot be opened"))?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(Error::Target { path: folder, reason: "another process is writing there".into() });
+        if folder.is_symlink() {
+            let reason = "is a symbolic link; the unfinished images go to a folder of this name, so remove it".into();
+            return Err(Error::Target { path: folder, reason });
         }
+        fs::create_dir_all(&folder).map_err(fail("cannot create this folder"))?;
+        let lock = lock(&folder)?;
+        atomic::remove_leftovers(&folder, Duration::ZERO)?;
         let file = folder.join(REQUEST);
         match fs::read_to_string(&file) {
             Ok(text) if serde_json::from_str(&text).ok() != Some(request.clone()) => {
@@ -189,7 +219,12 @@ impl Spool {
                 return Err(Error::Target { path: folder, reason });
             }
             Ok(_) => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("cannot be read")(error)),
             Err(_) => {
+                if fs::read_dir(&folder).map_err(fail("cannot be read"))?.next().is_some() {
+                    let reason = format!("holds files, but no {REQUEST} that says what they are; remove this folder");
+                    return Err(Error::Target { path: folder, reason });
+                }
                 let text = serde_json::to_string(&request).unwrap_or_default();
                 atomic::write_file(&file, |file| file.write_all(text.as_bytes()))?;
             }
@@ -209,40 +244,65 @@ impl Spool {
         self.request.shape[1..].iter().product::<usize>() as u64
     }
 
+    /// Returns the files with the number of bytes that each has for an image; the checksums come last.
+    fn files(&self) -> Vec<(PathBuf, u64)> {
+        let frames = (0..self.request.frames).map(|i| (self.frame(i), self.frame_bytes()));
+        let images = (self.folder.join(IMAGES), self.image_bytes());
+        frames.chain([images, (self.folder.join(CHECKSUMS), 8)]).collect()
+    }
+
     fn frame(&self, index: usize) -> PathBuf {
         self.folder.join(format!("frame-{index:02}"))
     }
 
-    /// Counts the complete images, and truncates incomplete data that an interruption left.
+    /// Counts the complete images, and truncates incomplete or damaged data that an interruption left.
     fn recover(&mut self) -> Result<()> {
-        let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let images = length(&self.folder.join(IMAGES)) / self.image_bytes().max(1);
-        let frames = (0..self.request.frames).map(|i| length(&self.frame(i)) / self.frame_bytes().max(1));
-        let done = frames.fold(images, u64::min).min(self.request.shape[0] as u64);
-        self.done = done as usize;
-        let cut = |path: PathBuf, bytes: u64| {
-            let cut = || OpenOptions::new().write(true).create(true).truncate(false).open(&path)?.set_len(bytes);
-            cut().map_err(|error| Error::Io { path: path.clone(), action: "cannot be written", error })
-        };
-        cut(self.folder.join(IMAGES), done * self.image_bytes())?;
-        (0..self.request.frames).try_for_each(|i| cut(self.frame(i), done * self.frame_bytes()))
+        let mut open = Vec::new();
+        for (path, bytes) in self.files() {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let file = file.map_err(|error| Error::Io { path: path.clone(), action: "cannot be opened", error })?;
+            open.push((path, file, vec![0; bytes as usize]));
+        }
+        self.done = 0;
+        while self.done < self.request.shape[0] {
+            if !open.iter_mut().all(|(_, file, bytes)| file.read_exact(bytes).is_ok()) {
+                break;
+            }
+            let (sum, parts) = open.split_last().expect("the checksums are a file");
+            if checksum(parts.iter().map(|(_, _, bytes)| &bytes[..])) != sum.2[..] {
+                break;
+            }
+            self.done += 1;
+        }
+        open.iter().try_for_each(|(path, file, bytes)| {
+            let cut = file.set_len((self.done * bytes.len()) as u64);
+            cut.map_err(|error| Error::Io { path: path.clone(), action: "cannot be written", error })
+        })
     }
 
-    /// Appends images and their frames. The images come last, since they mark the entry as complete.
+    /// Appends images and their frames. The checksums come last, since they mark an image as complete.
     fn append(&mut self, images: &Images, previews: &[Images]) -> Result<()> {
-        let append = |path: PathBuf, bytes: &[u8]| {
-            let append = || OpenOptions::new().append(true).create(true).open(&path)?.write_all(bytes);
-            append().map_err(|error| Error::Io { path: path.clone(), action: "cannot be written", error })
-        };
-        for (i, preview) in previews.iter().enumerate().take(self.request.frames) {
+        let mut parts = Vec::new();
+        for preview in previews.iter().take(self.request.frames) {
             output::check(preview)?;
-            append(self.frame(i), &preview.bytes())?;
+            parts.push(preview.bytes());
         }
-        let bytes = match self.floats {
+        parts.push(match self.floats {
             true => images.nchw().into_iter().flat_map(f32::to_le_bytes).collect(),
             false => images.bytes(),
-        };
-        append(self.folder.join(IMAGES), &bytes)?;
+        });
+        let sums = (0..images.n).flat_map(|i| {
+            checksum(parts.iter().map(|part| {
+                let length = part.len() / images.n;
+                &part[i * length..(i + 1) * length]
+            }))
+        });
+        let sums = sums.collect();
+        parts.push(sums);
+        for ((path, _), part) in self.files().into_iter().zip(&parts) {
+            let append = || OpenOptions::new().append(true).create(true).open(&path)?.write_all(part);
+            append().map_err(|error| Error::Io { path: path.clone(), action: "cannot be written", error })?;
+        }
         self.done += images.n;
         Ok(())
     }
@@ -257,11 +317,13 @@ impl Spool {
 
     fn remove(self) -> Result<()> {
         let Self { folder, _temporary: None, .. } = &self else { return Ok(()) };
-        fs::remove_dir_all(folder).map_err(|error| Error::Io {
-            path: folder.clone(),
-            action: "cannot be removed",
-            error,
-        })
+        // The request comes last: without it, files here would be of unknown origin.
+        let files = self.files().into_iter().map(|(path, _)| path).chain([folder.join(REQUEST)]);
+        for path in files {
+            let fail = |error| Error::Io { path: path.clone(), action: "cannot be removed", error };
+            fs::remove_file(&path).map_err(fail)?;
+        }
+        fs::remove_dir(folder).map_err(|error| Error::Io { path: folder.clone(), action: "cannot be removed", error })
     }
 }
 
