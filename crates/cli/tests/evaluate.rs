@@ -97,7 +97,8 @@ fn interpolations_begin_and_end_at_the_images() {
     place.ddpm(&command).args(["--at", "50"]).assert().failure().code(1).stderr(contains("0 to 49"));
     place.ddpm(&command).args(["--mix", "cubic"]).assert().failure().code(2).stderr(contains("slerp"));
     place.ddpm(&command).args(["-o", "line.npz"]).assert().failure().code(2).stderr(contains("line.npz"));
-    place.ddpm(&command).args(["--between", "1001"]).assert().failure().code(2).stderr(contains("2 to 1000"));
+    let many = ["interpolate", "run", "pictures/000000.png", "pictures/000001.png", "--between", "1001"];
+    place.ddpm(&many).assert().failure().code(2).stderr(contains("2 to 1000"));
     let missing = ["interpolate", "run", "pictures/000000.png", "no.png"];
     place.ddpm(&missing).assert().failure().code(1).stderr(contains("no.png"));
 }
