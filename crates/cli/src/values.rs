@@ -30,19 +30,17 @@ pub fn grid() -> impl TypedValueParser<Value = TimestepGrid> {
 
 /// `--spacing`.
 pub fn spacing() -> impl TypedValueParser<Value = TimestepSpacing> {
-    one_of(&TimestepSpacing::NAMES, &[("quad", TimestepSpacing::Quadratic)])
+    one_of(&TimestepSpacing::NAMES, &TimestepSpacing::ALIASES)
 }
 
 /// `--variance`.
 pub fn variance() -> impl TypedValueParser<Value = Variance> {
-    let aliases = &[("fixed_small_log", Variance::FixedSmall), ("fixed_large_log", Variance::FixedLarge)];
-    one_of(&Variance::NAMES, aliases)
+    one_of(&Variance::NAMES, &Variance::ALIASES)
 }
 
 /// `--beta-schedule`.
 pub fn beta_schedule() -> impl TypedValueParser<Value = BetaSchedule> {
-    let aliases = &[("cosine", BetaSchedule::SquaredcosCapV2), ("quad", BetaSchedule::ScaledLinear)];
-    one_of(&BetaSchedule::NAMES, aliases)
+    one_of(&BetaSchedule::NAMES, &BetaSchedule::ALIASES)
 }
 
 /// `--prediction`.

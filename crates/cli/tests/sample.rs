@@ -333,6 +333,12 @@ fn a_folder_of_other_images_is_refused() {
     assert_eq!(names(&place.path("photos")).len(), 306);
 }
 
+#[cfg(unix)]
+fn signal(process: &Started, signal: &str) {
+    let sent = std::process::Command::new("kill").args([signal, &process.0.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
 /// What lies in OUT.partial is used only if it is whole and of this command, and nothing of the user's is removed.
 #[cfg(unix)]
 #[test]
@@ -351,7 +357,8 @@ fn damaged_and_foreign_unfinished_images_are_not_used() {
             assert!(child.0.try_wait().unwrap().is_none(), "finished too early");
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        // Another process may not write there meanwhile.
+        // Another process may not write there meanwhile; this one waits, because the other tries again for a while.
+        signal(&child, "-STOP");
         fails(sample("s.npz", &[]), 1, &["s.npz.partial", "another process"]);
         child.0.kill().unwrap();
         child.0.wait().unwrap();
@@ -396,8 +403,10 @@ fn two_processes_do_not_mix_their_images() {
         assert!(child.0.try_wait().unwrap().is_none(), "finished too early");
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    signal(&child, "-STOP");
     fails(sample("1"), 1, &["out", "another process"]);
     fails(sample("0"), 1, &["out", "another process"]);
+    signal(&child, "-CONT");
     assert!(child.0.wait().unwrap().success());
     assert_eq!(names(&place.path("out")).len(), 60);
 }

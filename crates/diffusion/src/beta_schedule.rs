@@ -43,6 +43,9 @@ pub enum BetaSchedule {
 }
 
 impl BetaSchedule {
+    /// Other names, which are read and not written.
+    pub const ALIASES: [(&'static str, Self); 2] = [("cosine", Self::SquaredcosCapV2), ("quad", Self::ScaledLinear)];
+
     /// Every schedule with its name.
     pub const NAMES: [(&'static str, Self); 10] = [
         ("linear", Self::Linear),
@@ -103,14 +106,9 @@ impl fmt::Display for BetaSchedule {
 impl FromStr for BetaSchedule {
     type Err = Error;
 
-    /// Reads the names of [`BetaSchedule::NAMES`], `cosine` and `quad`.
+    /// Reads a name of [`BetaSchedule::NAMES`] or [`BetaSchedule::ALIASES`].
     fn from_str(name: &str) -> Result<Self, Error> {
-        let name = match name {
-            "cosine" => "squaredcos_cap_v2",
-            "quad" => "scaled_linear",
-            name => name,
-        };
-        named("beta schedule", name, &Self::NAMES)
+        named("beta schedule", name, [&Self::NAMES, &Self::ALIASES])
     }
 }
 

@@ -7,9 +7,13 @@ pub(crate) fn name_of<T: PartialEq>(value: &T, table: &[(&'static str, T)]) -> &
     table.iter().find(|(_, known)| known == value).map_or("?", |&(name, _)| name)
 }
 
-/// Returns the value of a name, or an error that lists the known names.
-pub(crate) fn named<T: Copy>(what: &'static str, name: &str, table: &[(&'static str, T)]) -> Result<T, Error> {
-    table.iter().find(|(known, _)| *known == name).map(|&(_, value)| value).ok_or_else(|| Error::Name {
+/// Returns the value of a name or an alias, or an error that lists the names.
+pub(crate) fn named<T: Copy>(
+    what: &'static str,
+    name: &str,
+    [table, aliases]: [&[(&'static str, T)]; 2],
+) -> Result<T, Error> {
+    table.iter().chain(aliases).find(|(known, _)| *known == name).map(|&(_, value)| value).ok_or_else(|| Error::Name {
         what,
         name: name.to_owned(),
         expected: table.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "),

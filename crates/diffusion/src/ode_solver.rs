@@ -143,7 +143,7 @@ impl std::str::FromStr for OdeSolver {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        crate::names::named("sampler", name, &Self::NAMES)
+        crate::names::named("sampler", name, [&Self::NAMES, &[]])
     }
 }
 

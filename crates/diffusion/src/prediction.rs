@@ -149,6 +149,6 @@ impl FromStr for Prediction {
 
     /// Parses a name of [`Prediction::NAMES`].
     fn from_str(name: &str) -> Result<Self, Error> {
-        named("prediction", name, &Self::NAMES)
+        named("prediction", name, [&Self::NAMES, &[]])
     }
 }

@@ -97,7 +97,7 @@ impl std::str::FromStr for TimestepGrid {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        crate::names::named("grid", name, &Self::NAMES)
+        crate::names::named("grid", name, [&Self::NAMES, &[]])
     }
 }
 

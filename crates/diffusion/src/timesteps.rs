@@ -30,6 +30,9 @@ pub enum TimestepSpacing {
 }
 
 impl TimestepSpacing {
+    /// Other names, which are read and not written.
+    pub const ALIASES: [(&'static str, Self); 1] = [("quad", Self::Quadratic)];
+
     /// Every spacing with its name.
     pub const NAMES: [(&'static str, Self); 4] = [
         ("leading", Self::Leading),
@@ -81,9 +84,9 @@ impl fmt::Display for TimestepSpacing {
 impl FromStr for TimestepSpacing {
     type Err = Error;
 
-    /// Reads the names of [`TimestepSpacing::NAMES`] and `quad`.
+    /// Reads a name of [`TimestepSpacing::NAMES`] or [`TimestepSpacing::ALIASES`].
     fn from_str(name: &str) -> Result<Self, Error> {
-        named("timestep spacing", if name == "quad" { "quadratic" } else { name }, &Self::NAMES)
+        named("timestep spacing", name, [&Self::NAMES, &Self::ALIASES])
     }
 }
 

@@ -55,6 +55,10 @@ impl LogVariance {
 }
 
 impl Variance {
+    /// diffusers' other names, which are read and not written.
+    pub const ALIASES: [(&'static str, Self); 2] =
+        [("fixed_small_log", Self::FixedSmall), ("fixed_large_log", Self::FixedLarge)];
+
     /// Every variance with its name.
     pub const NAMES: [(&'static str, Self); 4] = [
         ("fixed_small", Self::FixedSmall),
@@ -123,13 +127,8 @@ impl fmt::Display for Variance {
 impl FromStr for Variance {
     type Err = Error;
 
-    /// Parses a name of [`Variance::NAMES`], or diffusers' `fixed_small_log` and `fixed_large_log`.
+    /// Reads a name of [`Variance::NAMES`] or [`Variance::ALIASES`].
     fn from_str(name: &str) -> Result<Self, Error> {
-        let name = match name {
-            "fixed_small_log" => "fixed_small",
-            "fixed_large_log" => "fixed_large",
-            name => name,
-        };
-        named("variance", name, &Self::NAMES)
+        named("variance", name, [&Self::NAMES, &Self::ALIASES])
     }
 }

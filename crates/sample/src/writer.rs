@@ -13,7 +13,7 @@
 //! The file is then written in one pass; one row of a grid, or one frame, is in memory at a time.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -54,7 +54,7 @@ pub(crate) struct Writer {
 
 enum Target {
     /// A folder of PNGs, and the numbers of the existing images.
-    Folder { folder: PathBuf, existing: BTreeSet<usize>, _lock: File },
+    Folder { folder: PathBuf, existing: BTreeSet<usize>, _lock: Option<File> },
     /// Any other output, written from a spool.
     File { output: Output, spool: Spool },
 }
@@ -152,16 +152,9 @@ const CHECKSUMS: &str = "checksums";
 const REQUEST: &str = "request.json";
 
 /// Locks a folder against other processes that write images there.
-fn lock(folder: &Path) -> Result<File> {
-    let fail = |error| Error::Io { path: folder.to_owned(), action: "cannot be opened", error };
-    let lock = File::open(folder).map_err(fail)?;
-    match lock.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Target { path: folder.to_owned(), reason: "another process is writing there".into() })
-        }
-        // A file system without locks is no reason to fail.
-        _ => Ok(lock),
-    }
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let reason = "another process is writing there";
+    weights::lock_folder(folder).map_err(|_| Error::Target { path: folder.to_owned(), reason: reason.into() })
 }
 
 /// Returns the checksum of an image and its frames.
@@ -180,7 +173,7 @@ struct Spool {
     /// Number of complete images.
     done: usize,
     /// A lock that is held while the spool is written.
-    _lock: File,
+    _lock: Option<File>,
     /// A temporary folder for the spool, if the output is a device.
     _temporary: Option<tempfile::TempDir>,
 }

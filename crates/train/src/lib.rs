@@ -23,7 +23,6 @@ mod data_loader;
 mod error;
 mod event;
 mod from_config;
-mod lock;
 mod metrics;
 pub mod objective;
 mod observer;

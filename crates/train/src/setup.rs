@@ -12,7 +12,6 @@ use crate::Error;
 use crate::command::Commands;
 use crate::config::TrainingConfig;
 use crate::event::Event;
-use crate::lock::lock;
 use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
 use crate::records;
@@ -41,7 +40,10 @@ pub(crate) fn set_up<'o>(
         |source| Error::Write { path, source }
     };
     std::fs::create_dir_all(folder).map_err(write_error(folder))?;
-    let lock = lock(folder)?;
+    let lock = weights::lock_folder(folder).map_err(|_| {
+        let folder = folder.display();
+        Error::Run(format!("{folder}: another process is training there; choose another folder"))
+    })?;
     for folder in [folder.to_owned(), folder.join("samples"), folder.join("checkpoints")] {
         std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
         atomic::remove_leftovers(&folder, Duration::ZERO)?;

@@ -25,11 +25,6 @@ fn error(tensors: &Tensors) -> String {
     import(&path, &ImportOptions::default()).unwrap_err().to_string()
 }
 
-fn with_shapes(shapes: &[(&str, &[usize])]) -> Tensors {
-    let tensor = |shape: &[usize]| Tensor { shape: shape.to_vec(), data: vec![0.0; shape.iter().product()] };
-    shapes.iter().map(|&(name, shape)| (name.to_owned(), tensor(shape))).collect()
-}
-
 #[test]
 fn every_family_is_imported() {
     let options = |heads| ImportOptions { heads, ..ImportOptions::default() };
@@ -122,7 +117,7 @@ fn missing_and_unexpected_tensors_are_errors() {
             .contains("level 0 of the up path has no module with weights that resamples")
     );
     let mut more = all.clone();
-    more.extend(with_shapes(&[("mid.block_3.norm1.weight", &[32])]));
+    more.insert("mid.block_3.norm1.weight".to_owned(), Tensor { shape: vec![32], data: vec![0.0; 32] });
     assert!(error(&more).contains("`mid.block_3.norm1.weight` has no counterpart"));
 
     // Wrong shapes are detected when the network is built; the import must not panic.
