@@ -1,6 +1,9 @@
 //! Errors as the program reports them: one line on standard error, one JSON object on standard output with `--json`.
 
+use std::error::Error;
 use std::fmt::{self, Display};
+use std::io::{IsTerminal, stderr};
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
 
 /// A mistake in the command itself: exit status 2.
@@ -13,7 +16,7 @@ impl Display for Usage {
     }
 }
 
-impl std::error::Error for Usage {}
+impl Error for Usage {}
 
 /// Returns an error of the command itself.
 pub fn usage(error: impl Display) -> anyhow::Error {
@@ -30,12 +33,33 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 
 /// Reports what clap found while it parsed the arguments: a mistake, or text that was asked for by `--help` or `--version`.
 pub fn report_parse(error: &clap::Error, json: bool) -> ExitCode {
-    // There is nowhere to report that standard error is closed.
-    let _ = error.print();
-    if error.use_stderr() {
-        print_json(json, &first_paragraph(&error.to_string()));
+    match error.source().and_then(in_plain_words) {
+        Some((from, to)) => {
+            let text = error.render();
+            let shown = if stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+            eprintln!("{}", shown.replace(&from, to).trim_end());
+            print_json(json, &first_paragraph(&text.to_string().replace(&from, to)));
+        }
+        None => {
+            // There is nowhere to report that standard error is closed.
+            let _ = error.print();
+            if error.use_stderr() {
+                print_json(json, &first_paragraph(&error.to_string()));
+            }
+        }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Returns the text of an error of the standard library about a number, and what to say instead: what was expected.
+fn in_plain_words(source: &(dyn Error + 'static)) -> Option<(String, &'static str)> {
+    let expected = match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+        Some(IntErrorKind::PosOverflow) => "the number is too large",
+        Some(_) => "expected a whole number of at least 0",
+        None if source.is::<ParseFloatError>() => "expected a number",
+        None => return None,
+    };
+    Some((source.to_string(), expected))
 }
 
 fn print_json(json: bool, message: &str) {

@@ -39,7 +39,7 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use ddpm::Device;
 
 use crate::error::usage;
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
     hide_caught_panics();
     // The arguments may not be parsed.
     let json = std::env::args_os().any(|argument| argument == "--json");
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return error::report_parse(&error, json),
     };
@@ -124,6 +124,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error::report(&error, json),
     }
+}
+
+/// Parses the arguments. A flag's value may be a negative number, so that the flag and not the number is the mistake.
+fn parse() -> Result<Cli, clap::Error> {
+    let command = Cli::command().mut_subcommands(|command| {
+        command.mut_args(|arg| match arg.is_positional() || !arg.get_action().takes_values() {
+            true => arg,
+            false => arg.allow_negative_numbers(true),
+        })
+    });
+    Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
 /// Hides panics of the Parquet reader on damaged files, which are caught and reported as errors.
@@ -163,7 +174,6 @@ fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn arguments_are_consistent() {

@@ -58,7 +58,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".into()),
         Ok(number) => Ok(number),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("expected a whole number of at least 1".into()),
     }
 }
 

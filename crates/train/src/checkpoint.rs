@@ -97,7 +97,7 @@ pub fn save(run: &Path, parts: &CheckpointParts, keep: usize) -> Result<PathBuf,
     let all = pipeline::checkpoints(&checkpoints)?;
     let old = all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1));
     for (_, old) in old.filter(|(step, _)| Some(*step) != best) {
-        std::fs::remove_dir_all(old).map_err(|source| Error::Write { path: old.clone(), source })?;
+        atomic::remove_folder(old)?;
     }
     Ok(target)
 }

@@ -124,6 +124,18 @@ pub fn write_folder<E: From<Error>>(
     Ok(())
 }
 
+/// Removes the folder `path` so that it never exists in part: it gets a temporary name first.
+///
+/// # Errors
+/// If it cannot be renamed or removed.
+pub fn remove_folder(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let fail = || Error::write(path);
+    let old = Temporary::sibling(path)?;
+    fs::rename(path, &old.path).map_err(fail())?;
+    fs::remove_dir_all(&old.path).map_err(fail())
+}
+
 #[derive(PartialEq)]
 enum Target {
     /// Nothing is there.

@@ -1,5 +1,7 @@
 //! Draws sample grids.
 
+use std::path::PathBuf;
+
 use sample::output::{self, Output};
 
 use crate::Error;
@@ -8,7 +10,8 @@ use crate::event::Event;
 use crate::observer::{Context, Observer};
 
 /// Draws grids of samples from the averaged network, always from the same noise: every `train.sample_every` steps, on
-/// request and at the end. A grid is cancelled when the run is stopped.
+/// request and at the end. A grid is cancelled when the run is stopped. One that was due when the run ended unexpectedly is
+/// drawn when it is resumed.
 pub(crate) struct SampleGrids;
 
 impl Observer for SampleGrids {
@@ -16,15 +19,21 @@ impl Observer for SampleGrids {
         let (every, count) = (context.config().train.sample_every, context.config().train.samples);
         let due = || context.is_due(every) || (every > 0 && context.is_last()) || context.is_requested(Command::Sample);
         match event {
+            Event::Started { step: 1.., .. } if count > 0 && due() && !path(context).exists() => draw(context, count),
             Event::Step { .. } if count > 0 && !context.is_stopped() && due() => draw(context, count),
             _ => Ok(()),
         }
     }
 }
 
+/// Returns the file of the grid of this step.
+fn path(context: &Context) -> PathBuf {
+    context.folder().join("samples").join(format!("{:09}.png", context.trainer().state().step))
+}
+
 fn draw(context: &mut Context, count: usize) -> Result<(), Error> {
     let pipeline = context.pipeline();
-    let (step, seed) = (context.trainer().state().step, context.config().train.seed);
+    let (step, seed, path) = (context.trainer().state().step, context.config().train.seed, path(context));
     let generation = context.config().generation(&pipeline, context.images(), count);
     let images = generation
         .on_progress(|progress| context.progress(Event::Sampling { done: progress.done, total: progress.total }))
@@ -35,7 +44,6 @@ fn draw(context: &mut Context, count: usize) -> Result<(), Error> {
         Err(error @ sample::Error::NotFinite { .. }) => return context.warn(error.to_string()),
         images => images?,
     };
-    let path = context.folder().join("samples").join(format!("{step:09}.png"));
     let info = [("step".to_owned(), step.to_string()), ("seed".to_owned(), seed.to_string())];
     output::write(&Output::Grid(path.clone()), &images, &[], &info).map_err(sample::Error::from)?;
     context.emit(Event::Sampled { path })

@@ -1,0 +1,28 @@
+//! What people type and have on their disks: each is done, or refused in words that say what to do.
+
+mod common;
+
+use common::*;
+
+#[test]
+fn numbers_out_of_range_are_explained() {
+    let place = Place::new();
+    let wrong = |flag: &str, value: &str, words: &[&str]| {
+        mistaken(place.ddpm(&["sample", "run", flag, value]), &[&[flag, value], words].concat());
+    };
+    wrong("--n", "-1", &["whole number of at least 1"]);
+    wrong("--n", "0", &["at least 1"]);
+    wrong("--seed", "-1", &["whole number of at least 0"]);
+    wrong("--seed", "18446744073709551616", &["too large"]);
+    wrong("--eta", "x", &["expected a number"]);
+    wrong("--timesteps", "abc", &["whole number"]);
+    let object = json_error(place.ddpm(&["sample", "run", "--seed", "-1", "--json"]));
+    assert_eq!(object, "invalid value '-1' for '--seed <N>': expected a whole number of at least 0");
+}
+
+/// The error of a command with `--json`, which is its one object on standard output.
+fn json_error(mut command: assert_cmd::Command) -> String {
+    let output = command.output().unwrap();
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    object["error"].as_str().unwrap().to_owned()
+}
