@@ -2,9 +2,10 @@
 
 use std::error::Error;
 use std::fmt::{self, Display};
-use std::io::{IsTerminal, stderr};
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
+
+use crate::output_streams;
 
 /// A mistake in the command itself: exit status 2.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub fn usage(error: impl Display) -> anyhow::Error {
 
 /// Reports an error and returns the exit status: 2 for usage, else 1.
 pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
-    let line = one_line(error);
+    let line = output_streams::one_line(&joined(error));
     eprintln!("error: {line}");
     print_json(json, &line);
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
@@ -35,10 +36,9 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 pub fn report_parse(error: &clap::Error, json: bool) -> ExitCode {
     match error.source().and_then(in_plain_words) {
         Some((from, to)) => {
-            let text = error.render();
-            let shown = if stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() };
-            eprintln!("{}", shown.replace(&from, to).trim_end());
-            print_json(json, &first_paragraph(&text.to_string().replace(&from, to)));
+            let text = error.to_string().replace(&from, to);
+            eprintln!("{}", text.trim_end());
+            print_json(json, &first_paragraph(&text));
         }
         None => {
             // There is nowhere to report that standard error is closed.
@@ -69,7 +69,7 @@ fn print_json(json: bool, message: &str) {
 }
 
 /// Joins an error and its causes, leaving out those that are already part of the text.
-fn one_line(error: &anyhow::Error) -> String {
+fn joined(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if line.is_empty() {
@@ -106,6 +106,6 @@ mod tests {
     #[test]
     fn causes_are_said_once() {
         let error = anyhow::anyhow!("disk full").context("x.png: disk full").context("cannot write");
-        assert_eq!(one_line(&error), "cannot write: x.png: disk full");
+        assert_eq!(joined(&error), "cannot write: x.png: disk full");
     }
 }

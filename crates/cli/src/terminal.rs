@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::Global;
+use crate::{Global, output_streams};
 
 /// Without a bar, the time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ impl Progress {
 
     /// Prints a warning, which `--quiet` does not suppress.
     pub fn warn(&self, line: impl AsRef<str>) {
-        self.print(&format!("warning: {}", line.as_ref()));
+        self.print(&format!("warning: {}", output_streams::one_line(line.as_ref())));
     }
 
     fn print(&self, line: &str) {

@@ -26,3 +26,16 @@ fn json_error(mut command: assert_cmd::Command) -> String {
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     object["error"].as_str().unwrap().to_owned()
 }
+
+#[test]
+fn foreign_names_do_not_reach_the_terminal_as_they_are() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("photos")).unwrap();
+    for name in ["a\u{1b}[2J.png", "b\nc.png"] {
+        std::fs::write(place.path("photos").join(name), "no image").unwrap();
+    }
+    let output = place.ddpm(&["inspect", "photos"]).output().unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(text.contains("\\u001b[2J.png") && !text.contains('\u{1b}'), "{text}");
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+}
