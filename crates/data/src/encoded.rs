@@ -77,7 +77,8 @@ fn decoder(bytes: &[u8]) -> image::ImageResult<(ImageFormat, impl ImageDecoder +
     reader.limits(limits);
     let decoder = reader.into_decoder()?;
     if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
-        let message = "has pixels of floating-point numbers, whose range is unknown; convert it to 8 or 16 bits per channel";
+        let message =
+            "has pixels of floating-point numbers, whose range is unknown; convert it to 8 or 16 bits per channel";
         return Err(ImageError::IoError(io::Error::other(message)));
     }
     let (width, height) = decoder.dimensions();

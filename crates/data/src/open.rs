@@ -51,7 +51,9 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
         return Err(Error::Unsupported { path: path.to_owned(), message });
     }
     if options.range.is_some() && !found.has_range {
-        found.warnings.push("the range is ignored, because the pixels have 8 bits; it applies to .npy and .npz".to_owned());
+        found
+            .warnings
+            .push("the range is ignored, because the pixels have 8 bits; it applies to .npy and .npz".to_owned());
     }
     ImageSet::new(name, path, found, options)
 }

@@ -1,5 +1,6 @@
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -47,6 +48,61 @@ impl Fit {
     /// Returns the fit for images that are not training images: the centre in place of a random position.
     pub fn deterministic(self) -> Fit {
         if self == Fit::RandomCrop { Fit::Crop } else { self }
+    }
+}
+
+/// A background colour, RGB. Written as three numbers or as `#rrggbb`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Background(pub [u8; 3]);
+
+impl Background {
+    const EXPECTED: &str = "three numbers from 0 to 255, or a colour such as #ffffff";
+
+    /// Returns whether this is white, the default.
+    pub fn is_white(&self) -> bool {
+        *self == Background::default()
+    }
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        Background([255; 3])
+    }
+}
+
+impl FromStr for Background {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let digits = text.strip_prefix('#').filter(|digits| digits.len() == 6 && digits.is_ascii());
+        let byte = |at: usize| u8::from_str_radix(digits?.get(at..at + 2)?, 16).ok();
+        match (byte(0), byte(2), byte(4)) {
+            (Some(r), Some(g), Some(b)) => Ok(Background([r, g, b])),
+            _ => Err(format!("got {text:?}, expected {}", Self::EXPECTED)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Background {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Colour;
+
+        impl<'de> Visitor<'de> for Colour {
+            type Value = Background;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str(Background::EXPECTED)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Background, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> std::result::Result<Background, A::Error> {
+                <[u8; 3]>::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Background)
+            }
+        }
+        deserializer.deserialize_any(Colour)
     }
 }
 

@@ -35,7 +35,9 @@ enum Storage {
 impl ImageSet {
     /// Reads the header of every image, determines the shape, and decodes all images if they fit into memory.
     pub(crate) fn new(name: String, path: &Path, found: Discovered, options: &ReadOptions) -> Result<ImageSet> {
-        let Discovered { format, source, labels, mut class_names, files, bad, other_files, generated, warnings, .. } = found;
+        let Discovered {
+            format, source, labels, mut class_names, files, bad, other_files, generated, warnings, ..
+        } = found;
         let mut report = ReadReport { files, bad, other_files, generated, warnings, ..ReadReport::default() };
         let mut kept = probe_all(path, &source, &mut report)?;
 
@@ -107,6 +109,11 @@ impl ImageSet {
     /// Returns the number of channels C: 1 (grey), 3 (RGB) or 4 (RGBA).
     pub fn channels(&self) -> usize {
         self.target.channels
+    }
+
+    /// Returns how images of another size were fitted.
+    pub fn fit(&self) -> Fit {
+        self.target.fit
     }
 
     /// Returns the label of each image, an index into [`class_names`](Self::class_names), or `None` if the set has no
@@ -229,7 +236,8 @@ impl ImageSet {
     pub fn read_crops(&self, indices: &[usize], positions: &[[f64; 2]]) -> Result<Vec<u8>> {
         self.check_bounds(indices)?;
         if self.target.fit != Fit::RandomCrop || indices.len() != positions.len() {
-            let message = "crops need images that were opened with the fit random-crop, and a position for each".to_owned();
+            let message =
+                "crops need images that were opened with the fit random-crop, and a position for each".to_owned();
             return Err(Error::Argument(message));
         }
         let image_bytes = self.target.image_bytes();
@@ -251,14 +259,18 @@ impl ImageSet {
     }
 
     /// Returns the set with the labels of another one: each class has the label that `class_names`, by label, gives its
-    /// name.
+    /// name. Labels of a set without class names stay as they are.
     ///
     /// # Errors
     /// [`Error::Argument`] if the set has a class that is not one of `class_names`.
     pub fn with_class_names(mut self, class_names: &[String]) -> Result<ImageSet> {
         let Some(labels) = &mut self.labels else { return Ok(self) };
-        let known = |name: &String| class_names.iter().position(|known| known == name).map(|label| label as u32);
-        let relabeled: Vec<Option<u32>> = self.class_names.iter().map(known).collect();
+        let is_named = self.class_names.iter().enumerate().any(|(label, name)| *name != label.to_string());
+        let known = |(label, name): (usize, &String)| match is_named {
+            true => class_names.iter().position(|known| known == name).map(|label| label as u32),
+            false => Some(label as u32).filter(|_| label < class_names.len()),
+        };
+        let relabeled: Vec<Option<u32>> = self.class_names.iter().enumerate().map(known).collect();
         for label in labels.iter_mut() {
             *label = relabeled[*label as usize].ok_or_else(|| {
                 let name = self.class_names[*label as usize].escape_debug();

@@ -33,7 +33,8 @@ impl Layout {
             return Err(bad_shape(path, name, shape));
         }
         let size = |i: usize| {
-            usize::try_from(sizes[i]).map_err(|_| Error::malformed(path, format!("{name} has more images than can be read")))
+            usize::try_from(sizes[i])
+                .map_err(|_| Error::malformed(path, format!("{name} has more images than can be read")))
         };
         Ok(Layout { count: size(0)?, height: size(1)?, width: size(2)?, channels: size(3)?, planar })
     }
@@ -42,7 +43,9 @@ impl Layout {
     pub fn unambiguous(path: &Path, name: &str, shape: &[u64]) -> Result<Layout> {
         let is_channels = |size: u64| matches!(size, 1 | 3 | 4);
         let readings = match *shape {
-            [_, a, _, b] if is_channels(a) && is_channels(b) => Some("N,H,W,C and N,C,H,W; transpose or save it as .npz"),
+            [_, a, _, b] if is_channels(a) && is_channels(b) => {
+                Some("N,H,W,C and N,C,H,W; transpose or save it as .npz")
+            }
             [a, _, b] if is_channels(a) || is_channels(b) => {
                 Some("images N,H,W and as one image; add a dimension: array[None] or array[..., None]")
             }
@@ -112,7 +115,10 @@ pub(crate) fn check_length(path: &Path, name: &str, array: &NpyHeader, found: u6
     }
     let state = if found < expected { "truncated" } else { "too long" };
     let shape = &array.shape;
-    Err(Error::malformed(path, format!("{name} is {state}: its shape {shape:?} takes {expected} bytes, but it has {found}")))
+    Err(Error::malformed(
+        path,
+        format!("{name} is {state}: its shape {shape:?} takes {expected} bytes, but it has {found}"),
+    ))
 }
 
 /// Calls its argument with a reader at the first number of an array.
@@ -153,7 +159,8 @@ pub(crate) fn to_bytes(
     // Half a step of u8 is lost in rounding anyway.
     let tolerance = 0.5 / scale;
     if least < low - tolerance || greatest > high + tolerance {
-        let message = format!("{name} has numbers from {least} to {greatest}, outside of the range [{low}, {high}]");
+        let message =
+            format!("{name} has numbers from {least:?} to {greatest:?}, outside of the range [{low}, {high}]");
         return Err(Error::malformed(path, message));
     }
     let (mut bytes, mut nans) = (Vec::new(), 0usize);
@@ -179,7 +186,7 @@ fn needs_range(name: &str, dtype: &str, least: f64, greatest: f64) -> String {
         _ => "[LEAST, GREATEST]",
     };
     format!(
-        "{name} has dtype {dtype} and numbers from {least} to {greatest}; expected u8, or the range of numbers from black \
+        "{name} has dtype {dtype} and numbers from {least:?} to {greatest:?}; expected u8, or the range of numbers from black \
          to white: set data.range, e.g. data.range={range}, or --range where there is that flag"
     )
 }

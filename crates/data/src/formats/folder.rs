@@ -1,8 +1,8 @@
 //! Folders of image files, and single image files.
 
 use super::files::{extension, list_entries, lower_file_name, normalized};
-use super::{labels, parts};
 use super::tree::{self, IMAGE_EXTENSIONS};
+use super::{labels, parts};
 use crate::error::{Error, Result};
 use crate::generated::{MARKED_EXTENSIONS, is_generated, is_run};
 use crate::options::{ReadOptions, Split};
@@ -43,9 +43,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         labels::read_bytes(file, File::open(file).map_err(|e| Error::io(file, e))?)
     };
     let mut part = tree::select(root, &names, split, &options.label_from, &read)?;
-    bad.retain(|bad| {
-        !part.divided || format!("{}/", relative(&bad.path)).starts_with(&part.root) || bad.path == root
-    });
+    bad.retain(|bad| !part.divided || format!("{}/", relative(&bad.path)).starts_with(&part.root) || bad.path == root);
     part.bad = bad;
     part.generated = part.images.iter().filter(|&&index| generated.contains(&files[index])).count();
     part.warnings.extend(skipped);

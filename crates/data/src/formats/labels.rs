@@ -68,7 +68,8 @@ fn columns<'a>(column: &'a Option<&str>) -> (&'static [&'static str], &'a [&'a s
 }
 
 fn missing_column(path: &Path, column: &str, found: &[&str]) -> Error {
-    let found = found.iter().take(20).map(|name| truncated(name).escape_debug().to_string()).collect::<Vec<_>>().join(", ");
+    let found =
+        found.iter().take(20).map(|name| truncated(name).escape_debug().to_string()).collect::<Vec<_>>().join(", ");
     Error::malformed(path, format!("has no column {column:?} of labels; its columns are {found}"))
 }
 
@@ -129,7 +130,8 @@ fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Label
     let (name_columns, label_columns) = columns(&column);
     let malformed = |e: csv::Error| Error::malformed(path, format!("is not a table of comma-separated values: {e}"));
     let mut table = csv::Reader::from_reader(bytes);
-    let header: Vec<&str> = table.headers().map_err(malformed)?.iter().map(|c| c.trim_start_matches('\u{feff}')).collect();
+    let header: Vec<&str> =
+        table.headers().map_err(malformed)?.iter().map(|c| c.trim_start_matches('\u{feff}')).collect();
     let find = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column == name));
     let (name, label) = match (find(name_columns), find(label_columns), column) {
         (_, None, Some(column)) => return Err(missing_column(path, column, &header)),
@@ -279,7 +281,10 @@ mod tests {
     fn digits_are_compared_as_numbers() {
         let mut names = ["10", "9", "cat", "1", "01", "cat10", "cat9b", "cat9", "Zebra", "99999999999999999999999", ""];
         names.sort_by(|a, b| natural_order(a, b));
-        assert_eq!(names, ["", "01", "1", "9", "10", "99999999999999999999999", "Zebra", "cat", "cat9", "cat9b", "cat10"]);
+        assert_eq!(
+            names,
+            ["", "01", "1", "9", "10", "99999999999999999999999", "Zebra", "cat", "cat9", "cat9b", "cat10"]
+        );
     }
 
     proptest::proptest! {

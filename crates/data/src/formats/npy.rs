@@ -22,7 +22,10 @@ const NAME: &str = "the array";
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     if options.split == Split::Test {
-        return Err(Error::NoHeldOut { path: path.to_owned(), expected: "an .npz with an array x_test or test_images" });
+        return Err(Error::NoHeldOut {
+            path: path.to_owned(),
+            expected: "an .npz with an array x_test or test_images",
+        });
     }
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut source = BufReader::new(file);

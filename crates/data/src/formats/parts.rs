@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 
 /// Names of the training part, and of held-out parts in order of preference.
 pub(crate) const TRAIN_NAMES: [&str; 3] = ["train", "training", "trainset"];
-pub(crate) const TEST_NAMES: [&str; 8] =
-    ["test", "testing", "testset", "val", "valid", "validation", "valset", "eval"];
+pub(crate) const TEST_NAMES: [&str; 8] = ["test", "testing", "testset", "val", "valid", "validation", "valset", "eval"];
 
 /// Words that may accompany the name of a part, as in `training_set`.
 const FILLERS: [&str; 7] = ["set", "data", "split", "images", "image", "imgs", "img"];

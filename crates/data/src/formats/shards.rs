@@ -3,8 +3,8 @@
 use super::files::{extension, list_visible, lower_file_name};
 use super::parts::{TEST_NAMES, part_name};
 use super::tree::IMAGE_EXTENSIONS;
-use crate::generated::is_generated;
 use crate::error::{Error, Result};
+use crate::generated::is_generated;
 use crate::options::{ReadOptions, Split};
 use std::path::{Path, PathBuf};
 

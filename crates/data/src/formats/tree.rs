@@ -13,13 +13,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Extensions of supported image files.
-pub(crate) const IMAGE_EXTENSIONS: [&str; 14] = [
-    "png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "pam",
-];
+pub(crate) const IMAGE_EXTENSIONS: [&str; 14] =
+    ["png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "pam"];
 
 /// Extensions of unsupported image files, which are reported as bad files.
-const UNSUPPORTED_EXTENSIONS: [&str; 10] =
-    ["apng", "avif", "dng", "exr", "heic", "heif", "jp2", "jxl", "qoi", "tga"];
+const UNSUPPORTED_EXTENSIONS: [&str; 10] = ["apng", "avif", "dng", "exr", "heic", "heif", "jp2", "jxl", "qoi", "tga"];
 
 /// Extensions of archives, which are not searched for images when there are images next to them.
 const ARCHIVE_EXTENSIONS: [&str; 7] = ["zip", "tar", "tgz", "gz", "parquet", "npz", "npy"];
@@ -174,9 +172,12 @@ impl SplitFiles {
         for folder in ancestors(&root) {
             let inside = |name: &str| name.strip_prefix(folder).filter(|name| !name.contains('/')).map(str::to_owned);
             let tables: Vec<usize> = (0..names.len())
-                .filter(|&index| inside(&names[index]).is_some_and(|name| ["csv", "jsonl"].contains(&&*extension(&name))))
+                .filter(|&index| {
+                    inside(&names[index]).is_some_and(|name| ["csv", "jsonl"].contains(&&*extension(&name)))
+                })
                 .collect();
-            let metadata = tables.iter().find(|&&index| inside(&names[index]).is_some_and(|n| n.starts_with("metadata.")));
+            let metadata =
+                tables.iter().find(|&&index| inside(&names[index]).is_some_and(|n| n.starts_with("metadata.")));
             let index = match (metadata, &tables[..]) {
                 (Some(&index), _) | (None, &[index]) => index,
                 (None, []) => continue,
@@ -226,7 +227,8 @@ impl SplitFiles {
         }
         let loose: Vec<usize> = self.images.iter().copied().filter(|&image| class_of(image).is_none()).collect();
         if let Some(&first) = loose.first() {
-            let others = if loose.len() > 1 { format!(" and {} more images lie", loose.len() - 1) } else { " lies".into() };
+            let others =
+                if loose.len() > 1 { format!(" and {} more images lie", loose.len() - 1) } else { " lies".into() };
             let (first, folders) = (names[first].escape_debug(), parts::list(class_names.into_iter()));
             self.warnings.push(format!(
                 "the folders {folders} are not read as classes, because {first}{others} next to them; move such images \
@@ -248,7 +250,8 @@ impl SplitFiles {
         let classes: Vec<Option<String>> = self.images.iter().map(class_of).collect();
         if let Some(missing) = classes.iter().position(Option::is_none) {
             let name = names[self.images[missing]].escape_debug();
-            let message = format!("labels from file names need names such as cat_001.png; {name} has no class before a `_`");
+            let message =
+                format!("labels from file names need names such as cat_001.png; {name} has no class before a `_`");
             return Err(Error::malformed(path, message));
         }
         let classes: Vec<String> = classes.into_iter().flatten().collect();
