@@ -8,7 +8,7 @@ use ddpm::data::{self, Split};
 use ddpm::train::{ClassifierData, ClassifierOptions, Error, train_classifier};
 
 use crate::config_args::ConfigArgs;
-use crate::terminal::{Progress, rate};
+use crate::terminal::{self, Progress, rate};
 use crate::{Global, values};
 
 /// Train a small classifier, whose features compare samples and images.
@@ -49,10 +49,11 @@ pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     }
     let set = Arc::new(config.open(Split::Train)?);
     let held_out = match config.open(Split::Test) {
-        Ok(set) => Some(set),
+        Ok(held_out) => Some(held_out.with_class_names(set.class_names())?),
         Err(Error::Data(data::Error::NoHeldOut { .. })) => None,
         Err(error) => return Err(error.into()),
     };
+    terminal::warn_about(&set);
     let mut progress = Progress::new("classifier", "steps", global);
     progress.say(format!("data: {}", set.describe()));
     let options = ClassifierOptions { steps, batch_size, seed, flip: config.data.flip, ..ClassifierOptions::default() };

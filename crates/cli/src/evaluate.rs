@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::error::usage;
 use crate::metric::Metric;
 use crate::quality::{self, QualityArgs};
-use crate::terminal::Progress;
+use crate::terminal::{self, Progress};
 use crate::{Global, quality_print, values};
 
 /// Measure the likelihood of images under a model, and the quality of its samples.
@@ -190,6 +190,7 @@ fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
     pipeline.preprocessing.fit = fit.unwrap_or(pipeline.preprocessing.fit);
     let set = open_data(&pipeline, data.as_deref(), if *train { Split::Train } else { Split::Test })?;
+    terminal::warn_about(&set);
     let images = read_images(&pipeline, &set, if *n == 0 { set.len() } else { *n })?;
     let total = pipeline.scheduler.num_train_timesteps;
     let options = arguments.options(total)?;

@@ -1,16 +1,18 @@
 //! Flags of the commands that start from images of the user's.
 
 use clap::Args;
+use ddpm::Pipeline;
 use ddpm::data::Fit;
 
+use crate::error::usage;
 use crate::values;
 
 /// Flags of the commands that start from images of the user's.
 #[derive(Args)]
 pub struct ImageArgs {
-    /// Class of the images, if the network has classes
+    /// Class of the images, by its name or label, if the network has classes
     #[arg(long, value_name = "CLASS")]
-    pub label: Option<u32>,
+    pub label: Option<String>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
@@ -23,9 +25,14 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
+    /// Returns the class of the images.
+    pub fn label(&self, pipeline: &Pipeline) -> anyhow::Result<Option<u32>> {
+        self.label.as_deref().map(|class| pipeline.preprocessing.label(class)).transpose().map_err(usage)
+    }
+
     /// Returns the class of each of n images.
-    pub fn labels(&self, n: usize) -> Option<Vec<u32>> {
-        self.label.map(|label| vec![label; n])
+    pub fn labels(&self, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
+        Ok(self.label(pipeline)?.map(|label| vec![label; n]))
     }
 }
 

@@ -57,7 +57,8 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let table = arguments.sampler.table(&pipeline.scheduler)?;
     let shape = [image.height, image.width, image.channels];
     target.check_writable([arguments.n, image.height, image.width, image.channels])?;
-    let noise = initial_noise(seed, 0, arguments.n, shape).with_labels(arguments.images.labels(arguments.n));
+    let noise =
+        initial_noise(seed, 0, arguments.n, shape).with_labels(arguments.images.labels(&pipeline, arguments.n)?);
     let request = Request { seed, first_image: 0, noise: &noise, batch_size, shared: None };
     if !unknown.contains(&true) {
         bail!("{}: no pixel of the mask is white, so nothing would be filled in", arguments.mask.display());

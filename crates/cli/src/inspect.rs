@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ddpm::data::{self, DuplicateReport, ImageSet, ReadOptions, Split, Summary};
+use ddpm::data::{self, DuplicateReport, ImageSet, LabelFrom, ReadOptions, Split, Summary};
 use ddpm::unet::count_by_part;
 use ddpm::{Pipeline, weights};
 use serde_json::{Value, json};
 
-use crate::terminal::{duration, grouped};
+use crate::terminal::{self, duration, grouped};
 use crate::{Global, values};
 
 /// Describe a model, a run, a classifier or a set of images.
@@ -20,6 +20,7 @@ use crate::{Global, values};
 #[command(after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  \
     ddpm inspect train-images-idx3-ubyte.gz\n  \
     ddpm inspect cifar-10-batches-bin --duplicates\n  \
+    ddpm inspect birds/ --label-from column:species\n  \
     ddpm inspect runs/fashion\n  \
     ddpm inspect google-ddpm-cifar10-32/ --json\n  \
     ddpm inspect                                     the built-in images")]
@@ -35,6 +36,12 @@ pub struct InspectArgs {
     /// Read the held-out part of a set that has one
     #[arg(long, help_heading = "Images")]
     test: bool,
+    /// Where labels come from: folder, filename (cat_001.png) or column:NAME of a table. As data.label_from of a run
+    #[arg(long, default_value_t = LabelFrom::Folder, value_name = "FROM", help_heading = "Images")]
+    label_from: LabelFrom,
+    /// The numbers of an array that are black and white, such as -1,1. As data.range of a run
+    #[arg(long, value_parser = values::range, allow_hyphen_values = true, value_name = "LOW,HIGH", help_heading = "Images")]
+    range: Option<[f64; 2]>,
     /// Find equal images, and held-out images that are also in the training part
     #[arg(long, help_heading = "Images")]
     duplicates: bool,
@@ -64,6 +71,8 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     let mut options = ReadOptions {
         resolution: arguments.size.map(Into::into),
         split: if arguments.test { Split::Test } else { Split::Train },
+        label_from: arguments.label_from.clone(),
+        range: arguments.range,
         ..ReadOptions::default()
     };
     let open = |options: &ReadOptions| match &arguments.path {
@@ -78,9 +87,16 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
         }
         set => set?,
     };
+    terminal::warn_about(&set);
     let summary = Summary::new(&set);
     let duplicates = if arguments.duplicates { Some(duplicates(&set, &options, open)?) } else { None };
     write_contact_sheet(&set, &arguments.output)?;
+    if let Some(data) = arguments.path.as_deref().filter(|data| data.is_dir() && contains(data, &arguments.output)) {
+        let (sheet, data) = (arguments.output.display(), data.display());
+        eprintln!(
+            "warning: {sheet} lies in {data}, the images; it is skipped when they are read, but -o can name another place"
+        );
+    }
     if global.json {
         let sheet = arguments.output.to_string_lossy();
         println!("{}", json!({ "images": summary, "duplicates": duplicates, "contact_sheet": sheet }));
@@ -92,6 +108,12 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     }
     println!("contact sheet: {}", arguments.output.display());
     Ok(())
+}
+
+/// Returns whether a file lies in a folder, at any depth.
+fn contains(folder: &Path, file: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    matches!((real(folder), real(file)), (Some(folder), Some(file)) if file.starts_with(&folder))
 }
 
 /// Finds equal images within a part of a set, and between both of its parts.
@@ -120,7 +142,8 @@ fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
     let sheet = data::grid(&pixels, set.shape(), 10, 1)?;
     let mut png = std::io::Cursor::new(Vec::new());
     sheet.write_to(&mut png, image::ImageFormat::Png)?;
-    Ok(weights::atomic::write_file(path, |file| file.write_all(png.get_ref()))?)
+    let png = data::mark_png(png.into_inner());
+    Ok(weights::atomic::write_file(path, |file| file.write_all(&png))?)
 }
 
 /// The size of a classifier's file, at most. Larger files, such as a model's weights, are not read to find out.
@@ -198,7 +221,10 @@ fn print_network(pipeline: &Pipeline) {
         println!("blocks:     {} | {}", config["down_block_types"], config["up_block_types"]);
     }
     if let Some(classes) = signature.classes() {
-        println!("classes:    {classes}");
+        let names = &pipeline.preprocessing.id2label;
+        let names: Vec<String> = names.iter().map(|(label, name)| format!("{label} {name}")).collect();
+        let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+        println!("classes:    {classes}{names}");
     }
 }
 

@@ -91,7 +91,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
         sampler: arguments.sampler,
         steps: Some(arguments.steps),
         invert: arguments.invert,
-        label: arguments.images.label,
+        label: arguments.images.label(&pipeline)?,
         seed: arguments.images.seed,
         batch_size: arguments.images.batch_size,
     };

@@ -48,7 +48,7 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     }
     let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
     let images = pipeline.read_images(&arguments.images, arguments.image_args.fit)?;
-    let labels = arguments.image_args.labels(images.n);
+    let labels = arguments.image_args.labels(&pipeline, images.n)?;
     let images = images.with_labels(labels);
     target.check_writable(images.shape())?;
     let at = arguments.at.unwrap_or(pipeline.scheduler.num_train_timesteps - 1);

@@ -17,7 +17,7 @@ use crate::error::usage;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args::info;
 use crate::metric::Metric::{self, Fd, Fid, Is, Kd, Kid, Nearest, Prdc, Sfid};
-use crate::terminal::{Progress, rate};
+use crate::terminal::{self, Progress, rate};
 use crate::{Global, values};
 
 /// Flags of this part.
@@ -96,6 +96,7 @@ pub fn run(arguments: &QualityArgs, shared: &Shared, global: &Global) -> anyhow:
         || arguments.save_stats.is_some()
         || [Kid, Kd, Prdc, Nearest].into_iter().any(|metric| shared.wants(metric));
     let real = if needs_images { ImageSource::open(shared.data, &options)? } else { None };
+    real.iter().filter_map(ImageSource::set).for_each(terminal::warn_about);
     let mut report = QualityReport::default();
     let mut features = None;
     if let Some(network) = &network {
@@ -170,6 +171,7 @@ fn samples(
         Err(data::Error::Io { .. } | data::Error::UnknownFormat { .. }) => return Err(no_model.into()),
         Err(error) => return Err(error.into()),
     };
+    terminal::warn_about(&set);
     let count = arguments.samples.unwrap_or(set.len());
     if count > set.len() {
         bail!("{}: holds {} images, fewer than --samples {count}", shared.source.display(), set.len());

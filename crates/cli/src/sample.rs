@@ -88,9 +88,9 @@ struct RefinementArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Classes")]
 struct ClassArgs {
-    /// Class of each image: one for all, or N of them. Defaults to the classes in turn
+    /// Class of each image, by its name or label: one for all, or N of them. Defaults to the classes in turn
     #[arg(long, alias = "label", value_delimiter = ',', value_name = "CLASS,…")]
-    labels: Option<Vec<u32>>,
+    labels: Option<Vec<String>>,
     /// Write a .png with a row for each class: -n images of each
     #[arg(long, conflicts_with_all = ["labels", "animate", "init"])]
     by_class: bool,
@@ -213,7 +213,7 @@ impl SampleArgs {
             }
             options.n = options.n.saturating_mul(classes.len());
         }
-        options.labels = self.labels(options.n)?;
+        options.labels = self.labels(pipeline, options.n)?;
         if let Some(path) = &self.refinement.denoising {
             options.mse_profile = Some(read_mse_profile(path, &pipeline.scheduler.noise_schedule()?)?);
         }
@@ -239,8 +239,11 @@ impl SampleArgs {
     }
 
     /// Returns the classes that images have in turn, by their numbers.
-    fn labels(&self, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
-        match self.classes.labels.clone() {
+    fn labels(&self, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
+        let label = |class: &String| pipeline.preprocessing.label(class).map_err(usage);
+        let labels =
+            self.classes.labels.as_ref().map(|classes| classes.iter().map(label).collect::<Result<Vec<u32>, _>>());
+        match labels.transpose()? {
             Some(mut labels) if labels.len() == n => {
                 // The first class is that of the first image, whatever its number.
                 labels.rotate_right((self.first % n as u64) as usize);

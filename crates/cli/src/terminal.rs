@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use ddpm::data::ImageSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{Global, output_streams};
@@ -118,6 +119,13 @@ impl Drop for Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Prints the warnings about a set of images, which `--quiet` does not suppress.
+pub fn warn_about(set: &ImageSet) {
+    for warning in &set.report().warnings {
+        eprintln!("warning: {warning}");
     }
 }
 

@@ -89,6 +89,16 @@ pub fn threshold(text: &str) -> Result<(f64, f64), String> {
         .ok_or_else(|| "expected two numbers, a share of 0 to 1 and one above 0: 0.995,1.5".into())
 }
 
+/// Parses the range of an array's numbers, `-1,1`.
+pub fn range(text: &str) -> Result<[f64; 2], String> {
+    let (low, high) = pair(text).ok_or("expected two numbers, black and white: -1,1")?;
+    if low.is_finite() && high.is_finite() && low < high {
+        Ok([low, high])
+    } else {
+        Err("expected the lower number first: -1,1".into())
+    }
+}
+
 fn pair(text: &str) -> Option<(f64, f64)> {
     let (a, b) = text.split_once(',')?;
     Some((a.parse().ok()?, b.parse().ok()?))

@@ -27,14 +27,11 @@ pub fn builtin(options: &ReadOptions) -> Result<ImageSet> {
         Split::Test => TEST,
     };
     let path = Path::new("built-in images");
+    let raw = idx::read_images(flate2::read::GzDecoder::new(images), path, u64::MAX)?;
     let found = Discovered {
-        format: "built in",
-        source: Source::Raw(idx::read_images(flate2::read::GzDecoder::new(images), path, u64::MAX)?),
         labels: Some(idx::read_labels(flate2::read::GzDecoder::new(labels), path)?),
         class_names: CLASS_NAMES.map(str::to_owned).to_vec(),
-        files: 1,
-        bad: Vec::new(),
-        other_files: 0,
+        ..Discovered::new("built in", Source::Raw(raw))
     };
     ImageSet::new("fashion-mnist".to_owned(), path, found, options)
 }

@@ -1,9 +1,10 @@
-//! Encoded images: PNG, JPEG, WebP and GIF.
+//! Encoded images: PNG, JPEG, WebP, GIF, BMP, TIFF and PNM.
 
+use crate::formats::files::not_downloaded;
 use crate::options::{MAX_IMAGE_BYTES, MAX_SIDE};
-use crate::pixels::{Pixels, Target, convert};
+use crate::pixels::Pixels;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::io::{self, Cursor, Read};
 use std::path::PathBuf;
 
@@ -44,11 +45,11 @@ impl EncodedImages {
         .map_err(error_message)
     }
 
-    /// Decodes image `index` and converts it to `target`.
-    pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> Result<(), String> {
+    /// Decodes image `index`.
+    pub fn pixels(&self, index: usize) -> Result<Pixels<'static>, String> {
         let bytes =
             (self.open)(index).and_then(|source| read_up_to(source, MAX_IMAGE_BYTES)).map_err(|e| e.to_string())?;
-        convert(decode_pixels(&bytes).map_err(error_message)?, target, out)
+        decode_pixels(&bytes).map_err(error_message)
     }
 }
 
@@ -62,7 +63,12 @@ fn decoder(bytes: &[u8]) -> image::ImageResult<(ImageFormat, impl ImageDecoder +
     // The format comes from the content, because JPEG files that are named .png are common.
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let format = reader.format().ok_or_else(|| {
-        ImageError::IoError(io::Error::other("is not an image of a supported format (PNG, JPEG, WebP, GIF)"))
+        let expected = "PNG, JPEG, WebP, GIF, BMP, TIFF, PNM";
+        let message = match not_downloaded(bytes) {
+            Some(cause) => format!("{cause}; not an image of a supported format ({expected})"),
+            None => format!("is not an image of a supported format ({expected})"),
+        };
+        ImageError::IoError(io::Error::other(message))
     })?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
@@ -70,6 +76,11 @@ fn decoder(bytes: &[u8]) -> image::ImageResult<(ImageFormat, impl ImageDecoder +
     limits.max_alloc = Some(MAX_IMAGE_BYTES);
     reader.limits(limits);
     let decoder = reader.into_decoder()?;
+    if matches!(decoder.color_type(), ColorType::Rgb32F | ColorType::Rgba32F) {
+        let message =
+            "has pixels of floating-point numbers, whose range is unknown; convert it to 8 or 16 bits per channel";
+        return Err(ImageError::IoError(io::Error::other(message)));
+    }
     let (width, height) = decoder.dimensions();
     if decoder.total_bytes() > MAX_IMAGE_BYTES {
         let message =

@@ -8,8 +8,9 @@
 //! |---|---|
 //! | IDX | `*-images-idx3-ubyte`, plain or `.gz`, or a folder of them; labels from `*-labels-idx1-ubyte` in the same folder |
 //! | CIFAR-10, CIFAR-100 | the binary version: a folder, `.tar.gz` or `.tar` |
-//! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); also the array names of Keras and MedMNIST |
-//! | image folder | PNG, JPEG, WebP and GIF (first frame) at any depth; the first level of subfolders are the classes |
+//! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); also the array names of Keras and MedMNIST; other numbers with [`ReadOptions::range`] |
+//! | npy | u8 N,H,W,C, N,C,H,W or N,H,W, if the shape can be read in one way only; other numbers with [`ReadOptions::range`] |
+//! | image folder | PNG, JPEG, WebP, GIF (first frame), BMP, TIFF (first page) and PNM at any depth; the first level of subfolders are the classes |
 //! | folder with labels | an image folder with `dataset.json` (StyleGAN, EDM), or `metadata.jsonl` or `metadata.csv` (`imagefolder` of the `datasets` library: `file_name`, `label`) |
 //! | Parquet | as on the Hugging Face hub: a `.parquet` or a folder of `train-*.parquet` etc., with columns `image` or `img` (`{bytes, path}`, or binary) and `label` (cargo feature `parquet`) |
 //! | zip | an archive of an image folder, read without unpacking; with `dataset.json`, the layout of StyleGAN's and EDM's tools |
@@ -18,7 +19,9 @@
 //!
 //! LMDB (LSUN), TFRecord, Arrow and MATLAB files are not supported; the error says how to convert them.
 //!
-//! Files that cannot be read are skipped, counted and listed in [`ImageSet::report`].
+//! Files that cannot be read are skipped, counted and listed in [`ImageSet::report`]. So are images and training runs of this
+//! program in a folder with other images. Folders `train` and `test` (or `val` etc.) are the parts of a set if no other folder
+//! next to them has images; if there is one, [`ReadReport::warnings`] says so.
 //!
 //! ```
 //! use ddpm_data::{Fit, ReadOptions};
@@ -40,6 +43,7 @@ mod duplicates;
 mod encoded;
 mod error;
 mod formats;
+mod generated;
 mod grid;
 mod npy;
 mod npz_arrays;
@@ -56,10 +60,11 @@ pub use builtin::builtin;
 pub use duplicates::{DuplicateGroup, DuplicateReport, Leak, duplicates, leaks};
 pub use error::{Error, Result};
 pub use formats::npz::{write as write_npz_images, write_with as write_npz_images_with};
+pub use generated::{MARK, mark_png};
 pub use grid::grid;
 pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays};
 pub use open::open;
-pub use options::{Fit, ReadOptions, Split};
+pub use options::{Background, Fit, LabelFrom, ReadOptions, Split};
 pub use report::{BadFile, ReadReport};
 pub use set::ImageSet;
 pub use summary::{ChannelCount, ClassCount, SizeCount, Summary};

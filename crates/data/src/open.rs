@@ -1,11 +1,11 @@
 use crate::error::{Error, Result};
-use crate::formats::files::list_visible;
+use crate::formats::files::{file_not_downloaded, list_visible, special_kind};
 #[cfg(feature = "parquet")]
 use crate::formats::parquet;
-use crate::formats::{cifar, folder, idx, npz, tar, unsupported, zip};
-use crate::options::ReadOptions;
+use crate::formats::{cifar, folder, idx, npy, npz, tar, unsupported, zip};
+use crate::options::{LabelFrom, ReadOptions};
 use crate::set::ImageSet;
-use crate::source::Format;
+use crate::source::{Format, Source};
 use std::path::{Path, PathBuf};
 
 /// All formats, in the order in which they are tried.
@@ -13,6 +13,7 @@ const FORMATS: &[Format] = &[
     idx::FORMAT,
     cifar::FORMAT,
     npz::FORMAT,
+    npy::FORMAT,
     #[cfg(feature = "parquet")]
     parquet::FORMAT,
     zip::FORMAT,
@@ -32,13 +33,40 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
     options.check()?;
     let full = path.canonicalize().map_err(|e| Error::io(path, e))?;
     let name = full.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
+    if let Some(kind) = full.metadata().ok().and_then(|data| special_kind(data.file_type())) {
+        let message = format!("is {kind}; expected a file or a folder of images");
+        return Err(Error::Unsupported { path: path.to_owned(), message });
+    }
     let root = unwrap_folder(path)?;
     unsupported::check(&root)?;
     let format = FORMATS.iter().find(|format| (format.detect)(&root)).ok_or_else(|| Error::UnknownFormat {
         path: path.to_owned(),
         expected: FORMATS.iter().map(|format| format.expected).collect::<Vec<_>>().join("; "),
-    })?;
-    ImageSet::new(name, path, (format.open)(&root, options)?, options)
+    });
+    let mut found = format.and_then(|format| (format.open)(&root, options)).map_err(|error| explained(error, &root))?;
+    if let Source::Raw(_) = found.source
+        && options.label_from != LabelFrom::Folder
+    {
+        let message = format!("is {}, which has no file names and no table to take labels from", found.format);
+        return Err(Error::Unsupported { path: path.to_owned(), message });
+    }
+    if options.range.is_some() && !found.has_range {
+        found
+            .warnings
+            .push("the range is ignored, because the pixels have 8 bits; it applies to .npy and .npz".to_owned());
+    }
+    ImageSet::new(name, path, found, options)
+}
+
+/// Names the cause of an error if the file was never downloaded.
+fn explained(error: Error, path: &Path) -> Error {
+    let Some(cause) = file_not_downloaded(path) else { return error };
+    match error {
+        Error::Malformed { path, message } => Error::Malformed { path, message: format!("{cause} ({message})") },
+        Error::Empty { path, message } => Error::Empty { path, message: format!("{cause} ({message})") },
+        Error::UnknownFormat { path, .. } => Error::Malformed { path, message: format!("{cause}; expected images") },
+        error => error,
+    }
 }
 
 /// Enters folders whose only entry is a folder, as unpacking an archive often creates.

@@ -1,8 +1,11 @@
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
 /// Options for reading an image set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ReadOptions {
     /// Height and width to which images are fitted. `None` requires all images to have the same size, and keeps it.
     pub resolution: Option<(usize, usize)>,
@@ -16,6 +19,10 @@ pub struct ReadOptions {
     pub padding: u8,
     /// The split to read.
     pub split: Split,
+    /// Where labels come from.
+    pub label_from: LabelFrom,
+    /// The values of an array that become 0 and 255. `None` accepts arrays of u8 only. Other formats have 8-bit pixels.
+    pub range: Option<[f64; 2]>,
     /// Maximum size N·H·W·C of a set that is kept in memory; larger sets are streamed. Defaults to 4 GiB.
     pub memory_limit_bytes: u64,
 }
@@ -31,6 +38,122 @@ pub enum Fit {
     /// Centres the image in a border, and first shrinks it if it is larger than the resolution. Never enlarges. Turns
     /// MNIST's 28x28 into the 32x32 of many published networks.
     Pad,
+    /// Resizes as [`Crop`](Fit::Crop) does, then crops at positions that [`ImageSet::read_crops`](crate::ImageSet::read_crops)
+    /// takes. Elsewhere it is the same as [`Crop`](Fit::Crop).
+    #[serde(rename = "random-crop")]
+    RandomCrop,
+}
+
+impl Fit {
+    /// Returns the fit for images that are not training images: the centre in place of a random position.
+    pub fn deterministic(self) -> Fit {
+        if self == Fit::RandomCrop { Fit::Crop } else { self }
+    }
+}
+
+/// A background colour, RGB. Written as three numbers or as `#rrggbb`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Background(pub [u8; 3]);
+
+impl Background {
+    const EXPECTED: &str = "three numbers from 0 to 255, or a colour such as #ffffff";
+
+    /// Returns whether this is white, the default.
+    pub fn is_white(&self) -> bool {
+        *self == Background::default()
+    }
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        Background([255; 3])
+    }
+}
+
+impl FromStr for Background {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let digits = text.strip_prefix('#').filter(|digits| digits.len() == 6 && digits.is_ascii());
+        let byte = |at: usize| u8::from_str_radix(digits?.get(at..at + 2)?, 16).ok();
+        match (byte(0), byte(2), byte(4)) {
+            (Some(r), Some(g), Some(b)) => Ok(Background([r, g, b])),
+            _ => Err(format!("got {text:?}, expected {}", Self::EXPECTED)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Background {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Colour;
+
+        impl<'de> Visitor<'de> for Colour {
+            type Value = Background;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str(Background::EXPECTED)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Background, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> std::result::Result<Background, A::Error> {
+                <[u8; 3]>::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Background)
+            }
+        }
+        deserializer.deserialize_any(Colour)
+    }
+}
+
+/// The source of labels. Written as `folder`, `filename` or `column:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum LabelFrom {
+    /// A label file or labels of the format if there are any, else the first level of subfolders.
+    #[default]
+    Folder,
+    /// The part of each file name before the first `_`: `cat_001.png`, the convention of OpenAI's code.
+    FileName,
+    /// A column of `metadata.csv`, `metadata.jsonl`, a single other table, or a Parquet file; a key of webdataset's `.json`.
+    Column(String),
+}
+
+impl FromStr for LabelFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "folder" => Ok(LabelFrom::Folder),
+            None if text == "filename" => Ok(LabelFrom::FileName),
+            Some(("column", name)) if !name.is_empty() => Ok(LabelFrom::Column(name.to_owned())),
+            _ => Err(format!("got {text:?}, expected folder, filename, or column: and the name of a column")),
+        }
+    }
+}
+
+impl TryFrom<String> for LabelFrom {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<LabelFrom> for String {
+    fn from(from: LabelFrom) -> String {
+        from.to_string()
+    }
+}
+
+impl fmt::Display for LabelFrom {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            LabelFrom::Folder => f.write_str("folder"),
+            LabelFrom::FileName => f.write_str("filename"),
+            LabelFrom::Column(name) => write!(f, "column:{name}"),
+        }
+    }
 }
 
 /// The training split or the held-out split of a set.
@@ -59,6 +182,8 @@ impl Default for ReadOptions {
             background: [255; 3],
             padding: 0,
             split: Split::Train,
+            label_from: LabelFrom::Folder,
+            range: None,
             memory_limit_bytes: 4 << 30,
         }
     }
@@ -70,6 +195,11 @@ impl ReadOptions {
             && !((1..=MAX_SIDE).contains(&h) && (1..=MAX_SIDE).contains(&w))
         {
             return Err(Error::Argument(format!("resolution is {h}x{w}; each side must be 1 to {MAX_SIDE}")));
+        }
+        if let Some([low, high]) = self.range
+            && !(low.is_finite() && high.is_finite() && low < high)
+        {
+            return Err(Error::Argument(format!("range is [{low}, {high}]; expected two numbers, the lower first")));
         }
         match self.channels {
             None | Some(1 | 3 | 4) => Ok(()),

@@ -38,17 +38,22 @@ impl Target {
 
 /// Converts `image` to `target`. `out` has [`Target::image_bytes`] bytes.
 pub(crate) fn convert(image: Pixels, target: &Target, out: &mut [u8]) -> Result<(), String> {
-    let image = convert_channels(image, target.channels, target.background);
-    let (height, width) = match target.fit {
-        Fit::Crop => cover_size(image.height, image.width, target),
-        Fit::Pad => fit_size(image.height, image.width, target),
-    };
-    let image = resize(image, height, width)?;
     match target.fit {
-        Fit::Crop => crop(&image, target, out),
-        Fit::Pad => pad(&image, target, out),
+        Fit::Crop | Fit::RandomCrop => crop(&cover(image, target)?, target, None, out),
+        Fit::Pad => {
+            let image = convert_channels(image, target.channels, target.background);
+            let (height, width) = fit_size(image.height, image.width, target);
+            pad(&resize(image, height, width)?, target, out);
+        }
     }
     Ok(())
+}
+
+/// Converts the channels of `image` and resizes it so that it covers `target`.
+pub(crate) fn cover<'a>(image: Pixels<'a>, target: &Target) -> Result<Pixels<'a>, String> {
+    let image = convert_channels(image, target.channels, target.background);
+    let (height, width) = cover_size(image.height, image.width, target);
+    resize(image, height, width)
 }
 
 /// Composites one channel over a background, rounded to nearest.
@@ -88,7 +93,7 @@ fn convert_channels<'a>(image: Pixels<'a>, channels: usize, background: [u8; 3])
 
 /// Returns the smallest size of the same aspect ratio that covers the target. The longer side is rounded down, as in
 /// torchvision's `Resize(int)`.
-fn cover_size(height: usize, width: usize, target: &Target) -> (usize, usize) {
+pub(crate) fn cover_size(height: usize, width: usize, target: &Target) -> (usize, usize) {
     if target.width * height >= target.height * width {
         (target.width * height / width, target.width)
     } else {
@@ -145,8 +150,17 @@ fn center_offset(outer: usize, inner: usize) -> usize {
     rest / 2 + usize::from(rest % 4 == 3)
 }
 
-fn crop(image: &Pixels, target: &Target, out: &mut [u8]) {
-    let (top, left) = (center_offset(image.height, target.height), center_offset(image.width, target.width));
+/// Crops an image that covers the target. `position` is that of the crop from 0 (top, left) to below 1 (bottom, right), each
+/// offset in pixels being equally likely; the centre if there is none.
+pub(crate) fn crop(image: &Pixels, target: &Target, position: Option<[f64; 2]>, out: &mut [u8]) {
+    let rest = [image.height - target.height, image.width - target.width];
+    let [top, left] = match position {
+        Some([down, right]) => {
+            let offset = |share: f64, rest: usize| ((share * (rest + 1) as f64) as usize).min(rest);
+            [offset(down, rest[0]), offset(right, rest[1])]
+        }
+        None => [center_offset(image.height, target.height), center_offset(image.width, target.width)],
+    };
     let (row, width) = (image.width * image.channels, target.width * target.channels);
     for (y, line) in out.chunks_exact_mut(width).enumerate() {
         line.copy_from_slice(&image.data[(top + y) * row + left * image.channels..][..width]);

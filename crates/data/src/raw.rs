@@ -1,6 +1,7 @@
 //! Uncompressed images of one shape, stored one after another.
 
 use crate::error::{Error, Result};
+use crate::formats::array::Layout;
 use crate::pixels::{Pixels, Target, convert};
 use std::borrow::Cow;
 use std::fs::File;
@@ -31,24 +32,42 @@ pub(crate) enum RawBytes {
 }
 
 impl RawImages {
+    pub fn new(path: &Path, layout: Layout, bytes: RawBytes) -> Self {
+        let Layout { count, height, width, channels, planar } = layout;
+        RawImages { path: path.to_owned(), count, height, width, channels, planar, bytes }
+    }
+
     /// Converts image `index` to `target`.
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
-        let image_bytes = self.height * self.width * self.channels;
-        let unchanged = !self.planar && target.matches(self.height, self.width, self.channels);
+        match &self.bytes {
+            RawBytes::File { file, offset }
+                if !self.planar && target.matches(self.height, self.width, self.channels) =>
+            {
+                let offset = offset + index as u64 * self.image_bytes() as u64;
+                read_exact_at(file, out, offset).map_err(|e| e.to_string())
+            }
+            _ => convert(self.pixels(index)?, target, out),
+        }
+    }
+
+    /// Reads image `index`.
+    pub fn pixels(&self, index: usize) -> std::result::Result<Pixels<'_>, String> {
+        let image_bytes = self.image_bytes();
         let data = match &self.bytes {
             RawBytes::Memory(bytes) => Cow::Borrowed(&bytes[index * image_bytes..][..image_bytes]),
             RawBytes::File { file, offset } => {
-                let offset = offset + index as u64 * image_bytes as u64;
-                if unchanged {
-                    return read_exact_at(file, out, offset).map_err(|e| e.to_string());
-                }
                 let mut data = vec![0; image_bytes];
+                let offset = offset + index as u64 * image_bytes as u64;
                 read_exact_at(file, &mut data, offset).map_err(|e| e.to_string())?;
                 Cow::Owned(data)
             }
         };
         let data = if self.planar { Cow::Owned(interleave(&data, self.channels)) } else { data };
-        convert(Pixels { height: self.height, width: self.width, channels: self.channels, data }, target, out)
+        Ok(Pixels { height: self.height, width: self.width, channels: self.channels, data })
+    }
+
+    fn image_bytes(&self) -> usize {
+        self.height * self.width * self.channels
     }
 
     /// Returns all pixels if they are in memory and need no conversion.

@@ -11,6 +11,11 @@ pub struct ReadReport {
     pub bad: Vec<BadFile>,
     /// Number of ignored files of other types.
     pub other_files: usize,
+    /// Number of image files that this program wrote, such as samples. In a folder with other images they are skipped.
+    pub generated: usize,
+    /// What may not be as intended: held-out images among the training images, class folders that do not count, skipped
+    /// files of this program.
+    pub warnings: Vec<String>,
     /// Number of images by (height, width), before resizing.
     pub sizes: BTreeMap<(usize, usize), usize>,
     /// Number of images with 1 (grey), 2 (grey and alpha), 3 (RGB) and 4 (RGBA) channels, before conversion.

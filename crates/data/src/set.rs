@@ -1,6 +1,6 @@
 use crate::error::{Error, Result};
-use crate::options::ReadOptions;
-use crate::pixels::Target;
+use crate::options::{Fit, ReadOptions};
+use crate::pixels::{Pixels, Target, cover_size, crop};
 use crate::report::{BadFile, ReadReport};
 use crate::source::{Discovered, Source};
 use rayon::prelude::*;
@@ -26,6 +26,8 @@ pub struct ImageSet {
 enum Storage {
     /// N,H,W,C.
     Memory(Vec<u8>),
+    /// Images that cover the target, to be cropped at any position.
+    Covers(Vec<Pixels<'static>>),
     /// Image `i` of the set is image `kept[i]` of the source.
     Streamed { source: Source, kept: Vec<u32> },
 }
@@ -33,8 +35,10 @@ enum Storage {
 impl ImageSet {
     /// Reads the header of every image, determines the shape, and decodes all images if they fit into memory.
     pub(crate) fn new(name: String, path: &Path, found: Discovered, options: &ReadOptions) -> Result<ImageSet> {
-        let Discovered { format, source, labels, mut class_names, files, bad, other_files } = found;
-        let mut report = ReadReport { files, bad, other_files, ..ReadReport::default() };
+        let Discovered {
+            format, source, labels, mut class_names, files, bad, other_files, generated, warnings, ..
+        } = found;
+        let mut report = ReadReport { files, bad, other_files, generated, warnings, ..ReadReport::default() };
         let mut kept = probe_all(path, &source, &mut report)?;
 
         let (height, width) = options.resolution.map_or_else(|| common_size(path, &report.sizes), Ok)?;
@@ -48,7 +52,11 @@ impl ImageSet {
             padding: options.padding,
         };
 
-        let bytes = (kept.len() as u64).saturating_mul(target.image_bytes() as u64);
+        let is_cropped = target.fit == Fit::RandomCrop;
+        let bytes = match is_cropped {
+            true => cover_bytes(&report.sizes, &target),
+            false => (kept.len() as u64).saturating_mul(target.image_bytes() as u64),
+        };
         let fits = bytes <= options.memory_limit_bytes && isize::try_from(bytes).is_ok();
         let mut image_paths = Vec::new();
         let storage = if fits {
@@ -56,11 +64,14 @@ impl ImageSet {
                 Source::Encoded(encoded) => encoded.paths.clone(),
                 Source::Raw(_) => Vec::new(),
             };
-            let pixels = decode_all(path, source, &mut kept, &target, &mut report)?;
+            let storage = match is_cropped {
+                true => Storage::Covers(decode_covers(path, &source, &mut kept, &target, &mut report)?),
+                false => Storage::Memory(decode_all(path, source, &mut kept, &target, &mut report)?),
+            };
             if !paths.is_empty() {
                 image_paths = kept.iter().map(|&index| paths[index as usize].clone()).collect();
             }
-            Storage::Memory(pixels)
+            storage
         } else {
             Storage::Streamed { source, kept: kept.clone() }
         };
@@ -100,6 +111,11 @@ impl ImageSet {
         self.target.channels
     }
 
+    /// Returns how images of another size were fitted.
+    pub fn fit(&self) -> Fit {
+        self.target.fit
+    }
+
     /// Returns the label of each image, an index into [`class_names`](Self::class_names), or `None` if the set has no
     /// labels.
     pub fn labels(&self) -> Option<&[u32]> {
@@ -123,7 +139,7 @@ impl ImageSet {
     pub fn image_path(&self, index: usize) -> PathBuf {
         match &self.storage {
             Storage::Streamed { source: Source::Encoded(encoded), kept } => encoded.paths[kept[index] as usize].clone(),
-            Storage::Memory(_) if !self.image_paths.is_empty() => self.image_paths[index].clone(),
+            Storage::Memory(_) | Storage::Covers(_) if !self.image_paths.is_empty() => self.image_paths[index].clone(),
             _ => self.path.join(index.to_string()),
         }
     }
@@ -196,6 +212,12 @@ impl ImageSet {
                 }
                 Ok(())
             }
+            Storage::Covers(images) => {
+                for (out, &index) in out.chunks_exact_mut(image_bytes).zip(indices) {
+                    crop(&images[index], &self.target, None, out);
+                }
+                Ok(())
+            }
             Storage::Streamed { source, kept } => {
                 out.par_chunks_exact_mut(image_bytes).zip(indices).try_for_each(|(out, &index)| {
                     let index = kept[index] as usize;
@@ -203,6 +225,62 @@ impl ImageSet {
                 })
             }
         }
+    }
+
+    /// Returns images as [`read`](Self::read) does, each cropped at a position: two numbers from 0 (top, left) to below 1
+    /// (bottom, right). Every offset in pixels has an equal share of that interval.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read), and [`Error::Argument`] if the set was not opened with
+    /// [`Fit::RandomCrop`](crate::Fit::RandomCrop), or if there are not as many positions as indices.
+    pub fn read_crops(&self, indices: &[usize], positions: &[[f64; 2]]) -> Result<Vec<u8>> {
+        self.check_bounds(indices)?;
+        if self.target.fit != Fit::RandomCrop || indices.len() != positions.len() {
+            let message =
+                "crops need images that were opened with the fit random-crop, and a position for each".to_owned();
+            return Err(Error::Argument(message));
+        }
+        let image_bytes = self.target.image_bytes();
+        let mut pixels = vec![0; indices.len() * image_bytes];
+        let crops = pixels.par_chunks_exact_mut(image_bytes).zip(indices).zip(positions);
+        crops.try_for_each(|((out, &index), &position)| {
+            match &self.storage {
+                Storage::Covers(images) => crop(&images[index], &self.target, Some(position), out),
+                Storage::Streamed { source, kept } => {
+                    let index = kept[index] as usize;
+                    let failed = |message| Error::malformed(source.path(index), message);
+                    crop(&source.decode_cover(index, &self.target).map_err(failed)?, &self.target, Some(position), out);
+                }
+                Storage::Memory(_) => unreachable!("images with this fit are kept as covers"),
+            }
+            Ok(())
+        })?;
+        Ok(pixels)
+    }
+
+    /// Returns the set with the labels of another one: each class has the label that `class_names`, by label, gives its
+    /// name. Labels of a set without class names stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the set has a class that is not one of `class_names`.
+    pub fn with_class_names(mut self, class_names: &[String]) -> Result<ImageSet> {
+        let Some(labels) = &mut self.labels else { return Ok(self) };
+        let is_named = self.class_names.iter().enumerate().any(|(label, name)| *name != label.to_string());
+        let known = |(label, name): (usize, &String)| match is_named {
+            true => class_names.iter().position(|known| known == name).map(|label| label as u32),
+            false => Some(label as u32).filter(|_| label < class_names.len()),
+        };
+        let relabeled: Vec<Option<u32>> = self.class_names.iter().enumerate().map(known).collect();
+        for label in labels.iter_mut() {
+            *label = relabeled[*label as usize].ok_or_else(|| {
+                let name = self.class_names[*label as usize].escape_debug();
+                let known = class_names.iter().take(20).map(|name| name.escape_debug().to_string());
+                let known = known.collect::<Vec<_>>().join(", ");
+                Error::Argument(format!("{} has the class {name}, but the model was trained on {known}", self.name))
+            })?;
+        }
+        self.class_names = class_names.to_vec();
+        Ok(self)
     }
 
     fn check_bounds(&self, indices: &[usize]) -> Result<()> {
@@ -271,11 +349,7 @@ fn decode_all(
         if let Source::Raw(_) = source {
             return Err(Error::malformed(path, reason));
         }
-        if let Ok(header) = source.probe(index) {
-            decrement(&mut report.sizes, (header.height, header.width));
-            decrement(&mut report.channels, header.channels);
-        }
-        report.bad.push(BadFile { path: source.path(index).to_owned(), reason });
+        report_bad(&source, index, reason, report);
     }
     if good.is_empty() {
         return Err(empty_error(path, report));
@@ -283,6 +357,48 @@ fn decode_all(
     pixels.truncate(good.len() * image_bytes);
     *kept = good;
     Ok(pixels)
+}
+
+/// Returns the size of all images when they cover the target.
+fn cover_bytes(sizes: &BTreeMap<(usize, usize), usize>, target: &Target) -> u64 {
+    let bytes = |(&(height, width), &count): (&(usize, usize), &usize)| {
+        let (height, width) = cover_size(height, width, target);
+        [height, width, target.channels, count].into_iter().fold(1u64, |bytes, n| bytes.saturating_mul(n as u64))
+    };
+    sizes.iter().map(bytes).fold(0, u64::saturating_add)
+}
+
+/// Decodes the images `kept` of a source as covers of the target, and moves those that fail from `kept` to the report.
+fn decode_covers(
+    path: &Path,
+    source: &Source,
+    kept: &mut Vec<u32>,
+    target: &Target,
+    report: &mut ReadReport,
+) -> Result<Vec<Pixels<'static>>> {
+    let decode = |&index: &u32| (index, source.decode_cover(index as usize, target));
+    let results: Vec<_> = kept.par_iter().map(decode).collect();
+    kept.clear();
+    let mut images = Vec::new();
+    for (index, result) in results {
+        match result {
+            Ok(image) => {
+                kept.push(index);
+                images.push(image);
+            }
+            Err(reason) => report_bad(source, index as usize, reason, report),
+        }
+    }
+    if images.is_empty() { Err(empty_error(path, report)) } else { Ok(images) }
+}
+
+/// Moves an image whose header could be read, but not its pixels, to the bad files.
+fn report_bad(source: &Source, index: usize, reason: String, report: &mut ReadReport) {
+    if let Ok(header) = source.probe(index) {
+        decrement(&mut report.sizes, (header.height, header.width));
+        decrement(&mut report.channels, header.channels);
+    }
+    report.bad.push(BadFile { path: source.path(index).to_owned(), reason });
 }
 
 fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {

@@ -3,7 +3,7 @@
 use crate::encoded::{EncodedImages, Header};
 use crate::error::Result;
 use crate::options::ReadOptions;
-use crate::pixels::Target;
+use crate::pixels::{Pixels, Target, convert, cover};
 use crate::raw::RawImages;
 use crate::report::BadFile;
 use std::path::Path;
@@ -29,6 +29,30 @@ pub(crate) struct Discovered {
     pub files: usize,
     pub bad: Vec<BadFile>,
     pub other_files: usize,
+    /// See [`ReadReport::generated`](crate::ReadReport::generated).
+    pub generated: usize,
+    /// See [`ReadReport::warnings`](crate::ReadReport::warnings).
+    pub warnings: Vec<String>,
+    /// Whether [`ReadOptions::range`] applies to the format.
+    pub has_range: bool,
+}
+
+impl Discovered {
+    /// Images of one file, without labels.
+    pub fn new(format: &'static str, source: Source) -> Self {
+        Self {
+            format,
+            source,
+            labels: None,
+            class_names: Vec::new(),
+            files: 1,
+            bad: Vec::new(),
+            other_files: 0,
+            generated: 0,
+            warnings: Vec::new(),
+            has_range: false,
+        }
+    }
 }
 
 /// Images that can be read by index.
@@ -64,7 +88,17 @@ impl Source {
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
         match self {
             Source::Raw(raw) => raw.decode(index, target, out),
-            Source::Encoded(encoded) => encoded.decode(index, target, out),
+            Source::Encoded(encoded) => convert(encoded.pixels(index)?, target, out),
         }
+    }
+
+    /// Decodes image `index`, converts its channels and resizes it so that it covers `target`.
+    pub fn decode_cover(&self, index: usize, target: &Target) -> std::result::Result<Pixels<'static>, String> {
+        let pixels = match self {
+            Source::Raw(raw) => raw.pixels(index)?,
+            Source::Encoded(encoded) => encoded.pixels(index)?,
+        };
+        let Pixels { height, width, channels, data } = cover(pixels, target)?;
+        Ok(Pixels { height, width, channels, data: data.into_owned().into() })
     }
 }

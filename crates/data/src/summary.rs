@@ -3,6 +3,7 @@ use crate::report::BadFile;
 use crate::set::ImageSet;
 use rayon::prelude::*;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -29,6 +30,8 @@ pub struct Summary {
     pub source_channels: Vec<ChannelCount>,
     /// Classes in order of their labels. Empty if the set has no labels.
     pub classes: Vec<ClassCount>,
+    /// The name of each class by its label. Empty if the set has no labels.
+    pub id2label: BTreeMap<u32, String>,
     /// Mean of each channel over all pixels, scaled to [0, 1].
     pub mean: Vec<f64>,
     /// Standard deviation of each channel over all pixels, scaled to [0, 1].
@@ -39,6 +42,10 @@ pub struct Summary {
     pub other_files: usize,
     /// Files and folders that cannot be read.
     pub bad: Vec<BadFile>,
+    /// Number of images that this program wrote.
+    pub generated: usize,
+    /// What may not be as intended.
+    pub warnings: Vec<String>,
 }
 
 /// The number of images of one size.
@@ -160,11 +167,14 @@ impl Summary {
                 .map(|(&channels, &images)| ChannelCount { channels, images })
                 .collect(),
             classes,
+            id2label: (0..).zip(set.class_names().iter().cloned()).collect(),
             mean,
             std,
             files: report.files,
             other_files: report.other_files,
             bad,
+            generated: report.generated,
+            warnings: report.warnings.clone(),
         }
     }
 }
@@ -189,10 +199,15 @@ impl fmt::Display for Summary {
         if !self.classes.is_empty() {
             let mut classes = self.classes.iter().map(|class| format!("{} {}", class.name, class.images));
             writeln!(f, "classes   {}{}", list(&mut classes), more(self.classes.len()))?;
+            let mut labels = self.id2label.iter().map(|(label, name)| format!("{label} {name}"));
+            writeln!(f, "labels    {}{}", list(&mut labels), more(self.classes.len()))?;
         }
         writeln!(f, "mean      {} (of 1, by channel)", numbers(&self.mean))?;
         writeln!(f, "std       {}", numbers(&self.std))?;
         write!(f, "files     {}, {} other files ignored, {} bad", self.files, self.other_files, self.bad.len())?;
+        if self.generated > 0 {
+            write!(f, "\ngenerated {} of the images were written by this program", self.generated)?;
+        }
         for bad in self.bad.iter().take(MAX_SHOWN) {
             write!(f, "\n  bad     {}: {}", bad.path.display(), bad.reason)?;
         }

@@ -91,7 +91,7 @@ fn invalid_npz_is_an_error() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("x.npz");
     let npz = |dtype: &str, shape: &str, bytes: usize| npz_of("arr_0", dtype, shape, false, &noise(bytes), false);
-    refuses(&path, &npz("<f4", "(1, 2, 2, 3)", 48), &["arr_0", "<f4", "u8", "astype"]);
+    refuses(&path, &npz("<f4", "(1, 2, 2, 3)", 48), &["arr_0", "<f4", "u8", "data.range"]);
     refuses(&path, &npz("|u1", "(12,)", 12), &["[12]", "N,H,W,C"]);
     refuses(&path, &npz("|u1", "(1, 2, 2, 2)", 8), &["N,H,W,C"]);
     refuses(&path, &npz("|u1", "(1, 0, 2, 3)", 0), &["N,H,W,C"]);
@@ -133,7 +133,7 @@ fn bad_files_are_reported_and_skipped() {
         ("b/corrupt.png", corrupt, ""),
         ("b/cut.png", good[..good.len() / 2].to_vec(), ""),
         ("b/empty.png", Vec::new(), "not an image"),
-        ("b/photo.TIFF", good.clone(), "TIFF files are not supported"),
+        ("b/photo.AVIF", good.clone(), "AVIF files are not supported"),
         ("b/text.png", b"<html>404</html>".to_vec(), "not an image"),
     ];
     bad.iter().for_each(|(name, bytes, _)| drop(put(&folder.path().join(name), bytes)));
@@ -234,7 +234,7 @@ fn unsupported_formats_are_named_with_a_conversion() {
     for path in [database.parent().unwrap(), &database] {
         assert!(refused(path, &ReadOptions::default()).contains("export it to a folder"));
     }
-    for (name, word) in [("a.tfrecord", "zip"), ("b.arrow", "Parquet"), ("c.npy", "savez"), ("d.tar.xz", "unxz")] {
+    for (name, word) in [("a.tfrecord", "zip"), ("b.arrow", "Parquet"), ("d.tar.xz", "unxz")] {
         assert!(refused(&put(&folder.path().join(name), b"?"), &ReadOptions::default()).contains(word));
     }
 }

@@ -14,11 +14,22 @@ use crate::Error;
 /// If the set cannot be read.
 pub fn open_data(pipeline: &Pipeline, path: Option<&Path>, split: Split) -> Result<ImageSet, Error> {
     let options = ReadOptions { split, ..pipeline.preprocessing.read_options() };
-    let Some(path) = path else { return Ok(data::builtin(&options)?) };
-    match data::open(path, &options) {
-        Err(data::Error::NoHeldOut { .. }) => Ok(data::open(path, &ReadOptions { split: Split::Train, ..options })?),
-        set => Ok(set?),
+    let Some(path) = path else { return with_classes(pipeline, data::builtin(&options)?) };
+    let set = match data::open(path, &options) {
+        Err(data::Error::NoHeldOut { .. }) => data::open(path, &ReadOptions { split: Split::Train, ..options })?,
+        set => set?,
+    };
+    with_classes(pipeline, set)
+}
+
+/// Gives the images of a set the labels that the classes of the same names have in the model. A part of a set may lack
+/// classes, which shifts its own labels.
+fn with_classes(pipeline: &Pipeline, set: ImageSet) -> Result<ImageSet, Error> {
+    let class_names = pipeline.preprocessing.class_names();
+    if class_names.is_empty() || pipeline.network.signature().labels == LabelKind::None {
+        return Ok(set);
     }
+    Ok(set.with_class_names(&class_names)?)
 }
 
 /// Reads the first `n` images of a set, or all if it has fewer, with labels where the network takes labels.

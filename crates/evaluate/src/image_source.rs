@@ -75,6 +75,14 @@ impl ImageSource {
         }
     }
 
+    /// Returns the set that the images are read from, if they are not in memory.
+    pub fn set(&self) -> Option<&ImageSet> {
+        match &self.storage {
+            Storage::Memory(_) => None,
+            Storage::Set(set) => Some(set),
+        }
+    }
+
     /// Returns the first `count` images, or all if there are fewer.
     pub fn first(self, count: usize) -> Self {
         Self { count: self.count.min(count), ..self }

@@ -1,9 +1,10 @@
 //! The image preprocessing of a model. It is stored with the weights, so that evaluation uses the same pixels as
 //! training.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use data::Fit;
+use data::{Background, Fit, LabelFrom};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Signature};
@@ -11,8 +12,11 @@ use crate::{Error, Signature};
 /// The name of the file in a pipeline's folder. diffusers ignores it.
 pub const FILE: &str = "preprocessing.json";
 
+/// Number of class names in an error message.
+const SHOWN_CLASSES: usize = 20;
+
 /// The preprocessing of images for a model, and the label that means "no class".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
     /// Height and width of the images.
@@ -24,6 +28,22 @@ pub struct Preprocessing {
     /// The label that means "no class", if the network was trained with label dropout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null_label: Option<u32>,
+    /// The class names by label, if the network was trained on labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub id2label: BTreeMap<u32, String>,
+    /// The source of the labels.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub label_from: LabelFrom,
+    /// The background of transparent images.
+    #[serde(default, skip_serializing_if = "Background::is_white")]
+    pub background: Background,
+    /// The values of an array that become 0 and 255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Preprocessing {
@@ -73,7 +93,7 @@ impl Preprocessing {
             toml::from_str(&text).ok()
         })?;
         let null_label = network.classes().filter(|_| run.train.label_dropout > 0.0).map(|classes| classes as u32 - 1);
-        Some(Self { fit: run.data.fit, null_label, ..Self::default() })
+        Some(Self { fit: run.data.fit.deterministic(), null_label, ..Self::default() })
     }
 
     /// Returns the options for reading a set's images.
@@ -82,12 +102,61 @@ impl Preprocessing {
             resolution: self.resolution.map(Into::into),
             channels: self.channels,
             fit: self.fit,
+            background: self.background.0,
+            label_from: self.label_from.clone(),
+            range: self.range,
             ..data::ReadOptions::default()
         }
     }
 
+    /// Returns the class names by label, or an empty list if some are not known.
+    pub fn class_names(&self) -> Vec<String> {
+        let is_complete = self.id2label.keys().copied().eq(0..self.id2label.len() as u32);
+        if is_complete { self.id2label.values().cloned().collect() } else { Vec::new() }
+    }
+
+    /// Returns the label of a class, given as its name or its label. `label:N` and `name:NAME` are one of the two only.
+    ///
+    /// # Errors
+    /// If there is no class of this name; the error lists all, the nearest first. If a number is the label of one class and
+    /// the name of another.
+    pub fn label(&self, class: &str) -> Result<u32, Error> {
+        let named = |name: &str| self.id2label.iter().find(|(_, known)| *known == name).map(|(&label, _)| label);
+        let unknown = || Error::Input(self.unknown_class(class));
+        if let Some(name) = class.strip_prefix("name:") {
+            return named(name).ok_or_else(unknown);
+        }
+        if let Some(label) = class.strip_prefix("label:") {
+            return label.parse().map_err(|_| unknown());
+        }
+        match (class.parse(), named(class)) {
+            (Ok(label), Some(other)) if label != other => Err(Error::Input(format!(
+                "the class {class} can be the one with this name, whose label is {other}, or the one with this label; write \
+                 name:{class} or label:{class}"
+            ))),
+            (Ok(label), _) | (Err(_), Some(label)) => Ok(label),
+            (Err(_), None) => Err(unknown()),
+        }
+    }
+
+    fn unknown_class(&self, class: &str) -> String {
+        if self.id2label.is_empty() {
+            return format!(
+                "unknown class {class:?}: the model has no class names; expected the label of a class, a number"
+            );
+        }
+        let lower = class.to_lowercase();
+        let mut known: Vec<&String> = self.id2label.values().collect();
+        known.sort_by_key(|name| strsim::damerau_levenshtein(&lower, &name.to_lowercase()));
+        let more = known.len().saturating_sub(SHOWN_CLASSES);
+        let known: Vec<String> =
+            known.into_iter().take(SHOWN_CLASSES).map(|name| name.escape_debug().to_string()).collect();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("unknown class {class:?}; the classes are {}{more} (nearest first), or their labels", known.join(", "))
+    }
+
     /// Returns the text of `preprocessing.json`.
-    pub(crate) fn to_json(self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         format!("{:#}\n", serde_json::json!(self))
     }
 }

@@ -140,8 +140,13 @@ fn small() -> Pipeline {
         ..unet::UnetConfig::ddpm([8, 8, 1], &[8], 1, &[])
     };
     let network = ddpm_model::NetworkConfig::from(config).build(0, &Device::flex()).unwrap();
-    let preprocessing =
-        Preprocessing { resolution: Some([8, 8]), channels: Some(1), fit: data::Fit::Pad, null_label: Some(2) };
+    let preprocessing = Preprocessing {
+        resolution: Some([8, 8]),
+        channels: Some(1),
+        fit: data::Fit::Pad,
+        null_label: Some(2),
+        ..Default::default()
+    };
     Pipeline { network, scheduler: SchedulerConfig::default(), preprocessing, root: "memory".into() }
 }
 

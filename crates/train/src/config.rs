@@ -29,7 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub use data::Fit;
+pub use data::{Background, Fit, LabelFrom};
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
 pub use sample::Sampler;
@@ -86,6 +86,15 @@ pub struct Data {
     pub fit: Fit,
     /// Whether to train a class-conditional network on the images' labels.
     pub labels: bool,
+    /// Where labels come from: `folder` (a label file, or the subfolders), `filename` (`cat_001.png`) or `column:NAME` of a
+    /// table. Defaults to `folder`.
+    #[serde(default)]
+    pub label_from: LabelFrom,
+    /// Background of transparent images with 1 or 3 channels: `[r, g, b]` or `"#rrggbb"`. Defaults to white.
+    #[serde(default)]
+    pub background: Background,
+    /// The numbers of a NumPy array that are black and white, such as `[-1, 1]`. Without it, arrays must be u8.
+    pub range: Option<[f64; 2]>,
 }
 
 /// `[model]`: the network, with the keys of diffusers' `UNet2DModel`. Image size and channels come from [`Data`].

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use data::ImageSet;
+use data::{Fit, ImageSet};
 use model::Images;
 use random::{Random, Stream};
 
@@ -30,12 +30,12 @@ impl Batch {
     }
 }
 
-/// Reads, mirrors and labels the images of each step.
+/// Reads, crops, mirrors and labels the images of each step.
 #[derive(Clone)]
 pub struct DataLoader {
     /// The images.
     pub set: Arc<ImageSet>,
-    /// The randomness of order, mirroring and label dropout.
+    /// The randomness of order, crops, mirroring and label dropout.
     pub random: Random,
     /// The number of images of a step, over all processes.
     pub global_size: usize,
@@ -68,7 +68,17 @@ impl DataLoader {
             random.shuffled(position / len, len, position % len) as usize
         };
         let indices: Vec<usize> = range.clone().map(index).collect();
-        let mut images = Images::read(set, &indices)?;
+        let mut images = match set.fit() {
+            Fit::RandomCrop => {
+                let mut positions = vec![[0.0; 2]; indices.len()];
+                for (place, position) in range.clone().zip(&mut positions) {
+                    random.uniforms_f64(Stream::Crop, place as u64, step, position);
+                }
+                let labels = set.labels().map(|labels| indices.iter().map(|&i| labels[i]).collect());
+                Images::from_bytes(set.shape(), &set.read_crops(&indices, &positions)?).with_labels(labels)
+            }
+            _ => Images::read(set, &indices)?,
+        };
         if self.flip {
             let (width, channels) = (images.width, images.channels);
             let size = images.height * width * channels;

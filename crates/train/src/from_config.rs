@@ -1,5 +1,7 @@
 //! Builds what a configuration describes.
 
+use std::collections::BTreeMap;
+
 use data::{ImageSet, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
 use model::guidance::Guidance;
@@ -16,7 +18,10 @@ impl TrainingConfig {
         ReadOptions {
             resolution: Some(self.data.resolution.height_width()),
             channels: Some(self.data.channels),
-            fit: self.data.fit,
+            fit: if split == Split::Train { self.data.fit } else { self.data.fit.deterministic() },
+            background: self.data.background.0,
+            label_from: self.data.label_from.clone(),
+            range: self.data.range,
             split,
             ..ReadOptions::default()
         }
@@ -103,8 +108,15 @@ impl TrainingConfig {
         Preprocessing {
             resolution: Some([set.height(), set.width()]),
             channels: Some(set.channels()),
-            fit: self.data.fit,
+            fit: self.data.fit.deterministic(),
             null_label: (self.train.label_dropout > 0.0).then(|| set.class_names().len() as u32),
+            id2label: match self.data.labels {
+                true => (0..).zip(set.class_names().iter().cloned()).collect(),
+                false => BTreeMap::new(),
+            },
+            label_from: self.data.label_from.clone(),
+            background: self.data.background,
+            range: self.data.range,
         }
     }
 

@@ -106,7 +106,7 @@ impl<'r, 'o> Context<'r, 'o> {
         Pipeline {
             network: self.session.trainer.averaged(),
             scheduler: self.session.config.scheduler(),
-            preprocessing: self.session.preprocessing,
+            preprocessing: self.session.preprocessing.clone(),
             root: self.session.folder.clone(),
         }
     }

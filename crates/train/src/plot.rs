@@ -71,7 +71,7 @@ pub fn chart(path: &Path, chart: &Chart, series: &[Series]) -> Result<(), PlotEr
 
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
-    fs::write(&partial, png.into_inner()).and_then(|()| fs::rename(&partial, path)).map_err(|error| {
+    fs::write(&partial, data::mark_png(png.into_inner())).and_then(|()| fs::rename(&partial, path)).map_err(|error| {
         let _ = fs::remove_file(&partial);
         PlotError::Write { path: path.to_owned(), error }
     })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::Device;
-use data::Split;
+use data::{ImageSet, Split};
 use weights::atomic;
 
 use crate::Error;
@@ -33,7 +33,7 @@ pub(crate) fn set_up<'o>(
     let set = Arc::new(config.open(Split::Train)?);
     let network = config.network(&set)?;
     check_sampler(config)?;
-    let validator = Validator::new(config, device)?;
+    let validator = Validator::new(config, &set, device)?;
     // Everything above can fail and must not leave a folder behind.
     let write_error = |path: &Path| {
         let path = path.to_owned();
@@ -82,6 +82,9 @@ pub(crate) fn set_up<'o>(
     for bad in &set.report().bad {
         context.warn(format!("{}: {}; skipped", bad.path.display(), bad.reason))?;
     }
+    for warning in data_warnings(config, folder, &set) {
+        context.warn(warning)?;
+    }
     resume(&mut context)?;
     let text = config.to_toml()?;
     atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
@@ -89,6 +92,25 @@ pub(crate) fn set_up<'o>(
     let started = started(context.session);
     context.emit(started)?;
     Ok((session, observers))
+}
+
+/// Returns what may not be as intended about the images of a run in `folder`.
+fn data_warnings(config: &TrainingConfig, folder: &Path, set: &ImageSet) -> Vec<String> {
+    let mut warnings = set.report().warnings.clone();
+    let generated = set.report().generated;
+    if generated > 0 {
+        warnings.push(format!("{generated} of {} images were written by this program, such as samples", set.len()));
+    }
+    let inside = |data: &Path| Some(folder.canonicalize().ok()?.starts_with(data.canonicalize().ok()?));
+    if let Some(data) = config.data.path.as_deref().filter(|data| inside(data) == Some(true)) {
+        warnings.push(format!(
+            "the folder of the run, {}, lies inside of {}, the images; it is skipped when they are read, but another place \
+             is better",
+            folder.display(),
+            data.display()
+        ));
+    }
+    warnings
 }
 
 /// Checks that the sampler of the sample grids fits the prediction, so that it does not fail at the first grid.

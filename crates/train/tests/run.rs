@@ -110,8 +110,12 @@ fn a_checkpoint_has_its_preprocessing() {
         channels: Some(1),
         fit: data::Fit::Crop,
         null_label: Some(10),
+        id2label: pipeline.preprocessing.id2label.clone(),
+        ..Default::default()
     };
     assert_eq!(pipeline.preprocessing, preprocessing);
+    assert_eq!((preprocessing.id2label.len(), &*preprocessing.id2label[&9]), (10, "Ankle boot"));
+    assert_eq!(preprocessing.label("Bag").unwrap(), 8);
     assert_eq!(pipeline.classes(), Some((0..10).collect()));
     assert_eq!(ddpm_train::planned_steps(&finished.checkpoint), Some(6));
     assert_eq!(ddpm_train::steps_done(folder.path()), Some(6));

@@ -139,13 +139,10 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         bytes: RawBytes::Memory(pixels),
     };
     Ok(Discovered {
-        format: variant.name,
-        source: Source::Raw(images),
         labels: Some(labels),
         class_names,
         files: files.len(),
-        bad: Vec::new(),
-        other_files: 0,
+        ..Discovered::new(variant.name, Source::Raw(images))
     })
 }
 

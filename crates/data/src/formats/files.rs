@@ -6,13 +6,73 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Returns the entries of a folder sorted by name, without hidden files and macOS's archive metadata.
+/// Returns the entries of a folder sorted by name, without hidden files and macOS's archive metadata, and without pipes
+/// and devices, which must not be opened.
 pub(crate) fn list_visible(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
-    let mut paths = read().map_err(|e| Error::io(folder, e))?;
-    paths.retain(|path| !lower_file_name(path).starts_with('.') && lower_file_name(path) != "__macosx");
-    paths.sort();
-    Ok(paths)
+    Ok(list_entries(folder)?.into_iter().filter(|(_, special)| special.is_none()).map(|(path, _)| path).collect())
+}
+
+/// Returns the visible entries of a folder sorted by name, each with its kind if it is neither a file nor a folder.
+pub(crate) fn list_entries(folder: &Path) -> Result<Vec<(PathBuf, Option<&'static str>)>> {
+    let visible = |path: &Path| !lower_file_name(path).starts_with('.') && lower_file_name(path) != "__macosx";
+    let read = || -> io::Result<Vec<_>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            if visible(&path) {
+                let kind = match entry.file_type()? {
+                    kind if kind.is_symlink() => fs::metadata(&path).ok().map(|target| target.file_type()),
+                    kind => Some(kind),
+                };
+                entries.push((path, kind.and_then(special_kind)));
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    };
+    read().map_err(|e| Error::io(folder, e))
+}
+
+/// Returns what a file is that is neither a regular file nor a folder. Opening a named pipe waits until someone writes.
+#[cfg(unix)]
+pub(crate) fn special_kind(kind: fs::FileType) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    match kind {
+        kind if kind.is_fifo() => Some("a named pipe"),
+        kind if kind.is_socket() => Some("a socket"),
+        kind if kind.is_char_device() || kind.is_block_device() => Some("a device"),
+        _ => None,
+    }
+}
+
+/// Returns what a file is that is neither a regular file nor a folder.
+#[cfg(not(unix))]
+pub(crate) fn special_kind(kind: fs::FileType) -> Option<&'static str> {
+    (!kind.is_file() && !kind.is_dir() && !kind.is_symlink()).then_some("neither a file nor a folder")
+}
+
+/// Returns what the first bytes of a file say if it was not downloaded: an explanation to be followed by what was
+/// expected.
+pub(crate) fn not_downloaded(head: &[u8]) -> Option<&'static str> {
+    let text = head.trim_ascii_start();
+    let starts = |word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()));
+    if head.is_empty() {
+        Some("is an empty file")
+    } else if starts("version https://git-lfs.github.com/") {
+        Some("is a Git LFS pointer: run `git lfs pull` to download the file")
+    } else if starts("<!doctype html") || starts("<html") {
+        Some("is an HTML page, perhaps an error or a login page: download the file again")
+    } else {
+        None
+    }
+}
+
+/// Returns the explanation of [`not_downloaded`] for a file on disk.
+pub(crate) fn file_not_downloaded(path: &Path) -> Option<&'static str> {
+    let mut head = Vec::new();
+    path.is_file().then(|| File::open(path).and_then(|file| file.take(256).read_to_end(&mut head)).ok())??;
+    not_downloaded(&head)
 }
 
 /// Returns the last component of a path in lower case, for comparisons.

@@ -56,15 +56,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
             Some(labels)
         }
     };
-    Ok(Discovered {
-        format: "IDX",
-        source: Source::Raw(raw),
-        labels,
-        class_names: Vec::new(),
-        files: 1,
-        bad: Vec::new(),
-        other_files: 0,
-    })
+    Ok(Discovered { labels, ..Discovered::new("IDX", Source::Raw(raw)) })
 }
 
 /// Returns the file with the images of a split. If a file is there both plain and compressed, the plain one is used.

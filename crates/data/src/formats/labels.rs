@@ -5,6 +5,7 @@ use super::files::{lower_file_name, normalized};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::path::Path;
@@ -14,6 +15,10 @@ pub(crate) const LABEL_FILES: [&str; 3] = ["dataset.json", "metadata.jsonl", "me
 
 /// Names of the label column, in order of preference.
 pub(crate) const LABEL_COLUMNS: [&str; 5] = ["label", "labels", "fine_label", "class", "class_id"];
+
+/// Names of the column with the image's file in tables of other layouts, in order of preference.
+const NAME_COLUMNS: [&str; 9] =
+    ["file_name", "filename", "file", "path", "image", "image_name", "name", "image_id", "id"];
 
 /// Maximum number of classes. It bounds the list of class names, whose length is the highest label plus one.
 pub(crate) const MAX_CLASSES: usize = 1 << 20;
@@ -44,13 +49,32 @@ pub(crate) fn read_bytes(path: &Path, source: impl Read) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Parses a label file. Its extension determines the format.
-pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
+/// Parses a label file. Its extension determines the format. With a `column`, its values are the labels, and the file may
+/// have another layout than that of the `datasets` library.
+pub(crate) fn read(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<LabelFile> {
     match lower_file_name(path).rsplit('.').next() {
         Some("json") => dataset_json(path, bytes),
-        Some("jsonl") => metadata_jsonl(path, bytes),
-        _ => metadata_csv(path, bytes),
+        Some("jsonl") => metadata_jsonl(path, bytes, column),
+        _ => metadata_csv(path, bytes, column),
     }
+}
+
+/// Returns the columns that can have the file names, and those that can have the labels.
+fn columns<'a>(column: &'a Option<&str>) -> (&'static [&'static str], &'a [&'a str]) {
+    match column {
+        Some(column) => (&NAME_COLUMNS, std::slice::from_ref(column)),
+        None => (&NAME_COLUMNS[..1], &LABEL_COLUMNS),
+    }
+}
+
+fn missing_column(path: &Path, column: &str, found: &[&str]) -> Error {
+    let found =
+        found.iter().take(20).map(|name| truncated(name).escape_debug().to_string()).collect::<Vec<_>>().join(", ");
+    Error::malformed(path, format!("has no column {column:?} of labels; its columns are {found}"))
+}
+
+fn missing_names(path: &Path) -> Error {
+    Error::malformed(path, format!("has no column of file names; expected one of {}", NAME_COLUMNS.join(", ")))
 }
 
 fn dataset_json(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
@@ -70,7 +94,8 @@ fn dataset_json(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
     Ok(LabelFile::Labeled(labels))
 }
 
-fn metadata_jsonl(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
+fn metadata_jsonl(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<LabelFile> {
+    let (name_columns, label_columns) = columns(&column);
     let (mut labels, mut is_metadata) = (HashMap::new(), false);
     for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -78,9 +103,18 @@ fn metadata_jsonl(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
         }
         let row: Map<String, Value> = serde_json::from_slice(line)
             .map_err(|e| Error::malformed(path, format!("line {}: expected one JSON object: {e}", number + 1)))?;
-        let Some(name) = row.get("file_name").and_then(Value::as_str) else { continue };
+        if let Some(column) = column.filter(|column| !row.contains_key(*column)) {
+            return Err(missing_column(path, column, &row.keys().map(String::as_str).collect::<Vec<_>>()));
+        }
+        let name = name_columns.iter().find_map(|name| row.get(*name)).and_then(label_text);
+        let Some(name) = &name else {
+            if column.is_some() {
+                return Err(missing_names(path));
+            }
+            continue;
+        };
         is_metadata = true;
-        if let Some(label) = LABEL_COLUMNS.iter().find_map(|column| row.get(*column)).filter(|label| !label.is_null()) {
+        if let Some(label) = label_columns.iter().find_map(|column| row.get(*column)).filter(|label| !label.is_null()) {
             let label = label_text(label).ok_or_else(|| invalid_label(path, name, label))?;
             labels.insert(normalized(name), label);
         }
@@ -92,13 +126,20 @@ fn metadata_jsonl(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
     })
 }
 
-fn metadata_csv(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
+fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<LabelFile> {
+    let (name_columns, label_columns) = columns(&column);
     let malformed = |e: csv::Error| Error::malformed(path, format!("is not a table of comma-separated values: {e}"));
     let mut table = csv::Reader::from_reader(bytes);
-    let columns = table.headers().map_err(malformed)?;
-    let find = |name: &str| columns.iter().position(|column| column.trim_start_matches('\u{feff}') == name);
-    let Some(name) = find("file_name") else { return Ok(LabelFile::Unrelated) };
-    let Some(label) = LABEL_COLUMNS.iter().find_map(|column| find(column)) else { return Ok(LabelFile::Unlabeled) };
+    let header: Vec<&str> =
+        table.headers().map_err(malformed)?.iter().map(|c| c.trim_start_matches('\u{feff}')).collect();
+    let find = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column == name));
+    let (name, label) = match (find(name_columns), find(label_columns), column) {
+        (_, None, Some(column)) => return Err(missing_column(path, column, &header)),
+        (None, _, Some(_)) => return Err(missing_names(path)),
+        (None, ..) => return Ok(LabelFile::Unrelated),
+        (Some(_), None, None) => return Ok(LabelFile::Unlabeled),
+        (Some(name), Some(label), _) => (name, label),
+    };
     let mut labels = HashMap::new();
     for row in table.records() {
         let row = row.map_err(malformed)?;
@@ -129,7 +170,7 @@ fn truncated(name: &str) -> String {
 }
 
 /// Converts labels to class indices, and returns them with the class names. If all labels are integers, they are the
-/// indices, and there are no names. Otherwise the indices are the positions in the sorted list of names. `image`
+/// indices, and there are no names. Otherwise the indices are the positions in the list of names in natural order. `image`
 /// returns the name of an image for the error message that it has no label.
 pub(crate) fn to_indices(
     path: &Path,
@@ -142,6 +183,8 @@ pub(crate) fn to_indices(
         return Err(Error::malformed(path, message));
     }
     let names: BTreeSet<&str> = labels.iter().flatten().map(|name| name.as_str()).collect();
+    let mut names: Vec<&str> = names.into_iter().collect();
+    names.sort_by(|a, b| natural_order(a, b));
     let index: HashMap<&str, u32> = if names.iter().all(|name| name.parse::<i64>().is_ok()) {
         names.iter().filter_map(|name| Some((*name, name.parse().ok()?))).collect()
     } else {
@@ -162,4 +205,98 @@ pub(crate) fn to_indices(
     let is_named = names.iter().any(|name| name.parse::<i64>().is_err());
     let names = if is_named { names.into_iter().map(str::to_owned).collect() } else { Vec::new() };
     Ok((Some(labels), names))
+}
+
+/// The names of images relative to a label file, for looking up their labels.
+pub(crate) struct ImageNames<'a> {
+    names: Vec<&'a str>,
+    /// Whether only the whole name counts.
+    exact: bool,
+    /// How many images have a file name, in any folder.
+    files: HashMap<&'a str, usize>,
+}
+
+impl<'a> ImageNames<'a> {
+    pub fn new(names: impl Iterator<Item = &'a str>, exact: bool) -> Self {
+        let names: Vec<&str> = names.collect();
+        let mut files = HashMap::new();
+        names.iter().for_each(|name| *files.entry(file_name(name)).or_default() += 1);
+        Self { names, exact, files }
+    }
+
+    /// Returns the label of an image: by its name, and unless names must be exact, by its file name if no other image has
+    /// the same, and by either without the extension.
+    pub fn find<'l>(&self, image: usize, labels: &'l HashMap<String, String>) -> Option<&'l String> {
+        let name = self.names[image];
+        if self.exact {
+            return labels.get(name);
+        }
+        let file = Some(file_name(name)).filter(|file| self.files[file] == 1);
+        let without_extension = |name: &'a str| name.rsplit_once('.').map(|(stem, _)| stem);
+        [Some(name), without_extension(name), file, file.and_then(without_extension)]
+            .into_iter()
+            .find_map(|name| labels.get(name?))
+    }
+}
+
+fn file_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// Compares names as people sort them: digits as numbers, so that `9` precedes `10`.
+pub(crate) fn natural_order(a: &str, b: &str) -> Ordering {
+    let (mut rest_a, mut rest_b) = (a, b);
+    loop {
+        let (run_a, run_b) = (first_run(rest_a), first_run(rest_b));
+        if run_a.is_empty() || run_b.is_empty() {
+            // Equal numbers can be written differently: `1` and `01`.
+            return run_a.cmp(run_b).then_with(|| a.cmp(b));
+        }
+        (rest_a, rest_b) = (&rest_a[run_a.len()..], &rest_b[run_b.len()..]);
+        let is_number = |run: &str| run.starts_with(|c: char| c.is_ascii_digit());
+        let order = if is_number(run_a) && is_number(run_b) {
+            let (a, b) = (run_a.trim_start_matches('0'), run_b.trim_start_matches('0'));
+            a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+        } else {
+            run_a.cmp(run_b)
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+}
+
+/// Returns the digits, or the characters other than digits, at the start of a name.
+fn first_run(name: &str) -> &str {
+    let starts_with_digit = name.starts_with(|c: char| c.is_ascii_digit());
+    let end = name.find(|c: char| c.is_ascii_digit() != starts_with_digit);
+    &name[..end.unwrap_or(name.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_compared_as_numbers() {
+        let mut names = ["10", "9", "cat", "1", "01", "cat10", "cat9b", "cat9", "Zebra", "99999999999999999999999", ""];
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(
+            names,
+            ["", "01", "1", "9", "10", "99999999999999999999999", "Zebra", "cat", "cat9", "cat9b", "cat10"]
+        );
+    }
+
+    proptest::proptest! {
+        /// `sort_by` may panic if the order is not total.
+        #[test]
+        fn the_order_is_total(names in proptest::collection::vec("[0-2a]{0,4}", 3)) {
+            let [a, b, c] = [&names[0], &names[1], &names[2]];
+            proptest::prop_assert_eq!(natural_order(a, b), natural_order(b, a).reverse());
+            proptest::prop_assert_eq!(natural_order(a, b).is_eq(), a == b);
+            if natural_order(a, b).is_le() && natural_order(b, c).is_le() {
+                proptest::prop_assert!(natural_order(a, c).is_le());
+            }
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! Images in NumPy's `.npz`. Reads OpenAI's sample files (`arr_0` u8 of N,H,W,C, `arr_1` labels) and the array names of
 //! Keras and MedMNIST; writes OpenAI's sample files.
 
+use super::array::{self, Layout};
 use super::files::lower_file_name;
 use super::labels::MAX_CLASSES;
 use crate::error::{Error, Result};
 use crate::npy::{NpyHeader, npy_header, npz_error, read_data};
-use crate::options::{MAX_SIDE, ReadOptions, Split};
+use crate::options::{ReadOptions, Split};
 use crate::raw::{RawBytes, RawImages, checked_product};
 use crate::source::{Discovered, Format, Source};
 use std::fs::File;
@@ -44,47 +45,34 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         return Err(Error::Empty { path: path.to_owned(), message });
     };
     let has_labels = has(labels);
-    let raw = read_images(&mut archive, path, images, options.memory_limit_bytes)?;
+    let raw = read_images(&mut archive, path, images, options)?;
     let labels = if has_labels { Some(read_labels(&mut archive, path, labels, raw.count)?) } else { None };
-    Ok(Discovered {
-        format: "npz",
-        source: Source::Raw(raw),
-        labels,
-        class_names: Vec::new(),
-        files: 1,
-        bad: Vec::new(),
-        other_files: 0,
-    })
+    Ok(Discovered { labels, has_range: true, ..Discovered::new("npz", Source::Raw(raw)) })
 }
 
-fn read_images(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &str, limit: u64) -> Result<RawImages> {
-    let mut entry = archive.by_name(&format!("{name}.npy")).map_err(|e| npz_error(path, e))?;
+fn read_images(
+    archive: &mut ZipArchive<BufReader<File>>,
+    path: &Path,
+    name: &str,
+    options: &ReadOptions,
+) -> Result<RawImages> {
+    let file = format!("{name}.npy");
+    let mut entry = archive.by_name(&file).map_err(|e| npz_error(path, e))?;
     let array = NpyHeader::read(&mut entry, path, name)?;
-    if array.dtype != "|u1" {
-        let message = format!(
-            "{name} has dtype {}, expected u8 (|u1) from 0 to 255; save it with .astype(numpy.uint8)",
-            array.dtype
-        );
-        return Err(Error::malformed(path, message));
+    let layout = Layout::new(path, name, &array.shape)?;
+    array::check_length(path, name, &array, entry.size().saturating_sub(array.length))?;
+    let limit = options.memory_limit_bytes;
+    if array.dtype != "|u1" || options.range.is_some() {
+        drop(entry);
+        // An entry cannot be rewound, so each pass begins with its header.
+        let bytes = array::to_bytes(path, name, &array, options, &mut |pass| {
+            let mut entry = archive.by_name(&file).map_err(|e| npz_error(path, e))?;
+            NpyHeader::read(&mut entry, path, name)?;
+            pass(&mut entry)
+        })?;
+        return Ok(RawImages::new(path, layout, bytes));
     }
-    let shape =
-        || format!("{name} has shape {:?}, expected N,H,W,C with C = 1, 3 or 4 (or N,C,H,W, or N,H,W)", array.shape);
-    let (count, height, width, channels, planar) = match array.shape[..] {
-        [n, h, w, c @ (1 | 3 | 4)] => (n, h, w, c, false),
-        [n, c @ (1 | 3 | 4), h, w] => (n, h, w, c, true),
-        [n, h, w] => (n, h, w, 1, false),
-        _ => return Err(Error::malformed(path, shape())),
-    };
-    let bytes = checked_product(path, &[count, height, width, channels])?;
-    if [height, width].iter().any(|&side| side == 0 || side > MAX_SIDE as u64) {
-        return Err(Error::malformed(path, shape()));
-    }
-    let claimed = entry.size().saturating_sub(array.length);
-    if claimed != bytes {
-        let message =
-            format!("{name} is truncated: its shape {:?} takes {bytes} bytes, but it has {claimed}", array.shape);
-        return Err(Error::malformed(path, message));
-    }
+    let bytes = checked_product(path, &array.shape)?;
     let bytes = match (entry.compression(), entry.data_start(), entry.encrypted()) {
         (CompressionMethod::Stored, Some(start), false) => {
             let file = File::open(path).map_err(|e| Error::io(path, e))?;
@@ -104,9 +92,7 @@ fn read_images(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
         }
         _ => RawBytes::Memory(read_data(entry, path, name, bytes)?),
     };
-    // Each size fits into usize, because the file has as many bytes as their product.
-    let [count, height, width, channels] = [count, height, width, channels].map(|size| size as usize);
-    Ok(RawImages { path: path.to_owned(), count, height, width, channels, planar, bytes })
+    Ok(RawImages::new(path, layout, bytes))
 }
 
 fn read_labels(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &str, images: usize) -> Result<Vec<u32>> {

@@ -1,8 +1,10 @@
 //! Sets that consist of one or more shards: tar archives or Parquet files.
 
 use super::files::{extension, list_visible, lower_file_name};
-use super::tree::{IMAGE_EXTENSIONS, TEST_NAMES, TRAIN_NAMES};
+use super::parts::{TEST_NAMES, part_name};
+use super::tree::IMAGE_EXTENSIONS;
 use crate::error::{Error, Result};
+use crate::generated::is_generated;
 use crate::options::{ReadOptions, Split};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,9 @@ pub(crate) fn detect(path: &Path, extensions: &[&str]) -> bool {
     if path.is_file() {
         return has_extension(path, extensions);
     }
-    let is_image = |file: &PathBuf| IMAGE_EXTENSIONS.contains(&extension(&lower_file_name(file)).as_str());
+    // A contact sheet does not make it a folder of images.
+    let is_image =
+        |file: &PathBuf| IMAGE_EXTENSIONS.contains(&&*extension(&lower_file_name(file))) && !is_generated(file);
     list_shards(path, extensions).is_ok_and(|shards| !shards.is_empty())
         && list_visible(path).is_ok_and(|files| !files.iter().any(is_image))
 }
@@ -46,7 +50,7 @@ pub(crate) fn find(path: &Path, extensions: &[&str], options: &ReadOptions) -> R
 
 /// Returns all shards in a folder, sorted by name.
 fn list_shards(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
-    let is_split = |name: &str| name == "data" || TRAIN_NAMES.contains(&name) || TEST_NAMES.contains(&name);
+    let is_split = |name: &str| name == "data" || part_name(name).is_some();
     let mut files = Vec::new();
     for entry in list_visible(folder)? {
         let name = lower_file_name(&entry);

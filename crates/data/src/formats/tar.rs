@@ -2,11 +2,11 @@
 //! from webdataset's `.cls` and `.json` files. Plain archives are read without unpacking; compressed ones are unpacked in
 //! memory.
 
-use super::files::{extension, is_gzip, is_hidden, normalized, open_decompressed};
+use super::files::{extension, file_not_downloaded, is_gzip, is_hidden, normalized, open_decompressed};
 use super::tree::{self, IMAGE_EXTENSIONS};
 use super::{labels, shards};
 use crate::error::{Error, Result};
-use crate::options::{ReadOptions, Split};
+use crate::options::{LabelFrom, ReadOptions, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format};
 use flate2::read::MultiGzDecoder;
@@ -63,6 +63,8 @@ struct Index {
     members: Vec<Member>,
     /// Labels in webdataset's format, by shard and sample key.
     labels: HashMap<(usize, String), String>,
+    /// The key of `.json` files that has the labels. Defaults to any of the usual ones.
+    column: Option<String>,
     bad: Vec<BadFile>,
     /// Concatenated images of compressed shards.
     unpacked: Vec<u8>,
@@ -74,23 +76,35 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         Err(Error::NoHeldOut { .. }) if path.is_file() => (vec![path.to_owned()], Split::Test),
         shards => (shards?, Split::Train),
     };
-    let mut index = Index::default();
+    let column = match &options.label_from {
+        LabelFrom::Column(column) => Some(column.clone()),
+        _ => None,
+    };
+    let mut index = Index { column, ..Index::default() };
     for (number, shard) in shards.iter().enumerate() {
         index.add(number, shard, options.memory_limit_bytes)?;
     }
-    let Index { names, members, labels, bad, unpacked } = index;
+    let Index { names, members, labels, mut bad, unpacked, .. } = index;
     let unpacked = Arc::new(unpacked);
     let path_of = |index: usize| shards[members[index].shard].join(&names[index]);
     let read = |index: usize| {
         let source = members[index].open(&shards, &unpacked).map_err(|e| Error::reading(&path_of(index), e))?;
         labels::read_bytes(&path_of(index), source)
     };
-    let mut part = tree::select(path, &names, split, &read)?;
+    // Labels of webdataset precede those of folders and tables.
+    let is_labeled = !labels.is_empty() && options.label_from != LabelFrom::FileName;
+    let label_from = if is_labeled { &LabelFrom::Folder } else { &options.label_from };
+    let mut part = tree::select(path, &names, split, label_from, &read)?;
     let sidecar_labels = |&image: &usize| labels.get(&(members[image].shard, sample_key(&names[image]).to_owned()));
     let sidecar_labels: Vec<_> = part.images.iter().map(sidecar_labels).collect();
-    if sidecar_labels.iter().any(Option::is_some) {
+    if is_labeled && sidecar_labels.iter().any(Option::is_some) {
         let first = |missing: usize| names[part.images[missing]].clone();
         (part.labels, part.class_names) = labels::to_indices(path, &sidecar_labels, first)?;
+    }
+    for bad in &mut bad {
+        if let Some(cause) = file_not_downloaded(&bad.path) {
+            bad.reason = format!("{cause} ({})", bad.reason);
+        }
     }
     part.bad = bad;
     part.into_discovered("tar", path, path_of, |images| {
@@ -183,9 +197,12 @@ impl Index {
         let mut bytes = Vec::new();
         entry.take(MAX_SIDECAR_BYTES).read_to_end(&mut bytes)?;
         let label = match end.as_str() {
+            "cls" if self.column.is_some() => None,
             "cls" => Some(String::from_utf8_lossy(&bytes).trim().to_owned()),
             _ => serde_json::from_slice::<Map<String, Value>>(&bytes).ok().and_then(|object| {
-                labels::LABEL_COLUMNS.iter().chain(&["cls"]).find_map(|key| labels::label_text(object.get(*key)?))
+                let usual = labels::LABEL_COLUMNS.iter().chain(&["cls"]).copied();
+                let keys: Vec<&str> = self.column.as_deref().map_or_else(|| usual.collect(), |column| vec![column]);
+                keys.into_iter().find_map(|key| labels::label_text(object.get(key)?))
             }),
         };
         if let Some(label) = label.filter(|label| label.len() <= MAX_LABEL) {

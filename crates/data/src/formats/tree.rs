@@ -2,31 +2,38 @@
 //! the classes, as in torchvision's `ImageFolder`, unless there is a label file.
 
 use super::files::extension;
-use super::labels::{self, LabelFile};
+use super::labels::{self, ImageNames, LabelFile, natural_order};
+use super::parts;
 use crate::encoded::{EncodedImages, OpenImage};
 use crate::error::{Error, Result};
-use crate::options::Split;
+use crate::options::{LabelFrom, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Source};
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Extensions of supported image files.
-pub(crate) const IMAGE_EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "jfif", "webp", "gif"];
+pub(crate) const IMAGE_EXTENSIONS: [&str; 14] =
+    ["png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "pam"];
 
 /// Extensions of unsupported image files, which are reported as bad files.
-const UNSUPPORTED_EXTENSIONS: [&str; 16] = [
-    "apng", "avif", "bmp", "dng", "exr", "heic", "heif", "jp2", "jxl", "pgm", "pnm", "ppm", "qoi", "tga", "tif", "tiff",
-];
+const UNSUPPORTED_EXTENSIONS: [&str; 10] = ["apng", "avif", "dng", "exr", "heic", "heif", "jp2", "jxl", "qoi", "tga"];
 
-/// Names of the folders and shards of a split.
-pub(crate) const TRAIN_NAMES: [&str; 2] = ["train", "training"];
-pub(crate) const TEST_NAMES: [&str; 6] = ["test", "testing", "val", "valid", "validation", "eval"];
+/// Extensions of archives, which are not searched for images when there are images next to them.
+const ARCHIVE_EXTENSIONS: [&str; 7] = ["zip", "tar", "tgz", "gz", "parquet", "npz", "npy"];
+
+/// Returns whether a name is that of an image, in a supported format or not.
+pub(crate) fn is_image(name: &str) -> bool {
+    let extension = extension(name);
+    IMAGE_EXTENSIONS.contains(&&*extension) || UNSUPPORTED_EXTENSIONS.contains(&&*extension)
+}
 
 /// The files of a split, as indices into the names of all files.
 pub(crate) struct SplitFiles {
     /// The folder of the split with a trailing slash, or an empty string.
     pub root: String,
+    /// Whether the set has other parts, in other folders.
+    pub divided: bool,
     pub images: Vec<usize>,
     /// Image files in unsupported formats.
     pub unsupported: Vec<usize>,
@@ -35,6 +42,8 @@ pub(crate) struct SplitFiles {
     pub other_files: usize,
     pub labels: Option<Vec<u32>>,
     pub class_names: Vec<String>,
+    pub generated: usize,
+    pub warnings: Vec<String>,
 }
 
 /// Selects the files of a split from the [normalized](super::files::normalized) names of all files of the set at `path`.
@@ -43,32 +52,67 @@ pub(crate) fn select(
     path: &Path,
     names: &[String],
     split: Split,
+    label_from: &LabelFrom,
     read: &dyn Fn(usize) -> Result<Vec<u8>>,
 ) -> Result<SplitFiles> {
-    let top = common_root(names);
-    let root = match split_folder(names, top, split) {
-        Some(root) => root,
-        None => return Err(Error::NoHeldOut { path: path.to_owned(), expected: "folders train and test (or val)" }),
+    // Folders without images are not parts of the set.
+    let pictures: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_image(name)).collect();
+    let top = common_root(&pictures);
+    let part = parts::part_folder(&pictures, top, split);
+    let divided = part.is_some();
+    let root = match (part, split) {
+        (Some(root), _) => root,
+        (None, Split::Train) => top.to_owned(),
+        (None, Split::Test) => {
+            return Err(Error::NoHeldOut { path: path.to_owned(), expected: "folders train and test (or val)" });
+        }
     };
     let (mut images, mut unsupported, mut other_files) = (Vec::new(), Vec::new(), 0);
-    for (index, name) in names.iter().enumerate().filter(|(_, name)| name.starts_with(&root)) {
+    let mut archives = Vec::new();
+    for (index, name) in names.iter().enumerate().filter(|(_, name)| !divided || name.starts_with(&root)) {
         match extension(name).as_str() {
             end if IMAGE_EXTENSIONS.contains(&end) => images.push(index),
             end if UNSUPPORTED_EXTENSIONS.contains(&end) => unsupported.push(index),
-            _ => other_files += 1,
+            end => {
+                other_files += 1;
+                archives.extend(ARCHIVE_EXTENSIONS.contains(&end).then_some(name.as_str()));
+            }
         }
     }
+    let mut warnings = Vec::new();
+    if !divided {
+        warnings.extend(parts::undivided_warning(&pictures, top));
+    }
+    if !archives.is_empty() && !images.is_empty() {
+        let (n, archives) = (archives.len(), parts::list(archives.into_iter()));
+        warnings.push(format!(
+            "{n} archives next to the images are not read: {archives}; give the path of one to read the images in it"
+        ));
+    }
 
-    let mut files =
-        SplitFiles { root, images, unsupported, bad: Vec::new(), other_files, labels: None, class_names: Vec::new() };
-    if !files.labels_from_file(path, names, top, read)? {
-        files.labels_from_folders(names);
+    let mut files = SplitFiles {
+        root,
+        divided,
+        images,
+        unsupported,
+        bad: Vec::new(),
+        other_files,
+        labels: None,
+        class_names: Vec::new(),
+        generated: 0,
+        warnings,
+    };
+    match label_from {
+        LabelFrom::FileName => files.labels_from_file_names(path, names)?,
+        LabelFrom::Column(column) => files.labels_from_column(path, names, column, read)?,
+        LabelFrom::Folder if files.labels_from_file(path, names, read)? => {}
+        LabelFrom::Folder => files.labels_from_folders(names),
     }
     Ok(files)
 }
 
 /// Returns the folder that contains all files, with a trailing slash, or an empty string.
-fn common_root(names: &[String]) -> &str {
+fn common_root<'a>(names: &[&'a str]) -> &'a str {
     let Some(first) = names.first() else { return "" };
     let mut end = 0;
     while let Some(length) = first[end..].find('/') {
@@ -81,67 +125,143 @@ fn common_root(names: &[String]) -> &str {
     &first[..end]
 }
 
-/// Returns the folder of a split if the set has folders `train` and `test` or `val`. Otherwise returns `top` for the
-/// training split.
-fn split_folder(names: &[String], top: &str, split: Split) -> Option<String> {
-    let folders: BTreeSet<&str> = names.iter().filter_map(|name| Some(name[top.len()..].split_once('/')?.0)).collect();
-    let find = |wanted: &[&str]| {
-        let folder = wanted.iter().find_map(|w| folders.iter().find(|folder| folder.eq_ignore_ascii_case(w)));
-        folder.map(|folder| format!("{top}{folder}/"))
-    };
-    let is = |folder: &str, names: &[&str]| names.iter().any(|name| folder.eq_ignore_ascii_case(name));
-    let divided = folders.iter().all(|folder| is(folder, &TRAIN_NAMES) || is(folder, &TEST_NAMES));
-    match (find(&TRAIN_NAMES), split) {
-        (Some(train), Split::Train) if divided => Some(train),
-        (Some(_), Split::Test) if divided => find(&TEST_NAMES),
-        (_, Split::Train) => Some(top.to_owned()),
-        (_, Split::Test) => None,
-    }
+/// Returns a folder with a trailing slash, and all folders that contain it, innermost first. The last is empty.
+fn ancestors(folder: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(folder), |folder| {
+        let folder = folder.strip_suffix('/')?;
+        Some(folder.rfind('/').map_or("", |slash| &folder[..=slash]))
+    })
 }
 
 impl SplitFiles {
-    /// Reads the label file in the folder of the split or the set. Returns whether there is one.
+    /// Reads the label file in the folder of the split, or in one that contains it. Returns whether there is one.
     fn labels_from_file(
         &mut self,
         path: &Path,
         names: &[String],
-        top: &str,
         read: &dyn Fn(usize) -> Result<Vec<u8>>,
     ) -> Result<bool> {
-        for folder in [self.root.as_str(), top] {
+        let root = self.root.clone();
+        for folder in ancestors(&root) {
             for name in labels::LABEL_FILES {
                 let Some(index) = names.iter().position(|other| other.strip_prefix(folder) == Some(name)) else {
                     continue;
                 };
                 let file = path.join(&names[index]);
-                let labels = match labels::read(&file, &read(index)?)? {
+                let labels = match labels::read(&file, &read(index)?, None)? {
                     LabelFile::Unrelated => continue,
                     LabelFile::Unlabeled => None,
                     LabelFile::Labeled(labels) => Some(labels),
                 };
-                self.other_files -= usize::from(names[index].starts_with(&self.root));
-                if let Some(labels) = labels {
-                    let label = |&image: &usize| names[image].strip_prefix(folder).and_then(|name| labels.get(name));
-                    let labels: Vec<_> = self.images.iter().map(label).collect();
-                    let first = |missing: usize| names[self.images[missing]].clone();
-                    (self.labels, self.class_names) = labels::to_indices(&file, &labels, first)?;
-                }
+                self.set_labels_of_file(&file, names, (index, folder), labels, true)?;
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
+    /// Reads the labels from a column of `metadata.csv`, `metadata.jsonl` or the only other table in the same folder.
+    fn labels_from_column(
+        &mut self,
+        path: &Path,
+        names: &[String],
+        column: &str,
+        read: &dyn Fn(usize) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let root = self.root.clone();
+        for folder in ancestors(&root) {
+            let inside = |name: &str| name.strip_prefix(folder).filter(|name| !name.contains('/')).map(str::to_owned);
+            let tables: Vec<usize> = (0..names.len())
+                .filter(|&index| {
+                    inside(&names[index]).is_some_and(|name| ["csv", "jsonl"].contains(&&*extension(&name)))
+                })
+                .collect();
+            let metadata =
+                tables.iter().find(|&&index| inside(&names[index]).is_some_and(|n| n.starts_with("metadata.")));
+            let index = match (metadata, &tables[..]) {
+                (Some(&index), _) | (None, &[index]) => index,
+                (None, []) => continue,
+                (None, several) => {
+                    let tables = parts::list(several.iter().map(|&index| names[index].as_str()));
+                    let message = format!("has several tables: {tables}; name the one with the labels metadata.csv");
+                    return Err(Error::malformed(path, message));
+                }
+            };
+            let file = path.join(&names[index]);
+            let LabelFile::Labeled(labels) = labels::read(&file, &read(index)?, Some(column))? else {
+                return Err(Error::malformed(&file, format!("has no labels in the column {column:?}")));
+            };
+            return self.set_labels_of_file(&file, names, (index, folder), Some(labels), false);
+        }
+        let message = format!("has no table with the column {column:?}; expected metadata.csv or metadata.jsonl");
+        Err(Error::malformed(path, message))
+    }
+
+    /// Sets the labels that a label file, `(index, folder)`, has for the images.
+    fn set_labels_of_file(
+        &mut self,
+        file: &Path,
+        names: &[String],
+        (index, folder): (usize, &str),
+        labels: Option<HashMap<String, String>>,
+        exact: bool,
+    ) -> Result<()> {
+        self.other_files -= usize::from(!self.divided || names[index].starts_with(&self.root));
+        let Some(labels) = labels else { return Ok(()) };
+        let relative = self.images.iter().map(|&image| names[image].strip_prefix(folder).unwrap_or_default());
+        let images = ImageNames::new(relative, exact);
+        let labels: Vec<_> = (0..self.images.len()).map(|image| images.find(image, &labels)).collect();
+        let first = |missing: usize| names[self.images[missing]].clone();
+        (self.labels, self.class_names) = labels::to_indices(file, &labels, first)?;
+        Ok(())
+    }
+
     /// Uses the subfolders as classes if there are at least two and every image is in a subfolder.
     fn labels_from_folders(&mut self, names: &[String]) {
-        let class_of = |&image: &usize| Some(names[image].strip_prefix(&self.root)?.split_once('/')?.0);
-        let Some(classes) = self.images.iter().map(class_of).collect::<Option<Vec<_>>>() else { return };
-        let class_names: Vec<&str> = classes.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-        if class_names.len() > 1 {
-            let label = |class| class_names.binary_search(class).map_or(0, |label| label as u32);
-            self.labels = Some(classes.iter().map(label).collect());
-            self.class_names = class_names.into_iter().map(str::to_owned).collect();
+        let class_of = |image: usize| Some(names[image].strip_prefix(&self.root)?.split_once('/')?.0);
+        let mut class_names: Vec<&str> = self.images.iter().filter_map(|&image| class_of(image)).collect();
+        class_names.sort_by(|a, b| natural_order(a, b));
+        class_names.dedup();
+        if class_names.len() < 2 {
+            return;
         }
+        let loose: Vec<usize> = self.images.iter().copied().filter(|&image| class_of(image).is_none()).collect();
+        if let Some(&first) = loose.first() {
+            let others =
+                if loose.len() > 1 { format!(" and {} more images lie", loose.len() - 1) } else { " lies".into() };
+            let (first, folders) = (names[first].escape_debug(), parts::list(class_names.into_iter()));
+            self.warnings.push(format!(
+                "the folders {folders} are not read as classes, because {first}{others} next to them; move such images \
+                 into a folder of their class, or away"
+            ));
+            return;
+        }
+        let label: HashMap<&str, u32> = class_names.iter().copied().zip(0..).collect();
+        self.labels = Some(self.images.iter().filter_map(|&image| label.get(class_of(image)?).copied()).collect());
+        self.class_names = class_names.into_iter().map(str::to_owned).collect();
+    }
+
+    /// Uses the part of each file name before the first `_` as class, the convention of OpenAI's code.
+    fn labels_from_file_names(&mut self, path: &Path, names: &[String]) -> Result<()> {
+        let class_of = |&image: &usize| {
+            let file = names[image].rsplit('/').next()?;
+            file.split_once('_').map(|(class, _)| class.to_owned()).filter(|class| !class.is_empty())
+        };
+        let classes: Vec<Option<String>> = self.images.iter().map(class_of).collect();
+        if let Some(missing) = classes.iter().position(Option::is_none) {
+            let name = names[self.images[missing]].escape_debug();
+            let message =
+                format!("labels from file names need names such as cat_001.png; {name} has no class before a `_`");
+            return Err(Error::malformed(path, message));
+        }
+        let classes: Vec<String> = classes.into_iter().flatten().collect();
+        let mut class_names = classes.clone();
+        class_names.sort_by(|a, b| natural_order(a, b));
+        class_names.dedup();
+        let label: HashMap<&str, u32> = class_names.iter().map(String::as_str).zip(0..).collect();
+        self.labels = Some(classes.iter().map(|class| label[class.as_str()]).collect());
+        self.class_names = class_names;
+        Ok(())
     }
 
     /// Turns the split into a set. `open(images)` returns the function that opens image `i` of `images`.
@@ -159,21 +279,24 @@ impl SplitFiles {
             BadFile { path, reason: format!("{kind} files are not supported; convert it to PNG, JPEG or WebP") }
         }));
         if self.images.is_empty() && bad.is_empty() {
-            let message =
+            let mut message =
                 format!("contains no image files; expected files with the extension {}", IMAGE_EXTENSIONS.join(", "));
+            self.warnings.iter().for_each(|warning| message.push_str(&format!("; {warning}")));
             return Err(Error::Empty { path: path.to_owned(), message });
         }
+        let images = EncodedImages {
+            open: open(&self.images),
+            paths: self.images.iter().map(|&index| path_of(index)).collect(),
+        };
         Ok(Discovered {
-            format,
             files: self.images.len() + bad.len(),
-            source: Source::Encoded(EncodedImages {
-                open: open(&self.images),
-                paths: self.images.iter().map(|&index| path_of(index)).collect(),
-            }),
             labels: self.labels,
             class_names: self.class_names,
             bad,
             other_files: self.other_files,
+            generated: self.generated,
+            warnings: self.warnings,
+            ..Discovered::new(format, Source::Encoded(images))
         })
     }
 }

@@ -3,10 +3,11 @@
 use super::files::{list_visible, lower_file_name};
 use super::shards;
 use crate::error::{Error, Result};
+use crate::generated::is_run;
 use std::path::Path;
 
 /// End of the file name, description, and how to convert the file.
-const UNSUPPORTED: [(&str, &str, &str); 9] = [
+const UNSUPPORTED: [(&str, &str, &str); 8] = [
     (
         "data.mdb",
         "an LMDB database (LSUN)",
@@ -16,7 +17,6 @@ const UNSUPPORTED: [(&str, &str, &str); 9] = [
     (".tfrecords", "a TFRecord file", "export the images to a folder or zip archive"),
     (".arrow", "an Arrow file", "save it as Parquet with Dataset.to_parquet"),
     (".mat", "a MATLAB file", "save the images as .npz: u8 arr_0 of N,H,W,C, labels arr_1"),
-    (".npy", "a single array", "save it as .npz: numpy.savez(file, images)"),
     (".tar.xz", "compressed with xz", "unpack it with unxz"),
     (".tar.bz2", "compressed with bzip2", "unpack it with bunzip2"),
     (".tar.zst", "compressed with zstd", "unpack it with unzstd"),
@@ -25,6 +25,10 @@ const UNSUPPORTED: [(&str, &str, &str); 9] = [
 /// Returns an error if the path is in an unsupported format, or in one whose reader was not compiled in.
 pub(crate) fn check(path: &Path) -> Result<()> {
     let unsupported = |message| Err(Error::Unsupported { path: path.to_owned(), message });
+    if path.is_dir() && is_run(path) {
+        let message = "is the folder of a training run, not a set of images; its sample grids are in samples/";
+        return unsupported(message.to_owned());
+    }
     if cfg!(not(feature = "parquet")) && shards::detect(path, &[".parquet"]) {
         let message = "is in Parquet format, which this build does not read; rebuild with the cargo feature `parquet`";
         return unsupported(message.to_owned());

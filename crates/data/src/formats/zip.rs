@@ -43,7 +43,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         let file = path.join(&names[index]);
         labels::read_bytes(&file, members[index].open(path).map_err(|e| Error::reading(&file, e))?)
     };
-    let part = tree::select(path, &names, options.split, &read)?;
+    let part = tree::select(path, &names, options.split, &options.label_from, &read)?;
     part.into_discovered(
         "zip",
         path,

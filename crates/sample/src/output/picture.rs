@@ -160,7 +160,8 @@ fn widened(row: &[u8], channels: usize, factor: usize) -> Cow<'_, [u8]> {
     row.chunks_exact(channels).flat_map(|pixel| pixel.repeat(factor)).collect::<Vec<u8>>().into()
 }
 
-/// Creates a PNG encoder for 8-bit pixels of `[height,width]` that writes `info` as text chunks.
+/// Creates a PNG encoder for 8-bit pixels of `[height,width]` that writes `info` as text chunks, after the mark of this
+/// program's images.
 pub(super) fn png<'a, W: Write>(
     file: W,
     [height, width]: [usize; 2],
@@ -171,6 +172,8 @@ pub(super) fn png<'a, W: Write>(
     let mut encoder = png::Encoder::new(file, side(width)?, side(height)?);
     encoder.set_color(color);
     encoder.set_depth(BitDepth::Eight);
+    let (keyword, text) = data::MARK;
+    encoder.add_text_chunk(keyword.to_owned(), text.to_owned())?;
     for (keyword, text) in info {
         let (keyword, text) = (keyword.clone(), text.clone());
         // tEXt is supported by more programs, but only holds Latin-1.
@@ -361,14 +364,13 @@ fn write_gif(path: &Path, mut frames: Vec<&mut dyn PixelSource>, info: &[(String
     // Layout::new has checked the sizes.
     let [height, width] = last.size().map(|side| side as u16);
     let grey: Vec<u8> = (0..=255).flat_map(|value| [value; 3]).collect();
-    let comment: String = info.iter().map(|(key, text)| format!("{key}: {text}\n")).collect();
+    let info = info.iter().map(|(key, text)| (&**key, &**text));
+    let comment: String = [data::MARK].into_iter().chain(info).map(|(key, text)| format!("{key}: {text}\n")).collect();
     let mut failed = None;
     let mut encode = |file: &mut dyn Write| -> std::result::Result<(), gif::EncodingError> {
         let mut encoder = gif::Encoder::new(file, width, height, &grey)?;
         encoder.set_repeat(Repeat::Infinite)?;
-        if !comment.is_empty() {
-            encoder.write_raw_extension(AnyExtension::from(Extension::Comment), &[comment.as_bytes()])?;
-        }
+        encoder.write_raw_extension(AnyExtension::from(Extension::Comment), &[comment.as_bytes()])?;
         let together = rayon::current_num_threads();
         let mut index = 0;
         for some in frames.chunks_mut(together) {

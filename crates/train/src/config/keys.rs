@@ -22,7 +22,7 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("data.resolution", &["image_size", "sample_size"]),
     ("data.channels", &["in_channels", "out_channels"]),
     ("data.flip", &["random_flip", "randflip"]),
-    ("data.fit", &["center_crop"]),
+    ("data.fit", &["center_crop", "random_crop"]),
     ("data.labels", &["class_cond"]),
     ("model.block_out_channels", &["ch", "ch_mult", "channel_mult", "dim", "dim_mults", "num_channels"]),
     ("model.layers_per_block", &["num_res_blocks", "n_res_blocks"]),

@@ -32,6 +32,11 @@ fn data(data: &Data) -> Checked {
     check(SIZE.contains(&height) && SIZE.contains(&width), "data.resolution", || {
         format!("{height}×{width} is not a size: each side must be 1 to {}", SIZE.end())
     })?;
+    if let Some([low, high]) = data.range {
+        check(low.is_finite() && high.is_finite() && low < high, "data.range", || {
+            format!("got [{low}, {high}], expected two numbers, the lower first")
+        })?;
+    }
     check(matches!(data.channels, 1 | 3 | 4), "data.channels", || {
         format!("got {}, expected 1 (grey), 3 (RGB) or 4 (RGBA)", data.channels)
     })

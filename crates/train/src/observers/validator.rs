@@ -1,7 +1,7 @@
 //! Validates the averaged network on held-out images and by the quality of its samples.
 
 use burn::tensor::Device;
-use data::Split;
+use data::{ImageSet, Split};
 use evaluate::network::FeatureNetwork;
 use evaluate::quality::{Comparison, FrechetReference, POOLED};
 use evaluate::{Evaluation, ImageSource, even_timesteps};
@@ -52,12 +52,12 @@ impl Validator {
     ///
     /// # Errors
     /// If held-out images, the feature network or its statistics cannot be read, or there is nothing to validate with.
-    pub fn new(config: &TrainingConfig, device: &Device) -> Result<Option<Self>, Error> {
+    pub fn new(config: &TrainingConfig, training: &ImageSet, device: &Device) -> Result<Option<Self>, Error> {
         if config.train.evaluate_every == 0 {
             return Ok(None);
         }
         let quality = SampleQuality::new(config, device)?;
-        let held_out = match held_out(config) {
+        let held_out = match held_out(config, training) {
             // The distance needs no held-out images.
             Err(Error::Data(data::Error::NoHeldOut { .. })) if quality.is_some() => None,
             Err(Error::Data(error @ data::Error::NoHeldOut { .. })) => {
@@ -114,8 +114,12 @@ fn progress(context: &mut Context, part: &str, done: usize, total: usize) -> boo
 }
 
 /// Reads the first `train.evaluate_images` held-out images.
-fn held_out(config: &TrainingConfig) -> Result<Images, Error> {
-    let set = config.open(Split::Test)?;
+fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<Images, Error> {
+    let mut set = config.open(Split::Test)?;
+    if config.data.labels {
+        // A class may have no held-out images, which shifts their own labels.
+        set = set.with_class_names(training.class_names())?;
+    }
     let n = config.train.evaluate_images.min(set.len());
     let images = Images::read(&set, &(0..n).collect::<Vec<_>>())?;
     Ok(if config.data.labels { images } else { images.with_labels(None) })

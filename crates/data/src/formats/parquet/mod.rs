@@ -4,10 +4,11 @@
 mod footer;
 mod pages;
 
+use super::files::file_not_downloaded;
 use super::{labels, shards};
 use crate::encoded::EncodedImages;
 use crate::error::{Error, Result};
-use crate::options::ReadOptions;
+use crate::options::{LabelFrom, ReadOptions};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format, Source};
 use pages::{ColumnChunk, PagedColumn, catch_panic, read_column};
@@ -37,10 +38,18 @@ type Labels = Vec<Option<String>>;
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     let shards = shards::find(path, &EXTENSIONS, options)?;
+    let column = match &options.label_from {
+        LabelFrom::Folder => None,
+        LabelFrom::Column(column) => Some(column.as_str()),
+        LabelFrom::FileName => {
+            let message = "is in Parquet format, whose images have no file names to take labels from".to_owned();
+            return Err(Error::Unsupported { path: path.to_owned(), message });
+        }
+    };
     let (mut pages, mut paths, mut bad) = (PagedColumn::default(), Vec::new(), Vec::new());
     let (mut texts, mut class_names, mut has_labels) = (Labels::new(), Vec::new(), false);
     for shard in &shards {
-        match catch_panic(|| Shard::open(shard)) {
+        match catch_panic(|| Shard::open(shard, column)) {
             Ok(found) => {
                 let rows = found.images.iter().map(|chunk| chunk.rows).sum();
                 paths.extend((0..rows).map(|row| shard.join(row.to_string())));
@@ -51,7 +60,10 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
                 }
                 found.images.into_iter().for_each(|chunk| pages.add(chunk));
             }
-            Err(reason) => bad.push(BadFile { path: shard.clone(), reason }),
+            Err(reason) => {
+                let reason = file_not_downloaded(shard).map_or(reason.clone(), |cause| format!("{cause} ({reason})"));
+                bad.push(BadFile { path: shard.clone(), reason });
+            }
         }
     }
     // Test splits with withheld labels have -1 in every row.
@@ -72,17 +84,17 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         labels = indices;
     }
     let pages = Arc::new(pages);
+    let files = paths.len() + bad.len();
+    let images = EncodedImages {
+        paths,
+        open: Box::new(move |index| Ok(Box::new(Cursor::new(pages.value(index)?.data().to_vec())))),
+    };
     Ok(Discovered {
-        format: "Parquet",
-        files: paths.len() + bad.len(),
-        source: Source::Encoded(EncodedImages {
-            paths,
-            open: Box::new(move |index| Ok(Box::new(Cursor::new(pages.value(index)?.data().to_vec())))),
-        }),
+        files,
         class_names: if labels.is_some() { class_names } else { Vec::new() },
         labels,
         bad,
-        other_files: 0,
+        ..Discovered::new("Parquet", Source::Encoded(images))
     })
 }
 
@@ -95,7 +107,8 @@ struct Shard {
 }
 
 impl Shard {
-    fn open(path: &Path) -> std::result::Result<Shard, String> {
+    /// Opens a file. With a `column`, its values are the labels.
+    fn open(path: &Path, column: Option<&str>) -> std::result::Result<Shard, String> {
         let mut file = File::open(path).map_err(|e| e.to_string())?;
         let length = file.metadata().map_err(|e| e.to_string())?.len();
         let metadata = footer::read(&mut file, length)?;
@@ -105,12 +118,16 @@ impl Shard {
             let names = names.join(", ").escape_debug().to_string();
             format!("has no column image of encoded images (binary, or a struct of bytes and path); it has {names}")
         })?;
-        let label = labels::LABEL_COLUMNS.iter().find_map(|name| {
+        let label_columns = column.map_or_else(|| labels::LABEL_COLUMNS.to_vec(), |column| vec![column]);
+        let label = label_columns.iter().find_map(|name| {
             let kinds = [Type::INT32, Type::INT64, Type::BYTE_ARRAY];
             let is = |c: &&Arc<ColumnDescriptor>| c.path().parts() == [*name] && kinds.contains(&c.physical_type());
             columns.iter().position(|column| is(&column)).map(|at| (*name, at))
         });
 
+        if let (None, Some(column)) = (label, column) {
+            return Err(format!("has no column {column:?} of integers or strings"));
+        }
         let (mut images, mut texts) = (Vec::new(), Labels::new());
         for group in metadata.row_groups() {
             let rows = usize::try_from(group.num_rows())
