@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ddpm::Pipeline;
 use ddpm::diffusion::{BetaSchedule, Prediction, Variance};
 use ddpm::model::PipelineImport;
 use ddpm::weights::families::{Heads, ImportOptions, Imported};
+use ddpm::{Pipeline, weights};
 
 use crate::error::usage;
-use crate::terminal::grouped;
-use crate::{Global, values};
+use crate::terminal::{grouped, quoted};
+use crate::{Global, model_source, values};
 
 /// Convert a checkpoint of another code base to a diffusers folder.
 ///
@@ -81,6 +81,15 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: is there already; choose another folder, or remove it")));
     }
+    if arguments.file.is_dir()
+        && let Ok(files) = weights::pipeline::locate(&arguments.file)
+    {
+        let [from, to] = [&files.root, &arguments.output].map(|path| quoted(&path.to_string_lossy()));
+        return Err(usage(format!(
+            "{}: is a diffusers folder already, which every command reads; `ddpm export {from} -o {to}` copies the model",
+            arguments.file.display()
+        )));
+    }
     let ImportArgs { raw, network, process, .. } = &arguments;
     let heads = network.heads.map(Heads::Count).or(network.head_channels.map(Heads::Channels));
     let new_attention_order = network.new_attention_order;
@@ -128,7 +137,7 @@ pub struct ExportArgs {
 }
 
 pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
-    let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let pipeline = model_source::load(&arguments.model, global)?;
     pipeline.save(&arguments.output)?;
     if global.json {
         let parameters = pipeline.network.parameter_count();

@@ -81,7 +81,8 @@ fn check_index(path: &Path) -> Result<Vec<String>> {
         Error::file(path, reason)
     })?;
     // The class of a pipeline with code of its own is [file, class].
-    let class = index.get("_class_name").and_then(|class| class.as_str().or_else(|| class.as_array()?.last()?.as_str()));
+    let class =
+        index.get("_class_name").and_then(|class| class.as_str().or_else(|| class.as_array()?.last()?.as_str()));
     let Some(class) = class else {
         return Err(Error::file(path, format!("does not name the class of the pipeline (`_class_name`). {EXPECTED}")));
     };

@@ -1,0 +1,23 @@
+//! The MODEL of a command.
+
+use std::path::Path;
+
+use ddpm::weights::pipeline::{self, ModelFiles};
+use ddpm::{Pipeline, weights};
+
+use crate::Global;
+
+/// Finds the files of a model, and prints which were chosen among several and what was assumed.
+pub fn locate(path: &Path) -> weights::Result<ModelFiles> {
+    let files = pipeline::locate(path)?;
+    for note in &files.notes {
+        eprintln!("note: {note}");
+    }
+    Ok(files)
+}
+
+/// Reads a model.
+pub fn load(path: &Path, global: &Global) -> anyhow::Result<Pipeline> {
+    let device = global.device()?;
+    Ok(Pipeline::from_files(&locate(path)?, &device)?)
+}
