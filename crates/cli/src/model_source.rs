@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use anyhow::bail;
 use ddpm::weights::pipeline::{self, ModelFiles};
 use ddpm::{Pipeline, weights};
 
-use crate::Global;
+use crate::{Global, inspect};
 
 /// Finds the files of a model, and prints which were chosen among several and what was assumed.
 pub fn locate(path: &Path) -> weights::Result<ModelFiles> {
@@ -19,5 +20,12 @@ pub fn locate(path: &Path) -> weights::Result<ModelFiles> {
 /// Reads a model.
 pub fn load(path: &Path, global: &Global) -> anyhow::Result<Pipeline> {
     let device = global.device()?;
-    Ok(Pipeline::from_files(&locate(path)?, &device)?)
+    let files = match locate(path) {
+        Err(_) if inspect::classifier(path).is_some() => bail!(
+            "{}: is a classifier of `ddpm classifier`, not a model; --features of `ddpm evaluate` takes it",
+            path.display()
+        ),
+        files => files?,
+    };
+    Ok(Pipeline::from_files(&files, &device)?)
 }
