@@ -16,8 +16,8 @@ use crate::{Global, model_source, values};
 /// Describe a model, a run, a classifier or a set of images.
 ///
 /// For images: their number, sizes, channels and classes, the files that could not be read, and a contact sheet. For a
-/// model: parameters by part, configuration, noise schedule, and how far it was trained. For a file of `ddpm classifier`:
-/// the images it was trained on and its accuracy.
+/// model: parameters by part, configuration, noise schedule, and how far it was trained; for a run also its data and
+/// checkpoints. For a file of `ddpm classifier`: the images it was trained on and its accuracy.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  \
     ddpm inspect train-images-idx3-ubyte.gz\n  \
