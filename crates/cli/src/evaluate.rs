@@ -9,7 +9,8 @@ use ddpm::data::{Fit, ImageSet, Split};
 use ddpm::diffusion::{Variance, timesteps};
 use ddpm::evaluate::quality::QualityReport;
 use ddpm::evaluate::{
-    EvaluateOptions, Evaluation, FlowLikelihood, Likelihood, SubChain, Trace, open_data, read_images, write_mse_profile,
+    EvaluateOptions, Evaluation, FlowLikelihood, Likelihood, MeasuredModel, SubChain, Trace, open_data, read_images,
+    write_mse_profile,
 };
 use ddpm::sample::ClipChoice;
 use ddpm::train::plot::{self, Chart, Series};
@@ -19,7 +20,7 @@ use crate::error::usage;
 use crate::metric::Metric;
 use crate::quality::{self, QualityArgs};
 use crate::terminal::{self, Progress};
-use crate::{Global, quality_print, values};
+use crate::{Global, model_source, quality_print, values};
 
 /// Measure the likelihood of images under a model, and the quality of its samples.
 ///
@@ -181,12 +182,14 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
 
 /// Computes nll and ode, and prints them except with --json.
 fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-    let mut pipeline = Pipeline::load(&arguments.model, &global.device()?).map_err(|error| match error {
-        ddpm::model::Error::Weights(error @ ddpm::weights::Error::NoModel { .. }) => {
+    let device = global.device()?;
+    let files = model_source::locate(&arguments.model).map_err(|error| match error {
+        error @ ddpm::weights::Error::NoModel { .. } => {
             anyhow::anyhow!("{error}; nll and ode score a model: for samples, add --metrics with others of --help")
         }
         error => error.into(),
     })?;
+    let mut pipeline = Pipeline::from_files(&files, &device)?;
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
     pipeline.preprocessing.fit = fit.unwrap_or(pipeline.preprocessing.fit);
     let set = open_data(&pipeline, data.as_deref(), if *train { Split::Train } else { Split::Test })?;
@@ -206,7 +209,7 @@ fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -
         let nll = evaluate("evaluate").likelihood(&images).with_context(context)?;
         let profile = nll.mse_profile();
         if let Some(path) = &arguments.bound.denoising {
-            write_mse_profile(path, &profile)?;
+            write_mse_profile(path, &profile, &MeasuredModel::of(&pipeline))?;
         }
         if let Some(path) = &arguments.bound.plot {
             plot(path, &nll)?;

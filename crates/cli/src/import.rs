@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ddpm::Pipeline;
 use ddpm::diffusion::{BetaSchedule, Prediction, Variance};
 use ddpm::model::PipelineImport;
 use ddpm::weights::families::{Heads, ImportOptions, Imported};
+use ddpm::{Pipeline, weights};
 
 use crate::error::usage;
-use crate::terminal::grouped;
-use crate::{Global, values};
+use crate::terminal::{grouped, quoted};
+use crate::{Global, model_source, values};
 
 /// Convert a checkpoint of another code base to a diffusers folder.
 ///
@@ -18,7 +18,7 @@ use crate::{Global, values};
 /// (its .index). No code in it is run: a pickle that calls anything but the constructors of tensors and plain values is
 /// refused by name. The code base is recognized by the names of the tensors: Ho et al.'s release and its ports to torch,
 /// improved- and guided-diffusion, w86763777/pytorch-ddpm, diffusers of any age. Averaged (EMA) weights are used if the
-/// file has them.
+/// file has them, also under the names of CompVis' `LitEma`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm import model.ckpt-790000.index -o ho-cifar10\n  \
     ddpm import 256x256_diffusion_uncond.pt -o adm256 --head-channels 64\n  \
@@ -81,6 +81,15 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: is there already; choose another folder, or remove it")));
     }
+    if arguments.file.is_dir()
+        && let Ok(files) = weights::pipeline::locate(&arguments.file)
+    {
+        let [from, to] = [&files.root, &arguments.output].map(|path| quoted(&path.to_string_lossy()));
+        return Err(usage(format!(
+            "{}: is a diffusers folder already, which every command reads; `ddpm export {from} -o {to}` copies the model",
+            arguments.file.display()
+        )));
+    }
     let ImportArgs { raw, network, process, .. } = &arguments;
     let heads = network.heads.map(Heads::Count).or(network.head_channels.map(Heads::Channels));
     let new_attention_order = network.new_attention_order;
@@ -128,7 +137,7 @@ pub struct ExportArgs {
 }
 
 pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
-    let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let pipeline = model_source::load(&arguments.model, global)?;
     pipeline.save(&arguments.output)?;
     if global.json {
         let parameters = pipeline.network.parameter_count();

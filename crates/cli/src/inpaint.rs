@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 use ddpm::sample::{Inpainting, Request, initial_noise, inpaint};
-use ddpm::{Output, Pipeline, output};
+use ddpm::{Output, output};
 
 use crate::error::usage;
 use crate::image_args::{ImageArgs, info};
 use crate::sampler_args::SamplerArgs;
 use crate::terminal::Progress;
-use crate::{Global, values};
+use crate::{Global, model_source, values};
 
 /// Fill in the masked part of an image.
 ///
@@ -51,7 +51,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: inpaint writes no animation; use .png, .npz, .safetensors or a folder")));
     }
-    let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let pipeline = model_source::load(&arguments.model, global)?;
     let image = pipeline.read_images(&[&arguments.image], fit)?;
     let unknown = pipeline.read_mask(&arguments.mask, &arguments.image, fit)?;
     let table = arguments.sampler.table(&pipeline.scheduler)?;

@@ -2,20 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
 use ddpm::data::{self, DuplicateReport, ImageSet, LabelFrom, ReadOptions, Split, Summary};
 use ddpm::unet::count_by_part;
 use ddpm::{Pipeline, weights};
 use serde_json::{Value, json};
 
-use crate::terminal::{self, duration, grouped};
-use crate::{Global, values};
+use crate::model_folder::{self, Lines};
+use crate::terminal::{self, duration, grouped, quoted};
+use crate::{Global, model_source, values};
 
 /// Describe a model, a run, a classifier or a set of images.
 ///
 /// For images: their number, sizes, channels and classes, the files that could not be read, and a contact sheet. For a
-/// model: parameters by part, configuration, noise schedule, and how far it was trained. For a file of `ddpm classifier`:
-/// the images it was trained on and its accuracy.
+/// model: parameters by part, configuration, noise schedule, and how far it was trained; for a run also its data and
+/// checkpoints. For a file of `ddpm classifier`: the images it was trained on and its accuracy.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm inspect photos/ -o sheet.png\n  \
     ddpm inspect train-images-idx3-ubyte.gz\n  \
@@ -48,23 +50,46 @@ pub struct InspectArgs {
 }
 
 pub fn run(arguments: InspectArgs, global: &Global) -> anyhow::Result<()> {
-    match &arguments.path {
-        Some(path) if is_model(path) => match classifier(path) {
-            Some(about) => describe_classifier(path, about, global),
-            None => describe_model(path, global),
-        },
-        _ => describe_images(&arguments, global),
+    let Some(path) = &arguments.path else {
+        return describe_images(&arguments, global);
+    };
+    if path.exists() && !path.is_dir() {
+        weights::open_regular(path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    if let Some(about) = classifier(path) {
+        return describe_classifier(path, about, global);
+    }
+    let folder = model_folder::describe(path)?;
+    match (is_model(path), folder) {
+        (true, folder) => describe_model(path, folder, global),
+        (false, Some(folder)) => {
+            describe_folder(&folder, global);
+            Ok(())
+        }
+        (false, None) => describe_images(&arguments, global),
     }
 }
 
-/// Returns whether a path is meant as a model: it has the files of one.
+/// Returns whether a path is meant as a model: a folder with the files of one, or a file with the extension of weights.
 fn is_model(path: &Path) -> bool {
+    if !path.is_dir() {
+        return path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
+            || path.file_name().is_some_and(|name| name == "model_index.json");
+    }
     let has = |name: &str| path.join(name).exists();
-    has("checkpoints")
-        || has("model_index.json")
-        || has("config.json")
-        || has("latest")
-        || path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
+    match weights::pipeline::locate(path) {
+        Err(weights::Error::NoModel { .. }) => has("model_index.json") || has("config.json") || has("latest"),
+        _ => true,
+    }
+}
+
+/// Describes a folder of models, none of which can be read yet.
+fn describe_folder(folder: &Lines, global: &Global) {
+    if global.json {
+        println!("{}", json!({ "folder": model_folder::to_json(folder) }));
+    } else {
+        model_folder::print(folder);
+    }
 }
 
 fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<()> {
@@ -150,7 +175,7 @@ fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
 const MAX_CLASSIFIER_BYTES: u64 = 16 << 20;
 
 /// Returns what a file of `ddpm classifier` says about itself; `None` for any other file.
-fn classifier(path: &Path) -> Option<Value> {
+pub fn classifier(path: &Path) -> Option<Value> {
     let file = std::fs::metadata(path).ok()?;
     if !file.is_file() || file.len() > MAX_CLASSIFIER_BYTES {
         return None;
@@ -176,12 +201,13 @@ fn describe_classifier(path: &Path, about: Value, global: &Global) -> anyhow::Re
         Some(accuracy) => println!("accuracy:   {accuracy:.4} of held-out images"),
         None => println!("accuracy:   unknown, as the set has no held-out part"),
     }
-    println!("use:        ddpm evaluate MODEL --features {} --metrics fd,kd,prdc", path.display());
+    let features = quoted(&path.to_string_lossy());
+    println!("use:        ddpm evaluate MODEL --features {features} --metrics fd,kd,prdc");
     Ok(())
 }
 
-fn describe_model(path: &Path, global: &Global) -> anyhow::Result<()> {
-    let pipeline = Pipeline::load(path, &global.device()?)?;
+fn describe_model(path: &Path, folder: Option<Lines>, global: &Global) -> anyhow::Result<()> {
+    let pipeline = model_source::load(path, global)?;
     let parts = count_by_part(&pipeline.network.flat_parameters());
     let total: usize = parts.values().sum();
     let training: Option<Value> = match std::fs::read_to_string(pipeline.root.join("training/state.json")) {
@@ -192,10 +218,13 @@ fn describe_model(path: &Path, global: &Global) -> anyhow::Result<()> {
         let object = json!({
             "root": pipeline.root.to_string_lossy(), "parameters": total, "parts": parts, "config": pipeline.network.config_value(),
             "scheduler": serde_json::from_str::<Value>(&pipeline.scheduler.to_json()?)?,
-            "preprocessing": pipeline.preprocessing, "training": training,
+            "preprocessing": pipeline.preprocessing, "training": training, "folder": folder.as_ref().map(model_folder::to_json),
         });
         println!("{object}");
         return Ok(());
+    }
+    if let Some(folder) = &folder {
+        model_folder::print(folder);
     }
     println!("model:      {}", pipeline.root.display());
     println!("parameters: {} ({:.1} MB as f32)", grouped(total), 4e-6 * total as f64);

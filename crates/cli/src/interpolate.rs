@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
-use ddpm::{Images, Output, Pipeline, output};
+use ddpm::{Images, Output, output};
 
 use crate::error::usage;
 use crate::image_args::{ImageArgs, info};
 use crate::terminal::Progress;
-use crate::{Global, values};
+use crate::{Global, model_source, values};
 
 /// Interpolate between two images.
 ///
@@ -74,7 +74,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
             arguments.output.display()
         )));
     }
-    let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let pipeline = model_source::load(&arguments.model, global)?;
     let fit = arguments.images.fit;
     let ends = [pipeline.read_images(&[&arguments.a], fit)?, pipeline.read_images(&[&arguments.b], fit)?];
     let last = pipeline.scheduler.num_train_timesteps - 1;

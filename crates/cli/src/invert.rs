@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ddpm::sample::{Inversion, Inverted, invert};
-use ddpm::{Images, Output, Pipeline, output, weights};
+use ddpm::{Images, Output, output, weights};
 
-use crate::Global;
 use crate::error::usage;
 use crate::image_args::{ImageArgs, info};
 use crate::terminal::Progress;
+use crate::{Global, model_source};
 
 /// Invert images to DDIM latents.
 ///
@@ -46,7 +46,7 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     if !matches!(target, Output::Safetensors(_)) {
         return Err(usage(format!("{}: latents are written to a .safetensors file", arguments.output.display())));
     }
-    let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let pipeline = model_source::load(&arguments.model, global)?;
     let images = pipeline.read_images(&arguments.images, arguments.image_args.fit)?;
     let labels = arguments.image_args.labels(&pipeline, images.n)?;
     let images = images.with_labels(labels);

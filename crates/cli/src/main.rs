@@ -25,6 +25,8 @@ mod inspect;
 mod interpolate;
 mod invert;
 mod metric;
+mod model_folder;
+mod model_source;
 mod output_streams;
 mod predict;
 mod quality;

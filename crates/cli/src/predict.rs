@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ddpm::Pipeline;
 
-use crate::Global;
+use crate::{Global, model_source};
 
 /// Run the bare network on tensors from a file, to compare it with another implementation.
 ///
@@ -28,7 +27,7 @@ pub struct PredictArgs {
 }
 
 pub fn run(arguments: PredictArgs, global: &Global) -> anyhow::Result<()> {
-    let pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let pipeline = model_source::load(&arguments.model, global)?;
     let shape = ddpm::predict::predict(&pipeline.network, &arguments.input, &arguments.output)?;
     if global.json {
         println!("{}", serde_json::json!({ "output": arguments.output.to_string_lossy(), "shape": shape }));

@@ -11,14 +11,14 @@ use ddpm::evaluate::quality::{
     Comparison, NeighborImages, NeighborSearch, POOLED, QualityReport, SPATIAL, Statistics, write_statistics,
 };
 use ddpm::sample::{Generation, Sampler};
-use ddpm::{Device, Pipeline, output, weights};
+use ddpm::{Device, Pipeline, output};
 
 use crate::error::usage;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args::info;
 use crate::metric::Metric::{self, Fd, Fid, Is, Kd, Kid, Nearest, Prdc, Sfid};
 use crate::terminal::{self, Progress, rate};
-use crate::{Global, values};
+use crate::{Global, model_source, values};
 
 /// Flags of this part.
 #[derive(Args)]
@@ -160,10 +160,13 @@ fn samples(
     device: &Device,
     global: &Global,
 ) -> anyhow::Result<(ImageSource, ReadOptions)> {
-    let Some(no_model) = weights::pipeline::locate(shared.source).err() else {
-        let mut pipeline = Pipeline::load(shared.source, device)?;
-        let samples = draw(arguments, shared, &mut pipeline, global)?;
-        return Ok((samples, pipeline.read_options(shared.fit)));
+    let no_model = match model_source::locate(shared.source) {
+        Ok(files) => {
+            let mut pipeline = Pipeline::from_files(&files, device)?;
+            let samples = draw(arguments, shared, &mut pipeline, global)?;
+            return Ok((samples, pipeline.read_options(shared.fit)));
+        }
+        Err(no_model) => no_model,
     };
     let set = match data::open(shared.source, &ReadOptions::default()) {
         Ok(set) => set,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 use ddpm::data::Fit;
-use ddpm::evaluate::read_mse_profile;
+use ddpm::evaluate::{MeasuredModel, read_mse_profile};
 use ddpm::sample::{ClipChoice, GenerateOptions, Generation, SaveOptions, Saved, read_noise};
 use ddpm::{Images, Output, Pipeline};
 
@@ -14,7 +14,7 @@ use crate::guidance_args::GuidanceArgs;
 use crate::image_args::info;
 use crate::sampler_args::SamplerArgs;
 use crate::terminal::{Progress, duration, rate};
-use crate::{Global, values};
+use crate::{Global, model_source, values};
 
 /// Sample images from a model.
 ///
@@ -142,7 +142,7 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         bail!("{path}: there is no interrupted run to continue; leave out --continue to begin one");
     }
     let options = arguments.options()?;
-    let mut pipeline = Pipeline::load(&arguments.model, &global.device()?)?;
+    let mut pipeline = model_source::load(&arguments.model, global)?;
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;
     let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, &output)? };
     let n = options.n;
@@ -215,7 +215,14 @@ impl SampleArgs {
         }
         options.labels = self.labels(pipeline, options.n)?;
         if let Some(path) = &self.refinement.denoising {
-            options.mse_profile = Some(read_mse_profile(path, &pipeline.scheduler.noise_schedule()?)?);
+            let read = read_mse_profile(path, &pipeline.scheduler.noise_schedule()?, &MeasuredModel::of(pipeline))?;
+            if read.model.is_none() {
+                eprintln!(
+                    "warning: {} does not say which model it was measured on, so it may be that of another one",
+                    path.display()
+                );
+            }
+            options.mse_profile = Some(read.profile);
         }
         if let (Some(path), Some(t)) = (&self.start.from, self.start.at) {
             options.from = Some((pipeline.read_images(&[path], self.start.fit)?, t));

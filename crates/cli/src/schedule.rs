@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use ddpm::diffusion::SchedulerConfig;
 use ddpm::model::pipeline::read_scheduler;
-use ddpm::weights;
 
-use crate::Global;
 use crate::sampler_args::SamplerArgs;
+use crate::{Global, model_source};
 
 /// Print a sampler's table: its timesteps, and the coefficients of each step.
 #[derive(Args)]
@@ -23,7 +22,7 @@ pub struct ScheduleArgs {
 }
 
 pub fn run(arguments: ScheduleArgs, global: &Global) -> anyhow::Result<()> {
-    let located = arguments.model.map(weights::pipeline::locate).transpose()?;
+    let located = arguments.model.as_deref().map(model_source::locate).transpose()?;
     let scheduler = match located.and_then(|files| files.scheduler_config) {
         Some(path) => read_scheduler(&path)?,
         None => SchedulerConfig::default(),

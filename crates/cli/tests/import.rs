@@ -5,6 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::*;
+use ddpm::weights::{self, Tensor, Tensors};
+use predicates::prelude::*;
 use predicates::str::contains;
 
 fn family(name: &str) -> PathBuf {
@@ -49,4 +51,81 @@ fn what_cannot_be_imported_is_named_and_leaves_nothing() {
     std::fs::create_dir(place.path("m")).unwrap();
     let there = place.ddpm(&["import", pesser.to_str().unwrap(), "-o", "m"]).assert().failure().code(2);
     there.stderr(contains("there already"));
+}
+
+/// CompVis' `LitEma` names the average of `model.a.b.weight` `model_ema.abweight`.
+#[test]
+fn averages_without_dots_in_their_names_are_found() {
+    let place = Place::new();
+    let network = weights::read_tensors(family("improved.pt")).unwrap();
+    let write = |name: &str, change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = Tensors::new();
+        for (own, raw) in &network {
+            let average = Tensor { data: raw.data.iter().map(|value| value + 1.0).collect(), ..raw.clone() };
+            tensors.insert(format!("model_ema.diffusion_model{}", own.replace('.', "")), average);
+            tensors.insert(format!("model.diffusion_model.{own}"), raw.clone());
+        }
+        let number = Tensor { shape: vec![], data: vec![0.9999] };
+        tensors.insert("model_ema.decay".into(), number.clone());
+        tensors.insert("model_ema.num_updates".into(), number);
+        change(&mut tensors);
+        weights::write_safetensors(place.path(name), weights::views(&tensors), &Default::default()).unwrap();
+    };
+    let first = |folder: &str| {
+        tensor(&place.path(folder).join("unet/diffusion_pytorch_model.safetensors"), "conv_in.bias").data[0]
+    };
+    write("lit.safetensors", &|_| {});
+    let none = contains("no weights in the file are named as moving averages").not();
+    let said = contains("averaged (EMA) weights").and(none);
+    place.ddpm(&["import", "lit.safetensors", "-o", "averaged", "--heads", "2"]).assert().success().stdout(said);
+    let said = contains("averaged (EMA)").not();
+    place.ddpm(&["import", "lit.safetensors", "-o", "raw", "--heads", "2", "--raw"]).assert().success().stdout(said);
+    assert_eq!(first("raw"), network["input_blocks.0.0.bias"].data[0]);
+    assert_eq!(first("averaged"), first("raw") + 1.0);
+
+    // One average is missing, or has another shape.
+    let name = "model_ema.diffusion_modeltime_embed0weight";
+    write("torn.safetensors", &|tensors| drop(tensors.remove(name)));
+    let torn = place.ddpm(&["import", "torn.safetensors", "-o", "m", "--heads", "2"]);
+    fails(torn, 1, &["torn.safetensors", "model.diffusion_model.time_embed.0.weight", name, "--raw"]);
+    write("shape.safetensors", &|tensors| {
+        tensors.insert(name.into(), Tensor { shape: vec![1], data: vec![0.0] });
+    });
+    fails(place.ddpm(&["import", "shape.safetensors", "-o", "m", "--heads", "2"]), 1, &[name, "[1]", "--raw"]);
+    // The same training in the latents of an autoencoder.
+    write("latent.safetensors", &|tensors| {
+        tensors.insert("first_stage_model.encoder.conv_in.bias".into(), Tensor { shape: vec![1], data: vec![0.0] });
+    });
+    fails(place.ddpm(&["import", "latent.safetensors", "-o", "m"]), 1, &["latent diffusion", "first_stage_model"]);
+}
+
+/// What is said about averages is what was found.
+#[test]
+fn an_average_by_its_file_name_is_called_one() {
+    let place = Place::new();
+    std::fs::copy(family("pesser.pt"), place.path("ema_0.9999_500000.pt")).unwrap();
+    std::fs::copy(family("pesser.pt"), place.path("emanuel.pt")).unwrap();
+    let said = contains("averaged (EMA) weights").and(contains("note: the name of the file or its folder says"));
+    place.ddpm(&["import", "ema_0.9999_500000.pt", "-o", "a"]).assert().success().stdout(said);
+    let said = contains("averaged (EMA)").not().and(contains("no weights in the file are named as moving averages"));
+    place.ddpm(&["import", "emanuel.pt", "-o", "b"]).assert().success().stdout(said);
+}
+
+#[test]
+fn known_families_are_those_that_are_read() {
+    let place = Place::new();
+    place.tensors("other.safetensors", [("encoder.layers.0.weight", &[1], vec![0.0])]);
+    let error = fails(place.ddpm(&["import", "other.safetensors", "-o", "m"]), 1, &["other.safetensors"]);
+    let (supported, refused) = error.split_once("Known, but not supported").unwrap();
+    for name in ["hojonathanho/diffusion", "pesser", "openai", "w86763777", "diffusers"] {
+        assert!(supported.contains(name) && !refused.contains(name), "{error}");
+    }
+    for (name, tensor) in [
+        ("lucidrains", "ema.ema_model.model.downs.0.0.block1.proj.weight"),
+        ("hmdolatabadi", "state_dict.ema.down.1.resblocks.norm1.weight"),
+    ] {
+        assert!(!supported.contains(name) && refused.contains(name), "{error}");
+        place.tensors("theirs.safetensors", [(tensor, &[1], vec![0.0])]);
+        fails(place.ddpm(&["import", "theirs.safetensors", "-o", "m"]), 1, &[name, "UNet2DModel cannot compute"]);
+    }
 }

@@ -8,6 +8,7 @@ use diffusion::beta_schedule::scaled_beta_range;
 use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
 use weights::atomic::{self, Existing};
 use weights::families::{ImportOptions, Imported};
+use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
@@ -33,13 +34,21 @@ impl Pipeline {
     /// # Errors
     /// If a file, key or tensor is missing, damaged, unsupported or of the wrong shape; the error names it.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
-        let located = folders::locate(path.as_ref())?;
+        Self::from_files(&folders::locate(path.as_ref())?, device)
+    }
+
+    /// Reads a model whose files were [located](weights::pipeline::locate); [`ModelFiles::notes`] are the choices that were
+    /// made among them.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn from_files(located: &ModelFiles, device: &Device) -> Result<Self, Error> {
         if digest::is_sealed(&located.root) {
             digest::verify(&located.root)?;
         }
         let of_config = |message: String| Error::Pipeline { path: located.unet_config.clone(), message };
-        let text = std::fs::read_to_string(&located.unet_config)
-            .map_err(|error| of_config(format!("cannot be read: {error}")))?;
+        let text =
+            weights::read_text(&located.unet_config).map_err(|error| of_config(format!("cannot be read: {error}")))?;
         let config = NetworkConfig::from_json(&text).map_err(|error| of_config(error.to_string()))?;
         let scheduler = match &located.scheduler_config {
             Some(path) => read_scheduler(path)?,
@@ -235,7 +244,7 @@ impl PipelineImport {
 /// # Errors
 /// If the file cannot be read or a key is not supported; the error names both.
 pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
-    let text = std::fs::read_to_string(path)
+    let text = weights::read_text(path)
         .map_err(|e| Error::Pipeline { path: path.into(), message: format!("cannot be read: {e}") })?;
     SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline { path: path.into(), message: e.to_string() })
 }

@@ -7,6 +7,11 @@ use model::Pipeline;
 use serde::Serialize;
 use twox_hash::XxHash64;
 
+/// Returns the digest of a model, 16 hexadecimal digits: of its network's configuration, its parameters and its scheduler.
+pub fn model_digest(pipeline: &Pipeline) -> String {
+    Identity::of(pipeline).digest()
+}
+
 /// A digest under construction.
 #[derive(Clone)]
 pub(crate) struct Identity(XxHash64);

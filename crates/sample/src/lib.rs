@@ -24,6 +24,7 @@ mod writer;
 
 pub use error::Error;
 pub use generate::{Generation, GenerationProgress, SaveOptions, Saved};
+pub use identity::model_digest;
 pub use inpaint::{Inpainting, inpaint};
 pub use interpolate::{Interpolation, Mix, interpolate};
 pub use invert::{Inversion, Inverted, inversion_tables, invert};

@@ -192,6 +192,11 @@ fn fixed_keys() -> [(&'static str, &'static [&'static str]); 2] {
     [("act_fn", &["\"silu\"", "\"swish\""]), ("_class_name", &["\"UNet2DModel\""])]
 }
 
+/// The settings of diffusers' `EMAModel`, which its `save_pretrained` adds to the configuration of averaged weights. They
+/// have no effect on the network.
+const EMA_KEYS: [&str; 7] =
+    ["decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"];
+
 impl UnetConfig {
     /// Creates the configuration of Ho et al. (2020), "DDPM": one attention head, sines before cosines, padding at the
     /// bottom and right, ε of 1e-6.
@@ -242,7 +247,7 @@ impl UnetConfig {
     /// If the file cannot be read or is not JSON, if a key or value is not supported (the error names it), or if
     /// [`UnetConfig::validate`] fails.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let text = weights::read_text(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Self::from_json(&text).map_err(|error| Error::ConfigFile { path: path.into(), source: Box::new(error) })
     }
 
@@ -265,7 +270,7 @@ impl UnetConfig {
                 }
             }
         }
-        keys.retain(|key, _| !key.starts_with('_'));
+        keys.retain(|key, _| !key.starts_with('_') && !EMA_KEYS.contains(&&**key));
         let known = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
         for (key, value) in &keys {
             if known.get(key).is_none() && !value.is_null() {
@@ -280,7 +285,13 @@ impl UnetConfig {
             }
             let mut one = config.clone();
             one[&key] = value.clone();
-            serde_json::from_value::<Self>(one.clone()).map_err(|e| invalid(format!("`{key}` = {value}: {e}")))?;
+            serde_json::from_value::<Self>(one.clone()).map_err(|error| match value.as_f64() {
+                // serde would speak of a `usize`.
+                Some(number) if number < 0.0 || number.fract() != 0.0 => {
+                    invalid(format!("`{key}` is {value}; expected a whole number, 1 or more"))
+                }
+                _ => invalid(format!("`{key}` = {value}: {error}")),
+            })?;
             config = one;
         }
         let config: Self = serde_json::from_value(config).map_err(|e| invalid(e.to_string()))?;
@@ -335,14 +346,19 @@ impl UnetConfig {
             self.downsample_padding <= 1,
             format!("`downsample_padding` is {}; expected 0 or 1", self.downsample_padding),
         )?;
-        check((0.0..1.0).contains(&self.dropout), format!("`dropout` is {}; expected 0 ≤ p < 1", self.dropout))?;
+        check((0.0..1.0).contains(&self.dropout), format!("`dropout` is {:?}; expected 0 ≤ p < 1", self.dropout))?;
+        // In f32, an ε that is far smaller is 0, and a variance is lost beside one that is far larger.
         check(
-            self.norm_eps > 0.0 && self.norm_eps.is_finite(),
-            format!("`norm_eps` is {}; expected > 0", self.norm_eps),
+            (1e-12..=1.0).contains(&self.norm_eps),
+            format!("`norm_eps` is {:?}; expected 1e-12 to 1", self.norm_eps),
         )?;
         check(
-            self.mid_block_scale_factor != 0.0 && self.mid_block_scale_factor.is_finite(),
-            format!("`mid_block_scale_factor` is {}; expected a nonzero number", self.mid_block_scale_factor),
+            (1e-3..=1e3).contains(&self.mid_block_scale_factor),
+            format!("`mid_block_scale_factor` is {:?}; expected 0.001 to 1000", self.mid_block_scale_factor),
+        )?;
+        check(
+            (0.0..=65536.0).contains(&self.freq_shift),
+            format!("`freq_shift` is {:?}; expected 0 or more, below half of `block_out_channels[0]`", self.freq_shift),
         )?;
         check(
             self.time_embedding_type != TimeEmbeddingType::Learned || self.num_train_timesteps.is_some(),
@@ -377,6 +393,10 @@ impl UnetConfig {
         )?;
         if let Some(size) = self.sample_size {
             let (height, width) = size.height_width();
+            check(
+                height <= 1 << 16 && width <= 1 << 16,
+                format!("`sample_size` is {height}x{width}; expected at most 65536x65536"),
+            )?;
             self.check_size(height, width)?;
         }
         Ok(())
@@ -573,5 +593,39 @@ mod tests {
         assert!(message(r#"{"down_block_types": ["CrossAttnDownBlock2D"]}"#).contains("`down_block_types`"));
         assert!(message(r#"{"sample_size": 36}"#).contains("multiples of 8"));
         assert!(message("[1]").contains("JSON object"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_with_the_range() {
+        for (key, value, expected) in [
+            ("norm_eps", "1e300", "1e-12 to 1"),
+            ("norm_eps", "0", "1e-12 to 1"),
+            ("norm_eps", "1e-300", "1e-12 to 1"),
+            ("mid_block_scale_factor", "-1", "0.001 to 1000"),
+            ("mid_block_scale_factor", "0", "0.001 to 1000"),
+            ("dropout", "1", "0 ≤ p < 1"),
+            ("dropout", "-0.5", "0 ≤ p < 1"),
+            ("freq_shift", "-1e300", "0 or more"),
+            ("in_channels", "0", "1 to 65536"),
+            ("in_channels", "-3", "whole number, 1 or more"),
+            ("layers_per_block", "1.5", "whole number, 1 or more"),
+            ("sample_size", "-32", "whole number, 1 or more"),
+            ("sample_size", "0", "multiples of 8"),
+            ("sample_size", "68719476736", "at most 65536"),
+            ("downsample_padding", "2", "0 or 1"),
+            ("norm_num_groups", "1e300", "norm_num_groups"),
+        ] {
+            let message = UnetConfig::from_json(&format!("{{\"{key}\": {value}}}")).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(message.contains(&format!("`{key}`")) || key == "sample_size", "{message}");
+        }
+    }
+
+    /// `EMAModel.save_pretrained` of diffusers 0.42.
+    #[test]
+    fn settings_of_averages_are_not_the_networks() {
+        let ema = r#"{"decay": 0.9999, "inv_gamma": 1.0, "min_decay": 0.0, "optimization_step": 500, "power": 0.75,
+            "update_after_step": 0, "use_ema_warmup": true}"#;
+        assert_eq!(UnetConfig::from_json(ema).unwrap(), UnetConfig::default());
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! CRC-32 detects accidental damage, not tampering.
 
-use crate::{Error, Result, atomic};
+use crate::{Error, Result, atomic, file};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Component, Path};
 
@@ -57,7 +57,7 @@ pub fn is_sealed(folder: impl AsRef<Path>) -> bool {
 pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let path = folder.join(MANIFEST);
-    let file = File::open(&path).map_err(Error::read(&path))?;
+    let (file, _) = file::open_regular(&path).map_err(Error::read(&path))?;
     let mut text = Vec::new();
     file.take(MAX_MANIFEST).read_to_end(&mut text).map_err(Error::read(&path))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
@@ -106,10 +106,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Digest>) ->
 
 /// Computes the size and checksum of a file.
 fn digest(path: &Path) -> Result<Digest> {
-    if !path.is_file() {
-        return Err(Error::file(path, "is not a regular file"));
-    }
-    let mut file = File::open(path).map_err(Error::read(path))?;
+    let (mut file, _) = file::open_regular(path).map_err(Error::read(path))?;
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 18];
     let mut bytes = 0;

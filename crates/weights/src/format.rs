@@ -25,7 +25,10 @@ impl Format {
     /// If the file cannot be read or has none of these formats.
     pub fn of(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let (mut file, _) = file::open(path)?;
+        let (mut file, length) = file::open(path)?;
+        if length == 0 {
+            return Err(Error::file(path, file::EMPTY));
+        }
         let mut start = Vec::new();
         file.by_ref().take(512).read_to_end(&mut start).map_err(Error::read(path))?;
         if tensorflow::is_table(&mut file) {

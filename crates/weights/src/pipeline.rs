@@ -1,8 +1,10 @@
 //! The files of a model on disk, and the files that name a run's checkpoints.
 
+mod hub_cache;
+mod kind;
+
 use crate::{Error, Result, atomic, file};
 use std::fs;
-use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 /// Names of a U-Net's weights, in the order of preference.
@@ -27,6 +29,15 @@ pub struct ModelFiles {
     pub scheduler_config: Option<PathBuf>,
     /// The `model_index.json`, if there is one.
     pub model_index: Option<PathBuf>,
+    /// Choices that were made among several files, and assumptions, for the user.
+    pub notes: Vec<String>,
+}
+
+impl ModelFiles {
+    fn with_note(mut self, note: String) -> Self {
+        self.notes.insert(0, note);
+        self
+    }
 }
 
 /// Finds the files of the model at `path`, which can be:
@@ -34,18 +45,25 @@ pub struct ModelFiles {
 /// - a diffusers pipeline with `model_index.json`, `unet/` and `scheduler/`, as this program's checkpoints are;
 /// - a flat repository such as `google/ddpm-cifar10-32`, with all files in the root;
 /// - a `unet/` folder with `config.json` and weights; the scheduler is searched for in its parent folder;
+/// - a training checkpoint of diffusers, `checkpoint-N`, whose averaged weights in `unet_ema/` are preferred, or a folder
+///   of them, which stands for the newest;
+/// - a model in the cache of the Hugging Face hub, `models--OWNER--NAME`, or a cache with one model;
 /// - `checkpoints/latest` or `checkpoints/best` of a run, which stands for the checkpoint that it names;
 /// - a run, or its `checkpoints` folder, which stands for the checkpoint that `checkpoints/latest` names, or for the
 ///   newest complete one;
 /// - a `.safetensors` file with a `config.json` in the same folder.
 ///
 /// # Errors
-/// [`Error::NoModel`] lists the files that were looked for; [`Error::Import`] if the file must be imported first.
+/// [`Error::NoModel`] lists the files that were looked for; [`Error::Import`] if the file must be imported first;
+/// [`Error::File`] if the pipeline is of another kind, or the path is a pipe or a device.
 pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
     let path = path.as_ref();
     match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => locate_file(path),
-        Ok(_) => locate_folder(path),
+        Ok(metadata) if metadata.is_dir() => locate_folder(path),
+        Ok(_) => {
+            file::open(path)?;
+            locate_file(path)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let looks_like_repository = path.is_relative() && path.components().count() == 2;
             let hint = if looks_like_repository {
@@ -82,16 +100,54 @@ fn locate_file(path: &Path) -> Result<ModelFiles> {
 }
 
 fn locate_folder(path: &Path) -> Result<ModelFiles> {
-    let unet = path.join("unet");
+    if let Some((snapshot, note)) = hub_cache::snapshot(path)? {
+        return Ok(locate_folder(&snapshot)?.with_note(note));
+    }
+    let [unet, averages] = [path.join("unet"), path.join(AVERAGES)];
+    if averages.is_dir() {
+        let shown = averages.display();
+        let note = match unet.is_dir() {
+            true => format!("using the averaged weights, {shown}; name {} for those of the last step", unet.display()),
+            false => format!("using the averaged weights, {shown}"),
+        };
+        return Ok(ModelFiles { root: path.to_owned(), ..network(&averages, None)?.with_note(note) });
+    }
     if unet.is_dir() {
         let mut located = network(&unet, None)?;
         located.root = path.to_owned();
-        located.scheduler_config = scheduler(path);
         located.model_index = existing(path.join("model_index.json"));
+        if is_training_checkpoint(path) {
+            located.notes.push(format!(
+                "{} has no averaged weights ({AVERAGES}), so these are those of the last step",
+                path.display()
+            ));
+        }
+        let others = training_checkpoints(path);
+        if let (Some((first, _)), Some((last, _))) = (others.first(), others.last()) {
+            let (count, shown) = (others.len(), path.display());
+            located.notes.push(format!(
+                "using {shown}/unet; {shown} also has {count} training checkpoints, checkpoint-{first} to checkpoint-{last}"
+            ));
+        }
         return Ok(located);
     }
     if path.join("config.json").is_file() {
         return network(path, None);
+    }
+    let training = training_checkpoints(path);
+    if let Some((_, newest)) = training.last() {
+        let note = match &training[..] {
+            [_] => format!("using {}", newest.display()),
+            [(first, _), .., (_, _)] => {
+                let count = training.len();
+                format!(
+                    "using {}, the newest of {count} training checkpoints (from checkpoint-{first})",
+                    newest.display()
+                )
+            }
+            [] => String::new(),
+        };
+        return Ok(locate_folder(newest)?.with_note(note));
     }
     let checkpoints_folder = path.join("checkpoints");
     let folder = if checkpoints_folder.is_dir() { &*checkpoints_folder } else { path };
@@ -116,26 +172,98 @@ fn pipeline_of(folder: &Path) -> Option<ModelFiles> {
     if folder.join("unet").is_dir() { locate_folder(folder).ok() } else { None }
 }
 
+/// The folder of averaged weights in a training checkpoint of diffusers, beside `unet`.
+const AVERAGES: &str = "unet_ema";
+
+/// Lists the training checkpoints `checkpoint-N` of diffusers in a folder, by N.
+fn training_checkpoints(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let numbered = paths.filter_map(|path| Some((training_step(&path)?, path)));
+    let mut found: Vec<_> =
+        numbered.filter(|(_, path)| path.join("unet").is_dir() || path.join(AVERAGES).is_dir()).collect();
+    found.sort();
+    found
+}
+
+/// Returns N of a path `…/checkpoint-N`.
+fn training_step(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()
+}
+
+/// Returns whether a folder is a training checkpoint of diffusers: it has the state of the optimizer.
+fn is_training_checkpoint(folder: &Path) -> bool {
+    ["optimizer.bin", "random_states_0.pkl"].iter().any(|name| folder.join(name).is_file())
+}
+
 /// Finds the network in `folder`: its `config.json`, and its weights, unless `weights` names another file.
 fn network(folder: &Path, weights: Option<&Path>) -> Result<ModelFiles> {
-    let Some(unet_config) = existing(folder.join("config.json")) else {
+    let Surroundings { scheduler_config, notes } = surroundings(folder)?;
+    let Some(unet_config) = usable(folder.join("config.json"))? else {
         return Err(no_model(folder, "it has no config.json of a UNet2DModel"));
     };
-    let find = |names: &[&str]| names.iter().find_map(|name| existing(folder.join(name)));
-    let weights = weights.map(Path::to_owned).or_else(|| find(&WEIGHTS)).or_else(|| find(&PICKLES));
-    let Some(unet_weights) = weights else {
+    let mut unet_weights = weights.map(Path::to_owned);
+    for name in [&WEIGHTS[..], &PICKLES].concat() {
+        if unet_weights.is_none() {
+            unet_weights = usable(folder.join(name))?;
+        }
+    }
+    let Some(unet_weights) = unet_weights else {
         let names = [&WEIGHTS[..], &PICKLES].concat().join(", ");
         return Err(no_model(folder, format!("it has no weights; expected one of {names}")));
     };
-    // `MODEL/unet` is the network of MODEL, so MODEL's scheduler belongs to it too.
-    let is_unet = folder.file_name().is_some_and(|name| name == "unet");
-    let scheduler_config = scheduler(folder).or_else(|| is_unet.then(|| scheduler(file::parent(folder)))?);
     let model_index = existing(folder.join("model_index.json"));
-    Ok(ModelFiles { root: folder.to_owned(), unet_config, unet_weights, scheduler_config, model_index })
+    Ok(ModelFiles { root: folder.to_owned(), unet_config, unet_weights, scheduler_config, model_index, notes })
 }
 
-fn scheduler(root: &Path) -> Option<PathBuf> {
-    existing(root.join("scheduler/scheduler_config.json")).or_else(|| existing(root.join("scheduler_config.json")))
+/// What a network's folder and the folders that it is in say about its process.
+pub(crate) struct Surroundings {
+    pub scheduler_config: Option<PathBuf>,
+    pub notes: Vec<String>,
+}
+
+/// Checks the pipeline that the network in `folder` is a part of, and finds its scheduler.
+///
+/// # Errors
+/// If the pipeline is of another kind.
+pub(crate) fn surroundings(folder: &Path) -> Result<Surroundings> {
+    // `MODEL/unet` is the network of MODEL, so MODEL's scheduler belongs to it too.
+    let is_part = folder.file_name().is_some_and(|name| name == "unet" || name == AVERAGES);
+    let mut notes = kind::check(if is_part { file::parent(folder) } else { folder })?;
+    let scheduler_config = scheduler(folder);
+    if scheduler_config.is_none() {
+        notes.push(format!(
+            "{} has no scheduler_config.json; assumed Ho et al.'s process: 1000 steps, linear betas from 0.0001 to 0.02, \
+             the network predicts the noise",
+            folder.display()
+        ));
+    }
+    Ok(Surroundings { scheduler_config, notes })
+}
+
+/// Finds the scheduler of a network or pipeline in its folder, or in the folder of the pipeline that it is a part of.
+fn scheduler(folder: &Path) -> Option<PathBuf> {
+    let own = ["scheduler/scheduler_config.json", "scheduler_config.json"];
+    own.iter().find_map(|name| existing(folder.join(name))).or_else(|| {
+        let name = folder.file_name()?;
+        let is_part = name == "unet" || name == AVERAGES || training_step(folder).is_some();
+        if is_part { scheduler(file::parent(folder)) } else { None }
+    })
+}
+
+/// Returns a path if it is a file.
+///
+/// # Errors
+/// If it is something else: a pipe, a folder, or a link to a file that is missing.
+fn usable(path: PathBuf) -> Result<Option<PathBuf>> {
+    match (fs::symlink_metadata(&path), fs::metadata(&path)) {
+        (Err(_), _) => Ok(None),
+        (Ok(_), Ok(metadata)) if metadata.is_file() => Ok(Some(path)),
+        (Ok(_), Ok(_)) => file::open(&path).map(|_| Some(path)),
+        (Ok(_), Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::file(&path, "is a link to a file that is missing; download or copy the file again"))
+        }
+        (Ok(_), Err(error)) => Err(Error::read(&path)(error)),
+    }
 }
 
 fn existing(path: PathBuf) -> Option<PathBuf> {
@@ -180,9 +308,7 @@ fn pointer(path: &Path) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let mut text = String::new();
-    let file = fs::File::open(path).map_err(Error::read(path))?;
-    file.take(4096).read_to_string(&mut text).map_err(Error::read(path))?;
+    let text = file::read_text(path).map_err(Error::read(path))?;
     let name = text.trim();
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-/// Creates a folder with these files, which are empty.
+/// Creates a folder with these files, which are empty but for `model_index.json`.
 fn folder(files: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     add(folder.path(), files);
@@ -19,7 +19,8 @@ fn add(folder: &Path, files: &[&str]) {
     for file in files {
         let path = folder.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, "").unwrap();
+        let index = r#"{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}"#;
+        fs::write(path, if file.ends_with("model_index.json") { index } else { "" }).unwrap();
     }
 }
 
@@ -36,6 +37,7 @@ fn located(root: PathBuf, unet: &str, scheduler: Option<&str>, index: bool) -> M
         scheduler_config: scheduler.map(|scheduler| root.join(scheduler)),
         model_index: index.then(|| root.join("model_index.json")),
         root,
+        notes: Vec::new(),
     }
 }
 
@@ -75,7 +77,10 @@ fn flat_repository() {
 #[test]
 fn unet_without_scheduler() {
     let folder = folder(&["config.json", WEIGHTS]);
-    assert_eq!(locate(folder.path()).unwrap(), located(folder.path().to_owned(), "", None, false));
+    let found = locate(folder.path()).unwrap();
+    assert!(found.notes[0].contains("assumed Ho et al.'s process"), "{:?}", found.notes);
+    let found = ModelFiles { notes: Vec::new(), ..found };
+    assert_eq!(found, located(folder.path().to_owned(), "", None, false));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The nesting of checkpoints is not hard-coded: in one with `net_model`, `ema_model` and `optim`, the family's names
 //! are found under the first two. Moving averages are recognized by their prefix.
 
+use super::layout;
 use crate::Archive;
 use crate::tensorflow::{EMA, prefer_ema};
 use std::collections::BTreeMap;
@@ -19,10 +20,8 @@ pub(super) enum Family {
     Lucidrains,
 }
 
-/// The families with their names, and a tensor that no other family has.
-///
-/// Hmdolatabadi and Lucidrains are recognized only to report why they are not supported, but the error for unknown
-/// networks lists them as known families too.
+/// The families with their names, and a tensor that no other family has. Some are recognized only to report why they are
+/// not supported.
 const MARKERS: [(Family, &str, &str); 7] = [
     (Family::Diffusers, "diffusers", "down_blocks.0.resnets.0.norm1.weight"),
     (Family::HoTensorFlow, "hojonathanho/diffusion", "down_0/block_0/norm1/gamma"),
@@ -34,6 +33,11 @@ const MARKERS: [(Family, &str, &str); 7] = [
 ];
 
 impl Family {
+    /// Returns whether networks of the family can be `UNet2DModel`s; [`layout`](super::layout) says why they cannot.
+    fn is_supported(self) -> bool {
+        !matches!(self, Family::Hmdolatabadi | Family::Lucidrains)
+    }
+
     /// Returns the name of the family, for users.
     pub fn name(self) -> &'static str {
         MARKERS.iter().find(|(family, ..)| *family == self).map_or("", |(_, name, _)| name)
@@ -54,6 +58,8 @@ pub(super) struct Detected {
     pub family: Family,
     /// Whether the weights are moving averages.
     pub ema: bool,
+    /// The evidence for `ema`, if it is not the names of the tensors.
+    pub evidence: Option<String>,
     pub prefix: String,
     /// The tensors by the family's names, without the prefix.
     pub names: BTreeMap<String, Source>,
@@ -61,8 +67,15 @@ pub(super) struct Detected {
 
 /// Finds the network in `archive`: the moving averages of its weights if there are any, unless `raw`.
 pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
+    let shapes: BTreeMap<&str, &[usize]> = archive.shapes().collect();
+    if let Some(name) = shapes.keys().find(|name| name.split('.').any(|part| part == AUTOENCODER)) {
+        return Err(format!(
+            "a latent diffusion model, whose network denoises latents of an autoencoder (tensor `{name}`), not pixels; it \
+             is not supported"
+        ));
+    }
     let mut candidates = Vec::new();
-    for (name, _) in archive.shapes() {
+    for name in shapes.keys() {
         for (family, _, marker) in MARKERS {
             let marked = name.strip_suffix(EMA).unwrap_or(name);
             if let Some(prefix) = marked.strip_suffix(marker)
@@ -76,22 +89,24 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     // The elements of a list have no names. In ermongroup/ddim, the averages come after the weights.
     let number = |prefix: &str| prefix.split('.').next()?.parse::<usize>().ok();
     let first = candidates.iter().filter_map(|(_, prefix, _)| number(prefix)).min();
+    let is_later = |prefix: &str| number(prefix) > first;
     for (_, prefix, average) in &mut candidates {
-        *average |= number(prefix) > first;
+        *average |= is_later(prefix);
     }
     candidates.sort_by_key(|(_, prefix, average)| (*average == raw, prefix.len()));
     let Some(&(family, prefix, average)) = candidates.first() else {
-        let first_names: Vec<&str> = archive.shapes().map(|(name, _)| name).take(4).collect();
-        let known: Vec<&str> = MARKERS.iter().map(|(_, name, _)| *name).collect();
-        return Err(format!(
-            "no network of a known family ({}); its first tensors are {first_names:?}",
-            known.join(", ")
-        ));
+        return Err(unknown(&shapes));
     };
+    let mut ema = average;
+    let mut evidence = (average && !is_average(prefix) && is_later(prefix)).then(|| {
+        "the file is a list of networks without names: took the last as the averages, as in ermongroup/ddim".into()
+    });
     // OpenAI's programs and pesser's releases write averages to separate files.
-    let ema = average || (candidates.len() == 1 && is_average_file(archive.path()));
+    if !ema && candidates.len() == 1 && is_average_file(archive.path()) {
+        ema = true;
+        evidence = Some("the name of the file or its folder says that the weights are moving averages".into());
+    }
 
-    let shapes: BTreeMap<&str, &[usize]> = archive.shapes().collect();
     let in_file: BTreeMap<&str, &str> = match family {
         Family::HoTensorFlow if average => prefer_ema(shapes.keys().copied()),
         _ => shapes.keys().map(|name| (*name, *name)).collect(),
@@ -107,7 +122,75 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
             names.insert(own.to_owned(), Source { name: full.to_owned(), shape: shapes[full].to_vec() });
         }
     }
-    Ok(Detected { family, ema, prefix: prefix.to_owned(), names })
+    if !raw && !ema {
+        let ignored = layout(family).map_or(no_tensor as fn(&str) -> bool, |layout| layout.ignored);
+        ema = use_lit_ema(&shapes, prefix, ignored, &mut names)?;
+    }
+    Ok(Detected { family, ema, evidence, prefix: prefix.to_owned(), names })
+}
+
+/// The autoencoder of a latent diffusion model.
+const AUTOENCODER: &str = "first_stage_model";
+
+/// Describes a file without a known network.
+fn unknown(shapes: &BTreeMap<&str, &[usize]>) -> String {
+    let first_names: Vec<&&str> = shapes.keys().take(4).collect();
+    let families = |supported| {
+        let of_kind = MARKERS.iter().filter(|(family, ..)| family.is_supported() == supported);
+        of_kind.map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "no network of a known family; its first tensors are {first_names:?}. Supported are {}. Known, but not supported, \
+         since a UNet2DModel cannot compute them, are {}",
+        families(true),
+        families(false)
+    )
+}
+
+fn no_tensor(_: &str) -> bool {
+    false
+}
+
+/// Replaces the sources of a network's tensors by their moving averages of CompVis' `LitEma`, and returns whether the file
+/// has them. The average of `model.a.b.weight` is `model_ema.abweight`.
+///
+/// # Errors
+/// If the names are ambiguous without their dots, or an average is missing or has another shape.
+fn use_lit_ema(
+    shapes: &BTreeMap<&str, &[usize]>,
+    prefix: &str,
+    ignored: fn(&str) -> bool,
+    names: &mut BTreeMap<String, Source>,
+) -> Result<bool, String> {
+    // The averaged module can be any that the network is a part of: `model` or `model.diffusion_model`.
+    let average = |end: usize, own: &str| {
+        let inner = format!("{}{own}", &prefix[end..]).replace('.', "");
+        format!("{}_ema.{inner}", &prefix[..end])
+    };
+    let mut ends = prefix.match_indices('.').map(|(end, _)| end);
+    let Some(end) = ends.find(|&end| names.keys().any(|own| shapes.contains_key(&*average(end, own)))) else {
+        return Ok(false);
+    };
+    let way_out = "use --raw for the weights of the last step";
+    let mut owners = BTreeMap::new();
+    for (own, source) in names.iter_mut().filter(|(own, _)| !ignored(own)) {
+        let full = average(end, own);
+        match shapes.get(&*full) {
+            Some(shape) if **shape == source.shape[..] => {}
+            Some(shape) => {
+                let raw = &source.shape;
+                return Err(format!("the average `{full}` has shape {shape:?}, but its weights {raw:?}; {way_out}"));
+            }
+            None => {
+                return Err(format!("`{}` has no average `{full}`, although others have one; {way_out}", source.name));
+            }
+        }
+        source.name.clone_from(&full);
+        if let Some(other) = owners.insert(full, own) {
+            return Err(format!("`{other}` and `{own}` have the same name among the averages; {way_out}"));
+        }
+    }
+    Ok(true)
 }
 
 /// Returns whether a prefix names moving averages.
@@ -124,5 +207,6 @@ fn is_average_file(path: &std::path::Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let folder =
         path.parent().and_then(|folder| folder.file_name()).map(|name| name.to_string_lossy().to_ascii_lowercase());
-    name.starts_with("ema") || folder.is_some_and(|folder| folder.starts_with("ema_"))
+    let is_average = |name: &str| name.split(['_', '-', '.']).any(|word| word == "ema");
+    is_average(&name) || folder.is_some_and(|folder| is_average(&folder))
 }

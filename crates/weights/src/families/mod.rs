@@ -21,7 +21,7 @@ mod w86763777;
 // converts the tensors.
 pub use options::{Heads, ImportOptions};
 
-use crate::{Archive, Error, Result, Tensors, file, names};
+use crate::{Archive, Error, Result, Tensors, file, names, pipeline};
 use detect::{Detected, Family, Source, detect};
 use layout::{Layout, Shapes};
 use serde_json::{Value, json};
@@ -57,6 +57,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
     let archive = Archive::open(path)?;
     let found = detect(&archive, options.raw).map_err(|reason| Error::file(path, reason))?;
     let mut notes = Vec::new();
+    notes.extend(found.evidence.clone());
     if !options.raw && !found.ema {
         notes.push(
             "no weights in the file are named as moving averages (EMA), so these may be the weights of the last step"
@@ -107,24 +108,25 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
 }
 
 /// Reads diffusers' own weights, with the configuration in the same folder.
-fn diffusers(path: &Path, archive: &Archive, found: &Detected, notes: Vec<String>) -> Result<Imported> {
+fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<String>) -> Result<Imported> {
     let folder = file::parent(path);
-    let read = |name: &str| {
-        let path = folder.join(name);
-        let text = std::fs::read_to_string(&path).map_err(Error::read(&path))?;
-        serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("not JSON: {error}")))
+    let read = |path: &Path| {
+        let text = file::read_text(path).map_err(Error::read(path))?;
+        serde_json::from_str(&text).map_err(|error| Error::file(path, format!("not JSON: {error}")))
     };
-    let config: Value = match folder.join("config.json").is_file() {
-        true => read("config.json")?,
+    let config = folder.join("config.json");
+    let config: Value = match config.is_file() {
+        true => read(&config)?,
         false => {
             let reason = "diffusers weights without a configuration, which they need for padding, time embedding and \
                           attention heads: put the config.json of the UNet2DModel into the same folder";
             return Err(Error::file(path, reason));
         }
     };
-    let places = ["scheduler_config.json", "../scheduler/scheduler_config.json"];
-    let scheduler = match places.iter().find(|place| folder.join(place).is_file()) {
-        Some(place) => read(place)?,
+    let surroundings = pipeline::surroundings(folder)?;
+    notes.extend(surroundings.notes);
+    let scheduler = match &surroundings.scheduler_config {
+        Some(path) => read(path)?,
         None => assumptions::ddpm("fixed_small", 0.0001, 0.02),
     };
     let wanted: Vec<&str> = found.names.values().map(|source| &*source.name).collect();

@@ -21,6 +21,9 @@ const CHUNK: usize = 1 << 20;
 pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
     let (mut file, length) = file::open(path)?;
     let mut prefix = [0; 8];
+    if length == 0 {
+        return Err(Error::file(path, file::EMPTY));
+    }
     if length < 8 {
         return Err(Error::file(path, format!("{length} bytes are too few for a safetensors file")));
     }
