@@ -138,7 +138,7 @@ impl Faults {
         };
         sample("whole").assert().success();
         let whole = result("whole");
-        self.everywhere(&sample, stride, |name, what| {
+        self.everywhere(sample, stride, |name, what| {
             let output = sample(name).output().unwrap();
             assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
             assert!(result(name) == whole, "{what}: other samples");
