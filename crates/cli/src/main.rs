@@ -15,6 +15,7 @@ macro_rules! eprintln {
 mod bench;
 mod classifier;
 mod config_args;
+mod data_choice;
 mod error;
 mod evaluate;
 mod guidance_args;
@@ -23,6 +24,7 @@ mod import;
 mod inpaint;
 mod inspect;
 mod interpolate;
+mod interrupt;
 mod invert;
 mod metric;
 mod output_streams;

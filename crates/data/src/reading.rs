@@ -54,6 +54,8 @@ pub enum Part {
     HeldOut,
     /// All images, because the set has no held-out part.
     Whole,
+    /// All images of a set in which parts have no meaning, such as samples.
+    All,
 }
 
 /// A conversion that changes more than the frame of images. [`Reading::conversions`] lists those of a set.
@@ -156,11 +158,12 @@ impl Reading {
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = match self.part {
-            Part::Training => "training part",
-            Part::HeldOut => "held-out part",
-            Part::Whole => "all images, as it has no held-out part",
+            Part::Training => " (training part)",
+            Part::HeldOut => " (held-out part)",
+            Part::Whole => " (all images, as it has no held-out part)",
+            Part::All => "",
         };
-        write!(f, "{} ({part}), ", self.set)?;
+        write!(f, "{}{part}, ", self.set)?;
         if self.images < self.of {
             write!(f, "{} of ", grouped(self.images))?;
         }

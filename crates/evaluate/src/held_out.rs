@@ -1,23 +1,29 @@
 //! Images of a set as a model takes them.
 
-use std::path::Path;
-
-use data::{ImageSet, ReadOptions, Split};
+use data::{Dataset, ImageSet, Part, ReadOptions, Reading, Split};
 use model::{Images, LabelKind, Pipeline};
 
 use crate::Error;
 
-/// Opens a set with the preprocessing of a model; without a path, the built-in one. A set without a held-out split is
-/// opened as a whole.
+/// Opens a set with the preprocessing of a model. A set without a held-out split is opened as a whole. Also returns how it
+/// was read.
 ///
 /// # Errors
 /// If the set cannot be read.
-pub fn open_data(pipeline: &Pipeline, path: Option<&Path>, split: Split) -> Result<ImageSet, Error> {
+pub fn open_data(pipeline: &Pipeline, dataset: &Dataset, split: Split) -> Result<(ImageSet, Reading), Error> {
     let options = ReadOptions { split, ..pipeline.preprocessing.read_options() };
-    let Some(path) = path else { return Ok(data::builtin(&options)?) };
-    match data::open(path, &options) {
-        Err(data::Error::NoHeldOut { .. }) => Ok(data::open(path, &ReadOptions { split: Split::Train, ..options })?),
-        set => Ok(set?),
+    match dataset.open(&options) {
+        Err(data::Error::NoHeldOut { .. }) => {
+            let options = ReadOptions { split: Split::Train, ..options };
+            let set = dataset.open(&options)?;
+            let reading = Reading::new(&set, &options).part(Part::Whole);
+            Ok((set, reading))
+        }
+        set => {
+            let set = set?;
+            let reading = Reading::new(&set, &options);
+            Ok((set, reading))
+        }
     }
 }
 
