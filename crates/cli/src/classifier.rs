@@ -43,7 +43,7 @@ pub struct ClassifierArgs {
 
 pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     let ClassifierArgs { steps, batch_size, seed, .. } = arguments;
-    let mut config = arguments.config.read()?;
+    let mut config = arguments.config.read(global)?;
     // Transparency goes over white, as where features are computed.
     if config.data.channels == 4 {
         config.data.channels = 3;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::Args;
 use ddpm::data::{self, DuplicateReport, ImageSet, ReadOptions, Split, Summary};
 use ddpm::unet::count_by_part;
@@ -26,9 +27,9 @@ use crate::{Global, values};
 pub struct InspectArgs {
     /// Images, a model or a classifier. Defaults to the built-in images
     path: Option<PathBuf>,
-    /// The contact sheet of a set of images: a PNG
-    #[arg(short, long, default_value = "contact-sheet.png", value_name = "FILE", help_heading = "Images")]
-    output: PathBuf,
+    /// The contact sheet of a set of images: a PNG. Defaults to contact-sheet.png
+    #[arg(short, long, value_name = "FILE", help_heading = "Images")]
+    output: Option<PathBuf>,
     /// Height and width to which images are resized first: 32 or 32x48
     #[arg(long, alias = "resolution", value_parser = values::size, value_name = "SIZE", help_heading = "Images")]
     size: Option<[usize; 2]>,
@@ -42,11 +43,30 @@ pub struct InspectArgs {
 
 pub fn run(arguments: InspectArgs, global: &Global) -> anyhow::Result<()> {
     match &arguments.path {
-        Some(path) if is_model(path) => match classifier(path) {
-            Some(about) => describe_classifier(path, about, global),
-            None => describe_model(path, global),
-        },
+        Some(path) if is_model(path) => {
+            arguments.refuse_flags_of_images(path)?;
+            match classifier(path) {
+                Some(about) => describe_classifier(path, about, global),
+                None => describe_model(path, global),
+            }
+        }
         _ => describe_images(&arguments, global),
+    }
+}
+
+impl InspectArgs {
+    /// Refuses flags that a model would ignore.
+    fn refuse_flags_of_images(&self, path: &Path) -> anyhow::Result<()> {
+        let given = [
+            ("--output", self.output.is_some()),
+            ("--size", self.size.is_some()),
+            ("--test", self.test),
+            ("--duplicates", self.duplicates),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => bail!("{}: is a model; {flag} is for sets of images", path.display()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -80,9 +100,10 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     };
     let summary = Summary::new(&set);
     let duplicates = if arguments.duplicates { Some(duplicates(&set, &options, open)?) } else { None };
-    write_contact_sheet(&set, &arguments.output)?;
+    let sheet = arguments.output.as_deref().unwrap_or(Path::new("contact-sheet.png"));
+    write_contact_sheet(&set, sheet)?;
     if global.json {
-        let sheet = arguments.output.to_string_lossy();
+        let sheet = sheet.to_string_lossy();
         println!("{}", json!({ "images": summary, "duplicates": duplicates, "contact_sheet": sheet }));
         return Ok(());
     }
@@ -90,7 +111,7 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     if let Some(duplicates) = duplicates {
         println!("{duplicates}");
     }
-    println!("contact sheet: {}", arguments.output.display());
+    println!("contact sheet: {}", sheet.display());
     Ok(())
 }
 

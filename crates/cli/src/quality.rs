@@ -116,7 +116,7 @@ pub struct Readings {
     reference: Option<Reading>,
     /// Held-out images of nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    unseen: Option<Reading>,
+    held_out: Option<Reading>,
 }
 
 /// Samples of a model where no number is given.
@@ -143,30 +143,29 @@ pub fn run(arguments: &QualityArgs, mut shared: Shared, global: &Global) -> anyh
     // Images that are not there are found out before samples are drawn.
     let dataset = if needs_images { Some(samples.dataset(shared)?) } else { None };
     let options = samples.read_options(shared);
-    let open = |split, role| -> anyhow::Result<Option<(ImageSource, Reading)>> {
-        let Some(dataset) = &dataset else { return Ok(None) };
+    let open = |split, role, limit| -> anyhow::Result<(Option<ImageSource>, Option<Reading>)> {
+        let Some(dataset) = &dataset else { return Ok((None, None)) };
         let found = ImageSource::open(dataset, &ReadOptions { split, ..options.clone() })?;
-        if let Some((_, reading)) = &found {
+        let (source, reading) = found.map(|(source, reading)| (source.first(limit), reading.first(limit))).unzip();
+        if let Some(reading) = &reading {
             announce(role, reading, global);
             samples.warn_of_fit(reading, shared);
         }
-        Ok(found)
+        Ok((source, reading))
     };
-    let real = open(Split::Train, "data")?;
-    let unseen = if shared.wants(Nearest) { open(Split::Test, "held-out data")? } else { None };
-    readings.reference = real.as_ref().map(|(_, reading)| reading.clone());
+    let (real, unseen);
+    (real, readings.reference) = open(Split::Train, "data", usize::MAX)?;
+    (unseen, readings.held_out) = match shared.wants(Nearest) {
+        true => open(Split::Test, "held-out data", samples.count(arguments))?,
+        false => (None, None),
+    };
     if let (Some(known), Some(found)) = (samples.training_images(shared), &readings.reference)
         && known != found.of
     {
         let set = &found.set;
         warn(format!("{set}: has {} training images, but the model was trained on {known}", found.of));
     }
-    let real = real.map(|(real, _)| real);
     let samples = samples.images(arguments, shared, global)?;
-    let unseen = unseen.map(|(unseen, reading)| {
-        readings.unseen = Some(reading.first(samples.count()));
-        unseen.first(samples.count())
-    });
 
     let mut report = QualityReport::default();
     let mut features = None;

@@ -124,7 +124,7 @@ fn mistakes_are_named() {
         fails(place.ddpm(&command), status, words);
     };
     refused(&["--metrics", "fid"], 2, &["--features", "Inception"]);
-    refused(&["--metrics", "fid", "--features", "lite0.safetensors"], 2, &["EfficientNet-Lite0", "fd"]);
+    refused(&["--metrics", "fid", "--features", "lite0.safetensors"], 1, &["EfficientNet-Lite0", "fd"]);
     refused(&["--metrics", "fd", "--features", "network.pth"], 1, &["network.pth"]);
     refused(&["--metrics", "fd", "--features", "torn.safetensors"], 1, &["torn.safetensors"]);
     refused(&["--metrics", "fd", "--features", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);

@@ -40,6 +40,7 @@ fn a_run_leaves_everything_that_it_promises() {
     let others = [
         "checkpoints/latest",
         "config.toml",
+        "data.json",
         "loss.png",
         "metrics.jsonl",
         "samples/000000004.png",

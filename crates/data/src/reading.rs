@@ -185,18 +185,6 @@ impl fmt::Display for Reading {
     }
 }
 
-impl fmt::Display for Conversion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Conversion::ToGrey => "in color become grey",
-            Conversion::ToColor => "grey get three equal channels",
-            Conversion::ToOpaque => "transparent lose their transparency",
-            Conversion::Shrunk => "large are shrunk to less than half",
-            Conversion::Enlarged => "small are enlarged",
-        })
-    }
-}
-
 fn name(channels: usize) -> &'static str {
     match channels {
         1 => "grey",
