@@ -8,7 +8,8 @@ use ddpm::data::{self, Dataset, Fit, Part, ReadOptions, Reading, Split};
 use ddpm::evaluate::ImageSource;
 use ddpm::evaluate::network::{Extracted, FeatureNetwork, Resize};
 use ddpm::evaluate::quality::{
-    Comparison, NeighborImages, NeighborSearch, POOLED, QualityReport, SPATIAL, Statistics, write_statistics,
+    Comparison, NeighborImages, NeighborSearch, POOLED, QualityReport, SPATIAL, Statistics, StatisticsOrigin,
+    write_statistics,
 };
 use ddpm::sample::{Generation, Provenance, Sampler};
 use ddpm::{Device, Pipeline, output, weights};
@@ -165,6 +166,11 @@ pub fn run(arguments: &QualityArgs, mut shared: Shared, global: &Global) -> anyh
         let set = &found.set;
         warn(format!("{set}: has {} training images, but the model was trained on {known}", found.of));
     }
+    if let (Some(path), Some(network)) = (&arguments.reference, &network) {
+        let origin = StatisticsOrigin::check(path, network)?;
+        let images = origin.map_or("images from elsewhere".to_owned(), |origin| origin.images);
+        say(format!("reference: {}, statistics of {images}", path.display()), global);
+    }
     let samples = samples.images(arguments, shared, global)?;
 
     let mut report = QualityReport::default();
@@ -173,7 +179,8 @@ pub fn run(arguments: &QualityArgs, mut shared: Shared, global: &Global) -> anyh
         let of_samples = extract(network, &samples, "samples", global)?;
         let of_real = real.as_ref().map(|real| extract(network, real, "real images", global)).transpose()?;
         if let (Some(path), Some(of_real)) = (&arguments.save_stats, &of_real) {
-            save_statistics(path, of_real)?;
+            let images = readings.reference.as_ref().map(Reading::to_string).unwrap_or_default();
+            save_statistics(path, of_real, &StatisticsOrigin { features: network.protocol(), images })?;
         }
         warn_of_few("samples", &of_samples, shared);
         if let Some(of_real) = of_real.as_ref().filter(|_| arguments.reference.is_none()) {
@@ -466,9 +473,10 @@ fn nearest(
     Ok(())
 }
 
-fn save_statistics(path: &Path, real: &Extracted) -> anyhow::Result<()> {
+fn save_statistics(path: &Path, real: &Extracted, origin: &StatisticsOrigin) -> anyhow::Result<()> {
     let pooled = Statistics::of(&real.pooled)?;
     let spatial = real.spatial.as_ref().map(Statistics::of).transpose()?;
     let spatial = spatial.as_ref().map(|statistics| (SPATIAL, statistics));
-    Ok(write_statistics(path, &[(POOLED, &pooled)].into_iter().chain(spatial).collect::<Vec<_>>())?)
+    let all: Vec<_> = [(POOLED, &pooled)].into_iter().chain(spatial).collect();
+    Ok(write_statistics(path, &all, Some(origin))?)
 }

@@ -191,7 +191,9 @@ impl<'a> Screen<'a> {
     fn show(&mut self, event: &Event) {
         match event {
             Event::Started { reading, validation, parameters, device, step, .. } => {
-                self.progress.say(format!("data:    {reading}"));
+                let classes =
+                    if reading.classes > 0 { format!(", {} classes", reading.classes) } else { String::new() };
+                self.progress.say(format!("data:    {reading}{classes}"));
                 if let Some(reading) = validation {
                     self.progress.say(format!("validation: {reading}"));
                 }

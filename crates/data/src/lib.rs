@@ -63,7 +63,7 @@ pub use formats::npz::{
     write_with_note as write_npz_images_with_note,
 };
 pub use grid::grid;
-pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays};
+pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays, write_npz_arrays_with_note};
 pub use open::open;
 pub use options::{Fit, ReadOptions, Split};
 pub use reading::{Conversion, Part, Reading};

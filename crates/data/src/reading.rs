@@ -24,6 +24,8 @@ pub struct Reading {
     pub images: usize,
     /// The number of images of the part.
     pub of: usize,
+    /// The number of classes, 0 without labels.
+    pub classes: usize,
     /// Height and width of the images before fitting, if all have the same.
     pub source_size: Option<[usize; 2]>,
     /// Channels of the images before conversion: 1 (grey), 2 (grey and alpha), 3 (RGB) and 4 (RGBA).
@@ -86,6 +88,7 @@ impl Reading {
             },
             images: set.len(),
             of: set.len(),
+            classes: set.class_names().len(),
             source_size: sizes.next().filter(|_| report.sizes.len() == 1).map(|&(height, width)| [height, width]),
             source_channels: report.channels.keys().copied().collect(),
             height: set.height(),
@@ -212,6 +215,7 @@ mod tests {
             part: Part::Training,
             images: 1234,
             of: 1234,
+            classes: 0,
             source_size: (sizes.len() == 1).then(|| [sizes[0].0, sizes[0].1]),
             source_channels: kinds.to_vec(),
             height: to[0],

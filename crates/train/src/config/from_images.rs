@@ -22,8 +22,11 @@ impl TrainingConfig {
     /// # Errors
     /// If the images cannot be read.
     pub fn fit_to_images(&mut self, given: &[String]) -> Result<Vec<String>, Error> {
-        let report = self.probe()?;
         let is_given = |key: &str| given.iter().any(|given| given == key);
+        if ["data.resolution", "data.channels", "data.fit", "model.attention_resolutions"].into_iter().all(is_given) {
+            return Ok(Vec::new());
+        }
+        let report = self.probe()?;
         let mut chosen = Vec::new();
         if !is_given("data.resolution") {
             self.data.resolution = self.resolution_for(&report);

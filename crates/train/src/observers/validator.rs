@@ -1,9 +1,11 @@
 //! Validates the averaged network on held-out images and by the quality of its samples.
 
+use std::path::Path;
+
 use burn::tensor::Device;
 use data::{Reading, Split};
 use evaluate::network::FeatureNetwork;
-use evaluate::quality::{Comparison, FrechetReference, POOLED};
+use evaluate::quality::{Comparison, FrechetReference, POOLED, StatisticsOrigin};
 use evaluate::{Evaluation, ImageSource, even_timesteps};
 use model::{Images, Pipeline};
 
@@ -145,7 +147,11 @@ impl SampleQuality {
     fn new(config: &TrainingConfig, device: &Device) -> Result<Option<Self>, Error> {
         let Some(features) = &config.train.evaluate_features else { return Ok(None) };
         let network = FeatureNetwork::read(features, &device.clone().without_autodiff())?;
-        let reference = config.train.evaluate_reference.as_deref().map(|path| FrechetReference::read(path, POOLED));
+        let read = |path: &Path| {
+            StatisticsOrigin::check(path, &network)?;
+            FrechetReference::read(path, POOLED)
+        };
+        let reference = config.train.evaluate_reference.as_deref().map(read);
         Ok(Some(Self { network, reference: reference.transpose()? }))
     }
 
