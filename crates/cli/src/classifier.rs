@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use ddpm::data::{self, Split};
+use ddpm::data::{self, Reading, Split};
 use ddpm::train::{ClassifierData, ClassifierOptions, Error, train_classifier};
 
 use crate::config_args::ConfigArgs;
+use crate::data_choice::announce;
 use crate::terminal::{self, Progress, rate};
 use crate::{Global, values};
 
@@ -42,20 +43,25 @@ pub struct ClassifierArgs {
 
 pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     let ClassifierArgs { steps, batch_size, seed, .. } = arguments;
-    let mut config = arguments.config.read()?;
+    let mut config = arguments.config.read(global)?;
     // Transparency goes over white, as where features are computed.
     if config.data.channels == 4 {
         config.data.channels = 3;
     }
     let set = Arc::new(config.open(Split::Train)?);
+    let reading = Reading::new(&set, &config.read_options(Split::Train));
+    announce("data", &reading, global);
     let held_out = match config.open(Split::Test) {
-        Ok(held_out) => Some(held_out.with_class_names(set.class_names())?),
+        Ok(held_out) => {
+            let held_out = held_out.with_class_names(set.class_names())?;
+            announce("held-out data", &Reading::new(&held_out, &config.read_options(Split::Test)), global);
+            Some(held_out)
+        }
         Err(Error::Data(data::Error::NoHeldOut { .. })) => None,
         Err(error) => return Err(error.into()),
     };
     terminal::warn_about(&set);
     let mut progress = Progress::new("classifier", "steps", global);
-    progress.say(format!("data: {}", set.describe()));
     let options = ClassifierOptions { steps, batch_size, seed, flip: config.data.flip, ..ClassifierOptions::default() };
     let data = ClassifierData { training: &set, held_out: held_out.as_ref() };
     let (classifier, about) = train_classifier(data, options, &global.device()?, |done, loss| {
@@ -69,7 +75,7 @@ pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     if global.json {
         let object = serde_json::json!({
             "output": arguments.output.to_string_lossy(), "set": about.set, "classes": about.classes.len(), "accuracy": about.accuracy,
-            "held_out": held_out,
+            "held_out": held_out, "data": reading,
         });
         println!("{object}");
     } else if !global.quiet {

@@ -1,13 +1,16 @@
 //! Flags that make a configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use ddpm::data::Dataset;
 use ddpm::train::TrainingConfig;
-use ddpm::train::config::{DEFAULT_PRESET, PRESETS};
+use ddpm::train::config::{DEFAULT_PRESET, PRESETS, stated_keys};
 
+use crate::Global;
 use crate::error::usage;
+use crate::terminal::say;
 
 /// Parses the name of a preset.
 pub fn preset() -> PossibleValuesParser {
@@ -24,9 +27,10 @@ pub struct ConfigArgs {
     /// Start from a TOML file (which may name a preset: `preset = "cifar10"`)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The images: a folder, IDX, CIFAR binary, .npz … Defaults to the preset's, or the built-in ones
+    /// The images: a folder, IDX, CIFAR binary, .npz …, or `builtin`. Defaults to the preset's, or the built-in ones.
+    /// Without --preset, resolution, channels and fit are chosen by the images, except for keys that are set
     #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
+    pub data: Option<Dataset>,
     /// Set a key of the configuration, e.g. --set train.batch_size=32 --set model.block_out_channels=[64,128]
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -42,19 +46,40 @@ impl ConfigArgs {
         }
     }
 
-    /// Reads the preset or file and applies the other flags.
-    pub fn read(&self) -> anyhow::Result<TrainingConfig> {
-        self.apply(match (&self.preset, &self.config) {
+    /// Reads the preset or file and applies the other flags. Without a preset, keys of the images that are not stated
+    /// are chosen by the images, and printed.
+    pub fn read(&self, global: &Global) -> anyhow::Result<TrainingConfig> {
+        let mut config = self.apply(match (&self.preset, &self.config) {
             (_, Some(file)) => TrainingConfig::from_file(file)?,
             (Some(preset), None) => TrainingConfig::preset(preset).map_err(usage)?,
             (None, None) => TrainingConfig::preset(DEFAULT_PRESET)?,
-        })
+        })?;
+        let (stated, by_preset) = self.stated_keys()?;
+        if !by_preset && config.data.path.is_some() {
+            let chosen = config.fit_to_images(&stated)?;
+            if !chosen.is_empty() {
+                say(format!("chosen by the images: {} (change with --set)", chosen.join(" ")), global);
+            }
+        }
+        Ok(config)
+    }
+
+    /// Returns the keys of --set and of the file, and whether a preset states the others.
+    fn stated_keys(&self) -> anyhow::Result<(Vec<String>, bool)> {
+        let (of_file, names_preset) = self.config.as_deref().map(stated_keys).transpose()?.unwrap_or_default();
+        let set = self.set.iter().filter_map(|set| set.split_once('=')).map(|(key, _)| key.trim().to_owned());
+        Ok((of_file.into_iter().chain(set).collect(), names_preset || self.preset.is_some()))
+    }
+
+    /// Returns whether a preset decided the value of a key, and not the user or the images.
+    pub fn is_of_preset(&self, key: &str) -> bool {
+        self.stated_keys().is_ok_and(|(stated, by_preset)| by_preset && !stated.iter().any(|stated| stated == key))
     }
 
     /// Applies --data and --set to a configuration.
     pub fn apply(&self, mut config: TrainingConfig) -> anyhow::Result<TrainingConfig> {
         if let Some(data) = &self.data {
-            config.data.path = Some(data.clone());
+            config.data.path = data.path().map(Path::to_owned);
         }
         for assignment in &self.set {
             config.set(assignment).map_err(usage)?;

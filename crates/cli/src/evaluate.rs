@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
-use ddpm::Pipeline;
-use ddpm::data::{Fit, ImageSet, Split};
+use ddpm::data::{Dataset, Fit, ImageSet, Part, Reading, Split};
 use ddpm::diffusion::{Variance, timesteps};
 use ddpm::evaluate::quality::QualityReport;
 use ddpm::evaluate::{
@@ -14,12 +13,15 @@ use ddpm::evaluate::{
 };
 use ddpm::sample::ClipChoice;
 use ddpm::train::plot::{self, Chart, Series};
+use ddpm::{Pipeline, weights};
 use serde::Serialize;
 
+use crate::data_choice::{self, announce, warn_of_colors};
 use crate::error::usage;
+use crate::interrupt::on_interrupt;
 use crate::metric::Metric;
-use crate::quality::{self, QualityArgs};
-use crate::terminal::{self, Progress};
+use crate::quality::{self, QualityArgs, Readings};
+use crate::terminal::{self, Progress, warn};
 use crate::{Global, model_source, quality_print, values};
 
 /// Measure the likelihood of images under a model, and the quality of its samples.
@@ -30,10 +32,12 @@ use crate::{Global, model_source, quality_print, values};
 ///
 /// ode is the exact likelihood of the probability flow, for images that are made continuous by uniform noise.
 ///
-/// The other metrics compare samples, drawn from a model or read from an .npz or a folder, with the training images of
-/// --data: fid, sfid, kid and is with Inception-v3, fd and kd with any network of --features, prdc (precision, recall,
+/// The other metrics compare samples, drawn from a model or read from an .npz or a folder, with the training images: fid, sfid, kid and is with Inception-v3, fd and kd with any network of --features, prdc (precision, recall,
 /// density, coverage), and nearest (the nearest training images, and whether samples are copies). Each is printed next to
 /// the same metric of as many real images (real vs. real).
+///
+/// The real images are those that the model was trained on, fitted as for its training: a run remembers them, and so do
+/// samples of `ddpm sample`. Others are given by --data. What is read, and how it is fitted, is printed.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm evaluate runs/fashion\n  \
     ddpm evaluate runs/fashion --data FOLDER -n 1000 --plot rate.png --json\n  \
@@ -47,9 +51,10 @@ pub struct EvaluateArgs {
     /// A run, a checkpoint or a diffusers folder; or samples: an .npz or a folder of images
     #[arg(value_name = "MODEL|SAMPLES")]
     model: PathBuf,
-    /// Metrics to compute
-    #[arg(long, default_value = "nll", value_delimiter = ',', value_name = "NAME,…")]
-    metrics: Vec<Metric>,
+    /// Metrics to compute. Defaults to nll for a model; for samples, or with --features, to fid, kid and prdc with
+    /// Inception-v3, fd, kd and prdc with another network, and nearest without one
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    metrics: Option<Vec<Metric>>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -70,16 +75,18 @@ pub struct EvaluateArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Images")]
 struct HeldOutArgs {
-    /// Real images. nll and ode use the held-out part, the other metrics the training part. Defaults to the built-in images
+    /// Real images, or `builtin` for the built-in ones. nll and ode use the held-out part, the other metrics the training
+    /// part. Defaults to the images that the model was trained on
     #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
+    data: Option<Dataset>,
     /// Use the training part for nll and ode
     #[arg(long)]
     train: bool,
     /// Evaluate nll and ode on the first N images; 0 for all
     #[arg(short, long, default_value_t = 128, value_name = "N")]
     n: usize,
-    /// How images of another size are fitted to the network's. Defaults to the fit that the model was trained with
+    /// How images of another size are fitted to the network's or the samples'. Defaults to the fit that the model was
+    /// trained with
     #[arg(long, value_parser = values::fit(), value_name = "FIT")]
     fit: Option<Fit>,
 }
@@ -92,7 +99,7 @@ struct BoundArgs {
     #[arg(long, default_value_t = 1, value_parser = values::positive, value_name = "K")]
     draws: usize,
     /// Number of steps of the chain, evenly spaced in t. Defaults to all T steps
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_parser = values::positive, value_name = "K")]
     steps: Option<usize>,
     /// Timesteps of the chain, e.g. 999,750,500,250,0
     #[arg(long, value_delimiter = ',', conflicts_with = "steps", value_name = "T,…")]
@@ -122,7 +129,7 @@ struct BoundArgs {
 #[command(next_help_heading = "Probability flow (ode)")]
 struct FlowArgs {
     /// Runge–Kutta steps, four evaluations each
-    #[arg(long, default_value_t = 32, value_name = "K")]
+    #[arg(long, default_value_t = 32, value_parser = values::positive, value_name = "K")]
     ode_steps: usize,
     /// Random vectors that estimate the divergence (Hutchinson), or `exact`: one pass for each dimension of an image
     #[arg(long, default_value = "1", value_parser = trace, value_name = "P")]
@@ -140,6 +147,9 @@ fn trace(text: &str) -> Result<Trace, String> {
 /// The object that --json prints.
 #[derive(Default, Serialize)]
 struct Report {
+    /// The images of nll and ode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Reading>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nll: Option<Likelihood>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,29 +158,36 @@ struct Report {
     schedule: Vec<SubChain>,
     #[serde(flatten)]
     quality: QualityReport,
+    #[serde(flatten)]
+    readings: Readings,
 }
 
 pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
     let bound = &arguments.bound;
-    if !arguments.wants(Metric::Nll) && (bound.schedule || bound.denoising.is_some() || bound.plot.is_some()) {
+    // By default, a model is scored by its likelihood, and what is no model is taken for samples.
+    let is_scored = arguments.quality.has_features() || weights::pipeline::locate(&arguments.model).is_err();
+    let metrics = arguments.metrics.clone().unwrap_or(if is_scored { Vec::new() } else { vec![Metric::Nll] });
+    let wants = |metric| metrics.contains(&metric);
+    if !wants(Metric::Nll) && (bound.schedule || bound.denoising.is_some() || bound.plot.is_some()) {
         return Err(usage("--schedule, --denoising and --plot need --metrics nll"));
     }
+    on_interrupt("there is no result yet; start again with")?;
     let mut report = Report::default();
-    if arguments.wants(Metric::Nll) || arguments.wants(Metric::Ode) {
-        likelihoods(&arguments, global, &mut report)?;
+    if wants(Metric::Nll) || wants(Metric::Ode) {
+        likelihoods(&arguments, &metrics, global, &mut report)?;
     }
     let of_samples = |metric: &Metric| !matches!(metric, Metric::Nll | Metric::Ode);
-    let metrics: Vec<Metric> = arguments.metrics.iter().copied().filter(of_samples).collect();
-    if !metrics.is_empty() {
+    let others: Vec<Metric> = metrics.iter().copied().filter(of_samples).collect();
+    if !others.is_empty() || metrics.is_empty() {
         let shared = quality::Shared {
             source: &arguments.model,
-            data: arguments.images.data.as_deref(),
+            data: arguments.images.data.as_ref(),
             fit: arguments.images.fit,
-            metrics: &metrics,
+            metrics: others,
             seed: arguments.seed,
             batch_size: arguments.batch_size,
         };
-        report.quality = quality::run(&arguments.quality, &shared, global)?;
+        (report.quality, report.readings) = quality::run(&arguments.quality, shared, global)?;
     }
     if global.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -181,7 +198,13 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Computes nll and ode, and prints them except with --json.
-fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+fn likelihoods(
+    arguments: &EvaluateArgs,
+    metrics: &[Metric],
+    global: &Global,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let wants = |metric| metrics.contains(&metric);
     let device = global.device()?;
     let files = model_source::locate(&arguments.model).map_err(|error| match error {
         error @ ddpm::weights::Error::NoModel { .. } => {
@@ -192,9 +215,18 @@ fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -
     let mut pipeline = Pipeline::from_files(&files, &device)?;
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
     pipeline.preprocessing.fit = fit.unwrap_or(pipeline.preprocessing.fit);
-    let set = open_data(&pipeline, data.as_deref(), if *train { Split::Train } else { Split::Test })?;
+    let dataset = data_choice::of_model(data.as_ref(), &pipeline)?;
+    let (set, reading) = open_data(&pipeline, &dataset, if *train { Split::Train } else { Split::Test })?;
     terminal::warn_about(&set);
     let images = read_images(&pipeline, &set, if *n == 0 { set.len() } else { *n })?;
+    let reading = reading.first(images.n);
+    announce("data", &reading, global);
+    if data.is_some() {
+        warn_of_colors(&reading);
+    } else if reading.part == Part::Whole {
+        warn(format!("{}: has no held-out part, so these are images that the model was trained on", set.name()));
+    }
+    report.data = Some(reading);
     let total = pipeline.scheduler.num_train_timesteps;
     let options = arguments.options(total)?;
     let evaluate = |name| {
@@ -205,7 +237,7 @@ fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -
         })
     };
     let context = || format!("evaluating {}", pipeline.root.display());
-    if arguments.wants(Metric::Nll) {
+    if wants(Metric::Nll) {
         let nll = evaluate("evaluate").likelihood(&images).with_context(context)?;
         let profile = nll.mse_profile();
         if let Some(path) = &arguments.bound.denoising {
@@ -220,7 +252,7 @@ fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -
         }
         report.nll = Some(nll);
     }
-    if arguments.wants(Metric::Ode) {
+    if wants(Metric::Ode) {
         report.ode = Some(evaluate("flow").flow_likelihood(&images).with_context(context)?);
     }
     if !global.json {
@@ -230,19 +262,15 @@ fn likelihoods(arguments: &EvaluateArgs, global: &Global, report: &mut Report) -
 }
 
 impl EvaluateArgs {
-    fn wants(&self, metric: Metric) -> bool {
-        self.metrics.contains(&metric)
-    }
-
     /// Returns the options for a model of T timesteps, checked before the long pass.
     fn options(&self, total: usize) -> anyhow::Result<EvaluateOptions> {
         let BoundArgs { draws, steps, timesteps: list, variance, clip_sample, schedule, lengths, .. } = &self.bound;
         if let Some(wrong) = lengths.iter().find(|&&steps| *schedule && !(2..=total).contains(&steps)) {
-            return Err(usage(format!("--lengths {wrong}: expected 2 to {total}, the model's timesteps")));
+            bail!("--lengths {wrong}: expected 2 to {total}, the model's timesteps");
         }
         let list = match (list, steps) {
-            (Some(list), _) => Some(timesteps::explicit(total, list).map_err(usage)?),
-            (None, Some(steps)) => Some(timesteps::space_timesteps(total, &steps.to_string()).map_err(usage)?),
+            (Some(list), _) => Some(timesteps::explicit(total, list)?),
+            (None, Some(steps)) => Some(timesteps::space_timesteps(total, &steps.to_string())?),
             (None, None) => None,
         };
         Ok(EvaluateOptions {

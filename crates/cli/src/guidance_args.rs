@@ -1,10 +1,10 @@
 //! Flags of classifier-free guidance.
 
+use anyhow::bail;
 use clap::Args;
 use ddpm::Pipeline;
 use ddpm::model::guidance::Guidance;
 
-use crate::error::usage;
 use crate::values;
 
 /// Flags of classifier-free guidance.
@@ -29,10 +29,10 @@ impl GuidanceArgs {
         pipeline.preprocessing.null_label = null_label;
         let Some(scale) = self.guidance else { return Ok(None) };
         if pipeline.classes().is_none() {
-            return Err(usage("--guidance: the model has no classes, and guidance is towards a class"));
+            bail!("--guidance: the model has no classes, and guidance is towards a class");
         }
         let Some(null_label) = null_label else {
-            return Err(usage("--guidance: the model does not say which label stands for no class; add --null-label"));
+            bail!("--guidance: the model does not say which label stands for no class; add --null-label");
         };
         let guidance = Guidance::new(scale, null_label);
         Ok(Some(Guidance { interval: self.guidance_interval.unwrap_or(guidance.interval), ..guidance }))

@@ -1,11 +1,15 @@
 //! Flags of the commands that start from images of the user's.
 
-use clap::Args;
-use ddpm::Pipeline;
-use ddpm::data::Fit;
+use std::path::Path;
 
+use clap::Args;
+use ddpm::data::{self, Fit, Part, Reading};
+use ddpm::sample::portable_path;
+use ddpm::{Images, Pipeline};
+
+use crate::data_choice::{announce, warn_of_colors};
 use crate::error::usage;
-use crate::values;
+use crate::{Global, values};
 
 /// Flags of the commands that start from images of the user's.
 #[derive(Args)]
@@ -34,6 +38,30 @@ impl ImageArgs {
     pub fn labels(&self, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
         Ok(self.label(pipeline)?.map(|label| vec![label; n]))
     }
+}
+
+/// Reads images as the model takes them, and says how they are fitted.
+pub fn read(
+    pipeline: &Pipeline,
+    paths: &[impl AsRef<Path>],
+    fit: Option<Fit>,
+    global: &Global,
+) -> anyhow::Result<(Images, Vec<Reading>)> {
+    let options = pipeline.read_options(fit);
+    let images = pipeline.read_images(paths, fit)?;
+    let mut readings = Vec::new();
+    for path in paths {
+        let reading = Reading::new(&data::open(path.as_ref(), &options)?, &options).part(Part::All).first(1);
+        announce("image", &reading, global);
+        warn_of_colors(&reading);
+        readings.push(reading);
+    }
+    Ok((images, readings))
+}
+
+/// Returns the name of a model or an image for files.
+pub fn name_of(path: &Path) -> String {
+    portable_path(path)
 }
 
 /// Returns text to be written into files.

@@ -8,7 +8,8 @@ use ddpm::sample::{Inpainting, Request, initial_noise, inpaint};
 use ddpm::{Output, output};
 
 use crate::error::usage;
-use crate::image_args::{ImageArgs, info};
+use crate::image_args::{self, ImageArgs, info, name_of};
+use crate::interrupt::on_interrupt;
 use crate::sampler_args::SamplerArgs;
 use crate::terminal::Progress;
 use crate::{Global, model_source, values};
@@ -45,6 +46,7 @@ pub struct InpaintArgs {
 
 pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let ImageArgs { seed, batch_size, fit, .. } = arguments.images;
+    on_interrupt("nothing was written; start again with")?;
     let sampler = arguments.sampler.sampler()?;
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
     if matches!(target, Output::Animation(_)) {
@@ -52,7 +54,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
         return Err(usage(format!("{path}: inpaint writes no animation; use .png, .npz, .safetensors or a folder")));
     }
     let pipeline = model_source::load(&arguments.model, global)?;
-    let image = pipeline.read_images(&[&arguments.image], fit)?;
+    let (image, readings) = image_args::read(&pipeline, &[&arguments.image], fit, global)?;
     let unknown = pipeline.read_mask(&arguments.mask, &arguments.image, fit)?;
     let table = arguments.sampler.table(&pipeline.scheduler)?;
     let shape = [image.height, image.width, image.channels];
@@ -72,8 +74,8 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     })?;
     drop(progress);
     let info = info([
-        ("model", arguments.model.display().to_string()),
-        ("image", arguments.image.display().to_string()),
+        ("model", name_of(&pipeline.root)),
+        ("image", name_of(&arguments.image)),
         ("sampler", format!("{sampler}, {} steps, each {} times", table.rows.len(), arguments.resample)),
         ("seed", seed.to_string()),
     ]);
@@ -82,7 +84,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     if global.json {
         println!(
             "{}",
-            serde_json::json!({ "output": arguments.output.to_string_lossy(), "images": images.n, "pixels_made": filled })
+            serde_json::json!({ "output": arguments.output.to_string_lossy(), "images": images.n, "pixels_made": filled, "data": readings })
         );
     } else if !global.quiet {
         let (of, path) = (unknown.len(), arguments.output.display());

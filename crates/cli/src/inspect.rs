@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use ddpm::data::{self, DuplicateReport, ImageSet, LabelFrom, ReadOptions, Split, Summary};
 use ddpm::unet::count_by_part;
@@ -29,9 +29,9 @@ use crate::{Global, model_source, values};
 pub struct InspectArgs {
     /// Images, a model or a classifier. Defaults to the built-in images
     path: Option<PathBuf>,
-    /// The contact sheet of a set of images: a PNG
-    #[arg(short, long, default_value = "contact-sheet.png", value_name = "FILE", help_heading = "Images")]
-    output: PathBuf,
+    /// The contact sheet of a set of images: a PNG. Defaults to contact-sheet.png
+    #[arg(short, long, value_name = "FILE", help_heading = "Images")]
+    output: Option<PathBuf>,
     /// Height and width to which images are resized first: 32 or 32x48
     #[arg(long, alias = "resolution", value_parser = values::size, value_name = "SIZE", help_heading = "Images")]
     size: Option<[usize; 2]>,
@@ -57,16 +57,37 @@ pub fn run(arguments: InspectArgs, global: &Global) -> anyhow::Result<()> {
         weights::open_regular(path).with_context(|| format!("cannot read {}", path.display()))?;
     }
     if let Some(about) = classifier(path) {
+        arguments.refuse_flags_of_images(path)?;
         return describe_classifier(path, about, global);
     }
     let folder = model_folder::describe(path)?;
     match (is_model(path), folder) {
-        (true, folder) => describe_model(path, folder, global),
+        (true, folder) => {
+            arguments.refuse_flags_of_images(path)?;
+            describe_model(path, folder, global)
+        }
         (false, Some(folder)) => {
+            arguments.refuse_flags_of_images(path)?;
             describe_folder(&folder, global);
             Ok(())
         }
         (false, None) => describe_images(&arguments, global),
+    }
+}
+
+impl InspectArgs {
+    /// Refuses flags that a model would ignore.
+    fn refuse_flags_of_images(&self, path: &Path) -> anyhow::Result<()> {
+        let given = [
+            ("--output", self.output.is_some()),
+            ("--size", self.size.is_some()),
+            ("--test", self.test),
+            ("--duplicates", self.duplicates),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => bail!("{}: is a model; {flag} is for sets of images", path.display()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -115,15 +136,16 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     terminal::warn_about(&set);
     let summary = Summary::new(&set);
     let duplicates = if arguments.duplicates { Some(duplicates(&set, &options, open)?) } else { None };
-    write_contact_sheet(&set, &arguments.output)?;
-    if let Some(data) = arguments.path.as_deref().filter(|data| data.is_dir() && contains(data, &arguments.output)) {
-        let (sheet, data) = (arguments.output.display(), data.display());
+    let sheet = arguments.output.as_deref().unwrap_or(Path::new("contact-sheet.png"));
+    write_contact_sheet(&set, sheet)?;
+    if let Some(data) = arguments.path.as_deref().filter(|data| data.is_dir() && contains(data, sheet)) {
+        let (sheet, data) = (sheet.display(), data.display());
         eprintln!(
             "warning: {sheet} lies in {data}, the images; it is skipped when they are read, but -o can name another place"
         );
     }
     if global.json {
-        let sheet = arguments.output.to_string_lossy();
+        let sheet = sheet.to_string_lossy();
         println!("{}", json!({ "images": summary, "duplicates": duplicates, "contact_sheet": sheet }));
         return Ok(());
     }
@@ -131,7 +153,7 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     if let Some(duplicates) = duplicates {
         println!("{duplicates}");
     }
-    println!("contact sheet: {}", arguments.output.display());
+    println!("contact sheet: {}", sheet.display());
     Ok(())
 }
 

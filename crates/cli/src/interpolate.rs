@@ -7,7 +7,7 @@ use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
 use ddpm::{Images, Output, output};
 
 use crate::error::usage;
-use crate::image_args::{ImageArgs, info};
+use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::terminal::Progress;
 use crate::{Global, model_source, values};
 
@@ -51,7 +51,7 @@ pub struct InterpolateArgs {
     #[arg(long, default_value = "ddim", value_parser = values::sampler(), value_name = "NAME", help_heading = "Sampler")]
     sampler: Sampler,
     /// Number of steps from the last timestep
-    #[arg(long, default_value_t = 100, value_name = "K", help_heading = "Sampler")]
+    #[arg(long, default_value_t = 100, value_parser = values::positive, value_name = "K", help_heading = "Sampler")]
     steps: usize,
 }
 
@@ -76,7 +76,9 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
     }
     let pipeline = model_source::load(&arguments.model, global)?;
     let fit = arguments.images.fit;
-    let ends = [pipeline.read_images(&[&arguments.a], fit)?, pipeline.read_images(&[&arguments.b], fit)?];
+    let (a, of_a) = image_args::read(&pipeline, &[&arguments.a], fit, global)?;
+    let (b, of_b) = image_args::read(&pipeline, &[&arguments.b], fit, global)?;
+    let (ends, readings) = ([a, b], [of_a, of_b].concat());
     let last = pipeline.scheduler.num_train_timesteps - 1;
     let at = arguments.at.clone().unwrap_or_else(|| (1..=5).map(|i| i * last / 5).collect());
     let lambdas: Vec<f64> = (0..arguments.between).map(|i| i as f64 / (arguments.between - 1) as f64).collect();
@@ -101,11 +103,11 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
         true
     })?;
     drop(progress);
-    write_sheet(&arguments, &at, &ends, mixtures)?;
+    write_sheet(&arguments, &pipeline, &at, &ends, mixtures)?;
     if global.json {
         println!(
             "{}",
-            serde_json::json!({ "output": arguments.output.to_string_lossy(), "at": at, "shares": lambdas })
+            serde_json::json!({ "output": arguments.output.to_string_lossy(), "at": at, "shares": lambdas, "data": readings })
         );
     } else if !global.quiet {
         eprintln!("t = {at:?} from top to bottom: {}", arguments.output.display());
@@ -116,6 +118,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
 /// Writes the mixtures between the two images.
 fn write_sheet(
     arguments: &InterpolateArgs,
+    pipeline: &Pipeline,
     at: &[usize],
     ends: &[Images; 2],
     mixtures: Vec<Images>,
@@ -124,7 +127,7 @@ fn write_sheet(
     let columns: Vec<Images> = std::iter::once(a).chain(mixtures).chain([b]).collect();
     let sampler = if arguments.invert { "ddim, inverted".to_owned() } else { arguments.sampler.to_string() };
     let info = info([
-        ("model", arguments.model.display().to_string()),
+        ("model", name_of(&pipeline.root)),
         ("at", format!("{at:?}")),
         ("sampler", format!("{sampler}, {} steps", arguments.steps)),
         ("seed", arguments.images.seed.to_string()),

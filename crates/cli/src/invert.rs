@@ -7,9 +7,9 @@ use ddpm::sample::{Inversion, Inverted, invert};
 use ddpm::{Images, Output, output, weights};
 
 use crate::error::usage;
-use crate::image_args::{ImageArgs, info};
+use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::terminal::Progress;
-use crate::{Global, model_source};
+use crate::{Global, model_source, values};
 
 /// Invert images to DDIM latents.
 ///
@@ -32,7 +32,7 @@ pub struct InvertArgs {
     #[arg(long, value_name = "T")]
     at: Option<usize>,
     /// Number of steps from the image to the last timestep
-    #[arg(long, default_value_t = 100, value_name = "K")]
+    #[arg(long, default_value_t = 100, value_parser = values::two_or_more, value_name = "K")]
     steps: usize,
     /// Draw each image, its latents and its reconstruction: a PNG
     #[arg(long, value_name = "FILE")]
@@ -47,7 +47,7 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
         return Err(usage(format!("{}: latents are written to a .safetensors file", arguments.output.display())));
     }
     let pipeline = model_source::load(&arguments.model, global)?;
-    let images = pipeline.read_images(&arguments.images, arguments.image_args.fit)?;
+    let (images, readings) = image_args::read(&pipeline, &arguments.images, arguments.image_args.fit, global)?;
     let labels = arguments.image_args.labels(&pipeline, images.n)?;
     let images = images.with_labels(labels);
     target.check_writable(images.shape())?;
@@ -59,12 +59,12 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
         true
     })?;
     drop(progress);
-    write(&arguments, at, &images, &inverted)?;
+    write(&arguments, &pipeline, at, &images, &inverted)?;
     let Inverted { rmse, latent_rms, evaluations, .. } = inverted;
     if global.json {
         let object = serde_json::json!({
             "output": arguments.output.to_string_lossy(), "t": at, "steps": arguments.steps, "evaluations": evaluations, "rmse": rmse,
-            "latent_rms": latent_rms,
+            "latent_rms": latent_rms, "data": readings,
         });
         println!("{object}");
     } else {
@@ -77,12 +77,15 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Writes the latents and the sheet.
-fn write(arguments: &InvertArgs, at: usize, images: &Images, inverted: &Inverted) -> anyhow::Result<()> {
-    let info = info([
-        ("model", arguments.model.display().to_string()),
-        ("t", at.to_string()),
-        ("steps", arguments.steps.to_string()),
-    ]);
+fn write(
+    arguments: &InvertArgs,
+    pipeline: &Pipeline,
+    at: usize,
+    images: &Images,
+    inverted: &Inverted,
+) -> anyhow::Result<()> {
+    let info =
+        info([("model", name_of(&pipeline.root)), ("t", at.to_string()), ("steps", arguments.steps.to_string())]);
     let latents = &inverted.latents;
     let shape = [latents.n, latents.channels, latents.height, latents.width];
     let noise = [("noise", &shape[..], &latents.nchw()[..])];

@@ -15,6 +15,7 @@ macro_rules! eprintln {
 mod bench;
 mod classifier;
 mod config_args;
+mod data_choice;
 mod error;
 mod evaluate;
 mod guidance_args;
@@ -23,6 +24,7 @@ mod import;
 mod inpaint;
 mod inspect;
 mod interpolate;
+mod interrupt;
 mod invert;
 mod metric;
 mod model_folder;
@@ -61,8 +63,8 @@ static ALLOCATOR: ddpm::kernels::CachingAllocator = ddpm::kernels::CachingAlloca
                   ddpm evaluate runs/fashion                   bits/dim of held-out images\n  \
                   ddpm inspect runs/fashion                    what the model is\n\n\
                   Every command has --help with examples. With --json, the result is one object on standard output, \
-                  {\"error\": \"…\"} if the command fails. The exit status is 0, 1 for an error, or 2 for a mistake in \
-                  the command itself."
+                  {\"error\": \"…\"} if the command fails. The exit status is 0, 1 for an error, 2 for a \
+                  mistake that is found in the arguments alone, or 130 for an interruption."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -15,10 +15,12 @@ pub fn print(report: &QualityReport) {
     if let Some(manifold) = &report.manifold {
         print_manifold(manifold);
     }
-    for (space, Memorization { value, copies, median, unseen_median, samples, unseen }) in &report.nearest {
-        println!("nearest in {space:<13} {value:.4} nearer to training images than unseen images are (½ if alike)");
-        println!("{:<24} {copies:.4} nearer than all but 1 % of unseen images (.01 if alike)", "");
-        println!("{:<24} medians {median:.4} ({samples} samples) and {unseen_median:.4} ({unseen} unseen)", "");
+    for (space, found) in &report.nearest {
+        let Memorization { value, copies, median, unseen_median, samples, unseen, held_out } = found;
+        let others = if *held_out { "held-out images" } else { "other training images" };
+        println!("nearest in {space:<13} {value:.4} nearer to training images than {others} are (½ if alike)");
+        println!("{:<24} {copies:.4} nearer than all but 1 % of {others} (.01 if alike)", "");
+        println!("{:<24} medians {median:.4} ({samples} samples) and {unseen_median:.4} ({unseen} {others})", "");
     }
 }
 

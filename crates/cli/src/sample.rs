@@ -6,14 +6,15 @@ use anyhow::bail;
 use clap::Args;
 use ddpm::data::Fit;
 use ddpm::evaluate::{MeasuredModel, read_mse_profile};
-use ddpm::sample::{ClipChoice, GenerateOptions, Generation, SaveOptions, Saved, read_noise};
+use ddpm::sample::{ClipChoice, GenerateOptions, Generation, Provenance, SaveOptions, Saved, read_noise};
 use ddpm::{Images, Output, Pipeline};
 
 use crate::error::usage;
 use crate::guidance_args::GuidanceArgs;
-use crate::image_args::info;
+use crate::image_args;
+use crate::interrupt::{on_interrupt, this_command};
 use crate::sampler_args::SamplerArgs;
-use crate::terminal::{Progress, duration, rate};
+use crate::terminal::{Progress, duration, rate, warn};
 use crate::{Global, model_source, values};
 
 /// Sample images from a model.
@@ -118,7 +119,7 @@ struct StartArgs {
     #[arg(long, requires = "from", value_parser = values::fit(), value_name = "FIT")]
     fit: Option<Fit>,
     /// Share all noise until x at this timestep; from there on each image has its own (for ddpm, or ddim with --eta)
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_parser = values::timestep, value_name = "T")]
     share_until: Option<f64>,
 }
 
@@ -137,14 +138,18 @@ struct TrajectoryArgs {
 pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let animated = arguments.trajectory.animate && arguments.output.extension().is_some();
     let output = Output::parse(&arguments.output, animated).map_err(usage)?;
+    if arguments.classes.by_class && !matches!(output, Output::Grid(_)) {
+        return Err(usage("--by-class writes a grid; give -o a name that ends in .png"));
+    }
     if arguments.must_continue && !output.is_begun() {
         let path = arguments.output.display();
         bail!("{path}: there is no interrupted run to continue; leave out --continue to begin one");
     }
     let options = arguments.options()?;
+    on_interrupt("the finished images are kept; continue with")?;
     let mut pipeline = model_source::load(&arguments.model, global)?;
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;
-    let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, &output)? };
+    let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, global)? };
     let n = options.n;
     let mut progress = Progress::new("sample", "steps", global);
     let mut made = 0.0;
@@ -158,8 +163,13 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         animate: arguments.trajectory.animate,
         sheet: arguments.trajectory.sheet.clone(),
         by_class: arguments.classes.by_class,
-        info: info([("model", arguments.model.display().to_string())]),
+        info: Vec::new(),
+        command: Some(this_command()),
     };
+    if let Some(others) = generation.replaces(output.path())? {
+        let (path, Provenance { model, sampler, steps, seed, .. }) = (output.path().display(), others);
+        warn(format!("{path}: samples of {model} ({sampler}, {steps} steps, seed {seed}) are replaced"));
+    }
     let saved = generation.save_with(&arguments.output, &save)?;
     let seconds = progress.seconds();
     drop(progress);
@@ -201,16 +211,13 @@ impl SampleArgs {
         &self,
         options: GenerateOptions,
         pipeline: &Pipeline,
-        output: &Output,
+        global: &Global,
     ) -> anyhow::Result<GenerateOptions> {
         let mut options = options;
         if self.classes.by_class {
             let Some(classes) = pipeline.classes() else {
-                return Err(usage("--by-class: the model has no classes"));
+                bail!("--by-class: the model has no classes");
             };
-            if !matches!(output, Output::Grid(_)) {
-                return Err(usage("--by-class writes a grid; give -o a name that ends in .png"));
-            }
             options.n = options.n.saturating_mul(classes.len());
         }
         options.labels = self.labels(pipeline, options.n)?;
@@ -225,7 +232,7 @@ impl SampleArgs {
             options.mse_profile = Some(read.profile);
         }
         if let (Some(path), Some(t)) = (&self.start.from, self.start.at) {
-            options.from = Some((pipeline.read_images(&[path], self.start.fit)?, t));
+            options.from = Some((image_args::read(pipeline, &[path], self.start.fit, global)?.0, t));
         }
         self.check_shared_noise(&options, pipeline)?;
         Ok(options)

@@ -15,7 +15,7 @@ pub struct SamplerArgs {
     #[arg(long, default_value = "ddpm", value_parser = values::sampler(), value_name = "NAME")]
     sampler: Sampler,
     /// Number of steps. Defaults to all T steps; 20, uniform in log-SNR, for higher-order samplers
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_parser = values::positive, value_name = "K")]
     pub steps: Option<usize>,
     /// Rule that spaces the timesteps, as in diffusers. Defaults to the model's
     #[arg(long, value_parser = values::spacing(), value_name = "RULE")]
@@ -30,7 +30,7 @@ pub struct SamplerArgs {
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["steps", "spacing", "grid"], value_name = "T,…")]
     pub timesteps: Option<Vec<usize>>,
     /// Noise of ddim: 0 for none, 1 for as much as ancestral sampling adds
-    #[arg(long, default_value_t = 0.0, value_name = "ETA")]
+    #[arg(long, default_value_t = 0.0, value_parser = values::share, value_name = "ETA")]
     eta: f64,
     /// Variance of ddpm. Defaults to the model's
     #[arg(long, value_parser = values::variance(), value_name = "KIND")]
@@ -45,6 +45,14 @@ impl SamplerArgs {
     pub fn sampler(&self) -> anyhow::Result<Sampler> {
         if self.eta != 0.0 && !matches!(self.sampler, Sampler::Ddim { .. }) {
             return Err(usage("--eta is for --sampler ddim; the noise of ddpm is set by --variance"));
+        }
+        let rising = self.timesteps.iter().flat_map(|list| list.windows(2)).position(|pair| pair[0] <= pair[1]);
+        if let (Some(i), Some(list)) = (rising, &self.timesteps) {
+            return Err(usage(format!(
+                "--timesteps: timesteps[{}] is {}, expected descending order",
+                i + 1,
+                list[i + 1]
+            )));
         }
         match (self.sampler.with_eta(self.eta), self.churn) {
             (sampler, None) => Ok(sampler),

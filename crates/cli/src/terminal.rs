@@ -129,6 +129,18 @@ pub fn warn_about(set: &ImageSet) {
     }
 }
 
+/// Prints a line that is not a result, unless with --quiet.
+pub fn say(line: impl AsRef<str>, global: &Global) {
+    if !global.quiet {
+        eprintln!("{}", line.as_ref());
+    }
+}
+
+/// Prints a warning, which `--quiet` does not suppress.
+pub fn warn(line: impl AsRef<str>) {
+    eprintln!("warning: {}", line.as_ref());
+}
+
 /// Returns a speed with as many digits as tell it apart.
 pub fn rate(per_second: f64, unit: &str) -> String {
     let digits = if per_second < 10.0 { 2 } else { usize::from(per_second < 100.0) };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::Args;
+use ddpm::data::{Conversion, Reading};
 use ddpm::train::{
     Command, Event, Finished, FrechetMetric, Hooks, LogRecord, Metrics, TrainingConfig, steps_done, train,
 };
@@ -46,7 +47,7 @@ pub struct TrainArgs {
 
 pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
     let folder = arguments.folder()?;
-    let config = arguments.resolved(&folder)?;
+    let config = arguments.resolved(&folder, global)?;
     if arguments.dry_run {
         if global.json {
             println!("{}", serde_json::to_string(&config)?);
@@ -56,7 +57,7 @@ pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
         return Ok(());
     }
     let device = global.device()?;
-    let mut screen = Screen::new(global, &config);
+    let mut screen = Screen::new(global, &arguments.config, &config);
     let hooks = Hooks::new().on_event(|event| screen.show(event)).commands(stop_on_signals()?);
     let finished = train(&config, &folder, &device, hooks)?;
     drop(screen);
@@ -100,13 +101,13 @@ impl TrainArgs {
     }
 
     /// Returns the configuration of the flags, or that of the run to be resumed with what the flags change.
-    fn resolved(&self, folder: &Path) -> anyhow::Result<TrainingConfig> {
+    fn resolved(&self, folder: &Path, global: &Global) -> anyhow::Result<TrainingConfig> {
         let mut config = match self.resume {
             true if self.config.preset.is_some() || self.config.config.is_some() => {
                 return Err(usage("--resume takes the configuration of the run; use --set to change a key of it"));
             }
             true => self.config.apply(TrainingConfig::from_file(&folder.join("config.toml"))?)?,
-            false => self.config.read()?,
+            false => self.config.read(global)?,
         };
         if let Some(seed) = self.seed {
             config.train.seed = seed;
@@ -168,6 +169,7 @@ fn print(folder: &Path, finished: &Finished) {
 /// Shows a run on the terminal.
 struct Screen<'a> {
     global: &'a Global,
+    config: &'a ConfigArgs,
     progress: Progress,
     images_per_step: usize,
     steps: u64,
@@ -175,9 +177,10 @@ struct Screen<'a> {
 }
 
 impl<'a> Screen<'a> {
-    fn new(global: &'a Global, config: &TrainingConfig) -> Self {
+    fn new(global: &'a Global, arguments: &'a ConfigArgs, config: &TrainingConfig) -> Self {
         Self {
             global,
+            config: arguments,
             progress: Progress::new("train", "steps", global),
             images_per_step: config.train.batch_size * config.train.gradient_accumulation,
             steps: config.train.steps as u64,
@@ -187,8 +190,16 @@ impl<'a> Screen<'a> {
 
     fn show(&mut self, event: &Event) {
         match event {
-            Event::Started { data, parameters, device, step, .. } => {
-                self.progress.say(format!("data:    {data}"));
+            Event::Started { reading, validation, parameters, device, step, .. } => {
+                let classes =
+                    if reading.classes > 0 { format!(", {} classes", reading.classes) } else { String::new() };
+                self.progress.say(format!("data:    {reading}{classes}"));
+                if let Some(reading) = validation {
+                    self.progress.say(format!("validation: {reading}"));
+                }
+                if *step == 0 {
+                    self.warn_of_conversions(reading);
+                }
                 self.progress.say(format!("network: {} parameters on {device}", grouped(*parameters)));
                 if *step > 0 {
                     self.progress.say(format!("resumed: step {step} of {}", self.steps));
@@ -217,6 +228,26 @@ impl<'a> Screen<'a> {
             Event::Saved { path } => self.progress.say(format!("saved:   {}", path.display())),
             Event::Warning { message } => self.progress.warn(message),
             _ => {}
+        }
+    }
+
+    /// Warns about conversions of the images that a preset decided, and names the key that avoids each.
+    fn warn_of_conversions(&self, reading: &Reading) {
+        for (conversion, n) in reading.conversions() {
+            let (key, text) = match conversion {
+                Conversion::ToGrey => ("data.channels", "in color become grey; --set data.channels=3 keeps the color"),
+                Conversion::ToColor => ("data.channels", "are grey; --set data.channels=1 makes a grey model"),
+                Conversion::ToOpaque => ("data.channels", "lose their transparency; --set data.channels=4 keeps it"),
+                Conversion::Shrunk => {
+                    ("data.resolution", "are shrunk to less than half; --set data.resolution=N keeps more of them")
+                }
+                Conversion::Enlarged => {
+                    ("data.resolution", "are enlarged; a smaller --set data.resolution=N, or data.fit=pad, avoids it")
+                }
+            };
+            if self.config.is_of_preset(key) {
+                self.progress.warn(format!("{}: {} of {} images {text}", reading.set, grouped(n), grouped(reading.of)));
+            }
         }
     }
 

@@ -62,6 +62,21 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a number that is at least 2.
+pub fn two_or_more(text: &str) -> Result<usize, String> {
+    positive(text).and_then(|number| if number < 2 { Err("expected at least 2".into()) } else { Ok(number) })
+}
+
+/// Parses a number of at least 0.
+pub fn timestep(text: &str) -> Result<f64, String> {
+    finite(text).ok().filter(|&t| t >= 0.0).ok_or_else(|| "expected a timestep, 0 or more".into())
+}
+
+/// Parses a number of 0 to 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    finite(text).ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "expected 0 to 1".into())
+}
+
 /// Parses a number that is finite.
 pub fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "expected a number".into())

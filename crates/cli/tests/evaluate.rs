@@ -214,7 +214,8 @@ fn inversions_come_back() {
     };
     place_refuses(&["-o", "latents.png"], 2, ".safetensors");
     place_refuses(&["--at", "50"], 1, "1 to 49");
-    place_refuses(&["--steps", "1"], 1, "2 to 50");
+    place_refuses(&["--steps", "1"], 2, "at least 2");
+    place_refuses(&["--steps", "51"], 1, "2 to 50");
 }
 
 /// From an image, and from one x_t; what all have in common, and what each has alone.
@@ -289,7 +290,7 @@ fn guidance_goes_from_no_class_to_more_than_the_class() {
     refused(&["--by-class", "-o", "folder"], "--by-class");
     let plain = Place::new();
     plain.trained("run", 2, &["--set", "data.labels=true"]);
-    plain.ddpm(&["sample", "run", "--guidance", "2"]).assert().failure().code(2).stderr(contains("--null-label"));
+    plain.ddpm(&["sample", "run", "--guidance", "2"]).assert().failure().code(1).stderr(contains("--null-label"));
 }
 
 #[test]
@@ -304,7 +305,8 @@ fn mistakes_are_named() {
     refused(&["--variance", "learned_range", "--data", "train-images-idx3-ubyte"], 1, "learned");
     refused(&["--fit", "stretch"], 2, "--fit");
     refused(&["--draws", "0"], 2, "--draws");
-    refused(&["--steps", "51"], 2, "51");
+    refused(&["--steps", "51"], 1, "51");
+    refused(&["--steps", "0"], 2, "at least 1");
     refused(&["--data", "nowhere"], 1, "nowhere");
     refused(&["--steps", "5", "--schedule"], 2, "--schedule");
     place.ddpm(&["evaluate", "nowhere"]).assert().failure().code(1).stderr(contains("nowhere"));

@@ -126,7 +126,7 @@ fn a_schedule_is_a_table() {
         table["rows"].as_array().unwrap().iter().map(|row| row["timestep"].as_f64().unwrap()).collect();
     assert_eq!(timesteps, (0..10).rev().map(|i| 100.0 * f64::from(i)).collect::<Vec<_>>());
     place.ddpm(&["schedule", "--steps", "10"]).assert().success().stdout(contains("timestep").and(contains("900")));
-    fails(place.ddpm(&["schedule", "--steps", "0"]), 1, &["0 steps"]);
+    mistaken(place.ddpm(&["schedule", "--steps", "0"]), &["--steps", "at least 1"]);
     mistaken(place.ddpm(&["schedule", "--sampler", "euler"]), &["'euler'", "unipc-3"]);
     // The flags of a sampler are those of `ddpm sample`.
     let given = json(place.ddpm(&["schedule", "--timesteps", "9,5,0", "--sampler", "ddim", "--eta", "1"]));

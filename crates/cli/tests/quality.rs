@@ -86,6 +86,13 @@ fn a_network_compares_samples_with_images_and_with_statistics() {
     assert!(report["prdc"]["floor"]["precision"].as_f64() > report["prdc"]["precision"].as_f64(), "{report}");
     // Of nothing but the statistics: the same distance, and no floor.
     let again = run(&["--metrics", "fd", "--reference", "stats.npz"]);
+    let mut said = place.ddpm(&["evaluate", "samples.npz", "--features", "lite0.safetensors", "--metrics", "fd"]);
+    said.args(["--reference", "stats.npz"]).assert().success().stderr(contains(
+        "reference: stats.npz, statistics of train-images-idx3-ubyte (training part), 40 images, 8x8 grey",
+    ));
+    let other = ["--metrics", "fd", "--reference", "stats.npz", "--resize", "tensorflow1"];
+    let other = place.ddpm(&[&["evaluate", "samples.npz"], &network[..], &other].concat());
+    fails(other, 1, &["stats.npz", "resize pytorch-fid", "resize tensorflow1"]);
     let difference = again["fd"]["value"].as_f64().unwrap() / fd["value"].as_f64().unwrap() - 1.0;
     assert!(difference.abs() < 1e-9 && again["fd"]["floor"].is_null(), "{again}");
     let nearest = run(&[&DATA[..], &["--metrics", "nearest"]].concat());
@@ -124,7 +131,7 @@ fn mistakes_are_named() {
         fails(place.ddpm(&command), status, words);
     };
     refused(&["--metrics", "fid"], 2, &["--features", "Inception"]);
-    refused(&["--metrics", "fid", "--features", "lite0.safetensors"], 2, &["EfficientNet-Lite0", "fd"]);
+    refused(&["--metrics", "fid", "--features", "lite0.safetensors"], 1, &["EfficientNet-Lite0", "fd"]);
     refused(&["--metrics", "fd", "--features", "network.pth"], 1, &["network.pth"]);
     refused(&["--metrics", "fd", "--features", "torn.safetensors"], 1, &["torn.safetensors"]);
     refused(&["--metrics", "fd", "--features", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);

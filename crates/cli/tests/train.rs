@@ -40,6 +40,7 @@ fn a_run_leaves_everything_that_it_promises() {
     let others = [
         "checkpoints/latest",
         "config.toml",
+        "data.json",
         "loss.png",
         "metrics.jsonl",
         "samples/000000004.png",
@@ -204,7 +205,7 @@ fn the_built_in_images_need_nothing() {
         "model.attention_resolutions=[]",
     ];
     let mut command = place.ddpm(&["train", "--set", "train.samples=0", "--set", "train.batch_size=2"]);
-    command.args(sets.iter().flat_map(|set| ["--set", set])).assert().success().stderr(contains("10000 images"));
+    command.args(sets.iter().flat_map(|set| ["--set", set])).assert().success().stderr(contains("10,000 images"));
     assert!(place.path("runs/fashion/checkpoints/000000001").is_dir());
     // Again: beside it, not over it.
     let mut command = place.ddpm(&["train", "--set", "train.samples=0", "--set", "train.batch_size=2"]);

@@ -39,6 +39,7 @@
 //! `parquet` (on by default) reads Parquet files. It is most of the crate's build time.
 
 mod builtin;
+mod dataset;
 mod duplicates;
 mod encoded;
 mod error;
@@ -51,20 +52,26 @@ mod open;
 mod options;
 mod pixels;
 mod raw;
+mod reading;
 mod report;
 mod set;
 mod source;
 mod summary;
 
 pub use builtin::builtin;
+pub use dataset::Dataset;
 pub use duplicates::{DuplicateGroup, DuplicateReport, Leak, duplicates, leaks};
 pub use error::{Error, Result};
-pub use formats::npz::{write as write_npz_images, write_with as write_npz_images_with};
+pub use formats::npz::{
+    read_note as read_npz_note, write as write_npz_images, write_with as write_npz_images_with,
+    write_with_note as write_npz_images_with_note,
+};
 pub use generated::{MARK, mark_png};
 pub use grid::grid;
-pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays};
+pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays, write_npz_arrays_with_note};
 pub use open::open;
 pub use options::{Background, Fit, LabelFrom, ReadOptions, Split};
+pub use reading::{Conversion, Part, Reading};
 pub use report::{BadFile, ReadReport};
 pub use set::ImageSet;
 pub use summary::{ChannelCount, ClassCount, SizeCount, Summary};

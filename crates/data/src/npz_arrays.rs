@@ -65,6 +65,18 @@ pub fn read_npz_array(path: &Path, name: &str) -> Result<Option<NpzArray>> {
 /// # Errors
 /// The errors of `out`, and [`io::ErrorKind::InvalidInput`] if the number of values does not match a shape.
 pub fn write_npz_arrays<W: Write + Seek>(out: W, arrays: &[(&str, &[usize], &[f64])]) -> io::Result<()> {
+    write_npz_arrays_with_note(out, arrays, None)
+}
+
+/// Writes arrays as [`write_npz_arrays`] does, with a note: a text file in the archive, by its name.
+///
+/// # Errors
+/// As [`write_npz_arrays`].
+pub fn write_npz_arrays_with_note<W: Write + Seek>(
+    out: W,
+    arrays: &[(&str, &[usize], &[f64])],
+    note: Option<(&str, &str)>,
+) -> io::Result<()> {
     let mut archive = ZipWriter::new(out);
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
     for (name, shape, values) in arrays {
@@ -79,6 +91,10 @@ pub fn write_npz_arrays<W: Write + Seek>(out: W, arrays: &[(&str, &[usize], &[f6
         for values in values.chunks(4096) {
             archive.write_all(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
         }
+    }
+    if let Some((name, text)) = note {
+        archive.start_file(name, options)?;
+        archive.write_all(text.as_bytes())?;
     }
     archive.finish()?.flush()
 }

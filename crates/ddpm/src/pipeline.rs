@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use data::{ImageSet, Split};
+use data::{Dataset, ImageSet, Split};
 use evaluate::{Evaluation, Likelihood};
 use model::{Images, Pipeline};
 use sample::{
@@ -34,6 +34,12 @@ pub trait PipelineExt {
     /// # Errors
     /// If the set cannot be read.
     fn open_data(&self, path: impl AsRef<Path>, split: Split) -> Result<ImageSet, Error>;
+
+    /// Opens the images that the pipeline was trained on, as its run says.
+    ///
+    /// # Errors
+    /// If the pipeline has no run, or the images are no longer there.
+    fn open_training_data(&self, split: Split) -> Result<ImageSet, Error>;
 
     /// Reads the first `n` images of a set, with their labels where the network takes labels.
     ///
@@ -70,7 +76,15 @@ impl PipelineExt for Pipeline {
     }
 
     fn open_data(&self, path: impl AsRef<Path>, split: Split) -> Result<ImageSet, Error> {
-        Ok(evaluate::open_data(self, Some(path.as_ref()), split)?)
+        Ok(evaluate::open_data(self, &Dataset::Path(path.as_ref().to_owned()), split)?.0)
+    }
+
+    fn open_training_data(&self, split: Split) -> Result<ImageSet, Error> {
+        let data = self.training_data()?.ok_or_else(|| {
+            let root = self.root.display();
+            evaluate::Error::Request(format!("{root}: has no run that says which images it was trained on"))
+        })?;
+        Ok(evaluate::open_data(self, &data.find()?, split)?.0)
     }
 
     fn read_set(&self, set: &ImageSet, n: usize) -> Result<Images, Error> {

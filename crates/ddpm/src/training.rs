@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::Receiver;
 
 use burn::tensor::Device;
+use train::config::DEFAULT_PRESET;
 use train::{Command, Event, Finished, Hooks, Observer, TrainingConfig};
 
 use crate::Error;
@@ -31,6 +32,18 @@ impl<'a> Training<'a> {
     /// Lists the presets if there is none of this name.
     pub fn preset(name: &str) -> Result<Self, Error> {
         Ok(Self::config(TrainingConfig::preset(name)?))
+    }
+
+    /// Starts from the default preset, for images of a folder, an archive or any other set: resolution, channels and fit
+    /// are chosen by the images, as by `ddpm train --data PATH` (see [`TrainingConfig::fit_to_images`]).
+    ///
+    /// # Errors
+    /// If the images cannot be read.
+    pub fn of_images(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let mut config = TrainingConfig::preset(DEFAULT_PRESET)?;
+        config.data.path = Some(path.as_ref().to_owned());
+        config.fit_to_images(&[])?;
+        Ok(Self::config(config))
     }
 
     /// Starts from a configuration file (TOML).

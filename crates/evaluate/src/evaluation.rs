@@ -18,7 +18,7 @@ use crate::{Error, Likelihood};
 /// use ddpm_evaluate::{Evaluation, open_data, read_images};
 ///
 /// let pipeline = model::Pipeline::load("runs/photos", &device)?;
-/// let set = open_data(&pipeline, Some("photos".as_ref()), data::Split::Test)?;
+/// let (set, _) = open_data(&pipeline, &data::Dataset::Path("photos".into()), data::Split::Test)?;
 /// let images = read_images(&pipeline, &set, 128)?;
 /// let bound = Evaluation::new(&pipeline).draws(2).likelihood(&images)?;
 /// println!("{:.3} ± {:.3} bits/dim", bound.bits_per_dim, bound.standard_error);

@@ -1,25 +1,31 @@
 //! Images of a set as a model takes them.
 
-use std::path::Path;
-
-use data::{ImageSet, ReadOptions, Split};
+use data::{Dataset, ImageSet, Part, ReadOptions, Reading, Split};
 use model::{Images, LabelKind, Pipeline};
 
 use crate::Error;
 
-/// Opens a set with the preprocessing of a model; without a path, the built-in one. A set without a held-out split is
-/// opened as a whole.
+/// Opens a set with the preprocessing of a model. A set without a held-out split is opened as a whole. Also returns how it
+/// was read.
 ///
 /// # Errors
 /// If the set cannot be read.
-pub fn open_data(pipeline: &Pipeline, path: Option<&Path>, split: Split) -> Result<ImageSet, Error> {
+pub fn open_data(pipeline: &Pipeline, dataset: &Dataset, split: Split) -> Result<(ImageSet, Reading), Error> {
     let options = ReadOptions { split, ..pipeline.preprocessing.read_options() };
-    let Some(path) = path else { return with_classes(pipeline, data::builtin(&options)?) };
-    let set = match data::open(path, &options) {
-        Err(data::Error::NoHeldOut { .. }) => data::open(path, &ReadOptions { split: Split::Train, ..options })?,
-        set => set?,
+    let (set, reading) = match dataset.open(&options) {
+        Err(data::Error::NoHeldOut { .. }) => {
+            let options = ReadOptions { split: Split::Train, ..options };
+            let set = dataset.open(&options)?;
+            let reading = Reading::new(&set, &options).part(Part::Whole);
+            (set, reading)
+        }
+        set => {
+            let set = set?;
+            let reading = Reading::new(&set, &options);
+            (set, reading)
+        }
     };
-    with_classes(pipeline, set)
+    Ok((with_classes(pipeline, set)?, reading))
 }
 
 /// Gives the images of a set the labels that the classes of the same names have in the model. A part of a set may lack

@@ -1,9 +1,8 @@
 //! Images by index: generated ones in memory, or the first of a set.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use data::{ImageSet, ReadOptions};
+use data::{Dataset, ImageSet, ReadOptions, Reading};
 use model::Images;
 use sample::Generation;
 
@@ -60,18 +59,18 @@ impl ImageSource {
         Ok(Self::from_bytes(bytes, shape))
     }
 
-    /// Opens the set at a path, or the built-in one. `None` if `options` ask for held-out images and it has none.
+    /// Opens a set. `None` if `options` ask for held-out images and it has none. Also returns how it was read.
     ///
     /// # Errors
     /// If the set cannot be read.
-    pub fn open(path: Option<&Path>, options: &ReadOptions) -> Result<Option<Self>, Error> {
-        let set = match path {
-            Some(path) => data::open(path, options),
-            None => data::builtin(options),
-        };
-        match set {
+    pub fn open(dataset: &Dataset, options: &ReadOptions) -> Result<Option<(Self, Reading)>, Error> {
+        match dataset.open(options) {
             Err(data::Error::NoHeldOut { .. }) => Ok(None),
-            set => Ok(Some(set?.into())),
+            set => {
+                let set = set?;
+                let reading = Reading::new(&set, options);
+                Ok(Some((set.into(), reading)))
+            }
         }
     }
 

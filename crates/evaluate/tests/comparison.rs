@@ -72,7 +72,7 @@ fn statistics_replace_images_in_frechet_distances() {
     let network = network(folder.path());
     let (samples, real) = (features(&network, 1, 30, 60), features(&network, 2, 70, 0));
     let path = folder.path().join("stats.npz");
-    write_statistics(&path, &[(POOLED, &Statistics::of(&real.pooled).unwrap())]).unwrap();
+    write_statistics(&path, &[(POOLED, &Statistics::of(&real.pooled).unwrap())], None).unwrap();
     let both = Comparison { network: &network, samples: &samples, real: Some(&real), reference: None, seed: 5 };
     let file = Comparison { real: None, reference: Some(&path), ..both };
     let expected = both.frechet().unwrap();

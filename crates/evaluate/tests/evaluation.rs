@@ -5,7 +5,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::{denoiser, images, network, schedule};
-use data::Split;
+use data::{Dataset, Part, Split};
 use ddpm_evaluate::{
     Chain, Error, Evaluation, Flow, ImageSource, Trace, even_timesteps, flow_likelihood, likelihood, open_data,
     read_images,
@@ -127,7 +127,8 @@ fn even_timesteps_have_both_ends() {
 #[test]
 fn images_are_read_as_the_pipeline_takes_them() {
     let (plain, conditional) = (pipeline("ho"), pipeline("adm"));
-    let set = open_data(&plain, None, Split::Test).unwrap();
+    let (set, reading) = open_data(&plain, &Dataset::Builtin, Split::Test).unwrap();
+    assert_eq!(reading.part, Part::HeldOut);
     let images = read_images(&plain, &set, 5).unwrap();
     assert_eq!((images.shape(), &images.labels), ([5, 8, 8, 3], &None));
     let labelled = read_images(&conditional, &set, 5).unwrap();
@@ -141,12 +142,14 @@ fn images_are_read_as_the_pipeline_takes_them() {
     let mut bytes = std::io::Cursor::new(Vec::new());
     data::write_npz_images(&mut bytes, &[7; 4 * 64], [4, 8, 8, 1], None).unwrap();
     std::fs::write(&path, bytes.into_inner()).unwrap();
-    let set = open_data(&plain, Some(&path), Split::Test).unwrap();
+    let dataset = Dataset::Path(path);
+    let (set, reading) = open_data(&plain, &dataset, Split::Test).unwrap();
+    assert_eq!(reading.part, Part::Whole);
     assert_eq!((set.len(), set.shape()), (4, [8, 8, 3]));
     assert!(read_images(&conditional, &set, 1).unwrap_err().to_string().contains("has no labels"));
     let options = data::ReadOptions { split: Split::Test, ..Default::default() };
-    assert!(ImageSource::open(Some(&path), &options).unwrap().is_none());
-    assert_eq!(ImageSource::open(None, &options).unwrap().map(|source| source.count()), Some(1000));
+    assert!(ImageSource::open(&dataset, &options).unwrap().is_none());
+    assert_eq!(ImageSource::open(&Dataset::Builtin, &options).unwrap().map(|(source, _)| source.count()), Some(1000));
 }
 
 /// Samples for a metric are those of a file.

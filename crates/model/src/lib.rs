@@ -60,6 +60,7 @@ pub mod networks;
 pub mod oracle;
 pub mod pipeline;
 pub mod preprocessing;
+pub mod training_data;
 
 pub use backbone::{Backbone, Condition, LabelKind, Network, Signature};
 pub use denoiser::{Denoised, Denoiser, NetworkDenoiser, Process};
@@ -70,4 +71,5 @@ pub use networks::NetworkConfig;
 pub use oracle::Oracle;
 pub use pipeline::{Pipeline, PipelineImport};
 pub use preprocessing::Preprocessing;
+pub use training_data::TrainingData;
 pub use unet::{Dropout, Labels};

@@ -12,7 +12,7 @@ use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
-use crate::{Error, Images, Network, NetworkConfig, NetworkDenoiser, Process};
+use crate::{Error, Images, Network, NetworkConfig, NetworkDenoiser, Process, TrainingData};
 
 /// A denoising diffusion model: diffusers' `DDPMPipeline`, plus image preprocessing.
 #[derive(Clone, Debug)]
@@ -104,6 +104,14 @@ impl Pipeline {
     pub fn read_options(&self, fit: Option<Fit>) -> ReadOptions {
         let options = self.preprocessing.read_options();
         ReadOptions { fit: fit.unwrap_or(options.fit), ..options }
+    }
+
+    /// Returns what the run of the model says about the images that it was trained on; `None` for a model without a run.
+    ///
+    /// # Errors
+    /// As [`TrainingData::of_model`].
+    pub fn training_data(&self) -> Result<Option<TrainingData>, Error> {
+        TrainingData::of_model(&self.root)
     }
 
     /// Reads image files for the network, as one batch without labels.

@@ -12,6 +12,7 @@ use crate::identity::Identity;
 use crate::noise::{initial_noise, noised};
 use crate::options::{GenerateOptions, SamplerChoice};
 use crate::output::{self, Output};
+use crate::provenance::{self, Provenance};
 use crate::solve::{Request, SamplerStep, SharedNoise, check, sample};
 use crate::writer::{WriteRequest, Writer};
 use crate::{Error, Sampler, SamplerOptions};
@@ -64,8 +65,10 @@ pub struct SaveOptions {
     pub sheet: Option<PathBuf>,
     /// Gives each class its own row in a grid.
     pub by_class: bool,
-    /// Text to write into the files, in addition to the sampler and the seed.
+    /// Text to write into the files, in addition to the model, the sampler and the seed.
     pub info: Vec<(String, String)>,
+    /// The command that makes the images. It is shown to whoever finds them unfinished.
+    pub command: Option<String>,
 }
 
 /// A generation with all options resolved.
@@ -218,14 +221,24 @@ impl<'a> Generation<'a> {
         let by_class = if save.by_class { Some(self.classes_of_rows(&plan, &output)?) } else { None };
         output.check_writable(shape)?;
 
-        let info = self.info(&plan, &save.info);
+        let provenance = self.provenance(&plan);
+        if self.is_finished(&output, &provenance, shape) {
+            return Ok(Saved {
+                path: output.path().to_owned(),
+                shape,
+                existing: n,
+                sampler: format!("{}, {rows} steps", plan.sampler),
+                steps: rows,
+            });
+        }
+        let info = info(&provenance, &save.info);
         let animated = save.animate || matches!(output, Output::Animation(_));
         // The finished images end the animation anyway, so the last row needs no preview.
         let animation = if animated { frames::rows(rows, frames::ANIMATION) } else { Vec::new() };
         let animation = &animation[..animation.len().saturating_sub(1)];
         let spooled = if matches!(output, Output::Folder(_)) { 0 } else { animation.len() };
-        let identity = self.identity(&plan).digest();
-        let request = WriteRequest { identity, first: self.options.first, shape, frames: spooled };
+        let (identity, command) = (provenance.identity.clone(), save.command.clone());
+        let request = WriteRequest { identity, first: self.options.first, shape, frames: spooled, command };
         let mut writer = Writer::open(&output, request)?;
         let sheet_rows = frames::rows(rows, frames::SHEET);
         let existing = writer.existing();
@@ -421,16 +434,57 @@ impl<'a> Generation<'a> {
         identity
     }
 
-    fn info(&self, plan: &Plan, more: &[(String, String)]) -> Vec<(String, String)> {
-        let mut info = more.to_vec();
-        let own = [
-            ("sampler", format!("{}, {} steps", plan.sampler, plan.table.rows.len())),
-            ("seed", self.options.seed.to_string()),
-            ("first", self.options.first.to_string()),
-        ];
-        info.extend(own.map(|(key, value)| (key.to_owned(), value)));
-        info
+    /// Returns what the images say about themselves.
+    fn provenance(&self, plan: &Plan) -> Provenance {
+        let GenerateOptions { seed, first, guidance, .. } = self.options;
+        Provenance {
+            sampler: plan.sampler.to_string(),
+            steps: plan.table.rows.len(),
+            seed,
+            first,
+            guidance: guidance.map(|guidance| guidance.scale),
+            identity: self.identity(plan).digest(),
+            ..Provenance::new(self.pipeline, plan.shape)
+        }
     }
+
+    /// Returns whether a file holds exactly these images already. Only an `.npz` can tell; a folder is checked image by
+    /// image.
+    fn is_finished(&self, output: &Output, provenance: &Provenance, shape: [usize; 4]) -> bool {
+        let Output::Npz(path) = output else { return false };
+        let Ok(Some(found)) = Provenance::read(path) else { return false };
+        // No image is read.
+        let options = data::ReadOptions { memory_limit_bytes: 0, ..data::ReadOptions::default() };
+        let is_whole =
+            || data::open(path, &options).is_ok_and(|set| set.len() == shape[0] && set.shape() == shape[1..]);
+        (&found.identity, found.first) == (&provenance.identity, provenance.first) && is_whole()
+    }
+
+    /// Returns what a file at `path` says about its images, if they are others than these and [`Generation::save_with`]
+    /// would replace them.
+    ///
+    /// # Errors
+    /// As [`Generation::save_with`].
+    pub fn replaces(&self, path: &Path) -> Result<Option<Provenance>, Error> {
+        if path.is_dir() {
+            return Ok(None);
+        }
+        let Ok(Some(found)) = Provenance::read(path) else { return Ok(None) };
+        let own = self.provenance(&self.plan()?);
+        Ok(Some(found).filter(|found| (&found.identity, found.first) != (&own.identity, own.first)))
+    }
+}
+
+/// Returns the text that is written into the files.
+fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, String)> {
+    let own = [
+        ("model", provenance.model.clone()),
+        ("sampler", format!("{}, {} steps", provenance.sampler, provenance.steps)),
+        ("seed", provenance.seed.to_string()),
+        ("first", provenance.first.to_string()),
+        (provenance::KEYWORD, provenance.to_json()),
+    ];
+    more.iter().cloned().chain(own.map(|(key, value)| (key.to_owned(), value))).collect()
 }
 
 /// Checks that a batch fits in memory.

@@ -7,6 +7,7 @@
 //! | [`Sampler`] | samplers by name: from a noise schedule to a solver table |
 //! | [`inpaint()`], [`interpolate()`], [`invert()`] | image editing |
 //! | [`output`] | PNG grids, animations, npz, safetensors, folders |
+//! | [`Provenance`] | what generated images say about themselves |
 
 mod error;
 mod frames;
@@ -18,6 +19,7 @@ mod invert;
 mod noise;
 mod options;
 pub mod output;
+mod provenance;
 mod sampler;
 mod solve;
 mod writer;
@@ -30,5 +32,6 @@ pub use interpolate::{Interpolation, Mix, interpolate};
 pub use invert::{Inversion, Inverted, inversion_tables, invert};
 pub use noise::{initial_noise, noised, read_noise};
 pub use options::{ClipChoice, GenerateOptions, SamplerChoice};
+pub use provenance::{Provenance, SourceData, portable_path};
 pub use sampler::{Sampler, SamplerOptions};
 pub use solve::{Request, SamplerStep, SharedNoise, sample};

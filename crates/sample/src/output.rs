@@ -9,7 +9,7 @@
 //! | none, or `NAME/` | [`Folder`](Output::Folder) | `000000.png` … |
 //!
 //! Files are written atomically. The options of the generation are stored in them: as text chunks in a PNG, as a
-//! comment in a GIF, as metadata in safetensors.
+//! comment in a GIF, as metadata in safetensors, and [what the images are](crate::Provenance) also in an `.npz`.
 
 pub(crate) mod picture;
 
@@ -23,6 +23,7 @@ use model::Images;
 use rayon::prelude::*;
 use weights::atomic;
 
+use crate::provenance;
 use picture::{InMemory, Layout, PixelSource};
 
 /// An error of writing images.
@@ -214,7 +215,7 @@ impl Output {
 /// - `frames`: for animations, previews (x_t or x̂0) in the order of sampling, each of the shape of `images`. `images`
 ///   are shown last and longer than the others; they may also be the last of `frames`.
 /// - `info`: options of the generation, such as command and seed. They become PNG text chunks (keywords of 1 to 79
-///   Latin-1 characters), safetensors metadata or a GIF comment. An `.npz` cannot store them.
+///   Latin-1 characters), safetensors metadata or a GIF comment. An `.npz` stores only the one named `ddpm`.
 ///
 /// # Errors
 /// If shapes do not match, a value is NaN or infinite (allowed in `.safetensors`), the format does not support the
@@ -240,7 +241,7 @@ pub fn write(output: &Output, images: &Images, frames: &[Images], info: &[(Strin
             let frames = frames.iter().map(InMemory::from).collect();
             picture::write_animation(path, frames, InMemory::from(images), info)
         }
-        Output::Npz(path) => write_npz(path, &mut InMemory::from(images), labels),
+        Output::Npz(path) => write_npz(path, &mut InMemory::from(images), labels, info),
         Output::Safetensors(path) => {
             let values = images.nchw();
             write_samples(path, images.shape(), labels, info, |file| {
@@ -304,12 +305,19 @@ pub(crate) fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// Writes `arr_0` and labels `arr_1`.
-pub(crate) fn write_npz(path: &Path, source: &mut dyn PixelSource, labels: Option<&[u32]>) -> Result<()> {
+/// Writes `arr_0`, labels `arr_1`, and what the images are, if `info` says so.
+pub(crate) fn write_npz(
+    path: &Path,
+    source: &mut dyn PixelSource,
+    labels: Option<&[u32]>,
+    info: &[(String, String)],
+) -> Result<()> {
+    let note = info.iter().find(|(key, _)| key == provenance::KEYWORD);
+    let note = note.map(|(_, text)| (provenance::NOTE, text.as_str()));
     let shape = source.shape();
     let mut image = vec![0; shape[1..].iter().product()];
     atomic::write_seekable_file(path, |file| {
-        data::write_npz_images_with(file, shape, labels, |file| {
+        data::write_npz_images_with_note(file, shape, labels, note, |file| {
             (0..shape[0]).try_for_each(|index| {
                 source.read(index, &mut image)?;
                 file.write_all(&image)

@@ -42,6 +42,16 @@ pub(crate) struct WriteRequest {
     pub shape: [usize; 4],
     /// Frames of an animation before the finished images.
     pub frames: usize,
+    /// The command that makes the images, for whoever finds them unfinished.
+    #[serde(default)]
+    pub command: Option<String>,
+}
+
+impl WriteRequest {
+    /// Returns whether both ask for the same images.
+    fn is_same(&self, other: &Self) -> bool {
+        Self { command: None, ..self.clone() } == Self { command: None, ..other.clone() }
+    }
 }
 
 /// An output that is being written.
@@ -134,7 +144,7 @@ impl Writer {
                 let frames = spool.frames()?;
                 picture::write_animation(path, frames, spool.images()?, info)?;
             }
-            Output::Npz(path) => output::write_npz(path, &mut spool.images()?, labels.as_deref())?,
+            Output::Npz(path) => output::write_npz(path, &mut spool.images()?, labels.as_deref(), info)?,
             Output::Safetensors(path) => {
                 let fail = |error| Error::Io { path: spool.folder.clone(), action: "cannot be read", error };
                 let mut samples = File::open(spool.folder.join(IMAGES)).map_err(fail)?;
@@ -203,15 +213,19 @@ impl Spool {
         atomic::remove_leftovers(&folder, Duration::ZERO)?;
         let file = folder.join(REQUEST);
         match fs::read_to_string(&file) {
-            Ok(text) if serde_json::from_str(&text).ok() != Some(request.clone()) => {
-                let reason = format!(
-                    "holds images of another model, seed, sampler or number of images, which were to go to {}; \
-                     repeat that command to finish it, or remove this folder",
-                    path.display()
-                );
-                return Err(Error::Target { path: folder, reason });
-            }
-            Ok(_) => {}
+            Ok(text) => match serde_json::from_str::<WriteRequest>(&text) {
+                Ok(found) if found.is_same(&request) => {}
+                found => {
+                    let command = found.ok().and_then(|found| found.command);
+                    let command = command.map(|command| format!(" ({command})")).unwrap_or_default();
+                    let reason = format!(
+                        "holds images of another model, seed, sampler or number of images, which were to go to {}; \
+                         repeat that command{command} to finish it, or remove this folder",
+                        path.display()
+                    );
+                    return Err(Error::Target { path: folder, reason });
+                }
+            },
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("cannot be read")(error)),
             Err(_) => {
                 if fs::read_dir(&folder).map_err(fail("cannot be read"))?.next().is_some() {

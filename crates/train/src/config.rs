@@ -16,6 +16,7 @@
 //! ```
 
 mod error;
+mod from_images;
 mod keys;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use toml::{Table, Value};
 pub use data::{Background, Fit, LabelFrom};
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
+pub use from_images::stated_keys;
 pub use sample::Sampler;
 pub use unet::{ResnetTimeScaleShift, SampleSize, TimeEmbeddingType};
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use data::Reading;
 use serde::Serialize;
 
 use crate::metrics::Metrics;
@@ -17,6 +18,10 @@ pub enum Event {
     Started {
         /// A description of the images.
         data: String,
+        /// How they are read.
+        reading: Reading,
+        /// The held-out images of validations, and how they are read.
+        validation: Option<Reading>,
         /// The number of images.
         images: usize,
         /// H, W, C of the images.

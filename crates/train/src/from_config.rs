@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use data::{ImageSet, ReadOptions, Split};
+use data::{Dataset, ImageSet, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
 use model::guidance::Guidance;
 use model::{NetworkConfig, Pipeline, Preprocessing, Process};
@@ -32,11 +32,12 @@ impl TrainingConfig {
     /// # Errors
     /// Names the file and the fix.
     pub fn open(&self, split: Split) -> Result<ImageSet, Error> {
-        let options = self.read_options(split);
-        Ok(match &self.data.path {
-            Some(path) => data::open(path, &options)?,
-            None => data::builtin(&options)?,
-        })
+        Ok(self.dataset().open(&self.read_options(split))?)
+    }
+
+    /// Returns the choice of images.
+    pub fn dataset(&self) -> Dataset {
+        self.data.path.clone().into()
     }
 
     /// Returns the configuration of the network for a set of images.

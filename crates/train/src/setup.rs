@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::Device;
-use data::{ImageSet, Split};
+use data::{ImageSet, Reading, Split};
+use model::TrainingData;
 use weights::atomic;
 
 use crate::Error;
@@ -34,6 +35,7 @@ pub(crate) fn set_up<'o>(
     let network = config.network(&set)?;
     check_sampler(config)?;
     let validator = Validator::new(config, &set, device)?;
+    let validation = validator.as_ref().and_then(Validator::reading);
     // Everything above can fail and must not leave a folder behind.
     let write_error = |path: &Path| {
         let path = path.to_owned();
@@ -88,8 +90,9 @@ pub(crate) fn set_up<'o>(
     resume(&mut context)?;
     let text = config.to_toml()?;
     atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
+    TrainingData::new(&config.dataset(), &set, folder).write()?;
     context.session.records = records::read(folder, context.session.step())?;
-    let started = started(context.session);
+    let started = started(context.session, validation);
     context.emit(started)?;
     Ok((session, observers))
 }
@@ -120,10 +123,12 @@ fn check_sampler(config: &TrainingConfig) -> Result<(), Error> {
     Ok(table.rows.iter().try_for_each(|row| objective.process().check_node(row.node))?)
 }
 
-fn started(session: &Session) -> Event {
+fn started(session: &Session, validation: Option<Reading>) -> Event {
     let (set, network) = (&session.set, session.trainer.network());
     Event::Started {
         data: set.describe(),
+        reading: Reading::new(set, &session.config.read_options(Split::Train)),
+        validation,
         images: set.len(),
         shape: set.shape(),
         parameters: network.parameter_count(),

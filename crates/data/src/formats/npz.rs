@@ -10,7 +10,7 @@ use crate::options::{ReadOptions, Split};
 use crate::raw::{RawBytes, RawImages, checked_product};
 use crate::source::{Discovered, Format, Source};
 use std::fs::File;
-use std::io::{self, BufReader, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -142,6 +142,21 @@ pub fn write_with<W: Write + Seek>(
     labels: Option<&[u32]>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
+    write_with_note(out, shape, labels, None, write)
+}
+
+/// Writes an `.npz` as [`write_with`] does, with a note: a text file in the archive, by its name. NumPy and readers of
+/// arrays ignore it.
+///
+/// # Errors
+/// As [`write_with`].
+pub fn write_with_note<W: Write + Seek>(
+    out: W,
+    shape: [usize; 4],
+    labels: Option<&[u32]>,
+    note: Option<(&str, &str)>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
     if let Some(labels) = labels.filter(|labels| labels.len() != shape[0]) {
         return Err(invalid(format!("{} labels for {} images", labels.len(), shape[0])));
@@ -162,7 +177,22 @@ pub fn write_with<W: Write + Seek>(
         let bytes: Vec<u8> = labels.iter().flat_map(|&label| i64::from(label).to_le_bytes()).collect();
         archive.write_all(&bytes)?;
     }
+    if let Some((name, text)) = note {
+        archive.start_file(name, options)?;
+        archive.write_all(text.as_bytes())?;
+    }
     archive.finish()?.flush()
+}
+
+/// The maximum size of a note in bytes.
+const MAX_NOTE: u64 = 64 << 10;
+
+/// Reads a note of [`write_with_note`]; `None` if the file is no archive with such a note.
+pub fn read_note(path: &Path, name: &str) -> Option<String> {
+    let mut archive = ZipArchive::new(BufReader::new(File::open(path).ok()?)).ok()?;
+    let mut text = String::new();
+    let read = archive.by_name(name).ok()?.take(MAX_NOTE + 1).read_to_string(&mut text).ok()?;
+    (read as u64 <= MAX_NOTE).then_some(text)
 }
 
 /// A writer that counts.
@@ -180,5 +210,31 @@ impl<W: Write> Write for Counted<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_back_and_does_not_disturb_the_arrays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("samples.npz");
+        let write = |note: Option<&str>| {
+            let file = File::create(&path).unwrap();
+            let note = note.map(|text| ("ddpm.json", text));
+            write_with_note(file, [2, 1, 2, 1], Some(&[1, 0]), note, |out| out.write_all(&[1, 2, 3, 4])).unwrap();
+        };
+        write(Some("{\"seed\": 7}"));
+        assert_eq!(read_note(&path, "ddpm.json").as_deref(), Some("{\"seed\": 7}"));
+        let set = crate::open(&path, &ReadOptions::default()).unwrap();
+        assert_eq!((set.read(0..2).unwrap(), set.labels()), (vec![1, 2, 3, 4], Some(&[1, 0][..])));
+        write(Some(&"x".repeat(MAX_NOTE as usize + 1)));
+        assert_eq!(read_note(&path, "ddpm.json"), None);
+        write(None);
+        assert_eq!(read_note(&path, "ddpm.json"), None);
+        std::fs::write(&path, "no archive").unwrap();
+        assert_eq!(read_note(&path, "ddpm.json"), None);
     }
 }

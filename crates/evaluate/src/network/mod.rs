@@ -117,6 +117,15 @@ impl FeatureNetwork {
         }
     }
 
+    /// Returns the name of the network, and how it resizes images: features are comparable if both are the same.
+    pub fn protocol(&self) -> String {
+        let resize = match self.resize {
+            Resize::PyTorch => "pytorch-fid",
+            Resize::TensorFlow1 => "tensorflow1",
+        };
+        format!("{} (resize {resize})", self.name())
+    }
+
     /// Whether the network is Inception-v3, whose Fréchet distance is the FID.
     pub fn is_inception(&self) -> bool {
         matches!(self.architecture, Architecture::Inception(_))

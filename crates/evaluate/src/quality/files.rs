@@ -4,8 +4,11 @@
 use std::io::Cursor;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::Statistics;
 use crate::Error;
+use crate::network::FeatureNetwork;
 
 /// The array names of mean and covariance of pooled features.
 pub const POOLED: (&str, &str) = ("mu", "sigma");
@@ -34,11 +37,49 @@ impl Statistics {
     }
 }
 
-/// Writes statistics by their array names, completely or not at all.
+/// The name of the text file in an `.npz` that says what its statistics are of.
+const NOTE: &str = "ddpm.json";
+
+/// What statistics are of: `ddpm.json` in the `.npz`, which NumPy ignores.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatisticsOrigin {
+    /// The network and how it resizes images ([`FeatureNetwork::protocol`](crate::network::FeatureNetwork::protocol)).
+    pub features: String,
+    /// The images, as [`data::Reading`] describes them.
+    pub images: String,
+}
+
+impl StatisticsOrigin {
+    /// Reads what the statistics of a file are of; `None` for files of other programs.
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_str(&data::read_npz_note(path, NOTE)?).ok()
+    }
+
+    /// Reads what the statistics of a file are of, and checks that their features are those of a network.
+    ///
+    /// # Errors
+    /// If they are of other features.
+    pub fn check(path: &Path, network: &FeatureNetwork) -> Result<Option<Self>, Error> {
+        let (found, expected) = (Self::read(path), network.protocol());
+        match &found {
+            Some(Self { features, .. }) if *features != expected => Err(Error::Request(format!(
+                "{}: has statistics of features of {features}, but the samples' are of {expected}; use the same for both",
+                path.display()
+            ))),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// Writes statistics by their array names, and what they are of, completely or not at all.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_statistics(path: &Path, all: &[((&str, &str), &Statistics)]) -> Result<(), Error> {
+pub fn write_statistics(
+    path: &Path,
+    all: &[((&str, &str), &Statistics)],
+    origin: Option<&StatisticsOrigin>,
+) -> Result<(), Error> {
     let shapes: Vec<[usize; 2]> = all.iter().map(|(_, statistics)| [statistics.width(); 2]).collect();
     let arrays: Vec<(&str, &[usize], &[f64])> = (all.iter().zip(&shapes))
         .flat_map(|(((mean, covariance), statistics), shape)| {
@@ -48,7 +89,9 @@ pub fn write_statistics(path: &Path, all: &[((&str, &str), &Statistics)]) -> Res
         .collect();
     // Writing a zip archive seeks, and an atomic write cannot.
     let mut bytes = Cursor::new(Vec::new());
-    let written = data::write_npz_arrays(&mut bytes, &arrays);
+    let text = origin.map(|origin| serde_json::json!(origin).to_string());
+    let note = text.as_deref().map(|text| (NOTE, text));
+    let written = data::write_npz_arrays_with_note(&mut bytes, &arrays, note);
     Ok(weights::atomic::write_file(path, |file| written.and_then(|()| file.write_all(bytes.get_ref())))?)
 }
 
@@ -62,10 +105,13 @@ mod tests {
         let path = folder.path().join("stats.npz");
         let pooled = Statistics::new(vec![1.0, 2.0], vec![1.0, 0.25, 0.25, 3.0]).unwrap();
         let spatial = Statistics::new(vec![-1.0], vec![0.5]).unwrap();
-        write_statistics(&path, &[(POOLED, &pooled), (SPATIAL, &spatial)]).unwrap();
+        let origin = StatisticsOrigin { features: "a network".into(), images: "photos".into() };
+        write_statistics(&path, &[(POOLED, &pooled), (SPATIAL, &spatial)], Some(&origin)).unwrap();
+        assert_eq!(StatisticsOrigin::read(&path), Some(origin));
         assert_eq!(Statistics::read(&path, POOLED).unwrap(), Some(pooled.clone()));
         assert_eq!(Statistics::read(&path, SPATIAL).unwrap(), Some(spatial));
-        write_statistics(&path, &[(("mu", "mu_s"), &pooled)]).unwrap();
+        write_statistics(&path, &[(("mu", "mu_s"), &pooled)], None).unwrap();
+        assert_eq!(StatisticsOrigin::read(&path), None);
         assert_eq!(Statistics::read(&path, ("nu", "nu_s")).unwrap(), None);
         for names in [POOLED, SPATIAL, ("mu_s", "mu")] {
             let error = Statistics::read(&path, names).unwrap_err().to_string();

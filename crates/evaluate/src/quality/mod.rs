@@ -22,7 +22,7 @@ mod subset;
 
 pub use comparison::{Comparison, FrechetReference};
 pub use features::Features;
-pub use files::{POOLED, SPATIAL, write_statistics};
+pub use files::{POOLED, SPATIAL, StatisticsOrigin, write_statistics};
 pub use frechet::frechet_distance;
 pub use inception_score::{InceptionScore, inception_score};
 pub use kernel_distance::{KernelDistance, kernel_distance, mmd2};

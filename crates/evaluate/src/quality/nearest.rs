@@ -53,6 +53,8 @@ pub struct Memorization {
     pub samples: usize,
     /// The number of unseen images.
     pub unseen: usize,
+    /// Whether the unseen images are held-out ones. If not, they are training images, each compared with all others.
+    pub held_out: bool,
 }
 
 /// Computes the statistics from the distances of samples, and of unseen images, to their nearest training images.
@@ -82,6 +84,7 @@ pub fn memorization(samples: &[f64], unseen: &[f64]) -> Result<Memorization, Err
         unseen_median: unseen[unseen.len() / 2],
         samples: samples.len(),
         unseen: unseen.len(),
+        held_out: true,
     })
 }
 
@@ -128,7 +131,8 @@ impl NeighborSearch<'_> {
             }
         };
         let neighbors = nearest(samples, training, k.min(training.count()))?;
-        Ok(NeighborResult { memorization: memorization(&distances(&neighbors, 0), &of_unseen)?, neighbors })
+        let memorization = memorization(&distances(&neighbors, 0), &of_unseen)?;
+        Ok(NeighborResult { memorization: Memorization { held_out: unseen.is_some(), ..memorization }, neighbors })
     }
 }
 

@@ -189,8 +189,10 @@ pub(super) fn png<'a, W: Write>(
 /// Returns a text chunk of a PNG, if the file is a PNG and the chunk precedes its pixels.
 pub(crate) fn text(path: &Path, keyword: &str) -> Option<String> {
     let reader = png::Decoder::new(BufReader::new(File::open(path).ok()?)).read_info().ok()?;
-    let chunks = &reader.info().uncompressed_latin1_text;
-    chunks.iter().find(|chunk| chunk.keyword == keyword).map(|chunk| chunk.text.clone())
+    let info = reader.info();
+    let latin = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword);
+    let other = || info.utf8_text.iter().find(|chunk| chunk.keyword == keyword)?.get_text().ok();
+    latin.map(|chunk| chunk.text.clone()).or_else(other)
 }
 
 /// Writes one PNG with all images.

@@ -76,9 +76,14 @@ fn model(config: &TrainingConfig) -> Checked {
     let heights: Vec<usize> = (0..levels).map(|level| height >> level).collect();
     if let Some(wrong) = model.attention_resolutions.iter().find(|h| !heights.contains(h)) {
         let heights = heights.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let presets: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).filter(|name| is_for(name, height)).collect();
+        let hint = match presets.is_empty() {
+            true => String::new(),
+            false => format!("; presets for images of this height: {}", presets.join(", ")),
+        };
         return fail(
             "model.attention_resolutions",
-            format!("no level is {wrong} pixels high; the levels are {heights}"),
+            format!("no level is {wrong} pixels high; the levels are {heights}{hint}"),
         );
     }
     if let Some(dim) = model.attention_head_dim {
@@ -115,6 +120,11 @@ fn model(config: &TrainingConfig) -> Checked {
         })?;
     }
     Ok(())
+}
+
+/// Returns whether a preset is for images of this height.
+fn is_for(preset: &str, height: usize) -> bool {
+    TrainingConfig::preset(preset).is_ok_and(|preset| preset.data.resolution.height == height)
 }
 
 fn diffusion(diffusion: &Diffusion) -> Checked {

@@ -1,9 +1,11 @@
 //! Validates the averaged network on held-out images and by the quality of its samples.
 
+use std::path::Path;
+
 use burn::tensor::Device;
-use data::{ImageSet, Split};
+use data::{ImageSet, Reading, Split};
 use evaluate::network::FeatureNetwork;
-use evaluate::quality::{Comparison, FrechetReference, POOLED};
+use evaluate::quality::{Comparison, FrechetReference, POOLED, StatisticsOrigin};
 use evaluate::{Evaluation, ImageSource, even_timesteps};
 use model::{Images, Pipeline};
 
@@ -19,7 +21,7 @@ const TIMESTEPS: usize = 100;
 /// Computes metrics of the averaged network every `train.evaluate_every` steps and at the end, which select the best
 /// checkpoint. A validation is cancelled when the run is stopped.
 pub(crate) struct Validator {
-    held_out: Option<Images>,
+    held_out: Option<(Images, Reading)>,
     quality: Option<SampleQuality>,
 }
 
@@ -68,6 +70,11 @@ impl Validator {
         Ok(Some(Self { held_out, quality }))
     }
 
+    /// Returns how the held-out images are read, if there are any.
+    pub fn reading(&self) -> Option<Reading> {
+        self.held_out.as_ref().map(|(_, reading)| reading.clone())
+    }
+
     fn selection_metric(&self) -> SelectionMetric {
         if self.quality.is_some() { SelectionMetric::FrechetDistance } else { SelectionMetric::BitsPerDim }
     }
@@ -76,7 +83,7 @@ impl Validator {
     fn metrics(&mut self, context: &mut Context) -> Result<Metrics, Error> {
         let pipeline = context.pipeline();
         let mut metrics = Metrics::default();
-        if let Some(images) = &self.held_out {
+        if let Some((images, _)) = &self.held_out {
             metrics.bits_per_dim = finite(bits_per_dim(&pipeline, images, context), context)?;
         }
         if let Some(quality) = &mut self.quality {
@@ -114,7 +121,7 @@ fn progress(context: &mut Context, part: &str, done: usize, total: usize) -> boo
 }
 
 /// Reads the first `train.evaluate_images` held-out images.
-fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<Images, Error> {
+fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<(Images, Reading), Error> {
     let mut set = config.open(Split::Test)?;
     if config.data.labels {
         // A class may have no held-out images, which shifts their own labels.
@@ -122,7 +129,8 @@ fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<Images, Erro
     }
     let n = config.train.evaluate_images.min(set.len());
     let images = Images::read(&set, &(0..n).collect::<Vec<_>>())?;
-    Ok(if config.data.labels { images } else { images.with_labels(None) })
+    let images = if config.data.labels { images } else { images.with_labels(None) };
+    Ok((images, Reading::new(&set, &config.read_options(Split::Test)).first(n)))
 }
 
 /// Computes the bits/dim of images under the optimal variances.
@@ -143,7 +151,11 @@ impl SampleQuality {
     fn new(config: &TrainingConfig, device: &Device) -> Result<Option<Self>, Error> {
         let Some(features) = &config.train.evaluate_features else { return Ok(None) };
         let network = FeatureNetwork::read(features, &device.clone().without_autodiff())?;
-        let reference = config.train.evaluate_reference.as_deref().map(|path| FrechetReference::read(path, POOLED));
+        let read = |path: &Path| {
+            StatisticsOrigin::check(path, &network)?;
+            FrechetReference::read(path, POOLED)
+        };
+        let reference = config.train.evaluate_reference.as_deref().map(read);
         Ok(Some(Self { network, reference: reference.transpose()? }))
     }
 
