@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
-use ddpm::{Images, Output, output};
+use ddpm::{Images, Output, Pipeline, output};
 
 use crate::error::usage;
 use crate::image_args::{self, ImageArgs, info, name_of};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ddpm::sample::{Inversion, Inverted, invert};
-use ddpm::{Images, Output, output, weights};
+use ddpm::{Images, Output, Pipeline, output, weights};
 
 use crate::error::usage;
 use crate::image_args::{self, ImageArgs, info, name_of};

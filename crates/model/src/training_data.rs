@@ -104,11 +104,10 @@ impl TrainingData {
         let Some(path) = &self.path else { return Ok(Dataset::Builtin) };
         let there = |path: &Path| path.canonicalize().ok();
         // As it was given, if that is the same place: it is the shortest name.
-        if self.absolute.is_none() || there(path).is_some_and(|found| Some(&found) == self.absolute.as_ref()) {
-            if path.exists() {
+        if (self.absolute.is_none() || there(path).is_some_and(|found| Some(&found) == self.absolute.as_ref()))
+            && path.exists() {
                 return Ok(Dataset::Path(path.clone()));
             }
-        }
         let moved_together = self.from_run.as_deref().and_then(|from_run| there(&self.run.join(from_run)));
         let candidates = [self.absolute.clone().filter(|path| path.exists()), moved_together];
         if let Some(found) = candidates.into_iter().flatten().next() {
