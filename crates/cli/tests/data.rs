@@ -188,7 +188,8 @@ fn labels_come_from_names_or_columns() {
         (&preprocessing["label_from"], &preprocessing["id2label"]["0"]),
         (&"column:breed".into(), &"collie".into())
     );
-    // Evaluation reads the same labels.
+    // Evaluation reads the same labels; single images need none.
+    place.ddpm(&["invert", "run", "pets/cat_0.png", "--steps", "3", "--quiet"]).assert().success();
     place.ddpm(&["evaluate", "run", "--data", "pets", "-n", "2", "--steps", "5", "--quiet"]).assert().success();
     fails(
         place.train("b", 2, &["--data", "pets", "--set", "data.label_from=breed"]),

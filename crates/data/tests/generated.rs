@@ -41,4 +41,9 @@ fn a_contact_sheet_does_not_hide_shards() {
     put(&folder.path().join("train.tar"), &tar(&[("1.png", &dot(1))]));
     put(&folder.path().join("contact-sheet.png"), &mark_png(dot(9)));
     assert_eq!(dots(&opened(folder.path(), &ReadOptions::default())), [1]);
+    // Nor the only folder of an archive.
+    let folder = tempdir().unwrap();
+    put(&folder.path().join("raw/train-images-idx3-ubyte"), &idx(&[1, 1, 2], &[5, 6]));
+    put(&folder.path().join("contact-sheet.png"), &mark_png(dot(9)));
+    assert_eq!(all(&opened(folder.path(), &ReadOptions::default())), [5, 6]);
 }
