@@ -105,8 +105,8 @@ fn read_header(bytes: &[u8]) -> image::ImageResult<Header> {
 /// Decodes an image to 8 bits per channel and applies its EXIF orientation, as the `datasets` library does.
 fn decode_pixels(bytes: &[u8]) -> image::ImageResult<Pixels<'static>> {
     let (format, mut decoder) = decoder(bytes)?;
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err(ImageError::IoError(io::Error::other("is truncated: the JPEG has no end marker")));
+    if format == ImageFormat::Jpeg {
+        check_jpeg(bytes).map_err(|message| ImageError::IoError(io::Error::other(message)))?;
     }
     let orientation = orientation(&mut decoder);
     let mut image = DynamicImage::from_decoder(decoder)?;
@@ -127,19 +127,31 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     decoder.orientation().unwrap_or(Orientation::NoTransforms)
 }
 
-/// Returns whether the pixels of a JPEG end with an end marker. The decoder fills the missing part of a truncated file
-/// with grey and reports no error.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
+/// Checks what the decoder does not: that the pixels of a JPEG end with an end marker, since it fills the missing part of
+/// a truncated file with grey, and that CMYK has the marker of Adobe, whose inverted values it expects.
+fn check_jpeg(bytes: &[u8]) -> Result<(), &'static str> {
     // Skip the segments before the scan: they can contain a thumbnail with its own end marker.
-    let mut at = 2;
+    let (mut at, mut components, mut is_adobe) = (2, 0, false);
     while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
+        let segment = bytes.get(at + 4..).unwrap_or_default();
         match marker {
-            0xff => at += 1,
-            0xda => return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]),
-            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+            0xff => {
+                at += 1;
+                continue;
+            }
+            0xda if components == 4 && !is_adobe => {
+                return Err("is a CMYK JPEG without Adobe's marker, whose colours are not defined; convert it to RGB");
+            }
+            0xda if bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]) => return Ok(()),
+            0xda => break,
+            // Frames, with precision, height, width and number of components; not the tables C4, C8 and CC.
+            0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => components = segment.get(5).copied().unwrap_or(0),
+            0xee => is_adobe |= segment.starts_with(b"Adobe"),
+            _ => {}
         }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
     }
-    false
+    Err("is truncated: the JPEG has no end marker")
 }
 
 /// Formats an error of a decoder on one line.

@@ -3,6 +3,7 @@ use crate::formats::files::{file_not_downloaded, list_visible, special_kind};
 #[cfg(feature = "parquet")]
 use crate::formats::parquet;
 use crate::formats::{cifar, folder, idx, npy, npz, tar, unsupported, zip};
+use crate::generated::is_generated;
 use crate::options::{LabelFrom, ReadOptions};
 use crate::set::ImageSet;
 use crate::source::{Format, Source};
@@ -69,13 +70,14 @@ fn explained(error: Error, path: &Path) -> Error {
     }
 }
 
-/// Enters folders whose only entry is a folder, as unpacking an archive often creates.
+/// Enters folders whose only entry is a folder, as unpacking an archive often creates. A contact sheet next to it does not
+/// count.
 fn unwrap_folder(path: &Path) -> Result<PathBuf> {
     let mut root = path.to_owned();
     while root.is_dir() {
-        let mut entries = list_visible(&root)?;
-        match entries.pop() {
-            Some(only) if entries.is_empty() && only.is_dir() => root = only,
+        let (mut folders, files): (Vec<_>, Vec<_>) = list_visible(&root)?.into_iter().partition(|entry| entry.is_dir());
+        match folders.pop() {
+            Some(only) if folders.is_empty() && files.iter().all(|file| is_generated(file)) => root = only,
             _ => break,
         }
     }

@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use ddpm_data::{ReadOptions, open};
+use ddpm_data::{LabelFrom, ReadOptions, open};
 use std::fs;
 use tempfile::tempdir;
 
@@ -78,4 +78,120 @@ fn invalid_label_files_are_errors() {
     refuses("metadata.jsonl", "{\"file_name\": \"1.png\", \"label\": {}}\n", &["1.png", "{}"]);
     refuses("dataset.json", &"[".repeat(100_000), &["expected"]);
     refuses("dataset.json", &format!("{{\"labels\": [[\"a\", {}", "[".repeat(100_000)), &["expected"]);
+}
+
+fn from(source: &str) -> ReadOptions {
+    ReadOptions { label_from: source.parse().unwrap(), ..ReadOptions::default() }
+}
+
+/// Folders 0 to 11 have the labels 0 to 11, and not those of their order as text.
+#[test]
+fn classes_are_in_natural_order() {
+    let folder = tempdir().unwrap();
+    (0..12).for_each(|class| drop(put(&folder.path().join(format!("{class}/x.png")), &dot(class))));
+    let set = opened(folder.path(), &ReadOptions::default());
+    let labels: Vec<u8> = set.labels().unwrap().iter().map(|&label| label as u8).collect();
+    assert_eq!(labels, dots(&set));
+    assert_eq!(set.class_names()[10], "10");
+
+    put(
+        &folder.path().join("metadata.csv"),
+        (0..12).map(|i| format!("{i}/x.png,c{i}\n")).fold("file_name,label\n".into(), |a: String, b| a + &b).as_bytes(),
+    );
+    let set = opened(folder.path(), &ReadOptions::default());
+    assert_eq!(set.class_names()[9..], ["c9", "c10", "c11"]);
+}
+
+#[test]
+fn labels_come_from_file_names() {
+    let folder = tempdir().unwrap();
+    for (name, value) in [("a/dog_001.png", 1), ("a/cat_002.png", 2), ("b/dog_big_3.png", 3)] {
+        put(&folder.path().join(name), &dot(value));
+    }
+    let set = opened(folder.path(), &from("filename"));
+    assert_eq!(
+        (dots(&set), set.labels(), set.class_names().join(" ")),
+        (vec![2, 1, 3], Some(&[0, 1, 1][..]), "cat dog".into())
+    );
+    assert_eq!(opened(folder.path(), &ReadOptions::default()).class_names(), ["a", "b"]);
+    put(&folder.path().join("b/plain.png"), &dot(4));
+    assert!(refused(folder.path(), &from("filename")).contains("b/plain.png"));
+}
+
+#[test]
+fn labels_come_from_a_chosen_column() {
+    let folder = tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    put(&at("birds/train/1.png"), &dot(1));
+    put(&at("birds/train/2.png"), &dot(2));
+    // The layout of the datasets library, with more columns than it knows.
+    let table = put(&at("birds/train/metadata.csv"), b"file_name,label,breed\n1.png,0,owl\n2.png,0,jay\n");
+    let labels = |source: &str| {
+        let set = opened(&at("birds"), &from(source));
+        (set.labels().unwrap().to_vec(), set.class_names().join(" "))
+    };
+    assert_eq!(labels("column:breed"), (vec![1, 0], "jay owl".to_owned()));
+    assert_eq!(labels("folder").0, [0, 0]);
+    let message = open(&at("birds"), &from("column:bred")).err().unwrap().to_string();
+    assert!(message.contains("\"bred\"") && message.contains("file_name, label, breed"), "{message}");
+    fs::remove_file(table).unwrap();
+    put(
+        &at("birds/train/metadata.jsonl"),
+        b"{\"file_name\": \"1.png\", \"breed\": 4}\n{\"file_name\": \"2.png\", \"breed\": 7}\n",
+    );
+    assert_eq!(labels("column:breed").0, [4, 7]);
+    fs::remove_file(at("birds/train/metadata.jsonl")).unwrap();
+    assert!(open(&at("birds"), &from("column:breed")).err().unwrap().to_string().contains("metadata.csv"));
+    // Any other table, whose names lack folder and extension.
+    put(&at("birds/labels.csv"), b"id,breed\n1,owl\n2,jay\n");
+    put(&at("birds/note.txt"), b"");
+    assert_eq!(labels("column:breed"), (vec![1, 0], "jay owl".to_owned()));
+    // Two images with the same file name cannot be told apart by it.
+    put(&at("birds/more/1.png"), &dot(3));
+    let message = open(&at("birds"), &from("column:breed")).err().unwrap().to_string();
+    assert!(message.contains("no label for 2 of 3"), "{message}");
+}
+
+#[test]
+fn label_sources_suit_the_format() {
+    for (text, expected) in [("folder", LabelFrom::Folder), ("column:a:b", LabelFrom::Column("a:b".into()))] {
+        assert_eq!((text.parse::<LabelFrom>().unwrap(), expected.to_string()), (expected, text.to_owned()));
+    }
+    for wrong in ["", "file", "column", "column:", "Folder"] {
+        assert!(wrong.parse::<LabelFrom>().unwrap_err().contains("expected folder, filename"), "{wrong}");
+    }
+    let folder = tempdir().unwrap();
+    let idx = put(&folder.path().join("train-images-idx3-ubyte"), &idx(&[1, 2, 2], &[0; 4]));
+    assert!(refused(&idx, &from("filename")).contains("no file names"));
+    // The keys of webdataset.
+    let shard = tar(&[
+        ("1.png", &dot(1)),
+        ("1.json", br#"{"label": 0, "kind": "b"}"#),
+        ("2.png", &dot(2)),
+        ("2.json", br#"{"label": 0, "kind": "a"}"#),
+    ]);
+    let shard = put(&folder.path().join("s.tar"), &shard);
+    assert_eq!(opened(&shard, &from("column:kind")).class_names(), ["a", "b"]);
+    assert_eq!(opened(&shard, &ReadOptions::default()).class_names(), ["0"]);
+    assert!(refused(&shard, &from("column:none")).contains("\"none\""));
+}
+
+/// A part that lacks a class keeps the labels of the others.
+#[test]
+fn labels_follow_the_names_of_another_set() {
+    let folder = tempdir().unwrap();
+    for name in ["train/a", "train/b", "train/c", "test/a", "test/c"] {
+        put(&folder.path().join(format!("{name}/x.png")), &dot(1));
+    }
+    let train = opened(folder.path(), &ReadOptions::default());
+    let test = || opened(folder.path(), &test_split());
+    assert_eq!(test().labels(), Some(&[0, 1][..]));
+    let same = test().with_class_names(train.class_names()).unwrap();
+    assert_eq!((same.labels(), same.class_names()), (Some(&[0, 2][..]), train.class_names()));
+    let error = test().with_class_names(&["a".to_owned(), "b".to_owned()]).err().unwrap().to_string();
+    assert!(error.contains("class c") && error.contains("a, b"), "{error}");
+    // Numbers are labels.
+    let numbers = ddpm_data::builtin(&test_split()).unwrap();
+    let names: Vec<String> = numbers.class_names().to_vec();
+    assert_eq!(numbers.with_class_names(&names).unwrap().class_names(), names);
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use data::{Fit, ReadOptions};
+use data::{Fit, LabelFrom, ReadOptions};
 use diffusion::beta_schedule::scaled_beta_range;
 use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
 use weights::atomic::{self, Existing};
@@ -100,10 +100,11 @@ impl Pipeline {
         Ok((pipeline, imported))
     }
 
-    /// Returns the options for reading images for the pipeline; `fit`, if given, replaces the fit of the pipeline.
+    /// Returns the options for reading images for the pipeline, without their labels; `fit`, if given, replaces the fit of the
+    /// pipeline.
     pub fn read_options(&self, fit: Option<Fit>) -> ReadOptions {
         let options = self.preprocessing.read_options();
-        ReadOptions { fit: fit.unwrap_or(options.fit), ..options }
+        ReadOptions { fit: fit.unwrap_or(options.fit), label_from: LabelFrom::Folder, ..options }
     }
 
     /// Returns what the run of the model says about the images that it was trained on; `None` for a model without a run.

@@ -130,13 +130,17 @@ impl Preprocessing {
             return label.parse().map_err(|_| unknown());
         }
         match (class.parse(), named(class)) {
-            (Ok(label), Some(other)) if label != other => Err(Error::Input(format!(
+            (Ok(label), Some(other)) if label != other && self.is_label(label) => Err(Error::Input(format!(
                 "the class {class} can be the one with this name, whose label is {other}, or the one with this label; write \
                  name:{class} or label:{class}"
             ))),
-            (Ok(label), _) | (Err(_), Some(label)) => Ok(label),
+            (_, Some(label)) | (Ok(label), None) => Ok(label),
             (Err(_), None) => Err(unknown()),
         }
+    }
+
+    fn is_label(&self, label: u32) -> bool {
+        self.id2label.contains_key(&label) || self.null_label == Some(label)
     }
 
     fn unknown_class(&self, class: &str) -> String {
@@ -158,5 +162,42 @@ impl Preprocessing {
     /// Returns the text of `preprocessing.json`.
     pub(crate) fn to_json(&self) -> String {
         format!("{:#}\n", serde_json::json!(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_found_by_name_or_label() {
+        let names = ["jay", "10", "0", "owl"].map(str::to_owned);
+        let known = Preprocessing { id2label: (0..).zip(names).collect(), null_label: Some(4), ..Default::default() };
+        let label = |class: &str| known.label(class).map_err(|error| error.to_string());
+        // There is no label 10, so this is the name.
+        for (class, expected) in [("owl", 3), ("3", 3), ("10", 1), ("4", 4), ("name:0", 2), ("label:0", 0), ("7", 7)] {
+            assert_eq!(label(class), Ok(expected), "{class}");
+        }
+        let ambiguous = label("0").unwrap_err();
+        assert!(ambiguous.contains("name:0") && ambiguous.contains("label:0"), "{ambiguous}");
+        for wrong in ["Jai", "name:jai", "label:jay", "-1", ""] {
+            assert!(label(wrong).unwrap_err().contains("unknown class"), "{wrong}");
+        }
+        assert!(label("Jai").unwrap_err().contains("the classes are jay, "));
+        let unnamed = Preprocessing::default();
+        assert_eq!(unnamed.label("3").unwrap(), 3);
+        assert!(unnamed.label("owl").unwrap_err().to_string().contains("no class names"));
+        assert_eq!(known.class_names(), ["jay", "10", "0", "owl"]);
+    }
+
+    /// A file without the newer keys is read, and they are not written where they say nothing.
+    #[test]
+    fn older_files_are_read_and_written_as_they_were() {
+        let old = r#"{"resolution":[8,8],"channels":1,"fit":"crop","null_label":3}"#;
+        let read: Preprocessing = serde_json::from_str(old).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), old);
+        let background = Background([1, 2, 3]);
+        let new = Preprocessing { background, range: Some([-1.0, 1.0]), label_from: LabelFrom::FileName, ..read };
+        assert_eq!(serde_json::from_str::<Preprocessing>(&new.to_json()).unwrap(), new);
     }
 }

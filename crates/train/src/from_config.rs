@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use data::{Dataset, ImageSet, ReadOptions, Split};
+use data::{Dataset, ImageSet, LabelFrom, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
 use model::guidance::Guidance;
 use model::{NetworkConfig, Pipeline, Preprocessing, Process};
@@ -115,7 +115,7 @@ impl TrainingConfig {
                 true => (0..).zip(set.class_names().iter().cloned()).collect(),
                 false => BTreeMap::new(),
             },
-            label_from: self.data.label_from.clone(),
+            label_from: if self.data.labels { self.data.label_from.clone() } else { LabelFrom::Folder },
             background: self.data.background,
             range: self.data.range,
         }

@@ -1,15 +1,17 @@
 //! Prepares a run: checks, folder, trainer, observers.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::Device;
 use data::{ImageSet, Reading, Split};
-use model::TrainingData;
+use model::{Preprocessing, TrainingData};
 use weights::atomic;
 
 use crate::Error;
+use crate::checkpoint;
 use crate::command::Commands;
 use crate::config::TrainingConfig;
 use crate::event::Event;
@@ -88,6 +90,7 @@ pub(crate) fn set_up<'o>(
         context.warn(warning)?;
     }
     resume(&mut context)?;
+    check_classes(context.session)?;
     let text = config.to_toml()?;
     atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
     TrainingData::new(&config.dataset(), &set, folder).write()?;
@@ -114,6 +117,26 @@ fn data_warnings(config: &TrainingConfig, folder: &Path, set: &ImageSet) -> Vec<
         ));
     }
     warnings
+}
+
+/// Checks that the classes of a run that continues have the labels that they had.
+fn check_classes(session: &Session) -> Result<(), Error> {
+    let names = &session.preprocessing.id2label;
+    if session.step() == 0 || names.is_empty() {
+        return Ok(());
+    }
+    let checkpoint = checkpoint::folder(&session.folder, session.step());
+    let trained = Preprocessing::read(&checkpoint, &session.trainer.network().signature())?.id2label;
+    if trained.is_empty() || trained == *names {
+        return Ok(());
+    }
+    let list = |names: &BTreeMap<u32, String>| names.values().take(20).cloned().collect::<Vec<_>>().join(", ");
+    Err(Error::Run(format!(
+        "{} has the classes {}, but the run was trained on {}; restore the images, or begin another run",
+        session.set.name(),
+        list(names),
+        list(&trained)
+    )))
 }
 
 /// Checks that the sampler of the sample grids fits the prediction, so that it does not fail at the first grid.

@@ -19,8 +19,8 @@ pub(crate) const IMAGE_EXTENSIONS: [&str; 14] =
 /// Extensions of unsupported image files, which are reported as bad files.
 const UNSUPPORTED_EXTENSIONS: [&str; 10] = ["apng", "avif", "dng", "exr", "heic", "heif", "jp2", "jxl", "qoi", "tga"];
 
-/// Extensions of archives, which are not searched for images when there are images next to them.
-const ARCHIVE_EXTENSIONS: [&str; 7] = ["zip", "tar", "tgz", "gz", "parquet", "npz", "npy"];
+/// Ends of the names of archives, which are not searched for images when there are images next to them.
+const ARCHIVES: [&str; 5] = [".zip", ".tar", ".tgz", ".tar.gz", ".parquet"];
 
 /// Returns whether a name is that of an image, in a supported format or not.
 pub(crate) fn is_image(name: &str) -> bool {
@@ -73,9 +73,10 @@ pub(crate) fn select(
         match extension(name).as_str() {
             end if IMAGE_EXTENSIONS.contains(&end) => images.push(index),
             end if UNSUPPORTED_EXTENSIONS.contains(&end) => unsupported.push(index),
-            end => {
+            _ => {
                 other_files += 1;
-                archives.extend(ARCHIVE_EXTENSIONS.contains(&end).then_some(name.as_str()));
+                let is_archive = ARCHIVES.iter().any(|end| name.to_lowercase().ends_with(end));
+                archives.extend(is_archive.then_some(name.as_str()));
             }
         }
     }
