@@ -336,7 +336,7 @@ fn the_cache_of_the_hub_is_read_through_its_snapshots() {
     // A blob that was not downloaded.
     fs::write(model.join("refs/main"), "bbb").unwrap();
     fs::remove_dir_all(model.join("blobs")).unwrap();
-    fails(sample(&place, folder), 1, &["snapshots/bbb/unet/config.json", "a link to a file that is missing"]);
+    fails(sample(&place, folder), 1, &["snapshots/bbb/model_index.json", "a link to a file that is missing"]);
     fs::create_dir_all(place.path("home/hub/models--google--other/snapshots")).unwrap();
     fails(sample(&place, "home"), 1, &["several models", "models--google--ddpm-tiny", "models--google--other"]);
     fails(sample(&place, "home/hub/models--google--other"), 1, &["without snapshots"]);
@@ -374,9 +374,13 @@ fn pipes_sockets_and_devices_are_refused_at_once() {
     }
     fails(sample(&place, "pipe.safetensors"), 1, &["pipe.safetensors", "a named pipe"]);
     fails(place.ddpm(&["import", "pipe.ckpt", "-o", "i"]), 1, &["pipe.ckpt", "a named pipe"]);
-    for file in
-        ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "model_index.json", "preprocessing.json"]
-    {
+    for file in [
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "preprocessing.json",
+    ] {
         changed(&place, "m", |root| {
             fs::remove_file(root.join(file)).unwrap();
             pipe(&root.join(file));

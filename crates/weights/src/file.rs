@@ -17,10 +17,15 @@ pub(crate) const EMPTY: &str =
 /// Opens a regular file and returns its length too.
 ///
 /// # Errors
-/// If the file cannot be opened, or is a folder, a named pipe, a socket or a device, which are not opened.
+/// If the file cannot be opened, is a link to a missing file, or is a folder, a named pipe, a socket or a device, which are not opened.
 pub fn open_regular(path: impl AsRef<Path>) -> io::Result<(File, u64)> {
     let path = path.as_ref();
-    let metadata = fs::metadata(path)?;
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound if fs::symlink_metadata(path).is_ok() => {
+            io::Error::new(ErrorKind::NotFound, "is a link to a file that is missing; download or copy that again")
+        }
+        _ => error,
+    })?;
     if !metadata.is_file() {
         let message = format!("is not a regular file, but {}", kind(&metadata));
         return Err(io::Error::new(ErrorKind::InvalidInput, message));

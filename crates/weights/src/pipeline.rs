@@ -227,9 +227,8 @@ pub(crate) struct Surroundings {
 /// If the pipeline is of another kind.
 pub(crate) fn surroundings(folder: &Path) -> Result<Surroundings> {
     // `MODEL/unet` is the network of MODEL, so MODEL's scheduler belongs to it too.
-    let is_part = folder.file_name().is_some_and(|name| name == "unet" || name == AVERAGES);
-    let mut notes = kind::check(if is_part { file::parent(folder) } else { folder })?;
-    let scheduler_config = scheduler(folder);
+    let mut notes = kind::check(if is_network(folder) { file::parent(folder) } else { folder })?;
+    let scheduler_config = scheduler(folder)?;
     if scheduler_config.is_none() {
         notes.push(format!(
             "{} has no scheduler_config.json; assumed Ho et al.'s process: 1000 steps, linear betas from 0.0001 to 0.02, \
@@ -241,13 +240,18 @@ pub(crate) fn surroundings(folder: &Path) -> Result<Surroundings> {
 }
 
 /// Finds the scheduler of a network or pipeline in its folder, or in the folder of the pipeline that it is a part of.
-fn scheduler(folder: &Path) -> Option<PathBuf> {
-    let own = ["scheduler/scheduler_config.json", "scheduler_config.json"];
-    own.iter().find_map(|name| existing(folder.join(name))).or_else(|| {
-        let name = folder.file_name()?;
-        let is_part = name == "unet" || name == AVERAGES || training_step(folder).is_some();
-        if is_part { scheduler(file::parent(folder)) } else { None }
-    })
+fn scheduler(folder: &Path) -> Result<Option<PathBuf>> {
+    for name in ["scheduler/scheduler_config.json", "scheduler_config.json"] {
+        if let Some(found) = usable(folder.join(name))? {
+            return Ok(Some(found));
+        }
+    }
+    if is_network(folder) || training_step(folder).is_some() { scheduler(file::parent(folder)) } else { Ok(None) }
+}
+
+/// Returns whether a folder is the network of the pipeline in its parent folder, by its name.
+fn is_network(folder: &Path) -> bool {
+    folder.file_name().is_some_and(|name| name == "unet" || name == AVERAGES)
 }
 
 /// Returns a path if it is a file.
@@ -255,15 +259,10 @@ fn scheduler(folder: &Path) -> Option<PathBuf> {
 /// # Errors
 /// If it is something else: a pipe, a folder, or a link to a file that is missing.
 fn usable(path: PathBuf) -> Result<Option<PathBuf>> {
-    match (fs::symlink_metadata(&path), fs::metadata(&path)) {
-        (Err(_), _) => Ok(None),
-        (Ok(_), Ok(metadata)) if metadata.is_file() => Ok(Some(path)),
-        (Ok(_), Ok(_)) => file::open(&path).map(|_| Some(path)),
-        (Ok(_), Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::file(&path, "is a link to a file that is missing; download or copy the file again"))
-        }
-        (Ok(_), Err(error)) => Err(Error::read(&path)(error)),
+    if fs::symlink_metadata(&path).is_err() {
+        return Ok(None);
     }
+    file::open(&path).map(|_| Some(path))
 }
 
 fn existing(path: PathBuf) -> Option<PathBuf> {

@@ -15,7 +15,8 @@ const MODEL: &str = "models--";
 /// # Errors
 /// If there are several models or snapshots to choose from, or the one that `refs/main` names is missing.
 pub(super) fn snapshot(path: &Path) -> Result<Option<(PathBuf, String)>> {
-    if path.join("snapshots").is_dir() {
+    let is_cached = is_model(path) || path.join("refs").is_dir() || path.join("blobs").is_dir();
+    if is_cached && path.join("snapshots").is_dir() {
         return of_model(path).map(Some);
     }
     for hub in [path.to_owned(), path.join("hub")] {
