@@ -164,9 +164,11 @@ struct Report {
 
 pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
     let bound = &arguments.bound;
-    // By default, a model is scored by its likelihood, and what is no model is taken for samples.
-    let is_scored = arguments.quality.has_features() || weights::pipeline::locate(&arguments.model).is_err();
-    let metrics = arguments.metrics.clone().unwrap_or(if is_scored { Vec::new() } else { vec![Metric::Nll] });
+    // By default, a model is scored by its likelihood. What is no model is taken for samples, and their metrics are
+    // chosen when the network of features is known.
+    let compares = || arguments.quality.has_features() || weights::pipeline::locate(&arguments.model).is_err();
+    let default = || if compares() { Vec::new() } else { vec![Metric::Nll] };
+    let metrics = arguments.metrics.clone().unwrap_or_else(default);
     let wants = |metric| metrics.contains(&metric);
     if !wants(Metric::Nll) && (bound.schedule || bound.denoising.is_some() || bound.plot.is_some()) {
         return Err(usage("--schedule, --denoising and --plot need --metrics nll"));

@@ -36,6 +36,7 @@ mod quality_print;
 mod reference;
 mod sample;
 mod sampler_args;
+mod samples;
 mod schedule;
 mod terminal;
 mod train;

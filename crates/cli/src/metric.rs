@@ -1,5 +1,7 @@
 //! The metrics of `ddpm evaluate`.
 
+use std::fmt;
+
 use clap::ValueEnum;
 
 /// A metric.
@@ -25,4 +27,10 @@ pub enum Metric {
     Prdc,
     /// Nearest training images
     Nearest,
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
+    }
 }

@@ -4,24 +4,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use ddpm::data::{self, Dataset, Fit, Part, ReadOptions, Reading, Split};
+use ddpm::data::{Dataset, Fit, ReadOptions, Reading, Split};
 use ddpm::evaluate::ImageSource;
 use ddpm::evaluate::network::{Extracted, FeatureNetwork, Resize};
 use ddpm::evaluate::quality::{
     Comparison, NeighborImages, NeighborSearch, POOLED, QualityReport, SPATIAL, Statistics, StatisticsOrigin,
     write_statistics,
 };
-use ddpm::sample::{Generation, Provenance, Sampler};
-use ddpm::{Device, Pipeline, output};
+use ddpm::sample::Sampler;
+use ddpm::{Device, output};
 use serde::Serialize;
 
-use crate::data_choice::{self, announce};
+use crate::data_choice::announce;
 use crate::error::usage;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args::{info, name_of};
 use crate::metric::Metric::{self, Fd, Fid, Is, Kd, Kid, Nearest, Prdc, Sfid};
-use crate::terminal::{self, Progress, rate, say, warn};
-use crate::{Global, model_source, values};
+use crate::samples::Samples;
+use crate::terminal::{self, Progress, say, warn};
+use crate::{Global, values};
 
 /// Flags of this part.
 #[derive(Args)]
@@ -33,10 +34,10 @@ pub struct QualityArgs {
     features: Option<PathBuf>,
     /// Number of samples: drawn from a model (10,000 by default), or the first ones of a set (all by default)
     #[arg(long, value_parser = values::positive, value_name = "N")]
-    samples: Option<usize>,
+    pub samples: Option<usize>,
     /// Height and width to which samples of a file are fitted: 32 or 32x48. Defaults to their own
     #[arg(long, value_parser = values::size, value_name = "SIZE")]
-    size: Option<[usize; 2]>,
+    pub size: Option<[usize; 2]>,
     /// Compare with statistics in place of real images: an .npz with mu and sigma, as pytorch-fid, EDM and OpenAI write it
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
@@ -51,12 +52,12 @@ pub struct QualityArgs {
     neighbours: Option<PathBuf>,
     /// Sampler of a model's samples
     #[arg(long, default_value = "ddim", value_parser = values::sampler(), value_name = "NAME")]
-    sampler: Sampler,
+    pub sampler: Sampler,
     /// Number of steps of --sampler
     #[arg(long, default_value_t = 50, value_parser = values::positive, value_name = "K")]
-    sampler_steps: usize,
+    pub sampler_steps: usize,
     #[command(flatten)]
-    guidance: GuidanceArgs,
+    pub guidance: GuidanceArgs,
 }
 
 /// A [`Resize`] by its name.
@@ -85,24 +86,21 @@ impl Shared<'_> {
         self.metrics.contains(&metric)
     }
 
-    /// Chooses metrics if none are asked for.
-    fn choose_metrics(&mut self, network: Option<&FeatureNetwork>, samples: usize, global: &Global) {
+    /// Chooses metrics if none are asked for: those that `samples` samples and the real images allow.
+    fn choose_metrics(&mut self, network: Option<&FeatureNetwork>, samples: usize, has_images: bool, global: &Global) {
         if !self.metrics.is_empty() {
             return;
         }
-        let (chosen, names): (&[Metric], _) = match network {
-            None => (&[Nearest], "nearest; with --features FILE also fd, kd and prdc, or fid, kid and prdc"),
-            Some(network) if network.is_inception() => (&[Fid, Kid, Prdc], "fid, kid, prdc"),
-            Some(_) => (&[Fd, Kd, Prdc], "fd, kd, prdc"),
+        let is_inception = network.is_some_and(FeatureNetwork::is_inception);
+        let [distance, kernel] = if is_inception { [Fid, Kid] } else { [Fd, Kd] };
+        self.metrics = match network {
+            None => vec![Nearest],
+            Some(_) if samples < FEWEST || !has_images => vec![distance],
+            Some(_) => vec![distance, kernel, Prdc],
         };
-        self.metrics = chosen.to_vec();
-        // The others are not defined for so few.
-        if network.is_some() && samples < FEWEST {
-            self.metrics.truncate(1);
-        }
-        let names =
-            if self.metrics.len() < chosen.len() { &names[..names.find(',').unwrap_or(names.len())] } else { names };
-        say(format!("metrics: {names} (choose others with --metrics)"), global);
+        let names: Vec<String> = self.metrics.iter().map(Metric::to_string).collect();
+        let more = if network.is_none() { "; --features FILE adds distances" } else { "" };
+        say(format!("metrics: {}{more} (--metrics chooses others)", names.join(", ")), global);
     }
 }
 
@@ -120,8 +118,6 @@ pub struct Readings {
     held_out: Option<Reading>,
 }
 
-/// Samples of a model where no number is given.
-const SAMPLES: usize = 10_000;
 /// The smallest number of samples for the kernel distance and prdc, where metrics are chosen.
 const FEWEST: usize = 20;
 /// Rows of the sheet of neighbours, and the neighbours in each.
@@ -132,12 +128,12 @@ pub fn run(arguments: &QualityArgs, mut shared: Shared, global: &Global) -> anyh
     check(arguments, &shared)?;
     let device = global.device()?;
     let network = arguments.network(&shared, &device)?;
-    let samples = open_samples(arguments, &shared, &device)?;
-    shared.choose_metrics(network.as_ref(), samples.count(arguments), global);
+    let samples = Samples::open(arguments, &shared, &device)?;
+    let has_images = arguments.reference.is_none() || shared.data.is_some();
+    shared.choose_metrics(network.as_ref(), samples.count(arguments), has_images, global);
     let shared = &shared;
     // Statistics take the place of the images if no metric needs these.
-    let needs_images = arguments.reference.is_none()
-        || shared.data.is_some()
+    let needs_images = has_images
         || arguments.save_stats.is_some()
         || [Kid, Kd, Prdc, Nearest].into_iter().any(|metric| shared.wants(metric));
     let mut readings = Readings { samples: samples.announce(global), ..Readings::default() };
@@ -246,167 +242,6 @@ impl QualityArgs {
         }
         Ok(Some(network))
     }
-}
-
-/// Samples that are still to be drawn, or those of a file.
-enum Samples {
-    Model(Box<Pipeline>),
-    File { set: ImageSource, reading: Reading, provenance: Option<Provenance> },
-}
-
-/// Opens the model or the samples.
-fn open_samples(arguments: &QualityArgs, shared: &Shared, device: &Device) -> anyhow::Result<Samples> {
-    let path = shared.source.display();
-    let no_model = match model_source::locate(shared.source) {
-        Ok(_) if arguments.size.is_some() => bail!("{path}: is a model; --size is for samples of a file"),
-        Ok(files) => return Ok(Samples::Model(Box::new(Pipeline::from_files(&files, device)?))),
-        Err(no_model) => no_model,
-    };
-    // A run without a model has pictures too, but they are not what is meant.
-    if is_run(shared.source) {
-        return Err(no_model.into());
-    }
-    let options = ReadOptions {
-        resolution: arguments.size.map(Into::into),
-        fit: shared.fit.unwrap_or_default(),
-        ..ReadOptions::default()
-    };
-    let set = match data::open(shared.source, &options) {
-        Ok(set) => set,
-        // A path that holds neither is most often meant to be a model.
-        Err(data::Error::Io { .. } | data::Error::UnknownFormat { .. }) => return Err(no_model.into()),
-        Err(data::Error::MixedSizes { common: (height, width), differ, total, .. }) => bail!(
-            "{path}: images differ in size: most are {height}x{width}, {differ} of {total} are not; \
-             fit them to one size with --size {height}x{width}"
-        ),
-        Err(error) => return Err(error.into()),
-    };
-    terminal::warn_about(&set);
-    let count = arguments.samples.unwrap_or(set.len());
-    if count > set.len() {
-        bail!("{path}: holds {} images, fewer than --samples {count}", set.len());
-    }
-    let provenance = Provenance::read(shared.source).unwrap_or_else(|several| {
-        warn(several);
-        None
-    });
-    let reading = Reading::new(&set, &options).part(Part::All).first(count);
-    let (set, provenance) = (ImageSource::from(set).first(count), provenance);
-    Ok(Samples::File { set, reading, provenance })
-}
-
-impl Samples {
-    /// Returns the number of samples.
-    fn count(&self, arguments: &QualityArgs) -> usize {
-        match self {
-            Self::Model(_) => arguments.samples.unwrap_or(SAMPLES),
-            Self::File { set, .. } => set.count(),
-        }
-    }
-
-    /// Returns the real images: those of --data, or those that the model was trained on.
-    fn dataset(&self, shared: &Shared) -> anyhow::Result<Dataset> {
-        match self {
-            Self::Model(pipeline) => data_choice::of_model(shared.data, pipeline),
-            Self::File { provenance, .. } => data_choice::of_samples(shared.data, provenance.as_ref(), shared.source),
-        }
-    }
-
-    /// Returns how real images are read to be compared with the samples.
-    fn read_options(&self, shared: &Shared) -> ReadOptions {
-        match self {
-            Self::Model(pipeline) => pipeline.read_options(shared.fit),
-            Self::File { set, provenance, .. } => {
-                let [height, width, channels] = set.shape();
-                ReadOptions {
-                    resolution: Some((height, width)),
-                    channels: Some(channels),
-                    fit: shared.fit.or(provenance.as_ref().map(|known| known.fit)).unwrap_or_default(),
-                    ..ReadOptions::default()
-                }
-            }
-        }
-    }
-
-    /// Prints what the samples of a file are, and warns if they are not as they were made.
-    fn announce(&self, global: &Global) -> Option<Reading> {
-        let Self::File { reading, provenance, .. } = self else { return None };
-        let made = provenance.as_ref().map_or("from elsewhere".to_owned(), |made| {
-            format!("of {} ({}, {} steps, seed {})", made.model, made.sampler, made.steps, made.seed)
-        });
-        say(format!("samples: {reading}, {made}"), global);
-        let size = reading.source_size;
-        if let Some(made) =
-            provenance.as_ref().filter(|made| size.is_some_and(|size| size != [made.height, made.width]))
-        {
-            warn(format!(
-                "{}: the samples were made as {}x{}, but were resized since",
-                reading.set, made.height, made.width
-            ));
-        }
-        if reading.is_resized() {
-            warn(format!("{}: the samples were resized to {}x{}", reading.set, reading.height, reading.width));
-        }
-        Some(reading.clone())
-    }
-
-    /// Warns if real images were fitted in a way that nobody asked for, or have other colors than the samples.
-    fn warn_of_fit(&self, real: &Reading, shared: &Shared) {
-        if shared.data.is_some() || !matches!(self, Self::Model(_)) {
-            data_choice::warn_of_colors(real);
-        }
-        let is_guess = shared.fit.is_none() && matches!(self, Self::File { provenance: None, .. });
-        if is_guess && real.is_resized() {
-            let (set, height, width) = (&real.set, real.height, real.width);
-            warn(format!(
-                "{set}: the real images were scaled and cropped to the samples' {height}x{width}; if the model was trained \
-                 on padded images, add --fit pad"
-            ));
-        }
-    }
-
-    /// Returns the number of images that the model was trained on, if these are compared with its samples.
-    fn training_images(&self, shared: &Shared) -> Option<usize> {
-        match self {
-            Self::Model(pipeline) if shared.data.is_none() => pipeline.training_data().ok()??.images,
-            _ => None,
-        }
-    }
-
-    /// Draws the samples of a model.
-    fn images(self, arguments: &QualityArgs, shared: &Shared, global: &Global) -> anyhow::Result<ImageSource> {
-        match self {
-            Self::Model(mut pipeline) => draw(arguments, shared, &mut pipeline, global),
-            Self::File { set, .. } => Ok(set),
-        }
-    }
-}
-
-/// Returns whether a folder is a run, with or without a model.
-fn is_run(path: &Path) -> bool {
-    ["config.toml", "checkpoints", "model_index.json", "unet"].iter().any(|name| path.join(name).exists())
-}
-
-/// Draws samples from a model, as `ddpm sample` does.
-fn draw(
-    arguments: &QualityArgs,
-    shared: &Shared,
-    pipeline: &mut Pipeline,
-    global: &Global,
-) -> anyhow::Result<ImageSource> {
-    let guidance = arguments.guidance.apply(pipeline)?;
-    let mut progress = Progress::new("samples", "steps", global);
-    let generation = Generation::new(pipeline, arguments.samples.unwrap_or(SAMPLES))
-        .sampler(arguments.sampler)
-        .steps(arguments.sampler_steps)
-        .seed(shared.seed)
-        .batch_size(shared.batch_size)
-        .with(|options| options.guidance = guidance)
-        .on_progress(|now| {
-            progress.update_with(now.done, now.total, |seconds| rate(now.images / seconds, "images"));
-            true
-        });
-    Ok(ImageSource::generate(generation)?)
 }
 
 fn extract(

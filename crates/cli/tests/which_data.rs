@@ -136,7 +136,7 @@ fn samples_are_compared_with_the_images_of_their_model_fitted_alike() {
             "samples: {out}, 9 images, 12x12 grey, of run/checkpoints/000000004 (ddim (eta 0), 3 steps, seed 0)"
         );
         assert!(said.contains(&samples) && said.contains(TRAINING) && !said.contains("warning"), "{said}");
-        assert!(said.contains("metrics: nearest; with --features"), "{said}");
+        assert!(said.contains("metrics: nearest; --features"), "{said}");
     }
     // In any spelling of the model, the same bytes.
     let bytes = |model: &str, out: &str| {
@@ -282,7 +282,7 @@ fn few_samples_for_many_features_are_a_warning() {
     place.trained("run", 2, &[]);
     place.ddpm(&["sample", "run", "-n", "24", "--steps", "2", "-q", "-o", "s.npz"]).assert().success();
     let said = said(&place, &["evaluate", "s.npz", "--features", "c.safetensors"]);
-    assert!(said.contains("metrics: fd, kd, prdc (choose others with --metrics)"), "{said}");
+    assert!(said.contains("metrics: fd, kd, prdc (--metrics chooses others)"), "{said}");
     assert!(said.contains("warning: 24 samples for 128 features: their covariance is singular"), "{said}");
     let report = json(place.ddpm(&["evaluate", "s.npz", "--features", "c.safetensors"]));
     assert!(report["fd"].is_object() && report["kd"].is_object() && report["prdc"].is_object(), "{report}");

@@ -62,7 +62,9 @@ impl TrainingData {
     /// If the file exists but cannot be read.
     pub fn of_model(root: &Path) -> Result<Option<Self>, Error> {
         let Ok(root) = std::fs::canonicalize(root) else { return Ok(None) };
-        for run in root.ancestors().take(4) {
+        // Other programs have files of these names too.
+        let is_run = |folder: &&Path| folder.join("checkpoints").is_dir();
+        for run in root.ancestors().take(4).filter(is_run) {
             let path = run.join(FILE);
             let fail = |message: String| Error::Pipeline { path: path.clone(), message };
             match std::fs::read_to_string(&path) {
@@ -104,10 +106,9 @@ impl TrainingData {
         let Some(path) = &self.path else { return Ok(Dataset::Builtin) };
         let there = |path: &Path| path.canonicalize().ok();
         // As it was given, if that is the same place: it is the shortest name.
-        if (self.absolute.is_none() || there(path).is_some_and(|found| Some(&found) == self.absolute.as_ref()))
-            && path.exists() {
-                return Ok(Dataset::Path(path.clone()));
-            }
+        if there(path).is_some_and(|found| self.absolute.as_ref().is_none_or(|absolute| found == *absolute)) {
+            return Ok(Dataset::Path(path.clone()));
+        }
         let moved_together = self.from_run.as_deref().and_then(|from_run| there(&self.run.join(from_run)));
         let candidates = [self.absolute.clone().filter(|path| path.exists()), moved_together];
         if let Some(found) = candidates.into_iter().flatten().next() {
@@ -154,6 +155,8 @@ mod tests {
         let known = found("one/runs/x/checkpoints/000000001").unwrap();
         assert_eq!((known.set.as_str(), known.images), ("photos.npz", Some(1)));
         assert_eq!(known.find().unwrap(), dataset);
+        assert_eq!(found("one/photos.npz"), None);
+        std::fs::write(at("one/data.json"), "of another program").unwrap();
         assert_eq!(found("one/photos.npz"), None);
         std::fs::rename(at("one"), at("two")).unwrap();
         let known = found("two/runs/x/checkpoints").unwrap();

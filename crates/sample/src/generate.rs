@@ -222,7 +222,7 @@ impl<'a> Generation<'a> {
         output.check_writable(shape)?;
 
         let provenance = self.provenance(&plan);
-        if self.is_finished(&output, &provenance, shape) {
+        if save.sheet.is_none() && self.is_finished(&output, &provenance, shape) {
             return Ok(Saved {
                 path: output.path().to_owned(),
                 shape,

@@ -19,9 +19,9 @@ pub enum Event {
         /// A description of the images.
         data: String,
         /// How they are read.
-        reading: Reading,
+        reading: Box<Reading>,
         /// The held-out images of validations, and how they are read.
-        validation: Option<Reading>,
+        validation: Option<Box<Reading>>,
         /// The number of images.
         images: usize,
         /// H, W, C of the images.

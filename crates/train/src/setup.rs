@@ -150,8 +150,8 @@ fn started(session: &Session, validation: Option<Reading>) -> Event {
     let (set, network) = (&session.set, session.trainer.network());
     Event::Started {
         data: set.describe(),
-        reading: Reading::new(set, &session.config.read_options(Split::Train)),
-        validation,
+        reading: Box::new(Reading::new(set, &session.config.read_options(Split::Train))),
+        validation: validation.map(Box::new),
         images: set.len(),
         shape: set.shape(),
         parameters: network.parameter_count(),

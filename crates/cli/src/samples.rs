@@ -1,0 +1,177 @@
+//! The samples of `ddpm evaluate`: drawn from a model, or read from a file, which may say what they are.
+
+use std::path::Path;
+
+use anyhow::bail;
+use ddpm::data::{self, Dataset, Part, ReadOptions, Reading};
+use ddpm::evaluate::ImageSource;
+use ddpm::sample::{Generation, Provenance};
+use ddpm::{Device, Pipeline};
+
+use crate::quality::{QualityArgs, Shared};
+use crate::terminal::{self, Progress, rate, say, warn};
+use crate::{Global, data_choice, model_source};
+
+/// Samples of a model where no number is given.
+const SAMPLES: usize = 10_000;
+
+/// Samples that are still to be drawn, or those of a file.
+pub enum Samples {
+    Model(Box<Pipeline>),
+    File { set: ImageSource, reading: Reading, provenance: Option<Provenance> },
+}
+
+impl Samples {
+    /// Opens the model or the samples.
+    pub fn open(arguments: &QualityArgs, shared: &Shared, device: &Device) -> anyhow::Result<Self> {
+        let path = shared.source.display();
+        let no_model = match model_source::locate(shared.source) {
+            Ok(_) if arguments.size.is_some() => bail!("{path}: is a model; --size is for samples of a file"),
+            Ok(files) => return Ok(Self::Model(Box::new(Pipeline::from_files(&files, device)?))),
+            Err(no_model) => no_model,
+        };
+        // A run without a model has pictures too, but they are not what is meant.
+        if is_run(shared.source) {
+            return Err(no_model.into());
+        }
+        let options = ReadOptions {
+            resolution: arguments.size.map(Into::into),
+            fit: shared.fit.unwrap_or_default(),
+            ..ReadOptions::default()
+        };
+        let set = match data::open(shared.source, &options) {
+            Ok(set) => set,
+            // A path that holds neither is most often meant to be a model.
+            Err(data::Error::Io { .. } | data::Error::UnknownFormat { .. }) => return Err(no_model.into()),
+            Err(data::Error::MixedSizes { common: (height, width), differ, total, .. }) => bail!(
+                "{path}: images differ in size: most are {height}x{width}, {differ} of {total} are not; \
+             fit them to one size with --size {height}x{width}"
+            ),
+            Err(error) => return Err(error.into()),
+        };
+        terminal::warn_about(&set);
+        let count = arguments.samples.unwrap_or(set.len());
+        if count > set.len() {
+            bail!("{path}: holds {} images, fewer than --samples {count}", set.len());
+        }
+        let provenance = Provenance::read(shared.source).unwrap_or_else(|several| {
+            warn(several);
+            None
+        });
+        let reading = Reading::new(&set, &options).part(Part::All).first(count);
+        let (set, provenance) = (ImageSource::from(set).first(count), provenance);
+        Ok(Self::File { set, reading, provenance })
+    }
+
+    /// Returns the number of samples.
+    pub fn count(&self, arguments: &QualityArgs) -> usize {
+        match self {
+            Self::Model(_) => arguments.samples.unwrap_or(SAMPLES),
+            Self::File { set, .. } => set.count(),
+        }
+    }
+
+    /// Returns the real images: those of --data, or those that the model was trained on.
+    pub fn dataset(&self, shared: &Shared) -> anyhow::Result<Dataset> {
+        match self {
+            Self::Model(pipeline) => data_choice::of_model(shared.data, pipeline),
+            Self::File { provenance, .. } => data_choice::of_samples(shared.data, provenance.as_ref(), shared.source),
+        }
+    }
+
+    /// Returns how real images are read to be compared with the samples.
+    pub fn read_options(&self, shared: &Shared) -> ReadOptions {
+        match self {
+            Self::Model(pipeline) => pipeline.read_options(shared.fit),
+            Self::File { set, provenance, .. } => {
+                let [height, width, channels] = set.shape();
+                ReadOptions {
+                    resolution: Some((height, width)),
+                    channels: Some(channels),
+                    fit: shared.fit.or(provenance.as_ref().map(|known| known.fit)).unwrap_or_default(),
+                    ..ReadOptions::default()
+                }
+            }
+        }
+    }
+
+    /// Prints what the samples of a file are, and warns if they are not as they were made.
+    pub fn announce(&self, global: &Global) -> Option<Reading> {
+        let Self::File { reading, provenance, .. } = self else { return None };
+        let made = provenance.as_ref().map_or("from elsewhere".to_owned(), |made| {
+            format!("of {} ({}, {} steps, seed {})", made.model, made.sampler, made.steps, made.seed)
+        });
+        say(format!("samples: {reading}, {made}"), global);
+        let size = reading.source_size;
+        if let Some(made) =
+            provenance.as_ref().filter(|made| size.is_some_and(|size| size != [made.height, made.width]))
+        {
+            warn(format!(
+                "{}: the samples were made as {}x{}, but were resized since",
+                reading.set, made.height, made.width
+            ));
+        }
+        if reading.is_resized() {
+            warn(format!("{}: the samples were resized to {}x{}", reading.set, reading.height, reading.width));
+        }
+        Some(reading.clone())
+    }
+
+    /// Warns if real images were fitted in a way that nobody asked for, or have other colors than the samples.
+    pub fn warn_of_fit(&self, real: &Reading, shared: &Shared) {
+        if shared.data.is_some() || !matches!(self, Self::Model(_)) {
+            data_choice::warn_of_colors(real);
+        }
+        let is_guess = shared.fit.is_none() && matches!(self, Self::File { provenance: None, .. });
+        if is_guess && real.is_resized() {
+            let (set, height, width) = (&real.set, real.height, real.width);
+            warn(format!(
+                "{set}: the real images were scaled and cropped to the samples' {height}x{width}; if the model was trained \
+                 on padded images, add --fit pad"
+            ));
+        }
+    }
+
+    /// Returns the number of images that the model was trained on, if these are compared with its samples.
+    pub fn training_images(&self, shared: &Shared) -> Option<usize> {
+        match self {
+            Self::Model(pipeline) if shared.data.is_none() => pipeline.training_data().ok()??.images,
+            _ => None,
+        }
+    }
+
+    /// Draws the samples of a model.
+    pub fn images(self, arguments: &QualityArgs, shared: &Shared, global: &Global) -> anyhow::Result<ImageSource> {
+        match self {
+            Self::Model(mut pipeline) => draw(arguments, shared, &mut pipeline, global),
+            Self::File { set, .. } => Ok(set),
+        }
+    }
+}
+
+/// Returns whether a folder is a run, with or without a model.
+fn is_run(path: &Path) -> bool {
+    ["config.toml", "checkpoints", "model_index.json", "unet"].iter().any(|name| path.join(name).exists())
+}
+
+/// Draws samples from a model, as `ddpm sample` does.
+fn draw(
+    arguments: &QualityArgs,
+    shared: &Shared,
+    pipeline: &mut Pipeline,
+    global: &Global,
+) -> anyhow::Result<ImageSource> {
+    let guidance = arguments.guidance.apply(pipeline)?;
+    let mut progress = Progress::new("samples", "steps", global);
+    let generation = Generation::new(pipeline, arguments.samples.unwrap_or(SAMPLES))
+        .sampler(arguments.sampler)
+        .steps(arguments.sampler_steps)
+        .seed(shared.seed)
+        .batch_size(shared.batch_size)
+        .with(|options| options.guidance = guidance)
+        .on_progress(|now| {
+            progress.update_with(now.done, now.total, |seconds| rate(now.images / seconds, "images"));
+            true
+        });
+    Ok(ImageSource::generate(generation)?)
+}
