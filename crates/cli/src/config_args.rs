@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ddpm::train::TrainingConfig;
-use ddpm::train::config::{DEFAULT_PRESET, PRESETS};
+use ddpm::train::config::{ConfigChange, DEFAULT_PRESET, PRESETS};
 
 use crate::error::usage;
 
@@ -13,6 +14,17 @@ use crate::error::usage;
 pub fn preset() -> PossibleValuesParser {
     PRESETS.map(|(name, _)| name).into()
 }
+
+/// The images that each preset expects.
+const PRESET_DATA: [(&str, &str); 7] = [
+    ("mnist", "the IDX files of MNIST (train-images-idx3-ubyte and so on, as they are or as .gz)"),
+    ("emoji64", "a folder of PNG files"),
+    ("cifar10", "the binary version of CIFAR-10 (the folder cifar-10-batches-bin, or cifar-10-binary.tar.gz)"),
+    ("celebahq256", "a folder or archive of the 30,000 images"),
+    ("lsun-bedroom", "a folder or archive of the images, exported from their LMDB"),
+    ("lsun-church", "a folder or archive of the images, exported from their LMDB"),
+    ("lsun-cat", "a folder or archive of the images, exported from their LMDB"),
+];
 
 /// Flags that make a configuration.
 #[derive(Args)]
@@ -39,6 +51,39 @@ impl ConfigArgs {
             (Some(preset), _) => preset.clone(),
             (None, Some(file)) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             (None, None) => DEFAULT_PRESET.to_owned(),
+        }
+    }
+
+    /// Reads the configuration of a new run. With `--set train.init_from=MODEL` and neither a preset nor a file, the
+    /// network and its noise schedule are those of the model.
+    pub fn read_for_training(&self, quiet: bool, dry_run: bool) -> anyhow::Result<TrainingConfig> {
+        let given = self.read()?;
+        let Some(source) = given.train.init_from.clone().filter(|_| self.preset.is_none() && self.config.is_none())
+        else {
+            return if dry_run { Ok(given) } else { self.check_data(given) };
+        };
+        let default = TrainingConfig::preset(DEFAULT_PRESET)?;
+        let mut taken = default.clone();
+        taken.take_from(&source)?;
+        if !quiet {
+            let changes = default.changes(&taken)?;
+            for ConfigChange { key, new, .. } in changes.iter().filter(|change| change.key != "train.init_from") {
+                eprintln!("from {}: {key} = {new}", source.display());
+            }
+        }
+        self.apply(taken)
+    }
+
+    /// Checks that there are images where a preset expects them.
+    fn check_data(&self, config: TrainingConfig) -> anyhow::Result<TrainingConfig> {
+        let Some(preset) = self.preset.as_deref() else { return Ok(config) };
+        let expected = TrainingConfig::preset(preset)?.data.path;
+        match expected {
+            Some(path) if config.data.path.as_ref() == Some(&path) && !path.exists() => {
+                let (_, images) = PRESET_DATA.iter().find(|(name, _)| *name == preset).unwrap_or(&("", "its images"));
+                bail!("preset `{preset}`: {}: not found; it expects {images} there, or at --data PATH", path.display());
+            }
+            _ => Ok(config),
         }
     }
 

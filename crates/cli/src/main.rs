@@ -77,7 +77,7 @@ struct Global {
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
     /// Threads on the CPU. Defaults to one for each core; results do not depend on it
-    #[arg(long, global = true, value_parser = values::positive, value_name = "N")]
+    #[arg(long, global = true, value_parser = values::threads, value_name = "N")]
     threads: Option<usize>,
     /// Print the result as one JSON object on standard output, also for errors
     #[arg(long, global = true)]

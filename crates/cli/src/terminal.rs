@@ -140,6 +140,15 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Returns a word of a command as a shell reads it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./=+:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Returns 35746307 as `35,746,307`.
 pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
@@ -161,6 +170,12 @@ mod tests {
     fn numbers_are_grouped() {
         assert_eq!(grouped(35_746_307), "35,746,307");
         assert_eq!(grouped(999), "999");
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        let shown = ["runs/a-1", "my runs", "it's", "", "$x"].map(quoted);
+        assert_eq!(shown, ["runs/a-1", "'my runs'", r"'it'\''s'", "''", "'$x'"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::Global;
 use crate::config_args::ConfigArgs;
 use crate::error::usage;
-use crate::terminal::{Progress, duration, grouped, rate};
+use crate::terminal::{Progress, duration, grouped, quoted, rate};
 
 /// Train a model on images, or resume a run.
 ///
@@ -46,7 +46,7 @@ pub struct TrainArgs {
 
 pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
     let folder = arguments.folder()?;
-    let config = arguments.resolved(&folder)?;
+    let config = arguments.resolved(&folder, global.quiet)?;
     if arguments.dry_run {
         if global.json {
             println!("{}", serde_json::to_string(&config)?);
@@ -100,13 +100,13 @@ impl TrainArgs {
     }
 
     /// Returns the configuration of the flags, or that of the run to be resumed with what the flags change.
-    fn resolved(&self, folder: &Path) -> anyhow::Result<TrainingConfig> {
+    fn resolved(&self, folder: &Path, quiet: bool) -> anyhow::Result<TrainingConfig> {
         let mut config = match self.resume {
             true if self.config.preset.is_some() || self.config.config.is_some() => {
                 return Err(usage("--resume takes the configuration of the run; use --set to change a key of it"));
             }
             true => self.config.apply(TrainingConfig::from_file(&folder.join("config.toml"))?)?,
-            false => self.config.read()?,
+            false => self.config.read_for_training(quiet, self.dry_run)?,
         };
         if let Some(seed) = self.seed {
             config.train.seed = seed;
@@ -145,9 +145,10 @@ fn stop_on_signals() -> anyhow::Result<Receiver<Command>> {
 
 /// Prints where the results are, and what to type next.
 fn print(folder: &Path, finished: &Finished) {
-    let folder_shown = folder.display();
+    let folder_shown = quoted(&folder.to_string_lossy());
     // As it was called: after `cargo run` there is no `ddpm` on the path.
     let program = std::env::args().next().unwrap_or_else(|| "ddpm".into());
+    let program = quoted(&program);
     if finished.stopped {
         eprintln!("stopped at step {}; saved in {}", finished.step, finished.checkpoint.display());
         eprintln!("continue:     {program} train -o {folder_shown} --resume");
@@ -215,6 +216,8 @@ impl<'a> Screen<'a> {
             Event::Validated { metrics, best } => self.progress.say(validated(metrics, *best)),
             Event::Sampled { path } => self.progress.say(format!("samples: {}", path.display())),
             Event::Saved { path } => self.progress.say(format!("saved:   {}", path.display())),
+            Event::Changed(change) => self.progress.say(format!("changed: {change}")),
+            Event::Notice { message } => self.progress.say(message),
             Event::Warning { message } => self.progress.warn(message),
             _ => {}
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::config::ConfigChange;
 use crate::metrics::Metrics;
 use crate::records::LogRecord;
 use crate::trainer::StepReport;
@@ -77,6 +78,13 @@ pub enum Event {
     RolledBack {
         /// The checkpoint's step.
         step: u64,
+    },
+    /// A resumed run has another value of a key.
+    Changed(ConfigChange),
+    /// Something that the user should know, and that is not wrong.
+    Notice {
+        /// What it is.
+        message: String,
     },
     /// Something is wrong, but does not end the run.
     Warning {

@@ -9,13 +9,15 @@ use data::Split;
 use weights::atomic;
 
 use crate::Error;
+use crate::checkpoint;
 use crate::command::Commands;
 use crate::config::TrainingConfig;
 use crate::event::Event;
+use crate::init_from::Source;
 use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
 use crate::records;
-use crate::restore::resume;
+use crate::restore::{changes, resume};
 use crate::session::Session;
 use crate::trainer::Trainer;
 
@@ -34,6 +36,10 @@ pub(crate) fn set_up<'o>(
     let network = config.network(&set)?;
     check_sampler(config)?;
     let validator = Validator::new(config, device)?;
+    let source = match &config.train.init_from {
+        Some(path) if checkpoint::steps_done(folder).is_none() => Some(Source::load(path, config, &network)?),
+        _ => None,
+    };
     // Everything above can fail and must not leave a folder behind.
     let write_error = |path: &Path| {
         let path = path.to_owned();
@@ -44,12 +50,15 @@ pub(crate) fn set_up<'o>(
         let folder = folder.display();
         Error::Run(format!("{folder}: another process is training there; choose another folder"))
     })?;
+    // A folder that is resumed exists already.
+    let changes = changes(config, folder)?;
     for folder in [folder.to_owned(), folder.join("samples"), folder.join("checkpoints")] {
         std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
         atomic::remove_leftovers(&folder, Duration::ZERO)?;
     }
 
-    let network = network.build(config.train.seed, &device.clone().autodiff())?;
+    let mut network = network.build(config.train.seed, &device.clone().autodiff())?;
+    let messages = source.map(|source| source.initialize(&mut network)).transpose()?.unwrap_or_default();
     let mut session = Session {
         trainer: Trainer::new(config, network)?,
         preprocessing: config.preprocessing(&set),
@@ -82,7 +91,13 @@ pub(crate) fn set_up<'o>(
     for bad in &set.report().bad {
         context.warn(format!("{}: {}; skipped", bad.path.display(), bad.reason))?;
     }
+    for message in messages {
+        context.emit(message)?;
+    }
     resume(&mut context)?;
+    for change in changes {
+        context.emit(Event::Changed(change))?;
+    }
     let text = config.to_toml()?;
     atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
     context.session.records = records::read(folder, context.session.step())?;
