@@ -46,7 +46,8 @@ use crate::error::usage;
 
 // Tensors come and go in large blocks, which the system's allocator would return and fetch each time.
 #[global_allocator]
-static ALLOCATOR: ddpm::kernels::CachingAllocator = ddpm::kernels::CachingAllocator::new();
+static ALLOCATOR: ddpm::kernels::CachingAllocator =
+    ddpm::kernels::CachingAllocator::new().on_failure(error::out_of_memory);
 
 /// Train, sample, evaluate and reuse denoising diffusion models.
 #[derive(Parser)]

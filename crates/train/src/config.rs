@@ -202,8 +202,6 @@ pub enum TimestepSampler {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// A model whose weights the run starts from: a run, a checkpoint or a diffusers folder. Defaults to random weights.
-    pub init_from: Option<PathBuf>,
     /// Steps of the optimizer.
     pub steps: usize,
     /// Images per pass through the network.
@@ -276,6 +274,8 @@ pub struct Train {
     pub nonfinite_limit: usize,
     /// Images in a sample grid. 0 disables sample grids.
     pub samples: usize,
+    /// A model whose weights the run starts from: a run, a checkpoint or a diffusers folder. Defaults to random weights.
+    pub init_from: Option<PathBuf>,
 }
 
 /// The learning rate after the warm-up, as a factor of `train.learning_rate`. s is the number of steps done, w that of the

@@ -24,6 +24,8 @@ pub enum Event {
         shape: [usize; 3],
         /// Parameters of the network.
         parameters: usize,
+        /// The memory that the run is expected to need in bytes, if the CPU trains.
+        memory: Option<f64>,
         /// The device, and on the CPU the number of threads.
         device: String,
         /// Steps done by an earlier run in the folder.

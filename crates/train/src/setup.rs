@@ -14,6 +14,7 @@ use crate::command::Commands;
 use crate::config::TrainingConfig;
 use crate::event::Event;
 use crate::init_from::Source;
+use crate::memory;
 use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
 use crate::records;
@@ -35,6 +36,7 @@ pub(crate) fn set_up<'o>(
     let set = Arc::new(config.open(Split::Train)?);
     let network = config.network(&set)?;
     check_sampler(config)?;
+    let (memory, tight) = memory::check(config, &network, &set, device)?;
     let validator = Validator::new(config, device)?;
     let source = match &config.train.init_from {
         Some(path) if checkpoint::steps_done(folder).is_none() => Some(Source::load(path, config, &network)?),
@@ -91,6 +93,9 @@ pub(crate) fn set_up<'o>(
     for bad in &set.report().bad {
         context.warn(format!("{}: {}; skipped", bad.path.display(), bad.reason))?;
     }
+    if let Some(warning) = tight {
+        context.warn(warning)?;
+    }
     for message in messages {
         context.emit(message)?;
     }
@@ -101,7 +106,7 @@ pub(crate) fn set_up<'o>(
     let text = config.to_toml()?;
     atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
     context.session.records = records::read(folder, context.session.step())?;
-    let started = started(context.session);
+    let started = started(context.session, memory.map(|memory| memory.total()));
     context.emit(started)?;
     Ok((session, observers))
 }
@@ -113,13 +118,14 @@ fn check_sampler(config: &TrainingConfig) -> Result<(), Error> {
     Ok(table.rows.iter().try_for_each(|row| objective.process().check_node(row.node))?)
 }
 
-fn started(session: &Session) -> Event {
+fn started(session: &Session, memory: Option<f64>) -> Event {
     let (set, network) = (&session.set, session.trainer.network());
     Event::Started {
         data: set.describe(),
         images: set.len(),
         shape: set.shape(),
         parameters: network.parameter_count(),
+        memory,
         device: device_name(&network.device()),
         step: session.step(),
         steps: session.steps(),
