@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ddpm::data::Dataset;
 use ddpm::train::TrainingConfig;
-use ddpm::train::config::{DEFAULT_PRESET, PRESETS, stated_keys};
+use ddpm::train::config::{ConfigChange, DEFAULT_PRESET, PRESETS, stated_keys};
 
 use crate::Global;
 use crate::error::usage;
@@ -16,6 +17,17 @@ use crate::terminal::say;
 pub fn preset() -> PossibleValuesParser {
     PRESETS.map(|(name, _)| name).into()
 }
+
+/// The images that each preset expects.
+const PRESET_DATA: [(&str, &str); 7] = [
+    ("mnist", "the IDX files of MNIST (train-images-idx3-ubyte and so on, as they are or as .gz)"),
+    ("emoji64", "a folder of PNG files"),
+    ("cifar10", "the binary version of CIFAR-10 (the folder cifar-10-batches-bin, or cifar-10-binary.tar.gz)"),
+    ("celebahq256", "a folder or archive of the 30,000 images"),
+    ("lsun-bedroom", "a folder or archive of the images, exported from their LMDB"),
+    ("lsun-church", "a folder or archive of the images, exported from their LMDB"),
+    ("lsun-cat", "a folder or archive of the images, exported from their LMDB"),
+];
 
 /// Flags that make a configuration.
 #[derive(Args)]
@@ -46,14 +58,57 @@ impl ConfigArgs {
         }
     }
 
+    /// Reads the configuration of a new run. With `--set train.init_from=MODEL` and neither a preset nor a file, the
+    /// network and its noise schedule are those of the model.
+    pub fn read_for_training(&self, global: &Global, dry_run: bool) -> anyhow::Result<TrainingConfig> {
+        let given = self.given()?;
+        let Some(source) = given.train.init_from.clone().filter(|_| self.preset.is_none() && self.config.is_none())
+        else {
+            if !dry_run {
+                self.check_data(&given)?;
+            }
+            return self.fit_to_images(given, global);
+        };
+        let default = TrainingConfig::preset(DEFAULT_PRESET)?;
+        let mut taken = default.clone();
+        taken.take_from(&source)?;
+        let changes = default.changes(&taken)?;
+        for ConfigChange { key, new, .. } in changes.iter().filter(|change| change.key != "train.init_from") {
+            say(format!("from {}: {key} = {new}", source.display()), global);
+        }
+        self.apply(taken)
+    }
+
+    /// Checks that there are images where a preset expects them.
+    fn check_data(&self, config: &TrainingConfig) -> anyhow::Result<()> {
+        let Some(preset) = self.preset.as_deref() else { return Ok(()) };
+        let expected = TrainingConfig::preset(preset)?.data.path;
+        match expected {
+            Some(path) if config.data.path.as_ref() == Some(&path) && !path.exists() => {
+                let (_, images) = PRESET_DATA.iter().find(|(name, _)| *name == preset).unwrap_or(&("", "its images"));
+                bail!("preset `{preset}`: {}: not found; it expects {images} there, or at --data PATH", path.display());
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the preset or file and applies the other flags. Without a preset, keys of the images that are not stated
     /// are chosen by the images, and printed.
     pub fn read(&self, global: &Global) -> anyhow::Result<TrainingConfig> {
-        let mut config = self.apply(match (&self.preset, &self.config) {
+        self.fit_to_images(self.given()?, global)
+    }
+
+    /// Reads the preset or file and applies the other flags.
+    fn given(&self) -> anyhow::Result<TrainingConfig> {
+        self.apply(match (&self.preset, &self.config) {
             (_, Some(file)) => TrainingConfig::from_file(file)?,
             (Some(preset), None) => TrainingConfig::preset(preset).map_err(usage)?,
             (None, None) => TrainingConfig::preset(DEFAULT_PRESET)?,
-        })?;
+        })
+    }
+
+    /// Lets the images choose the keys about images that neither a preset nor the user states, and prints them.
+    fn fit_to_images(&self, mut config: TrainingConfig, global: &Global) -> anyhow::Result<TrainingConfig> {
         let (stated, by_preset) = self.stated_keys()?;
         if !by_preset && config.data.path.is_some() {
             let chosen = config.fit_to_images(&stated)?;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::{self, Display};
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::output_streams;
 
@@ -30,6 +31,21 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     eprintln!("error: {line}");
     print_json(json, &line);
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// Ends the program when the system has no memory left, in place of the abort that would follow.
+pub fn out_of_memory(bytes: usize) {
+    static FAILED: AtomicBool = AtomicBool::new(false);
+    // The report itself may fail to allocate.
+    if FAILED.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let mib = bytes.div_ceil(1 << 20);
+    eprintln!("error: out of memory: the system refused {mib} MiB; use a smaller batch size or smaller images");
+    if std::env::args_os().any(|argument| argument == "--json") {
+        println!("{{\"error\":\"out of memory: the system refused {mib} MiB\"}}");
+    }
+    std::process::exit(1);
 }
 
 /// Reports what clap found while it parsed the arguments: a mistake, or text that was asked for by `--help` or `--version`.

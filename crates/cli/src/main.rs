@@ -51,7 +51,8 @@ use crate::error::usage;
 
 // Tensors come and go in large blocks, which the system's allocator would return and fetch each time.
 #[global_allocator]
-static ALLOCATOR: ddpm::kernels::CachingAllocator = ddpm::kernels::CachingAllocator::new();
+static ALLOCATOR: ddpm::kernels::CachingAllocator =
+    ddpm::kernels::CachingAllocator::new().on_failure(error::out_of_memory);
 
 /// Train, sample, evaluate and reuse denoising diffusion models.
 #[derive(Parser)]
@@ -82,7 +83,7 @@ struct Global {
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
     /// Threads on the CPU. Defaults to one for each core; results do not depend on it
-    #[arg(long, global = true, value_parser = values::positive, value_name = "N")]
+    #[arg(long, global = true, value_parser = values::threads, value_name = "N")]
     threads: Option<usize>,
     /// Print the result as one JSON object on standard output, also for errors
     #[arg(long, global = true)]

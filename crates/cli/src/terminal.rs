@@ -169,6 +169,11 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// Returns bytes as `0.47 GB`.
+pub fn gigabytes(bytes: f64) -> String {
+    format!("{:.2} GB", bytes / 1e9)
+}
+
 /// Returns 35746307 as `35,746,307`.
 pub fn grouped(n: usize) -> String {
     let digits = n.to_string();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::Args;
 use ddpm::data::{Conversion, Reading};
+use ddpm::kernels::peak_memory;
 use ddpm::train::{
     Command, Event, Finished, FrechetMetric, Hooks, LogRecord, Metrics, TrainingConfig, steps_done, train,
 };
@@ -15,7 +16,7 @@ use serde_json::json;
 use crate::Global;
 use crate::config_args::ConfigArgs;
 use crate::error::usage;
-use crate::terminal::{Progress, duration, grouped, rate};
+use crate::terminal::{Progress, duration, gigabytes, grouped, quoted, rate};
 
 /// Train a model on images, or resume a run.
 ///
@@ -34,7 +35,7 @@ pub struct TrainArgs {
     /// Continue the run in --output from its newest intact checkpoint
     #[arg(long, alias = "continue")]
     resume: bool,
-    /// Print the resolved configuration and exit
+    /// Print the resolved configuration, its parameters, memory and time of a step, and exit
     #[arg(long)]
     dry_run: bool,
     // Its heading is that of all flags below.
@@ -49,26 +50,64 @@ pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
     let folder = arguments.folder()?;
     let config = arguments.resolved(&folder, global)?;
     if arguments.dry_run {
-        if global.json {
-            println!("{}", serde_json::to_string(&config)?);
-        } else {
-            print!("{}", config.to_toml()?);
-        }
-        return Ok(());
+        return dry_run(&config, global);
     }
     let device = global.device()?;
     let mut screen = Screen::new(global, &arguments.config, &config);
     let hooks = Hooks::new().on_event(|event| screen.show(event)).commands(stop_on_signals()?);
     let finished = train(&config, &folder, &device, hooks)?;
+    let (memory, peak) = (screen.memory, peak_memory());
     drop(screen);
     if global.json {
         let object = json!({
             "run": folder.to_string_lossy(), "step": finished.step, "stopped": finished.stopped, "checkpoint": finished.checkpoint,
             "samples": finished.samples, "last": finished.records.last(),
+            "memory": { "estimated_bytes": memory, "peak_bytes": peak },
         });
         println!("{object}");
     } else if !global.quiet {
-        print(&folder, &finished);
+        print(&folder, &finished, memory.zip(peak));
+    }
+    Ok(())
+}
+
+/// Prints the configuration, and what a run of it would take.
+fn dry_run(config: &TrainingConfig, global: &Global) -> anyhow::Result<()> {
+    let plan = config.plan(&global.device()?)?;
+    if global.json {
+        let mut object = serde_json::to_value(config)?;
+        object["estimate"] = serde_json::to_value(&plan)?;
+        println!("{object}");
+    } else {
+        print!("{}", config.to_toml()?);
+    }
+    if !global.quiet {
+        eprintln!("data:    {}", plan.data);
+        eprintln!("network: {} parameters", grouped(plan.parameters));
+        if let Some(memory) = &plan.memory {
+            let limit = plan.memory_limit.zip(plan.memory_limit_source.as_ref());
+            let limit =
+                limit.map_or(String::new(), |(bytes, source)| format!("; {source} is {}", gigabytes(bytes as f64)));
+            eprintln!(
+                "memory:  about {}: {} for parameters and optimizer, {} for activations, {} for images{limit}",
+                gigabytes(memory.total()),
+                gigabytes(memory.parameters),
+                gigabytes(memory.activations),
+                gigabytes(memory.images)
+            );
+        }
+        match plan.step_seconds {
+            Some(seconds) => eprintln!(
+                "time:    {seconds:.3} s a step, {}; {} for {} steps",
+                if plan.measured { "measured" } else { "estimated from a step of one image" },
+                duration(seconds * config.train.steps as f64),
+                config.train.steps
+            ),
+            None => eprintln!("time:    not measured, since not even one image fits into memory"),
+        }
+    }
+    if let Some(warning) = plan.check_memory()? {
+        eprintln!("warning: {warning}");
     }
     Ok(())
 }
@@ -107,7 +146,7 @@ impl TrainArgs {
                 return Err(usage("--resume takes the configuration of the run; use --set to change a key of it"));
             }
             true => self.config.apply(TrainingConfig::from_file(&folder.join("config.toml"))?)?,
-            false => self.config.read(global)?,
+            false => self.config.read_for_training(global, self.dry_run)?,
         };
         if let Some(seed) = self.seed {
             config.train.seed = seed;
@@ -145,10 +184,11 @@ fn stop_on_signals() -> anyhow::Result<Receiver<Command>> {
 }
 
 /// Prints where the results are, and what to type next.
-fn print(folder: &Path, finished: &Finished) {
-    let folder_shown = folder.display();
+fn print(folder: &Path, finished: &Finished, memory: Option<(f64, u64)>) {
+    let folder_shown = quoted(&folder.to_string_lossy());
     // As it was called: after `cargo run` there is no `ddpm` on the path.
     let program = std::env::args().next().unwrap_or_else(|| "ddpm".into());
+    let program = quoted(&program);
     if finished.stopped {
         eprintln!("stopped at step {}; saved in {}", finished.step, finished.checkpoint.display());
         eprintln!("continue:     {program} train -o {folder_shown} --resume");
@@ -156,6 +196,9 @@ fn print(folder: &Path, finished: &Finished) {
     }
     if let Some(last) = finished.records.last() {
         eprintln!("done: {} steps in {}, loss {:.4}", finished.step, duration(last.seconds), last.loss);
+    }
+    if let Some((estimated, peak)) = memory {
+        eprintln!("memory:       peak {}, estimated {}", gigabytes(peak as f64), gigabytes(estimated));
     }
     if let Some(samples) = &finished.samples {
         eprintln!("samples:      {}", samples.display());
@@ -174,6 +217,8 @@ struct Screen<'a> {
     images_per_step: usize,
     steps: u64,
     last: Option<LogRecord>,
+    /// The estimate in bytes.
+    memory: Option<f64>,
 }
 
 impl<'a> Screen<'a> {
@@ -185,12 +230,14 @@ impl<'a> Screen<'a> {
             images_per_step: config.train.batch_size * config.train.gradient_accumulation,
             steps: config.train.steps as u64,
             last: None,
+            memory: None,
         }
     }
 
     fn show(&mut self, event: &Event) {
         match event {
-            Event::Started { reading, validation, parameters, device, step, .. } => {
+            Event::Started { reading, validation, parameters, device, step, memory, .. } => {
+                self.memory = *memory;
                 let classes =
                     if reading.classes > 0 { format!(", {} classes", reading.classes) } else { String::new() };
                 self.progress.say(format!("data:    {reading}{classes}"));
@@ -201,6 +248,9 @@ impl<'a> Screen<'a> {
                     self.warn_of_conversions(reading);
                 }
                 self.progress.say(format!("network: {} parameters on {device}", grouped(*parameters)));
+                if let Some(memory) = memory {
+                    self.progress.say(format!("memory:  about {}", gigabytes(*memory)));
+                }
                 if *step > 0 {
                     self.progress.say(format!("resumed: step {step} of {}", self.steps));
                 }
@@ -226,6 +276,8 @@ impl<'a> Screen<'a> {
             Event::Validated { metrics, best } => self.progress.say(validated(metrics, *best)),
             Event::Sampled { path } => self.progress.say(format!("samples: {}", path.display())),
             Event::Saved { path } => self.progress.say(format!("saved:   {}", path.display())),
+            Event::Changed(change) => self.progress.say(format!("changed: {change}")),
+            Event::Notice { message } => self.progress.say(message),
             Event::Warning { message } => self.progress.warn(message),
             _ => {}
         }

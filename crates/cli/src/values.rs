@@ -77,6 +77,16 @@ pub fn share(text: &str) -> Result<f64, String> {
     finite(text).ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "expected 0 to 1".into())
 }
 
+/// Parses a number of threads. Far more than there are cores would only take memory.
+pub fn threads(text: &str) -> Result<usize, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = (4 * cores).max(256);
+    match positive(text)? {
+        number if number > most => Err(format!("this machine has {cores} cores; expected at most {most}")),
+        number => Ok(number),
+    }
+}
+
 /// Parses a number that is finite.
 pub fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "expected a number".into())

@@ -229,7 +229,8 @@ fn two_processes_do_not_train_in_one_folder() {
     child.0.wait().unwrap();
     assert!(error.contains("choose another folder"), "{error}");
     // The lock goes with its process.
-    place.resume("run", 4, &[]).assert().success();
+    let done = ddpm::train::steps_done(&place.path("run")).unwrap_or(0) as usize;
+    place.resume("run", done + 4, &[]).assert().success();
 }
 
 #[test]
@@ -238,7 +239,11 @@ fn what_does_not_fit_the_run_changes_nothing() {
     place.trained("run", 4, &[]);
     let before = (fs::read(place.path("run/config.toml")).unwrap(), files(&place.path("run")));
     let other = ["--set", "model.block_out_channels=[16,8]"];
-    fails(place.resume("run", 8, &other), 1, &["run", "network is not the one"]);
+    fails(
+        place.resume("run", 8, &other),
+        1,
+        &["run", "`model.block_out_channels` [8, 8] → [16, 8]", "train.init_from"],
+    );
     fails(place.resume("run", 8, &["--data", "nowhere"]), 1, &["nowhere"]);
     fails(place.resume("run", 8, &["--preset", "mnist"]), 2, &["--resume"]);
     fails(place.train("run", 8, &[]), 1, &["run", "there is a run already (4 steps)", "--resume", "--output"]);
@@ -351,4 +356,104 @@ fn a_full_disk_ends_a_run_and_costs_nothing() {
     fails(place.resume(run, 16, &[]), 1, &[run, "Read-only"]);
     fails(place.train("disk/other", 4, &[]), 1, &["disk/other", "Read-only"]);
     fails(place.ddpm(&["sample", run, "--steps", "2", "-o", "disk/x.png"]), 1, &["disk", "Read-only"]);
+}
+
+/// What the weights mean is the run's; what the next steps do is the user's.
+#[test]
+fn a_changed_meaning_of_the_weights_is_refused_by_key() {
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    let before = (fs::read(place.path("run/config.toml")).unwrap(), files(&place.path("run")));
+    for (set, change) in [
+        ("diffusion.schedule=cosine", "`diffusion.schedule` \"linear\" → \"squaredcos_cap_v2\""),
+        ("diffusion.prediction=v_prediction", "`diffusion.prediction` \"epsilon\" → \"v_prediction\""),
+        ("diffusion.timesteps=100", "`diffusion.timesteps` 50 → 100"),
+        ("diffusion.beta_end=0.03", "`diffusion.beta_end` 0.02 → 0.03"),
+        ("diffusion.variance=fixed_small", "`diffusion.variance` \"fixed_large\" → \"fixed_small\""),
+        ("data.resolution=[8,16]", "`data.resolution` 8 → [8, 16]"),
+        ("data.channels=3", "`data.channels` 1 → 3"),
+        ("data.labels=true", "`data.labels` false → true"),
+        ("model.norm_eps=1e-5", "`model.norm_eps` 1e-6 → 1e-5"),
+    ] {
+        let words = ["run: a resumed run cannot change", change, "trained with the old value", "`train.init_from`"];
+        fails(place.resume("run", 8, &["--set", set]), 1, &words);
+    }
+    let both = ["--set", "diffusion.timesteps=100", "--set", "diffusion.prediction=sample"];
+    fails(place.resume("run", 8, &both), 1, &["`diffusion.timesteps`", "`diffusion.prediction`"]);
+    assert_eq!(before, (fs::read(place.path("run/config.toml")).unwrap(), files(&place.path("run"))));
+
+    // A configuration that was edited by hand is compared with the checkpoint itself.
+    let text = String::from_utf8(before.0).unwrap();
+    fs::write(place.path("run/config.toml"), text.replace("\"linear\"", "\"squaredcos_cap_v2\"")).unwrap();
+    let words = ["run", "diffusion.schedule linear from 0.0001 to 0.02 → squaredcos_cap_v2", "checkpoint"];
+    fails(place.resume("run", 8, &[]), 1, &words);
+}
+
+#[test]
+fn changed_choices_are_printed_and_recorded() {
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    let sets = ["train.learning_rate=1e-4", "train.batch_size=2", "diffusion.loss=min_snr", "train.ema_decay=0.9"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let said = contains("changed: train.learning_rate 0.001 → 0.0001\n")
+        .and(contains("changed: train.batch_size 4 → 2\n"))
+        .and(contains("changed: diffusion.loss \"l_simple\" → \"min_snr\"\n"))
+        .and(contains("changed: train.steps 4 → 8\n"))
+        .and(contains("warning").not());
+    place.resume("run", 8, &sets).assert().success().stderr(said);
+    let records = metrics(&place.path("run"));
+    let changed: Vec<&serde_json::Value> = records.iter().map(|record| &record["changed"]).collect();
+    assert!(changed[0].is_null() && changed[1].is_null() && changed[3].is_null(), "{changed:?}");
+    assert_eq!(changed[2]["train.learning_rate"], serde_json::json!(["0.001", "0.0001"]));
+    assert_eq!(changed[2].as_object().unwrap().len(), 5, "{changed:?}");
+    // Unchanged, nothing is said; and the record stays.
+    place.resume("run", 8, &[]).assert().success().stderr(contains("changed:").not());
+    assert_eq!(metrics(&place.path("run"))[2]["changed"]["train.batch_size"], serde_json::json!(["4", "2"]));
+}
+
+#[test]
+fn fewer_steps_than_done_are_refused() {
+    let place = Place::new();
+    place.trained("run", 6, &[]);
+    let before = fs::read(place.path("run/config.toml")).unwrap();
+    fails(place.resume("run", 4, &[]), 1, &["run", "`train.steps` is 4", "has done 6 steps", "6 or more"]);
+    assert_eq!(fs::read(place.path("run/config.toml")).unwrap(), before);
+}
+
+#[test]
+fn other_images_are_a_warning() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    let warning = "warning: the images are not those that the run was trained on: ";
+    // The same images from another place are the same.
+    fs::create_dir(place.path("copy")).unwrap();
+    for file in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
+        fs::copy(place.path(file), place.path("copy").join(file)).unwrap();
+    }
+    place
+        .resume("run", 3, &["--data", "copy/train-images-idx3-ubyte"])
+        .assert()
+        .success()
+        .stderr(contains(warning).not());
+    // One pixel of the first image.
+    let mut bytes = fs::read(place.path("copy/train-images-idx3-ubyte")).unwrap();
+    bytes[16] ^= 1;
+    fs::write(place.path("copy/train-images-idx3-ubyte"), bytes).unwrap();
+    let other = contains(format!("{warning}other pixels or labels\n"));
+    place.resume("run", 4, &[]).assert().success().stderr(other);
+    // Said once: the run has been trained on them by then.
+    place.resume("run", 5, &[]).assert().success().stderr(contains(warning).not());
+    write_pngs(&place.path("few"), 8, 8, image::ColorType::L8);
+    let fewer = contains(format!("{warning}6 images instead of 40, 0 classes instead of 3\n"));
+    place.resume("run", 6, &["--data", "few", "--quiet"]).assert().success().stderr(fewer);
+
+    // A checkpoint that predates the digest.
+    let root = place.path("run/checkpoints/000000006");
+    let state = root.join("training/state.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
+    value.as_object_mut().unwrap().remove("images").unwrap();
+    fs::write(&state, value.to_string()).unwrap();
+    fs::remove_file(root.join("checksums.json")).unwrap();
+    let same = ["--data", "train-images-idx3-ubyte"];
+    place.resume("run", 7, &same).assert().success().stderr(contains(warning).not());
 }

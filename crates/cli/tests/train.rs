@@ -334,3 +334,151 @@ fn a_run_is_scored_while_it_trains() {
     place.train("third", 2, &more).assert().failure().stderr(contains("real.npz"));
     assert!(!place.path("third").exists());
 }
+
+/// The learning rates that a run logs, one for each step.
+fn rates(place: &Place, run: &str, sets: &[&str]) -> Vec<f64> {
+    let sets = [&["train.log_every=1", "train.learning_rate=0.01", "train.samples=0"], sets].concat();
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    place.trained(run, 10, &sets);
+    metrics(&place.path(run)).iter().map(|record| record["learning_rate"].as_f64().unwrap()).collect()
+}
+
+/// Against the formulas of `diffusers.optimization` and EDM2's `learning_rate_schedule`, written out for 10 steps with a
+/// warm-up of 3; our warm-up reaches the full rate one step earlier than theirs, which starts at 0.
+#[test]
+fn learning_rates_follow_their_schedules() {
+    let place = Place::new();
+    let warmup = |s: usize| (s + 1).min(3) as f64 / 3.0;
+    let cosine = |s: usize| match s {
+        0..3 => 1.0,
+        _ => 0.5 * (1.0 + (std::f64::consts::PI * 0.5 * 2.0 * (s - 3) as f64 / 7.0).cos()),
+    };
+    let linear = |s: usize| if s < 3 { 1.0 } else { (10 - s) as f64 / 7.0 };
+    let inverse_sqrt = |s: usize| 1.0 / (s as f64 / 4.0).max(1.0).sqrt();
+    let cases: [(&str, &dyn Fn(usize) -> f64); 4] =
+        [("constant", &|_| 1.0), ("cosine", &cosine), ("linear", &linear), ("inverse_sqrt", &inverse_sqrt)];
+    for (name, factor) in cases {
+        let schedule = format!("train.lr_schedule={name}");
+        let sets = [schedule.as_str(), "train.warmup_steps=3", "train.lr_reference_steps=4"];
+        let found = rates(&place, name, &sets);
+        assert_eq!(found.len(), 10);
+        for (s, rate) in found.iter().enumerate() {
+            let expected = 0.01 * warmup(s) * factor(s);
+            assert!((rate - expected).abs() < 1e-15, "{name}, step {s}: {rate}, expected {expected}");
+        }
+    }
+    // Half the run at a time follows the schedule of the whole.
+    let sets = ["train.lr_schedule=cosine", "train.warmup_steps=3"];
+    let all = rates(&place, "again", &sets);
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    place.trained("longer", 10, &[&sets[..], &["--set", "train.learning_rate=0.01"]].concat());
+    place.resume("longer", 12, &["--set", "train.log_every=1"]).assert().success();
+    let last = metrics(&place.path("longer")).pop().unwrap()["learning_rate"].as_f64().unwrap();
+    let expected = 0.005 * (1.0 + (std::f64::consts::PI * 8.0 / 9.0).cos());
+    assert!((last - expected).abs() < 1e-15 && all[9] < 0.001, "{last} {expected}");
+    let error = ["`train.lr_schedule`", "\"exponential\"", "`inverse_sqrt`"];
+    fails(place.train("run", 2, &["--set", "train.lr_schedule=exponential"]), 2, &error);
+}
+
+/// The parameters after one step with decay, from those after one step without: θ·(1 − lr·λ) − u against θ − u.
+#[test]
+fn weight_decay_is_decoupled_and_of_all_parameters() {
+    let place = Place::new();
+    let sets = |decay: &str| format!("train.weight_decay={decay}");
+    // A learning rate this small leaves the initial parameters.
+    place.trained("start", 1, &["--set", "train.learning_rate=1e-30"]);
+    place.trained("plain", 1, &["--set", "train.learning_rate=0.01"]);
+    place.trained("zero", 1, &["--set", "train.learning_rate=0.01", "--set", &sets("0")]);
+    place.trained("decay", 1, &["--set", "train.learning_rate=0.01", "--set", &sets("20")]);
+    assert_eq!(place.weights("plain", 1), place.weights("zero", 1));
+    let read = |run: &str| {
+        let file = format!("{run}/checkpoints/000000001/training/weights.safetensors");
+        ddpm::weights::read_safetensors(place.path(file)).unwrap().0
+    };
+    let (start, plain, decay) = (read("start"), read("plain"), read("decay"));
+    let mut changed = 0;
+    for (name, tensor) in &decay {
+        for (i, found) in tensor.data.iter().enumerate() {
+            let expected = plain[name].data[i] - 0.2 * start[name].data[i];
+            assert!((found - expected).abs() < 1e-6, "{name}: {found} {expected}");
+            changed += usize::from(*found != plain[name].data[i]);
+        }
+    }
+    assert!(changed > 1000);
+    fails(place.train("run", 2, &["--set", "train.weight_decay=-1"]), 2, &["`train.weight_decay`", "0 or more"]);
+    fails(place.train("run", 2, &["--set", "train.weight_decay=1000"]), 2, &["`train.weight_decay`"]);
+}
+
+/// The first step's loss is that of untrained weights, which depends on neither norm; and L1 ≤ √L2.
+#[test]
+fn the_norm_of_the_loss_is_a_choice() {
+    let place = Place::new();
+    let loss = |norm: &str, delta: &str| {
+        let sets = [format!("diffusion.loss_norm={norm}"), format!("diffusion.huber_delta={delta}")];
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let run = format!("{norm}-{delta}");
+        place.trained(&run, 1, &sets);
+        metrics(&place.path(&run))[0]["loss"].as_f64().unwrap()
+    };
+    let (l2, l1) = (loss("l2", "1"), loss("l1", "1"));
+    assert!(l1 < l2.sqrt() && l1 > 0.5 * l2, "{l1} {l2}");
+    // A wide δ is a scaled square, a narrow one the absolute value.
+    assert!((loss("huber", "1000") * 2000.0 / l2 - 1.0).abs() < 1e-3);
+    assert!((loss("huber", "1e-6") / l1 - 1.0).abs() < 1e-3);
+    fails(place.train("run", 2, &["--set", "diffusion.loss_norm=l3"]), 2, &["`diffusion.loss_norm`", "`huber`"]);
+    let bound = ["--set", "diffusion.loss=vlb", "--set", "diffusion.loss_norm=l1"];
+    fails(place.train("run", 2, &bound), 2, &["`diffusion.loss_norm`", "vlb"]);
+    fails(place.train("run", 2, &["--set", "diffusion.huber_delta=0"]), 2, &["`diffusion.huber_delta`"]);
+}
+
+#[test]
+fn the_validation_subset_has_a_seed() {
+    let place = Place::new();
+    let validated = |run: &str, more: &[&str]| {
+        let sets = ["train.evaluate_every=1", "train.evaluate_images=8", "train.steps=1", "train.samples=0"];
+        let sets: Vec<&str> = TINY.iter().chain(&sets).chain(more).flat_map(|set| ["--set", set]).collect();
+        place.ddpm(&["train", "--preset", "fashion", "-q", "--out", run]).args(&sets).assert().success();
+        metrics(&place.path(run))[0]["held_out"].as_f64().unwrap()
+    };
+    let first = validated("first", &[]);
+    let chosen = validated("chosen", &["train.evaluate_seed=1"]);
+    assert_eq!(chosen, validated("again", &["train.evaluate_seed=1"]));
+    assert_ne!(chosen, first);
+    assert_ne!(chosen, validated("other", &["train.evaluate_seed=2"]));
+    assert_eq!(first, validated("default", &["train.evaluate_seed="]));
+}
+
+/// A configuration of an earlier version has none of the newer keys.
+#[test]
+fn an_older_configuration_still_reads() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    let path = place.path("run/config.toml");
+    let newer = ["lr_schedule", "lr_reference_steps", "weight_decay", "loss_norm", "huber_delta"];
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !newer.iter().any(|key| line.starts_with(key))).collect();
+    assert_eq!(lines.len() + newer.len(), text.lines().count());
+    fs::write(&path, lines.join("\n")).unwrap();
+    place.resume("run", 4, &[]).assert().success().stderr(contains("changed: train.steps 2 → 4"));
+    place.trained("whole", 4, &[]);
+    assert_eq!(place.weights("run", 4), place.weights("whole", 4));
+}
+
+#[test]
+fn a_preset_without_its_images_says_what_it_expects() {
+    let place = Place::new();
+    let words = ["preset `mnist`", "data/mnist", "not found", "IDX", "--data PATH"];
+    fails(place.ddpm(&["train", "--preset", "mnist", "-o", "run"]), 1, &words);
+    fails(place.ddpm(&["train", "--preset", "cifar10"]), 1, &["preset `cifar10`", "binary version", "--data"]);
+    fails(place.ddpm(&["train", "--preset", "mnist", "--data", "nowhere"]), 1, &["nowhere", "No such file"]);
+    assert_eq!(names(&place.path("")), [""; 0]);
+}
+
+#[test]
+fn more_threads_than_a_machine_can_use_are_refused() {
+    let place = Place::new();
+    let cores = std::thread::available_parallelism().unwrap();
+    let machine = format!("this machine has {cores} cores");
+    mistaken(place.train("run", 2, &["--threads", "100000"]), &["--threads", &machine, "at most"]);
+    mistaken(place.ddpm(&["sample", "run", "--threads", "100000"]), &["--threads", &machine]);
+}

@@ -175,7 +175,7 @@ pub fn bench(config: &TrainingConfig, options: BenchOptions, device: &Device) ->
     // The first steps also allocate memory for activations of every size.
     let train_step_s = median(warmup + 4, runs, &mut step);
     // Before the forward passes, which keep packed filters.
-    let peak_bytes = peak_bytes();
+    let peak_bytes = kernels::peak_memory();
     let limits = limits_apply.then(|| (product_gflops(), copy_gbs()));
     let train_step = limits.map(|limits| operations(runs, limits, &mut step));
     if let Some(error) = failure {
@@ -228,12 +228,4 @@ fn median(warmup: usize, runs: usize, mut run: impl FnMut()) -> f64 {
         .collect();
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
-}
-
-/// Returns the peak of the resident set, as Linux counts it.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(1024 * kilobytes)
 }

@@ -192,6 +192,7 @@ impl Bench {
             step: 5,
             gradient_scale: 1.0,
             ema_decay: 0.9999,
+            weight_decay: 0.0,
         };
         let (mut m, mut v, mut ema) = (ramp(len), vec![1.0; len], ramp(len));
         self.time("adam with ema", 36 * len, "GB/s", || {

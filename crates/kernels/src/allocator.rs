@@ -31,6 +31,8 @@ const CLASSES: usize = CLASSES_PER_DOUBLING * 18;
 pub struct CachingAllocator {
     lists: [List; CLASSES],
     cached: AtomicUsize,
+    /// Called with the size when the system has no memory left.
+    failed: fn(usize),
 }
 
 /// Limit on the cached bytes.
@@ -101,7 +103,22 @@ fn class_size(index: usize) -> usize {
 impl CachingAllocator {
     /// Returns an allocator with an empty cache.
     pub const fn new() -> Self {
-        Self { lists: [const { List::new() }; CLASSES], cached: AtomicUsize::new(0) }
+        Self { lists: [const { List::new() }; CLASSES], cached: AtomicUsize::new(0), failed: |_| {} }
+    }
+
+    /// Sets a function that is called with the number of bytes when an allocation fails. It may end the process, with a
+    /// better message than the abort that follows if it returns. It must not depend on memory being available.
+    pub const fn on_failure(mut self, failed: fn(usize)) -> Self {
+        self.failed = failed;
+        self
+    }
+
+    /// Reports a failed allocation of `size` bytes.
+    fn checked(&self, block: *mut u8, size: usize) -> *mut u8 {
+        if block.is_null() {
+            (self.failed)(size);
+        }
+        block
     }
 
     fn size_class(&self, layout: Layout) -> Option<(&List, usize)> {
@@ -158,19 +175,21 @@ impl Default for CachingAllocator {
 // with at least its size and alignment. A block is in at most one list, and only while it is free.
 unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.size_class(layout) {
+        let block = match self.size_class(layout) {
             Some((list, size)) => self.take(list, size, false).0,
             // SAFETY: the caller's contract.
             None => unsafe { System.alloc(layout) },
-        }
+        };
+        self.checked(block, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let Some((list, size)) = self.size_class(layout) else {
             // SAFETY: the caller's contract.
-            return unsafe { System.alloc_zeroed(layout) };
+            return self.checked(unsafe { System.alloc_zeroed(layout) }, layout.size());
         };
         let (block, fresh) = self.take(list, size, true);
+        self.checked(block, layout.size());
         if !fresh {
             // SAFETY: the block has at least `layout.size()` bytes, and nothing else refers to it.
             unsafe { block.write_bytes(0, layout.size()) };
@@ -199,7 +218,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
         };
         match (self.size_class(layout), self.size_class(new_layout)) {
             // SAFETY: the caller's contract; `System` owns the block before and after.
-            (None, None) => unsafe { System.realloc(block, layout, new_size) },
+            (None, None) => self.checked(unsafe { System.realloc(block, layout, new_size) }, new_size),
             // Both sizes are in the same class, so the block is large enough.
             (Some((_, size)), Some((_, new))) if size == new => block,
             _ => {
@@ -263,6 +282,22 @@ mod tests {
             let layout = Layout::from_size_align(10, 64).unwrap();
             assert_eq!(std::slice::from_raw_parts(shrunk, 10), [9; 10]);
             allocator.dealloc(shrunk, layout);
+        }
+    }
+
+    #[test]
+    fn a_failure_is_reported_with_its_size() {
+        static FAILED: AtomicUsize = AtomicUsize::new(0);
+        let allocator = CachingAllocator::new().on_failure(|size| FAILED.store(size, Ordering::Relaxed));
+        // More than any address space, below and above the largest size class.
+        for size in [1 << 62, (1 << 60) + 1] {
+            let layout = Layout::from_size_align(size, 64).unwrap();
+            // SAFETY: the size is not zero.
+            assert!(unsafe { allocator.alloc(layout) }.is_null());
+            assert_eq!(FAILED.swap(0, Ordering::Relaxed), size);
+            // SAFETY: as above.
+            assert!(unsafe { allocator.alloc_zeroed(layout) }.is_null());
+            assert_eq!(FAILED.swap(0, Ordering::Relaxed), size);
         }
     }
 

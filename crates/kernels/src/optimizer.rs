@@ -21,6 +21,8 @@ pub struct AdamStep {
     pub gradient_scale: f64,
     /// Decay of the moving average.
     pub ema_decay: f64,
+    /// λ of AdamW (Loshchilov & Hutter 2019): the parameter is first multiplied by 1 − learning rate · λ.
+    pub weight_decay: f64,
 }
 
 /// A parameter with its moments and its moving average. A step of Adam updates all of them.
@@ -36,8 +38,8 @@ pub struct AdamBuffers<'a> {
     pub average: &'a mut [f32],
 }
 
-/// Performs one step of `torch.optim.Adam` (without weight decay) on a parameter and its moments, then updates the
-/// average: average ← average + (1 − decay)·(parameter − average).
+/// Performs one step of `torch.optim.AdamW` on a parameter and its moments (of `torch.optim.Adam` if the weight decay is
+/// 0), then updates the average: average ← average + (1 − decay)·(parameter − average).
 ///
 /// # Panics
 /// If the lengths differ.
@@ -66,6 +68,8 @@ struct Coefficients {
     eps: f32,
     step_size: f32,
     ema_gain: f32,
+    /// 1 without weight decay, which changes no bit of a parameter.
+    shrink: f32,
 }
 
 impl Coefficients {
@@ -81,6 +85,7 @@ impl Coefficients {
             eps: step.epsilon as f32,
             step_size: (step.learning_rate / correction(beta1)) as f32,
             ema_gain: (1.0 - step.ema_decay) as f32,
+            shrink: (1.0 - step.learning_rate * step.weight_decay) as f32,
         }
     }
 }
@@ -109,7 +114,8 @@ fn adam_kernel<S: Simd>(
         let second = s.mul(s.load_up_to(v), s.splat(k.beta2));
         let second = s.fma(s.mul(g, g), s.splat(k.v_gain), second);
         let root = s.fma(s.sqrt(second), s.splat(k.root_correction), s.splat(k.eps));
-        let p = s.fnma(s.splat(k.step_size), s.div(first, root), s.load_up_to(param));
+        let p = s.mul(s.load_up_to(param), s.splat(k.shrink));
+        let p = s.fnma(s.splat(k.step_size), s.div(first, root), p);
         s.store_up_to(first, m);
         s.store_up_to(second, v);
         s.store_up_to(p, param);

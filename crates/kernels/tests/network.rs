@@ -274,16 +274,22 @@ fn silu_is_accurate_and_saturates() {
     assert_close(&dx, &expected, 1e-6, "silu_backward");
 }
 
-/// Compares ten steps with `torch.optim.Adam` written in f64, with clipping and a moving average.
+/// Compares ten steps with `torch.optim.AdamW` written in f64, with clipping and a moving average.
 #[test]
 fn adam_matches_the_formula() {
+    for weight_decay in [0.0, 0.3] {
+        compare_adam(weight_decay);
+    }
+}
+
+fn compare_adam(weight_decay: f64) {
     const LEN: usize = 1003;
     let (mut p, mut m, mut v, mut ema) = (numbers(LEN, 1), vec![0.0; LEN], vec![0.0; LEN], numbers(LEN, 1));
     let (mut wp, mut wm, mut wv, mut wema) = (wide(&p), vec![0.0f64; LEN], vec![0.0f64; LEN], wide(&p));
     let (learning_rate, beta1, beta2, epsilon, ema_decay, gradient_scale) = (2e-2, 0.9, 0.999, 1e-8, 0.99, 0.5);
     for t in 1..=10 {
         let grad = numbers(LEN, 10 + t);
-        let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: t, gradient_scale, ema_decay };
+        let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: t, gradient_scale, ema_decay, weight_decay };
         let buffers = AdamBuffers { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
         adam(&step, &grad, buffers);
         for i in 0..LEN {
@@ -291,6 +297,7 @@ fn adam_matches_the_formula() {
             wm[i] = beta1 * wm[i] + (1.0 - beta1) * g;
             wv[i] = beta2 * wv[i] + (1.0 - beta2) * g * g;
             let (m_hat, v_hat) = (wm[i] / (1.0 - beta1.powf(t as f64)), wv[i] / (1.0 - beta2.powf(t as f64)));
+            wp[i] *= 1.0 - learning_rate * weight_decay;
             wp[i] -= learning_rate * m_hat / (v_hat.sqrt() + epsilon);
             wema[i] = ema_decay * wema[i] + (1.0 - ema_decay) * wp[i];
         }
@@ -298,7 +305,8 @@ fn adam_matches_the_formula() {
     assert_close(&p, &wp, 2e-6, "parameters");
     assert_close(&ema, &wema, 2e-6, "moving average");
     let before = ema.clone();
-    let step = AdamStep { learning_rate, beta1, beta2, epsilon, step: 11, gradient_scale: 1.0, ema_decay: 1.0 };
+    let step =
+        AdamStep { learning_rate, beta1, beta2, epsilon, step: 11, gradient_scale: 1.0, ema_decay: 1.0, weight_decay };
     let grad = m.clone();
     let buffers = AdamBuffers { parameter: &mut p, moment1: &mut m, moment2: &mut v, average: &mut ema };
     adam(&step, &grad, buffers);

@@ -491,9 +491,12 @@ fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, Stri
 fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> Result<(), Error> {
     let sides = [n, height, width, channels, size_of::<f32>()];
     let bytes = sides.into_iter().try_fold(1, usize::checked_mul);
-    if bytes.is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok()) {
+    let limit = kernels::memory_limit();
+    let most = limit.as_ref().map_or(isize::MAX as u64, |limit| limit.bytes);
+    if bytes.is_some_and(|bytes| bytes as u64 <= most) {
         return Ok(());
     }
-    let message = format!("{n} images of {height}x{width}x{channels} at once do not fit into memory");
+    let of = limit.map_or(String::new(), |limit| format!(" ({}: {} MiB)", limit.source, limit.bytes >> 20));
+    let message = format!("{n} images of {height}x{width}x{channels} at once do not fit into memory{of}");
     Err(Error::Request(format!("{message}; lower the batch size (--batch-size) or the size (--size)")))
 }

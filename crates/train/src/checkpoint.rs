@@ -34,6 +34,8 @@ pub struct Checkpoint {
     pub optimizer: Optimizer,
     /// Everything else.
     pub state: TrainState,
+    /// The chain that the network was trained for.
+    pub scheduler: SchedulerConfig,
 }
 
 /// What a checkpoint is written from.
@@ -125,7 +127,8 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let moments = read("training/optimizer.safetensors")?;
     let averages = read("unet/diffusion_pytorch_model.safetensors")?;
     let optimizer = Optimizer::from_tensors(&network, moments, averages)?;
-    Ok(Checkpoint { network, optimizer, state })
+    let scheduler = model::pipeline::read_scheduler(&folder.join("scheduler/scheduler_config.json"))?;
+    Ok(Checkpoint { network, optimizer, state, scheduler })
 }
 
 /// Reads the newest intact checkpoint of a run that `accept` accepts, if there is one. `damaged` is called with each one

@@ -100,6 +100,7 @@ pub fn train_classifier(
             step: step as u64 + 1,
             gradient_scale: (GRAD_CLIP / (norm + 1e-6)).min(1.0),
             ema_decay: ((1.0 + n) / (10.0 + n)).min(0.99),
+            weight_decay: 0.0,
         };
         classifier = classifier.map_parameters(optimizer.update(gradients, step_of));
         if !progress(step + 1, loss) {

@@ -15,6 +15,7 @@
 //! # Ok::<(), ddpm_train::ConfigError>(())
 //! ```
 
+mod changes;
 mod error;
 mod from_images;
 mod keys;
@@ -30,6 +31,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+pub use changes::ConfigChange;
 pub use data::{Background, Fit, LabelFrom};
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
@@ -158,6 +160,25 @@ pub struct Diffusion {
     pub loss_weights: Option<Vec<f64>>,
     /// How the timesteps of a batch are drawn.
     pub timestep_sampler: TimestepSampler,
+    /// The penalty of the prediction's error, in every loss but the bound.
+    #[serde(default)]
+    pub loss_norm: LossNorm,
+    /// δ of the norm `huber`.
+    #[serde(default = "huber_delta")]
+    pub huber_delta: f64,
+}
+
+/// The penalty of an error e of the prediction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossNorm {
+    /// e².
+    #[default]
+    L2,
+    /// |e|.
+    L1,
+    /// PyTorch's `smooth_l1_loss` with `beta` = δ: e²/(2δ) where |e| < δ, else |e| − δ/2.
+    Huber,
 }
 
 /// The loss.
@@ -200,12 +221,22 @@ pub struct Train {
     pub gradient_accumulation: usize,
     /// Adam's learning rate after the warm-up.
     pub learning_rate: f64,
+    /// The learning rate after the warm-up.
+    #[serde(default)]
+    pub lr_schedule: LrSchedule,
+    /// The steps after which `inverse_sqrt` begins to lower the learning rate.
+    #[serde(default = "lr_reference_steps")]
+    pub lr_reference_steps: usize,
     /// Decay of Adam's first moment.
     pub beta1: f64,
     /// Decay of Adam's second moment.
     pub beta2: f64,
     /// Adam's ε.
     pub adam_eps: f64,
+    /// Weight decay of AdamW (Loshchilov & Hutter 2019), of all parameters: each step first multiplies them by
+    /// 1 − learning rate · `weight_decay`. 0 is Adam.
+    #[serde(default)]
+    pub weight_decay: f64,
     /// Steps over which the learning rate rises linearly from 0.
     pub warmup_steps: usize,
     /// The maximum norm of the gradient over all parameters; longer gradients are scaled down to it. 0 disables clipping.
@@ -225,9 +256,11 @@ pub struct Train {
     /// the key.
     #[serde(default)]
     pub evaluate_every: usize,
-    /// Number of held-out images of a validation: the first ones.
+    /// Number of held-out images of a validation.
     #[serde(default = "evaluate_images")]
     pub evaluate_images: usize,
+    /// Seed of a random choice of these images. Defaults to the first ones.
+    pub evaluate_seed: Option<u64>,
     /// The file of a feature network ([`evaluate::network::FeatureNetwork`]). With it, a validation also computes the
     /// Fréchet distance between samples and training images, which then selects the best checkpoint.
     pub evaluate_features: Option<PathBuf>,
@@ -252,6 +285,40 @@ pub struct Train {
     pub nonfinite_limit: usize,
     /// Images in a sample grid. 0 disables sample grids.
     pub samples: usize,
+    /// A model whose weights the run starts from: a run, a checkpoint or a diffusers folder. Defaults to random weights.
+    pub init_from: Option<PathBuf>,
+}
+
+/// The learning rate after the warm-up, as a factor of `train.learning_rate`. s is the number of steps done, w that of the
+/// warm-up, and S is `train.steps`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    /// 1.
+    #[default]
+    Constant,
+    /// (1 + cos(π·(s − w)/(S − w)))/2: diffusers' and transformers' `cosine`.
+    Cosine,
+    /// (S − s)/(S − w): diffusers' and transformers' `linear`.
+    Linear,
+    /// 1/√max(s/`train.lr_reference_steps`, 1) (Karras et al. 2024, EDM2).
+    InverseSqrt,
+}
+
+impl Train {
+    /// Returns the learning rate of the step after `done` steps.
+    pub fn scheduled_rate(&self, done: u64) -> f64 {
+        let (done, warmup, steps) = (done as f64, self.warmup_steps as f64, self.steps as f64);
+        let ramp = if warmup == 0.0 { 1.0 } else { ((done + 1.0) / warmup).min(1.0) };
+        let progress = ((done - warmup) / (steps - warmup).max(1.0)).clamp(0.0, 1.0);
+        let factor = match self.lr_schedule {
+            LrSchedule::Constant => 1.0,
+            LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            LrSchedule::Linear => 1.0 - progress,
+            LrSchedule::InverseSqrt => (done / self.lr_reference_steps as f64).max(1.0).sqrt().recip(),
+        };
+        self.learning_rate * ramp * factor
+    }
 }
 
 /// `[sample]`: the sampler of the run's sample grids.
@@ -283,6 +350,15 @@ fn no_guidance() -> f64 {
 
 fn evaluate_images() -> usize {
     64
+}
+
+fn huber_delta() -> f64 {
+    1.0
+}
+
+/// That of EDM2's smaller networks.
+fn lr_reference_steps() -> usize {
+    70_000
 }
 
 impl TrainingConfig {
@@ -381,11 +457,7 @@ impl TrainingConfig {
         for (section, values) in self.to_table()? {
             text += &format!("{}[{section}]\n", if text.is_empty() { "" } else { "\n" });
             for (name, value) in values.as_table().into_iter().flatten() {
-                text += &match value {
-                    // 1e-8 and not 0.00000001.
-                    Value::Float(number) if number.is_finite() => format!("{name} = {number:?}\n"),
-                    value => format!("{name} = {value}\n"),
-                };
+                text += &format!("{name} = {}\n", shown(value));
             }
         }
         Ok(text)
@@ -393,6 +465,15 @@ impl TrainingConfig {
 
     fn to_table(&self) -> Result<Table, ConfigError> {
         Table::try_from(self).map_err(|e| ConfigError::Write(e.to_string()))
+    }
+}
+
+/// Returns a value as TOML.
+fn shown(value: &Value) -> String {
+    match value {
+        // 1e-8 and not 0.00000001.
+        Value::Float(number) if number.is_finite() => format!("{number:?}"),
+        value => value.to_string(),
     }
 }
 

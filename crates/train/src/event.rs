@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use data::Reading;
 use serde::Serialize;
 
+use crate::config::ConfigChange;
 use crate::metrics::Metrics;
 use crate::records::LogRecord;
 use crate::trainer::StepReport;
@@ -28,6 +29,8 @@ pub enum Event {
         shape: [usize; 3],
         /// Parameters of the network.
         parameters: usize,
+        /// The memory that the run is expected to need in bytes, if the CPU trains.
+        memory: Option<f64>,
         /// The device, and on the CPU the number of threads.
         device: String,
         /// Steps done by an earlier run in the folder.
@@ -82,6 +85,13 @@ pub enum Event {
     RolledBack {
         /// The checkpoint's step.
         step: u64,
+    },
+    /// A resumed run has another value of a key.
+    Changed(ConfigChange),
+    /// Something that the user should know, and that is not wrong.
+    Notice {
+        /// What it is.
+        message: String,
     },
     /// Something is wrong, but does not end the run.
     Warning {

@@ -141,7 +141,8 @@ impl TrainingConfig {
             Loss::Hybrid => LossKind::Hybrid,
             Loss::LSimple | Loss::MinSnr | Loss::Weights => LossKind::SquaredError,
         };
-        Objective::new(process, self.diffusion.variance, kind, weights)
+        let objective = Objective::new(process, self.diffusion.variance, kind, weights)?;
+        Ok(objective.with_norm(self.diffusion.loss_norm, self.diffusion.huber_delta))
     }
 
     /// Returns the sampler.

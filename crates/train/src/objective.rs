@@ -7,11 +7,13 @@ use model::{Denoised, Images, Process};
 use rayon::prelude::*;
 
 use crate::Error;
+use crate::config::LossNorm;
 
 /// What is minimized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossKind {
-    /// The weighted squared error of the prediction (Ho et al. 2020, eq. 14, where all weights are 1).
+    /// The weighted squared error of the prediction (Ho et al. 2020, eq. 14, where all weights are 1), or another penalty
+    /// of it ([`Objective::with_norm`]).
     SquaredError,
     /// The bound: one term for each image, times T, in bits/dim (eq. 5).
     Bound,
@@ -26,6 +28,8 @@ pub struct Objective {
     variance: Variance,
     kind: LossKind,
     weights: Vec<f64>,
+    norm: LossNorm,
+    huber_delta: f64,
 }
 
 /// Noised images, and the numbers that they were made from.
@@ -72,7 +76,7 @@ impl NoisedBatch {
 pub struct LossTerms {
     /// The mean to differentiate, `[1]`.
     pub mean: Tensor<1>,
-    /// The loss of each image without weights: the squared error, or the bound's term in bits/dim.
+    /// The loss of each image without weights: the squared or other error, or the bound's term in bits/dim.
     pub each: Tensor<1>,
     /// The loss of each image with the weight of its timestep but without that of importance sampling, whose memory it
     /// enters.
@@ -94,7 +98,12 @@ impl Objective {
         for node in process.nodes(&(0..total).collect::<Vec<_>>()) {
             process.check_node(node)?;
         }
-        Ok(Self { process, variance, kind, weights })
+        Ok(Self { process, variance, kind, weights, norm: LossNorm::L2, huber_delta: 1.0 })
+    }
+
+    /// Replaces the squared error by another penalty; `huber_delta` is δ of [`LossNorm::Huber`].
+    pub fn with_norm(self, norm: LossNorm, huber_delta: f64) -> Self {
+        Self { norm, huber_delta, ..self }
     }
 
     /// Returns the process that is trained.
@@ -123,7 +132,7 @@ impl Objective {
         let weights = || column(noised.timesteps.iter().map(|&t| self.weights[t]).collect());
         let (each, weighted) = match self.kind {
             LossKind::SquaredError => {
-                let each = self.squared_error(&denoised, noised);
+                let each = self.error(&denoised, noised);
                 (each.clone(), each * weights())
             }
             LossKind::Bound => {
@@ -131,7 +140,7 @@ impl Objective {
                 (each.clone(), each.mul_scalar(self.process.schedule.len() as f64))
             }
             LossKind::Hybrid => {
-                let each = self.squared_error(&denoised, noised);
+                let each = self.error(&denoised, noised);
                 let detached = denoised.output().clone().detach();
                 let bound = image_mean(self.bound(&denoised.with_output(detached), noised));
                 let scale = loss::hybrid_vb_scale(self.process.schedule.len());
@@ -142,14 +151,23 @@ impl Objective {
         LossTerms { mean: (weighted.clone() * importance).mean(), each: each.inner(), weighted: weighted.inner() }
     }
 
-    /// The squared error of each image's prediction, in terms of the network's output.
-    fn squared_error(&self, denoised: &Denoised, noised: &NoisedBatch) -> Tensor<1> {
+    /// The penalty of each image's error, in terms of the network's output.
+    fn error(&self, denoised: &Denoised, noised: &NoisedBatch) -> Tensor<1> {
         let Process { schedule, prediction } = &self.process;
         let target = noised.mix(|t, x0, epsilon, out| prediction.target(schedule, t).mix(x0, epsilon, out));
         let output = denoised.output().clone();
         let target = Tensor::from_data(TensorData::new(target, output.dims()), &output.device());
         let error = output - target;
-        image_mean(error.clone() * error)
+        image_mean(match self.norm {
+            LossNorm::L2 => error.clone() * error,
+            LossNorm::L1 => error.abs(),
+            LossNorm::Huber => {
+                // With c = min(|e|, δ), both branches are c²/(2δ) + (|e| − c), without a mask.
+                let size = error.abs();
+                let capped = size.clone().clamp_max(self.huber_delta);
+                (capped.clone() * capped.clone()).mul_scalar(0.5 / self.huber_delta) + (size - capped)
+            }
+        })
     }
 
     /// The bound's term of every pixel in bits, `[N,H,W,C]`: KL(q(x_{t−1}|x_t,x_0) ‖ p(x_{t−1}|x_t)), and −log₂ p(x_0|x_1)
@@ -327,6 +345,40 @@ mod tests {
             assert_eq!(simple[i], hybrid[i]);
             assert_eq!(simple[i + 1], 0.0);
             assert_ne!(hybrid[i + 1], 0.0);
+        }
+    }
+
+    /// Each norm against its formula in f64, on both sides of δ, and its gradient against finite differences.
+    #[test]
+    fn norms_and_their_gradients_are_their_formulas() {
+        let device = Device::flex().autodiff();
+        let noised = noised(vec![3, 70]);
+        let penalty = |norm, delta: f64, e: f64| match norm {
+            LossNorm::L2 => e * e,
+            LossNorm::L1 => e.abs(),
+            LossNorm::Huber if e.abs() < delta => 0.5 * e * e / delta,
+            LossNorm::Huber => e.abs() - 0.5 * delta,
+        };
+        for (norm, delta) in [(LossNorm::L2, 1.0), (LossNorm::L1, 1.0), (LossNorm::Huber, 1.0), (LossNorm::Huber, 0.3)]
+        {
+            let objective =
+                objective(LossKind::SquaredError, Prediction::Epsilon, Variance::FixedSmall).with_norm(norm, delta);
+            let values: Vec<f32> = noised.epsilon.iter().enumerate().map(|(i, e)| e + 0.4 * (i as f32 - 3.6)).collect();
+            let output = Tensor::<4>::from_data(TensorData::new(values.clone(), [2, 2, 2, 1]), &device).require_grad();
+            let x_t = objective.q_sample(&noised).tensor(&device);
+            let loss = objective.loss(output.clone(), &x_t, &noised);
+            let errors: Vec<f64> = values.iter().zip(&noised.epsilon).map(|(v, e)| f64::from(v - e)).collect();
+            let each: Vec<f64> = loss.each.clone().into_data().iter::<f64>().collect();
+            for (each, errors) in each.iter().zip(errors.chunks(4)) {
+                let expected = errors.iter().map(|&e| penalty(norm, delta, e)).sum::<f64>() / 4.0;
+                assert!((each - expected).abs() < 1e-5, "{norm:?} {delta}: {each} {expected}");
+            }
+            let gradient = output.grad(&loss.mean.backward()).unwrap();
+            for (found, &e) in gradient.into_data().iter::<f64>().zip(&errors) {
+                let h = 1e-4;
+                let expected = (penalty(norm, delta, e + h) - penalty(norm, delta, e - h)) / (2.0 * h) / 8.0;
+                assert!((found - expected).abs() < 1e-4, "{norm:?} {delta} at {e}: {found} {expected}");
+            }
         }
     }
 

@@ -131,6 +131,7 @@ mod tests {
             step,
             gradient_scale: 0.5,
             ema_decay: 0.75,
+            weight_decay: 0.0,
         }
     }
 

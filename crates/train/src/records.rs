@@ -1,5 +1,6 @@
 //! The log of a run: records, and their file `metrics.jsonl` with one JSON object per line.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -37,6 +38,10 @@ pub struct LogRecord {
     /// The Fréchet distance between samples and training images, if it was computed after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frechet_distance: Option<f64>,
+    /// The keys of the configuration that were changed when the run was resumed after the previous record, each with its
+    /// old and its new value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub changed: BTreeMap<String, [String; 2]>,
 }
 
 /// Reads the records of a run up to a step. Later ones are left over from a crash; an incomplete line is ignored.

@@ -15,10 +15,12 @@ use crate::checkpoint;
 use crate::command::Commands;
 use crate::config::TrainingConfig;
 use crate::event::Event;
+use crate::init_from::Source;
+use crate::memory;
 use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
 use crate::records;
-use crate::restore::resume;
+use crate::restore::{changes, resume};
 use crate::session::Session;
 use crate::trainer::Trainer;
 
@@ -36,8 +38,13 @@ pub(crate) fn set_up<'o>(
     let set = Arc::new(config.open(Split::Train)?);
     let network = config.network(&set)?;
     check_sampler(config)?;
+    let (memory, tight) = memory::check(config, &network, &set, device)?;
     let validator = Validator::new(config, &set, device)?;
     let validation = validator.as_ref().and_then(Validator::reading);
+    let source = match &config.train.init_from {
+        Some(path) if checkpoint::steps_done(folder).is_none() => Some(Source::load(path, config, &network)?),
+        _ => None,
+    };
     // Everything above can fail and must not leave a folder behind.
     let write_error = |path: &Path| {
         let path = path.to_owned();
@@ -48,12 +55,15 @@ pub(crate) fn set_up<'o>(
         let folder = folder.display();
         Error::Run(format!("{folder}: another process is training there; choose another folder"))
     })?;
+    // A folder that is resumed exists already.
+    let changes = changes(config, folder)?;
     for folder in [folder.to_owned(), folder.join("samples"), folder.join("checkpoints")] {
         std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
         atomic::remove_leftovers(&folder, Duration::ZERO)?;
     }
 
-    let network = network.build(config.train.seed, &device.clone().autodiff())?;
+    let mut network = network.build(config.train.seed, &device.clone().autodiff())?;
+    let messages = source.map(|source| source.initialize(&mut network)).transpose()?.unwrap_or_default();
     let mut session = Session {
         trainer: Trainer::new(config, network)?,
         preprocessing: config.preprocessing(&set),
@@ -89,13 +99,22 @@ pub(crate) fn set_up<'o>(
     for warning in data_warnings(config, folder, &set) {
         context.warn(warning)?;
     }
+    if let Some(warning) = tight {
+        context.warn(warning)?;
+    }
+    for message in messages {
+        context.emit(message)?;
+    }
     resume(&mut context)?;
     check_classes(context.session)?;
+    for change in changes {
+        context.emit(Event::Changed(change))?;
+    }
     let text = config.to_toml()?;
     atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
     TrainingData::new(&config.dataset(), &set, folder).write()?;
     context.session.records = records::read(folder, context.session.step())?;
-    let started = started(context.session, validation);
+    let started = started(context.session, validation, memory.map(|memory| memory.total()));
     context.emit(started)?;
     Ok((session, observers))
 }
@@ -146,7 +165,7 @@ fn check_sampler(config: &TrainingConfig) -> Result<(), Error> {
     Ok(table.rows.iter().try_for_each(|row| objective.process().check_node(row.node))?)
 }
 
-fn started(session: &Session, validation: Option<Reading>) -> Event {
+fn started(session: &Session, validation: Option<Reading>, memory: Option<f64>) -> Event {
     let (set, network) = (&session.set, session.trainer.network());
     Event::Started {
         data: set.describe(),
@@ -155,6 +174,7 @@ fn started(session: &Session, validation: Option<Reading>) -> Event {
         images: set.len(),
         shape: set.shape(),
         parameters: network.parameter_count(),
+        memory,
         device: device_name(&network.device()),
         step: session.step(),
         steps: session.steps(),

@@ -3,6 +3,7 @@
 use diffusion::timestep_sampler::LossSecondMoment;
 use serde::{Deserialize, Serialize};
 
+use crate::images_digest::ImagesDigest;
 use crate::metrics::SelectionMetric;
 
 /// The state of training besides tensors. Randomness is a function of seed and step, so it has no state.
@@ -29,4 +30,7 @@ pub struct TrainState {
     /// The metric of `best`.
     #[serde(default)]
     pub best_by: SelectionMetric,
+    /// The images that the run was trained on last. None in checkpoints that predate the key.
+    #[serde(default)]
+    pub images: Option<ImagesDigest>,
 }

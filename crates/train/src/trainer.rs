@@ -14,6 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::communicator::{Communicator, SingleProcess};
 use crate::config::{TimestepSampler, TrainingConfig};
 use crate::data_loader::Batch;
+use crate::init_from::{network_differences, process_differences};
 use crate::objective::{NoisedBatch, Objective};
 use crate::optimizer::{Optimizer, global_norm};
 use crate::state::TrainState;
@@ -94,12 +95,16 @@ impl Trainer {
     /// Continues from a checkpoint.
     ///
     /// # Errors
-    /// If its network has another configuration.
+    /// If its network or process has another configuration; the error names the keys.
     pub fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), Error> {
-        if checkpoint.network.config() != self.network.config() {
-            return Err(Error::Checkpoint("its network is not the one that the configuration describes".into()));
+        let process = process_differences(&checkpoint.scheduler, &self.config.scheduler())?;
+        let network = network_differences(&checkpoint.network.config(), &self.network.config());
+        let differences: Vec<String> = network.iter().chain(&process).map(ToString::to_string).collect();
+        if !differences.is_empty() {
+            let differences = differences.join(", ");
+            return Err(Error::Checkpoint(format!("the configuration is not that of the checkpoint: {differences}")));
         }
-        let Checkpoint { network, optimizer, state } = checkpoint;
+        let Checkpoint { network, optimizer, state, scheduler: _ } = checkpoint;
         (self.network, self.optimizer, self.state) = (network, optimizer, state);
         self.adapt_importance()
     }
@@ -151,11 +156,9 @@ impl Trainer {
         Random::new(self.config.train.seed ^ (u64::from(self.state.rollbacks) << 48))
     }
 
-    /// Returns the learning rate of the next step: warmed up linearly, halved by each roll-back.
+    /// Returns the learning rate of the next step: that of the schedule, halved by each roll-back.
     pub fn learning_rate(&self) -> f64 {
-        let warmup = self.config.train.warmup_steps as u64;
-        let ramp = if warmup == 0 { 1.0 } else { ((self.state.step + 1) as f64 / warmup as f64).min(1.0) };
-        self.config.train.learning_rate * ramp * 0.5f64.powi(self.state.rollbacks as i32)
+        self.config.train.scheduled_rate(self.state.step) * 0.5f64.powi(self.state.rollbacks as i32)
     }
 
     /// The decay of the averages at the next step. With warm-up the first ones are short, so that short runs do not
@@ -233,6 +236,7 @@ impl Trainer {
                 step: self.state.updates + 1,
                 gradient_scale: clipped / passes as f64,
                 ema_decay: self.ema_decay(),
+                weight_decay: self.config.train.weight_decay,
             };
             self.network.map_parameters(self.optimizer.update(gradients, step));
             self.state.updates += 1;

@@ -16,6 +16,7 @@
 //! # Ok::<(), ddpm_unet::Error>(())
 //! ```
 
+mod activations;
 mod blocks;
 mod checkpointing;
 mod config;
@@ -27,6 +28,7 @@ mod parameters;
 mod sample_size;
 mod time_embedding;
 
+pub use activations::Activations;
 pub use blocks::Dropout;
 pub use checkpointing::UnetInputs;
 pub use config::{

@@ -151,12 +151,13 @@ proptest! {
     }
 
     #[test]
-    fn adam(len in 1usize..3000, step in 1u64..1000) {
+    fn adam(len in 1usize..3000, step in 1u64..1000, weight_decay in 0.0f64..1.0) {
         let inner = |_: ()| Tensor::<1>::random([len], Distribution::Normal(0.0, 1.0), &Device::flex());
         let (parameter, gradient, moment1, average) = (inner(()), inner(()), inner(()), inner(()));
         let moment2 = inner(()).abs();
         let step = ops::AdamStep {
             learning_rate: 2e-4, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, step, gradient_scale: 0.3, ema_decay: 0.99,
+            weight_decay,
         };
         let state = AdamState { parameter, moment1, moment2, average };
         let fused = ops::adam(state.clone(), gradient.clone(), step);

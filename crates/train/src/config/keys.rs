@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::{ConfigError, Data, Diffusion, Model, Sample, Train, TrainingConfig};
 
 /// The sections, each with its keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 5] {
+pub(super) fn sections() -> [(&'static str, &'static [&'static str]); 5] {
     [
         ("data", fields::<Data>()),
         ("model", fields::<Model>()),
@@ -38,7 +38,9 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("diffusion.prediction", &["prediction_type", "model_mean_type", "predict_xstart", "objective"]),
     ("diffusion.variance", &["variance_type", "model_var_type", "learn_sigma", "sigma_small"]),
     ("diffusion.loss", &["loss_type", "use_kl"]),
+    ("diffusion.huber_delta", &["huber_c"]),
     ("diffusion.timestep_sampler", &["schedule_sampler"]),
+    ("train.init_from", &["pretrained_model_name_or_path", "init_checkpoint", "resume_checkpoint"]),
     ("train.steps", &["max_train_steps", "train_num_steps", "n_iter", "epochs", "num_epochs"]),
     ("train.batch_size", &["total_bs", "train_batch_size", "microbatch"]),
     ("train.gradient_accumulation", &["gradient_accumulation_steps", "gradient_accumulate_every"]),
@@ -46,6 +48,9 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("train.beta1", &["adam_beta1"]),
     ("train.beta2", &["adam_beta2"]),
     ("train.adam_eps", &["adam_epsilon"]),
+    ("train.lr_schedule", &["lr_scheduler", "lr_scheduler_type"]),
+    ("train.lr_reference_steps", &["ref_batches", "t_ref"]),
+    ("train.weight_decay", &["adam_weight_decay", "wd"]),
     ("train.warmup_steps", &["warmup", "lr_warmup_steps"]),
     ("train.grad_clip", &["max_grad_norm"]),
     ("train.ema_decay", &["ema_rate", "ema_max_decay"]),

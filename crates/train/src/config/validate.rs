@@ -160,6 +160,10 @@ fn diffusion(diffusion: &Diffusion) -> Checked {
         _ => (),
     }
     positive("diffusion.min_snr_gamma", diffusion.min_snr_gamma)?;
+    positive("diffusion.huber_delta", diffusion.huber_delta)?;
+    check(diffusion.loss != Loss::Vlb || diffusion.loss_norm == LossNorm::L2, "diffusion.loss_norm", || {
+        "the loss `vlb` is a bound, not a norm of an error: leave the key at \"l2\"".to_owned()
+    })?;
     match (&diffusion.loss_weights, diffusion.loss == Loss::Weights) {
         (None, false) => Ok(()),
         (None, true) => fail("diffusion.loss_weights", format!("the loss `weights` needs a list of {t} numbers")),
@@ -182,6 +186,10 @@ fn train(config: &TrainingConfig) -> Checked {
     between("train.batch_size", train.batch_size, SIZE)?;
     between("train.gradient_accumulation", train.gradient_accumulation, SIZE)?;
     positive("train.learning_rate", train.learning_rate)?;
+    between("train.lr_reference_steps", train.lr_reference_steps, COUNT)?;
+    check(train.weight_decay >= 0.0 && train.learning_rate * train.weight_decay < 1.0, "train.weight_decay", || {
+        format!("got {}, expected 0 or more, and less than 1/`train.learning_rate`", train.weight_decay)
+    })?;
     share("train.beta1", train.beta1)?;
     share("train.beta2", train.beta2)?;
     positive("train.adam_eps", train.adam_eps)?;
@@ -203,6 +211,9 @@ fn train(config: &TrainingConfig) -> Checked {
     between("train.sample_every", train.sample_every, 0..=*COUNT.end())?;
     between("train.evaluate_every", train.evaluate_every, 0..=*COUNT.end())?;
     between("train.evaluate_images", train.evaluate_images, SIZE)?;
+    check(train.evaluate_seed.is_none_or(|seed| i64::try_from(seed).is_ok()), "train.evaluate_seed", || {
+        format!("expected at most {}", i64::MAX)
+    })?;
     between("train.evaluate_samples", train.evaluate_samples, 2..=*COUNT.end())?;
     check(train.evaluate_reference.is_none() || train.evaluate_features.is_some(), "train.evaluate_reference", || {
         "these statistics are of features: set `train.evaluate_features` to their network".to_owned()

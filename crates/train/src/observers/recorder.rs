@@ -1,6 +1,9 @@
 //! Averages steps into records of the log.
 
+use std::collections::BTreeMap;
+
 use crate::Error;
+use crate::config::ConfigChange;
 use crate::event::Event;
 use crate::metrics::Metrics;
 use crate::observer::{Context, Observer};
@@ -12,6 +15,7 @@ use crate::trainer::StepReport;
 pub(crate) struct Recorder {
     window: Window,
     metrics: Option<Metrics>,
+    changed: BTreeMap<String, [String; 2]>,
 }
 
 /// Sums over the steps since the last record.
@@ -28,6 +32,9 @@ struct Window {
 impl Observer for Recorder {
     fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
         match event {
+            Event::Changed(ConfigChange { key, old, new }) => {
+                self.changed.insert(key.clone(), [old.clone(), new.clone()]);
+            }
             Event::Validated { metrics, .. } => self.metrics = Some(metrics.clone()),
             Event::Step { report, seconds } => {
                 let config = context.config();
@@ -43,12 +50,13 @@ impl Observer for Recorder {
                         skipped: state.skipped,
                         held_out: metrics.bits_per_dim,
                         frechet_distance: metrics.frechet.map(|frechet| frechet.value),
+                        changed: std::mem::take(&mut self.changed),
                         ..std::mem::take(&mut self.window).record(report)
                     };
                     context.emit(Event::Logged(record))?;
                 }
             }
-            Event::RolledBack { .. } => *self = Self::default(),
+            Event::RolledBack { .. } => (self.window, self.metrics) = Default::default(),
             _ => {}
         }
         Ok(())
@@ -87,6 +95,7 @@ impl Window {
             skipped: 0,
             held_out: None,
             frechet_distance: None,
+            changed: BTreeMap::new(),
         }
     }
 }

@@ -8,6 +8,7 @@ use evaluate::network::FeatureNetwork;
 use evaluate::quality::{Comparison, FrechetReference, POOLED, StatisticsOrigin};
 use evaluate::{Evaluation, ImageSource, even_timesteps};
 use model::{Images, Pipeline};
+use random::Random;
 
 use crate::Error;
 use crate::config::TrainingConfig;
@@ -120,7 +121,7 @@ fn progress(context: &mut Context, part: &str, done: usize, total: usize) -> boo
     context.progress(Event::Validating { part: part.to_owned(), done, total })
 }
 
-/// Reads the first `train.evaluate_images` held-out images.
+/// Reads `train.evaluate_images` held-out images: the first ones, or a random choice of `train.evaluate_seed`.
 fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<(Images, Reading), Error> {
     let mut set = config.open(Split::Test)?;
     if config.data.labels {
@@ -128,7 +129,11 @@ fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<(Images, Rea
         set = set.with_class_names(training.class_names())?;
     }
     let n = config.train.evaluate_images.min(set.len());
-    let images = Images::read(&set, &(0..n).collect::<Vec<_>>())?;
+    let chosen = |i: usize| match config.train.evaluate_seed {
+        None => i,
+        Some(seed) => Random::new(seed).shuffled(0, set.len() as u64, i as u64) as usize,
+    };
+    let images = Images::read(&set, &(0..n).map(chosen).collect::<Vec<_>>())?;
     let images = if config.data.labels { images } else { images.with_labels(None) };
     Ok((images, Reading::new(&set, &config.read_options(Split::Test)).first(n)))
 }

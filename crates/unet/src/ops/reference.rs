@@ -93,14 +93,15 @@ pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
 /// See [`super::adam`].
 pub fn adam(state: AdamState, gradient: Tensor<1>, step: AdamStep) -> AdamState {
     let AdamState { parameter, moment1, moment2, average } = state;
-    let AdamStep { learning_rate, beta1, beta2, epsilon, step, gradient_scale, ema_decay } = step;
+    let AdamStep { learning_rate, beta1, beta2, epsilon, step, gradient_scale, ema_decay, weight_decay } = step;
     let gradient = gradient.mul_scalar(gradient_scale);
     let moment1 = moment1.mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
     let moment2 = moment2.mul_scalar(beta2) + gradient.clone().mul(gradient).mul_scalar(1.0 - beta2);
     let correct1 = 1.0 - beta1.powf(step as f64);
     let correct2 = 1.0 - beta2.powf(step as f64);
     let direction = moment1.clone() / (moment2.clone().sqrt().div_scalar(correct2.sqrt()).add_scalar(epsilon));
-    let parameter = parameter - direction.mul_scalar(learning_rate / correct1);
+    let parameter =
+        parameter.mul_scalar(1.0 - learning_rate * weight_decay) - direction.mul_scalar(learning_rate / correct1);
     let average = average.mul_scalar(ema_decay) + parameter.clone().mul_scalar(1.0 - ema_decay);
     AdamState { parameter, moment1, moment2, average }
 }

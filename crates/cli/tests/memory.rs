@@ -1,0 +1,110 @@
+//! The memory of a run: estimated before it begins, refused where it cannot fit, and an error where it fails all the same.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use assert_cmd::Command;
+use common::*;
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+
+/// `ddpm train` on the built-in images without sample grids.
+fn train(place: &Place, out: &str, sets: &[&str]) -> Command {
+    let sets = [&["train.steps=2", "train.samples=0", "train.warmup_steps=0", "data.path="], sets].concat();
+    let mut command = place.ddpm(&["train", "--preset", "fashion", "-q", "--out", out]);
+    command.args(sets.iter().flat_map(|set| ["--set", set]));
+    command
+}
+
+/// Prints both, and compares them.
+#[test]
+fn the_estimate_is_near_the_measured_peak() {
+    let place = Place::new();
+    let cases: [(&str, &[&str]); 5] = [
+        ("small", &["train.batch_size=16"]),
+        ("batch", &["train.batch_size=64"]),
+        ("recomputed", &["train.batch_size=64", "train.gradient_checkpointing=true"]),
+        ("wide", &["model.block_out_channels=[64,128,128]", "train.batch_size=16", "model.dropout=0.1"]),
+        ("grid", &["train.batch_size=2", "train.samples=256", "sample.batch_size=256", "sample.steps=1"]),
+    ];
+    for (name, sets) in cases {
+        let result = json(train(&place, name, sets));
+        let [estimated, peak] = ["estimated_bytes", "peak_bytes"].map(|key| result["memory"][key].as_f64().unwrap());
+        println!("{name}: estimated {:.3} GB, measured {:.3} GB", estimated / 1e9, peak / 1e9);
+        assert!((estimated / peak - 1.0).abs() < 0.25, "{name}: estimated {estimated}, measured {peak}");
+    }
+}
+
+/// The program in a shell with a limit on its address space in KiB.
+fn limited(place: &Place, kilobytes: usize, arguments: &[&str]) -> Command {
+    let mut command = Command::new("bash");
+    command.current_dir(place.path("")).timeout(std::time::Duration::from_secs(120));
+    let program = env!("CARGO_BIN_EXE_ddpm");
+    command.args(["-c", &format!("ulimit -v {kilobytes}; exec \"$@\""), "-", program]).args(arguments);
+    command
+}
+
+#[test]
+fn what_cannot_fit_is_refused_before_the_first_step() {
+    let place = Place::new();
+    let huge = ["train", "--threads", "2", "--out", "run", "--set", "train.batch_size=4096"];
+    let words = [
+        "needs about",
+        "for activations",
+        "the limit of `ulimit -v`",
+        "`train.batch_size`",
+        "`train.gradient_accumulation`",
+        "`train.gradient_checkpointing`",
+    ];
+    fails(limited(&place, 4_000_000, &huge), 1, &words);
+    assert!(!place.path("run").exists(), "a folder is left behind");
+    // A dry run says so too, after the configuration, and does not try.
+    let output = limited(&place, 4_000_000, &[&huge[..], &["--dry-run"]].concat()).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("batch_size = 4096"));
+    assert!(error.contains("estimated from a step of one image") && error.contains("error: the run needs"), "{error}");
+    // What fits is not refused.
+    let small = ["train", "--threads", "2", "--out", "run", "--set", "train.batch_size=4", "--set", "train.steps=1"];
+    limited(&place, 4_000_000, &[&small[..], &["--set", "train.samples=0"]].concat()).assert().success();
+}
+
+#[test]
+fn a_dry_run_prints_parameters_memory_and_time() {
+    let place = Place::new();
+    let said = contains("network: 14,505 parameters")
+        .and(contains("memory:  about 0.0"))
+        .and(contains("for activations"))
+        .and(contains("s a step, measured"))
+        .and(contains("for 8 steps"));
+    place.train("run", 8, &["--dry-run"]).assert().success().stderr(said);
+    let plan = json(place.train("run", 8, &["--dry-run", "--quiet"]));
+    assert_eq!(plan["train"]["steps"], 8, "the configuration is beside it");
+    let plan = &plan["estimate"];
+    assert_eq!((&plan["parameters"], &plan["measured"]), (&14_505.into(), &true.into()));
+    assert!(plan["step_seconds"].as_f64().unwrap() > 0.0 && plan["memory"]["activations"].as_f64().unwrap() > 1e3);
+    assert!(plan["memory_limit"].as_u64().unwrap() > 1 << 28);
+    // Without its images, a preset is planned with others.
+    place
+        .ddpm(&["train", "--preset", "mnist", "--set", "train.batch_size=2", "--dry-run"])
+        .assert()
+        .success()
+        .stderr(contains("data/mnist").and(contains("measured")));
+    assert_eq!(names(&place.path("")), ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]);
+}
+
+/// Where no estimate stands before it, an allocation that fails is an error of one line and not an abort.
+#[test]
+fn a_failed_allocation_is_an_error() {
+    let place = Place::new();
+    let bench = ["bench", "--preset", "fashion", "--batch-size", "2048", "--threads", "2"];
+    fails(limited(&place, 1_000_000, &bench), 1, &["out of memory", "MiB", "batch size"]);
+    let output = limited(&place, 1_000_000, &[&bench[..], &["--json"]].concat()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(object["error"].as_str().unwrap().starts_with("out of memory"), "{object}");
+    // Sampling compares the batch with the limit.
+    place.trained("run", 2, &[]);
+    let sample = ["sample", "run", "-n", "100000000", "--batch-size", "100000000", "--threads", "2"];
+    fails(limited(&place, 1_000_000, &sample), 1, &["100000000 images of 8x8x1", "`ulimit -v`", "--batch-size"]);
+}

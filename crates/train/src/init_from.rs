@@ -1,0 +1,257 @@
+//! Starts a run from the weights of a model (`train.init_from`): what must fit, and what is taken from the model.
+
+use std::path::{Path, PathBuf};
+
+use diffusion::{SchedulerConfig, Variance};
+use model::backbone::{LabelKind, Signature};
+use model::{Network, NetworkConfig, Preprocessing};
+use serde_json::Value;
+use unet::{DownBlockType, UnetConfig};
+use weights::{Tensors, digest, names, pipeline};
+
+use crate::Error;
+use crate::config::{ConfigChange, Loss, TrainingConfig};
+use crate::event::Event;
+
+/// The start of the names of the class embedding's parameters.
+const CLASS_EMBEDDING: &str = "class_embedding.";
+/// Keys of a network's `config.json` that do not change what its weights mean.
+const FREE_KEYS: [&str; 3] = ["sample_size", "dropout", "num_class_embeds"];
+/// The probability with which labels are dropped for a model that has a null label.
+const LABEL_DROPOUT: f64 = 0.1;
+
+/// The weights that a run starts from.
+pub(crate) struct Source {
+    path: PathBuf,
+    tensors: Tensors,
+    messages: Vec<Event>,
+}
+
+/// The configuration files of a model.
+struct SourceConfig {
+    files: pipeline::ModelFiles,
+    network: String,
+    scheduler: SchedulerConfig,
+}
+
+fn fail(path: &Path, message: impl std::fmt::Display) -> Error {
+    Error::Run(format!("`train.init_from`: {}: {message}", path.display()))
+}
+
+impl SourceConfig {
+    fn read(path: &Path) -> Result<Self, Error> {
+        let files = pipeline::locate(path)?;
+        let read = |source| Error::Read { path: files.unet_config.clone(), source };
+        let text = std::fs::read_to_string(&files.unet_config).map_err(read)?;
+        let network = NetworkConfig::from_json(&text).map_err(|error| fail(&files.unet_config, error))?.to_json();
+        let scheduler = match &files.scheduler_config {
+            Some(path) => model::pipeline::read_scheduler(path)?,
+            None => SchedulerConfig::default(),
+        };
+        Ok(Self { files, network, scheduler })
+    }
+}
+
+impl Source {
+    /// Reads the weights of the model at `path` for a configuration and its network.
+    ///
+    /// # Errors
+    /// If the model cannot be read, or its network is another one; the error names the keys.
+    pub fn load(path: &Path, config: &TrainingConfig, network: &NetworkConfig) -> Result<Self, Error> {
+        let SourceConfig { files, network: theirs, scheduler } = SourceConfig::read(path)?;
+        let differences = network_differences(&theirs, &network.to_json());
+        let differences: Vec<&ConfigChange> =
+            differences.iter().filter(|change| !FREE_KEYS.iter().any(|key| change.key.ends_with(key))).collect();
+        if !differences.is_empty() {
+            let list: Vec<String> = differences
+                .iter()
+                .map(|ConfigChange { key, old, new }| format!("`{key}` is {old} there and {new} in the configuration"))
+                .collect();
+            return Err(fail(
+                path,
+                format!(
+                    "its network is another one: {}; set these keys to its values, or leave them out with \
+                         --preset and --config to take its network",
+                    list.join(", ")
+                ),
+            ));
+        }
+        if digest::is_sealed(&files.root) {
+            digest::verify(&files.root)?;
+        }
+        let tensors = weights::read_tensors(&files.unet_weights)?;
+        let tensors = names::modernize(&files.unet_weights, tensors)?;
+        let mut messages = Vec::new();
+        for ConfigChange { key, old, new } in process_differences(&scheduler, &config.scheduler())? {
+            messages.push(Event::warning(format!(
+                "{}: was trained with `{key}` = {old}, and this run has {new}; its weights are only a start, which the \
+                 first steps must adapt",
+                path.display()
+            )));
+        }
+        Ok(Self { path: path.to_owned(), tensors, messages })
+    }
+
+    /// Copies the weights into a network. Returns what the user should know.
+    ///
+    /// # Errors
+    /// Names the tensor that does not fit.
+    pub fn initialize(mut self, network: &mut Network) -> Result<Vec<Event>, Error> {
+        let path = self.path.display();
+        let own = network.tensors()?;
+        let kept = |tensors: &Tensors| -> Vec<String> {
+            tensors.keys().filter(|name| name.starts_with(CLASS_EMBEDDING)).cloned().collect()
+        };
+        let rows = |tensors: &Tensors| tensors.get("class_embedding.weight").map(|tensor| tensor.shape.clone());
+        let mut notice = format!("network: starts from the weights of {path}");
+        if rows(&own) != rows(&self.tensors) || kept(&own) != kept(&self.tensors) {
+            let count = |tensors: &Tensors| rows(tensors).map_or(0, |shape| shape[0]);
+            if kept(&own).is_empty() {
+                return Err(fail(
+                    &self.path,
+                    "its network has class embeddings, and that of the configuration has none; set `data.labels` = true",
+                ));
+            }
+            notice += &format!(
+                "; its class embedding has {} rows and the images need {}, so the class embedding starts anew",
+                count(&self.tensors),
+                count(&own)
+            );
+            self.tensors.retain(|name, _| !name.starts_with(CLASS_EMBEDDING));
+            let anew = own.into_iter().filter(|(name, _)| name.starts_with(CLASS_EMBEDDING));
+            self.tensors.extend(anew);
+        }
+        network.set_tensors(self.tensors).map_err(|error| fail(&self.path, error))?;
+        self.messages.insert(0, Event::Notice { message: notice });
+        Ok(self.messages)
+    }
+}
+
+/// Returns the keys in which the `config.json` of two networks differ, by their names in a configuration.
+pub(crate) fn network_differences(old: &str, new: &str) -> Vec<ConfigChange> {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let (old, new) = (parse(old), parse(new));
+    let keys = old.as_object().into_iter().chain(new.as_object()).flat_map(|keys| keys.keys());
+    let mut keys: Vec<&String> =
+        keys.filter(|key| !key.starts_with('_') && old[key.as_str()] != new[key.as_str()]).collect();
+    keys.sort();
+    keys.dedup();
+    let changes = keys.into_iter().map(|key| {
+        let key = key.as_str();
+        let name = match key {
+            "in_channels" => "data.channels",
+            "out_channels" => "diffusion.variance (channels of the output)",
+            "down_block_types" | "up_block_types" => "model.attention_resolutions",
+            "sample_size" => "data.resolution",
+            _ => "",
+        };
+        let name = if name.is_empty() { format!("model.{key}") } else { name.to_owned() };
+        ConfigChange { key: name, old: old[key].to_string(), new: new[key].to_string() }
+    });
+    changes.collect()
+}
+
+/// Returns the keys in which the processes of two schedulers differ.
+///
+/// # Errors
+/// If the betas of one are invalid.
+pub(crate) fn process_differences(old: &SchedulerConfig, new: &SchedulerConfig) -> Result<Vec<ConfigChange>, Error> {
+    let mut changes = Vec::new();
+    let mut compare = |key: &str, old: String, new: String| {
+        if old != new {
+            changes.push(ConfigChange { key: key.to_owned(), old, new });
+        }
+    };
+    let learned = |config: &SchedulerConfig| match config.variance_type {
+        variance @ (Variance::Learned | Variance::LearnedRange) => variance.to_string(),
+        _ => "fixed".to_owned(),
+    };
+    let timesteps = |config: &SchedulerConfig| config.num_train_timesteps.to_string();
+    compare("diffusion.timesteps", timesteps(old), timesteps(new));
+    compare("diffusion.prediction", old.prediction_type.to_string(), new.prediction_type.to_string());
+    compare("diffusion.variance", learned(old), learned(new));
+    let (old_schedule, new_schedule) = (old.noise_schedule()?, new.noise_schedule()?);
+    let same = (0..old_schedule.len().min(new_schedule.len())).all(|t| {
+        let (a, b) = (old_schedule.level(t), new_schedule.level(t));
+        (a.alpha - b.alpha).abs() < 1e-6 && (a.sigma - b.sigma).abs() < 1e-6
+    });
+    if !same && old_schedule.len() == new_schedule.len() {
+        let shown = |config: &SchedulerConfig| match &config.trained_betas {
+            Some(_) => "a list of betas".to_owned(),
+            None => {
+                let zero = if config.rescale_betas_zero_snr { " with zero terminal SNR" } else { "" };
+                format!("{} from {} to {}{zero}", config.beta_schedule, config.beta_start, config.beta_end)
+            }
+        };
+        changes.push(ConfigChange { key: "diffusion.schedule".to_owned(), old: shown(old), new: shown(new) });
+    }
+    Ok(changes)
+}
+
+impl TrainingConfig {
+    /// Takes network, noise schedule, prediction, size and channels from the model at `path`, and sets `train.init_from`
+    /// to it. The model can be a run, a checkpoint or a diffusers folder.
+    ///
+    /// # Errors
+    /// If its configuration cannot be read, or `[model]` cannot describe its network.
+    pub fn take_from(&mut self, path: &Path) -> Result<(), Error> {
+        let SourceConfig { files, network, scheduler } = SourceConfig::read(path)?;
+        let network = UnetConfig::from_json(&network).map_err(|error| fail(path, error))?;
+        let labels = if network.class_embed_type.is_none() && network.num_class_embeds.is_some() {
+            LabelKind::Classes(network.num_class_embeds.unwrap_or(0))
+        } else {
+            LabelKind::None
+        };
+        let signature = Signature {
+            size: network.sample_size.map(|size| [size.height, size.width]),
+            in_channels: network.in_channels,
+            out_channels: network.out_channels,
+            labels,
+            timesteps: None,
+        };
+        let preprocessing = Preprocessing::read(&files.root, &signature)?;
+
+        self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
+        self.data.channels = network.in_channels;
+        self.data.fit = preprocessing.fit;
+        self.data.labels = labels != LabelKind::None;
+        let height = self.data.resolution.height;
+        let attends = |(level, kind): (usize, &DownBlockType)| {
+            (*kind == DownBlockType::AttnDownBlock2D).then_some(height >> level)
+        };
+        let model = &mut self.model;
+        model.attention_resolutions = network.down_block_types.iter().enumerate().filter_map(attends).collect();
+        model.block_out_channels = network.block_out_channels;
+        model.layers_per_block = network.layers_per_block;
+        model.attention_head_dim = network.attention_head_dim;
+        model.norm_num_groups = network.norm_num_groups;
+        model.norm_eps = network.norm_eps;
+        model.downsample_padding = network.downsample_padding;
+        model.flip_sin_to_cos = network.flip_sin_to_cos;
+        model.freq_shift = network.freq_shift;
+        model.time_embedding_type = network.time_embedding_type;
+        model.resnet_time_scale_shift = network.resnet_time_scale_shift;
+        // The images decide how many classes there are.
+        model.num_class_embeds = None;
+
+        let diffusion = &mut self.diffusion;
+        diffusion.timesteps = scheduler.num_train_timesteps;
+        diffusion.schedule = scheduler.beta_schedule;
+        diffusion.beta_start = scheduler.beta_start;
+        diffusion.beta_end = scheduler.beta_end;
+        diffusion.betas = scheduler.trained_betas;
+        diffusion.prediction = scheduler.prediction_type;
+        diffusion.variance = scheduler.variance_type;
+        if diffusion.variance.is_learned() && diffusion.loss != Loss::Vlb {
+            diffusion.loss = Loss::Hybrid;
+        } else if !diffusion.variance.is_learned() && diffusion.loss == Loss::Hybrid {
+            diffusion.loss = Loss::LSimple;
+        }
+        if preprocessing.null_label.is_some() && self.train.label_dropout == 0.0 {
+            self.train.label_dropout = LABEL_DROPOUT;
+        }
+        self.sample.steps = self.sample.steps.map(|steps| steps.min(diffusion.timesteps));
+        self.train.init_from = Some(path.to_owned());
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! What a run would take: parameters, memory and time, before it is started.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use data::{ImageSet, Split};
+use kernels::{MemoryLimit, memory_limit};
+use model::{Images, NetworkConfig};
+use serde::Serialize;
+
+use crate::Error;
+use crate::config::TrainingConfig;
+use crate::data_loader::Batch;
+use crate::memory::{MemoryEstimate, image_bytes};
+use crate::trainer::Trainer;
+
+/// Whole steps are measured if they take less than this many seconds.
+const LONGEST_STEP: f64 = 10.0;
+
+/// What a run would take.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The images, or why they cannot be read; then their number of classes and their memory are not known.
+    pub data: String,
+    /// Parameters of the network.
+    pub parameters: usize,
+    /// The memory of the run, if the CPU trains.
+    pub memory: Option<MemoryEstimate>,
+    /// The bytes that this process may use.
+    pub memory_limit: Option<u64>,
+    /// What sets that limit.
+    pub memory_limit_source: Option<String>,
+    /// Seconds of a step; `None` if a single image does not fit into memory.
+    pub step_seconds: Option<f64>,
+    /// Whether a whole step was measured. Otherwise it is the time of a step of one image, times the images.
+    pub measured: bool,
+}
+
+impl Plan {
+    /// Checks that the run fits into memory. Returns a warning if it only might.
+    ///
+    /// # Errors
+    /// As [`MemoryEstimate::check`].
+    pub fn check_memory(&self) -> Result<Option<String>, Error> {
+        match (&self.memory, self.memory_limit) {
+            (Some(memory), Some(bytes)) => {
+                let source = self.memory_limit_source.clone().unwrap_or_default();
+                memory.check(&MemoryLimit { bytes, source })
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// Estimates what a run would take, and measures a step of it on the device, with its images or, if they cannot be
+    /// read, with the built-in ones. Nothing is written.
+    ///
+    /// # Errors
+    /// If the configuration does not describe a network or a loss.
+    pub fn plan(&self, device: &Device) -> Result<Plan, Error> {
+        self.validate()?;
+        let (set, data, bytes) = match self.open(Split::Train) {
+            Ok(set) => {
+                let (data, bytes) = (set.describe(), image_bytes(&set));
+                (set, data, bytes)
+            }
+            Err(error) => {
+                let mut builtin = self.clone();
+                builtin.data.path = None;
+                (builtin.open(Split::Train)?, error.to_string(), 0.0)
+            }
+        };
+        let network = self.network(&set)?;
+        let is_cpu = unet::ops::is_cpu(device);
+        let estimate = |config: &Self| is_cpu.then(|| config.memory_estimate(&network, bytes)).flatten();
+        let limit = memory_limit();
+        let fits = |config: &Self| match (estimate(config), &limit) {
+            (Some(memory), Some(limit)) => memory.total() < limit.bytes as f64,
+            _ => true,
+        };
+        let mut one = self.clone();
+        (one.train.batch_size, one.train.gradient_accumulation) = (1, 1);
+        let images = self.train.batch_size * self.train.gradient_accumulation;
+        let step = |config: &Self| step_seconds(config, &network, &set, device);
+        let (step_seconds, measured) = if fits(&one) {
+            let predicted = step(&one)? * images as f64;
+            if predicted < LONGEST_STEP && fits(self) { (Some(step(self)?), true) } else { (Some(predicted), false) }
+        } else {
+            (None, false)
+        };
+        Ok(Plan {
+            data,
+            parameters: network.parameter_count(),
+            memory: estimate(self),
+            memory_limit: limit.as_ref().map(|limit| limit.bytes),
+            memory_limit_source: limit.map(|limit| limit.source),
+            step_seconds,
+            measured,
+        })
+    }
+}
+
+/// Measures the second of two steps; the first one also allocates memory.
+fn step_seconds(
+    config: &TrainingConfig,
+    network: &NetworkConfig,
+    set: &ImageSet,
+    device: &Device,
+) -> Result<f64, Error> {
+    let network = network.build(config.train.seed, &device.clone().autodiff())?;
+    let mut trainer = Trainer::new(config, network)?;
+    let count = config.train.batch_size * config.train.gradient_accumulation;
+    let indices: Vec<usize> = (0..count).map(|i| i % set.len()).collect();
+    let mut images = Images::read(set, &indices)?;
+    images.labels = images.labels.filter(|_| config.data.labels);
+    let batch = Batch::whole(images);
+    trainer.step(&batch)?;
+    let start = Instant::now();
+    trainer.step(&batch)?;
+    Ok(start.elapsed().as_secs_f64())
+}
