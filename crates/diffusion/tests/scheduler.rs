@@ -48,7 +48,7 @@ fn early_diffusers_keys() {
 #[test]
 fn errors_name_the_key() {
     for (key, value) in [
-        ("skip_prk_steps", "true"),
+        ("skip_prk_stages", "true"),
         ("beta_schedule", "\"fancy\""),
         ("prediction_type", "\"score\""),
         ("variance_type", "\"huge\""),
