@@ -222,6 +222,18 @@ impl SchedulerConfig {
     /// # Errors
     /// If the configuration cannot be serialized.
     pub fn to_json(&self) -> Result<String, Error> {
+        Ok(json::write(&self.value()?).map_err(error)? + "\n")
+    }
+
+    /// Returns the keys of [`SchedulerConfig::to_json`]. JSON has no infinite numbers; they are strings.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::to_json`].
+    pub fn to_value(&self) -> Result<Value, Error> {
+        Ok(json::plain(self.value()?))
+    }
+
+    fn value(&self) -> Result<Value, Error> {
         let mut config = self.clone();
         let is_ddpm = matches!(self.class, SchedulerClass::Ddpm | SchedulerClass::DdpmParallel);
         let known = DIFFUSERS_SCHEDULES.contains(&self.beta_schedule)
@@ -238,7 +250,7 @@ impl SchedulerConfig {
         keys.retain(|key, value| key == "_class_name" || defaults.contains_key(key) || is_given(key, value));
         keys.extend(self.unused.clone());
         keys.sort_keys();
-        Ok(json::write(&Value::Object(keys)).map_err(error)? + "\n")
+        Ok(Value::Object(keys))
     }
 
     /// Returns the keys of the classes of higher order, with the values that have no effect if there are none.

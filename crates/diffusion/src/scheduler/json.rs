@@ -39,6 +39,16 @@ pub(super) fn write(value: &Value) -> Result<String, serde_json::Error> {
     Ok(WORDS.iter().fold(text, |text, word| text.replace(&format!("\"\\u0000{word}\""), word)))
 }
 
+/// Makes numbers that JSON does not have the strings of their names.
+pub(super) fn plain(value: Value) -> Value {
+    match value {
+        Value::String(word) => word.trim_start_matches('\0').into(),
+        Value::Array(list) => list.into_iter().map(plain).collect(),
+        Value::Object(keys) => Value::Object(keys.into_iter().map(|(key, value)| (key, plain(value))).collect()),
+        value => value,
+    }
+}
+
 /// Formats a value in one line, for messages.
 pub(super) fn show(value: &Value) -> String {
     write(value).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
