@@ -11,7 +11,7 @@ import sys
 import diffusers
 import numpy as np
 import torch
-from goldens_common import CRATES, randn, write_tensors
+from goldens_common import CRATES, randn, readable, write_tensors
 
 START = [-1.7, -0.4, 0.3, 2.2]
 KEYS = """DDPM DDIM DDPMParallel DDIMParallel DDIMInverse DPMSolverMultistep DPMSolverMultistepInverse DPMSolverSDE
@@ -169,6 +169,7 @@ def network():
             _, x = chain(scheduler, lambda x, t: net(x, t).sample, start, steps, None)
             tensors[f"{name}Scheduler.{steps}"] = x
     write_tensors(CRATES / "cli/tests/goldens/schedulers.safetensors", tensors)
+    readable(CRATES / "cli/tests/goldens")
 
 
 def schedulers():

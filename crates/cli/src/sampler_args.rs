@@ -84,7 +84,12 @@ impl SamplerArgs {
             variance_type: self.variance.unwrap_or(scheduler.variance_type),
             ..scheduler.clone()
         };
-        Some(Line::Note(format!("sampler: the model's {}, {evaluations} evaluations", scheduler.describe())))
+        let timesteps = match (&self.timesteps, self.grid) {
+            (Some(_), _) => ", at --timesteps",
+            (None, Some(_)) => ", on --grid",
+            (None, None) => "",
+        };
+        Some(Line::Note(format!("sampler: the model's {}{timesteps}, {evaluations} evaluations", scheduler.describe())))
     }
 
     /// Returns warnings about timesteps that are not those that were asked for.

@@ -112,8 +112,8 @@ impl Sampler {
             }
             Self::Ode(OdeSolver::Pndm) if steps < 4 => {
                 return Err(Error::Request(format!(
-                    "{steps} steps are too few for pndm, which does not clip: it would return values of hundreds; use at \
-                     least 4 steps, or another sampler"
+                    "{steps} steps are too few for pndm, a method of fourth order that does not clip; use at least 4 steps, \
+                     or another sampler"
                 )));
             }
             Self::Ddpm => (SchedulerClass::Ddpm, 0.0),
