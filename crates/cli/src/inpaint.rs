@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
-use ddpm::sample::{Inpainting, Request, initial_noise, inpaint};
+use ddpm::sample::{Inpainting, Request, Sampler, initial_noise, inpaint};
 use ddpm::{Output, output};
 
 use crate::error::usage;
@@ -47,7 +47,7 @@ pub struct InpaintArgs {
 pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let ImageArgs { seed, batch_size, fit, .. } = arguments.images;
     on_interrupt("nothing was written; start again with")?;
-    let sampler = arguments.sampler.sampler()?;
+    let sampler = arguments.sampler.sampler(Sampler::Ddpm)?;
     let target = Output::parse(&arguments.output, false).map_err(usage)?;
     if matches!(target, Output::Animation(_)) {
         let path = arguments.output.display();
@@ -56,7 +56,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let pipeline = model_source::load(&arguments.model, global)?;
     let (image, readings) = image_args::read(&pipeline, &[&arguments.image], fit, global)?;
     let unknown = pipeline.read_mask(&arguments.mask, &arguments.image, fit)?;
-    let table = arguments.sampler.table(&pipeline.scheduler)?;
+    let table = arguments.sampler.table(sampler, &pipeline.scheduler)?;
     let shape = [image.height, image.width, image.channels];
     target.check_writable([arguments.n, image.height, image.width, image.channels])?;
     let noise =
@@ -68,6 +68,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let inpainting = Inpainting { image: &image, unknown: &unknown, resample: arguments.resample };
     let total = arguments.n.div_ceil(batch_size) * table.rows.len();
     let mut progress = Progress::new("inpaint", "steps", global);
+    arguments.sampler.warnings(sampler, &table).into_iter().for_each(|line| progress.warn(line));
     let images = inpaint(&pipeline.denoiser()?, &table, (&request, inpainting), |step| {
         progress.update(step.first / batch_size * step.rows + step.row + 1, total);
         true

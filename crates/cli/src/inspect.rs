@@ -239,7 +239,7 @@ fn describe_model(path: &Path, folder: Option<Lines>, global: &Global) -> anyhow
     if global.json {
         let object = json!({
             "root": pipeline.root.to_string_lossy(), "parameters": total, "parts": parts, "config": pipeline.network.config_value(),
-            "scheduler": serde_json::from_str::<Value>(&pipeline.scheduler.to_json()?)?,
+            "scheduler": pipeline.scheduler.to_value()?,
             "preprocessing": pipeline.preprocessing, "training": training, "folder": folder.as_ref().map(model_folder::to_json),
         });
         println!("{object}");
@@ -294,6 +294,7 @@ fn print_process(pipeline: &Pipeline) -> anyhow::Result<()> {
         scheduler.clip_sample
     );
     println!("            alphas_cumprod {:.6} .. {:.3e}", schedule.alpha_cumprod(0), schedule.alpha_cumprod(last));
+    println!("scheduler:  {}", scheduler.describe());
     Ok(())
 }
 

@@ -6,14 +6,16 @@ use anyhow::bail;
 use clap::Args;
 use ddpm::data::Fit;
 use ddpm::evaluate::{MeasuredModel, read_mse_profile};
-use ddpm::sample::{ClipChoice, GenerateOptions, Generation, Provenance, SaveOptions, Saved, read_noise};
+use ddpm::sample::{
+    ClipChoice, GenerateOptions, Generation, Provenance, Sampler, SamplerChoice, SaveOptions, Saved, read_noise,
+};
 use ddpm::{Images, Output, Pipeline};
 
 use crate::error::usage;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
-use crate::sampler_args::SamplerArgs;
+use crate::sampler_args::{Line, SamplerArgs};
 use crate::terminal::{Progress, duration, rate, warn};
 use crate::{Global, model_source, values};
 
@@ -119,7 +121,7 @@ struct StartArgs {
     #[arg(long, requires = "from", value_parser = values::fit(), value_name = "FIT")]
     fit: Option<Fit>,
     /// Share all noise until x at this timestep; from there on each image has its own (for ddpm, or ddim with --eta)
-    #[arg(long, value_parser = values::timestep, value_name = "T")]
+    #[arg(long, value_parser = values::non_negative, value_name = "T")]
     share_until: Option<f64>,
 }
 
@@ -151,9 +153,18 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;
     let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, global)? };
     let n = options.n;
+    let sampler = arguments.sampler.sampler(Sampler::of(&pipeline.scheduler))?;
+    let generation = Generation::new(&pipeline, n).with(|own| *own = options);
+    let table = generation.table()?;
     let mut progress = Progress::new("sample", "steps", global);
+    match arguments.sampler.of_scheduler(&pipeline.scheduler, &table) {
+        Some(Line::Note(line)) => progress.say(line),
+        Some(Line::Warning(line)) => progress.warn(line),
+        None => {}
+    }
+    arguments.sampler.warnings(sampler, &table).into_iter().for_each(|line| progress.warn(line));
     let mut made = 0.0;
-    let generation = Generation::new(&pipeline, n).with(|own| *own = options).on_progress(|now| {
+    let generation = generation.on_progress(|now| {
         progress.set_before(now.total * now.existing / n);
         made = now.images - now.existing as f64;
         progress.update_with(now.done, now.total, |seconds| rate(made / seconds, "images"));
@@ -184,12 +195,13 @@ impl SampleArgs {
     /// Returns the options that do not depend on the model.
     fn options(&self) -> anyhow::Result<GenerateOptions> {
         let RefinementArgs { clip_sample, threshold, .. } = self.refinement;
+        self.sampler.check()?;
         let init = self.start.init.as_deref().map(|path| self.noise(path)).transpose()?;
         Ok(GenerateOptions {
             n: self.n.unwrap_or(init.as_ref().map_or(16, |noise| noise.n)),
             first: self.first,
             seed: self.seed,
-            sampler: self.sampler.sampler()?.into(),
+            sampler: SamplerChoice::Scheduler,
             steps: self.sampler.options(),
             timesteps: self.sampler.timesteps.clone(),
             mse_profile: None,
@@ -214,6 +226,7 @@ impl SampleArgs {
         global: &Global,
     ) -> anyhow::Result<GenerateOptions> {
         let mut options = options;
+        options.sampler = self.sampler.sampler(Sampler::of(&pipeline.scheduler))?.into();
         if self.classes.by_class {
             let Some(classes) = pipeline.classes() else {
                 bail!("--by-class: the model has no classes");

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ddpm::diffusion::SchedulerConfig;
 use ddpm::model::pipeline::read_scheduler;
+use ddpm::sample::Sampler;
 
-use crate::sampler_args::SamplerArgs;
+use crate::sampler_args::{Line, SamplerArgs};
 use crate::{Global, model_source};
 
 /// Print a sampler's table: its timesteps, and the coefficients of each step.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm schedule --sampler ddim --steps 10\n  \
     ddpm schedule --sampler unipc-3 --steps 8 --grid karras\n  \
-    ddpm schedule runs/fashion --steps 50 --json")]
+    ddpm schedule runs/fashion --steps 50 --json            the model's own scheduler")]
 pub struct ScheduleArgs {
     /// A model, for its noise schedule. Defaults to Ho et al.'s: T = 1000, linear from 1e-4 to 0.02
     model: Option<PathBuf>,
@@ -24,10 +24,16 @@ pub struct ScheduleArgs {
 pub fn run(arguments: ScheduleArgs, global: &Global) -> anyhow::Result<()> {
     let located = arguments.model.as_deref().map(model_source::locate).transpose()?;
     let scheduler = match located.and_then(|files| files.scheduler_config) {
-        Some(path) => read_scheduler(&path)?,
-        None => SchedulerConfig::default(),
+        Some(path) => Some(read_scheduler(&path)?),
+        None => None,
     };
-    let table = arguments.sampler.table(&scheduler)?;
+    let is_own = scheduler.is_some();
+    let scheduler = scheduler.unwrap_or_default();
+    let sampler = arguments.sampler.sampler(Sampler::of(&scheduler))?;
+    let table = arguments.sampler.table(sampler, &scheduler)?;
+    let warnings = arguments.sampler.warnings(sampler, &table).into_iter().map(Line::Warning);
+    let lines = arguments.sampler.of_scheduler(&scheduler, &table).filter(|_| is_own).into_iter().chain(warnings);
+    lines.for_each(|line| line.print(global.quiet));
     if global.json {
         println!("{}", serde_json::to_string(&table)?);
     } else {

@@ -68,7 +68,7 @@ pub fn two_or_more(text: &str) -> Result<usize, String> {
 }
 
 /// Parses a number of at least 0.
-pub fn timestep(text: &str) -> Result<f64, String> {
+pub fn non_negative(text: &str) -> Result<f64, String> {
     finite(text).ok().filter(|&t| t >= 0.0).ok_or_else(|| "expected a timestep, 0 or more".into())
 }
 
@@ -90,6 +90,19 @@ pub fn threads(text: &str) -> Result<usize, String> {
 /// Parses a number that is finite.
 pub fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "expected a number".into())
+}
+
+/// Parses a timestep.
+pub fn timestep(text: &str) -> Result<usize, String> {
+    text.trim().parse().map_err(|_| "expected whole timesteps, such as 999,500,0".into())
+}
+
+/// Parses the noise of edm-sde. A step of each scheduler adds at most √2 − 1 times its noise, which 1000 is enough for.
+pub fn churn(text: &str) -> Result<f64, String> {
+    finite(text)
+        .ok()
+        .filter(|churn| (0.0..=1000.0).contains(churn))
+        .ok_or_else(|| "expected a number, 0 to 1000".into())
 }
 
 /// Parses `32`, or `32x48` for height and width.
@@ -152,6 +165,8 @@ mod tests {
     fn counts_are_positive() {
         assert_eq!(positive("3"), Ok(3));
         assert!(positive("0").unwrap_err().contains("at least 1"));
+        assert!(churn("-1").is_err() && churn("1e300").is_err() && churn("30") == Ok(30.0));
+        assert!(timestep("abc").unwrap_err().contains("999,500,0") && timestep(" 7") == Ok(7));
         assert!(positive("x").is_err() && finite("nan").is_err() && finite("-1.5") == Ok(-1.5));
     }
 }

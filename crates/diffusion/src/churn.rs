@@ -80,5 +80,5 @@ pub fn edm_sde(
         }
         rows.extend(OdeStep { nodes: &[from, pair[1]], i: 0 }.heun());
     }
-    SolverTable { name: NAME.to_owned(), rows, clip_sample, epsilon_from_clipped: true }.checked()
+    SolverTable { name: NAME.to_owned(), rows, clip_sample, epsilon_from_clipped: true, initial_scale: 1.0 }.checked()
 }

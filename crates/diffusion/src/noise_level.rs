@@ -22,6 +22,12 @@ impl NoiseLevel {
         Self { alpha: alpha_cumprod.sqrt(), sigma: (1.0 - alpha_cumprod).sqrt() }
     }
 
+    /// Returns the variance-preserving level with a given σ/α.
+    pub fn from_noise_ratio(ratio: f64) -> Self {
+        let alpha = 1.0 / (1.0 + ratio * ratio).sqrt();
+        Self { alpha, sigma: ratio * alpha }
+    }
+
     /// Returns λ = ln(α/σ), half the log-SNR; −∞ without signal, ∞ without noise.
     pub fn lambda(self) -> f64 {
         (self.alpha / self.sigma).ln()

@@ -125,7 +125,7 @@ impl OdeSolver {
                 (0..steps).map(|i| step(i).dpmpp(order(i), factor)).collect()
             }
             DpmppSde2m => (0..steps).map(|i| step(i).dpmpp_sde(order(i))).collect(),
-            Unipc1 | Unipc2 | Unipc3 => unipc(nodes, &(0..steps).map(order).collect::<Vec<_>>()),
+            Unipc1 | Unipc2 | Unipc3 => unipc(nodes, &(0..steps).map(order).collect::<Vec<_>>(), UniPc::default()),
             Ipndm1 | Ipndm2 | Ipndm3 | Ipndm4 => {
                 (0..steps).map(|i| step(i).noise_step(adams_bashforth(i.min(self.order() - 1)))).collect()
             }
@@ -135,7 +135,8 @@ impl OdeSolver {
         };
         // Noise-prediction solvers see the clip only through ε̂. diffusers' PNDM does not clip.
         let epsilon_from_clipped = self != Pndm;
-        SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped }.checked()
+        SolverTable { name: self.name().to_owned(), rows, clip_sample, epsilon_from_clipped, initial_scale: 1.0 }
+            .checked()
     }
 }
 
@@ -178,11 +179,11 @@ pub(crate) struct OdeStep<'a> {
 }
 
 impl OdeStep<'_> {
-    fn from(&self) -> Node {
+    pub(crate) fn from(&self) -> Node {
         self.nodes[self.i]
     }
 
-    fn to(&self) -> Node {
+    pub(crate) fn to(&self) -> Node {
         self.nodes[self.i + 1]
     }
 
@@ -241,7 +242,7 @@ impl OdeStep<'_> {
     }
 
     /// With y = x/α and ρ = σ/α the flow is dy/dρ = ε̂: x_t = α_t/α_s x_s + α_t Σ_k weight_k ε̂_k (ρ_t − ρ_s).
-    fn noise_step(&self, weights: &[f64]) -> Row {
+    pub(crate) fn noise_step(&self, weights: &[f64]) -> Row {
         let (s, t) = (self.from(), self.to());
         let step = t.level.alpha * (t.level.noise_ratio() - s.level.noise_ratio());
         Row {
@@ -252,21 +253,11 @@ impl OdeStep<'_> {
     }
 
     /// Weights ∫ ℓ_k(ln ρ) dρ of the Lagrange polynomials ℓ_k through the last `order` nodes.
-    fn deis(&self, order: usize) -> Row {
+    pub(crate) fn deis(&self, order: usize) -> Row {
         let (s, t) = (self.from(), self.to());
         let logs: Vec<f64> = (0..order).map(|back| -self.nodes[self.i - back].level.lambda()).collect();
         let weights = (0..order).map(|k| {
-            // The polynomial's coefficients in ln ρ, lowest power first.
-            let mut polynomial = vec![1.0];
-            for (_, &node) in logs.iter().enumerate().filter(|&(j, _)| j != k) {
-                let scale = 1.0 / (logs[k] - node);
-                let mut next = vec![0.0; polynomial.len() + 1];
-                for (power, c) in polynomial.iter().enumerate() {
-                    next[power + 1] += c * scale;
-                    next[power] -= c * scale * node;
-                }
-                polynomial = next;
-            }
+            let polynomial = lagrange(&logs, k);
             // ∫ (ln ρ)^n dρ = ρ (ln ρ)^n − n ∫ (ln ρ)^{n−1} dρ, and 0 at ρ = 0.
             let integral = |node: Node| {
                 let rho = node.level.noise_ratio();
@@ -302,8 +293,23 @@ impl OdeStep<'_> {
     }
 }
 
+/// Returns the coefficients, lowest power first, of the polynomial that is 1 at point k and 0 at the others.
+pub(crate) fn lagrange(points: &[f64], k: usize) -> Vec<f64> {
+    let mut polynomial = vec![1.0];
+    for (_, &point) in points.iter().enumerate().filter(|&(j, _)| j != k) {
+        let scale = 1.0 / (points[k] - point);
+        let mut next = vec![0.0; polynomial.len() + 1];
+        for (power, c) in polynomial.iter().enumerate() {
+            next[power + 1] += c * scale;
+            next[power] -= c * scale * point;
+        }
+        polynomial = next;
+    }
+    polynomial
+}
+
 /// Returns the Adams–Bashforth weights for `past` earlier predictions.
-fn adams_bashforth(past: usize) -> &'static [f64] {
+pub(crate) fn adams_bashforth(past: usize) -> &'static [f64] {
     const WEIGHTS: [&[f64]; 4] = [
         &[1.0],
         &[1.5, -0.5],
@@ -315,7 +321,7 @@ fn adams_bashforth(past: usize) -> &'static [f64] {
 
 /// Adams–Bashforth over DDIM steps, with one extra evaluation at the start: the second row replaces the first Euler
 /// step by a step with the mean of both slopes.
-fn pndm(nodes: &[Node]) -> Vec<Row> {
+pub(crate) fn pndm(nodes: &[Node]) -> Vec<Row> {
     let steps = nodes.len() - 1;
     let step = |i: usize| OdeStep { nodes, i };
     let mut rows = vec![step(0).noise_step(&[1.0])];
@@ -335,11 +341,28 @@ fn pndm(nodes: &[Node]) -> Vec<Row> {
     rows
 }
 
-/// Returns the weights ρ of UniPC with B₂(h) = e^{−h} − 1, which solve Σ_j ρ_j r_j^{i−1} = b_i for i = 1 … n.
-fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
+/// The variants of UniPC.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UniPc<'a> {
+    /// B(h) = h in place of e^h − 1.
+    pub bh1: bool,
+    /// Integrates ε̂ in place of x̂0.
+    pub in_epsilon: bool,
+    /// The steps that are not corrected.
+    pub uncorrected: &'a [usize],
+}
+
+impl Default for UniPc<'_> {
+    fn default() -> Self {
+        Self { bh1: false, in_epsilon: false, uncorrected: &[] }
+    }
+}
+
+/// Returns the weights ρ of UniPC, which solve Σ_j ρ_j r_j^{i−1} = b_i for i = 1 … n. `h` is negative for x̂0, and `b_h`
+/// is B(h).
+fn unipc_weights(h: f64, b_h: f64, r: &[f64]) -> Vec<f64> {
     let n = r.len();
-    let b_h = (-h).exp_m1();
-    let mut phi = b_h / -h - 1.0;
+    let mut phi = h.exp_m1() / h - 1.0;
     let mut factorial = 1.0;
     let mut matrix = vec![vec![0.0; n + 1]; n];
     for (i, row) in matrix.iter_mut().enumerate() {
@@ -348,22 +371,24 @@ fn unipc_weights(h: f64, r: &[f64]) -> Vec<f64> {
         }
         factorial *= (i + 1) as f64;
         row[n] = phi * factorial / b_h;
-        phi = phi / -h - 1.0 / (factorial * (i + 2) as f64);
+        phi = phi / h - 1.0 / (factorial * (i + 2) as f64);
     }
     solve(matrix)
 }
 
 /// UniPC: a predictor from the latest evaluations, and a corrector that repeats the step with the next evaluation,
 /// which is computed anyway. Both are linear in the evaluations, so row i corrects step i − 1 and predicts step i.
-fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
+pub(crate) fn unipc(nodes: &[Node], orders: &[usize], UniPc { bh1, in_epsilon, uncorrected }: UniPc) -> Vec<Row> {
     // The coefficients of the evaluations in a step: at its end first (0 for a predictor), then at its start, one
     // before, …
     let terms = |i: usize, order: usize, corrector: bool| {
         let step = OdeStep { nodes, i };
-        let (t, h) = (step.to(), step.h());
-        let b_h = (-h).exp_m1();
+        let (t, h) = (step.to(), if in_epsilon { step.h() } else { -step.h() });
+        let scale = if in_epsilon { t.level.sigma } else { t.level.alpha };
+        let phi1 = h.exp_m1();
+        let b_h = if bh1 { h } else { phi1 };
         let mut terms = vec![0.0; order + 1];
-        terms[1] = -t.level.alpha * b_h;
+        terms[1] = -scale * phi1;
         let mut r: Vec<f64> = (1..order).map(|back| step.r(back)).collect();
         if corrector {
             r.push(1.0);
@@ -372,10 +397,10 @@ fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
             (false, 1) => vec![],
             // As in the authors' code.
             (false, 2) | (true, 1) => vec![0.5],
-            _ => unipc_weights(h, &r),
+            _ => unipc_weights(h, b_h, &r),
         };
         for (j, (weight, r)) in weights.iter().zip(&r).enumerate() {
-            let weight = -t.level.alpha * b_h * weight / r;
+            let weight = -scale * b_h * weight / r;
             // The corrector's last weight belongs to the evaluation at the step's end.
             let of = if j + 1 < order { j + 2 } else { 0 };
             terms[of] += weight;
@@ -386,20 +411,21 @@ fn unipc(nodes: &[Node], orders: &[usize]) -> Vec<Row> {
     (0..orders.len())
         .map(|i| {
             let (s, t) = (nodes[i], nodes[i + 1]);
-            let scale = t.level.sigma / s.level.sigma;
+            let scale = if in_epsilon { t.level.alpha / s.level.alpha } else { t.level.sigma / s.level.sigma };
             let predicted = terms(i, orders[i], false);
-            let mut sample = predicted[1..].to_vec();
-            if i > 0 {
+            let mut coefficients = predicted[1..].to_vec();
+            if i > 0 && !uncorrected.contains(&(i - 1)) {
                 let order = orders[i - 1];
                 let change = terms(i - 1, order, true).into_iter().zip(terms(i - 1, order, false)).map(|(c, p)| c - p);
                 for (k, change) in change.enumerate() {
-                    if k == sample.len() {
-                        sample.push(0.0);
+                    if k == coefficients.len() {
+                        coefficients.push(0.0);
                     }
-                    sample[k] += scale * change;
+                    coefficients[k] += scale * change;
                 }
             }
-            Row { x: scale, sample, ..Row::at(s) }
+            let row = Row { x: scale, ..Row::at(s) };
+            if in_epsilon { Row { epsilon: coefficients, ..row } } else { Row { sample: coefficients, ..row } }
         })
         .collect()
 }

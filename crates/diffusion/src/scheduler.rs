@@ -1,28 +1,26 @@
-//! diffusers' `scheduler_config.json` for `DDPMScheduler` and `DDIMScheduler`.
+//! diffusers' `scheduler_config.json`.
 //!
-//! Every key is either supported or an error that names it. Only keys that have no effect in diffusers are ignored.
+//! Every key is either supported, or without effect in the class, or an error that names it.
 
+mod class;
+mod json;
+mod keys;
+mod nodes;
+mod tables;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use class::SchedulerClass;
+pub use keys::{AlgorithmType, FinalSigmasType, InterpolationType, SolverKeys, SolverType};
+
 use crate::{BetaSchedule, Clip, Error, NoiseSchedule, Prediction, SolverTable, TimestepSpacing, Variance, solver};
 
-/// The scheduler class of a configuration (`_class_name`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub enum SchedulerClass {
-    /// Ancestral sampling.
-    #[default]
-    #[serde(rename = "DDPMScheduler")]
-    Ddpm,
-    /// Denoising diffusion implicit models (Song et al. 2021).
-    #[serde(rename = "DDIMScheduler")]
-    Ddim,
-}
-
-/// The keys of both schedulers, with diffusers' defaults. Either class may have the keys of the other, since diffusers
-/// keeps them when it converts one into the other.
+/// A `scheduler_config.json`, with the defaults of [`SchedulerClass::Ddpm`]. DDPM and DDIM may have each other's keys,
+/// since diffusers keeps them when it converts one into the other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct SchedulerConfig {
     /// The scheduler class.
     #[serde(rename = "_class_name")]
@@ -60,6 +58,12 @@ pub struct SchedulerConfig {
     pub dynamic_thresholding_ratio: f64,
     /// The greatest threshold.
     pub sample_max_value: f64,
+    /// The further keys of a class other than DDPM and DDIM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solver: Option<SolverKeys>,
+    /// Keys without effect in the class, which are written as they were read.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub unused: Map<String, Value>,
 }
 
 impl Default for SchedulerConfig {
@@ -82,6 +86,8 @@ impl Default for SchedulerConfig {
             thresholding: false,
             dynamic_thresholding_ratio: 0.995,
             sample_max_value: 1.0,
+            solver: None,
+            unused: Map::new(),
         }
     }
 }
@@ -94,35 +100,120 @@ impl SchedulerConfig {
     /// Parses a `scheduler_config.json`. Keys that start with `_`, diffusers' metadata, are ignored.
     ///
     /// # Errors
-    /// If the JSON is invalid, the scheduler class is another one, or a key or value is unknown or unsupported.
-    pub fn from_json(json: &str) -> Result<Self, Error> {
-        let mut keys: Map<String, Value> = serde_json::from_str(json).map_err(error)?;
-        if !keys.contains_key("_class_name") {
-            return Err(error("`_class_name` is missing, expected DDPMScheduler or DDIMScheduler"));
-        }
-        keys.retain(|key, _| !key.starts_with('_') || key == "_class_name");
+    /// If the JSON is invalid, the scheduler class is not supported, or a key or value is unknown or unsupported.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        let mut keys = json::read(text).map_err(error)?;
+        let class = match keys.get("_class_name") {
+            Some(Value::String(name)) => SchedulerClass::read(name)?,
+            Some(other) => return Err(error(format!("`_class_name` is {}, expected a name", json::show(other)))),
+            None => {
+                return Err(error("`_class_name` is missing, expected DDPMScheduler, DDIMScheduler or another class"));
+            }
+        };
+        keys.retain(|key, _| !key.starts_with('_'));
         upgrade(&mut keys)?;
-        let config: Self = serde_json::from_value(Value::Object(keys)).map_err(error)?;
-        if !(config.clip_sample_range > 0.0 && config.clip_sample_range.is_finite()) {
-            return Err(error(format!(
-                "`clip_sample_range` is {}, expected a positive number",
-                config.clip_sample_range
-            )));
+        let defaults = class.defaults();
+        let is_own = |key: &str| {
+            defaults.contains_key(key)
+                || class.is_ddpm_or_ddim()
+                    && [SchedulerClass::Ddpm, SchedulerClass::Ddim].iter().any(|c| c.defaults().contains_key(key))
+                // diffusers looks for them in every class with spacings in σ.
+                || ["sigma_min", "sigma_max"].contains(&key) && defaults.contains_key("use_karras_sigmas")
+        };
+        let (mut own, mut unused) = (defaults.clone(), Map::new());
+        for (key, value) in keys {
+            if is_own(&key) {
+                let value = match (defaults.get(&key), value) {
+                    // Python takes None for false.
+                    (Some(Value::Bool(_)), Value::Null) if !class.is_ddpm_or_ddim() => false.into(),
+                    (Some(default), Value::Null) if !default.is_null() => {
+                        return Err(error(format!("`{key}` is null, expected a value")));
+                    }
+                    (_, value) => value,
+                };
+                own.insert(key, value);
+            } else if SchedulerClass::is_key(&key) {
+                unused.insert(key, value);
+            } else {
+                return Err(error(format!("`{key}` is not a key of {class}")));
+            }
         }
-        if config.thresholding && !config.clip().is_some_and(Clip::is_valid) {
-            let SchedulerConfig { dynamic_thresholding_ratio: ratio, sample_max_value: max, .. } = config;
-            return Err(error(format!(
-                "`dynamic_thresholding_ratio` is {ratio} and `sample_max_value` is {max}, expected 0 to 1 and a positive number"
-            )));
+        let solver = if class.is_ddpm_or_ddim() {
+            None
+        } else {
+            let solver: SolverKeys = typed(&own)?;
+            solver.check(class, &own)?;
+            Some(solver)
+        };
+        // Keys that the class does not have must have no effect.
+        let absent = |key: &str| !class.is_ddpm_or_ddim() && !own.contains_key(key);
+        let mut config: Self = typed(&own)?;
+        config.class = class;
+        config.clip_sample &= !absent("clip_sample");
+        config.set_alpha_to_one |= absent("set_alpha_to_one");
+        if absent("timestep_spacing") {
+            config.timestep_spacing = TimestepSpacing::Linspace;
         }
-        if config.num_train_timesteps == 0 || config.num_train_timesteps > MAX_TIMESTEPS {
+        config.solver = solver;
+        let mut written = config.typed_keys()?;
+        written.retain(|key, _| own.contains_key(key));
+        unused.extend(own.into_iter().filter(|(key, _)| !written.contains_key(key)));
+        config.unused = unused;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks the ranges of values.
+    fn check(&self) -> Result<(), Error> {
+        let range =
+            |key: &str, value: f64, expected: &str| Err(error(format!("`{key}` is {value:?}, expected {expected}")));
+        if !(self.clip_sample_range > 0.0 && self.clip_sample_range <= MAX_CLIP) {
+            return range("clip_sample_range", self.clip_sample_range, "a positive number up to 1e6");
+        }
+        if self.thresholding {
+            if !(0.0..=1.0).contains(&self.dynamic_thresholding_ratio) {
+                return range("dynamic_thresholding_ratio", self.dynamic_thresholding_ratio, "0 to 1");
+            }
+            if !(1.0..=MAX_CLIP).contains(&self.sample_max_value) {
+                return range("sample_max_value", self.sample_max_value, "1 to 1e6");
+            }
+        }
+        if self.num_train_timesteps == 0 || self.num_train_timesteps > MAX_TIMESTEPS {
             return Err(error(format!(
                 "`num_train_timesteps` is {}, expected 1 to {MAX_TIMESTEPS}",
-                config.num_train_timesteps
+                self.num_train_timesteps
             )));
         }
-        config.noise_schedule()?;
-        Ok(config)
+        if self.steps_offset >= self.num_train_timesteps {
+            return Err(error(format!(
+                "`steps_offset` is {}, expected less than `num_train_timesteps`, {}",
+                self.steps_offset, self.num_train_timesteps
+            )));
+        }
+        if self.solver.is_some() && self.timestep_spacing == TimestepSpacing::Quadratic {
+            let class = self.class;
+            return Err(error(format!(
+                "`timestep_spacing` is quadratic, which {class} does not have; expected linspace, leading or trailing"
+            )));
+        }
+        self.noise_schedule()?;
+        Ok(())
+    }
+
+    /// Returns the keys that have a field, as they are written.
+    fn typed_keys(&self) -> Result<Map<String, Value>, Error> {
+        let object = |value: Result<Value, serde_json::Error>| match value.map_err(error)? {
+            Value::Object(keys) => Ok::<_, Error>(keys),
+            _ => Ok(Map::new()),
+        };
+        let mut keys = object(serde_json::to_value(Self { solver: None, unused: Map::new(), ..self.clone() }))?;
+        if let Some(solver) = &self.solver {
+            keys.extend(object(serde_json::to_value(solver))?);
+            if !self.variance_type.is_learned() {
+                keys.insert("variance_type".to_owned(), Value::Null);
+            }
+        }
+        Ok(keys)
     }
 
     /// Formats a `scheduler_config.json` as diffusers does: every key of the class, sorted, indented by two. β rules
@@ -131,26 +222,69 @@ impl SchedulerConfig {
     /// # Errors
     /// If the configuration cannot be serialized.
     pub fn to_json(&self) -> Result<String, Error> {
+        Ok(json::write(&self.value()?).map_err(error)? + "\n")
+    }
+
+    /// Returns the keys of [`SchedulerConfig::to_json`]. JSON has no infinite numbers; they are strings.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::to_json`].
+    pub fn to_value(&self) -> Result<Value, Error> {
+        Ok(json::plain(self.value()?))
+    }
+
+    fn value(&self) -> Result<Value, Error> {
         let mut config = self.clone();
+        let is_ddpm = matches!(self.class, SchedulerClass::Ddpm | SchedulerClass::DdpmParallel);
         let known = DIFFUSERS_SCHEDULES.contains(&self.beta_schedule)
-            || self.class == SchedulerClass::Ddpm
-                && matches!(self.beta_schedule, BetaSchedule::Sigmoid | BetaSchedule::Laplace);
+            || is_ddpm && matches!(self.beta_schedule, BetaSchedule::Sigmoid | BetaSchedule::Laplace);
         if !known {
             let rule =
                 |schedule: BetaSchedule| schedule.betas(self.beta_start, self.beta_end, self.num_train_timesteps);
             config.trained_betas.get_or_insert_with(|| rule(self.beta_schedule));
             config.beta_schedule = BetaSchedule::Linear;
         }
-        let mut value = serde_json::to_value(&config).map_err(error)?;
-        if let Value::Object(keys) = &mut value {
-            keys.remove(match self.class {
-                SchedulerClass::Ddpm => "set_alpha_to_one",
-                SchedulerClass::Ddim => "variance_type",
-            });
-            keys.sort_keys();
+        let mut keys = config.typed_keys()?;
+        let defaults = self.class.defaults();
+        let is_given = |key: &str, value: &Value| ["sigma_min", "sigma_max"].contains(&key) && !value.is_null();
+        keys.retain(|key, value| key == "_class_name" || defaults.contains_key(key) || is_given(key, value));
+        keys.extend(self.unused.clone());
+        keys.sort_keys();
+        Ok(Value::Object(keys))
+    }
+
+    /// Returns the keys of the classes of higher order, with the values that have no effect if there are none.
+    fn keys(&self) -> std::borrow::Cow<'_, SolverKeys> {
+        match &self.solver {
+            Some(keys) => std::borrow::Cow::Borrowed(keys),
+            None => std::borrow::Cow::Owned(SolverKeys::default()),
         }
-        let json = serde_json::to_string_pretty(&value).map_err(error)?;
-        Ok(json + "\n")
+    }
+
+    /// Returns the class with its keys that are not about the chain: those that select its method, and others that differ
+    /// from the class's defaults.
+    pub fn describe(&self) -> String {
+        const ALWAYS: [&str; 5] =
+            ["algorithm_type", "solver_order", "solver_type", "timestep_spacing", "variance_type"];
+        const CHAIN: [&str; 7] = [
+            "_class_name",
+            "num_train_timesteps",
+            "beta_start",
+            "beta_end",
+            "beta_schedule",
+            "trained_betas",
+            "prediction_type",
+        ];
+        let defaults = self.class.defaults();
+        let keys = self.typed_keys().unwrap_or_default();
+        let shown = keys.iter().filter(|(key, value)| {
+            let default = defaults.get(key.as_str());
+            let is_new = default != Some(value) && !CHAIN.contains(&key.as_str());
+            default.is_some() && !value.is_null() && (is_new || ALWAYS.contains(&key.as_str()))
+        });
+        let shown: Vec<String> =
+            shown.map(|(key, value)| format!("{key} {}", json::show(value).trim_matches('"'))).collect();
+        format!("{} ({})", self.class, shown.join(", "))
     }
 
     /// Builds the noise schedule.
@@ -182,32 +316,44 @@ impl SchedulerConfig {
     /// # Errors
     /// As [`TimestepSpacing::timesteps`].
     pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, Error> {
-        self.timestep_spacing.timesteps(self.num_train_timesteps, steps, self.steps_offset)
+        let (total, offset) = (self.num_train_timesteps, self.steps_offset);
+        let timesteps = self.timestep_spacing.timesteps(total, steps, offset);
+        if let (Err(Error::Timestep { .. }), 1..) = (&timesteps, offset) {
+            let last = (steps - 1) * (total / steps) + offset;
+            return Err(error(format!(
+                "`steps_offset` is {offset}, which with {steps} steps leads to timestep {last} of {total}; use fewer steps"
+            )));
+        }
+        timesteps
     }
 
     /// Builds the table of diffusers' scheduler of this class with `steps` inference steps, including two
     /// peculiarities:
     ///
     /// * DDPM adds noise on every step that starts at t > 0, which with `trailing` spacing includes the last step.
-    /// * DDIM steps from t to t − ⌊T/steps⌋ rather than to the next timestep. With `linspace` spacing, or if T/steps is
-    ///   not whole, x then has a slightly different noise level than its timestep.
+    /// * DDIM and PNDM step from t to t − ⌊T/steps⌋ rather than to the next timestep. With `linspace` spacing, or if
+    ///   T/steps is not whole, x then has a slightly different noise level than its timestep.
     ///
     /// [`solver::ddpm`] and [`solver::ddim`] have neither. `eta` is DDIM's; 0 is diffusers' default.
     ///
     /// # Errors
-    /// As [`SchedulerConfig::noise_schedule`], [`SchedulerConfig::timesteps`], [`solver::ddpm`] and [`solver::ddim`].
+    /// As [`SchedulerConfig::noise_schedule`], [`SchedulerConfig::timesteps`], [`solver::ddpm`] and [`solver::ddim`]; and
+    /// if the class has no sampler here.
     pub fn solver_table(&self, steps: usize, eta: f64) -> Result<SolverTable, Error> {
-        let schedule = self.noise_schedule()?;
-        let timesteps = self.timesteps(steps)?;
+        use SchedulerClass::*;
         match self.class {
-            SchedulerClass::Ddpm => {
+            Ddpm | DdpmParallel => {
+                let schedule = self.noise_schedule()?;
+                let timesteps = self.timesteps(steps)?;
                 let mut table = solver::ddpm(&schedule, &timesteps, self.variance_type, self.clip())?;
                 if let (Some(row), Some(&t @ 1..)) = (table.rows.last_mut(), timesteps.last()) {
                     solver::set_noise(row, self.variance_type.diffusers_log_variance(schedule.alpha_cumprod(t), 1.0));
                 }
                 Ok(table)
             }
-            SchedulerClass::Ddim => {
+            Ddim | DdimParallel => {
+                let schedule = self.noise_schedule()?;
+                let timesteps = self.timesteps(steps)?;
                 let stride = self.num_train_timesteps / steps;
                 let last = if self.set_alpha_to_one { 1.0 } else { schedule.alpha_cumprod(0) };
                 let alpha_cumprod_s = |t: usize| t.checked_sub(stride).map_or(last, |s| schedule.alpha_cumprod(s));
@@ -217,15 +363,81 @@ impl SchedulerConfig {
                     rows: rows.collect::<Result<_, _>>()?,
                     clip_sample: self.clip(),
                     epsilon_from_clipped: false,
+                    initial_scale: 1.0,
                 }
                 .checked()
             }
+            Pndm => self.table_of(tables::pndm_of_diffusers(self, steps)?),
+            class if class.has_sampler() => self.table_of(tables::rows(self, &nodes::nodes(self, steps)?)?),
+            class => Err(error(format!("{class} has no sampler here"))),
         }
+    }
+
+    /// Builds the table of this class over the given timesteps, in any order. `from_noise` says that x is noise at the
+    /// first of them, and not an image with noise.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::solver_table`]; also for DDPM and DDIM, which have [`solver::ddpm`] and [`solver::ddim`],
+    /// and if the class spaces σ by a rule of its own.
+    pub fn solver_table_over(&self, timesteps: &[usize], from_noise: bool) -> Result<SolverTable, Error> {
+        if self.class.is_ddpm_or_ddim() || !self.class.has_sampler() {
+            return Err(error(format!("{} has no sampler over a list of timesteps here", self.class)));
+        }
+        let mut nodes = nodes::over(self, timesteps)?;
+        if let (SchedulerClass::Pndm, false, Some(last)) = (self.class, self.set_alpha_to_one, nodes.last_mut()) {
+            // PNDM ends at t = 0, where a step from t = 0 changes nothing.
+            *last = crate::Node::at(&self.noise_schedule()?, 0.0);
+        }
+        let mut table = self.table_of(tables::rows(self, &nodes)?)?;
+        if !from_noise {
+            table.initial_scale = 1.0;
+        }
+        Ok(table)
+    }
+
+    /// Returns the table of a class of higher order.
+    fn table_of(&self, rows: Vec<crate::solver_table::Row>) -> Result<SolverTable, Error> {
+        use SchedulerClass::*;
+        let keys = self.keys();
+        // y = x/α starts as noise of deviation σ/α, or √(1 + (σ/α)²) with `leading` spacing: x as σ or 1.
+        let initial_scale = match rows.first() {
+            Some(first) if self.class.is_in_sigma() && self.timestep_spacing != TimestepSpacing::Leading => {
+                first.node.level.sigma
+            }
+            _ => 1.0,
+        };
+        let clip_sample = self.clip().filter(|_| self.class != UniPcMultistep || keys.predict_x0);
+        let table = SolverTable { name: self.describe(), rows, clip_sample, epsilon_from_clipped: true, initial_scale };
+        table.checked().map_err(|problem| match problem {
+            Error::Row { row, .. } => error(format!(
+                "step {row} of {} divides by zero, as it does in diffusers; use another number of steps or another \
+                 `final_sigmas_type`",
+                self.describe()
+            )),
+            problem => problem,
+        })
     }
 }
 
 /// Bounds the memory that a file can make this program allocate; far above any T in use.
 const MAX_TIMESTEPS: usize = 1_000_000;
+
+/// Bounds of x̂0 above this are not bounds of images.
+const MAX_CLIP: f64 = 1e6;
+
+/// Deserializes keys; an error names the one whose value is wrong. `null` is the default.
+fn typed<T: DeserializeOwned>(keys: &Map<String, Value>) -> Result<T, Error> {
+    let given = |keys: Map<String, Value>| keys.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    let read = |keys: Map<String, Value>| serde_json::from_value::<T>(Value::Object(keys));
+    let given: Map<String, Value> = given(keys.clone());
+    read(given.clone()).map_err(|problem| {
+        let wrong = given.into_iter().find_map(|(key, value)| {
+            let problem = read(Map::from_iter([(key.clone(), value.clone())])).err()?;
+            Some(error(format!("`{key}` is {}: {}", json::show(&value), problem.to_string().replace("\\u{0}", ""))))
+        });
+        wrong.unwrap_or_else(|| error(problem))
+    })
+}
 
 /// Upgrades keys of early versions of diffusers: removes two without effect, and replaces `predict_epsilon` by
 /// `prediction_type`.

@@ -59,7 +59,7 @@ fn ancestral(
             row
         })
         .collect();
-    SolverTable { name, rows, clip_sample, epsilon_from_clipped: false }.checked()
+    SolverTable { name, rows, clip_sample, epsilon_from_clipped: false, initial_scale: 1.0 }.checked()
 }
 
 /// Returns (t, ᾱ_s) of each step of a descending list; the last step leads to the data.
@@ -104,7 +104,8 @@ pub fn ddim(
     let rows = steps(schedule, timesteps)
         .map(|(t, alpha_cumprod_s)| ddim_row(schedule, t, alpha_cumprod_s, eta))
         .collect::<Result<_, _>>()?;
-    SolverTable { name: format!("ddim eta={eta}"), rows, clip_sample, epsilon_from_clipped: false }.checked()
+    let name = format!("ddim eta={eta}");
+    SolverTable { name, rows, clip_sample, epsilon_from_clipped: false, initial_scale: 1.0 }.checked()
 }
 
 /// Returns the row of the DDIM step from t to noise level ᾱ_s.
@@ -142,7 +143,8 @@ pub fn ddim_inversion(schedule: &NoiseSchedule, timesteps: &[usize]) -> Result<S
         Row { sample: vec![to.alpha], epsilon: vec![to.sigma], ..row(schedule, pair[0]) }
     });
     let name = "ddim inversion".to_owned();
-    SolverTable { name, rows: rows.collect(), clip_sample: None, epsilon_from_clipped: false }.checked()
+    SolverTable { name, rows: rows.collect(), clip_sample: None, epsilon_from_clipped: false, initial_scale: 1.0 }
+        .checked()
 }
 
 /// The settings of [`ddim_analytic`]'s noise.

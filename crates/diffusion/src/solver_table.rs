@@ -59,6 +59,19 @@ pub struct SolverTable {
     /// Recomputes ε̂ from the clipped x̂0, as in improved-diffusion's DDIM. Otherwise ε̂ is the network's, as in
     /// diffusers.
     pub epsilon_from_clipped: bool,
+    /// The scale of the noise from which sampling starts: diffusers' `init_noise_sigma`, relative to x_T.
+    #[serde(default = "unscaled", skip_serializing_if = "is_unscaled")]
+    pub initial_scale: f64,
+}
+
+fn unscaled() -> f64 {
+    1.0
+}
+
+/// Tables of the time before there was a scale stay the same to the byte.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_unscaled(scale: &f64) -> bool {
+    *scale == 1.0
 }
 
 /// A denoiser's estimates for one image.
@@ -95,6 +108,9 @@ impl SolverTable {
                 0,
                 "clip_sample is neither a positive range nor a ratio within 0 and 1 with a positive maximum",
             );
+        }
+        if !(self.initial_scale > 0.0 && self.initial_scale.is_finite()) {
+            return problem(0, "initial_scale is not a positive number");
         }
         for (i, row) in self.rows.iter().enumerate() {
             let (min, max) = row.learned_log_variance.unwrap_or_default();
@@ -139,7 +155,7 @@ impl SolverTable {
         let length = |name, found: usize, expected: usize| {
             if found == expected { Ok(()) } else { Err(Error::Length { name, found, expected }) }
         };
-        let mut x = x_init.to_vec();
+        let mut x: Vec<f64> = x_init.iter().map(|x| x * self.initial_scale).collect();
         let mut samples: VecDeque<Vec<f64>> = VecDeque::new();
         let mut epsilons: VecDeque<Vec<f64>> = VecDeque::new();
         for (i, row) in self.rows.iter().enumerate() {
@@ -184,7 +200,11 @@ impl SolverTable {
 impl fmt::Display for SolverTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clip = self.clip_sample.map_or("none".to_owned(), |clip| clip.to_string());
-        writeln!(f, "{}, {} rows, clip_sample {clip}", self.name, self.rows.len())?;
+        write!(f, "{}, {} rows, clip_sample {clip}", self.name, self.rows.len())?;
+        if self.initial_scale != 1.0 {
+            write!(f, ", initial noise times {:.9}", self.initial_scale)?;
+        }
+        writeln!(f)?;
         writeln!(f, "{:>9} {:>12} {:>12} {:>12} {:>12}  sample; epsilon", "timestep", "alpha", "sigma", "x", "noise")?;
         let list = |coefficients: &[f64]| coefficients.iter().map(|c| format!("{c:.9}")).collect::<Vec<_>>().join(" ");
         for row in &self.rows {

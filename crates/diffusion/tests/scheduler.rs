@@ -48,7 +48,7 @@ fn early_diffusers_keys() {
 #[test]
 fn errors_name_the_key() {
     for (key, value) in [
-        ("skip_prk_steps", "true"),
+        ("skip_prk_stages", "true"),
         ("beta_schedule", "\"fancy\""),
         ("prediction_type", "\"score\""),
         ("variance_type", "\"huge\""),
@@ -64,7 +64,7 @@ fn errors_name_the_key() {
     }
     assert!(refused(&with("num_train_timesteps", "-3")).contains("-3"));
     assert!(refused(&with("beta_start", "-0.1")).contains("betas[0]"));
-    assert!(refused(r#"{"_class_name": "PNDMScheduler"}"#).contains("PNDMScheduler"));
+    assert!(refused(r#"{"_class_name": "EDMEulerScheduler"}"#).contains("EDMEulerScheduler"));
     assert!(refused("{}").contains("_class_name"));
     for broken in ["", "[]", "{", "nonsense", r#"{"_class_name": 3}"#] {
         assert!(refused(broken).starts_with("scheduler_config.json: "));

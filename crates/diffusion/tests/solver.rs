@@ -35,7 +35,13 @@ fn moments(table: &SolverTable, data: Gaussian) -> Vec<Gaussian> {
     let mut x = data.marginal(table.rows[0].node.level.alpha_cumprod());
     let step = |row: &Row| {
         let rows = vec![row.clone()];
-        let one = SolverTable { name: String::new(), rows, clip_sample: None, epsilon_from_clipped: false };
+        let one = SolverTable {
+            name: String::new(),
+            rows,
+            clip_sample: None,
+            epsilon_from_clipped: false,
+            initial_scale: 1.0,
+        };
         x = data.propagate(&one, x).unwrap();
         x
     };
@@ -265,7 +271,13 @@ fn second_order_solvers_written_as_tables() {
             .collect()
     };
     let error = |rows: Vec<Row>| {
-        let table = SolverTable { name: "test".to_owned(), rows, clip_sample: None, epsilon_from_clipped: false };
+        let table = SolverTable {
+            name: "test".to_owned(),
+            rows,
+            clip_sample: None,
+            epsilon_from_clipped: false,
+            initial_scale: 1.0,
+        };
         assert_eq!(table.history(), 2);
         let model = |x: &[f64], sigma: f64| vec![data.epsilon(x[0], alpha(sigma))];
         let found = table.run(&[1.3], denoiser(Prediction::Epsilon, model), |_| vec![]).unwrap()[0];

@@ -291,7 +291,7 @@ impl PipelineParts<'_> {
         weights::write_safetensors(path, weights::views(self.tensors), &weights::Metadata::new())?;
         write(create("scheduler")?.join("scheduler_config.json"), &self.scheduler.to_json()?)?;
         write(folder.join(preprocessing::FILE), &self.preprocessing.to_json())?;
-        folders::write_model_index(folder)?;
+        folders::write_model_index(folder, self.scheduler.class.name())?;
         Ok(())
     }
 }

@@ -83,13 +83,13 @@ struct Plan {
 }
 
 impl<'a> Generation<'a> {
-    /// Creates a generation of `n` images with the sampler `ddpm` and all of its steps.
+    /// Creates a generation of `n` images with the sampler of the pipeline's scheduler, [`Sampler::of`].
     pub fn new(pipeline: &'a Pipeline, n: usize) -> Self {
         let options = GenerateOptions {
             n,
             first: 0,
             seed: 0,
-            sampler: Sampler::Ddpm.into(),
+            sampler: SamplerChoice::Scheduler,
             steps: SamplerOptions::default(),
             timesteps: None,
             mse_profile: None,
@@ -110,7 +110,8 @@ impl<'a> Generation<'a> {
         self.with(|options| options.sampler = sampler.into())
     }
 
-    /// Sets the number of steps. Defaults to all T steps for `ddpm` and `ddim`, and 20 for higher-order samplers.
+    /// Sets the number of steps. Defaults to all T steps for `ddpm` and `ddim`, 20 for higher-order samplers, and 50 for
+    /// other scheduler classes of diffusers.
     pub fn steps(self, steps: usize) -> Self {
         self.with(|options| options.steps.steps = Some(steps))
     }
@@ -291,7 +292,7 @@ impl<'a> Generation<'a> {
         if let Some(until) = options.share_until.filter(|until| !(0.0..=total as f64).contains(until)) {
             return Err(Error::Request(format!("images cannot share noise until t = {until}; expected 0 to {total}")));
         }
-        let sampler = options.sampler.resolve()?;
+        let sampler = options.sampler.resolve(&self.pipeline.scheduler)?;
         let scheduler = self.pipeline.scheduler.clone();
         let scheduler = options.clip.map_or(scheduler.clone(), |clip| clip.apply(scheduler));
         let table = self.solver_table(sampler, &scheduler)?;

@@ -15,7 +15,7 @@ pub struct GenerateOptions {
     pub first: u64,
     /// Seed of the noise.
     pub seed: u64,
-    /// The name of the sampler, or the sampler.
+    /// The sampler, by name or by value. Defaults to that of the model's scheduler.
     pub sampler: SamplerChoice,
     /// The number and spacing of steps.
     pub steps: SamplerOptions,
@@ -42,8 +42,11 @@ pub struct GenerateOptions {
 }
 
 /// A sampler, or the name of one that is resolved later.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum SamplerChoice {
+    /// The sampler of the model's scheduler, [`Sampler::of`].
+    #[default]
+    Scheduler,
     /// A name, such as `dpmpp-2m`.
     Name(String),
     /// A sampler.
@@ -51,12 +54,13 @@ pub enum SamplerChoice {
 }
 
 impl SamplerChoice {
-    /// Returns the sampler.
+    /// Returns the sampler for a model with this scheduler.
     ///
     /// # Errors
     /// If there is no sampler of this name.
-    pub fn resolve(&self) -> Result<Sampler, Error> {
+    pub fn resolve(&self, scheduler: &SchedulerConfig) -> Result<Sampler, Error> {
         match self {
+            Self::Scheduler => Ok(Sampler::of(scheduler)),
             Self::Name(name) => name.parse(),
             Self::Sampler(sampler) => Ok(*sampler),
         }

@@ -34,10 +34,12 @@ pub enum Sampler {
     Ode(OdeSolver),
     /// Heun's method with noise (Karras et al. 2022, algorithm 2).
     EdmSde(Churn),
+    /// diffusers' scheduler of this class, with the keys of the model's `scheduler_config.json`.
+    Scheduler(SchedulerClass),
 }
 
-/// The number and spacing of a sampler's steps. Defaults to all T steps with the scheduler's spacing, or, for
-/// higher-order samplers, to 20 steps uniform in log-SNR.
+/// The number and spacing of a sampler's steps. Defaults to all T steps with the scheduler's spacing; for higher-order
+/// samplers to 20 steps uniform in log-SNR; and for [`Sampler::Scheduler`] to 50 steps, as in diffusers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SamplerOptions {
     /// The number of steps.
@@ -58,6 +60,17 @@ impl Sampler {
         &NAMES
     }
 
+    /// Returns the sampler of a model's scheduler: `ddpm` and `ddim` for the schedulers of that name, else the class. A
+    /// class without a sampler here ([`SchedulerClass::has_sampler`]) is sampled by `ddpm`.
+    pub fn of(scheduler: &SchedulerConfig) -> Self {
+        match scheduler.class {
+            SchedulerClass::Ddpm | SchedulerClass::DdpmParallel => Self::Ddpm,
+            SchedulerClass::Ddim | SchedulerClass::DdimParallel => Self::Ddim { eta: 0.0 },
+            class if class.has_sampler() => Self::Scheduler(class),
+            _ => Self::Ddpm,
+        }
+    }
+
     /// Returns the name, without the η of DDIM.
     pub fn name(self) -> &'static str {
         match self {
@@ -65,6 +78,7 @@ impl Sampler {
             Self::Ddim { .. } => "ddim",
             Self::Ode(solver) => solver.name(),
             Self::EdmSde(_) => "edm-sde",
+            Self::Scheduler(class) => class.name(),
         }
     }
 
@@ -86,6 +100,22 @@ impl Sampler {
             ..scheduler.clone()
         };
         let (class, eta) = match self {
+            Self::Scheduler(class) => {
+                if grid.is_some() || snap {
+                    return Err(Error::Request(format!("{class} has timesteps of its own; name a sampler for a grid")));
+                }
+                let has_spacing = class != SchedulerClass::DpmSolverSinglestep;
+                if spacing.is_some_and(|spacing| !has_spacing || spacing == TimestepSpacing::Quadratic) {
+                    return Err(Error::Request(format!("{class} does not have this spacing; name a sampler for it")));
+                }
+                (class, 0.0)
+            }
+            Self::Ode(OdeSolver::Pndm) if steps < 4 => {
+                return Err(Error::Request(format!(
+                    "{steps} steps are too few for pndm, a method of fourth order that does not clip; use at least 4 steps, \
+                     or another sampler"
+                )));
+            }
             Self::Ddpm => (SchedulerClass::Ddpm, 0.0),
             Self::Ddim { eta } => (SchedulerClass::Ddim, eta),
             Self::Ode(_) | Self::EdmSde(_) => {
@@ -133,14 +163,21 @@ impl Sampler {
             None => scheduler.timesteps(self.steps(&scheduler, options))?,
         };
         let list: Vec<usize> = std::iter::once(t).chain(all.into_iter().filter(|&s| s < t)).collect();
-        self.with_timesteps(&scheduler, &list)
+        match self {
+            Self::Scheduler(_) => Ok(scheduler.solver_table_over(&list, false)?),
+            _ => self.with_timesteps(&scheduler, &list),
+        }
     }
 
     /// Returns the number of steps from T−1.
     fn steps(self, scheduler: &SchedulerConfig, options: SamplerOptions) -> usize {
         let total = scheduler.num_train_timesteps;
-        let few = matches!(self, Self::Ode(_) | Self::EdmSde(_));
-        options.steps.unwrap_or(if few { total.min(20) } else { total })
+        options.steps.unwrap_or(match self {
+            Self::Ddpm | Self::Ddim { .. } => total,
+            Self::Ode(_) | Self::EdmSde(_) => total.min(20),
+            // With T steps, spacings that leave out t = 0 would repeat a timestep.
+            Self::Scheduler(_) => 50.min(total - 1).max(1),
+        })
     }
 
     /// Returns the table over the given timesteps, in any order.
@@ -151,6 +188,7 @@ impl Sampler {
         let schedule = scheduler.noise_schedule()?;
         let list = timesteps::explicit(schedule.len(), list)?;
         Ok(match self {
+            Self::Scheduler(_) => scheduler.solver_table_over(&list, true)?,
             Self::Ddpm => solver::ddpm(&schedule, &list, scheduler.variance_type, scheduler.clip())?,
             Self::Ddim { eta } => solver::ddim(&schedule, &list, eta, scheduler.clip())?,
             Self::Ode(_) | Self::EdmSde(_) => {
@@ -183,7 +221,7 @@ impl Sampler {
             Self::Ddim { eta } => {
                 solver::ddim_analytic(&schedule, &list, AnalyticNoise { eta, mse: &profile.mse }, clip)?
             }
-            Self::Ode(_) | Self::EdmSde(_) => self.with_timesteps(scheduler, &list)?,
+            Self::Ode(_) | Self::EdmSde(_) | Self::Scheduler(_) => self.with_timesteps(scheduler, &list)?,
         })
     }
 
@@ -192,7 +230,7 @@ impl Sampler {
         Ok(match self {
             Self::Ode(solver) => solver.table(nodes, scheduler.clip())?,
             Self::EdmSde(churn) => edm_sde(&scheduler.noise_schedule()?, nodes, churn, scheduler.clip())?,
-            Self::Ddpm | Self::Ddim { .. } => unreachable!("made of whole timesteps"),
+            Self::Ddpm | Self::Ddim { .. } | Self::Scheduler(_) => unreachable!("made of whole timesteps"),
         })
     }
 }

@@ -112,7 +112,11 @@ pub(crate) fn sample_by(
             dims: start.shape(),
             device: &device,
         };
-        let x = strategy(&batch, start.tensor(&device), &mut |row, x, sample| {
+        let mut x = start.tensor(&device);
+        if table.initial_scale != 1.0 {
+            x = x.mul_scalar(table.initial_scale);
+        }
+        let x = strategy(&batch, x, &mut |row, x, sample| {
             progress(&SamplerStep { first, images: count, row, rows, x, sample })
         })?;
         if !x.clone().sum().into_scalar::<f32>().is_finite() {

@@ -332,15 +332,15 @@ pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
     atomic::write_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
 }
 
-/// Writes `folder/model_index.json`, which tells diffusers that the folder is a `DDPMPipeline`.
+/// Writes `folder/model_index.json`, which tells diffusers that the folder is a `DDPMPipeline` with this scheduler class.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_model_index(folder: impl AsRef<Path>) -> Result<()> {
+pub fn write_model_index(folder: impl AsRef<Path>, scheduler: &str) -> Result<()> {
     let index = serde_json::json!({
         "_class_name": "DDPMPipeline",
         "_diffusers_version": "0.35.0",
-        "scheduler": ["diffusers", "DDPMScheduler"],
+        "scheduler": ["diffusers", scheduler],
         "unet": ["diffusers", "UNet2DModel"],
     });
     atomic::write_file(folder.as_ref().join("model_index.json"), |file| writeln!(file, "{index:#}"))
