@@ -184,6 +184,31 @@ mod tests {
         assert!((20..=44).contains(&mirrored), "{mirrored}");
     }
 
+    /// Random crops depend on the seed, the step and the place in the batch alone.
+    #[test]
+    fn crops_are_the_same_in_parts_of_a_batch_and_differ_between_images() {
+        let (resolution, split) = (Some((14, 28)), data::Split::Test);
+        let open = |fit| data::builtin(&data::ReadOptions { resolution, split, fit, ..Default::default() }).unwrap();
+        let whole = DataLoader::new(Arc::new(open(Fit::RandomCrop)), Random::new(5), 12);
+        let batch = whole.batch(3).unwrap().images;
+        let mut parts = Images::default();
+        for range in [0..5, 5..12] {
+            parts.append(DataLoader { range, ..whole.clone() }.batch(3).unwrap().images);
+        }
+        assert_eq!(parts.pixels, batch.pixels);
+        // Every crop is a part of its image: some rows of the 28, which begin anywhere.
+        let images = data::builtin(&data::ReadOptions { split, ..Default::default() }).unwrap();
+        let mut tops = std::collections::BTreeSet::new();
+        for (place, crop) in batch.each().enumerate() {
+            let position = 3 * 12 + place as u64;
+            let index = whole.random.shuffled(0, images.len() as u64, position) as usize;
+            let image = Images::read(&images, &[index]).unwrap().pixels;
+            tops.insert((0..=14).find(|top| image[top * 28..][..14 * 28] == *crop).expect("a crop of the image"));
+        }
+        assert!(tops.len() > 4, "{tops:?}");
+        assert_ne!(whole.batch(4).unwrap().images.pixels, batch.pixels);
+    }
+
     #[test]
     fn parts_of_a_batch_are_the_whole_batch() {
         let whole = loader(64, true);
