@@ -18,7 +18,14 @@ const SAMPLES: usize = 10_000;
 /// Samples that are still to be drawn, or those of a file.
 pub enum Samples {
     Model(Box<Pipeline>),
-    File { set: ImageSource, reading: Reading, provenance: Option<Provenance> },
+    File(Box<SampleFile>),
+}
+
+/// Samples of a file or a folder.
+pub struct SampleFile {
+    set: ImageSource,
+    reading: Reading,
+    provenance: Option<Provenance>,
 }
 
 impl Samples {
@@ -59,15 +66,15 @@ impl Samples {
             None
         });
         let reading = Reading::new(&set, &options).part(Part::All).first(count);
-        let (set, provenance) = (ImageSource::from(set).first(count), provenance);
-        Ok(Self::File { set, reading, provenance })
+        let set = ImageSource::from(set).first(count);
+        Ok(Self::File(Box::new(SampleFile { set, reading, provenance })))
     }
 
     /// Returns the number of samples.
     pub fn count(&self, arguments: &QualityArgs) -> usize {
         match self {
             Self::Model(_) => arguments.samples.unwrap_or(SAMPLES),
-            Self::File { set, .. } => set.count(),
+            Self::File(file) => file.set.count(),
         }
     }
 
@@ -75,7 +82,7 @@ impl Samples {
     pub fn dataset(&self, shared: &Shared) -> anyhow::Result<Dataset> {
         match self {
             Self::Model(pipeline) => data_choice::of_model(shared.data, pipeline),
-            Self::File { provenance, .. } => data_choice::of_samples(shared.data, provenance.as_ref(), shared.source),
+            Self::File(file) => data_choice::of_samples(shared.data, file.provenance.as_ref(), shared.source),
         }
     }
 
@@ -83,12 +90,12 @@ impl Samples {
     pub fn read_options(&self, shared: &Shared) -> ReadOptions {
         match self {
             Self::Model(pipeline) => pipeline.read_options(shared.fit),
-            Self::File { set, provenance, .. } => {
-                let [height, width, channels] = set.shape();
+            Self::File(file) => {
+                let [height, width, channels] = file.set.shape();
                 ReadOptions {
                     resolution: Some((height, width)),
                     channels: Some(channels),
-                    fit: shared.fit.or(provenance.as_ref().map(|known| known.fit)).unwrap_or_default(),
+                    fit: shared.fit.or(file.provenance.as_ref().map(|known| known.fit)).unwrap_or_default(),
                     ..ReadOptions::default()
                 }
             }
@@ -97,7 +104,8 @@ impl Samples {
 
     /// Prints what the samples of a file are, and warns if they are not as they were made.
     pub fn announce(&self, global: &Global) -> Option<Reading> {
-        let Self::File { reading, provenance, .. } = self else { return None };
+        let Self::File(file) = self else { return None };
+        let SampleFile { reading, provenance, .. } = &**file;
         let made = provenance.as_ref().map_or("from elsewhere".to_owned(), |made| {
             format!("of {} ({}, {} steps, seed {})", made.model, made.sampler, made.steps, made.seed)
         });
@@ -122,7 +130,7 @@ impl Samples {
         if shared.data.is_some() || !matches!(self, Self::Model(_)) {
             data_choice::warn_of_colors(real);
         }
-        let is_guess = shared.fit.is_none() && matches!(self, Self::File { provenance: None, .. });
+        let is_guess = shared.fit.is_none() && matches!(self, Self::File(file) if file.provenance.is_none());
         if is_guess && real.is_resized() {
             let (set, height, width) = (&real.set, real.height, real.width);
             warn(format!(
@@ -144,7 +152,7 @@ impl Samples {
     pub fn images(self, arguments: &QualityArgs, shared: &Shared, global: &Global) -> anyhow::Result<ImageSource> {
         match self {
             Self::Model(mut pipeline) => draw(arguments, shared, &mut pipeline, global),
-            Self::File { set, .. } => Ok(set),
+            Self::File(file) => Ok(file.set),
         }
     }
 }
