@@ -50,7 +50,7 @@ fn printing_does_not_end_a_training() {
 #[test]
 fn a_full_output_is_an_error_of_every_command() {
     let place = Place::new();
-    place.trained("run", 2, &["--set", "data.labels=true"]);
+    place.trained("run", 2, &[]);
     image::GrayImage::new(8, 8).save(place.path("a.png")).unwrap();
     image::GrayImage::from_fn(8, 8, |x, _| image::Luma([if x < 4 { 255 } else { 0 }]))
         .save(place.path("b.png"))
@@ -60,13 +60,16 @@ fn a_full_output_is_an_error_of_every_command() {
         (&["train", "--dry-run", "--config", "run/config.toml"], ""),
         (&["sample", "run", "-n", "2", "--steps", "2", "--json", "-o", "samples.png"], "samples.png"),
         (&["evaluate", "run", "--data", images, "-n", "2"], ""),
-        (&["interpolate", "run", "a.png", "b.png", "--at", "10", "--json", "-o", "between.png"], "between.png"),
+        (
+            &["interpolate", "run", "a.png", "b.png", "--at", "10", "--steps", "5", "--json", "-o", "between.png"],
+            "between.png",
+        ),
         (&["inpaint", "run", "a.png", "b.png", "--steps", "2", "--json", "-o", "filled.png"], "filled.png"),
         (&["invert", "run", "a.png", "--steps", "2", "--json", "-o", "latents.safetensors"], "latents.safetensors"),
-        (&["export", "run", "exported.pt", "--json"], ""),
+        (&["export", "run", "-o", "exported", "--json"], "exported/unet/config.json"),
         (&["inspect", images], ""),
         (&["schedule"], ""),
-        (&["bench", "--batch-size", "1", "--runs", "1", "--set", "model.block_out_channels=[16]"], ""),
+        (&["bench", "--batch-size", "1", "--runs", "1", "--set", "model.block_out_channels=[16,16,16]"], ""),
         (&["completions", "bash"], ""),
         (&["man"], ""),
     ];

@@ -193,6 +193,25 @@ fn signals_end_a_run_in_order() {
     }
 }
 
+/// What a stopped run prints can be pasted into a shell, whatever its folder is called.
+#[cfg(unix)]
+#[test]
+fn the_way_to_resume_is_quoted() {
+    let place = Place::new();
+    let mut child = place.start(&place.train("it's my run", 1_000_000, &[]), "log");
+    wait_for(&place.path("log"), "step 2/");
+    assert!(std::process::Command::new("kill").arg(child.0.id().to_string()).status().unwrap().success());
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    let log = fs::read_to_string(place.path("log")).unwrap();
+    assert!(log.contains(r"train -o 'it'\''s my run' --resume"), "{log}");
+    let command = log.lines().find_map(|line| line.strip_prefix("continue:")).unwrap();
+    let done = ddpm::train::steps_done(&place.path("it's my run")).unwrap();
+    let script = format!("{command} --quiet --set train.steps={}", done + 2);
+    let status = std::process::Command::new("sh").current_dir(place.path("")).args(["-c", &script]).status().unwrap();
+    assert!(status.success());
+    assert_eq!(ddpm::train::steps_done(&place.path("it's my run")), Some(done + 2));
+}
+
 /// A picture of samples may take minutes, which is longer than a cluster waits between SIGTERM and SIGKILL.
 #[cfg(unix)]
 #[test]

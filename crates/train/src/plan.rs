@@ -14,8 +14,10 @@ use crate::data_loader::Batch;
 use crate::memory::{MemoryEstimate, image_bytes};
 use crate::trainer::Trainer;
 
-/// Whole steps are measured if they take less than this many seconds.
-const LONGEST_STEP: f64 = 10.0;
+/// Whole steps are measured, twice, if they take less than this many seconds.
+const LONGEST_STEP: f64 = 4.0;
+/// A step of one image is repeated if it takes less than this many seconds.
+const SHORT_STEP: f64 = 1.0;
 
 /// What a run would take.
 #[derive(Clone, Debug, Serialize)]
@@ -81,13 +83,9 @@ impl TrainingConfig {
         };
         let mut one = self.clone();
         (one.train.batch_size, one.train.gradient_accumulation) = (1, 1);
-        let images = self.train.batch_size * self.train.gradient_accumulation;
-        let step = |config: &Self| step_seconds(config, &network, &set, device);
-        let (step_seconds, measured) = if fits(&one) {
-            let predicted = step(&one)? * images as f64;
-            if predicted < LONGEST_STEP && fits(self) { (Some(step(self)?), true) } else { (Some(predicted), false) }
-        } else {
-            (None, false)
+        let (step_seconds, measured) = match fits(&one) {
+            true => self.measure(&network, &set, device, fits(self))?,
+            false => (None, false),
         };
         Ok(Plan {
             data,
@@ -99,24 +97,37 @@ impl TrainingConfig {
             measured,
         })
     }
-}
 
-/// Measures the second of two steps; the first one also allocates memory.
-fn step_seconds(
-    config: &TrainingConfig,
-    network: &NetworkConfig,
-    set: &ImageSet,
-    device: &Device,
-) -> Result<f64, Error> {
-    let network = network.build(config.train.seed, &device.clone().autodiff())?;
-    let mut trainer = Trainer::new(config, network)?;
-    let count = config.train.batch_size * config.train.gradient_accumulation;
-    let indices: Vec<usize> = (0..count).map(|i| i % set.len()).collect();
-    let mut images = Images::read(set, &indices)?;
-    images.labels = images.labels.filter(|_| config.data.labels);
-    let batch = Batch::whole(images);
-    trainer.step(&batch)?;
-    let start = Instant::now();
-    trainer.step(&batch)?;
-    Ok(start.elapsed().as_secs_f64())
+    /// Returns the seconds of a step, and whether a whole step was measured: if `whole` allows it and it is short.
+    fn measure(
+        &self,
+        network: &NetworkConfig,
+        set: &ImageSet,
+        device: &Device,
+        whole: bool,
+    ) -> Result<(Option<f64>, bool), Error> {
+        let network = network.build(self.train.seed, &device.clone().autodiff())?;
+        let mut trainer = Trainer::new(self, network)?;
+        let mut seconds = |batch_size: usize, count: usize| {
+            trainer.set_batch_size(batch_size);
+            let indices: Vec<usize> = (0..count).map(|i| i % set.len()).collect();
+            let mut images = Images::read(set, &indices)?;
+            images.labels = images.labels.filter(|_| self.data.labels);
+            let start = Instant::now();
+            trainer.step(&Batch::whole(images))?;
+            Ok::<_, Error>(start.elapsed().as_secs_f64())
+        };
+        let images = self.train.batch_size * self.train.gradient_accumulation;
+        // The first step of a size also allocates memory.
+        let mut one = seconds(1, 1)?;
+        if one < SHORT_STEP {
+            one = seconds(1, 1)?;
+        }
+        let predicted = one * images as f64;
+        if predicted > LONGEST_STEP || !whole {
+            return Ok((Some(predicted), false));
+        }
+        seconds(self.train.batch_size, images)?;
+        Ok((Some(seconds(self.train.batch_size, images)?), true))
+    }
 }

@@ -79,8 +79,10 @@ pub(crate) fn roll_back(context: &mut Context) -> Result<(), Error> {
         )));
     };
     let trainer = &mut context.session.trainer;
+    let images = trainer.state().images.clone();
     trainer.restore(checkpoint)?;
     let state = trainer.state_mut();
+    state.images = images;
     (state.rollbacks, state.skipped, state.skipped_in_a_row) = (rollbacks, skipped, 0);
     let step = state.step;
     context.warn(format!(

@@ -141,6 +141,11 @@ impl Trainer {
         &mut self.state
     }
 
+    /// Sets the images of a pass, to measure passes of another size.
+    pub(crate) fn set_batch_size(&mut self, batch_size: usize) {
+        self.config.train.batch_size = batch_size;
+    }
+
     /// The processes.
     pub fn communicator(&self) -> &dyn Communicator {
         &*self.communicator
