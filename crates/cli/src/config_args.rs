@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use ddpm::data::Dataset;
-use ddpm::train::TrainingConfig;
+use ddpm::data::{self, Dataset};
 use ddpm::train::config::{ConfigChange, DEFAULT_PRESET, PRESETS, stated_keys};
+use ddpm::train::{Error, TrainingConfig};
 
 use crate::Global;
 use crate::error::usage;
@@ -111,7 +111,10 @@ impl ConfigArgs {
     fn fit_to_images(&self, mut config: TrainingConfig, global: &Global) -> anyhow::Result<TrainingConfig> {
         let (stated, by_preset) = self.stated_keys()?;
         if !by_preset && config.data.path.is_some() {
-            let chosen = config.fit_to_images(&stated)?;
+            let chosen = config.fit_to_images(&stated).map_err(|error| match error {
+                Error::Data(error @ data::Error::Argument(_)) => usage(error),
+                error => error.into(),
+            })?;
             if !chosen.is_empty() {
                 say(format!("chosen by the images: {} (change with --set)", chosen.join(" ")), global);
             }

@@ -82,7 +82,7 @@ fn images() {
 fn a_file_of_float_images_is_refused_with_the_fix() {
     let place = Place::new();
     fs::write(place.path("x.npz"), npz("<f4", &[2, 8, 8, 1], &[0x7f; 2 * 64 * 4])).unwrap();
-    refused(&place, &["--data", "x.npz"], 1, &["x.npz", "arr_0", "<f4", "uint8"]);
+    refused(&place, &["--data", "x.npz"], 1, &["x.npz", "arr_0", "<f4", "data.range"]);
     fs::write(place.path("x.npz"), npz("|u1", &[2, 8, 8, 1], &[7; 128])).unwrap();
     place.train("run", 2, &["--data", "x.npz", "-q"]).assert().success();
     let whole = fs::read(place.path("x.npz")).unwrap();
@@ -143,8 +143,9 @@ fn bad_files_among_good_ones_are_named_and_left_out() {
     fs::write(folder.join("zz.png"), "hello").unwrap();
     // Of another size: fitted, as asked for.
     image::GrayImage::new(20, 9).save(folder.join("wide.png")).unwrap();
-    let warned =
-        contains("warning: photos/3.png").and(contains("warning: photos/zz.png")).and(contains("6 images of 8x8x1"));
+    let warned = contains("warning: photos/3.png")
+        .and(contains("warning: photos/zz.png"))
+        .and(contains("photos (training part), 6 images"));
     place.train("run", 2, &["--data", "photos"]).assert().success().stderr(warned);
     // Also where little is said.
     let quiet = contains("warning: photos/3.png").and(contains("network").not());

@@ -36,7 +36,7 @@ fn held_out_images_are_not_trained_on() {
     assert_eq!((&inspected["images"]["images"], &inspected["images"]["classes"]), (&5.into(), &object!([])));
     assert_eq!(json(place.ddpm(&["inspect", "set", "--test"]))["images"]["images"], 3);
     let said = stderr(place.train("run", 2, &["--data", "set"]));
-    assert!(said.contains("set: 5 images") && !said.contains("warning"), "{said}");
+    assert!(said.contains("set (training part), 5 images") && !said.contains("warning"), "{said}");
 
     // An image in another folder makes classes of the parts, which is said, also with --quiet.
     write_photos(&place.path("set/masks"), 1);
@@ -89,7 +89,7 @@ fn the_programs_own_output_is_not_training_data() {
         assert!(said.contains(words), "{words}: {said}");
     }
     let said = stderr(place.resume("set/runs/a", 8, &[]));
-    assert!(said.contains("set: 8 images of 8x8x1 in 2 classes"), "{said}");
+    assert!(said.contains("8 images, 8x8 grey, 2 classes"), "{said}");
 
     // Samples that are named directly are read.
     let text = contains("3 images of 8x8x1").and(contains("3 of the images were written by this program"));

@@ -14,7 +14,7 @@ fn numbers_out_of_range_are_explained() {
     wrong("--n", "0", &["at least 1"]);
     wrong("--seed", "-1", &["whole number of at least 0"]);
     wrong("--seed", "18446744073709551616", &["too large"]);
-    wrong("--eta", "x", &["expected a number"]);
+    wrong("--eta", "x", &["expected 0 to 1"]);
     wrong("--timesteps", "abc", &["whole timesteps"]);
     let object = json_error(place.ddpm(&["sample", "run", "--seed", "-1", "--json"]));
     assert_eq!(object, "invalid value '-1' for '--seed <N>': expected a whole number of at least 0");

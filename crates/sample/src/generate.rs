@@ -11,7 +11,7 @@ use crate::frames::{self, sheet_column};
 use crate::identity::Identity;
 use crate::noise::{initial_noise, noised};
 use crate::options::{GenerateOptions, SamplerChoice};
-use crate::output::{self, Output};
+use crate::output::{self, Output, spool_folder};
 use crate::provenance::{self, Provenance};
 use crate::solve::{Request, SamplerStep, SharedNoise, check, sample};
 use crate::writer::{WriteRequest, Writer};
@@ -453,6 +453,10 @@ impl<'a> Generation<'a> {
     /// image.
     fn is_finished(&self, output: &Output, provenance: &Provenance, shape: [usize; 4]) -> bool {
         let Output::Npz(path) = output else { return false };
+        // An interruption after the file was written can leave the unfinished images, which are still to be removed.
+        if spool_folder(path).exists() {
+            return false;
+        }
         let Ok(Some(found)) = Provenance::read(path) else { return false };
         // No image is read.
         let options = data::ReadOptions { memory_limit_bytes: 0, ..data::ReadOptions::default() };

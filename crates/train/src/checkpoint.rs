@@ -104,6 +104,24 @@ pub fn save(run: &Path, parts: &CheckpointParts, keep: usize) -> Result<PathBuf,
     Ok(target)
 }
 
+/// Points `latest` and `best` of a run to the checkpoints of a state, which an interruption between writing a checkpoint and
+/// pointing to it can leave behind.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn repair_pointers(run: &Path, state: &TrainState) -> Result<(), Error> {
+    let checkpoints = run.join("checkpoints");
+    let newest = name(state.step);
+    if pipeline::latest(&checkpoints).ok().flatten() != Some(newest.clone()) {
+        pipeline::set_latest(&checkpoints, &newest)?;
+    }
+    match state.best {
+        Some((step, _)) if folder(run, step).is_dir() => pipeline::set_best(&checkpoints, &name(step))?,
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Reads a checkpoint folder onto a device.
 ///
 /// # Errors

@@ -52,6 +52,7 @@ pub(crate) fn resume(context: &mut Context) -> Result<(), Error> {
         context.session.trainer.restore(checkpoint).map_err(|error| {
             Error::Run(format!("{folder}: {error}; use another folder, or the configuration that the run started with"))
         })?;
+        checkpoint::repair_pointers(context.folder(), context.trainer().state())?;
         let before = context.trainer().state().images.as_ref();
         if let Some(difference) = before.and_then(|before| before.difference(&digest)) {
             context.warn(format!("the images are not those that the run was trained on: {difference}"))?;
