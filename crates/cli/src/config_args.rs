@@ -112,7 +112,8 @@ impl ConfigArgs {
         let (stated, by_preset) = self.stated_keys()?;
         if !by_preset && config.data.path.is_some() {
             let chosen = config.fit_to_images(&stated).map_err(|error| match error {
-                Error::Data(error @ data::Error::Argument(_)) => usage(error),
+                // It begins with the name of the option, which is that of the key.
+                Error::Data(data::Error::Argument(message)) => usage(format!("data.{message}")),
                 error => error.into(),
             })?;
             if !chosen.is_empty() {

@@ -203,7 +203,7 @@ fn labels_come_from_names_or_columns() {
         text.lines().filter(|line| !line.starts_with("label_from") && !line.starts_with("background")).collect();
     fs::write(place.path("old.toml"), old.join("\n")).unwrap();
     place
-        .ddpm(&["train", "--config", "old.toml", "--dry-run"])
+        .ddpm(&["train", "--config", "old.toml", "--set", "data.labels=false", "--dry-run"])
         .assert()
         .success()
         .stdout(contains("label_from = \"folder\""));
