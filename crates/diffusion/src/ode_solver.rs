@@ -342,7 +342,7 @@ pub(crate) fn pndm(nodes: &[Node]) -> Vec<Row> {
 }
 
 /// The variants of UniPC.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct UniPc<'a> {
     /// B(h) = h in place of e^h − 1.
     pub bh1: bool,
@@ -350,12 +350,6 @@ pub(crate) struct UniPc<'a> {
     pub in_epsilon: bool,
     /// The steps that are not corrected.
     pub uncorrected: &'a [usize],
-}
-
-impl Default for UniPc<'_> {
-    fn default() -> Self {
-        Self { bh1: false, in_epsilon: false, uncorrected: &[] }
-    }
 }
 
 /// Returns the weights ρ of UniPC, which solve Σ_j ρ_j r_j^{i−1} = b_i for i = 1 … n. `h` is negative for x̂0, and `b_h`
