@@ -23,10 +23,7 @@ pub struct ScheduleArgs {
 
 pub fn run(arguments: ScheduleArgs, global: &Global) -> anyhow::Result<()> {
     let located = arguments.model.as_deref().map(model_source::locate).transpose()?;
-    let scheduler = match located.and_then(|files| files.scheduler_config) {
-        Some(path) => Some(read_scheduler(&path)?),
-        None => None,
-    };
+    let scheduler = located.and_then(|files| files.scheduler_config).map(|path| read_scheduler(&path)).transpose()?;
     let is_own = scheduler.is_some();
     let scheduler = scheduler.unwrap_or_default();
     let sampler = arguments.sampler.sampler(Sampler::of(&scheduler))?;

@@ -68,8 +68,7 @@ fn unscaled() -> f64 {
     1.0
 }
 
-/// Tables of the time before there was a scale stay the same to the byte.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+/// Leaves the scale out of tables without one, so that their digests stay the same.
 fn is_unscaled(scale: &f64) -> bool {
     *scale == 1.0
 }
