@@ -136,7 +136,18 @@ pub struct ExportArgs {
     output: PathBuf,
 }
 
+/// Extensions of files that people expect an export to be.
+const FILES: [&str; 8] = ["safetensors", "pt", "pth", "ckpt", "bin", "onnx", "zip", "tar"];
+
 pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
+    let extension = arguments.output.extension().map(|end| end.to_string_lossy().to_lowercase());
+    if let Some(end) = extension.filter(|end| FILES.contains(&&**end)) {
+        let path = arguments.output.display();
+        return Err(usage(format!(
+            "{path}: export writes a folder, not a .{end} file; the weights are in it, as \
+             unet/diffusion_pytorch_model.safetensors"
+        )));
+    }
     let pipeline = model_source::load(&arguments.model, global)?;
     pipeline.save(&arguments.output)?;
     if global.json {

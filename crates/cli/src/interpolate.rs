@@ -50,9 +50,15 @@ pub struct InterpolateArgs {
     /// Sampler that denoises the mixtures
     #[arg(long, default_value = "ddim", value_parser = values::sampler(), value_name = "NAME", help_heading = "Sampler")]
     sampler: Sampler,
-    /// Number of steps from the last timestep
-    #[arg(long, default_value_t = 100, value_parser = values::positive, value_name = "K", help_heading = "Sampler")]
-    steps: usize,
+    /// Number of steps from the last timestep. Defaults to 100, or to all of a model with fewer
+    #[arg(long, value_parser = values::positive, value_name = "K", help_heading = "Sampler")]
+    steps: Option<usize>,
+}
+
+impl InterpolateArgs {
+    fn steps(&self, pipeline: &Pipeline) -> usize {
+        self.steps.unwrap_or(pipeline.scheduler.num_train_timesteps.min(100))
+    }
 }
 
 /// A [`Mix`] by its name.
@@ -91,7 +97,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
             MixArg::Slerp => Mix::Spherical,
         },
         sampler: arguments.sampler,
-        steps: Some(arguments.steps),
+        steps: Some(arguments.steps(&pipeline)),
         invert: arguments.invert,
         label: arguments.images.label(&pipeline)?,
         seed: arguments.images.seed,
@@ -129,7 +135,7 @@ fn write_sheet(
     let info = info([
         ("model", name_of(&pipeline.root)),
         ("at", format!("{at:?}")),
-        ("sampler", format!("{sampler}, {} steps", arguments.steps)),
+        ("sampler", format!("{sampler}, {} steps", arguments.steps(pipeline))),
         ("seed", arguments.images.seed.to_string()),
     ]);
     Ok(output::sheet(&arguments.output, &columns, columns.len(), &info)?)

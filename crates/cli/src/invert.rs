@@ -31,14 +31,20 @@ pub struct InvertArgs {
     /// Timestep of the latents. Defaults to the last
     #[arg(long, value_name = "T")]
     at: Option<usize>,
-    /// Number of steps from the image to the last timestep
-    #[arg(long, default_value_t = 100, value_parser = values::two_or_more, value_name = "K")]
-    steps: usize,
+    /// Number of steps from the image to the last timestep. Defaults to 100, or to all of a model with fewer
+    #[arg(long, value_parser = values::two_or_more, value_name = "K")]
+    steps: Option<usize>,
     /// Draw each image, its latents and its reconstruction: a PNG
     #[arg(long, value_name = "FILE")]
     sheet: Option<PathBuf>,
     #[command(flatten)]
     image_args: ImageArgs,
+}
+
+impl InvertArgs {
+    fn steps(&self, at: usize) -> usize {
+        self.steps.unwrap_or_else(|| at.saturating_add(1).min(100))
+    }
 }
 
 pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
@@ -52,7 +58,8 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     let images = images.with_labels(labels);
     target.check_writable(images.shape())?;
     let at = arguments.at.unwrap_or(pipeline.scheduler.num_train_timesteps - 1);
-    let inversion = Inversion { at, steps: arguments.steps, batch_size: arguments.image_args.batch_size };
+    let steps = arguments.steps(at);
+    let inversion = Inversion { at, steps, batch_size: arguments.image_args.batch_size };
     let mut progress = Progress::new("invert", "steps", global);
     let inverted = invert(&pipeline.denoiser()?, &pipeline.scheduler, (&images, inversion), |done, total| {
         progress.update(done, total);
@@ -63,7 +70,7 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     let Inverted { rmse, latent_rms, evaluations, .. } = inverted;
     if global.json {
         let object = serde_json::json!({
-            "output": arguments.output.to_string_lossy(), "t": at, "steps": arguments.steps, "evaluations": evaluations, "rmse": rmse,
+            "output": arguments.output.to_string_lossy(), "t": at, "steps": steps, "evaluations": evaluations, "rmse": rmse,
             "latent_rms": latent_rms, "data": readings,
         });
         println!("{object}");
@@ -85,7 +92,7 @@ fn write(
     inverted: &Inverted,
 ) -> anyhow::Result<()> {
     let info =
-        info([("model", name_of(&pipeline.root)), ("t", at.to_string()), ("steps", arguments.steps.to_string())]);
+        info([("model", name_of(&pipeline.root)), ("t", at.to_string()), ("steps", arguments.steps(at).to_string())]);
     let latents = &inverted.latents;
     let shape = [latents.n, latents.channels, latents.height, latents.width];
     let noise = [("noise", &shape[..], &latents.nchw()[..])];

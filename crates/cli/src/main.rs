@@ -155,7 +155,14 @@ fn hide_caught_panics() {
 
 fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
     // 0 is one for each core.
-    rayon::ThreadPoolBuilder::new().num_threads(global.threads.unwrap_or(0)).build_global()?;
+    let threads = match (global.threads, std::env::var("RAYON_NUM_THREADS")) {
+        (Some(threads), _) => threads,
+        (None, Ok(text)) if !matches!(&*text, "" | "0") => {
+            values::threads(&text).map_err(|error| usage(format!("RAYON_NUM_THREADS is {text}: {error}")))?
+        }
+        _ => 0,
+    };
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     // On one of the pool's threads: from outside, each of a network's 200 kernels would put this thread to sleep and wake
     // it again.
     rayon::scope(|_| match command {

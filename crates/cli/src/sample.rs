@@ -16,7 +16,7 @@ use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
 use crate::sampler_args::{Line, SamplerArgs};
-use crate::terminal::{Progress, duration, rate, warn};
+use crate::terminal::{Progress, counted, duration, rate, warn};
 use crate::{Global, model_source, values};
 
 /// Sample images from a model.
@@ -307,9 +307,9 @@ fn print(saved: &Saved, seconds: f64, global: &Global) {
         println!("{object}");
     } else if !global.quiet {
         let made = match saved.existing {
-            0 => format!("{n} images"),
-            existing if existing == n => return eprintln!("{n} images, all of them from before: {path}"),
-            existing => format!("{n} images, {existing} of them from before,"),
+            0 => counted(n, "image"),
+            existing if existing == n => return eprintln!("{}, all of them from before: {path}", counted(n, "image")),
+            existing => format!("{}, {existing} of them from before,", counted(n, "image")),
         };
         eprintln!("{made} in {}, {}: {path}", duration(seconds), rate(per_second, "images"));
     }

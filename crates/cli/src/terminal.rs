@@ -174,6 +174,11 @@ pub fn gigabytes(bytes: f64) -> String {
     format!("{:.2} GB", bytes / 1e9)
 }
 
+/// Returns `1 image` or `2 images`.
+pub fn counted(n: usize, unit: &str) -> String {
+    format!("{n} {unit}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Returns 35746307 as `35,746,307`.
 pub fn grouped(n: usize) -> String {
     let digits = n.to_string();

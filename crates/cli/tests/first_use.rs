@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::fs;
+use std::path::Path;
+
 use common::*;
 
 #[test]
@@ -30,12 +33,137 @@ fn json_error(mut command: assert_cmd::Command) -> String {
 #[test]
 fn foreign_names_do_not_reach_the_terminal_as_they_are() {
     let place = Place::new();
-    std::fs::create_dir(place.path("photos")).unwrap();
+    fs::create_dir(place.path("photos")).unwrap();
     for name in ["a\u{1b}[2J.png", "b\nc.png"] {
-        std::fs::write(place.path("photos").join(name), "no image").unwrap();
+        fs::write(place.path("photos").join(name), "no image").unwrap();
     }
     let output = place.ddpm(&["inspect", "photos"]).output().unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(text.contains("\\u001b[2J.png") && !text.contains('\u{1b}'), "{text}");
     assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+}
+
+/// Writes PNGs of noise.
+fn write_photos(folder: &Path, count: usize) {
+    fs::create_dir_all(folder).unwrap();
+    for i in 0..count {
+        let values: Vec<u8> = noise(64).map(|v| (v * 255.0) as u8 ^ i as u8).collect();
+        image::GrayImage::from_raw(8, 8, values).unwrap().save(folder.join(format!("{i}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn images_that_are_elsewhere_or_something_else() {
+    let place = Place::new();
+    let wrong = |path: &str, words: &[&str]| {
+        fails(place.ddpm(&["inspect", path]), 1, &[&[path], words].concat());
+        fails(place.train("run", 2, &["--data", path]), 1, &[&[path], words].concat());
+        assert!(!place.path("run").exists());
+    };
+    wrong("https://example.org/photos.zip", &["is a URL; download it"]);
+    wrong("~/photos", &["the shell replaces ~ only"]);
+    wrong("nielsr/CelebA-faces", &["does not exist", "hf download --repo-type dataset"]);
+    fs::write(place.path("train-labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 1, 7]).unwrap();
+    wrong("train-labels-idx1-ubyte", &["holds labels; give the images"]);
+    fs::create_dir(place.path("outer")).unwrap();
+    fs::write(place.path("outer/photos.zip"), "PK").unwrap();
+    wrong("outer", &["contains no image files", "contains archives", "photos.zip"]);
+}
+
+#[test]
+fn tables_as_spreadsheets_write_them() {
+    let place = Place::new();
+    write_photos(&place.path("photos"), 4);
+    let inspect = || {
+        let output = place.ddpm(&["inspect", "photos", "-o", "sheet.png", "--json"]).output().unwrap();
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (object["images"]["id2label"].clone(), String::from_utf8(output.stderr).unwrap())
+    };
+    let table = place.path("photos/metadata.csv");
+    // Semicolons, as in countries with a decimal comma.
+    fs::write(&table, "file_name;label\n0.png;a\n1.png;b\n2.png;a\n3.png;b\n").unwrap();
+    let (names, said) = inspect();
+    assert_eq!(names, serde_json::json!({}));
+    assert!(said.contains("warning: ") && said.contains("metadata.csv has no column file_name"), "{said}");
+    // A byte order mark and carriage returns.
+    fs::write(&table, "\u{feff}file_name,label\r\n0.png,a\r\n1.png,b\r\n2.png,a\r\n3.png,b\r\n").unwrap();
+    assert_eq!(inspect(), (serde_json::json!({ "0": "a", "1": "b" }), String::new()));
+    fs::remove_file(&table).unwrap();
+    // Integers as floats.
+    let lines: String = (0..4).map(|i| format!("{{\"file_name\": \"{i}.png\", \"label\": {}.0}}\n", i % 2)).collect();
+    fs::write(place.path("photos/metadata.jsonl"), lines).unwrap();
+    assert_eq!(inspect(), (serde_json::json!({ "0": "0", "1": "1" }), String::new()));
+}
+
+#[test]
+fn models_that_are_elsewhere_or_something_else() {
+    let place = Place::new();
+    let wrong = |path: &str, words: &[&str]| {
+        fails(place.ddpm(&["sample", path]), 1, &[&[path], words].concat());
+    };
+    wrong("https://huggingface.co/google/ddpm-cifar10-32", &["it is a URL; download"]);
+    wrong("~/runs/fashion", &["the shell replaces ~ only"]);
+    wrong("google/ddpm-cifar10-32", &["hf download NAME"]);
+    for name in ["model.zip", "model.tar.gz"] {
+        fs::write(place.path(name), "x").unwrap();
+        wrong(name, &["it is an archive; unpack it"]);
+    }
+    fs::write(place.path("model.onnx"), "x").unwrap();
+    wrong("model.onnx", &["expected a folder of diffusers", "ddpm import"]);
+    place.trained("run", 2, &[]);
+    let checkpoint = place.path("run/checkpoints/000000002");
+    fs::copy(checkpoint.join("unet/diffusion_pytorch_model.safetensors"), place.path("alone.safetensors")).unwrap();
+    wrong("alone.safetensors", &["expected its config.json next to it"]);
+    // What only training needs may be gone; what sampling needs may not.
+    fs::remove_dir_all(checkpoint.join("training")).unwrap();
+    // Some editors begin files with a byte order mark.
+    let config = fs::read_to_string(checkpoint.join("unet/config.json")).unwrap();
+    place.ddpm(&["sample", "run", "-n", "1", "--quiet", "-o", "a.png"]).assert().success().stderr("");
+    fs::write(checkpoint.join("unet/config.json"), format!("\u{feff}{config}")).unwrap();
+    wrong("run", &["config.json", "was changed after it was written"]);
+    fs::remove_file(checkpoint.join("checksums.json")).unwrap();
+    place.ddpm(&["sample", "run", "-n", "1", "--quiet", "-o", "b.png"]).assert().success().stderr("");
+    assert_eq!(fs::read(place.path("a.png")).unwrap(), fs::read(place.path("b.png")).unwrap());
+}
+
+#[test]
+fn outputs_are_what_their_names_say() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    for (name, words) in [("-", "cannot write to standard output"), (".png", "a name before its extension")] {
+        mistaken(place.ddpm(&["sample", "run", "-n", "1", "-o", name]), &[words]);
+    }
+    mistaken(
+        place.ddpm(&["export", "run", "-o", "model.safetensors"]),
+        &["model.safetensors", "export writes a folder"],
+    );
+    assert!(!place.path("model.safetensors").exists());
+    place
+        .ddpm(&["sample", "run", "-n", "1", "-o", "one.png"])
+        .assert()
+        .success()
+        .stderr(predicates::str::contains("\n1 image in "));
+}
+
+#[test]
+fn defaults_fit_models_with_few_timesteps() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    write_photos(&place.path("photos"), 2);
+    let (a, b) = ("photos/0.png", "photos/1.png");
+    place.ddpm(&["interpolate", "run", a, b, "--between", "2", "-o", "i.png"]).assert().success();
+    place.ddpm(&["invert", "run", a, "-o", "z.safetensors"]).assert().success();
+}
+
+#[test]
+fn threads_of_the_environment_are_checked() {
+    let place = Place::new();
+    for (value, words) in [("many", "whole number"), ("99999999", "at most")] {
+        let mut command = place.ddpm(&["schedule", "--steps", "2"]);
+        command.env("RAYON_NUM_THREADS", value);
+        mistaken(command, &["RAYON_NUM_THREADS is", value, words]);
+    }
+    let mut command = place.ddpm(&["schedule", "--steps", "2"]);
+    command.env("RAYON_NUM_THREADS", "2");
+    command.assert().success();
 }

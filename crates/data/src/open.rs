@@ -7,6 +7,7 @@ use crate::generated::is_generated;
 use crate::options::{LabelFrom, ReadOptions};
 use crate::set::ImageSet;
 use crate::source::{Format, Source};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// All formats, in the order in which they are tried.
@@ -32,7 +33,7 @@ const FORMATS: &[Format] = &[
 /// images in a folder or archive are not an error: they are skipped and listed in [`ImageSet::report`].
 pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
     options.check()?;
-    let full = path.canonicalize().map_err(|e| Error::io(path, e))?;
+    let full = path.canonicalize().map_err(|e| Error::io(path, absent(path, e)))?;
     let name = full.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
     if let Some(kind) = full.metadata().ok().and_then(|data| special_kind(data.file_type())) {
         let message = format!("is {kind}; expected a file or a folder of images");
@@ -68,6 +69,25 @@ fn explained(error: Error, path: &Path) -> Error {
         Error::UnknownFormat { path, .. } => Error::Malformed { path, message: format!("{cause}; expected images") },
         error => error,
     }
+}
+
+/// Explains an error of a path that does not exist, if it looks as if something else was meant.
+fn absent(path: &Path, error: io::Error) -> io::Error {
+    let text = path.to_string_lossy();
+    let two_names = path.is_relative() && path.components().count() == 2;
+    let hint = match () {
+        () if error.kind() != io::ErrorKind::NotFound => return error,
+        () if text.contains("://") => "is a URL; download it, and give the file or folder",
+        () if text.starts_with('~') => {
+            "does not exist: the shell replaces ~ only at the start of an unquoted word; write it out"
+        }
+        () if two_names && path.parent().is_some_and(|parent| !parent.exists()) => {
+            "does not exist (a set of the Hugging Face hub must be downloaded first: `hf download --repo-type dataset \
+             NAME --local-dir FOLDER`)"
+        }
+        () => return error,
+    };
+    io::Error::new(error.kind(), hint)
 }
 
 /// Enters folders whose only entry is a folder, as unpacking an archive often creates. A contact sheet next to it does not

@@ -102,7 +102,8 @@ impl SchedulerConfig {
     /// # Errors
     /// If the JSON is invalid, the scheduler class is not supported, or a key or value is unknown or unsupported.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let mut keys = json::read(text).map_err(error)?;
+        // Some editors begin a file with a byte order mark.
+        let mut keys = json::read(text.trim_start_matches('\u{feff}')).map_err(error)?;
         let class = match keys.get("_class_name") {
             Some(Value::String(name)) => SchedulerClass::read(name)?,
             Some(other) => return Err(error(format!("`_class_name` is {}, expected a name", json::show(other)))),

@@ -44,7 +44,8 @@ impl Pipeline {
     /// As [`Pipeline::load`].
     pub fn from_files(located: &ModelFiles, device: &Device) -> Result<Self, Error> {
         if digest::is_sealed(&located.root) {
-            digest::verify(&located.root)?;
+            // What only training needs may have been removed to save space.
+            digest::verify_files(&located.root, |name| !name.starts_with("training/"))?;
         }
         let of_config = |message: String| Error::Pipeline { path: located.unet_config.clone(), message };
         let text =

@@ -123,6 +123,15 @@ impl Output {
     /// # Errors
     /// [`Error::Unsupported`] for another extension, or if `animated` and the path is not a `.png`, `.apng` or `.gif`.
     pub fn parse(path: &Path, animated: bool) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_bare = [".png", ".gif", ".apng", ".npz", ".safetensors"].contains(&&*name.to_lowercase());
+        if name == "-" || is_bare {
+            let kind = match is_bare {
+                true => "a file without a name before its extension",
+                false => "to standard output",
+            };
+            return Err(Error::Unsupported { path: path.to_owned(), kind: kind.into() });
+        }
         let folder = path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator);
         let extension = path.extension().filter(|_| !folder).map(|name| name.to_string_lossy().to_lowercase());
         let to = path.to_owned();

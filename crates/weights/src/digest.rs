@@ -55,6 +55,14 @@ pub fn is_sealed(folder: impl AsRef<Path>) -> bool {
 /// [`Error::Damaged`] names the first file, in the order of names, that is missing or differs. Other errors: there is
 /// no manifest, or it cannot be read.
 pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
+    verify_files(folder, |_| true)
+}
+
+/// Verifies the files whose names, such as `unet/config.json`, are wanted; otherwise like [`verify`].
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_files(folder: impl AsRef<Path>, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let folder = folder.as_ref();
     let path = folder.join(MANIFEST);
     let (file, _) = file::open_regular(&path).map_err(Error::read(&path))?;
@@ -64,7 +72,7 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
         path: path.clone(),
         reason: format!("not a valid list of checksums: {error}"),
     })?;
-    for (name, expected) in &manifest.files {
+    for (name, expected) in manifest.files.iter().filter(|(name, _)| wanted(name)) {
         let is_inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         if !is_inside {
             return Err(Error::Damaged { path, reason: format!("lists `{name}`, which is outside the folder") });

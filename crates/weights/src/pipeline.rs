@@ -65,13 +65,22 @@ pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
             locate_file(path)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = path.to_string_lossy();
             let looks_like_repository = path.is_relative() && path.components().count() == 2;
-            let hint = if looks_like_repository {
-                " (a Hugging Face repository must be downloaded first: `hf download NAME --local-dir FOLDER`)"
-            } else {
-                ""
-            };
-            Err(no_model(path, format!("no such file or folder{hint}")))
+            Err(no_model(
+                path,
+                match () {
+                    () if text.contains("://") => "it is a URL; download the model, and give its folder",
+                    () if text.starts_with('~') => {
+                        "no such file or folder: the shell replaces ~ only at the start of an unquoted word; write it out"
+                    }
+                    () if looks_like_repository => {
+                        "no such file or folder (a Hugging Face repository must be downloaded first: `hf download NAME \
+                         --local-dir FOLDER`)"
+                    }
+                    () => "no such file or folder",
+                },
+            ))
         }
         Err(error) => Err(Error::read(path)(error)),
     }
@@ -95,7 +104,17 @@ fn locate_file(path: &Path) -> Result<ModelFiles> {
     } else if [".bin", ".pt", ".pth", ".ckpt", ".index"].iter().any(|extension| name.ends_with(extension)) {
         Err(Error::Import { path: path.to_owned() })
     } else {
-        Err(no_model(path, "expected a folder or a .safetensors file"))
+        let is_archive = [".zip", ".tar", ".gz", ".tgz", ".xz", ".7z"].iter().any(|end| name.ends_with(end));
+        Err(no_model(
+            path,
+            match is_archive {
+                true => "it is an archive; unpack it, and give the folder",
+                false => {
+                    "expected a folder of diffusers or of a run, or a .safetensors file with its config.json (`ddpm import` \
+                     reads checkpoints of other code bases)"
+                }
+            },
+        ))
     }
 }
 
@@ -199,7 +218,16 @@ fn is_training_checkpoint(folder: &Path) -> bool {
 fn network(folder: &Path, weights: Option<&Path>) -> Result<ModelFiles> {
     let Surroundings { scheduler_config, notes } = surroundings(folder)?;
     let Some(unet_config) = usable(folder.join("config.json"))? else {
-        return Err(no_model(folder, "it has no config.json of a UNet2DModel"));
+        return Err(match weights {
+            Some(weights) => no_model(
+                weights,
+                format!(
+                    "expected its config.json next to it, in {} (`ddpm import` reads checkpoints of other code bases)",
+                    folder.display()
+                ),
+            ),
+            None => no_model(folder, "it has no config.json of a UNet2DModel"),
+        });
     };
     let mut unet_weights = weights.map(Path::to_owned);
     for name in [&WEIGHTS[..], &PICKLES].concat() {

@@ -107,6 +107,11 @@ impl NumberType {
 
 /// Checks that an array has as many bytes of data as its shape and type say.
 pub(crate) fn check_length(path: &Path, name: &str, array: &NpyHeader, found: u64) -> Result<()> {
+    if array.dtype == "|O" {
+        let message =
+            format!("{name} holds Python objects, which are not read; save one array of them: numpy.stack(images)");
+        return Err(Error::malformed(path, message));
+    }
     let expected = checked_product(path, &array.shape)?;
     let size = NumberType::parse(&array.dtype).map_or(1, |number| number.size as u64);
     let expected = checked_product(path, &[expected, size])?;

@@ -28,8 +28,8 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// The content of a label file.
 pub(crate) enum LabelFile {
-    /// The file has the name of a label file but not its columns.
-    Unrelated,
+    /// The file has the name of a label file but not its columns, which are listed.
+    Unrelated(String),
     /// The images have no labels.
     Unlabeled,
     /// The label of each image as text, by [normalized](super::files::normalized) name relative to the label file.
@@ -68,9 +68,12 @@ fn columns<'a>(column: &'a Option<&str>) -> (&'static [&'static str], &'a [&'a s
 }
 
 fn missing_column(path: &Path, column: &str, found: &[&str]) -> Error {
-    let found =
-        found.iter().take(20).map(|name| truncated(name).escape_debug().to_string()).collect::<Vec<_>>().join(", ");
-    Error::malformed(path, format!("has no column {column:?} of labels; its columns are {found}"))
+    Error::malformed(path, format!("has no column {column:?} of labels; its columns are {}", shown(found)))
+}
+
+/// Returns the names of the first columns as text.
+fn shown(columns: &[&str]) -> String {
+    columns.iter().take(20).map(|name| truncated(name).escape_debug().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn missing_names(path: &Path) -> Error {
@@ -96,7 +99,7 @@ fn dataset_json(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
 
 fn metadata_jsonl(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<LabelFile> {
     let (name_columns, label_columns) = columns(&column);
-    let (mut labels, mut is_metadata) = (HashMap::new(), false);
+    let (mut labels, mut is_metadata, mut keys) = (HashMap::new(), false, String::new());
     for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -111,6 +114,7 @@ fn metadata_jsonl(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Lab
             if column.is_some() {
                 return Err(missing_names(path));
             }
+            keys = shown(&row.keys().map(String::as_str).collect::<Vec<_>>());
             continue;
         };
         is_metadata = true;
@@ -120,7 +124,7 @@ fn metadata_jsonl(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Lab
         }
     }
     Ok(match (is_metadata, labels.is_empty()) {
-        (false, _) => LabelFile::Unrelated,
+        (false, _) => LabelFile::Unrelated(keys),
         (true, true) => LabelFile::Unlabeled,
         (true, false) => LabelFile::Labeled(labels),
     })
@@ -136,7 +140,7 @@ fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Label
     let (name, label) = match (find(name_columns), find(label_columns), column) {
         (_, None, Some(column)) => return Err(missing_column(path, column, &header)),
         (None, _, Some(_)) => return Err(missing_names(path)),
-        (None, ..) => return Ok(LabelFile::Unrelated),
+        (None, ..) => return Ok(LabelFile::Unrelated(shown(&header))),
         (Some(_), None, None) => return Ok(LabelFile::Unlabeled),
         (Some(name), Some(label), _) => (name, label),
     };
@@ -154,6 +158,11 @@ fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Label
 pub(crate) fn label_text(label: &Value) -> Option<String> {
     match label {
         Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        // pandas writes the integers of a column with a gap as floats.
+        Value::Number(number) => {
+            let integer = number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e9)?;
+            Some((integer as i64).to_string())
+        }
         Value::String(name) => Some(name.clone()),
         _ => None,
     }

@@ -22,12 +22,13 @@ pub(crate) const FORMAT: Format = Format {
 };
 
 /// The splits, each with the names of its image and label arrays.
-const NAMES: [(Split, &str, &str); 5] = [
+const NAMES: [(Split, &str, &str); 6] = [
     (Split::Train, "arr_0", "arr_1"),
     (Split::Train, "x_train", "y_train"),
     (Split::Test, "x_test", "y_test"),
     (Split::Train, "train_images", "train_labels"),
     (Split::Test, "test_images", "test_labels"),
+    (Split::Train, "images", "labels"),
 ];
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {

@@ -40,6 +40,8 @@ pub(crate) struct SplitFiles {
     /// Files and folders that cannot be read.
     pub bad: Vec<BadFile>,
     pub other_files: usize,
+    /// The names of archives, whose contents are not read.
+    pub archives: Vec<String>,
     pub labels: Option<Vec<u32>>,
     pub class_names: Vec<String>,
     pub generated: usize,
@@ -80,7 +82,7 @@ pub(crate) fn select(
             }
         }
     }
-    let mut warnings = Vec::new();
+    let (mut warnings, archives_inside) = (Vec::new(), archives.iter().map(|&name| name.to_owned()).collect());
     if !divided {
         warnings.extend(parts::undivided_warning(&pictures, top));
     }
@@ -102,6 +104,7 @@ pub(crate) fn select(
         class_names: Vec::new(),
         generated: 0,
         warnings,
+        archives: archives_inside,
     };
     match label_from {
         LabelFrom::FileName => files.labels_from_file_names(path, names)?,
@@ -150,7 +153,15 @@ impl SplitFiles {
                 };
                 let file = path.join(&names[index]);
                 let labels = match labels::read(&file, &read(index)?, None)? {
-                    LabelFile::Unrelated => continue,
+                    LabelFile::Unrelated(columns) => {
+                        // A `dataset.json` of another tool is an error already.
+                        self.warnings.push(format!(
+                            "{} has no column file_name, so it gives no labels; its columns are {columns} (separated by \
+                             commas)",
+                            file.display()
+                        ));
+                        continue;
+                    }
                     LabelFile::Unlabeled => None,
                     LabelFile::Labeled(labels) => Some(labels),
                 };
@@ -282,6 +293,10 @@ impl SplitFiles {
         if self.images.is_empty() && bad.is_empty() {
             let mut message =
                 format!("contains no image files; expected files with the extension {}", IMAGE_EXTENSIONS.join(", "));
+            if !self.archives.is_empty() {
+                let archives = parts::list(self.archives.iter().map(String::as_str));
+                message.push_str(&format!("; it contains archives, which are read by their own paths: {archives}"));
+            }
             self.warnings.iter().for_each(|warning| message.push_str(&format!("; {warning}")));
             return Err(Error::Empty { path: path.to_owned(), message });
         }

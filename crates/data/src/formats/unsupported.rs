@@ -29,6 +29,9 @@ pub(crate) fn check(path: &Path) -> Result<()> {
         let message = "is the folder of a training run, not a set of images; its sample grids are in samples/";
         return unsupported(message.to_owned());
     }
+    if path.is_file() && lower_file_name(path).contains("-labels-idx1-ubyte") {
+        return unsupported("holds labels; give the images beside it, or the folder of both".to_owned());
+    }
     if cfg!(not(feature = "parquet")) && shards::detect(path, &[".parquet"]) {
         let message = "is in Parquet format, which this build does not read; rebuild with the cargo feature `parquet`";
         return unsupported(message.to_owned());

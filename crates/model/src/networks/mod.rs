@@ -41,6 +41,8 @@ impl NetworkConfig {
     /// # Errors
     /// If the class or a key is not supported; the error names it.
     pub fn from_json(text: &str) -> Result<Self, Error> {
+        // Some editors begin a file with a byte order mark.
+        let text = text.trim_start_matches('\u{feff}');
         let class =
             serde_json::from_str::<Value>(text).ok().and_then(|value| Some(value["_class_name"].as_str()?.to_owned()));
         let find = |class: &str| NETWORKS.iter().find(|(name, _)| *name == class);
