@@ -147,6 +147,7 @@ mod tests {
         assert!(total(&["train.gradient_checkpointing=true"]) < 0.8 * base);
         assert!(total(&["train.gradient_accumulation=2"]) > base);
         assert!(total(&["data.resolution=64"]) > 3.0 * base);
-        assert!(total(&["train.batch_size=1", "sample.batch_size=100"]) > total(&["train.batch_size=1"]));
+        let grid = ["train.batch_size=1", "train.samples=256", "sample.batch_size=256"];
+        assert!(total(&grid) > total(&["train.batch_size=1", "train.samples=0"]));
     }
 }
