@@ -145,7 +145,7 @@ fn bad_files_among_good_ones_are_named_and_left_out() {
     image::GrayImage::new(20, 9).save(folder.join("wide.png")).unwrap();
     let warned = contains("warning: photos/3.png")
         .and(contains("warning: photos/zz.png"))
-        .and(contains("photos (training part), 6 images"));
+        .and(contains("6 images, of several sizes, grey scaled and cropped to 8x8"));
     place.train("run", 2, &["--data", "photos"]).assert().success().stderr(warned);
     // Also where little is said.
     let quiet = contains("warning: photos/3.png").and(contains("network").not());
