@@ -1,6 +1,8 @@
 //! The MODEL of a command.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::bail;
 use ddpm::weights::pipeline::{self, ModelFiles};
@@ -8,11 +10,14 @@ use ddpm::{Pipeline, weights};
 
 use crate::{Global, inspect};
 
-/// Finds the files of a model, and prints which were chosen among several and what was assumed.
+/// Finds the files of a model, and prints, once, which were chosen among several and what was assumed.
 pub fn locate(path: &Path) -> weights::Result<ModelFiles> {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let files = pipeline::locate(path)?;
     for note in &files.notes {
-        eprintln!("note: {note}");
+        if SAID.lock().is_ok_and(|mut said| said.insert(note.clone())) {
+            eprintln!("note: {note}");
+        }
     }
     Ok(files)
 }

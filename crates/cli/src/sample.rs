@@ -75,7 +75,7 @@ pub struct SampleArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Sampler")]
 struct RefinementArgs {
-    /// Use the optimal schedule and variances measured by `ddpm evaluate --denoising`
+    /// Use the optimal schedule and variances that `ddpm evaluate --denoising` measured on this model
     #[arg(long, conflicts_with_all = ["spacing", "grid", "timesteps", "variance"], requires = "steps", value_name = "FILE")]
     denoising: Option<PathBuf>,
     /// Clip every prediction of the image to the range of pixels. Defaults to the model's choice

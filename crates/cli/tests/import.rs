@@ -99,6 +99,35 @@ fn averages_without_dots_in_their_names_are_found() {
     fails(place.ddpm(&["import", "latent.safetensors", "-o", "m"]), 1, &["latent diffusion", "first_stage_model"]);
 }
 
+/// CompVis' programs store the betas with the network.
+#[test]
+fn the_schedule_in_the_file_is_used() {
+    let place = Place::new();
+    let mut tensors = weights::read_tensors(family("improved.pt")).unwrap();
+    let betas: Vec<f32> = (0..40).map(|t| 0.001 + 0.002 * t as f32).collect();
+    tensors.insert("betas".into(), Tensor { shape: vec![40], data: betas.clone() });
+    let renamed = tensors.into_iter().map(|(name, tensor)| match &*name {
+        "betas" => (name, tensor),
+        _ => (format!("model.diffusion_model.{name}"), tensor),
+    });
+    let tensors: Tensors = renamed.collect();
+    weights::write_safetensors(place.path("x.ckpt"), weights::views(&tensors), &Default::default()).unwrap();
+    let scheduler = |folder: &str| -> serde_json::Value {
+        let path = place.path(folder).join("scheduler/scheduler_config.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    let said = contains("note: the noise schedule is that of the tensor `betas` in the file, of 40 steps");
+    let said = said.and(contains("do not record the schedule").not());
+    place.ddpm(&["import", "x.ckpt", "-o", "m", "--heads", "2"]).assert().success().stdout(said);
+    assert_eq!(scheduler("m")["num_train_timesteps"], 40);
+    let last = scheduler("m")["trained_betas"][39].as_f64().unwrap();
+    assert!((last - f64::from(betas[39])).abs() < 1e-9, "{last}");
+    // Flags replace it.
+    let flags = ["--heads", "2", "--beta-schedule", "cosine", "--train-timesteps", "100"];
+    place.ddpm(&[&["import", "x.ckpt", "-o", "n"][..], &flags].concat()).assert().success();
+    assert_eq!((&scheduler("n")["num_train_timesteps"], &scheduler("n")["trained_betas"]), (&100.into(), &().into()));
+}
+
 /// What is said about averages is what was found.
 #[test]
 fn an_average_by_its_file_name_is_called_one() {

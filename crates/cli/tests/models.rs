@@ -413,3 +413,19 @@ fn a_denoising_profile_belongs_to_its_model() {
     });
     use_it("other").assert().success().stderr(contains("warning: mt.json does not say which model"));
 }
+
+#[test]
+fn preprocessing_that_does_not_fit_the_network_is_refused() {
+    let place = place_with_pipeline();
+    for (key, value, words) in [
+        ("channels", json!(3), "`channels` is 3, expected 1"),
+        ("resolution", json!([9, 9]), "`resolution`"),
+        ("resolution", json!([0, 0]), "`resolution`"),
+        ("null_label", json!(5), "`null_label` is 5, but the network has no classes"),
+        ("fit", json!("stretch"), "stretch"),
+        ("novelty", json!(1), "novelty"),
+    ] {
+        changed(&place, "m", |root| edit(&root.join("preprocessing.json"), |file| file[key] = value));
+        fails(sample(&place, "m"), 1, &["m/", "preprocessing.json", words]);
+    }
+}

@@ -12,7 +12,7 @@ use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
-use crate::{Error, Images, Network, NetworkConfig, NetworkDenoiser, Process, TrainingData};
+use crate::{Error, Images, LabelKind, Network, NetworkConfig, NetworkDenoiser, Process, Signature, TrainingData};
 
 /// A denoising diffusion model: diffusers' `DDPMPipeline`, plus image preprocessing.
 #[derive(Clone, Debug)]
@@ -205,6 +205,8 @@ impl Pipeline {
         if let Some(rows) = signature.timesteps.filter(|&rows| rows < steps) {
             return Err(format!("`num_train_timesteps` is {rows}, but the scheduler's is {steps}"));
         }
+        self.check_preprocessing(&signature)
+            .map_err(|problem| format!("does not fit {}: {problem}", preprocessing::FILE))?;
         let (inputs, outputs) = (signature.in_channels, signature.out_channels);
         let expected = if self.scheduler.variance_type.is_learned() { 2 * inputs } else { inputs };
         if outputs == expected || outputs == 2 * inputs {
@@ -214,6 +216,26 @@ impl Pipeline {
             "`out_channels` is {outputs}; with {inputs} input channels and variance_type {} it should be {expected}",
             self.scheduler.variance_type
         ))
+    }
+}
+
+impl Pipeline {
+    /// Checks that the images and the label of "no class" fit the network.
+    fn check_preprocessing(&self, network: &Signature) -> Result<(), String> {
+        let Preprocessing { resolution, channels, null_label, .. } = self.preprocessing;
+        if let Some([height, width]) = resolution {
+            self.network.check_size(height, width).map_err(|error| format!("`resolution`: {error}"))?;
+        }
+        if let Some(found) = channels.filter(|&found| found != network.in_channels) {
+            return Err(format!("`channels` is {found}, expected {}", network.in_channels));
+        }
+        match (null_label, network.labels) {
+            (Some(label), LabelKind::Classes(classes)) if label as usize >= classes => {
+                Err(format!("`null_label` is {label}, expected a class below {classes}"))
+            }
+            (Some(label), LabelKind::None) => Err(format!("`null_label` is {label}, but the network has no classes")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -235,6 +257,9 @@ pub struct PipelineImport {
 impl PipelineImport {
     /// Applies the options to the scheduler of the code base.
     fn scheduler(&self, mut scheduler: SchedulerConfig, family: &str) -> SchedulerConfig {
+        if self.timesteps.is_some() || self.beta_schedule.is_some() {
+            scheduler.trained_betas = None;
+        }
         if let Some(timesteps) = self.timesteps {
             // OpenAI scales the linear betas so that their sum does not depend on T.
             if scheduler.beta_schedule == BetaSchedule::Linear && family.starts_with("openai") {

@@ -93,7 +93,7 @@ fn kind(metadata: &Metadata) -> &'static str {
     {
         use std::os::unix::fs::FileTypeExt;
         if kind.is_fifo() {
-            return "a named pipe";
+            return "a named pipe (write its contents to a file first)";
         } else if kind.is_socket() {
             return "a socket";
         } else if kind.is_char_device() || kind.is_block_device() {

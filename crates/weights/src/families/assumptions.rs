@@ -88,22 +88,34 @@ pub(super) fn sample_size(
     Some(size)
 }
 
-/// Returns the `scheduler_config.json` of the process that the family trains by default.
-pub(super) fn scheduler(family: Family, config: &Value, size: Option<usize>, notes: &mut Vec<String>) -> Value {
+/// Returns the `scheduler_config.json` of the process: that of the betas in the file, or else the one that the family trains
+/// by default.
+pub(super) fn scheduler(
+    family: Family,
+    config: &Value,
+    size: Option<usize>,
+    betas: Option<(String, Vec<f32>)>,
+    notes: &mut Vec<String>,
+) -> Value {
     let learned = config["out_channels"].as_u64() == config["in_channels"].as_u64().map(|channels| 2 * channels);
     let variance = match family {
         Family::OpenAi if learned => "learned_range",
         Family::HoTorch | Family::HoTensorFlow if size.is_some_and(|size| size > 32) => "fixed_small",
         _ => "fixed_large",
     };
-    if family == Family::OpenAi {
+    let mut scheduler = ddpm(variance, 0.0001, 0.02);
+    if let Some((name, betas)) = betas {
+        notes.push(format!("the noise schedule is that of the tensor `{name}` in the file, of {} steps", betas.len()));
+        scheduler["num_train_timesteps"] = json!(betas.len());
+        scheduler["trained_betas"] = json!(betas.iter().map(|&beta| f64::from(beta)).collect::<Vec<_>>());
+    } else if family == Family::OpenAi {
         notes.push(
             "the weights do not record the schedule: assumed 1000 linear steps, OpenAI's default; improved-diffusion's \
              releases for CIFAR-10 and ImageNet-64 have 4000 cosine steps (squaredcos_cap_v2)"
                 .into(),
         );
     }
-    ddpm(variance, 0.0001, 0.02)
+    scheduler
 }
 
 /// Returns the configuration of a `DDPMScheduler` with 1000 linear steps.

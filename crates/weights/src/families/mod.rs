@@ -102,9 +102,24 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
             transform::apply(tensor, &parameter.transforms).map_err(|reason| Error::tensor(path, full, reason))?;
         tensors.insert(parameter.target.clone(), tensor);
     }
-    let scheduler = assumptions::scheduler(found.family, &config, size, &mut notes);
+    let betas = recorded_betas(&archive)?;
+    let scheduler = assumptions::scheduler(found.family, &config, size, betas, &mut notes);
     let (ema, prefix) = (found.ema, found.prefix);
     Ok(Imported { family: found.family.name(), ema, prefix, config, scheduler, tensors, notes })
+}
+
+/// Reads the betas of the process, which some programs store with the network: its tensor's name and values.
+fn recorded_betas(archive: &Archive) -> Result<Option<(String, Vec<f32>)>> {
+    /// Larger tensors are no betas.
+    const MAX_TIMESTEPS: usize = 100_000;
+    let is_betas =
+        |name: &str, shape: &[usize]| name.rsplit('.').next() == Some("betas") && matches!(shape, [1..=MAX_TIMESTEPS]);
+    let mut names = archive.shapes().filter(|(name, shape)| is_betas(name, shape)).map(|(name, _)| name);
+    let Some(name) = names.next() else {
+        return Ok(None);
+    };
+    let betas = archive.read(&[name])?.remove(name);
+    Ok(betas.map(|betas| (name.to_owned(), betas.data)))
 }
 
 /// Reads diffusers' own weights, with the configuration in the same folder.
