@@ -128,7 +128,7 @@ mutate formats/tree.rs 'class_names.binary_search(class).map_or(0, |label| label
 tests data --test grid
 mutate grid.rs '(index / columns * (height + gap), index % columns * (width + gap))' '(index % columns * (height + gap), index / columns * (width + gap))'
 mutate grid.rs 'composite(value, a, 255)' 'composite(value, a, 0)'
-tests data --lib npz_arrays
+tests data --test npz_arrays
 mutate npz_arrays.rs '(_, true) => bytes.as_chunks().0.iter().map(|&b| f64::from_be_bytes(b))' '(_, true) => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b))'
 
 tests weights --test safetensors
@@ -186,6 +186,7 @@ mutate blocks.rs 'self.dropout as f32' '0.5 * self.dropout as f32'
 
 tests model --test seam
 mutate guidance.rs 'unconditional + difference' 'conditional.output().clone() + difference'
+tests model --test images
 mutate images.rs 'f32::from(byte) / 127.5 - 1.0' 'f32::from(byte) / 128.0 - 1.0'
 mutate images.rs '.clamp(0.0, 255.0).round_ties_even()' '.clamp(0.0, 255.0)'
 mutate images.rs 'image.iter().skip(channel)' 'image.iter().skip(self.channels - 1 - channel)'
@@ -193,7 +194,15 @@ mutate images.rs 'image.iter().skip(channel)' 'image.iter().skip(self.channels -
 tests sample --test diffusers
 mutate solve.rs 'mul_scalar(0.5 * (max - min))' 'mul_scalar(max - min)'
 mutate solve.rs 'log_variance.mul_scalar(0.5).exp()' 'log_variance.exp()'
+tests sample --test oracles
 mutate solve.rs 'samples.truncate(table.history())' 'samples.truncate(1)'
+mutate sampler.rs 'total.min(20)' 'total.min(19)'
+tests sample --test editing
+mutate solve.rs 'row.node.timestep >= shared.until' 'row.node.timestep > shared.until'
+mutate noise.rs 'image[c * height * width + pixel]' 'image[pixel * channels + c]'
+mutate noise.rs 'level.q_sample(&image.pixels, epsilon, x_t)' 'level.q_sample(epsilon, &image.pixels, x_t)'
+mutate invert.rs 'i * last / (steps - 1)' 'i * last / steps'
+mutate invert.rs '127.5 * (square' '255.0 * (square'
 tests sample --lib
 mutate interpolate.rs 'Mix::Linear => (1.0 - lambda, lambda)' 'Mix::Linear => (lambda, 1.0 - lambda)'
 mutate interpolate.rs '(lambda * angle).sin() / angle.sin())' '(lambda * angle).sin())'
@@ -247,9 +256,7 @@ mutate trainer.rs 'beta1: self.config.train.beta1' 'beta1: self.config.train.bet
 mutate trainer.rs 'beta2: self.config.train.beta2' 'beta2: self.config.train.beta1'
 mutate trainer.rs 'epsilon: self.config.train.adam_eps' 'epsilon: 1e-8'
 mutate trainer.rs 'step: self.state.updates + 1' 'step: self.state.updates + 2'
-mutate trainer.rs 'learning_rate,
-                beta1' 'learning_rate: self.config.train.learning_rate,
-                beta1'
+mutate trainer.rs 'let learning_rate = self.learning_rate();' 'let learning_rate = self.config.train.learning_rate;'
 mutate trainer.rs 'zip(&losses.weighted)' 'zip(&losses.each)'
 mutate trainer.rs 'low_discrepancy(shared, place, *global_size' 'low_discrepancy(shared, place, images.n + 1'
 mutate optimizer.rs 'average: parameter.values.clone()' 'average: parameter.values.zeros_like()'
@@ -267,8 +274,7 @@ tests train --test data_loader
 mutate data_loader.rs 'step) < self.label_dropout' 'step) > self.label_dropout'
 mutate data_loader.rs 'let no_class = set.class_names().len() as u32;' 'let no_class = set.class_names().len() as u32 - 1;'
 mutate data_loader.rs 'random.below(Stream::Flip, place as u64, step, 2) == 1' 'random.below(Stream::Flip, place as u64, step, 3) == 1'
-mutate data_loader.rs 'let index = |place: usize| {' 'let index = |place: usize| {
-            let place = place / 2;'
+mutate data_loader.rs 'start + place as u64' 'start + place as u64 / 2'
 mutate data_loader.rs 'step * self.global_size as u64' 'step * range.len() as u64'
 mutate data_loader.rs 'row.swap(i * channels + c, (pixels - 1 - i) * channels + c)' 'row.swap(i * channels + c, (pixels - 1 - i) * channels + channels - 1 - c)'
 
