@@ -145,7 +145,7 @@ mutate torch/mod.rs 'let mut at = tensor.offset;' 'let mut at = 0;'
 mutate torch/mod.rs 'if self.big_endian {' 'if !self.big_endian {'
 mutate torch/mod.rs 'let fits = size == 1 || stride == expected;' 'let fits = true;'
 tests weights --lib
-mutate families/transform.rs 'shape.rotate_right(2);' 'shape.rotate_left(2);'
+mutate families/transform.rs 'shape.rotate_right(2);' 'shape.rotate_right(1);'
 mutate families/transform.rs 'data[(w * i + input) * o + output]' 'data[(w * o + output) * i + input]'
 mutate families/transform.rs '(3 * head + part) * size' '(3 * part + head) * size'
 mutate families/transform.rs '(0..columns).step_by(2).chain((1..columns).step_by(2))' '(1..columns).step_by(2).chain((0..columns).step_by(2))'
