@@ -21,7 +21,9 @@ cargo_test() {
     case $crate in
         unet | model | sample | evaluate | train) packages+=(-p ddpm-cli -p ddpm) ;;
     esac
-    (cd "$copy" && "${cargo[@]}" test -q --target-dir "$here/target" "${packages[@]}" "${arguments[@]}") > "$copy/log" 2>&1
+    # Without debug information, the crates of the copy are other files in target/ than those of the program.
+    (cd "$copy" && "${cargo[@]}" test -q --config profile.dev.debug=false --target-dir "$here/target" "${packages[@]}" \
+        "${arguments[@]}") > "$copy/log" 2>&1
 }
 
 # tests CRATE ARGUMENT...: the crate of the mutations that follow, and the arguments of `cargo test` that must catch them.
