@@ -1,82 +1,111 @@
 #!/usr/bin/env bash
-# Changes one sign, index, factor or name of the program at a time, and checks that a test fails.
+# Mutation tests: changes one sign, index, factor or name of the program at a time, and checks that a test fails.
 #
 #   tools/mutations.sh [CRATE...]           all crates of the list below, or these; fails if fewer than 95 % are caught
 #   tools/mutations.sh --check [CRATE...]   only checks that each mutated text is in its file exactly once (a second)
 #
-# Works on a copy, target/mutations, and shares target/ with the program. CARGO replaces the command `cargo`.
+# Works on a copy, target/mutations, and shares the built dependencies in target/. Each mutant is a package of its own in
+# the copy, so that one build makes all mutants that have the same tests. CARGO replaces the command `cargo`.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 copy=$here/target/mutations
 read -ra cargo <<< "${CARGO:-cargo}"
-export PROPTEST_CASES=16
+# Random cases of each property, and what fills the disk.
+export PROPTEST_CASES=16 CARGO_INCREMENTAL=0
 
-check_only= chosen=" $* " crate= caught=0 total=0 missing=0
-[[ ${1:-} != --check ]] || { check_only=1; chosen=" ${*:2} "; }
+check_only=
+[[ ${1:-} != --check ]] || { check_only=1; shift; }
+chosen=("$@")
+crate= targets=() filters=() names=() caught=0 total=0 missing=0
+declare -A caught_of total_of
 
-# Runs the tests of `tests`. A mutated program may run forever.
-cargo_test() {
-    local packages=(-p "ddpm-$crate")
-    # With the program, so that a crate on Burn is built with the program's features and Burn is built once.
-    case $crate in
-        unet | model | sample | evaluate | train) packages+=(-p ddpm-cli -p ddpm) ;;
-    esac
-    # Without debug information, the crates of the copy are other files in target/ than those of the program.
-    (cd "$copy" && "${cargo[@]}" test -q --config profile.dev.debug=false --target-dir "$here/target" "${packages[@]}" \
-        "${arguments[@]}") > "$copy/log" 2>&1
-}
-
-# tests CRATE ARGUMENT...: the crate of the mutations that follow, and the arguments of `cargo test` that must catch them.
+# tests CRATE TARGET... [-- FILTER...]: the crate of the mutations that follow, and the tests that must catch them.
 tests() {
-    [[ $1 == "$crate" ]] || summary
-    crate=$1 arguments=("${@:2}")
-    skipped && return
-    [[ -n $check_only ]] && return
-    echo "== $crate: cargo test ${arguments[*]}"
-    if ! cargo_test; then
-        tail -40 "$copy/log" >&2
-        echo "the tests fail without a mutation" >&2
-        exit 1
-    fi
-}
-
-skipped() {
-    [[ $chosen =~ [^\ ] && $chosen != *" $crate "* ]]
-}
-
-summary() {
-    [[ -z $check_only && -n $crate && ${total_of[$crate]:-0} -gt 0 ]] || return 0
-    echo "== $crate: ${caught_of[$crate]:-0} of ${total_of[$crate]} caught"
+    run
+    crate=$1 targets=() filters=() names=()
+    while shift && [[ $# -gt 0 && $1 != -- ]]; do targets+=("$1"); done
+    filters=("${@:2}")
 }
 
 # mutate FILE FROM TO: replaces the only occurrence of FROM in crates/CRATE/src/FILE.
 mutate() {
-    skipped && return
-    local source=crates/$crate/src/$1 from=$2 to=$3 found
-    found=$(FROM=$from perl -0ne 'print scalar(() = /\Q$ENV{FROM}\E/g)' "$here/$source")
+    [[ ${#chosen[@]} == 0 || " ${chosen[*]} " == *" $crate "* ]] || return 0
+    local file=src/$1 from=$2 to=$3 found mutant
+    found=$(FROM=$from perl -0ne 'print scalar(() = /\Q$ENV{FROM}\E/g)' "$here/crates/$crate/$file")
     if [[ $found != 1 ]]; then
-        echo "found $found times in $source, expected once: $from" >&2
+        echo "found $found times in crates/$crate/$file, expected once: $from" >&2
         missing=$((missing + 1))
-        return
+        return 0
     fi
-    total=$((total + 1)) total_of[$crate]=$((${total_of[$crate]:-0} + 1))
-    [[ -n $check_only ]] && return
-    FROM=$from TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/' "$copy/$source"
-    if cargo_test; then
-        echo "SURVIVED  $crate/$1: $from  ->  $to"
-    elif grep -q '^error: could not compile\|^error: failed to' "$copy/log"; then
-        tail -40 "$copy/log" >&2
-        echo "does not compile: $crate/$1: $from -> $to" >&2
-        exit 1
-    else
-        caught=$((caught + 1)) caught_of[$crate]=$((${caught_of[$crate]:-0} + 1))
-        echo "caught    $crate/$1: $from  ->  $to"
-    fi
-    # A new time of change, so that cargo builds it again.
-    cat "$here/$source" > "$copy/$source"
+    total=$((total + 1))
+    [[ -z $check_only ]] || return 0
+    total_of[$crate]=$((${total_of[$crate]:-0} + 1))
+    names+=("$crate/$1: $from  ->  $to")
+    mutant=$(new_mutant ${#names[@]})
+    FROM=$from TO=$to perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{TO}/' "$mutant/$file"
 }
 
-declare -A total_of caught_of
+# new_mutant NUMBER: copies the crate as the package ddpm-CRATE-mutant-NUMBER and prints its folder.
+new_mutant() {
+    local mutant=$copy/crates/$crate-mutant-$1
+    # Links, which are broken where perl writes a new file.
+    cp -rl "$copy/crates/$crate" "$mutant"
+    NAME="ddpm-$crate" LIB="ddpm_$crate" perl -0pi -e \
+        "s/\"\$ENV{NAME}\"/\"\$ENV{NAME}-mutant-$1\"/; s/\$/\n[lib]\nname = \"\$ENV{LIB}\"\n/" "$mutant/Cargo.toml"
+    echo "$mutant"
+}
+
+# Builds the tests of the crate and of its mutants, and runs them.
+run() {
+    [[ ${#names[@]} -gt 0 ]] || return 0
+    local packages=() config=(--config profile.dev.debug=false) i
+    # Number 0 is not changed: its tests must pass.
+    new_mutant 0 > "$copy/log"
+    for i in $(seq 0 ${#names[@]}); do packages+=(-p "ddpm-$crate-mutant-$i"); done
+    case $crate in
+        # With the program, so that crates on Burn are built with its features and Burn is built once.
+        unet | model | sample | evaluate | train) packages+=(-p ddpm-cli -p ddpm) ;;
+        # As Cargo.toml says for the package's own name.
+        kernels) config+=(--config profile.dev.opt-level=3) ;;
+    esac
+    echo "== $crate ${targets[*]} ${filters[*]}"
+    # Without debug information the crates of the copy are other files in target/ than those of the program.
+    if ! (cd "$copy" && "${cargo[@]}" test --no-run --message-format json-render-diagnostics --target-dir "$here/target" \
+        "${config[@]}" "${packages[@]}" "${targets[@]}") > "$copy/built" 2> "$copy/log"; then
+        grep -A 12 '^error' "$copy/log" >&2
+        echo "a mutant does not compile" >&2
+        exit 1
+    fi
+    if ! passes 0; then
+        tail -40 "$copy/log" >&2
+        echo "the tests fail without a mutation" >&2
+        exit 1
+    fi
+    for i in "${!names[@]}"; do
+        if passes $((i + 1)); then
+            echo "SURVIVED  ${names[$i]}"
+        else
+            echo "caught    ${names[$i]}"
+            caught=$((caught + 1)) caught_of[$crate]=$((${caught_of[$crate]:-0} + 1))
+        fi
+    done
+    perl -ne 'next unless m{"package_id":"[^"]*/crates/[^"]*-mutant-}; print "$1\n" while m{"(/[^"]*/deps/[^"]*)"}g' \
+        "$copy/built" | xargs -r rm -f
+    rm -r "$copy"/crates/"$crate"-mutant-*
+    names=()
+}
+
+# passes NUMBER: whether the tests of a mutant pass. It may run forever.
+passes() {
+    local program found= mutant=$crate-mutant-$1
+    while read -r program; do
+        found=1
+        (cd "$copy/crates/$mutant" && timeout 120 "$program" "${filters[@]}") > "$copy/log" 2>&1 || return 1
+    done < <(MUTANT=$mutant perl -ne \
+        'print "$1\n" if m{"package_id":"[^"]*/crates/\Q$ENV{MUTANT}\E#.*"executable":"([^"]+)"}' "$copy/built")
+    [[ -n $found ]] || { echo "$mutant has no tests ${targets[*]}" >&2; exit 1; }
+}
+
 if [[ -z $check_only ]]; then
     rm -rf "$copy"
     mkdir -p "$copy"
@@ -280,7 +309,8 @@ mutate data_loader.rs 'start + place as u64' 'start + place as u64 / 2'
 mutate data_loader.rs 'step * self.global_size as u64' 'step * range.len() as u64'
 mutate data_loader.rs 'row.swap(i * channels + c, (pixels - 1 - i) * channels + c)' 'row.swap(i * channels + c, (pixels - 1 - i) * channels + channels - 1 - c)'
 
-summary
+run
+for crate in "${!total_of[@]}"; do echo "$crate: ${caught_of[$crate]:-0} of ${total_of[$crate]} caught"; done | sort
 if [[ $missing -gt 0 ]]; then
     echo "$missing mutations do not match the program" >&2
     exit 1
