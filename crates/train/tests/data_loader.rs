@@ -40,7 +40,8 @@ fn images_are_shuffled_mirrored_and_lose_their_labels() {
         assert_eq!(part.images, whole_batch.images.slice(1, 2), "step {step}");
 
         let labels = whole_batch.images.labels.clone().unwrap();
-        for place in 0..BATCH {
+        assert_eq!(labels.len(), BATCH);
+        for (place, &label) in labels.iter().enumerate() {
             let position = step as usize * BATCH + place;
             let epoch = position / IMAGES;
             let index = random.shuffled(epoch as u64, IMAGES as u64, (position % IMAGES) as u64) as usize;
@@ -57,7 +58,7 @@ fn images_are_shuffled_mirrored_and_lose_their_labels() {
             let drop = random.uniform(Stream::LabelDropout, place as u64, step) < 0.2;
             dropped += u32::from(drop);
             // The number of classes, 3, stands for none.
-            assert_eq!(labels[place], if drop { 3 } else { index as u32 % 3 });
+            assert_eq!(label, if drop { 3 } else { index as u32 % 3 });
         }
     }
     let images = STEPS as usize * BATCH;
