@@ -58,20 +58,18 @@ new_mutant() {
 # Builds the tests of the crate and of its mutants, and runs them.
 run() {
     [[ ${#names[@]} -gt 0 ]] || return 0
-    local packages=() config=(--config profile.dev.debug=false) i
+    local packages=() i
     # Number 0 is not changed: its tests must pass.
     new_mutant 0 > "$copy/log"
     for i in $(seq 0 ${#names[@]}); do packages+=(-p "ddpm-$crate-mutant-$i"); done
+    # With the program, so that crates on Burn are built with its features and Burn is built once.
     case $crate in
-        # With the program, so that crates on Burn are built with its features and Burn is built once.
         unet | model | sample | evaluate | train) packages+=(-p ddpm-cli -p ddpm) ;;
-        # As Cargo.toml says for the package's own name.
-        kernels) config+=(--config profile.dev.opt-level=3) ;;
     esac
     echo "== $crate ${targets[*]} ${filters[*]}"
     # Without debug information the crates of the copy are other files in target/ than those of the program.
     if ! (cd "$copy" && "${cargo[@]}" test --no-run --message-format json-render-diagnostics --target-dir "$here/target" \
-        "${config[@]}" "${packages[@]}" "${targets[@]}") > "$copy/built" 2> "$copy/log"; then
+        --config profile.dev.debug=false "${packages[@]}" "${targets[@]}") > "$copy/built" 2> "$copy/log"; then
         grep -A 12 '^error' "$copy/log" >&2
         echo "a mutant does not compile" >&2
         exit 1
@@ -185,7 +183,7 @@ tests weights --test archive
 mutate tensorflow/mod.rs '4 => offset = value.number()?' '5 => offset = value.number()?'
 mutate tensorflow/table.rs 'rotate_right(15)' 'rotate_right(17)'
 
-tests kernels --test network
+tests kernels --test network -- adam_matches group_norm_matches attention_matches upsampling_match
 mutate optimizer.rs 'beta.powf(step.step as f64)' 'beta.powf(step.step as f64 + 1.0)'
 mutate optimizer.rs 'root_correction: (1.0 / correction(beta2).sqrt()) as f32' 'root_correction: 1.0'
 mutate optimizer.rs 'step.learning_rate / correction(beta1)' 'step.learning_rate / correction(beta2)'
@@ -228,7 +226,7 @@ mutate images.rs 'image.iter().skip(channel)' 'image.iter().skip(self.channels -
 tests sample --test diffusers
 mutate solve.rs 'mul_scalar(0.5 * (max - min))' 'mul_scalar(max - min)'
 mutate solve.rs 'log_variance.mul_scalar(0.5).exp()' 'log_variance.exp()'
-tests sample --test oracles
+tests sample --test oracles -- deterministic steps_have
 mutate solve.rs 'samples.truncate(table.history())' 'samples.truncate(1)'
 mutate sampler.rs 'total.min(20)' 'total.min(19)'
 tests sample --test editing
@@ -237,13 +235,9 @@ mutate noise.rs 'image[c * height * width + pixel]' 'image[pixel * channels + c]
 mutate noise.rs 'level.q_sample(&image.pixels, epsilon, x_t)' 'level.q_sample(epsilon, &image.pixels, x_t)'
 mutate invert.rs 'i * last / (steps - 1)' 'i * last / steps'
 mutate invert.rs '127.5 * (square' '255.0 * (square'
-tests sample --lib -- interpolate inpaint
+tests sample --lib -- interpolate
 mutate interpolate.rs 'Mix::Linear => (1.0 - lambda, lambda)' 'Mix::Linear => (lambda, 1.0 - lambda)'
 mutate interpolate.rs '(lambda * angle).sin() / angle.sin())' '(lambda * angle).sin())'
-mutate inpaint.rs 'let alpha = level_t.alpha / level_s.alpha;' 'let alpha = level_s.alpha / level_t.alpha;'
-mutate inpaint.rs 'level_t.sigma.powi(2) - (alpha' 'level_t.sigma.powi(2) + (alpha'
-mutate inpaint.rs 'made * mask.clone() + place * kept.clone()' 'made * kept.clone() + place * mask.clone()'
-mutate inpaint.rs 'mul_scalar(level_s.alpha)' 'mul_scalar(level_t.alpha)'
 
 tests evaluate --test likelihood
 mutate bound.rs 'let index = chain.timesteps.len() - 1 - place.row;' 'let index = place.row;'
