@@ -183,6 +183,25 @@ CONFIGS = {
         torch.tensor([9, 2]),
         None,
     ),
+    # An eps as large as the variances, so that every normalization that ignores it is far off.
+    "large_eps": (
+        dict(
+            sample_size=4,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8,),
+            layers_per_block=1,
+            down_block_types=("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",),
+            norm_num_groups=2,
+            norm_eps=0.25,
+            attention_head_dim=4,
+        ),
+        2,
+        (4, 4),
+        torch.tensor([40, 700]),
+        None,
+    ),
 }
 
 

@@ -153,3 +153,46 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(&images, &Chain { variance: Variance::LearnedRange, ..good.clone() }).contains("learned"));
     assert!(likelihood(&denoiser, &images, &good, |_, _| false).is_err());
 }
+
+/// The squared errors of every term, by channel and in pixel values, and the standard error, from the definitions.
+#[test]
+fn errors_are_those_of_their_definitions() {
+    let (denoiser, schedule) = (denoiser("ho"), schedule());
+    let images = images(16, 3);
+    let (size, draws, timesteps) = (16 * 16 * 3, 2, [19, 7, 0]);
+    let got = measure(&denoiser, &Chain { draws, ..chain(&schedule, &timesteps, Variance::FixedLarge) });
+    let curve = got.rate_distortion();
+    let mut rate = got.prior;
+    for (row, &t) in timesteps.iter().enumerate() {
+        let (mut channels, mut epsilon_mse) = ([0.0; 3], 0.0);
+        for (image, x0) in images.each().enumerate() {
+            for draw in 0..draws {
+                let mut epsilon = vec![0.0f32; size];
+                Random::new(3).normals(Stream::Evaluate, (image * draws + draw) as u64, t as u64, &mut epsilon);
+                let diffusion::NoiseLevel { alpha, sigma } = schedule.level(t);
+                let x_t: Vec<f32> =
+                    x0.iter().zip(&epsilon).map(|(x0, e)| alpha as f32 * x0 + sigma as f32 * e).collect();
+                let input = Tensor::<4>::from_data(TensorData::new(x_t.clone(), [1, 16, 16, 3]), &Device::flex());
+                let output = denoiser.network.forward(input, &[t as f32], Condition::default(), None);
+                for (i, output) in output.into_data().iter::<f64>().enumerate() {
+                    let sample = ((f64::from(x_t[i]) - sigma * output) / alpha).clamp(-1.0, 1.0);
+                    channels[i % 3] += (sample - f64::from(x0[i])).powi(2) / (size * 2) as f64;
+                    epsilon_mse += (output - f64::from(epsilon[i])).powi(2) / (size * 6) as f64;
+                }
+            }
+        }
+        let mse = channels.iter().sum::<f64>() / 3.0;
+        let (point, (curve_t, curve_rate, rmse)) = (got.points[row], curve[row]);
+        assert_eq!((point.timestep, curve_t), (t, t));
+        for (found, expected) in [(point.mse, mse), (point.epsilon_mse, epsilon_mse), (rmse, 127.5 * mse.sqrt())] {
+            assert!((found - expected).abs() < 1e-5 * expected, "t={t}: {found} {expected}");
+        }
+        for (found, expected) in got.channels[row].iter().zip(channels) {
+            assert!((found - expected).abs() < 1e-5 * expected, "t={t}: {found} {expected}");
+        }
+        assert!((curve_rate - rate).abs() < 1e-9);
+        rate += point.bits;
+    }
+    let squares: f64 = got.each.iter().map(|bits| (bits - got.bits_per_dim).powi(2)).sum();
+    assert!((got.standard_error - (squares / 2.0 / 3.0).sqrt()).abs() < 1e-12);
+}

@@ -64,3 +64,16 @@ fn stochastic_samplers_reach_the_data() {
         );
     }
 }
+
+/// All T steps for `ddpm` and `ddim`; 20, or T if that is less, for samplers of higher order.
+#[test]
+fn steps_have_defaults() {
+    for (timesteps, name, expected) in
+        [(1000, "ddpm", 1000), (30, "ddim", 30), (1000, "dpmpp-2m", 20), (1000, "unipc-3", 20), (12, "deis-3", 12)]
+    {
+        let scheduler = SchedulerConfig { num_train_timesteps: timesteps, ..scheduler() };
+        let sampler: Sampler = name.parse().unwrap();
+        let table = sampler.table(&scheduler, SamplerOptions::default()).unwrap();
+        assert_eq!(table.rows.len(), expected, "{name}");
+    }
+}

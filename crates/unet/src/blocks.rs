@@ -441,3 +441,39 @@ impl Layer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    /// Each value is kept with probability 1 − p and divided by it. A mask depends on block, step and image alone.
+    #[test]
+    fn dropout_keeps_the_mean_and_has_a_mask_for_each_block_step_and_image() {
+        let device = Device::flex();
+        let config = UnetConfig { dropout: 0.25, norm_num_groups: 4, ..UnetConfig::ddpm([16, 16, 1], &[8], 1, &[]) };
+        let (init, counter) = (&mut Init::new(0, &device), &mut BlockCounter::default());
+        let blocks = [0; 2].map(|_| ResnetBlock::new(init, &config, counter, 8, 8, 1.0));
+        const SIZE: usize = 16 * 16 * 8;
+        let masks = |block: &ResnetBlock, step: u64, first_image: u64| {
+            let dropout = Dropout { random: Random::new(1), step, first_image };
+            let ones = Tensor::<4>::ones([2, 16, 16, 8], &device);
+            let values: Vec<f32> = block.drop(ones, &dropout).into_data().iter::<f32>().collect();
+            [values[..SIZE].to_vec(), values[SIZE..].to_vec()]
+        };
+        let [first, second] = masks(&blocks[0], 3, 0);
+        assert_eq!(masks(&blocks[0], 3, 1)[0], second);
+        let all = [first, second, masks(&blocks[0], 4, 0)[0].clone(), masks(&blocks[1], 3, 0)[0].clone()];
+        for (i, mask) in all.iter().enumerate() {
+            assert!(mask.iter().all(|&x| x == 0.0 || (x - 4.0 / 3.0).abs() < 1e-6));
+            let dropped = mask.iter().filter(|&&x| x == 0.0).count() as f64;
+            // Four standard deviations.
+            assert!((dropped - 0.25 * SIZE as f64).abs() < 4.0 * (0.1875 * SIZE as f64).sqrt(), "{dropped}");
+            for other in &all[..i] {
+                let equal = mask.iter().zip(other).filter(|(a, b)| a == b).count() as f64;
+                // Independent masks agree with probability (3/4)² + (1/4)².
+                assert!((equal - 0.625 * SIZE as f64).abs() < 4.0 * (0.2344 * SIZE as f64).sqrt(), "{equal}");
+            }
+        }
+    }
+}

@@ -13,7 +13,8 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use ddpm_unet::{ClassEmbedType, Dropout, Labels, Parameters, Unet, UnetConfig, UnetInputs};
 use weights::{Tensors, read_safetensors};
 
-const STORED: [&str; 8] = ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time"];
+const STORED: [&str; 9] =
+    ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time", "large_eps"];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)

@@ -47,6 +47,32 @@ fn every_dtype_and_view_is_read() {
     }
 }
 
+/// `torch.save({"w": torch.arange(6.0)[2:5]}, …, _use_new_zipfile_serialization=False)`, also with the offset of a matrix
+#[test]
+fn a_part_of_a_storage_begins_at_its_offset() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pt");
+    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ";
+    let views: [(&[u8], &[usize], &[f32]); 3] = [
+        (b"K\x02K\x03\x85K\x01\x85", &[3], &[2.0, 3.0, 4.0]),
+        (b"K\x01K\x02K\x02\x86K\x02K\x01\x86", &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
+        (b"K\x01K\x02K\x02\x86K\x01K\x03\x86", &[2, 2], &[1.0, 4.0, 2.0, 5.0]),
+    ];
+    for (view, shape, expected) in views {
+        let tensor = [b"ctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], view, b"\x89}tR"].concat();
+        let object = [b"\x80\x02}X\x01\0\0\0w", &tensor[..], b"s."].concat();
+        // The list of storages, and the storage: its length and its values.
+        let mut bytes = legacy(&object);
+        bytes.truncate(bytes.len() - 4);
+        bytes.extend(b"\x80\x02]X\x01\0\0\x000a.");
+        bytes.extend(6u64.to_le_bytes());
+        bytes.extend((0..6u8).flat_map(|i| f32::from(i).to_le_bytes()));
+        fs::write(&path, bytes).unwrap();
+        let tensor = &all(&path).unwrap()["w"];
+        assert_eq!((&tensor.shape[..], &tensor.data[..]), (shape, expected));
+    }
+}
+
 #[test]
 fn every_protocol_and_container_is_read() {
     let mut floats = expected("more.safetensors");
