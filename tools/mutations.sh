@@ -151,9 +151,10 @@ tests data --test formats
 mutate raw.rs '[i % channels * area + i / channels]' '[(channels - 1 - i % channels) * area + i / channels]'
 mutate formats/cifar.rs 'record[variant.label_bytes - 1]' 'record[0]'
 mutate formats/npz.rs 'bytes.iter().rev().fold(0, digits)' 'bytes.iter().fold(0, digits)'
-mutate formats/npz.rs '[n, c @ (1 | 3 | 4), h, w] => (n, h, w, c, true)' '[n, c @ (1 | 3 | 4), h, w] => (n, w, h, c, true)'
+mutate formats/array.rs '[n, c @ (1 | 3 | 4), h, w] => ([n, h, w, c], true)' '[n, c @ (1 | 3 | 4), h, w] => ([n, w, h, c], true)'
 mutate formats/idx.rs 'let [count, height, width] = read_header' 'let [count, width, height] = read_header'
-mutate formats/tree.rs 'class_names.binary_search(class).map_or(0, |label| label as u32)' 'class_names.binary_search(class).map_or(0, |label| (class_names.len() - 1 - label) as u32)'
+tests data --test labels
+mutate formats/labels.rs 'names.sort_by(|a, b| natural_order(a, b));' 'names.sort_by(|a, b| natural_order(b, a));'
 tests data --test grid
 mutate grid.rs '(index / columns * (height + gap), index % columns * (width + gap))' '(index % columns * (height + gap), index / columns * (width + gap))'
 mutate grid.rs 'composite(value, a, 255)' 'composite(value, a, 0)'
@@ -273,7 +274,7 @@ tests train --test arithmetic
 mutate trainer.rs 'let n = self.state.updates as f64;' 'let n = self.state.updates as f64 + 1.0;'
 mutate trainer.rs '(1.0 + n) / (10.0 + n)' '(1.0 + n) / (11.0 + n)'
 mutate trainer.rs 'self.config.train.ema_decay.min((' 'self.config.train.ema_decay.max(('
-mutate trainer.rs '((self.state.step + 1) as f64 / warmup as f64)' '(self.state.step as f64 / warmup as f64)'
+mutate config.rs '((done + 1.0) / warmup).min(1.0)' '(done / warmup).min(1.0)'
 mutate trainer.rs '0.5f64.powi(self.state.rollbacks' '0.1f64.powi(self.state.rollbacks'
 mutate trainer.rs '(clip / (gradient_norm + 1e-6)).min(1.0)' '(clip / (gradient_norm + 1e-6)).max(1.0)'
 mutate trainer.rs 'gradient_scale: clipped / passes as f64' 'gradient_scale: 1.0 / passes as f64'

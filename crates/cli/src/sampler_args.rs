@@ -52,10 +52,10 @@ impl SamplerArgs {
         if self.eta != 0.0 && !matches!(sampler, Sampler::Ddim { .. }) {
             return Err(usage("--eta is for --sampler ddim; the noise of ddpm is set by --variance"));
         }
-        let rising = self.timesteps.iter().flat_map(|list| list.windows(2)).position(|pair| pair[0] <= pair[1]);
-        if let (Some(i), Some(list)) = (rising, &self.timesteps) {
+        let twice = self.timesteps.iter().flat_map(|list| list.windows(2)).position(|pair| pair[0] == pair[1]);
+        if let (Some(i), Some(list)) = (twice, &self.timesteps) {
             return Err(usage(format!(
-                "--timesteps: timesteps[{}] is {}, expected descending order",
+                "--timesteps: timesteps[{}] is {} again, expected descending order",
                 i + 1,
                 list[i + 1]
             )));

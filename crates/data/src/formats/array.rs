@@ -109,7 +109,7 @@ impl NumberType {
 pub(crate) fn check_length(path: &Path, name: &str, array: &NpyHeader, found: u64) -> Result<()> {
     if array.dtype == "|O" {
         let message =
-            format!("{name} holds Python objects, which are not read; save one array of them: numpy.stack(images)");
+            format!("{name} has dtype |O, Python objects, which are not read; save one array of them: numpy.stack(images)");
         return Err(Error::malformed(path, message));
     }
     let expected = checked_product(path, &array.shape)?;
