@@ -154,7 +154,7 @@ mutate formats/npz.rs 'bytes.iter().rev().fold(0, digits)' 'bytes.iter().fold(0,
 mutate formats/array.rs '[n, c @ (1 | 3 | 4), h, w] => ([n, h, w, c], true)' '[n, c @ (1 | 3 | 4), h, w] => ([n, w, h, c], true)'
 mutate formats/idx.rs 'let [count, height, width] = read_header' 'let [count, width, height] = read_header'
 tests data --test labels
-mutate formats/labels.rs 'names.sort_by(|a, b| natural_order(a, b));' 'names.sort_by(|a, b| natural_order(b, a));'
+mutate formats/labels.rs 'names.iter().zip(0..).map(|(name, label)| (*name, label))' 'names.iter().rev().zip(0..).map(|(name, label)| (*name, label))'
 tests data --test grid
 mutate grid.rs '(index / columns * (height + gap), index % columns * (width + gap))' '(index % columns * (height + gap), index / columns * (width + gap))'
 mutate grid.rs 'composite(value, a, 255)' 'composite(value, a, 0)'

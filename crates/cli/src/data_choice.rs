@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use ddpm::Pipeline;
-use ddpm::data::{Conversion, Dataset, Reading};
+use ddpm::data::{Conversion, Dataset, ReadOptions, Reading, Split};
 use ddpm::sample::Provenance;
 
 use crate::Global;
@@ -55,4 +55,20 @@ pub fn warn_of_colors(reading: &Reading) {
             _ => {}
         }
     }
+}
+
+/// Warns if a model's own images are others than it was trained on, by their number.
+pub fn warn_of_other_images(pipeline: &Pipeline, dataset: &Dataset) -> anyhow::Result<()> {
+    let Some(known) = pipeline.training_data()?.and_then(|data| data.images) else { return Ok(()) };
+    let options = ReadOptions { split: Split::Train, ..pipeline.read_options(None) };
+    // Reading the headers is enough, unless there are images that cannot be decoded.
+    let mut set = dataset.open(&ReadOptions { memory_limit_bytes: 0, ..options.clone() })?;
+    if set.len() != known {
+        set = dataset.open(&options)?;
+    }
+    if set.len() != known {
+        let (set, found) = (set.name(), set.len());
+        warn(format!("{set}: has {found} training images, but the model was trained on {known}"));
+    }
+    Ok(())
 }

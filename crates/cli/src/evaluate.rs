@@ -225,7 +225,10 @@ fn likelihoods(
     announce("data", &reading, global);
     if data.is_some() {
         warn_of_colors(&reading);
-    } else if reading.part == Part::Whole {
+    } else {
+        data_choice::warn_of_other_images(&pipeline, &dataset)?;
+    }
+    if data.is_none() && reading.part == Part::Whole {
         warn(format!("{}: has no held-out part, so these are images that the model was trained on", set.name()));
     }
     report.data = Some(reading);

@@ -8,6 +8,7 @@ use ddpm::sample::{Inpainting, Request, Sampler, initial_noise, inpaint};
 use ddpm::{Output, output};
 
 use crate::error::usage;
+use crate::foreign::check_replaceable;
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::interrupt::on_interrupt;
 use crate::sampler_args::SamplerArgs;
@@ -52,6 +53,9 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     if matches!(target, Output::Animation(_)) {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: inpaint writes no animation; use .png, .npz, .safetensors or a folder")));
+    }
+    if matches!(target, Output::Grid(_)) {
+        check_replaceable(target.path())?;
     }
     let pipeline = model_source::load(&arguments.model, global)?;
     let (image, readings) = image_args::read(&pipeline, &[&arguments.image], fit, global)?;

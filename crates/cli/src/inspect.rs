@@ -9,6 +9,7 @@ use ddpm::unet::count_by_part;
 use ddpm::{Pipeline, weights};
 use serde_json::{Value, json};
 
+use crate::foreign::check_replaceable;
 use crate::model_folder::{self, Lines};
 use crate::terminal::{self, duration, grouped, quoted};
 use crate::{Global, model_source, values};
@@ -184,6 +185,7 @@ fn duplicates(
 
 /// Draws up to 100 images, evenly spread over the set, so that every class of a sorted set is seen.
 fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
+    check_replaceable(path)?;
     let count = set.len().min(100);
     let pixels = set.read((0..count).map(|i| i * set.len() / count))?;
     let sheet = data::grid(&pixels, set.shape(), 10, 1)?;

@@ -7,6 +7,7 @@ use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
 use ddpm::{Images, Output, Pipeline, output};
 
 use crate::error::usage;
+use crate::foreign::check_replaceable;
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::terminal::Progress;
 use crate::{Global, model_source, values};
@@ -80,6 +81,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
             arguments.output.display()
         )));
     }
+    check_replaceable(&arguments.output)?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let fit = arguments.images.fit;
     let (a, of_a) = image_args::read(&pipeline, &[&arguments.a], fit, global)?;

@@ -18,6 +18,7 @@ mod config_args;
 mod data_choice;
 mod error;
 mod evaluate;
+mod foreign;
 mod guidance_args;
 mod image_args;
 mod import;

@@ -12,6 +12,7 @@ use ddpm::sample::{
 use ddpm::{Images, Output, Pipeline};
 
 use crate::error::usage;
+use crate::foreign::check_replaceable;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
@@ -177,6 +178,7 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         info: Vec::new(),
         command: Some(this_command()),
     };
+    check_replaceable(output.path())?;
     if let Some(others) = generation.replaces(output.path())? {
         let (path, Provenance { model, sampler, steps, seed, .. }) = (output.path().display(), others);
         warn(format!("{path}: samples of {model} ({sampler}, {steps} steps, seed {seed}) are replaced"));

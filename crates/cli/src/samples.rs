@@ -65,6 +65,11 @@ impl Samples {
             warn(several);
             None
         });
+        let made = provenance.as_ref().map(|made| (made.height, made.width));
+        let is_grid = shared.source.is_file() && made.is_some_and(|made| !set.report().sizes.contains_key(&made));
+        if is_grid && set.len() == 1 && arguments.size.is_none() {
+            bail!("{path}: is a grid of samples, not one image; sample to an .npz or a folder to evaluate them");
+        }
         let reading = Reading::new(&set, &options).part(Part::All).first(count);
         let set = ImageSource::from(set).first(count);
         Ok(Self::File(Box::new(SampleFile { set, reading, provenance })))
@@ -143,8 +148,9 @@ impl Samples {
     /// Returns the number of images that the model was trained on, if these are compared with its samples.
     pub fn training_images(&self, shared: &Shared) -> Option<usize> {
         match self {
-            Self::Model(pipeline) if shared.data.is_none() => pipeline.training_data().ok()??.images,
-            _ => None,
+            _ if shared.data.is_some() => None,
+            Self::Model(pipeline) => pipeline.training_data().ok()??.images,
+            Self::File(file) => file.provenance.as_ref()?.data.as_ref()?.images,
         }
     }
 

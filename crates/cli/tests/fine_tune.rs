@@ -136,3 +136,22 @@ fn what_does_not_fit_is_named() {
         .and(contains("`diffusion.schedule` = linear from 0.0001 to 0.02, and this run has squaredcos_cap_v2"));
     from(&cosine).assert().success().stderr(said);
 }
+
+/// A row of the class embedding belongs to a name, not to a number.
+#[test]
+fn other_classes_start_the_class_embedding_anew() {
+    let place = Place::new();
+    for (set, classes) in [("one", ["cat", "dog"]), ("two", ["car", "dog"])] {
+        for class in classes {
+            write_pngs(&place.path(format!("{set}/{class}")), 8, 8, image::ColorType::L8);
+        }
+    }
+    let labels = ["--set", "data.labels=true"];
+    place.trained("first", 2, &[&["--data", "one"], &labels[..]].concat());
+    let tune = |run: &str, data: &str| {
+        place.train(run, 2, &[&["--data", data, "--set", "train.init_from=first"], &labels[..]].concat())
+    };
+    let anew = contains("its classes are cat, dog and those of the images car, dog").and(contains("starts anew"));
+    tune("second", "two").assert().success().stderr(anew);
+    tune("third", "one").assert().success().stderr(contains("starts anew").not());
+}

@@ -167,3 +167,63 @@ fn threads_of_the_environment_are_checked() {
     command.env("RAYON_NUM_THREADS", "2");
     command.assert().success();
 }
+
+#[test]
+fn files_of_the_users_are_not_replaced() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    write_photos(&place.path("photos"), 2);
+    let weights = "run/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors";
+    for (from, name) in [("photos/0.png", "photo.png"), (weights, "weights.safetensors")] {
+        fs::copy(place.path(from), place.path(name)).unwrap();
+        fails(place.ddpm(&["sample", "run", "-n", "1", "-o", name]), 1, &[name, "is a file from elsewhere"]);
+        assert!(fs::read(place.path(from)).unwrap() == fs::read(place.path(name)).unwrap());
+    }
+    let inpaint = ["inpaint", "run", "photos/0.png", "photos/1.png", "-n", "1", "-o", "photos/0.png"];
+    fails(place.ddpm(&inpaint), 1, &["photos/0.png", "is a file from elsewhere"]);
+    let interpolate = ["interpolate", "run", "photos/0.png", "photos/1.png", "-o", "photos/1.png"];
+    fails(place.ddpm(&interpolate), 1, &["photos/1.png", "is a file from elsewhere"]);
+    fails(place.ddpm(&["inspect", "photos", "-o", "photo.png"]), 1, &["photo.png", "is a file from elsewhere"]);
+    // Its own files are.
+    for name in ["own.png", "own.gif", "own.npz", "own.safetensors"] {
+        for seed in ["0", "1"] {
+            place.ddpm(&["sample", "run", "-n", "1", "--seed", seed, "-q", "-o", name]).assert().success();
+        }
+    }
+}
+
+#[test]
+fn other_images_in_the_place_of_the_models_are_noticed() {
+    let place = Place::new();
+    for (project, count) in [("a", 5), ("b", 7)] {
+        write_photos(&place.path(format!("{project}/images/train")), count);
+        write_photos(&place.path(format!("{project}/images/test")), 2);
+        let mut train = place.train("run", 2, &["--data", "images", "--quiet"]);
+        train.current_dir(place.path(project)).assert().success();
+        let mut sample = place.ddpm(&["sample", "run", "-n", "2", "-q", "-o", "../samples.npz"]);
+        sample.current_dir(place.path(project)).assert().success();
+    }
+    let mut elsewhere = place.ddpm(&["evaluate", "../samples.npz"]);
+    let said = elsewhere.current_dir(place.path("a")).output().unwrap();
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("has 5 training images, but the model was trained on 7"), "{said}");
+    // Replaced images.
+    write_photos(&place.path("b/images/train"), 9);
+    let mut replaced = place.ddpm(&["evaluate", "run", "-n", "2", "--steps", "3"]);
+    let said = replaced.current_dir(place.path("b")).output().unwrap();
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("has 9 training images, but the model was trained on 7"), "{said}");
+    // A moved project, and another one in its old place.
+    fs::rename(place.path("a"), place.path("c")).unwrap();
+    write_photos(&place.path("a/images/train"), 3);
+    let words = ["was moved or copied", "a/images", "c/images", "--data"];
+    fails(place.ddpm(&["evaluate", "c/run", "-n", "2", "--steps", "3"]), 1, &words);
+}
+
+#[test]
+fn a_grid_is_not_one_sample() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    place.ddpm(&["sample", "run", "-n", "4", "-q", "-o", "grid.png"]).assert().success();
+    fails(place.ddpm(&["evaluate", "grid.png"]), 1, &["grid.png", "is a grid of samples", ".npz"]);
+}

@@ -244,7 +244,7 @@ fn a_run_without_a_preset_takes_the_shape_of_its_images() {
     fs::write(place.path("c.toml"), "[data]\nresolution = 16\n").unwrap();
     assert!(resolved("photos", &["--config", "c.toml"]).1.starts_with("chosen by the images: data.channels=3"));
     let (preset, printed) = resolved("photos", &["--preset", "fashion"]);
-    assert_eq!((&preset["data"]["channels"], printed.as_str()), (&1.into(), ""));
+    assert_eq!((&preset["data"]["channels"], printed.contains("chosen by the images")), (&1.into(), false));
     let builtin = resolved("builtin", &[]).0;
     assert_eq!((&builtin["data"]["channels"], &builtin["data"]["path"]), (&1.into(), &Value::Null));
     // What the default network is not for.

@@ -34,7 +34,7 @@ pub fn mark_png(mut png: Vec<u8>) -> Vec<u8> {
 }
 
 /// Returns whether a PNG or GIF was written by this program.
-pub(crate) fn is_generated(path: &Path) -> bool {
+pub fn is_generated(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
     read.is_ok() && has_mark(&head)

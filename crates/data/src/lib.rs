@@ -66,7 +66,7 @@ pub use formats::npz::{
     read_note as read_npz_note, write as write_npz_images, write_with as write_npz_images_with,
     write_with_note as write_npz_images_with_note,
 };
-pub use generated::{MARK, mark_png};
+pub use generated::{MARK, is_generated, mark_png};
 pub use grid::grid;
 pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays, write_npz_arrays_with_note};
 pub use open::open;

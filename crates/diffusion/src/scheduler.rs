@@ -368,6 +368,7 @@ impl SchedulerConfig {
                 }
                 .checked()
             }
+            Pndm if steps < 2 => Err(error("PNDMScheduler needs at least 2 steps")),
             Pndm => self.table_of(tables::pndm_of_diffusers(self, steps)?),
             class if class.has_sampler() => self.table_of(tables::rows(self, &nodes::nodes(self, steps)?)?),
             class => Err(error(format!("{class} has no sampler here"))),

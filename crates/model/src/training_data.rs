@@ -110,6 +110,18 @@ impl TrainingData {
             return Ok(Dataset::Path(path.clone()));
         }
         let moved_together = self.from_run.as_deref().and_then(|from_run| there(&self.run.join(from_run)));
+        if let (Some(old), Some(new)) = (self.absolute.as_deref().filter(|path| path.exists()), &moved_together)
+            && there(old).as_ref() != Some(new)
+        {
+            return Err(Error::Pipeline {
+                path: self.run.clone(),
+                message: format!(
+                    "was moved or copied, and its images can be {} or {}; give the path of the right ones",
+                    old.display(),
+                    new.display()
+                ),
+            });
+        }
         let candidates = [self.absolute.clone().filter(|path| path.exists()), moved_together];
         if let Some(found) = candidates.into_iter().flatten().next() {
             return Ok(Dataset::Path(found));

@@ -56,6 +56,9 @@ pub struct SourceData {
     pub set: String,
     /// Its path (see [`portable_path`]). `None` is the built-in set.
     pub path: Option<String>,
+    /// The number of its training images, by which another set at the path is noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
 }
 
 impl Provenance {
@@ -137,7 +140,7 @@ impl From<&TrainingData> for SourceData {
     fn from(data: &TrainingData) -> Self {
         let found = data.find().ok().and_then(|found| found.path().map(Path::to_owned));
         let path = found.as_ref().or(data.absolute.as_ref()).or(data.path.as_ref());
-        Self { set: data.set.clone(), path: path.map(|path| portable_path(path)) }
+        Self { set: data.set.clone(), path: path.map(|path| portable_path(path)), images: data.images }
     }
 }
 

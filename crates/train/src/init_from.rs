@@ -25,6 +25,7 @@ pub(crate) struct Source {
     path: PathBuf,
     tensors: Tensors,
     messages: Vec<Event>,
+    class_names: Vec<String>,
 }
 
 /// The configuration files of a model.
@@ -89,14 +90,14 @@ impl Source {
                 path.display()
             )));
         }
-        Ok(Self { path: path.to_owned(), tensors, messages })
+        Ok(Self { path: path.to_owned(), tensors, messages, class_names: class_names(&files.root) })
     }
 
     /// Copies the weights into a network. Returns what the user should know.
     ///
     /// # Errors
     /// Names the tensor that does not fit.
-    pub fn initialize(mut self, network: &mut Network) -> Result<Vec<Event>, Error> {
+    pub fn initialize(mut self, network: &mut Network, class_names: &[String]) -> Result<Vec<Event>, Error> {
         let path = self.path.display();
         let own = network.tensors()?;
         let kept = |tensors: &Tensors| -> Vec<String> {
@@ -104,7 +105,8 @@ impl Source {
         };
         let rows = |tensors: &Tensors| tensors.get("class_embedding.weight").map(|tensor| tensor.shape.clone());
         let mut notice = format!("network: starts from the weights of {path}");
-        if rows(&own) != rows(&self.tensors) || kept(&own) != kept(&self.tensors) {
+        let other_names = !kept(&own).is_empty() && !self.class_names.is_empty() && self.class_names != class_names;
+        if other_names || rows(&own) != rows(&self.tensors) || kept(&own) != kept(&self.tensors) {
             let count = |tensors: &Tensors| rows(tensors).map_or(0, |shape| shape[0]);
             if kept(&own).is_empty() {
                 return Err(fail(
@@ -112,11 +114,18 @@ impl Source {
                     "its network has class embeddings, and that of the configuration has none; set `data.labels` = true",
                 ));
             }
-            notice += &format!(
-                "; its class embedding has {} rows and the images need {}, so the class embedding starts anew",
-                count(&self.tensors),
-                count(&own)
-            );
+            notice += &match rows(&own) == rows(&self.tensors) && other_names {
+                true => format!(
+                    "; its classes are {} and those of the images {}, so the class embedding starts anew",
+                    self.class_names.join(", "),
+                    class_names.join(", ")
+                ),
+                false => format!(
+                    "; its class embedding has {} rows and the images need {}, so the class embedding starts anew",
+                    count(&self.tensors),
+                    count(&own)
+                ),
+            };
             self.tensors.retain(|name, _| !name.starts_with(CLASS_EMBEDDING));
             let anew = own.into_iter().filter(|(name, _)| name.starts_with(CLASS_EMBEDDING));
             self.tensors.extend(anew);
@@ -125,6 +134,14 @@ impl Source {
         self.messages.insert(0, Event::Notice { message: notice });
         Ok(self.messages)
     }
+}
+
+/// Returns the names of a model's classes by label; empty if it has none.
+fn class_names(root: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(root.join("preprocessing.json")).unwrap_or_default();
+    let names = serde_json::from_str::<Value>(&text).unwrap_or_default()["id2label"].take();
+    let name = |label: usize| Some(names.get(label.to_string())?.as_str()?.to_owned());
+    (0..).map_while(name).collect()
 }
 
 /// Returns the keys in which the `config.json` of two networks differ, by their names in a configuration.

@@ -63,7 +63,8 @@ pub(crate) fn set_up<'o>(
     }
 
     let mut network = network.build(config.train.seed, &device.clone().autodiff())?;
-    let messages = source.map(|source| source.initialize(&mut network)).transpose()?.unwrap_or_default();
+    let messages =
+        source.map(|source| source.initialize(&mut network, set.class_names())).transpose()?.unwrap_or_default();
     let mut session = Session {
         trainer: Trainer::new(config, network)?,
         preprocessing: config.preprocessing(&set),

@@ -178,7 +178,7 @@ fn the_learning_rate_rises_and_is_halved_by_roll_backs() {
 fn restore(trainer: &mut Trainer, config: &TrainingConfig, state: TrainState) {
     let network = common::trainer(config).network().clone();
     let optimizer = ddpm_train::optimizer::Optimizer::new(&network.flat_parameters());
-    trainer.restore(Checkpoint { network, optimizer, state }).unwrap();
+    trainer.restore(Checkpoint { network, optimizer, state, scheduler: config.scheduler() }).unwrap();
 }
 
 /// The squared error of each image, with x_t and ε from the random numbers' addresses.

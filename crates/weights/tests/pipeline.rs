@@ -151,7 +151,7 @@ fn missing_models_are_errors() {
     for what in ["unet/config.json", "config.json", "checkpoints/latest"] {
         assert!(empty.contains(what), "{empty}");
     }
-    assert!(message(&folder.path().join("picture.png")).contains("a folder or a .safetensors file"));
+    assert!(message(&folder.path().join("picture.png")).contains("or a .safetensors file"));
     assert!(message(Path::new("google/ddpm-cifar10-32")).contains("hf download"));
 
     add(folder.path(), &["unet/config.json"]);

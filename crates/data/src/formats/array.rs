@@ -108,8 +108,9 @@ impl NumberType {
 /// Checks that an array has as many bytes of data as its shape and type say.
 pub(crate) fn check_length(path: &Path, name: &str, array: &NpyHeader, found: u64) -> Result<()> {
     if array.dtype == "|O" {
-        let message =
-            format!("{name} has dtype |O, Python objects, which are not read; save one array of them: numpy.stack(images)");
+        let message = format!(
+            "{name} has dtype |O, Python objects, which are not read; save one array of them: numpy.stack(images)"
+        );
         return Err(Error::malformed(path, message));
     }
     let expected = checked_product(path, &array.shape)?;

@@ -41,6 +41,9 @@ pub(crate) fn part_folder(images: &[&str], top: &str, split: Split) -> Option<St
 
 /// Returns a warning if images of folders that are named as parts are read together with all others.
 pub(crate) fn undivided_warning(images: &[&str], top: &str) -> Option<String> {
+    if let Some(warning) = similar_names_warning(images, top) {
+        return Some(warning);
+    }
     let mut parts = BTreeSet::new();
     let mut others = BTreeSet::new();
     for image in images {
@@ -71,6 +74,26 @@ pub(crate) fn undivided_warning(images: &[&str], top: &str) -> Option<String> {
         "folders named as parts of a set are read together{beside}, as training images: {parts}; to hold images out, leave \
          only folders such as train and test side by side, or give the path of one part as the data"
     ))
+}
+
+/// Returns a warning if folders have names such as `seg_train` and `seg_test`, or `trainA` and `testA`, which divide nothing.
+fn similar_names_warning(images: &[&str], top: &str) -> Option<String> {
+    let folders: BTreeSet<&str> = images.iter().filter_map(|name| Some(name[top.len()..].split_once('/')?.0)).collect();
+    let mentions = |folder: &str, names: &[&str]| {
+        let is_word = |word: &str| {
+            let stem = word.strip_suffix(|c: char| c.is_uppercase()).filter(|stem| !stem.ends_with(char::is_uppercase));
+            [Some(word), stem].into_iter().flatten().any(|word| names.contains(&&*word.to_lowercase()))
+        };
+        part_name(folder).is_none() && folder.split(|c: char| !c.is_alphabetic()).any(is_word)
+    };
+    let any = |names: &[&str]| folders.iter().any(|folder| mentions(folder, names));
+    (any(&TRAIN_NAMES) && any(&TEST_NAMES)).then(|| {
+        format!(
+            "{} are named like parts of a set, but are read together, as training images; rename them to train and test, or \
+             give the path of one of them as the data",
+            list(folders.into_iter())
+        )
+    })
 }
 
 /// Returns names separated by commas, at most four of them.
@@ -112,5 +135,11 @@ mod tests {
         let text = warned(&["cats/train/1.png", "cats/test/2.png", "dogs/train/3.png"]);
         assert!(text.contains("cats/test") && text.contains("cats/train"), "{text}");
         assert_eq!(warned(&["cats/1.png", "dogs/train/3.png", "4.png"]), "");
+        for names in [["seg_train", "seg_test"], ["trainA", "testA"], ["pets-train", "pets-val"]] {
+            let images = names.map(|name| format!("{name}/1.png"));
+            let text = warned(&[&images[0], &images[1], "other/2.png"]);
+            assert!(text.contains(names[0]) && text.contains("like parts of a set"), "{text}");
+        }
+        assert_eq!(warned(&["trains/1.png", "latest/2.png"]), "");
     }
 }
