@@ -66,9 +66,13 @@ pub fn warn_of_other_images(pipeline: &Pipeline, dataset: &Dataset) -> anyhow::R
     if set.len() != known {
         set = dataset.open(&options)?;
     }
-    if set.len() != known {
-        let (set, found) = (set.name(), set.len());
+    warn_of_count(set.name(), set.len(), known);
+    Ok(())
+}
+
+/// Warns if a set has another number of training images than a model was trained on.
+pub fn warn_of_count(set: &str, found: usize, known: usize) {
+    if found != known {
         warn(format!("{set}: has {found} training images, but the model was trained on {known}"));
     }
-    Ok(())
 }

@@ -15,7 +15,7 @@ use ddpm::sample::Sampler;
 use ddpm::{Device, output};
 use serde::Serialize;
 
-use crate::data_choice::announce;
+use crate::data_choice::{announce, warn_of_count};
 use crate::error::usage;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args::{info, name_of};
@@ -157,11 +157,8 @@ pub fn run(arguments: &QualityArgs, mut shared: Shared, global: &Global) -> anyh
         true => open(Split::Test, "held-out data", samples.count(arguments))?,
         false => (None, None),
     };
-    if let (Some(known), Some(found)) = (samples.training_images(shared), &readings.reference)
-        && known != found.of
-    {
-        let set = &found.set;
-        warn(format!("{set}: has {} training images, but the model was trained on {known}", found.of));
+    if let (Some(known), Some(found)) = (samples.training_images(shared), &readings.reference) {
+        warn_of_count(&found.set, found.of, known);
     }
     if let (Some(path), Some(network)) = (&arguments.reference, &network) {
         let origin = StatisticsOrigin::check(path, network)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use diffusion::{SchedulerConfig, Variance};
 use model::backbone::{LabelKind, Signature};
-use model::{Network, NetworkConfig, Preprocessing};
+use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
 use unet::{DownBlockType, UnetConfig};
 use weights::{Tensors, digest, names, pipeline};
@@ -138,10 +138,8 @@ impl Source {
 
 /// Returns the names of a model's classes by label; empty if it has none.
 fn class_names(root: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(root.join("preprocessing.json")).unwrap_or_default();
-    let names = serde_json::from_str::<Value>(&text).unwrap_or_default()["id2label"].take();
-    let name = |label: usize| Some(names.get(label.to_string())?.as_str()?.to_owned());
-    (0..).map_while(name).collect()
+    let text = weights::read_text(root.join(preprocessing::FILE)).unwrap_or_default();
+    serde_json::from_str::<Preprocessing>(&text).unwrap_or_default().class_names()
 }
 
 /// Returns the keys in which the `config.json` of two networks differ, by their names in a configuration.
