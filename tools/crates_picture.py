@@ -10,7 +10,8 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Each row of the picture, from the bottom; a crate depends on crates of lower rows or to its left only.
 ROWS = [
-    ["diffusion", "random", "kernels", "data", "weights"],
+    ["diffusion", "random", "kernels", "files"],
+    ["data", "weights"],
     ["unet"],
     ["model"],
     ["sample"],
@@ -23,6 +24,7 @@ SAYS = {
     "diffusion": "the mathematics, f64",
     "random": "(seed, stream, index, step)",
     "kernels": "CPU kernels",
+    "files": "opening, memory budget",
     "data": "image sets",
     "weights": "checkpoint files",
     "unet": "the U-Net on Burn",

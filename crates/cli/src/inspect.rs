@@ -55,7 +55,7 @@ pub fn run(arguments: InspectArgs, global: &Global) -> anyhow::Result<()> {
         return describe_images(&arguments, global);
     };
     if path.exists() && !path.is_dir() {
-        weights::open_regular(path).with_context(|| format!("cannot read {}", path.display()))?;
+        ddpm::files::open_regular(path).with_context(|| format!("cannot read {}", path.display()))?;
     }
     if let Some(about) = classifier(path) {
         arguments.refuse_flags_of_images(path)?;

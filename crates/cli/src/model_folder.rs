@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ddpm::train::TrainingConfig;
-use ddpm::weights::{self, pipeline};
+use ddpm::weights::pipeline;
 use serde_json::{Map, Value};
 
 /// Lines that describe a folder: a label and a text.
@@ -56,7 +56,7 @@ fn run(path: &Path) -> anyhow::Result<Lines> {
     let names: Vec<String> = steps(&folder)?.iter().map(|step| format!("{step:09}")).collect();
     if !names.is_empty() {
         let best =
-            std::fs::symlink_metadata(folder.join("best")).is_ok().then(|| weights::read_text(folder.join("best")));
+            std::fs::symlink_metadata(folder.join("best")).is_ok().then(|| ddpm::files::read_text(folder.join("best")));
         let best = best.transpose().with_context(|| format!("cannot read {}", folder.join("best").display()))?;
         let best = best.map_or(String::new(), |name| format!("; best {}", name.trim()));
         lines.push(("checkpoints", format!("{}{best}", names.join(", "))));
@@ -116,7 +116,7 @@ fn diffusers_training(path: &Path, inside: &[PathBuf]) -> Option<Lines> {
 
 /// Returns what the configuration of averaged weights says about the averages.
 fn averages(folder: &Path) -> String {
-    let text = weights::read_text(folder.join("config.json")).unwrap_or_default();
+    let text = ddpm::files::read_text(folder.join("config.json")).unwrap_or_default();
     let config: Value = serde_json::from_str(&text).unwrap_or_default();
     match (config["decay"].as_f64(), config["optimization_step"].as_u64()) {
         (Some(decay), Some(step)) => format!(": decay up to {decay}, {step} steps"),

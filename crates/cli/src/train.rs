@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::Args;
 use ddpm::data::{Conversion, Reading};
-use ddpm::kernels::peak_memory;
+use ddpm::files::peak_memory;
 use ddpm::train::{
     Command, Event, Finished, FrechetMetric, Hooks, LogRecord, Metrics, TrainingConfig, steps_done, train,
 };

@@ -1,5 +1,5 @@
 use crate::error::{Error, Result};
-use crate::formats::files::{file_not_downloaded, list_visible, special_kind};
+use crate::formats::files::{file_not_downloaded, list_visible};
 #[cfg(feature = "parquet")]
 use crate::formats::parquet;
 use crate::formats::{cifar, folder, idx, npy, npz, tar, unsupported, zip};
@@ -35,7 +35,7 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
     options.check()?;
     let full = path.canonicalize().map_err(|e| Error::io(path, absent(path, e)))?;
     let name = full.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
-    if let Some(kind) = full.metadata().ok().and_then(|data| special_kind(data.file_type())) {
+    if let Some(kind) = full.metadata().ok().and_then(|data| files::special_kind(data.file_type())) {
         let message = format!("is {kind}; expected a file or a folder of images");
         return Err(Error::Unsupported { path: path.to_owned(), message });
     }

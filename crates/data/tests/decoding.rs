@@ -87,7 +87,7 @@ fn what_was_not_downloaded_is_named() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     let page = b"<!DOCTYPE html><html><body>Sign in</body></html>";
     let kinds: [(&[u8], &[&str]); 3] =
-        [(pointer, &["Git LFS pointer", "git lfs pull"]), (page, &["HTML page"]), (b"", &["empty file"])];
+        [(pointer, &["Git LFS pointer", "git lfs pull"]), (page, &["web page (HTML)"]), (b"", &["empty file"])];
     for (bytes, words) in kinds {
         for name in
             ["a.png", "a.zip", "a.tar", "a.tar.gz", "a.npz", "a.npy", "a.parquet", "train-images-idx3-ubyte", "a.bin"]

@@ -175,7 +175,7 @@ pub fn bench(config: &TrainingConfig, options: BenchOptions, device: &Device) ->
     // The first steps also allocate memory for activations of every size.
     let train_step_s = median(warmup + 4, runs, &mut step);
     // Before the forward passes, which keep packed filters.
-    let peak_bytes = kernels::peak_memory();
+    let peak_bytes = files::peak_memory();
     let limits = limits_apply.then(|| (product_gflops(), copy_gbs()));
     let train_step = limits.map(|limits| operations(runs, limits, &mut step));
     if let Some(error) = failure {

@@ -50,6 +50,7 @@ pub use device::{DeviceError, device, devices};
 pub use diffusion;
 pub use error::Error;
 pub use evaluate;
+pub use files;
 pub use kernels::{self, CachingAllocator};
 pub use model::{self, Images, Pipeline};
 pub use pipeline::{Inpaint, Interpolate, PipelineExt, SaveImages};

@@ -27,7 +27,6 @@ mod gemm;
 mod im2col;
 mod kn2row;
 mod matmul;
-mod memory;
 mod norm;
 mod optimizer;
 mod parallel;
@@ -49,7 +48,6 @@ pub use conv::{
 };
 pub use epilogue::Epilogue;
 pub use matmul::{MatMulShape, matmul};
-pub use memory::{MemoryLimit, memory_limit, peak_memory};
 pub use norm::{
     FusedGroupNorm, GroupNormGradients, GroupNormSaved, GroupNormShape, Normalization, group_norm, group_norm_backward,
 };

@@ -57,7 +57,7 @@ impl Preprocessing {
     pub fn read(folder: &Path, network: &Signature) -> Result<Self, Error> {
         let path = folder.join(FILE);
         let fail = |message: String| Error::Pipeline { path: path.clone(), message };
-        let found = match weights::read_text(&path) {
+        let found = match files::read_text(&path) {
             Ok(text) => serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Self::of_run(folder, network).unwrap_or_default()

@@ -496,7 +496,7 @@ fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, Stri
 fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> Result<(), Error> {
     let sides = [n, height, width, channels, size_of::<f32>()];
     let bytes = sides.into_iter().try_fold(1, usize::checked_mul);
-    let limit = kernels::memory_limit();
+    let limit = files::memory_limit();
     let most = limit.as_ref().map_or(isize::MAX as u64, |limit| limit.bytes);
     if bytes.is_some_and(|bytes| bytes as u64 <= most) {
         return Ok(());

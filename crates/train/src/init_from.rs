@@ -138,7 +138,7 @@ impl Source {
 
 /// Returns the names of a model's classes by label; empty if it has none.
 fn class_names(root: &Path) -> Vec<String> {
-    let text = weights::read_text(root.join(preprocessing::FILE)).unwrap_or_default();
+    let text = files::read_text(root.join(preprocessing::FILE)).unwrap_or_default();
     serde_json::from_str::<Preprocessing>(&text).unwrap_or_default().class_names()
 }
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use data::ImageSet;
-use kernels::MemoryLimit;
+use files::MemoryLimit;
 use model::NetworkConfig;
 use serde::Serialize;
 use unet::UnetConfig;
@@ -110,7 +110,7 @@ pub(crate) fn check(
         return Ok((None, None));
     }
     let estimate = config.memory_estimate(network, image_bytes(set));
-    let warning = match (&estimate, kernels::memory_limit()) {
+    let warning = match (&estimate, files::memory_limit()) {
         (Some(estimate), Some(limit)) => estimate.check(&limit)?,
         _ => None,
     };

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use data::{ImageSet, Split};
-use kernels::{MemoryLimit, memory_limit};
+use files::{MemoryLimit, memory_limit};
 use model::{Images, NetworkConfig};
 use serde::Serialize;
 

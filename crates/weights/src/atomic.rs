@@ -4,8 +4,8 @@
 //! renamed. A rename alone is not enough: without the synchronization, a file system may keep the new name and lose the
 //! contents (Pillai et al., "All file systems are not created equal", OSDI 2014).
 
-use crate::file::parent;
 use crate::{Error, Result};
+use files::parent;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //!
 //! CRC-32 detects accidental damage, not tampering.
 
-use crate::{Error, Result, atomic, file};
+use crate::{Error, Result, atomic};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -65,7 +65,7 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
 pub fn verify_files(folder: impl AsRef<Path>, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let folder = folder.as_ref();
     let path = folder.join(MANIFEST);
-    let (file, _) = file::open_regular(&path).map_err(Error::read(&path))?;
+    let (file, _) = files::open_regular(&path).map_err(Error::read(&path))?;
     let mut text = Vec::new();
     file.take(MAX_MANIFEST).read_to_end(&mut text).map_err(Error::read(&path))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
@@ -114,7 +114,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Digest>) ->
 
 /// Computes the size and checksum of a file.
 fn digest(path: &Path) -> Result<Digest> {
-    let (mut file, _) = file::open_regular(path).map_err(Error::read(path))?;
+    let (mut file, _) = files::open_regular(path).map_err(Error::read(path))?;
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 18];
     let mut bytes = 0;

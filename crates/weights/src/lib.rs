@@ -7,7 +7,6 @@
 //! - [`families`] converts networks of other code bases to diffusers' parameter names and configuration;
 //! - [`names`] updates parameter names of older diffusers releases;
 //! - [`pipeline`] finds the files of a model, and reads and writes the files that name a run's checkpoints;
-//! - [`open_regular`] and [`read_text`] open files that a user names, and refuse pipes and devices;
 //! - [`atomic`] writes files and folders completely or not at all;
 //! - [`digest`] writes and verifies checksums of a checkpoint's files.
 //!
@@ -46,7 +45,6 @@ mod torch;
 pub use self::safetensors::{write_safetensors, write_safetensors_with};
 pub use archive::{Archive, read_safetensors, read_tensors};
 pub use error::{Error, Result};
-pub use file::{open_regular, read_text};
 pub use format::Format;
 pub use lock::lock_folder;
 pub use tensor::{Metadata, Tensor, Tensors, views};

@@ -88,7 +88,7 @@ pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
 
 fn locate_file(path: &Path) -> Result<ModelFiles> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = file::parent(path);
+    let folder = files::parent(path);
     if name == LATEST || name == BEST {
         match pointer(path)? {
             Some(checkpoint) => locate_folder(&folder.join(checkpoint)),
@@ -255,7 +255,7 @@ pub(crate) struct Surroundings {
 /// If the pipeline is of another kind.
 pub(crate) fn surroundings(folder: &Path) -> Result<Surroundings> {
     // `MODEL/unet` is the network of MODEL, so MODEL's scheduler belongs to it too.
-    let mut notes = kind::check(if is_network(folder) { file::parent(folder) } else { folder })?;
+    let mut notes = kind::check(if is_network(folder) { files::parent(folder) } else { folder })?;
     let scheduler_config = scheduler(folder)?;
     if scheduler_config.is_none() {
         notes.push(format!(
@@ -274,7 +274,7 @@ fn scheduler(folder: &Path) -> Result<Option<PathBuf>> {
             return Ok(Some(found));
         }
     }
-    if is_network(folder) || training_step(folder).is_some() { scheduler(file::parent(folder)) } else { Ok(None) }
+    if is_network(folder) || training_step(folder).is_some() { scheduler(files::parent(folder)) } else { Ok(None) }
 }
 
 /// Returns whether a folder is the network of the pipeline in its parent folder, by its name.
@@ -335,7 +335,7 @@ fn pointer(path: &Path) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = file::read_text(path).map_err(Error::read(path))?;
+    let text = files::read_text(path).map_err(Error::read(path))?;
     let name = text.trim();
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {

@@ -25,7 +25,7 @@ pub(crate) fn list_entries(folder: &Path) -> Result<Vec<(PathBuf, Option<&'stati
                     kind if kind.is_symlink() => fs::metadata(&path).ok().map(|target| target.file_type()),
                     kind => Some(kind),
                 };
-                entries.push((path, kind.and_then(special_kind)));
+                entries.push((path, kind.and_then(::files::special_kind)));
             }
         }
         entries.sort();
@@ -34,38 +34,10 @@ pub(crate) fn list_entries(folder: &Path) -> Result<Vec<(PathBuf, Option<&'stati
     read().map_err(|e| Error::io(folder, e))
 }
 
-/// Returns what a file is that is neither a regular file nor a folder. Opening a named pipe waits until someone writes.
-#[cfg(unix)]
-pub(crate) fn special_kind(kind: fs::FileType) -> Option<&'static str> {
-    use std::os::unix::fs::FileTypeExt;
-    match kind {
-        kind if kind.is_fifo() => Some("a named pipe"),
-        kind if kind.is_socket() => Some("a socket"),
-        kind if kind.is_char_device() || kind.is_block_device() => Some("a device"),
-        _ => None,
-    }
-}
-
-/// Returns what a file is that is neither a regular file nor a folder.
-#[cfg(not(unix))]
-pub(crate) fn special_kind(kind: fs::FileType) -> Option<&'static str> {
-    (!kind.is_file() && !kind.is_dir() && !kind.is_symlink()).then_some("neither a file nor a folder")
-}
-
 /// Returns what the first bytes of a file say if it was not downloaded: an explanation to be followed by what was
 /// expected.
 pub(crate) fn not_downloaded(head: &[u8]) -> Option<&'static str> {
-    let text = head.trim_ascii_start();
-    let starts = |word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()));
-    if head.is_empty() {
-        Some("is an empty file")
-    } else if starts("version https://git-lfs.github.com/") {
-        Some("is a Git LFS pointer: run `git lfs pull` to download the file")
-    } else if starts("<!doctype html") || starts("<html") {
-        Some("is an HTML page, perhaps an error or a login page: download the file again")
-    } else {
-        None
-    }
+    if head.is_empty() { Some("is an empty file") } else { ::files::stand_in(head) }
 }
 
 /// Returns the explanation of [`not_downloaded`] for a file on disk.

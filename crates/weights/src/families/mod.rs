@@ -21,7 +21,7 @@ mod w86763777;
 // converts the tensors.
 pub use options::{Heads, ImportOptions};
 
-use crate::{Archive, Error, Result, Tensors, file, names, pipeline};
+use crate::{Archive, Error, Result, Tensors, names, pipeline};
 use detect::{Detected, Family, Source, detect};
 use layout::{Layout, Shapes};
 use serde_json::{Value, json};
@@ -124,9 +124,9 @@ fn recorded_betas(archive: &Archive) -> Result<Option<(String, Vec<f32>)>> {
 
 /// Reads diffusers' own weights, with the configuration in the same folder.
 fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<String>) -> Result<Imported> {
-    let folder = file::parent(path);
+    let folder = files::parent(path);
     let read = |path: &Path| {
-        let text = file::read_text(path).map_err(Error::read(path))?;
+        let text = files::read_text(path).map_err(Error::read(path))?;
         serde_json::from_str(&text).map_err(|error| Error::file(path, format!("not JSON: {error}")))
     };
     let config = folder.join("config.json");

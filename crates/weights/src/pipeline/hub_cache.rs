@@ -2,7 +2,7 @@
 //! each commit in `snapshots/COMMIT/`, as links to `blobs/`.
 
 use super::no_model;
-use crate::{Error, Result, file};
+use crate::{Error, Result};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -36,7 +36,7 @@ fn of_model(model: &Path) -> Result<(PathBuf, String)> {
     let all = folders(&snapshots);
     let main = model.join("refs/main");
     let snapshot = if main.symlink_metadata().is_ok() {
-        let text = file::read_text(&main).map_err(Error::read(&main))?;
+        let text = files::read_text(&main).map_err(Error::read(&main))?;
         let commit = text.trim();
         let mut parts = Path::new(commit).components();
         let snapshot = snapshots.join(commit);

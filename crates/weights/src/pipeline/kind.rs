@@ -2,7 +2,7 @@
 //!
 //! A network of another kind of pipeline can have the same class and shapes, and would make meaningless images.
 
-use crate::{Error, Result, file};
+use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -75,7 +75,7 @@ const EXPECTED: &str = "Supported are unconditional and class-conditional models
 
 /// Checks a `model_index.json`.
 fn check_index(path: &Path) -> Result<Vec<String>> {
-    let text = file::read_text(path).map_err(Error::read(path))?;
+    let text = files::read_text(path).map_err(Error::read(path))?;
     let index: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
         let reason = format!("is not the JSON object of a diffusers pipeline ({error}); download or write it again");
         Error::file(path, reason)

@@ -196,7 +196,7 @@ impl TensorFlowFile {
 pub(crate) fn checkpoint_index(path: impl AsRef<Path>) -> Option<PathBuf> {
     let path = path.as_ref();
     let name = path.file_name()?.to_str()?;
-    let is_index = |path: &Path| file::open_regular(path).is_ok_and(|(mut file, _)| is_table(&mut file));
+    let is_index = |path: &Path| files::open_regular(path).is_ok_and(|(mut file, _)| is_table(&mut file));
     if path.is_dir() {
         let files = std::fs::read_dir(path).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
         let mut found = files.filter(|path| path.extension().is_some_and(|extension| extension == "index"));

@@ -1,7 +1,12 @@
-//! The memory that this process may use: the machine's, a control group's, or that of `ulimit`.
+//! The memory that this process may use: the machine's, a control group's, that of `ulimit`, or what the program was told.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+
+/// The limit that [`limit_memory`] has set, or found.
+static SET: RwLock<Option<MemoryLimit>> = RwLock::new(None);
 
 /// A limit on the memory of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,9 +17,45 @@ pub struct MemoryLimit {
     pub source: String,
 }
 
-/// Returns the least limit on the memory of this process, as Linux tells it; `None` on other systems.
+/// Returns the least limit on the memory of this process: what [`limit_memory`] set, else what Linux tells; `None` on other
+/// systems.
 pub fn memory_limit() -> Option<MemoryLimit> {
-    limit_under(Path::new("/"))
+    let set = SET.read().ok().and_then(|set| set.clone());
+    set.or_else(|| limit_under(Path::new("/")))
+}
+
+/// Limits the memory of this process, to `limit` or the least limit that the system tells. From then on an allocation
+/// above it fails, where the system supports that (`RLIMIT_DATA` of Linux), before the system has to kill a process.
+///
+/// # Errors
+/// If the system refuses, such as a limit above the one that an administrator has set.
+pub fn limit_memory(limit: Option<MemoryLimit>) -> io::Result<()> {
+    let least = [limit, limit_under(Path::new("/"))].into_iter().flatten().min_by_key(|limit| limit.bytes);
+    let Some(least) = least else { return Ok(()) };
+    set_data_limit(|_| least.bytes)?;
+    if let Ok(mut set) = SET.write() {
+        *set = Some(least);
+    }
+    Ok(())
+}
+
+/// Lifts what [`limit_memory`] has set, for the message that it was reached.
+pub fn lift_limit() {
+    // If it stays, the message may not be printed.
+    let _ = set_data_limit(|hard| hard);
+}
+
+/// Sets the limit that can be raised again to what `limit` makes of the one that cannot.
+#[cfg(target_os = "linux")]
+fn set_data_limit(limit: impl Fn(u64) -> u64) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_DATA)?;
+    Ok(setrlimit(Resource::RLIMIT_DATA, limit(hard).min(hard), hard)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_data_limit(_limit: impl Fn(u64) -> u64) -> io::Result<()> {
+    Ok(())
 }
 
 /// Returns the peak of the resident memory of this process in bytes, where the system tells it.
