@@ -49,6 +49,11 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// Returns whether --set names a key.
+    pub fn sets(&self, key: &str) -> bool {
+        self.set.iter().any(|set| set.split_once('=').is_some_and(|(name, _)| name.trim() == key))
+    }
+
     /// Returns the name of a run that is given no other.
     pub fn name(&self) -> String {
         match (&self.preset, &self.config) {

@@ -6,6 +6,8 @@ use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ddpm::files;
+
 use crate::output_streams;
 
 /// A mistake in the command itself: exit status 2.
@@ -40,11 +42,20 @@ pub fn out_of_memory(bytes: usize) {
     if FAILED.swap(true, Ordering::SeqCst) {
         return;
     }
-    let mib = bytes.div_ceil(1 << 20);
-    eprintln!("error: out of memory: the system refused {mib} MiB; use a smaller batch size or smaller images");
-    if std::env::args_os().any(|argument| argument == "--json") {
-        println!("{{\"error\":\"out of memory: the system refused {mib} MiB\"}}");
-    }
+    // The report allocates too.
+    files::lift_limit();
+    let limit = files::memory_limit().map(|limit| format!("{} ({:.2} GB)", limit.source, limit.bytes as f64 / 1e9));
+    let limit = limit.unwrap_or_else(|| "the system's memory".to_owned());
+    let line = files::with_file_being_read(|path| match path {
+        Some(path) => format!("{}: reading it takes more memory than {limit}", path.display()),
+        None => {
+            let mib = bytes.div_ceil(1 << 20);
+            format!("out of memory: {mib} MiB more exceed {limit}; use a smaller batch size or smaller images")
+        }
+    });
+    let line = output_streams::one_line(&line);
+    eprintln!("error: {line}");
+    print_json(std::env::args_os().any(|argument| argument == "--json"), &line);
     std::process::exit(1);
 }
 

@@ -13,7 +13,8 @@ use ddpm::evaluate::{
 };
 use ddpm::sample::ClipChoice;
 use ddpm::train::plot::{self, Chart, Series};
-use ddpm::{Pipeline, weights};
+use ddpm::weights::pipeline::ModelFiles;
+use ddpm::{Pipeline, model, weights};
 use serde::Serialize;
 
 use crate::data_choice::{self, announce, warn_of_colors};
@@ -208,13 +209,13 @@ fn likelihoods(
 ) -> anyhow::Result<()> {
     let wants = |metric| metrics.contains(&metric);
     let device = global.device()?;
-    let files = model_source::locate(&arguments.model).map_err(|error| match error {
-        error @ ddpm::weights::Error::NoModel { .. } => {
+    let read = |files: &ModelFiles| Pipeline::from_files(files, &device);
+    let mut pipeline = model_source::with_files(&arguments.model, read).map_err(|error| match error {
+        model::Error::Weights(error @ weights::Error::NoModel { .. }) => {
             anyhow::anyhow!("{error}; nll and ode score a model: for samples, add --metrics with others of --help")
         }
         error => error.into(),
     })?;
-    let mut pipeline = Pipeline::from_files(&files, &device)?;
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
     pipeline.preprocessing.fit = fit.unwrap_or(pipeline.preprocessing.fit);
     let dataset = data_choice::of_model(data.as_ref(), &pipeline)?;

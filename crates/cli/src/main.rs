@@ -45,8 +45,10 @@ mod values;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use ddpm::Device;
+use ddpm::files::{self, MemoryLimit};
 
 use crate::error::usage;
 
@@ -86,6 +88,10 @@ struct Global {
     /// Threads on the CPU. Defaults to one for each core; results do not depend on it
     #[arg(long, global = true, value_parser = values::threads, value_name = "N")]
     threads: Option<usize>,
+    /// Most memory to use, such as 4G or 500M. Defaults to that of the machine or of its control group; what does not fit is
+    /// an error
+    #[arg(long, global = true, value_parser = values::memory, value_name = "SIZE")]
+    memory: Option<u64>,
     /// Print the result as one JSON object on standard output, also for errors
     #[arg(long, global = true)]
     json: bool,
@@ -97,6 +103,20 @@ struct Global {
 impl Global {
     fn device(&self) -> anyhow::Result<Device> {
         ddpm::device(self.device.as_deref()).map_err(usage)
+    }
+
+    /// Makes an allocation above the limit an error of this program. Drivers of graphics cards reserve more address space
+    /// than there is memory, so with them it is only done when asked for.
+    fn limit_memory(&self) -> anyhow::Result<()> {
+        let cpu = match &self.device {
+            Some(name) => name == "cpu",
+            None => ddpm::devices() == ["cpu"],
+        };
+        let asked = self.memory.map(|bytes| MemoryLimit { bytes, source: "the limit of --memory".into() });
+        if cpu || asked.is_some() {
+            files::limit_memory(asked).context("--memory")?;
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +141,7 @@ enum Command {
 
 fn main() -> ExitCode {
     hide_caught_panics();
+    interrupt::report_file_limit();
     // The arguments may not be parsed.
     let json = std::env::args_os().any(|argument| argument == "--json");
     let cli = match parse() {
@@ -155,6 +176,7 @@ fn hide_caught_panics() {
 }
 
 fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
+    global.limit_memory()?;
     // 0 is one for each core.
     let threads = match (global.threads, std::env::var("RAYON_NUM_THREADS")) {
         (Some(threads), _) => threads,

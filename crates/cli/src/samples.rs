@@ -6,6 +6,7 @@ use anyhow::bail;
 use ddpm::data::{self, Dataset, Part, ReadOptions, Reading};
 use ddpm::evaluate::ImageSource;
 use ddpm::sample::{Generation, Provenance};
+use ddpm::weights::pipeline::{self, ModelFiles};
 use ddpm::{Device, Pipeline};
 
 use crate::quality::{QualityArgs, Shared};
@@ -32,9 +33,10 @@ impl Samples {
     /// Opens the model or the samples.
     pub fn open(arguments: &QualityArgs, shared: &Shared, device: &Device) -> anyhow::Result<Self> {
         let path = shared.source.display();
-        let no_model = match model_source::locate(shared.source) {
+        let read = |files: &ModelFiles| Pipeline::from_files(files, device);
+        let no_model = match pipeline::locate(shared.source) {
             Ok(_) if arguments.size.is_some() => bail!("{path}: is a model; --size is for samples of a file"),
-            Ok(files) => return Ok(Self::Model(Box::new(Pipeline::from_files(&files, device)?))),
+            Ok(_) => return Ok(Self::Model(Box::new(model_source::with_files(shared.source, read)?))),
             Err(no_model) => no_model,
         };
         // A run without a model has pictures too, but they are not what is meant.

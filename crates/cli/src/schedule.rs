@@ -1,10 +1,11 @@
 //! `ddpm schedule`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ddpm::model::pipeline::read_scheduler;
 use ddpm::sample::Sampler;
+use ddpm::weights::pipeline::ModelFiles;
 
 use crate::sampler_args::{Line, SamplerArgs};
 use crate::{Global, model_source};
@@ -22,8 +23,9 @@ pub struct ScheduleArgs {
 }
 
 pub fn run(arguments: ScheduleArgs, global: &Global) -> anyhow::Result<()> {
-    let located = arguments.model.as_deref().map(model_source::locate).transpose()?;
-    let scheduler = located.and_then(|files| files.scheduler_config).map(|path| read_scheduler(&path)).transpose()?;
+    let read = |files: &ModelFiles| files.scheduler_config.as_deref().map(read_scheduler).transpose();
+    let of_model = |path: &Path| model_source::with_files(path, read);
+    let scheduler = arguments.model.as_deref().map(of_model).transpose()?.flatten();
     let is_own = scheduler.is_some();
     let scheduler = scheduler.unwrap_or_default();
     let sampler = arguments.sampler.sampler(Sampler::of(&scheduler))?;

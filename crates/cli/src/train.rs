@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
 use clap::Args;
 use ddpm::data::{Conversion, Reading};
 use ddpm::files::peak_memory;
 use ddpm::train::{
-    Command, Event, Finished, FrechetMetric, Hooks, LogRecord, Metrics, TrainingConfig, steps_done, train,
+    Command, Event, Finished, FrechetMetric, Hooks, LogRecord, Metrics, RunFolder, TrainingConfig, train,
 };
 use serde_json::json;
 
 use crate::Global;
 use crate::config_args::ConfigArgs;
 use crate::error::usage;
+use crate::interrupt::{INTERRUPTED, on_signals};
 use crate::terminal::{Progress, duration, gigabytes, grouped, quoted, rate};
 
 /// Train a model on images, or resume a run.
@@ -47,15 +47,22 @@ pub struct TrainArgs {
 }
 
 pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
-    let folder = arguments.folder()?;
-    let config = arguments.resolved(&folder, global)?;
+    let folder = arguments.folder();
+    if !arguments.dry_run || arguments.resume {
+        folder.check()?;
+    }
+    let config = arguments.resolved(folder.path(), global)?;
     if arguments.dry_run {
         return dry_run(&config, global);
     }
     let device = global.device()?;
     let mut screen = Screen::new(global, &arguments.config, &config);
-    let hooks = Hooks::new().on_event(|event| screen.show(event)).commands(stop_on_signals()?);
-    let finished = train(&config, &folder, &device, hooks)?;
+    let mut hooks = Hooks::new().on_event(|event| screen.show(event)).commands(stop_on_signals()?);
+    if arguments.config.sets("train.learning_rate") {
+        hooks = hooks.set_learning_rate();
+    }
+    let finished = train(&config, folder, &device, hooks)?;
+    let folder = &finished.run;
     let (memory, peak) = (screen.memory, peak_memory());
     drop(screen);
     if global.json {
@@ -66,7 +73,7 @@ pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
         });
         println!("{object}");
     } else if !global.quiet {
-        print(&folder, &finished, memory.zip(peak));
+        print(folder, &finished, memory.zip(peak));
     }
     Ok(())
 }
@@ -113,30 +120,15 @@ fn dry_run(config: &TrainingConfig, global: &Global) -> anyhow::Result<()> {
 }
 
 impl TrainArgs {
-    /// Returns the run's folder, which holds a run if and only if one is to be resumed.
-    fn folder(&self) -> anyhow::Result<PathBuf> {
+    /// Returns the run's folder, and what may be there.
+    fn folder(&self) -> RunFolder {
         let default = Path::new("runs").join(self.config.name());
-        let folder = match &self.output {
-            Some(folder) => folder.clone(),
-            None if self.resume => default,
-            None => free_folder(&default),
-        };
-        let shown = folder.display();
-        if folder.exists() && !folder.is_dir() {
-            bail!("{shown}: is a file, expected a folder");
+        match (&self.output, self.resume) {
+            (Some(folder), true) => RunFolder::existing(folder),
+            (Some(folder), false) => RunFolder::new_run(folder),
+            (None, true) => RunFolder::existing(default),
+            (None, false) => RunFolder::numbered(default),
         }
-        let steps = steps_done(&folder);
-        let holds_run = steps.is_some() || folder.join("config.toml").exists();
-        if self.resume && !holds_run {
-            bail!("{shown}: there is no run to resume; leave out --resume to begin one");
-        }
-        if !self.resume && holds_run && !self.dry_run {
-            let steps = steps.unwrap_or(0);
-            bail!(
-                "{shown}: there is a run already ({steps} steps); add --resume to continue it, or choose another --output"
-            );
-        }
-        Ok(folder)
     }
 
     /// Returns the configuration of the flags, or that of the run to be resumed with what the flags change.
@@ -156,28 +148,19 @@ impl TrainArgs {
     }
 }
 
-/// Returns `path`, or the first of `path-2`, `path-3` … that does not exist.
-fn free_folder(path: &Path) -> PathBuf {
-    let numbered = |n: usize| match n {
-        1 => path.to_owned(),
-        n => PathBuf::from(format!("{}-{n}", path.display())),
-    };
-    (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| path.to_owned())
-}
-
-/// Returns a channel that gets [`Command::Stop`] at the first SIGINT or SIGTERM. The second one ends the program at once,
+/// Returns a channel that gets [`Command::Stop`] at the first SIGINT, SIGTERM or SIGHUP. The second one ends the program at once,
 /// unless it follows within a second: `timeout` signals the process and then its group.
 fn stop_on_signals() -> anyhow::Result<Receiver<Command>> {
     let (sender, receiver) = channel();
     let mut first: Option<Instant> = None;
-    ctrlc::set_handler(move || match first {
+    on_signals(move || match first {
         None => {
             first = Some(Instant::now());
             eprintln!("finishing the step and saving; press Ctrl-C again to stop at once");
             // A run that has ended does not receive it.
             let _ = sender.send(Command::Stop);
         }
-        Some(first) if first.elapsed() > Duration::from_secs(1) => std::process::exit(130),
+        Some(first) if first.elapsed() > Duration::from_secs(1) => std::process::exit(INTERRUPTED),
         Some(_) => {}
     })?;
     Ok(receiver)
@@ -236,10 +219,11 @@ impl<'a> Screen<'a> {
 
     fn show(&mut self, event: &Event) {
         match event {
-            Event::Started { reading, validation, parameters, device, step, memory, .. } => {
+            Event::Started { run, reading, validation, parameters, device, step, memory, .. } => {
                 self.memory = *memory;
                 let classes =
                     if reading.classes > 0 { format!(", {} classes", reading.classes) } else { String::new() };
+                self.progress.say(format!("run:     {}", run.display()));
                 self.progress.say(format!("data:    {reading}{classes}"));
                 if let Some(reading) = validation {
                     self.progress.say(format!("validation: {reading}"));

@@ -87,6 +87,30 @@ pub fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses an amount of memory in bytes: `4G`, `500M`, `1.5GiB`, `2GB`.
+pub fn memory(text: &str) -> Result<u64, String> {
+    const LEAST: f64 = 64e6;
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024f64.powi(2),
+        "g" | "gib" => 1024f64.powi(3),
+        "t" | "tib" => 1024f64.powi(4),
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return Err("expected a number and a unit: 4G, 500M, 1.5GiB or 2GB".into()),
+    };
+    let bytes = unit * number.parse::<f64>().map_err(|_| "expected a number and a unit: 4G, 500M, 1.5GiB or 2GB")?;
+    if bytes < LEAST {
+        return Err("the program itself needs more; expected 64M or more".into());
+    }
+    Ok(bytes as u64)
+}
+
 /// Parses a number that is finite.
 pub fn finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "expected a number".into())
@@ -159,6 +183,18 @@ mod tests {
         assert!(interval("800,200").is_err() && interval("5").is_err() && interval("1,2,3").is_err());
         assert_eq!(threshold("0.995,1.5"), Ok((0.995, 1.5)));
         assert!(threshold("2,1").is_err() && threshold("0.5,0").is_err());
+    }
+
+    #[test]
+    fn memory_has_a_unit() {
+        assert_eq!(memory("4G"), Ok(4 << 30));
+        assert_eq!(memory("1.5GiB"), Ok(3 << 29));
+        assert_eq!(
+            (memory("500 M"), memory("2GB"), memory("100000000")),
+            (Ok(500 << 20), Ok(2_000_000_000), Ok(100_000_000))
+        );
+        assert!(memory("1M").unwrap_err().contains("64M") && memory("1").unwrap_err().contains("64M"));
+        assert!(memory("G").is_err() && memory("4X").is_err() && memory("-4G").is_err() && memory("").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use assert_cmd::Command;
 use common::*;
 use ddpm::weights;
 use predicates::prelude::*;
@@ -252,6 +253,115 @@ fn two_processes_do_not_train_in_one_folder() {
     place.resume("run", done + 4, &[]).assert().success();
 }
 
+/// Starts that find no run yet, all at once: each has a folder of its own, or is told of the other one.
+#[test]
+fn starts_at_the_same_time_do_not_share_a_folder() {
+    let place = Place::new();
+    let sets = TINY.iter().chain(&["train.steps=2"]).flat_map(|set| ["--set", set]);
+    let default: Vec<&str> = ["train", "--data", "train-images-idx3-ubyte"].into_iter().chain(sets).collect();
+    write_idx(&place.path("train-images-idx3-ubyte"), 40, 8);
+    let mut all: Vec<Started> = (0..4).map(|i| place.start(&place.ddpm(&default), &format!("log{i}"))).collect();
+    assert!(all.iter_mut().all(|started| started.0.wait().unwrap().success()));
+    let runs = names(&place.path("runs"));
+    assert_eq!(runs, ["fashion", "fashion-2", "fashion-3", "fashion-4"]);
+    for run in runs {
+        assert_eq!(ddpm::train::steps_done(&place.path("runs").join(run)), Some(2));
+    }
+    let mut all: Vec<Started> = (0..3).map(|i| place.start(&place.train("one", 2, &[]), &format!("log{i}"))).collect();
+    let statuses: Vec<_> = all.iter_mut().map(|started| started.0.wait().unwrap().code()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == Some(0)).count(), 1, "{statuses:?}");
+    for (i, _) in statuses.iter().enumerate().filter(|(_, status)| **status != Some(0)) {
+        let log = fs::read_to_string(place.path(format!("log{i}"))).unwrap();
+        assert!(log.contains("there is a run already") || log.contains("another process is training"), "{log}");
+    }
+}
+
+/// A kill between writing a checkpoint and naming it leaves `latest` at the one before.
+#[test]
+fn the_newest_whole_checkpoint_is_read_where_latest_is_older() {
+    let place = Place::new();
+    place.trained("run", 8, &["--set", "train.keep_checkpoints=2"]);
+    let latest = place.path("run/checkpoints/latest");
+    fs::write(&latest, "000000004\n").unwrap();
+    let inspect = |words: &'static str| {
+        let output = place.ddpm(&["inspect", "run"]).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert!(output.status.success() && text.contains(words), "{text}");
+    };
+    inspect("000000008, which is newer than run/checkpoints/000000004");
+    // One that is damaged is not read.
+    let damaged = place.path("run/checkpoints/000000008/unet/diffusion_pytorch_model.safetensors");
+    let bytes = fs::read(&damaged).unwrap();
+    fs::write(&damaged, &bytes[..bytes.len() - 1]).unwrap();
+    inspect("model:      run/checkpoints/000000004");
+    fs::write(&damaged, &bytes).unwrap();
+    // Resuming repairs it.
+    place.resume("run", 8, &["-q"]).assert().success();
+    assert_eq!(fs::read_to_string(&latest).unwrap(), "000000008\n");
+    fs::write(place.path("run/checkpoints/best"), "000000002\n").unwrap();
+    fails(place.ddpm(&["sample", "run/checkpoints/best", "-o", "x.png"]), 1, &["best", "000000002", "is gone"]);
+}
+
+/// A run that keeps one checkpoint removes the one before as soon as it has a new one.
+#[test]
+fn a_reader_that_loses_its_checkpoint_looks_again() {
+    let place = Place::new();
+    let fast = ["train.checkpoint_every=1", "train.keep_checkpoints=1", "train.samples=0", "train.log_every=1000"];
+    let fast: Vec<&str> = fast.iter().flat_map(|set| ["--set", set]).collect();
+    let _child = place.start(&place.train("run", 1_000_000, &fast), "log");
+    let start = Instant::now();
+    while ddpm::train::steps_done(&place.path("run")).is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+    let device = ddpm::Device::flex();
+    for _ in 0..300 {
+        ddpm::Pipeline::load(place.path("run"), &device).unwrap();
+    }
+    assert!(ddpm::train::steps_done(&place.path("run")) > Some(20));
+}
+
+/// What `nohup` does, and what a terminal does that is closed.
+#[cfg(unix)]
+#[test]
+fn a_signal_that_is_ignored_from_the_start_stays_ignored() {
+    let place = Place::new();
+    for (script, survives) in [("trap '' HUP; exec \"$@\"", true), ("exec \"$@\"", false)] {
+        let train = place.train(if survives { "nohup" } else { "run" }, 1_000_000, &[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "-"]).arg(train.get_program()).args(train.get_args());
+        let mut child = place.start(&command, "log");
+        wait_for(&place.path("log"), "step 2/");
+        let signal = |name: &str| {
+            let status = std::process::Command::new("kill").args([name, &child.0.id().to_string()]).status();
+            assert!(status.unwrap().success());
+        };
+        signal("-HUP");
+        if survives {
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!fs::read_to_string(place.path("log")).unwrap().contains("finishing"), "it stops");
+            signal("-TERM");
+        }
+        assert_eq!(child.0.wait().unwrap().code(), Some(0));
+        assert!(fs::read_to_string(place.path("log")).unwrap().contains("stopped at step"));
+    }
+}
+
+/// `ulimit -f` sends a signal, which ends a program without a word unless it is handled.
+#[cfg(unix)]
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_of_the_file() {
+    let place = Place::new();
+    let train = place.train("run", 4, &["-q"]);
+    let mut command = Command::new("bash");
+    command.current_dir(place.path("")).args(["-c", "ulimit -f 8; exec \"$@\"", "-"]);
+    command.arg(train.get_program()).args(train.get_args());
+    fails(command, 1, &["run/checkpoints/", "safetensors", "File too large"]);
+    // Nothing half-written is left, and the run can go on.
+    assert_eq!(ddpm::train::steps_done(&place.path("run")), None);
+    place.resume("run", 4, &["-q"]).assert().success();
+}
+
 #[test]
 fn what_does_not_fit_the_run_changes_nothing() {
     let place = Place::new();
@@ -290,17 +400,74 @@ fn divergence_rolls_back_and_keeps_the_last_good_checkpoint() {
     let output = place.resume("run", 40, &DIVERGE).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("step 6: loss NaN and gradient norm NaN are not finite; the step is skipped"), "{error}");
     // Step 5 is the one that spoils the weights, while its own loss is still finite. The checkpoint that was due there is
-    // whole, but not one to go back to.
-    let back = "step 8: 3 steps in a row were not finite; back to step 4 with half the learning rate";
+    // not written.
+    assert!(error.contains("step 5: the network is not usable"), "{error}");
+    let back = "back to step 4 with half the learning rate";
     assert_eq!(error.matches(back).count(), 8, "{error}");
     let last = error.lines().last().unwrap();
     assert!(last.starts_with("error: training diverged 9 times") && last.contains("train.learning_rate"), "{error}");
-    // Checkpoints at steps that were skipped would have pushed the good one out.
-    assert_eq!(place.checkpoints("run"), ["000000004", "000000005", "latest"]);
+    assert_eq!(place.checkpoints("run"), ["000000003", "000000004", "latest"]);
+    assert_eq!(fs::read_to_string(place.path("run/checkpoints/latest")).unwrap().trim(), "000000004");
     assert_eq!(place.weights("run", 4), good);
     assert!(metrics(&place.path("run")).iter().all(|record| record["loss"].as_f64().unwrap() > 0.0));
+    // What the message advises.
+    let sane = ["--set", "train.learning_rate=1e-3", "--set", "train.grad_clip=1", "-q"];
+    place.resume("run", 6, &sane).assert().success().stderr("");
+    assert_eq!(metrics(&place.path("run")).last().unwrap()["learning_rate"], 1e-3);
+}
+
+#[test]
+fn a_run_whose_last_step_spoils_it_does_not_succeed() {
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    let before = place.weights("run", 4);
+    // No step after the fifth would tell.
+    fails(
+        place.resume("run", 5, &[&DIVERGE[..], &["-q"]].concat()),
+        1,
+        &["training diverged 9 times", "learning_rate"],
+    );
+    assert_eq!(place.checkpoints("run"), ["000000004", "latest"]);
+    assert_eq!(place.weights("run", 4), before);
+    place.ddpm(&["sample", "run", "-n", "1", "-o", "one.png", "-q"]).assert().success();
+    // An earlier version of the program could write such a checkpoint.
+    let spoiled = place.path("run/checkpoints/000000004/training/weights.safetensors");
+    let (mut tensors, metadata) = weights::read_safetensors(&spoiled).unwrap();
+    tensors.values_mut().next().unwrap().data[0] = f32::NAN;
+    weights::write_safetensors(&spoiled, weights::views(&tensors), &metadata).unwrap();
+    fs::remove_file(place.path("run/checkpoints/000000004/checksums.json")).unwrap();
+    fails(place.resume("run", 5, &["-q"]), 1, &["all checkpoints are corrupt"]);
+    place
+        .resume("run", 5, &[])
+        .assert()
+        .failure()
+        .stderr(contains("training diverged").and(contains("NaN or infinite")));
+}
+
+/// Roll-backs halve the learning rate, until it is set.
+#[test]
+fn a_learning_rate_that_is_set_means_what_it_says() {
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    let state = place.path("run/checkpoints/000000004/training/state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    for (before, after) in [("\"rollbacks\": 0", "\"rollbacks\": 2"), ("\"halvings\": null", "\"halvings\": 1")] {
+        assert!(text.contains(before), "{text}");
+        fs::write(&state, fs::read_to_string(&state).unwrap().replace(before, after)).unwrap();
+    }
+    fs::remove_file(place.path("run/checkpoints/000000004/checksums.json")).unwrap();
+    let rate = || metrics(&place.path("run")).last().unwrap()["learning_rate"].as_f64().unwrap();
+    let configured = rate();
+    let said = contains("after 2 roll-backs").and(contains("train.learning_rate="));
+    place.resume("run", 6, &[]).assert().success().stderr(said);
+    assert_eq!(rate(), configured / 2.0);
+    // Another key leaves it as it is.
+    place.resume("run", 8, &["--set", "train.log_every=1"]).assert().success();
+    assert_eq!(rate(), configured / 2.0);
+    let same = format!("train.learning_rate={configured}");
+    place.resume("run", 10, &["--set", &same, "-q"]).assert().success().stderr("");
+    assert_eq!(rate(), configured);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 
 use burn::tensor::Device;
 use train::config::DEFAULT_PRESET;
-use train::{Command, Event, Finished, Hooks, Observer, TrainingConfig};
+use train::{Command, Event, Finished, Hooks, Observer, RunFolder, TrainingConfig};
 
 use crate::Error;
 
@@ -93,7 +93,7 @@ impl<'a> Training<'a> {
     ///
     /// # Errors
     /// Names the file or key at fault. Checkpoints that were written are kept.
-    pub fn run(self, folder: impl AsRef<Path>, device: &Device) -> Result<Finished, Error> {
+    pub fn run(self, folder: impl Into<RunFolder>, device: &Device) -> Result<Finished, Error> {
         Ok(train::train(&self.config, folder, device, self.hooks)?)
     }
 }

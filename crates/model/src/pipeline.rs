@@ -27,6 +27,22 @@ pub struct Pipeline {
     pub root: PathBuf,
 }
 
+/// Checks that all values of a file are finite; those of a run that diverged are not.
+///
+/// # Errors
+/// Names the file and the tensor.
+pub fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), Error> {
+    match tensors.iter().find(|(_, tensor)| tensor.data.iter().any(|value| !value.is_finite())) {
+        Some((name, _)) => Err(Error::Pipeline {
+            path: path.to_owned(),
+            message: format!(
+                "the tensor {name} has values that are NaN or infinite: the file is damaged, or its training diverged"
+            ),
+        }),
+        None => Ok(()),
+    }
+}
+
 impl Pipeline {
     /// Reads a model: a run, a checkpoint, a diffusers folder, a flat `google/ddpm-*` repository or a `unet` folder
     /// (see [`weights::pipeline::locate`]).
@@ -34,7 +50,7 @@ impl Pipeline {
     /// # Errors
     /// If a file, key or tensor is missing, damaged, unsupported or of the wrong shape; the error names it.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
-        Self::from_files(&folders::locate(path.as_ref())?, device)
+        folders::with_files(path, |files| Self::from_files(files, device))
     }
 
     /// Reads a model whose files were [located](weights::pipeline::locate); [`ModelFiles::notes`] are the choices that were
@@ -57,6 +73,7 @@ impl Pipeline {
         };
         let tensors = weights::read_tensors(&located.unet_weights)?;
         let tensors = names::modernize(&located.unet_weights, tensors)?;
+        check_finite(&located.unet_weights, &tensors)?;
         // Compare first: a damaged configuration might describe a network that does not fit in memory.
         let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
         if asked / 2 > held + (1 << 20) {

@@ -67,7 +67,7 @@ impl TrainingData {
         for run in root.ancestors().take(4).filter(is_run) {
             let path = run.join(FILE);
             let fail = |message: String| Error::Pipeline { path: path.clone(), message };
-            match std::fs::read_to_string(&path) {
+            match files::read_text(&path) {
                 Ok(text) => {
                     let found: Self = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
                     return Ok(Some(Self { run: run.to_owned(), ..found }));
@@ -92,7 +92,7 @@ impl TrainingData {
         struct Data {
             path: Option<PathBuf>,
         }
-        let text = std::fs::read_to_string(run.join("config.toml")).ok()?;
+        let text = files::read_text(run.join("config.toml")).ok()?;
         let Run { data: Data { path } } = toml::from_str(&text).ok()?;
         let name = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         Some(Self { set: name.unwrap_or_default(), path, run: run.to_owned(), ..Self::default() })

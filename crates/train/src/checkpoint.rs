@@ -132,10 +132,15 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
         digest::verify(folder)?;
     }
     let read_text =
-        |path: &Path| std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source });
+        |path: &Path| files::read_text(path).map_err(|source| Error::Read { path: path.to_owned(), source });
     let invalid =
         |path: &Path, reason: &dyn std::fmt::Display| Error::Checkpoint(format!("{}: {reason}", path.display()));
-    let read = |file: &str| weights::read_safetensors(folder.join(file)).map(|(tensors, _)| tensors);
+    let read = |file: &str| {
+        let path = folder.join(file);
+        let (tensors, _) = weights::read_safetensors(&path)?;
+        model::pipeline::check_finite(&path, &tensors)?;
+        Ok::<_, Error>(tensors)
+    };
     let path = folder.join("unet/config.json");
     let config = NetworkConfig::from_json(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
     let path = folder.join("training/state.json");

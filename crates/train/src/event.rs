@@ -17,6 +17,8 @@ use crate::trainer::StepReport;
 pub enum Event {
     /// The first step is about to begin.
     Started {
+        /// The run's folder.
+        run: PathBuf,
         /// A description of the images.
         data: String,
         /// How they are read.
@@ -117,6 +119,8 @@ impl Event {
 /// The end of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finished {
+    /// The run's folder.
+    pub run: PathBuf,
     /// Steps done.
     pub step: u64,
     /// Whether the run was stopped before its last step.

@@ -7,6 +7,7 @@ use model::backbone::{LabelKind, Signature};
 use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
 use unet::{DownBlockType, UnetConfig};
+use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline};
 
 use crate::Error;
@@ -30,7 +31,6 @@ pub(crate) struct Source {
 
 /// The configuration files of a model.
 struct SourceConfig {
-    files: pipeline::ModelFiles,
     network: String,
     scheduler: SchedulerConfig,
 }
@@ -40,16 +40,15 @@ fn fail(path: &Path, message: impl std::fmt::Display) -> Error {
 }
 
 impl SourceConfig {
-    fn read(path: &Path) -> Result<Self, Error> {
-        let files = pipeline::locate(path)?;
+    fn read(files: &ModelFiles) -> Result<Self, Error> {
         let read = |source| Error::Read { path: files.unet_config.clone(), source };
-        let text = std::fs::read_to_string(&files.unet_config).map_err(read)?;
+        let text = ::files::read_text(&files.unet_config).map_err(read)?;
         let network = NetworkConfig::from_json(&text).map_err(|error| fail(&files.unet_config, error))?.to_json();
         let scheduler = match &files.scheduler_config {
             Some(path) => model::pipeline::read_scheduler(path)?,
             None => SchedulerConfig::default(),
         };
-        Ok(Self { files, network, scheduler })
+        Ok(Self { network, scheduler })
     }
 }
 
@@ -59,7 +58,16 @@ impl Source {
     /// # Errors
     /// If the model cannot be read, or its network is another one; the error names the keys.
     pub fn load(path: &Path, config: &TrainingConfig, network: &NetworkConfig) -> Result<Self, Error> {
-        let SourceConfig { files, network: theirs, scheduler } = SourceConfig::read(path)?;
+        pipeline::with_files(path, |files| Self::of_files(path, files, config, network))
+    }
+
+    fn of_files(
+        path: &Path,
+        files: &ModelFiles,
+        config: &TrainingConfig,
+        network: &NetworkConfig,
+    ) -> Result<Self, Error> {
+        let SourceConfig { network: theirs, scheduler } = SourceConfig::read(files)?;
         let differences = network_differences(&theirs, &network.to_json());
         let differences: Vec<&ConfigChange> =
             differences.iter().filter(|change| !FREE_KEYS.iter().any(|key| change.key.ends_with(key))).collect();
@@ -210,7 +218,11 @@ impl TrainingConfig {
     /// # Errors
     /// If its configuration cannot be read, or `[model]` cannot describe its network.
     pub fn take_from(&mut self, path: &Path) -> Result<(), Error> {
-        let SourceConfig { files, network, scheduler } = SourceConfig::read(path)?;
+        pipeline::with_files(path, |files| self.take_from_files(path, files))
+    }
+
+    fn take_from_files(&mut self, path: &Path, files: &ModelFiles) -> Result<(), Error> {
+        let SourceConfig { network, scheduler } = SourceConfig::read(files)?;
         let network = UnetConfig::from_json(&network).map_err(|error| fail(path, error))?;
         let labels = if network.class_embed_type.is_none() && network.num_class_embeds.is_some() {
             LabelKind::Classes(network.num_class_embeds.unwrap_or(0))

@@ -39,6 +39,7 @@ impl<F: FnMut(&Event)> Observer for F {
 pub struct Hooks<'a> {
     pub(crate) observers: Vec<Box<dyn Observer + 'a>>,
     pub(crate) commands: Option<Receiver<Command>>,
+    pub(crate) sets_rate: bool,
 }
 
 impl<'a> Hooks<'a> {
@@ -61,6 +62,12 @@ impl<'a> Hooks<'a> {
     /// Sets the channel of commands.
     pub fn commands(self, commands: Receiver<Command>) -> Self {
         Self { commands: Some(commands), ..self }
+    }
+
+    /// Says that a resumed run has the learning rate of its configuration, even if that has not changed and roll-backs have
+    /// halved the rate since.
+    pub fn set_learning_rate(self) -> Self {
+        Self { sets_rate: true, ..self }
     }
 }
 
@@ -172,7 +179,7 @@ impl<'r, 'o> Context<'r, 'o> {
         if state.best_by != by {
             (state.best, state.best_by) = (None, by);
         }
-        let best = state.best.is_none_or(|(_, least)| value < least);
+        let best = value.is_finite() && state.best.is_none_or(|(_, least)| value < least);
         if best {
             state.best = Some((state.step, value));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,9 @@ use crate::Error;
 
 /// The file of a run's records.
 pub const FILE: &str = "metrics.jsonl";
+
+/// The bytes of a line that are read; what is longer is not a record.
+const MAX_LINE: u64 = 1 << 20;
 
 /// One line of `metrics.jsonl`: means over the steps since the previous line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,13 +53,21 @@ pub struct LogRecord {
 /// If the file exists but cannot be read.
 pub fn read(run: &Path, step: u64) -> Result<Vec<LogRecord>, Error> {
     let path = run.join(FILE);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+    let (file, _) = match files::open_regular(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(Error::Read { path, source }),
     };
-    let records = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-    Ok(records.filter(|record: &LogRecord| record.step <= step).collect())
+    let (mut file, mut line, mut records) = (BufReader::new(file), Vec::new(), Vec::new());
+    loop {
+        line.clear();
+        // The longest line has every key in `changed`: a few kilobytes.
+        let read = file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+        if read.map_err(|source| Error::Read { path: path.clone(), source })? == 0 {
+            return Ok(records);
+        }
+        records.extend(serde_json::from_slice(&line).ok().filter(|record: &LogRecord| record.step <= step));
+    }
 }
 
 /// Writes all records of a run.

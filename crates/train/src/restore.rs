@@ -12,6 +12,8 @@ use crate::state::TrainState;
 
 /// The number of roll-backs after which a run ends.
 const ROLLBACK_LIMIT: u32 = 8;
+/// The key that roll-backs halve.
+const RATE: &str = "train.learning_rate";
 
 /// Compares a configuration with that of the run in a folder, and returns the keys that change.
 ///
@@ -44,14 +46,27 @@ pub(crate) fn changes(config: &TrainingConfig, folder: &Path) -> Result<Vec<Conf
     Ok(changes)
 }
 
-/// Continues from the newest intact checkpoint, if there is one.
-pub(crate) fn resume(context: &mut Context) -> Result<(), Error> {
+/// Continues from the newest intact checkpoint, if there is one. `changes` are the keys that have other values now;
+/// `sets_rate` says that the learning rate was set, to the same value or another one.
+pub(crate) fn resume(context: &mut Context, changes: &[ConfigChange], sets_rate: bool) -> Result<(), Error> {
     let digest = ImagesDigest::new(&context.session.set)?;
     if let Some(checkpoint) = newest_checkpoint(context, |_| true)? {
         let folder = context.folder().display().to_string();
         context.session.trainer.restore(checkpoint).map_err(|error| {
             Error::Run(format!("{folder}: {error}; use another folder, or the configuration that the run started with"))
         })?;
+        let state = context.session.trainer.state_mut();
+        let (rollbacks, sets_rate) = (state.rollbacks, sets_rate || changes.iter().any(|change| change.key == RATE));
+        state.attempts = Some(if changes.is_empty() && !sets_rate { state.attempts() } else { 0 });
+        state.halvings = Some(if sets_rate { 0 } else { state.halvings() });
+        if state.halvings() > 0 {
+            let rate = context.config().train.learning_rate;
+            let now = rate * 0.5f64.powi(context.trainer().state().halvings() as i32);
+            context.warn(format!(
+                "the learning rate is {now:.3e}, not {rate:.3e} as configured, after {rollbacks} roll-backs; \
+                 `{RATE}={rate:e}` sets it"
+            ))?;
+        }
         checkpoint::repair_pointers(context.folder(), context.trainer().state())?;
         let before = context.trainer().state().images.as_ref();
         if let Some(difference) = before.and_then(|before| before.difference(&digest)) {
@@ -63,32 +78,39 @@ pub(crate) fn resume(context: &mut Context) -> Result<(), Error> {
 }
 
 /// Goes back to the newest intact checkpoint of other parameters, with half the learning rate and other random numbers.
-pub(crate) fn roll_back(context: &mut Context) -> Result<(), Error> {
-    let TrainState { step: at, updates, skipped, skipped_in_a_row, rollbacks, .. } = *context.trainer().state();
-    let rollbacks = rollbacks + 1;
-    if rollbacks > ROLLBACK_LIMIT {
+///
+/// # Errors
+/// If there is no such checkpoint, if it was done too often, or if the run is to stop.
+pub(crate) fn roll_back(context: &mut Context, reason: &str) -> Result<(), Error> {
+    let before = context.trainer().state().clone();
+    let (at, updates) = (before.step, before.updates);
+    let attempts = before.attempts() + 1;
+    if context.session.stopped {
         return Err(Error::Run(format!(
-            "training diverged {rollbacks} times despite smaller learning rates; the last good checkpoint is kept. \
-             Try a smaller `train.learning_rate`, or a `train.grad_clip` such as 1"
+            "stopped at step {at}, where {reason}; these weights were not saved, and the checkpoints before are kept"
+        )));
+    }
+    if attempts > ROLLBACK_LIMIT {
+        return Err(Error::Run(format!(
+            "training diverged {attempts} times despite smaller learning rates; the last good checkpoint is kept. \
+             Resume with a smaller `{RATE}`, or a `train.grad_clip` such as 1"
         )));
     }
     // A checkpoint after the last update has the very parameters that fail.
     let Some(checkpoint) = newest_checkpoint(context, |saved| saved.updates < updates)? else {
         return Err(Error::Run(format!(
-            "step {at}: {skipped_in_a_row} steps in a row were not finite, and there is no checkpoint to roll back to. \
-             Try a smaller `train.learning_rate`, or a `train.grad_clip` such as 1"
+            "step {at}: {reason}, and there is no checkpoint to roll back to. Try a smaller `{RATE}`, or a \
+             `train.grad_clip` such as 1"
         )));
     };
     let trainer = &mut context.session.trainer;
-    let images = trainer.state().images.clone();
     trainer.restore(checkpoint)?;
     let state = trainer.state_mut();
-    state.images = images;
-    (state.rollbacks, state.skipped, state.skipped_in_a_row) = (rollbacks, skipped, 0);
+    state.images = before.images.clone();
+    (state.rollbacks, state.skipped, state.skipped_in_a_row) = (before.rollbacks + 1, before.skipped, 0);
+    (state.attempts, state.halvings) = (Some(attempts), Some(before.halvings() + 1));
     let step = state.step;
-    context.warn(format!(
-        "step {at}: {skipped_in_a_row} steps in a row were not finite; back to step {step} with half the learning rate"
-    ))?;
+    context.warn(format!("step {at}: {reason}; back to step {step} with half the learning rate"))?;
     context.emit(Event::RolledBack { step })
 }
 

@@ -1,6 +1,5 @@
 //! A training run, from its first step to its last.
 
-use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -10,9 +9,10 @@ use crate::config::TrainingConfig;
 use crate::event::{Event, Finished};
 use crate::observer::{Context, Hooks};
 use crate::restore::roll_back;
+use crate::run_folder::RunFolder;
 use crate::setup::set_up;
 
-/// Trains a network in a folder, from the beginning or from the newest intact checkpoint there. The folder gets the
+/// Trains a network in a folder, from the beginning or from the newest intact checkpoint there (see [`RunFolder`]). The folder gets the
 /// configuration, a log, plots, sample grids and checkpoints; `hooks` are observers of the caller's and a channel of
 /// commands.
 ///
@@ -34,11 +34,11 @@ use crate::setup::set_up;
 /// Names the file or key at fault. Checkpoints that were written are kept.
 pub fn train(
     config: &TrainingConfig,
-    folder: impl AsRef<Path>,
+    folder: impl Into<RunFolder>,
     device: &Device,
     hooks: Hooks,
 ) -> Result<Finished, Error> {
-    let (mut session, mut observers) = set_up(config, folder.as_ref(), device, hooks)?;
+    let (mut session, mut observers) = set_up(config, &folder.into(), device, hooks)?;
     train_loop(&mut Context::new(&mut session, &mut observers))
 }
 
@@ -65,14 +65,19 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
                 report.step, report.loss, report.gradient_norm
             ))?;
         }
-        if context.trainer().state().skipped_in_a_row >= nonfinite_limit {
-            roll_back(context)?;
+        let skipped = context.trainer().state().skipped_in_a_row;
+        if skipped >= nonfinite_limit {
+            roll_back(context, &format!("{skipped} steps in a row were not finite"))?;
             batches = context.session.batches();
             continue;
         }
         context.session.read_commands();
         // The observers validate, log, save a checkpoint and draw samples, in this order.
         context.emit(Event::Step { report, seconds })?;
+        if let Some(reason) = context.session.spoiled.take() {
+            roll_back(context, &reason)?;
+            batches = context.session.batches();
+        }
     }
     let finished = context.session.finished();
     context.emit(Event::Finished(finished.clone()))?;

@@ -29,6 +29,8 @@ pub(crate) struct Session {
     pub stopped: bool,
     /// The commands that this step carries out.
     pub requests: Vec<Command>,
+    /// Why a checkpoint that was due after this step could not be saved: its weights are of no use.
+    pub spoiled: Option<String>,
     /// The error of an observer while another one was working.
     pub failure: Option<Error>,
     pub last_samples: Option<PathBuf>,
@@ -86,6 +88,7 @@ impl Session {
         // Without a new checkpoint there was no step to do.
         let checkpoint = self.last_checkpoint.clone();
         Finished {
+            run: self.folder.clone(),
             step: self.step(),
             stopped: self.step() < self.steps(),
             samples: self.last_samples.clone(),

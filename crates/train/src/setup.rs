@@ -21,6 +21,7 @@ use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
 use crate::records;
 use crate::restore::{changes, resume};
+use crate::run_folder::RunFolder;
 use crate::session::Session;
 use crate::trainer::Trainer;
 
@@ -30,11 +31,12 @@ pub(crate) type Observers<'o> = Vec<Option<Box<dyn Observer + 'o>>>;
 /// Prepares a run up to its first step, from the beginning or from the newest intact checkpoint in the folder.
 pub(crate) fn set_up<'o>(
     config: &TrainingConfig,
-    folder: &Path,
+    folder: &RunFolder,
     device: &Device,
     hooks: Hooks<'o>,
 ) -> Result<(Session, Observers<'o>), Error> {
     config.validate()?;
+    folder.check()?;
     let set = Arc::new(config.open(Split::Train)?);
     let network = config.network(&set)?;
     check_sampler(config)?;
@@ -42,7 +44,7 @@ pub(crate) fn set_up<'o>(
     let validator = Validator::new(config, &set, device)?;
     let validation = validator.as_ref().and_then(Validator::reading);
     let source = match &config.train.init_from {
-        Some(path) if checkpoint::steps_done(folder).is_none() => Some(Source::load(path, config, &network)?),
+        Some(path) if folder.steps_done().is_none() => Some(Source::load(path, config, &network)?),
         _ => None,
     };
     // Everything above can fail and must not leave a folder behind.
@@ -50,12 +52,8 @@ pub(crate) fn set_up<'o>(
         let path = path.to_owned();
         |source| Error::Write { path, source }
     };
-    std::fs::create_dir_all(folder).map_err(write_error(folder))?;
-    let lock = weights::lock_folder(folder).map_err(|_| {
-        let folder = folder.display();
-        Error::Run(format!("{folder}: another process is training there; choose another folder"))
-    })?;
-    // A folder that is resumed exists already.
+    let (folder, lock) = folder.claim()?;
+    let folder = &*folder;
     let changes = changes(config, folder)?;
     for folder in [folder.to_owned(), folder.join("samples"), folder.join("checkpoints")] {
         std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
@@ -76,6 +74,7 @@ pub(crate) fn set_up<'o>(
         stopped: false,
         requests: Vec::new(),
         failure: None,
+        spoiled: None,
         last_samples: None,
         last_checkpoint: None,
         _lock: lock,
@@ -106,7 +105,7 @@ pub(crate) fn set_up<'o>(
     for message in messages {
         context.emit(message)?;
     }
-    resume(&mut context)?;
+    resume(&mut context, &changes, hooks.sets_rate)?;
     check_classes(context.session)?;
     for change in changes {
         context.emit(Event::Changed(change))?;
@@ -169,6 +168,7 @@ fn check_sampler(config: &TrainingConfig) -> Result<(), Error> {
 fn started(session: &Session, validation: Option<Reading>, memory: Option<f64>) -> Event {
     let (set, network) = (&session.set, session.trainer.network());
     Event::Started {
+        run: session.folder.clone(),
         data: set.describe(),
         reading: Box::new(Reading::new(set, &session.config.read_options(Split::Train))),
         validation: validation.map(Box::new),

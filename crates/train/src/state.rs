@@ -18,8 +18,15 @@ pub struct TrainState {
     pub skipped: u64,
     /// Consecutive steps skipped up to now.
     pub skipped_in_a_row: usize,
-    /// Roll-backs to an earlier checkpoint.
+    /// Roll-backs to an earlier checkpoint. Random numbers depend on it.
     pub rollbacks: u32,
+    /// Roll-backs since the configuration changed, which are limited. As many as all in checkpoints that predate the key.
+    #[serde(default)]
+    pub attempts: Option<u32>,
+    /// Roll-backs since `train.learning_rate` was set, each of which halves it. As many as all in checkpoints that predate
+    /// the key.
+    #[serde(default)]
+    pub halvings: Option<u32>,
     /// Seconds of training, without validation, sampling and saving.
     pub seconds: f64,
     /// The losses that importance sampling of t remembers.
@@ -33,4 +40,16 @@ pub struct TrainState {
     /// The images that the run was trained on last. None in checkpoints that predate the key.
     #[serde(default)]
     pub images: Option<ImagesDigest>,
+}
+
+impl TrainState {
+    /// Returns the number of roll-backs since the configuration changed.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.unwrap_or(self.rollbacks)
+    }
+
+    /// Returns how often the learning rate is halved.
+    pub fn halvings(&self) -> u32 {
+        self.halvings.unwrap_or(self.rollbacks)
+    }
 }

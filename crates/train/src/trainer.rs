@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use diffusion::timestep_sampler::{self, LossSecondMoment};
 use model::backbone::Inputs;
-use model::{Condition, Dropout, Network};
+use model::{Condition, Dropout, Images, LabelKind, Network};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -47,6 +47,9 @@ pub struct StepReport {
     /// Whether the parameters were updated; false if the loss or the gradient was not finite.
     pub updated: bool,
 }
+
+/// The greatest output of a network of any use. What networks predict is of the order of 1.
+const MOST_OUTPUT: f32 = 1e4;
 
 /// The losses and gradients of a pass through the network.
 struct Pass {
@@ -161,9 +164,41 @@ impl Trainer {
         Random::new(self.config.train.seed ^ (u64::from(self.state.rollbacks) << 48))
     }
 
-    /// Returns the learning rate of the next step: that of the schedule, halved by each roll-back.
+    /// Returns the learning rate of the next step: that of the schedule, halved by each roll-back since it was set.
     pub fn learning_rate(&self) -> f64 {
-        self.config.train.scheduled_rate(self.state.step) * 0.5f64.powi(self.state.rollbacks as i32)
+        self.config.train.scheduled_rate(self.state.step) * 0.5f64.powi(self.state.halvings() as i32)
+    }
+
+    /// Returns why the parameters or their averages cannot be used, if so: the network's outputs are not finite, or out of
+    /// any range. The step that spoils the parameters has a finite loss itself, so the network is tried on noise.
+    ///
+    /// # Errors
+    /// If the process does not fit the network.
+    pub fn unusable(&self) -> Result<Option<String>, Error> {
+        let process = self.objective.process();
+        let timesteps = [0, process.schedule.len() - 1];
+        let signature = self.network.signature();
+        let (height, width) = self.config.data.resolution.height_width();
+        let mut noise = Images::new(
+            [timesteps.len(), height, width, signature.in_channels],
+            vec![0.0; timesteps.len() * height * width * signature.in_channels],
+        );
+        self.random().normals(Stream::Noise, 0, self.state.step, &mut noise.pixels);
+        let labels = (signature.labels != LabelKind::None).then(|| vec![0; timesteps.len()]);
+        for (what, network) in [("the network", self.network.valid()), ("the averaged network", self.averaged())] {
+            let (x, c_noise) = process.inputs(noise.tensor(&network.device()), &process.nodes(&timesteps))?;
+            let output = network.forward(x, &c_noise, Condition::classes(labels.as_deref()), None);
+            let largest = output.into_data().iter::<f32>().fold(0.0, |largest: f32, value| match value.is_finite() {
+                true => largest.max(value.abs()),
+                false => f32::INFINITY,
+            });
+            if largest > MOST_OUTPUT {
+                return Ok(Some(format!(
+                    "{what} is not usable: its outputs are of the order of 1 in a sound one, not {largest:e}"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// The decay of the averages at the next step. With warm-up the first ones are short, so that short runs do not

@@ -3,9 +3,10 @@
 mod hub_cache;
 mod kind;
 
-use crate::{Error, Result, atomic, file};
+use crate::{Error, Result, atomic, digest, file};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 /// Names of a U-Net's weights, in the order of preference.
 const WEIGHTS: [&str; 3] = [
@@ -49,8 +50,8 @@ impl ModelFiles {
 ///   of them, which stands for the newest;
 /// - a model in the cache of the Hugging Face hub, `models--OWNER--NAME`, or a cache with one model;
 /// - `checkpoints/latest` or `checkpoints/best` of a run, which stands for the checkpoint that it names;
-/// - a run, or its `checkpoints` folder, which stands for the checkpoint that `checkpoints/latest` names, or for the
-///   newest complete one;
+/// - a run, or its `checkpoints` folder, which stands for the checkpoint that `checkpoints/latest` names, or for a newer
+///   one whose checksums are right, or for the newest complete one if it names none;
 /// - a `.safetensors` file with a `config.json` in the same folder.
 ///
 /// # Errors
@@ -86,11 +87,42 @@ pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
     }
 }
 
+/// Finds the files of a model and reads them. While a run is training, a checkpoint that was found can be removed before it
+/// is read; then the run is looked at again.
+///
+/// # Errors
+/// Those of [`locate`] and of `read`.
+pub fn with_files<T, E: From<Error>>(
+    path: impl AsRef<Path>,
+    mut read: impl FnMut(&ModelFiles) -> Result<T, E>,
+) -> Result<T, E> {
+    const TRIES: usize = 20;
+    let path = path.as_ref();
+    for _ in 1..TRIES {
+        match locate(path) {
+            Ok(files) => match read(&files) {
+                Err(_) if !files.root.exists() => {}
+                result => return result,
+            },
+            Err(_) if path.join("checkpoints").is_dir() => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    read(&locate(path)?)
+}
+
 fn locate_file(path: &Path) -> Result<ModelFiles> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder = files::parent(path);
     if name == LATEST || name == BEST {
         match pointer(path)? {
+            Some(checkpoint) if !folder.join(&checkpoint).is_dir() => Err(no_model(
+                path,
+                format!(
+                    "the file names the checkpoint {checkpoint}, which is gone; name another one in {}",
+                    folder.display()
+                ),
+            )),
             Some(checkpoint) => locate_folder(&folder.join(checkpoint)),
             None => Err(no_model(path, "the file names no checkpoint")),
         }
@@ -170,14 +202,24 @@ fn locate_folder(path: &Path) -> Result<ModelFiles> {
     }
     let checkpoints_folder = path.join("checkpoints");
     let folder = if checkpoints_folder.is_dir() { &*checkpoints_folder } else { path };
-    if let Some(name) = latest(folder)? {
-        // If the named checkpoint was deleted since, the newest complete one is used instead.
-        let checkpoint = folder.join(name);
-        if checkpoint.join("unet").is_dir() {
-            return locate_folder(&checkpoint);
-        }
-    }
     let numbered = checkpoints(folder)?;
+    // If the named checkpoint was deleted since, the newest complete one is used instead.
+    let named = latest(folder)?.map(|name| folder.join(name)).filter(|checkpoint| checkpoint.join("unet").is_dir());
+    if let Some(named) = named {
+        // A kill between writing a checkpoint and naming it leaves the older name.
+        let newer =
+            numbered.iter().rev().map(|(_, checkpoint)| checkpoint).take_while(|checkpoint| **checkpoint != named);
+        let is_listed = numbered.iter().any(|(_, checkpoint)| *checkpoint == named);
+        let is_whole = |checkpoint: &&PathBuf| digest::is_sealed(checkpoint) && digest::verify(checkpoint).is_ok();
+        return match newer.filter(|_| is_listed).find(is_whole) {
+            Some(newer) => Ok(locate_folder(newer)?.with_note(format!(
+                "using {}, which is newer than {}, the checkpoint that `latest` names",
+                newer.display(),
+                named.display()
+            ))),
+            None => locate_folder(&named),
+        };
+    }
     let newest_complete = numbered.iter().rev().find_map(|(_, checkpoint)| pipeline_of(checkpoint));
     newest_complete.ok_or_else(|| {
         let reason = "expected unet/config.json (a diffusers pipeline or a checkpoint), config.json (a network or a \

@@ -23,10 +23,10 @@ impl Observer for Checkpoints {
                 self.due |= context.is_due(train.checkpoint_every) || context.is_requested(Command::Save);
                 // While steps are skipped, the parameters may be those that a roll-back has to undo. So a checkpoint
                 // waits, and one at the end does not replace better ones.
-                let sound = context.trainer().state().skipped_in_a_row == 0;
-                if (self.due && sound) || context.is_last() {
+                let skips = context.trainer().state().skipped_in_a_row > 0;
+                if (self.due && !skips) || context.is_last() {
                     self.due = false;
-                    save(context, if sound { keep } else { usize::MAX })?;
+                    save(context, if skips { usize::MAX } else { keep })?;
                 }
             }
             Event::RolledBack { .. } => self.due = false,
@@ -37,7 +37,12 @@ impl Observer for Checkpoints {
     }
 }
 
+/// Saves a checkpoint, unless its weights are of no use.
 fn save(context: &mut Context, keep: usize) -> Result<(), Error> {
+    context.session.spoiled = context.trainer().unusable()?;
+    if context.session.spoiled.is_some() {
+        return Ok(());
+    }
     let (trainer, scheduler) = (context.trainer(), context.config().scheduler());
     let parts = CheckpointParts {
         network: trainer.network(),

@@ -20,6 +20,7 @@ impl Observer for SampleGrids {
         let due = || context.is_due(every) || (every > 0 && context.is_last()) || context.is_requested(Command::Sample);
         match event {
             Event::Started { step: 1.., .. } if count > 0 && due() && !path(context).exists() => draw(context, count),
+            Event::Step { .. } if context.session.spoiled.is_some() => Ok(()),
             Event::Step { .. } if count > 0 && !context.is_stopped() && due() => draw(context, count),
             _ => Ok(()),
         }
