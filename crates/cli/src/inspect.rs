@@ -1,5 +1,6 @@
 //! `ddpm inspect`.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -234,9 +235,11 @@ fn describe_model(path: &Path, folder: Option<Lines>, global: &Global) -> anyhow
     let pipeline = model_source::load(path, global)?;
     let parts = count_by_part(&pipeline.network.flat_parameters());
     let total: usize = parts.values().sum();
-    let training: Option<Value> = match std::fs::read_to_string(pipeline.root.join("training/state.json")) {
-        Ok(text) => Some(serde_json::from_str(&text)?),
-        Err(_) => None,
+    let state = pipeline.root.join("training/state.json");
+    let training: Option<Value> = match ddpm::files::read_text(&state) {
+        Ok(text) => Some(serde_json::from_str(&text).with_context(|| state.display().to_string())?),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", state.display())),
     };
     if global.json {
         let object = json!({

@@ -276,3 +276,61 @@ fn a_damaged_parquet_file_is_one_line() {
     fs::copy(found, place.path("images.parquet")).unwrap();
     fails(place.ddpm(&["inspect", "images.parquet"]), 1, &["images.parquet", "corrupt"]);
 }
+
+/// Opening a named pipe waits until another process writes to it, so a pipe in the place of any file is an error of that
+/// file, or the file counts as absent. Each command ends by itself.
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_any_file_of_a_run_does_not_hang() {
+    let place = Place::new();
+    place.trained("run", 8, &["--set", "train.keep_checkpoints=2"]);
+    let commands: [&[&str]; 5] = [
+        &["sample", "run", "-n", "1", "--steps", "2", "-q", "-o", "one.png"],
+        &["inspect", "run"],
+        &["evaluate", "run", "-n", "1", "-q"],
+        &["train", "--resume", "--out", "run", "-q", "--set", "train.steps=8"],
+        &["train", "--out", "other", "-q", "--set", "train.init_from=run", "--set", "train.steps=1"],
+    ];
+    for name in files(&place.path("run")) {
+        // Those that are only written. A line is added to the log after it was read.
+        if ["events.out", ".png"].iter().any(|part| name.contains(part)) {
+            continue;
+        }
+        let (file, aside) = (place.path("run").join(&name), place.path("aside"));
+        fs::rename(&file, &aside).unwrap();
+        for command in commands {
+            assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+            let mut command = place.ddpm(command);
+            let output = command.timeout(std::time::Duration::from_secs(60)).output().unwrap();
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(matches!(output.status.code(), Some(0 | 1)), "{name}: {command:?} hangs or dies: {message}");
+            if !output.status.success() {
+                let last = name.rsplit('/').next().unwrap();
+                assert!(message.contains(last) || message.contains("is not a regular file"), "{name}: {message}");
+            }
+            let _ = fs::remove_dir_all(place.path("other"));
+            let _ = fs::remove_file(&file);
+        }
+        fs::rename(&aside, &file).unwrap();
+    }
+}
+
+/// A pipe in the place of each file of a set of images.
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_any_file_of_a_set_does_not_hang() {
+    let place = Place::new();
+    for name in ["dataset.json", "metadata.csv", "metadata.jsonl", "b.png", "labels.csv"] {
+        let folder = place.path(name.replace('.', "-"));
+        write_pngs(&folder, 8, 8, image::ColorType::L8);
+        assert!(std::process::Command::new("mkfifo").arg(folder.join(name)).status().unwrap().success());
+        let folder = folder.to_string_lossy().into_owned();
+        for command in [&["inspect", &folder][..], &["train", "--out", "run", "--dry-run", "--data", &folder]] {
+            let mut command = place.ddpm(command);
+            let output = command.timeout(std::time::Duration::from_secs(60)).output().unwrap();
+            let message = [output.stdout, output.stderr].concat();
+            let message = String::from_utf8_lossy(&message);
+            assert!(matches!(output.status.code(), Some(0 | 1)), "{name}: {command:?} hangs or dies: {message}");
+        }
+    }
+}

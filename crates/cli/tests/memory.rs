@@ -108,3 +108,25 @@ fn a_failed_allocation_is_an_error() {
     let sample = ["sample", "run", "-n", "100000000", "--batch-size", "100000000", "--threads", "2"];
     fails(limited(&place, 1_000_000, &sample), 1, &["100000000 images of 8x8x1", "`ulimit -v`", "--batch-size"]);
 }
+
+/// A configuration whose parsed form would take a gigabyte.
+#[test]
+fn a_configuration_of_megabytes_is_refused() {
+    let place = Place::new();
+    std::fs::write(place.path("big.toml"), format!("[data]\nx = [{}0]\n", "0,".repeat(1 << 20))).unwrap();
+    let words = ["big.toml", "2097167 bytes", "1048576 or fewer"];
+    fails(limited(&place, 500_000, &["train", "--config", "big.toml", "--threads", "1"]), 1, &words);
+}
+
+/// `--memory` is a limit for all that a command does, and the message says so.
+#[test]
+fn a_limit_of_memory_can_be_set() {
+    let place = Place::new();
+    let huge = ["train", "--memory", "1G", "--threads", "2", "--out", "run", "--set", "train.batch_size=4096"];
+    fails(place.ddpm(&huge), 1, &["needs about", "the limit of --memory is 1.07 GB", "train.batch_size"]);
+    let bench = ["bench", "--preset", "fashion", "--batch-size", "2048", "--threads", "2", "--memory", "500M"];
+    fails(place.ddpm(&bench), 1, &["out of memory", "MiB", "the limit of --memory (0.52 GB)", "batch size"]);
+    mistaken(place.ddpm(&["train", "--memory", "1M"]), &["--memory", "64M or more"]);
+    // What fits is not affected.
+    place.trained("small", 2, &["--memory", "600M"]);
+}

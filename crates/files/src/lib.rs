@@ -15,5 +15,5 @@ mod reading;
 
 pub use budget::{Charge, OverBudget, read_to_end};
 pub use memory::{MemoryLimit, lift_limit, limit_memory, memory_limit, peak_memory};
-pub use open::{open_regular, parent, read_text, special_kind, stand_in};
+pub use open::{MAX_TOML, open_regular, parent, read_text, read_text_up_to, special_kind, stand_in};
 pub use reading::{Reading, with_file_being_read};

@@ -7,8 +7,11 @@ use std::fs::{self, File, FileType};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// The longest text that [`read_text`] reads, in bytes. Configurations are far shorter.
-const MAX_TEXT: u64 = 8 << 20;
+/// The longest text that [`read_text`] reads, in bytes: the names of a million classes.
+const MAX_TEXT: u64 = 32 << 20;
+
+/// The longest TOML file, in bytes. Parsed, it takes up to three hundred times as much.
+pub const MAX_TOML: u64 = 1 << 20;
 
 /// Opens a regular file and returns its length too.
 ///
@@ -33,16 +36,24 @@ pub fn open_regular(path: impl AsRef<Path>) -> io::Result<(File, u64)> {
 /// Reads a regular file of UTF-8 text, such as a configuration.
 ///
 /// # Errors
-/// As [`open_regular`], and if the file is not UTF-8, has more than 8 MiB, or is a stand-in for the file (a Git LFS
+/// As [`open_regular`], and if the file is not UTF-8, has more than 32 MiB, or is a stand-in for the file (a Git LFS
 /// pointer or a web page).
 pub fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
+    read_text_up_to(path, MAX_TEXT)
+}
+
+/// Reads a text as [`read_text`] does, of at most `most` bytes. What is made of it can take many times its length.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_text_up_to(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
     let invalid = |message: String| io::Error::new(ErrorKind::InvalidData, message);
     let (file, length) = open_regular(path)?;
-    if length > MAX_TEXT {
-        return Err(invalid(format!("has {length} bytes; expected a text of {MAX_TEXT} or fewer")));
+    if length > most {
+        return Err(invalid(format!("has {length} bytes; expected a text of {most} or fewer")));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_TEXT).read_to_end(&mut bytes)?;
+    file.take(most).read_to_end(&mut bytes)?;
     if let Some(stand_in) = stand_in(&bytes) {
         return Err(invalid(stand_in.to_owned()));
     }

@@ -35,9 +35,7 @@ pub fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), Error> {
     match tensors.iter().find(|(_, tensor)| tensor.data.iter().any(|value| !value.is_finite())) {
         Some((name, _)) => Err(Error::Pipeline {
             path: path.to_owned(),
-            message: format!(
-                "the tensor {name} has values that are NaN or infinite: the file is damaged, or its training diverged"
-            ),
+            message: format!("the weights {name} are not finite: the file is damaged, or its training diverged"),
         }),
         None => Ok(()),
     }

@@ -89,7 +89,7 @@ impl Preprocessing {
         }
         let folder = std::fs::canonicalize(folder).ok()?;
         let run: Run = folder.ancestors().take(4).find_map(|folder| {
-            let text = files::read_text(folder.join("config.toml")).ok()?;
+            let text = files::read_text_up_to(folder.join("config.toml"), files::MAX_TOML).ok()?;
             toml::from_str(&text).ok()
         })?;
         let null_label = network.classes().filter(|_| run.train.label_dropout > 0.0).map(|classes| classes as u32 - 1);

@@ -52,7 +52,7 @@ impl TrainingData {
     /// If it cannot be written.
     pub fn write(&self) -> Result<(), Error> {
         let text = format!("{:#}\n", serde_json::json!(self));
-        Ok(atomic::write_file(self.run.join(FILE), |file| file.write_all(text.as_bytes()))?)
+        Ok(atomic::replace_file(self.run.join(FILE), |file| file.write_all(text.as_bytes()))?)
     }
 
     /// Reads what the run says about the images of a model: for a checkpoint `RUN/checkpoints/STEP`, the nearest
@@ -92,7 +92,7 @@ impl TrainingData {
         struct Data {
             path: Option<PathBuf>,
         }
-        let text = files::read_text(run.join("config.toml")).ok()?;
+        let text = files::read_text_up_to(run.join("config.toml"), files::MAX_TOML).ok()?;
         let Run { data: Data { path } } = toml::from_str(&text).ok()?;
         let name = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         Some(Self { set: name.unwrap_or_default(), path, run: run.to_owned(), ..Self::default() })

@@ -147,7 +147,7 @@ impl Writer {
             Output::Npz(path) => output::write_npz(path, &mut spool.images()?, labels.as_deref(), info)?,
             Output::Safetensors(path) => {
                 let fail = |error| Error::Io { path: spool.folder.clone(), action: "cannot be read", error };
-                let mut samples = File::open(spool.folder.join(IMAGES)).map_err(fail)?;
+                let (mut samples, _) = files::open_regular(spool.folder.join(IMAGES)).map_err(fail)?;
                 let copy = |file: &mut dyn Write| io::copy(&mut samples, file).map(drop);
                 output::write_samples(path, self.shape, labels.as_deref(), info, copy)?;
             }
@@ -212,7 +212,7 @@ impl Spool {
         let lock = lock(&folder)?;
         atomic::remove_leftovers(&folder, Duration::ZERO)?;
         let file = folder.join(REQUEST);
-        match fs::read_to_string(&file) {
+        match files::read_text(&file) {
             Ok(text) => match serde_json::from_str::<WriteRequest>(&text) {
                 Ok(found) if found.is_same(&request) => {}
                 found => {
@@ -342,8 +342,8 @@ pub(crate) struct SpoolFile {
 
 impl SpoolFile {
     fn open(path: PathBuf, shape: [usize; 4]) -> Result<Self> {
-        match File::open(&path) {
-            Ok(file) => Ok(Self { file, shape }),
+        match files::open_regular(&path) {
+            Ok((file, _)) => Ok(Self { file, shape }),
             Err(error) => Err(Error::Io { path, action: "cannot be read", error }),
         }
     }

@@ -53,6 +53,9 @@ pub struct CheckpointParts<'a> {
     pub preprocessing: &'a Preprocessing,
 }
 
+/// The longest `state.json` in bytes: importance sampling remembers ten losses for each of up to 10⁶ timesteps.
+const MAX_STATE: u64 = 512 << 20;
+
 /// Returns the folder of a run's checkpoint at a step.
 pub fn folder(run: &Path, step: u64) -> PathBuf {
     run.join("checkpoints").join(name(step))
@@ -144,7 +147,8 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let path = folder.join("unet/config.json");
     let config = NetworkConfig::from_json(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
     let path = folder.join("training/state.json");
-    let state = serde_json::from_str(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
+    let text = files::read_text_up_to(&path, MAX_STATE).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let state = serde_json::from_str(&text).map_err(|error| invalid(&path, &error))?;
     let mut network = config.build(0, device)?;
     network.set_tensors(read("training/weights.safetensors")?)?;
     let moments = read("training/optimizer.safetensors")?;

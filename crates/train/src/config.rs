@@ -378,7 +378,8 @@ impl TrainingConfig {
     /// # Errors
     /// Names the file, the key and, if it is known, the line.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = files::read_text(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        let text = files::read_text_up_to(path, files::MAX_TOML)
+            .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::from_toml(&text).map_err(|error| ConfigError::In {
             path: path.to_owned(),
             line: error.line_in(&text),

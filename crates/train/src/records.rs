@@ -75,7 +75,7 @@ pub fn read(run: &Path, step: u64) -> Result<Vec<LogRecord>, Error> {
 /// # Errors
 /// If the file cannot be written; it is then unchanged.
 pub fn write(run: &Path, records: &[LogRecord]) -> Result<(), Error> {
-    Ok(atomic::write_file(run.join(FILE), |file| {
+    Ok(atomic::replace_file(run.join(FILE), |file| {
         records.iter().try_for_each(|record| writeln!(file, "{}", serde_json::to_string(record)?))
     })?)
 }

@@ -111,7 +111,7 @@ pub(crate) fn set_up<'o>(
         context.emit(Event::Changed(change))?;
     }
     let text = config.to_toml()?;
-    atomic::write_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
+    atomic::replace_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
     TrainingData::new(&config.dataset(), &set, folder).write()?;
     context.session.records = records::read(folder, context.session.step())?;
     let started = started(context.session, validation, memory.map(|memory| memory.total()));

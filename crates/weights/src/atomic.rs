@@ -42,6 +42,16 @@ pub fn write_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> 
     replace(path, &target, |file| write(file))
 }
 
+/// Writes the file `path` as [`write_file`] does, and replaces whatever is there, a link, a device or a pipe too. It is for
+/// files of this program's own: writing to a pipe waits for a reader.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn replace_file(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    replace(path, path, |file| write(file))
+}
+
 /// Writes the file `path` as [`write_file`] does, for formats whose writers seek. What goes to a device or pipe is put
 /// together in a temporary file first.
 ///

@@ -391,7 +391,7 @@ fn pointer(path: &Path) -> Result<Option<String>> {
 /// # Errors
 /// If it cannot be written.
 pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    atomic::write_file(folder.as_ref().join(LATEST), |file| writeln!(file, "{name}"))
+    atomic::replace_file(folder.as_ref().join(LATEST), |file| writeln!(file, "{name}"))
 }
 
 /// Writes the checkpoint name `name` to the file `best` of `folder`.
@@ -399,7 +399,7 @@ pub fn set_latest(folder: impl AsRef<Path>, name: &str) -> Result<()> {
 /// # Errors
 /// If it cannot be written.
 pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
-    atomic::write_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
+    atomic::replace_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
 }
 
 /// Writes `folder/model_index.json`, which tells diffusers that the folder is a `DDPMPipeline` with this scheduler class.

@@ -185,7 +185,12 @@ impl Comparison<'_> {
     }
 
     fn distance(&self, samples: &Features, reference: &FrechetReference) -> Result<DistanceReport, Error> {
-        let value = frechet_distance(&Statistics::of(samples)?, &reference.statistics)?;
+        let value = frechet_distance(&Statistics::of(samples)?, &reference.statistics).map_err(|error| {
+            match self.reference {
+                Some(path) => Error::Request(format!("{}: {error}", path.display())),
+                None => error,
+            }
+        })?;
         Ok(self.report(value, None, reference.floor))
     }
 

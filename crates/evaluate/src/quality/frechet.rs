@@ -13,7 +13,7 @@ use crate::Error;
 /// symmetric, fails or needs a term on the diagonal.
 ///
 /// # Errors
-/// If the numbers of dimensions differ, or a decomposition does not converge.
+/// If the numbers of dimensions differ, a covariance is not positive, or a decomposition does not converge.
 pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
     if a.width() != b.width() {
         let message =
@@ -38,6 +38,13 @@ fn factor(statistics: &Statistics) -> Result<(Mat<f64>, f64), Error> {
     let eigen = covariance.self_adjoint_eigen(Side::Lower).map_err(|_| diverged())?;
     let (vectors, values) = (eigen.U(), eigen.S());
     let largest = (0..width).map(|i| values[i]).fold(0.0, f64::max);
+    let least = (0..width).map(|i| values[i]).fold(0.0, f64::min);
+    // Room for the rounding of f32.
+    if least < -1e-4 * largest {
+        let message =
+            format!("the covariance is not positive: its eigenvalues are from {least} to {largest}; it is damaged");
+        return Err(Error::Request(message));
+    }
     let kept: Vec<usize> = (0..width).filter(|&i| values[i] > width as f64 * f64::EPSILON * largest).collect();
     let root = Mat::from_fn(width, kept.len(), |i, j| vectors[(i, kept[j])] * values[kept[j]].sqrt());
     let trace = (0..width).map(|i| statistics.covariance[i * width + i]).sum();
@@ -105,5 +112,14 @@ mod tests {
             assert!((distance - 10.0).abs() < 1e-11, "{count}: {distance}");
         }
         assert!(frechet_distance(&random(1, 9, 3), &random(1, 9, 4)).is_err());
+    }
+
+    /// Every pair of features is possible, but not the three together.
+    #[test]
+    fn a_covariance_with_a_negative_eigenvalue_is_refused() {
+        let impossible = vec![1.0, 0.9, -0.9, 0.9, 1.0, 0.9, -0.9, 0.9, 1.0];
+        let a = Statistics::new(vec![0.0; 3], impossible).unwrap();
+        let error = frechet_distance(&a, &diagonal(&[0.0; 3], &[1.0; 3])).unwrap_err().to_string();
+        assert!(error.contains("not positive") && error.contains("-0.8"), "{error}");
     }
 }

@@ -29,7 +29,8 @@ impl Statistics {
     /// Statistics from their numbers.
     ///
     /// # Errors
-    /// If the lengths are not D and D·D, or a number is not finite.
+    /// If the lengths are not D and D·D, if a number is not finite, or if the second are not those of a covariance: a
+    /// symmetric matrix without negative variances, whose entries Cauchy and Schwarz bound by the variances.
     pub fn new(mean: Vec<f64>, covariance: Vec<f64>) -> Result<Self, Error> {
         let width = mean.len();
         if width == 0 || covariance.len() != width * width {
@@ -38,6 +39,31 @@ impl Statistics {
         }
         if mean.iter().chain(&covariance).any(|value| !value.is_finite()) {
             return Err(Error::Request("a mean or covariance is not finite".into()));
+        }
+        let at = |i: usize, j: usize| covariance[i * width + j];
+        let largest = (0..width).map(|i| at(i, i)).fold(0.0, f64::max);
+        // Room for the rounding of f32.
+        let differ = |a: f64, b: f64| (a - b).abs() > 1e-5 * largest;
+        let not_covariance = |what: String| Err(Error::Request(format!("the covariance is not one: {what}")));
+        for i in 0..width {
+            if at(i, i) < -1e-5 * largest || (largest == 0.0 && at(i, i) < 0.0) {
+                return not_covariance(format!("the variance of feature {i} is {}", at(i, i)));
+            }
+            for j in 0..i {
+                if differ(at(i, j), at(j, i)) {
+                    let (a, b) = (at(i, j), at(j, i));
+                    return not_covariance(format!(
+                        "it is not symmetric, with {a} at [{i}, {j}] and {b} at [{j}, {i}]"
+                    ));
+                }
+                let most = (at(i, i).max(0.0) * at(j, j).max(0.0)).sqrt();
+                if at(i, j).abs() > most + 1e-5 * largest {
+                    let found = at(i, j);
+                    return not_covariance(format!(
+                        "{found} at [{i}, {j}] is greater than its variances allow, {most}"
+                    ));
+                }
+            }
         }
         Ok(Self { mean, covariance })
     }
@@ -161,5 +187,23 @@ mod tests {
         assert!(Statistics::of(&Features::new(vec![1.0, 2.0], 2).unwrap()).is_err());
         assert!(Statistics::new(vec![0.0; 2], vec![0.0; 3]).is_err());
         assert!(Statistics::new(vec![0.0], vec![f64::NAN]).is_err());
+    }
+
+    #[test]
+    fn what_is_no_covariance_is_refused() {
+        let new = |covariance: [f64; 4]| Statistics::new(vec![0.0; 2], covariance.to_vec()).map_err(|e| e.to_string());
+        assert!(new([1.0, 0.5, 0.5, 2.0]).is_ok() && new([0.0; 4]).is_ok());
+        // Rounding of f32.
+        assert!(new([1.0, 0.5, 0.5 + 1e-7, -1e-9]).is_err() && new([1.0, 1e-7, 0.0, -1e-9]).is_ok());
+        let cases = [
+            ([1.0, 0.5, 0.4, 2.0], "not symmetric"),
+            ([1.0, 0.0, 0.0, -2.0], "variance of feature 1 is -2"),
+            ([-1.0, 0.0, 0.0, -2.0], "variance of feature 0 is -1"),
+            ([1.0, 2.0, 2.0, 1.0], "greater than its variances allow"),
+        ];
+        for (covariance, words) in cases {
+            let error = new(covariance).unwrap_err();
+            assert!(error.contains("the covariance is not one") && error.contains(words), "{error}");
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Pictures of many images: PNG grids, sheets, animated PNGs and GIFs.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::Path;
 
@@ -188,7 +187,7 @@ pub(super) fn png<'a, W: Write>(
 
 /// Returns a text chunk of a PNG, if the file is a PNG and the chunk precedes its pixels.
 pub(crate) fn text(path: &Path, keyword: &str) -> Option<String> {
-    let reader = png::Decoder::new(BufReader::new(File::open(path).ok()?)).read_info().ok()?;
+    let reader = png::Decoder::new(BufReader::new(files::open_regular(path).ok()?.0)).read_info().ok()?;
     let info = reader.info();
     let latin = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == keyword);
     let other = || info.utf8_text.iter().find(|chunk| chunk.keyword == keyword)?.get_text().ok();

@@ -107,7 +107,8 @@ fn shown(SampleSize { height, width }: SampleSize) -> String {
 /// # Errors
 /// As [`TrainingConfig::from_file`].
 pub fn stated_keys(path: &Path) -> Result<(Vec<String>, bool), ConfigError> {
-    let text = files::read_text(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+    let text = files::read_text_up_to(path, files::MAX_TOML)
+        .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
     let table: Table = toml::from_str(&text).map_err(ConfigError::syntax)?;
     let names = |(section, values): (&String, &Value)| -> Vec<String> {
         values.as_table().into_iter().flatten().map(|(name, _)| format!("{section}.{name}")).collect()
