@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Display};
+use std::io::ErrorKind;
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,10 +69,14 @@ pub fn report_parse(error: &clap::Error, json: bool) -> ExitCode {
             print_json(json, &first_paragraph(&text));
         }
         None => {
-            // There is nowhere to report that standard error is closed.
-            let _ = error.print();
+            let printed = error.print();
             if error.use_stderr() {
                 print_json(json, &first_paragraph(&error.to_string()));
+            } else if let Err(failed) = printed
+                && failed.kind() != ErrorKind::BrokenPipe
+            {
+                eprintln!("error: standard output: {failed}");
+                return ExitCode::FAILURE;
             }
         }
     }

@@ -56,7 +56,7 @@ fn a_full_output_is_an_error_of_every_command() {
         .save(place.path("b.png"))
         .unwrap();
     let images = "train-images-idx3-ubyte";
-    let commands: [(&[&str], &str); 12] = [
+    let commands: [(&[&str], &str); 14] = [
         (&["train", "--dry-run", "--config", "run/config.toml"], ""),
         (&["sample", "run", "-n", "2", "--steps", "2", "--json", "-o", "samples.png"], "samples.png"),
         (&["evaluate", "run", "--data", images, "-n", "2"], ""),
@@ -72,6 +72,8 @@ fn a_full_output_is_an_error_of_every_command() {
         (&["bench", "--batch-size", "1", "--runs", "1", "--set", "model.block_out_channels=[16,16,16]"], ""),
         (&["completions", "bash"], ""),
         (&["man"], ""),
+        (&["--help"], ""),
+        (&["train", "--help"], ""),
     ];
     for (arguments, file) in commands {
         let output = shell(&place, "\"$@\" --quiet > /dev/full", &place.ddpm(arguments));
