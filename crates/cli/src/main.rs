@@ -113,10 +113,16 @@ impl Global {
             None => ddpm::devices() == ["cpu"],
         };
         let asked = self.memory.map(|bytes| MemoryLimit { bytes, source: "the limit of --memory".into() });
-        if cpu || asked.is_some() {
-            files::limit_memory(asked).context("--memory")?;
+        match asked {
+            Some(_) => Ok(files::limit_memory(asked).context("--memory")?),
+            None => {
+                if cpu {
+                    // Without it, the system ends a process that takes too much, but without a message.
+                    let _ = files::limit_memory(None);
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 
