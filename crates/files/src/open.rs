@@ -9,6 +9,8 @@ use std::path::Path;
 
 /// The longest text that [`read_text`] reads, in bytes. Configurations are far shorter.
 const MAX_TEXT: u64 = 8 << 20;
+/// The most values that [`read_json`] reads. A list of as many betas is longer than any chain's.
+const MAX_VALUES: usize = 1 << 18;
 
 /// Opens a regular file and returns its length too.
 ///
@@ -47,6 +49,24 @@ pub fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
         return Err(invalid(stand_in.to_owned()));
     }
     String::from_utf8(bytes).map_err(|_| invalid("is not a text in UTF-8".to_owned()))
+}
+
+/// Reads a regular file of JSON, such as a configuration.
+///
+/// A parsed value takes up to 200 bytes, but as little as two in the text. So their number is limited too: what the text
+/// becomes takes less than 64 MiB.
+///
+/// # Errors
+/// As [`read_text`], and if it has more than 262144 values.
+pub fn read_json(path: impl AsRef<Path>) -> io::Result<String> {
+    let text = read_text(path)?;
+    // Every value but the first follows one of these. Those in strings are counted too, which does no harm.
+    let values = text.bytes().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
+    if values > MAX_VALUES {
+        let message = format!("has about {values} values; expected JSON of {MAX_VALUES} or fewer");
+        return Err(io::Error::new(ErrorKind::InvalidData, message));
+    }
+    Ok(text)
 }
 
 /// Returns what a file is that a failed download left in place of another, by its first bytes.
