@@ -9,8 +9,8 @@ use std::path::Path;
 
 /// The longest text that [`read_text`] reads, in bytes. Configurations are far shorter.
 const MAX_TEXT: u64 = 8 << 20;
-/// The most values that [`read_json`] reads. A list of as many betas is longer than any chain's.
-const MAX_VALUES: usize = 1 << 18;
+/// The most values that [`read_json`] reads. The longest list of betas that fits in the longest text has fewer.
+const MAX_VALUES: usize = 1 << 19;
 
 /// Opens a regular file and returns its length too.
 ///
@@ -54,10 +54,10 @@ pub fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
 /// Reads a regular file of JSON, such as a configuration.
 ///
 /// A parsed value takes up to 200 bytes, but as little as two in the text. So their number is limited too: what the text
-/// becomes takes less than 64 MiB.
+/// becomes takes less than 128 MiB.
 ///
 /// # Errors
-/// As [`read_text`], and if it has more than 262144 values.
+/// As [`read_text`], and if it has more than 524288 values.
 pub fn read_json(path: impl AsRef<Path>) -> io::Result<String> {
     let text = read_text(path)?;
     // Every value but the first follows one of these. Those in strings are counted too, which does no harm.
