@@ -138,8 +138,10 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     Ok(Detected { family, ema, evidence, prefix: prefix.to_owned(), names })
 }
 
-/// The most modules around a network that are searched for averages. Each takes a look at all tensors.
+/// The most modules around a network that are searched for averages, since each search looks at all tensors, and the
+/// longest prefix of their names.
 const MAX_MODULES: usize = 8;
+const MAX_PREFIX: usize = 1000;
 /// The autoencoder of a latent diffusion model.
 const AUTOENCODER: &str = "first_stage_model";
 
@@ -174,6 +176,9 @@ fn use_lit_ema(
     ignored: fn(&str) -> bool,
     names: &mut BTreeMap<String, Source>,
 ) -> Result<bool, String> {
+    if prefix.len() > MAX_PREFIX {
+        return Ok(false);
+    }
     // The averaged module can be any that the network is a part of: `model` or `model.diffusion_model`.
     let average = |end: usize, own: &str| {
         let inner = format!("{}{own}", &prefix[end..]).replace('.', "");

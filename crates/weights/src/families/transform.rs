@@ -109,6 +109,16 @@ mod tests {
         assert_eq!(apply_one(counted(&[3]), Transform::FromTensorFlow).unwrap(), counted(&[3]));
     }
 
+    /// Its sizes can be any numbers, so that a loop over them would not end.
+    #[test]
+    fn empty_tensors_are_errors() {
+        let empty = Tensor { shape: vec![0, 1 << 40, 1 << 40], data: Vec::new() };
+        let error = apply(&empty, &[Transform::FromTensorFlow]).unwrap_err();
+        assert_eq!(error, "has shape [0, 1099511627776, 1099511627776], which is empty");
+        let empty = Tensor { shape: vec![3 << 60, 0], data: Vec::new() };
+        assert!(apply(&empty, &[Transform::Part { part: 0, head: Some(64) }]).is_err());
+    }
+
     /// `numpy.arange(12).reshape(heads, 3, 2, 1)[:, part]` and `numpy.arange(12).reshape(3, 4, 1)[part]`
     #[test]
     fn part() {

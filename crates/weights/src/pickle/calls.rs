@@ -41,12 +41,16 @@ const OPAQUE: [&str; 11] = [
     "datetime.timedelta",
 ];
 
+/// The longest name, in bytes, of a function that may be allowed.
+const MAX_NAME: usize = 64;
+
 /// Evaluates `function(*arguments)`, the opcode REDUCE.
 pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Result<Item> {
-    let Some(PickleValue::Name(name)) = machine.pickle.node(function) else {
-        return Err(forbidden(machine, function, arguments));
+    let name = match machine.pickle.node(function) {
+        Some(PickleValue::Name(name)) if name.len() <= MAX_NAME => name,
+        _ => return Err(forbidden(machine, function, arguments)),
     };
-    // A copy, since the machine changes below. Each longer name is that of a call that is not allowed.
+    // A copy, since the machine changes below.
     let name = name.strip_prefix("__builtin__.").map_or_else(|| name.to_string(), |name| format!("builtins.{name}"));
     let Some(list) = machine.pickle.sequence(arguments) else {
         return Err(forbidden(machine, function, arguments));

@@ -133,6 +133,7 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Er
                 }
                 sizes.push(size);
             }
+            sizes.shrink_to_fit();
             Ok(sizes)
         }
     }
