@@ -54,8 +54,13 @@ pub struct Place {
     pub path: PathBuf,
 }
 
+/// Waits until no other test measures.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub fn place() -> Place {
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = alone();
     let folder = tempfile::tempdir().unwrap();
     Place { path: folder.path().join("x.pt"), _folder: folder, _alone: alone }
 }
