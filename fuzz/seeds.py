@@ -3,6 +3,7 @@
 
 import gzip
 import io
+import json
 import pathlib
 import pickle
 import struct
@@ -79,6 +80,16 @@ put("tensorflow", "shards", struct.pack("<H", len(index)) + index + b"".join(sha
 put("tensorflow", "index", struct.pack("<H", len(index)) + index)
 old = (FILES / "tensorflow/old.ckpt").read_bytes()
 put("tensorflow", "old", struct.pack("<H", len(old)) + old)
+shard = (FILES / "more.safetensors").read_bytes()
+header = json.loads(shard[8 : 8 + struct.unpack("<Q", shard[:8])[0]])
+index = json.dumps({"weight_map": {name: "a.safetensors" for name in header if name != "__metadata__"}}).encode()
+put("index", "one", struct.pack("<H", len(index)) + index + shard)
+model_index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+scheduler = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
+config = {"_class_name": "UNet2DModel", "in_channels": 3, "block_out_channels": [32, 64]}
+checksums = {"files": {"model_index.json": {"bytes": len(json.dumps(model_index)), "crc32": "00000000"}}}
+parts = [model_index, scheduler, config, checksums, {"weight_map": {"w": "a.safetensors"}}]
+put("pipeline", "ddpm", b"\xff".join(json.dumps(part).encode() for part in parts))
 
 # Image sets.
 classes = {"train/cat/a.png": png(1), "train/dog/b.png": png(9), "test/dog/c.png": png(200)}

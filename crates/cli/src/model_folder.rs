@@ -116,7 +116,7 @@ fn diffusers_training(path: &Path, inside: &[PathBuf]) -> Option<Lines> {
 
 /// Returns what the configuration of averaged weights says about the averages.
 fn averages(folder: &Path) -> String {
-    let text = ddpm::files::read_text(folder.join("config.json")).unwrap_or_default();
+    let text = ddpm::files::read_json_text(folder.join("config.json")).unwrap_or_default();
     let config: Value = serde_json::from_str(&text).unwrap_or_default();
     match (config["decay"].as_f64(), config["optimization_step"].as_u64()) {
         (Some(decay), Some(step)) => format!(": decay up to {decay}, {step} steps"),

@@ -136,7 +136,7 @@ impl SchedulerConfig {
             } else if SchedulerClass::is_key(&key) {
                 unused.insert(key, value);
             } else {
-                return Err(error(format!("`{key}` is not a key of {class}")));
+                return Err(error(format!("`{}` is not a key of {class}", json::short(&key))));
             }
         }
         let solver = if class.is_ddpm_or_ddim() {
@@ -435,7 +435,11 @@ fn typed<T: DeserializeOwned>(keys: &Map<String, Value>) -> Result<T, Error> {
     read(given.clone()).map_err(|problem| {
         let wrong = given.into_iter().find_map(|(key, value)| {
             let problem = read(Map::from_iter([(key.clone(), value.clone())])).err()?;
-            Some(error(format!("`{key}` is {}: {}", json::show(&value), problem.to_string().replace("\\u{0}", ""))))
+            Some(error(format!(
+                "`{key}` is {}: {}",
+                json::show(&value),
+                json::short(&problem.to_string().replace("\\u{0}", ""))
+            )))
         });
         wrong.unwrap_or_else(|| error(problem))
     })

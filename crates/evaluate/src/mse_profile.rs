@@ -48,7 +48,7 @@ pub fn read_mse_profile(
 ) -> Result<ProfileFile, Error> {
     let path = path.as_ref();
     let fail = |message: String| Error::Request(format!("{}: {message}", path.display()));
-    let text = files::read_text(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    let text = files::read_json_text(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
     let file: ProfileFile = serde_json::from_str(&text)
         .map_err(|error| fail(format!("is not a profile of `ddpm evaluate --denoising`: {error}")))?;
     if let Some(other) = file.model.as_ref().filter(|other| other.digest != model.digest) {

@@ -194,6 +194,7 @@ mod tests {
         let text = vec![7; 300_000];
         assert!(read_to_end(&text[..], &mut charge).unwrap() == text);
         assert!((300_000..700_000).contains(&charge.bytes()), "{}", charge.bytes());
+        drop(charge);
         let mut most = Charge::new(all - 500_000).unwrap();
         let error = read_to_end(&text[..], &mut most).map(|_| ()).and_then(|()| read_to_end(io::repeat(1), &mut most));
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::OutOfMemory);

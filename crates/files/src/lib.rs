@@ -1,6 +1,6 @@
 //! Opens files that others made, which may be anything, and bounds the memory that reading them takes.
 //!
-//! - [`open_regular`] and [`read_text`] open the files that a user names, and refuse pipes and devices;
+//! - [`open_regular`], [`read_text`] and [`read_json_text`] open the files that a user names, and refuse pipes and devices;
 //! - [`special_kind`] and [`stand_in`] say what a file is in place of the one that was expected;
 //! - [`Charge`] takes memory from a budget that all readers and threads of the process share;
 //! - [`memory_limit`] returns the memory that the process may use, and [`limit_memory`] lowers it;
@@ -15,5 +15,5 @@ mod reading;
 
 pub use budget::{Charge, OverBudget, read_to_end};
 pub use memory::{MemoryLimit, lift_limit, limit_memory, memory_limit, peak_memory};
-pub use open::{MAX_TOML, open_regular, parent, read_text, read_text_up_to, special_kind, stand_in};
+pub use open::{MAX_TOML, open_regular, parent, read_json_text, read_text, read_text_up_to, special_kind, stand_in};
 pub use reading::{Reading, with_file_being_read};

@@ -13,6 +13,9 @@ const MAX_TEXT: u64 = 32 << 20;
 /// The longest TOML file, in bytes. Parsed, it takes up to three hundred times as much.
 pub const MAX_TOML: u64 = 1 << 20;
 
+/// The most values of a JSON that [`read_json_text`] reads. Configurations have far fewer.
+const MAX_VALUES: usize = 1 << 19;
+
 /// Opens a regular file and returns its length too.
 ///
 /// # Errors
@@ -58,6 +61,24 @@ pub fn read_text_up_to(path: impl AsRef<Path>, most: u64) -> io::Result<String> 
         return Err(invalid(stand_in.to_owned()));
     }
     String::from_utf8(bytes).map_err(|_| invalid("is not a text in UTF-8".to_owned()))
+}
+
+/// Reads the text of a regular file of JSON, such as a configuration, which is still to be parsed.
+///
+/// A parsed value takes up to 200 bytes, but as little as two in the text. So their number is limited too: what the text
+/// becomes takes less than 128 MiB.
+///
+/// # Errors
+/// As [`read_text`], and if it has more than 524288 values.
+pub fn read_json_text(path: impl AsRef<Path>) -> io::Result<String> {
+    let text = read_text(path)?;
+    // Every value but the first follows one of these. Those in strings are counted too, which does no harm.
+    let values = text.bytes().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
+    if values > MAX_VALUES {
+        let message = format!("has about {values} values; expected JSON of {MAX_VALUES} or fewer");
+        return Err(io::Error::new(ErrorKind::InvalidData, message));
+    }
+    Ok(text)
 }
 
 /// Returns what a file is that a failed download left in place of another, by its first bytes.

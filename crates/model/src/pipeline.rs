@@ -63,7 +63,7 @@ impl Pipeline {
         }
         let of_config = |message: String| Error::Pipeline { path: located.unet_config.clone(), message };
         let text =
-            files::read_text(&located.unet_config).map_err(|error| of_config(format!("cannot be read: {error}")))?;
+            files::read_json_text(&located.unet_config).map_err(|error| of_config(format!("cannot be read: {error}")))?;
         let config = NetworkConfig::from_json(&text).map_err(|error| of_config(error.to_string()))?;
         let scheduler = match &located.scheduler_config {
             Some(path) => read_scheduler(path)?,
@@ -294,7 +294,7 @@ impl PipelineImport {
 /// # Errors
 /// If the file cannot be read or a key is not supported; the error names both.
 pub fn read_scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
-    let text = files::read_text(path)
+    let text = files::read_json_text(path)
         .map_err(|e| Error::Pipeline { path: path.into(), message: format!("cannot be read: {e}") })?;
     SchedulerConfig::from_json(&text).map_err(|e| Error::Pipeline { path: path.into(), message: e.to_string() })
 }

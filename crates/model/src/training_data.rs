@@ -67,7 +67,7 @@ impl TrainingData {
         for run in root.ancestors().take(4).filter(is_run) {
             let path = run.join(FILE);
             let fail = |message: String| Error::Pipeline { path: path.clone(), message };
-            match files::read_text(&path) {
+            match files::read_json_text(&path) {
                 Ok(text) => {
                     let found: Self = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
                     return Ok(Some(Self { run: run.to_owned(), ..found }));

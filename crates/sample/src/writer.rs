@@ -212,7 +212,7 @@ impl Spool {
         let lock = lock(&folder)?;
         atomic::remove_leftovers(&folder, Duration::ZERO)?;
         let file = folder.join(REQUEST);
-        match files::read_text(&file) {
+        match files::read_json_text(&file) {
             Ok(text) => match serde_json::from_str::<WriteRequest>(&text) {
                 Ok(found) if found.is_same(&request) => {}
                 found => {

@@ -135,7 +135,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
         digest::verify(folder)?;
     }
     let read_text =
-        |path: &Path| files::read_text(path).map_err(|source| Error::Read { path: path.to_owned(), source });
+        |path: &Path| files::read_json_text(path).map_err(|source| Error::Read { path: path.to_owned(), source });
     let invalid =
         |path: &Path, reason: &dyn std::fmt::Display| Error::Checkpoint(format!("{}: {reason}", path.display()));
     let read = |file: &str| {

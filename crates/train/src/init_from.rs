@@ -42,7 +42,7 @@ fn fail(path: &Path, message: impl std::fmt::Display) -> Error {
 impl SourceConfig {
     fn read(files: &ModelFiles) -> Result<Self, Error> {
         let read = |source| Error::Read { path: files.unet_config.clone(), source };
-        let text = ::files::read_text(&files.unet_config).map_err(read)?;
+        let text = ::files::read_json_text(&files.unet_config).map_err(read)?;
         let network = NetworkConfig::from_json(&text).map_err(|error| fail(&files.unet_config, error))?.to_json();
         let scheduler = match &files.scheduler_config {
             Some(path) => model::pipeline::read_scheduler(path)?,

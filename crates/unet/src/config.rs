@@ -247,7 +247,7 @@ impl UnetConfig {
     /// If the file cannot be read or is not JSON, if a key or value is not supported (the error names it), or if
     /// [`UnetConfig::validate`] fails.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = files::read_text(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let text = files::read_json_text(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Self::from_json(&text).map_err(|error| Error::ConfigFile { path: path.into(), source: Box::new(error) })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::tensorflow::{TensorFlowFile, checkpoint_index};
 use crate::{Error, Format, Metadata, Result, Tensors, TorchFile, safetensors, shards};
+use files::Reading;
 use std::path::{Path, PathBuf};
 
 /// A weights file whose names and shapes are known; values are read on demand.
@@ -28,6 +29,7 @@ impl Archive {
     /// calls a function that builds no weights.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let _reading = Reading::new(path);
         let contents = match checkpoint_index(path) {
             Some(index) => Contents::TensorFlow(TensorFlowFile::open(index)?),
             None => match Format::of(path)? {

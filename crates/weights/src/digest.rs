@@ -1,18 +1,19 @@
 //! Checksums of all files of a folder, to detect a truncated or corrupted checkpoint before it is used.
 //!
-//! CRC-32 detects accidental damage, not tampering.
+//! CRC-32 detects accidental damage, not tampering. Each file is read once, whatever the list says.
 
-use crate::{Error, Result, atomic};
+use crate::shown::shown;
+use crate::{Error, Result, atomic, file};
+use files::Reading;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::{Path, PathBuf};
 
 /// The name of the file with the checksums, in the root of the folder.
 pub const MANIFEST: &str = "checksums.json";
-/// Bytes of a manifest that are read. A checkpoint has tens of files, so a valid manifest is far smaller.
-const MAX_MANIFEST: u64 = 16 << 20;
 
 /// The contents of the manifest: `{"files": {"unet/config.json": {"bytes": 812, "crc32": "89abcdef"}, …}}`.
 #[derive(Serialize, Deserialize)]
@@ -21,7 +22,7 @@ struct Manifest {
     files: BTreeMap<String, Digest>,
 }
 
-#[derive(Serialize, Deserialize, PartialEq)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Digest {
     bytes: u64,
@@ -44,9 +45,9 @@ pub fn seal(folder: impl AsRef<Path>) -> Result<()> {
     })
 }
 
-/// Returns whether `folder` has a [`MANIFEST`]. Folders that other programs wrote have none.
+/// Returns whether `folder` has a [`MANIFEST`], readable or not. Folders that other programs wrote have none.
 pub fn is_sealed(folder: impl AsRef<Path>) -> bool {
-    folder.as_ref().join(MANIFEST).is_file()
+    folder.as_ref().join(MANIFEST).symlink_metadata().is_ok()
 }
 
 /// Verifies the size and checksum of every file that [`seal`] listed. Files that were added later are ignored.
@@ -65,33 +66,42 @@ pub fn verify(folder: impl AsRef<Path>) -> Result<()> {
 pub fn verify_files(folder: impl AsRef<Path>, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let folder = folder.as_ref();
     let path = folder.join(MANIFEST);
-    let (file, _) = files::open_regular(&path).map_err(Error::read(&path))?;
-    let mut text = Vec::new();
-    file.take(MAX_MANIFEST).read_to_end(&mut text).map_err(Error::read(&path))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+    let _reading = Reading::new(&path);
+    let text = files::read_json_text(&path).map_err(Error::read(&path))?;
+    let manifest: Manifest = serde_json::from_str(&text).map_err(|error| Error::Damaged {
         path: path.clone(),
-        reason: format!("not a valid list of checksums: {error}"),
+        reason: format!("not a valid list of checksums: {}", shown(error)),
     })?;
+    let mut found: BTreeMap<PathBuf, Digest> = BTreeMap::new();
     for (name, expected) in manifest.files.iter().filter(|(name, _)| wanted(name)) {
-        let is_inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        if !is_inside {
-            return Err(Error::Damaged { path, reason: format!("lists `{name}`, which is outside the folder") });
+        if !is_inside(name) {
+            let reason = format!("lists `{}`, which is not the path of a file in the folder", shown(name));
+            return Err(Error::Damaged { path, reason });
         }
         let file = folder.join(name);
+        let damaged = |reason: String| Err(Error::Damaged { path: file.clone(), reason });
         if !file.is_file() {
-            return Err(Error::Damaged { path: file, reason: "is missing".into() });
+            return damaged("is missing".into());
         }
-        let found = digest(&file)?;
-        if found != *expected {
-            let reason = if found.bytes != expected.bytes {
-                format!("has {} bytes instead of {}", found.bytes, expected.bytes)
-            } else {
-                format!("has CRC-32 {} instead of {}", found.crc32, expected.crc32)
-            };
-            return Err(Error::Damaged { path: file, reason });
+        // In the cache of the Hugging Face hub, equal files are links to one.
+        let target = fs::canonicalize(&file).map_err(Error::read(&file))?;
+        let found = match found.entry(target) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(digest(&file)?),
+        };
+        if found.bytes != expected.bytes {
+            return damaged(format!("has {} bytes instead of {}", found.bytes, expected.bytes));
+        }
+        if found.crc32 != expected.crc32 {
+            return damaged(format!("has CRC-32 {} instead of {}", found.crc32, shown(&expected.crc32)));
         }
     }
     Ok(())
+}
+
+/// Returns whether a name in a manifest is a path below the folder, in the only form that [`seal`] writes.
+fn is_inside(name: &str) -> bool {
+    name.split('/').all(file::is_name)
 }
 
 /// Adds the digests of the files under `folder`. Their names begin with `prefix`, which is empty or ends in `/`.

@@ -1,5 +1,6 @@
 //! The error type of the crate.
 
+use crate::shown::shown;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ pub enum Error {
     Tensor {
         /// The file that the tensor is in.
         path: PathBuf,
-        /// The name of the tensor.
+        /// The name of the tensor, shortened.
         name: String,
         /// The problem.
         reason: String,
@@ -120,6 +121,6 @@ impl Error {
     }
 
     pub(crate) fn tensor(path: &Path, name: &str, reason: impl ToString) -> Error {
-        Error::Tensor { path: path.to_owned(), name: name.to_owned(), reason: reason.to_string() }
+        Error::Tensor { path: path.to_owned(), name: shown(name), reason: reason.to_string() }
     }
 }

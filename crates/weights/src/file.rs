@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// The problem of a file without bytes.
 pub(crate) const EMPTY: &str =
@@ -22,4 +22,15 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
         Some(stand_in) => Err(Error::file(path, stand_in)),
         None => Ok((file, length)),
     }
+}
+
+/// The longest name of a file, in bytes, as in most file systems.
+const MAX_NAME: usize = 255;
+
+/// Returns whether a text from a file is the name of another file or folder: no path, and nothing that a terminal would
+/// obey when the name is shown.
+pub(crate) fn is_name(text: &str) -> bool {
+    let mut parts = Path::new(text).components();
+    let is_part = matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if name == text);
+    is_part && text.len() <= MAX_NAME && !text.chars().any(char::is_control)
 }

@@ -26,6 +26,7 @@
 
 mod archive;
 pub mod atomic;
+mod budget;
 pub mod digest;
 mod dtype;
 mod error;
@@ -38,6 +39,7 @@ pub mod pickle;
 pub mod pipeline;
 mod safetensors;
 mod shards;
+mod shown;
 mod tensor;
 mod tensorflow;
 mod torch;

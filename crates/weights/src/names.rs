@@ -4,6 +4,7 @@
 //! `proj_attn`. [`modernize`] renames them as diffusers does when it loads such a file
 //! (`ModelMixin._fix_state_dict_keys_on_load`).
 
+use crate::shown::shown;
 use crate::{Error, Result, Tensor, Tensors};
 use std::path::Path;
 
@@ -32,7 +33,11 @@ pub fn modernize(path: impl AsRef<Path>, tensors: Tensors) -> Result<Tensors> {
         let new = modern(&name);
         squeeze(&new, &mut tensor);
         if modern_tensors.contains_key(&new) {
-            return Err(Error::tensor(path.as_ref(), &name, format!("another tensor is already named `{new}`")));
+            return Err(Error::tensor(
+                path.as_ref(),
+                &name,
+                format!("another tensor is already named `{}`", shown(new)),
+            ));
         }
         modern_tensors.insert(new, tensor);
     }

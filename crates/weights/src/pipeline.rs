@@ -5,7 +5,7 @@ mod kind;
 
 use crate::{Error, Result, atomic, digest, file};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Names of a U-Net's weights, in the order of preference.
@@ -374,14 +374,13 @@ const BEST: &str = "best";
 
 /// Reads a file that holds the name of a checkpoint in the same folder.
 fn pointer(path: &Path) -> Result<Option<String>> {
-    if !path.is_file() {
+    // A pipe, a folder or a link to a missing file is an error of `read_text`.
+    if path.symlink_metadata().is_err() {
         return Ok(None);
     }
     let text = files::read_text(path).map_err(Error::read(path))?;
-    let name = text.trim();
-    let mut components = Path::new(name).components();
-    match (components.next(), components.next()) {
-        (Some(Component::Normal(_)), None) => Ok(Some(name.to_owned())),
+    match text.trim() {
+        name if file::is_name(name) => Ok(Some(name.to_owned())),
         _ => Err(Error::file(path, "expected the name of a checkpoint in the same folder, such as 000010000")),
     }
 }

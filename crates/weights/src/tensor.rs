@@ -22,6 +22,10 @@ pub fn views(tensors: &Tensors) -> impl Iterator<Item = (&str, &[usize], &[f32])
     tensors.iter().map(|(name, tensor)| (name.as_str(), &*tensor.shape, &*tensor.data))
 }
 
+/// The greatest number of dimensions that is read, as in TensorFlow (`TensorShape::MaxDimensions`). NumPy and torch have
+/// 64.
+pub(crate) const MAX_RANK: usize = 254;
+
 /// Returns the number of values of a tensor of this shape, if it fits in `usize`.
 pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
     // A zero makes the tensor empty, even if the product of the other sizes overflows.

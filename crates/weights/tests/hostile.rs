@@ -2,82 +2,13 @@
 //! its size and a mebibyte of memory. These tests are alone in their file because they count all allocations of the
 //! process.
 
-use ddpm_weights::families::{ImportOptions, import};
+mod common;
+
+use common::{MIB, assert_rejected, legacy, long, place, read, table, tensor, zipped};
 use ddpm_weights::{read_tensors, write_safetensors};
-use peak_alloc::PeakAlloc;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
-
-#[global_allocator]
-static ALLOCATOR: PeakAlloc = PeakAlloc;
-
-const MIB: usize = 1 << 20;
-
-/// Serializes the tests, since the allocator counts for all of them.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// Reads and imports a file, and checks the memory and time it takes. Returns the error of reading all tensors.
-fn read(what: &str, path: &Path, size: usize) -> Option<String> {
-    let (begin, before) = (Instant::now(), ALLOCATOR.current_usage());
-    ALLOCATOR.reset_peak_usage();
-    let error = read_tensors(path).err().map(|error| error.to_string());
-    let _ = import(path, &ImportOptions::default());
-    let (peak, seconds) = (ALLOCATOR.peak_usage() - before, begin.elapsed().as_secs_f64());
-    assert!(peak <= 4 * size + MIB, "{what}: {peak} bytes for a file of {size}");
-    assert!(seconds < 1.0 || cfg!(debug_assertions), "{what}: {seconds} s");
-    error
-}
-
-struct Place {
-    _alone: MutexGuard<'static, ()>,
-    _folder: tempfile::TempDir,
-    path: PathBuf,
-}
-
-fn place() -> Place {
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = tempfile::tempdir().unwrap();
-    Place { path: folder.path().join("x.pt"), _folder: folder, _alone: alone }
-}
-
-fn assert_rejected(place: &Place, what: &str, bytes: &[u8], reason: &str) {
-    fs::write(&place.path, bytes).unwrap();
-    let error = read(what, &place.path, bytes.len());
-    let error = error.unwrap_or_else(|| panic!("{what} should be an error"));
-    assert!(error.contains(reason), "{what}: {error}");
-}
-
-/// Builds a file of the legacy format around the pickle of the object.
-fn legacy(object: &[u8]) -> Vec<u8> {
-    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
-    [magic, &b"\x80\x02M\xe9\x03."[..], b"\x80\x02}.", object, b"\x80\x02]."].concat()
-}
-
-/// Builds a file of the zip format.
-fn zipped(method: CompressionMethod, entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    for (name, bytes) in entries {
-        zip.start_file(format!("x/{name}"), SimpleFileOptions::default().compression_method(method)).unwrap();
-        zip.write_all(bytes).unwrap();
-    }
-    zip.finish().unwrap().into_inner()
-}
-
-/// Builds the pickle of a tensor from the pickles of its storage's length, its shape and its stride.
-fn tensor(len: &[u8], shape: &[u8], stride: &[u8]) -> Vec<u8> {
-    let storage =
-        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu";
-    [storage, len, b"tQK\0", shape, stride, b"\x89}tR"].concat()
-}
-
-fn long(number: u64) -> Vec<u8> {
-    [&b"\x8a\x09"[..], &number.to_le_bytes(), b"\0"].concat()
-}
+use zip::CompressionMethod;
 
 #[test]
 fn malicious_torch_files_are_rejected() {
@@ -220,25 +151,6 @@ fn malicious_torch_files_are_rejected() {
     }
 }
 
-/// Builds a LevelDB table around one block of entries.
-fn table(block: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut add = |block: &[u8]| {
-        let begin = out.len() as u8;
-        out.extend([block, &[0]].concat());
-        let crc = crc32c::crc32c(&out[begin as usize..]).rotate_right(15).wrapping_add(0xa282_ead8);
-        out.extend(crc.to_le_bytes());
-        [begin, block.len() as u8]
-    };
-    let data = add(block);
-    let index = add(&[&[0, 1, 2, b'z'][..], &data, &[0; 4], &[1, 0, 0, 0]].concat());
-    let mut footer = [&[0, 0][..], &index].concat();
-    footer.resize(40, 0);
-    footer.extend(0xdb47_7524_8b80_fb57u64.to_le_bytes());
-    out.extend(footer);
-    out
-}
-
 #[test]
 fn malicious_tensorflow_tables_are_rejected() {
     let place = place();
@@ -268,11 +180,11 @@ fn malicious_tensorflow_tables_are_rejected() {
         ),
         ("slices", entry(&[8, 1, 0x3a, 0]), "is partitioned"),
     ] {
-        let bytes = table(&block);
+        let bytes = table(&[(&block, 1)]);
         assert_rejected(&place, what, &bytes, reason);
     }
     // Four bytes at 2^40 of a data file that does not exist.
-    let bytes = table(&entry(&[8, 1, 0x12, 4, 0x12, 2, 8, 1, 32, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 40, 4]));
+    let bytes = table(&[(&entry(&[8, 1, 0x12, 4, 0x12, 2, 8, 1, 32, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 40, 4]), 1)]);
     assert_rejected(&place, "no data file", &bytes, "cannot read");
     fs::write(place.path.with_extension("data-00000-of-00001"), [0; 8]).unwrap();
     assert_rejected(&place, "values past the end", &bytes, "truncated");

@@ -93,6 +93,43 @@ fn every_protocol_and_container_is_read() {
     assert_eq!(whole, module);
 }
 
+/// Also those of a storage that several tensors share, or whose tensor is transposed.
+#[test]
+fn a_damaged_storage_is_an_error() {
+    let whole = fs::read(file("zip.pt")).unwrap();
+    let expected = all(file("zip.pt")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pt");
+    let mut damaged = 0;
+    for (begin, length) in storages(&whole) {
+        for at in begin..begin + length {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            let error = all(&path).expect_err("a flipped bit is not noticed").to_string();
+            assert!(error.contains("storage `") && error.contains("x.pt"), "{error}");
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 100, "{damaged} bytes");
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(all(&path).unwrap(), expected);
+}
+
+/// Finds the first byte and the length of each storage that a tensor uses, in an archive without compression.
+fn storages(zip: &[u8]) -> Vec<(usize, usize)> {
+    let number = |at: usize, bytes: usize| zip[at..at + bytes].iter().rev().fold(0, |n, &b| n << 8 | usize::from(b));
+    let headers = zip.windows(4).enumerate().filter(|(_, bytes)| *bytes == b"PK\x01\x02").map(|(at, _)| at);
+    let storage = |at: usize| {
+        let name = &zip[at + 46..][..number(at + 28, 2)];
+        let local = number(at + 42, 4);
+        let begin = local + 30 + number(local + 26, 2) + number(local + 28, 2);
+        let is_storage = name.windows(6).any(|part| part == b"/data/");
+        is_storage.then(|| (begin, number(at + 24, 4)))
+    };
+    headers.filter_map(storage).collect()
+}
+
 #[test]
 fn plain_values() {
     let file = TorchFile::open(file("zip.pt")).unwrap();

@@ -150,6 +150,7 @@ impl SchedulerClass {
             "IPNDMScheduler" => "its network has a continuous time from 0 to 1",
             _ => "it is not a class of a variance-preserving chain known here",
         };
+        let name = super::json::short(name);
         Err(super::error(format!(
             "`_class_name` is {name}, which is not supported: {reason}; expected DDPMScheduler, DDIMScheduler or another \
              class of docs/samplers.md"

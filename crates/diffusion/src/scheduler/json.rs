@@ -6,10 +6,21 @@
 use serde::{Deserialize, Deserializer, Serializer};
 use serde_json::{Map, Value};
 
+/// The greatest number of values that is read, since each takes up to 200 bytes.
+const MAX_VALUES: usize = 1 << 19;
+/// The most characters of a text that are shown.
+const MAX_CHARS: usize = 200;
+
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// Reads an object.
 pub(super) fn read(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
+    // Every value but the first follows one of these. Those in strings are counted too, which does no harm.
+    let values = text.bytes().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
+    if values > MAX_VALUES {
+        let message = format_args!("it has about {values} values, expected {MAX_VALUES} or fewer");
+        return Err(serde::de::Error::custom(message));
+    }
     let mut plain = String::with_capacity(text.len());
     let (mut rest, mut in_string) = (text, false);
     while let Some(c) = rest.chars().next() {
@@ -49,9 +60,17 @@ pub(super) fn plain(value: Value) -> Value {
     }
 }
 
-/// Formats a value in one line, for messages.
+/// Formats a value in one line, for messages, shortened.
 pub(super) fn show(value: &Value) -> String {
-    write(value).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    short(&write(value).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Shortens a text of a file to 200 characters, and escapes control characters, which terminals would obey.
+pub(super) fn short(text: &str) -> String {
+    let mut chars = text.chars();
+    let escape = |c: char| if matches!(c, '"' | '\'' | '\\') { c.to_string() } else { c.escape_debug().to_string() };
+    let short: String = chars.by_ref().take(MAX_CHARS).map(escape).collect();
+    if chars.next().is_some() { short + "…" } else { short }
 }
 
 /// Serializes a number that may be infinite.
@@ -88,5 +107,13 @@ mod tests {
         for broken in ["{\"a\": --Infinity}", "{\"a\": InfinityNaN}", "{\"a\": 1Infinity}", "{\"a\\", "\"", "{\"a"] {
             assert!(read(broken).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn long_texts_are_shortened_and_many_values_refused() {
+        assert_eq!(short("a\u{1b}[2J\"b\""), "a\\u{1b}[2J\"b\"");
+        assert_eq!(short(&"é".repeat(1000)), "é".repeat(200) + "…");
+        let zeros = format!("{{\"a\": [{}0]}}", "0,".repeat(1 << 19));
+        assert!(read(&zeros).unwrap_err().to_string().contains("or fewer"));
     }
 }

@@ -4,6 +4,7 @@ use super::detect::Family;
 use super::layout::{Attention, Shapes};
 use super::options::{Heads, ImportOptions};
 use super::skeleton::Skeleton;
+use crate::shown::{shown, shown_sizes};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -52,10 +53,13 @@ pub(super) fn heads(
             config["attention_head_dim"] = json!(channels);
             Ok(Some(channels))
         }
-        _ => Err(format!(
-            "with as many heads in all blocks, of {widths:?} channels, heads would have {per_head:?} channels; in a \
-             UNet2DModel all heads have equally many"
-        )),
+        _ => {
+            let [widths, per_head] = [widths, per_head].map(|set| shown_sizes(&Vec::from_iter(set)));
+            Err(format!(
+                "with as many heads in all blocks, of {widths} channels, heads would have {per_head} channels; in a \
+                 UNet2DModel all heads have equally many"
+            ))
+        }
     }
 }
 
@@ -105,6 +109,7 @@ pub(super) fn scheduler(
     };
     let mut scheduler = ddpm(variance, 0.0001, 0.02);
     if let Some((name, betas)) = betas {
+        let name = shown(name);
         notes.push(format!("the noise schedule is that of the tensor `{name}` in the file, of {} steps", betas.len()));
         scheduler["num_train_timesteps"] = json!(betas.len());
         scheduler["trained_betas"] = json!(betas.iter().map(|&beta| f64::from(beta)).collect::<Vec<_>>());

@@ -2,6 +2,7 @@
 
 use super::layout::Shapes;
 use super::skeleton::{Level, Resample, Skeleton};
+use crate::shown::shown_sizes;
 use serde_json::{Value, json};
 
 /// Derives the `config.json`, without attention heads and the size of the images.
@@ -15,8 +16,9 @@ pub(super) fn config(skeleton: &Skeleton, shapes: &Shapes) -> Result<Value, Stri
         .collect::<Result<_, String>>()?;
     let (in_channels, width) = shapes.conv(&skeleton.conv_in)?;
     if channels.first() != Some(&width) {
+        let channels = shown_sizes(&channels);
         return Err(format!(
-            "its first convolution has {width} channels and its levels have {channels:?}; in a UNet2DModel the first \
+            "its first convolution has {width} channels and its levels have {channels}; in a UNet2DModel the first \
              level has as many as the convolution"
         ));
     }

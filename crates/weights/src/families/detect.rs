@@ -5,6 +5,7 @@
 
 use super::layout;
 use crate::Archive;
+use crate::shown::{shown, shown_sizes};
 use crate::tensorflow::{EMA, prefer_ema};
 use std::collections::BTreeMap;
 
@@ -69,6 +70,7 @@ pub(super) struct Detected {
 pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     let shapes: BTreeMap<&str, &[usize]> = archive.shapes().collect();
     if let Some(name) = shapes.keys().find(|name| name.split('.').any(|part| part == AUTOENCODER)) {
+        let name = shown(name);
         return Err(format!(
             "a latent diffusion model, whose network denoises latents of an autoencoder (tensor `{name}`), not pixels; it \
              is not supported"
@@ -113,11 +115,18 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     };
     // Tensors under a longer prefix belong to another network in the same dictionary.
     let inner = |other: &&str| other.len() > prefix.len() && other.starts_with(prefix);
-    let others: Vec<&str> = candidates.iter().map(|(_, other, _)| *other).filter(inner).collect();
+    let mut others: Vec<&str> = candidates.iter().map(|(_, other, _)| *other).filter(inner).collect();
+    // Without those that begin with another, the one that a name begins with is the last that is not after the name.
+    others.sort_unstable();
+    others.dedup_by(|longer, other| longer.starts_with(*other));
+    let is_inner = |name: &str| {
+        let after = others.partition_point(|other| *other <= name);
+        others[..after].last().is_some_and(|other| name.starts_with(other))
+    };
     let mut names = BTreeMap::new();
     for (name, full) in in_file {
         if let Some(own) = name.strip_prefix(prefix)
-            && !others.iter().any(|other| name.starts_with(other))
+            && !is_inner(name)
         {
             names.insert(own.to_owned(), Source { name: full.to_owned(), shape: shapes[full].to_vec() });
         }
@@ -129,19 +138,24 @@ pub(super) fn detect(archive: &Archive, raw: bool) -> Result<Detected, String> {
     Ok(Detected { family, ema, evidence, prefix: prefix.to_owned(), names })
 }
 
+/// The most modules around a network that are searched for averages, since each search looks at all tensors, and the
+/// longest prefix of their names.
+const MAX_MODULES: usize = 8;
+const MAX_PREFIX: usize = 1000;
 /// The autoencoder of a latent diffusion model.
 const AUTOENCODER: &str = "first_stage_model";
 
 /// Describes a file without a known network.
 fn unknown(shapes: &BTreeMap<&str, &[usize]>) -> String {
-    let first_names: Vec<&&str> = shapes.keys().take(4).collect();
+    let first_names: Vec<String> = shapes.keys().take(4).map(|name| format!("`{}`", shown(name))).collect();
     let families = |supported| {
         let of_kind = MARKERS.iter().filter(|(family, ..)| family.is_supported() == supported);
         of_kind.map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
     };
     format!(
-        "no network of a known family; its first tensors are {first_names:?}. Supported are {}. Known, but not supported, \
+        "no network of a known family; its first tensors are {}. Supported are {}. Known, but not supported, \
          since a UNet2DModel cannot compute them, are {}",
+        first_names.join(", "),
         families(true),
         families(false)
     )
@@ -162,12 +176,15 @@ fn use_lit_ema(
     ignored: fn(&str) -> bool,
     names: &mut BTreeMap<String, Source>,
 ) -> Result<bool, String> {
+    if prefix.len() > MAX_PREFIX {
+        return Ok(false);
+    }
     // The averaged module can be any that the network is a part of: `model` or `model.diffusion_model`.
     let average = |end: usize, own: &str| {
         let inner = format!("{}{own}", &prefix[end..]).replace('.', "");
         format!("{}_ema.{inner}", &prefix[..end])
     };
-    let mut ends = prefix.match_indices('.').map(|(end, _)| end);
+    let mut ends = prefix.match_indices('.').map(|(end, _)| end).take(MAX_MODULES);
     let Some(end) = ends.find(|&end| names.keys().any(|own| shapes.contains_key(&*average(end, own)))) else {
         return Ok(false);
     };
@@ -178,16 +195,18 @@ fn use_lit_ema(
         match shapes.get(&*full) {
             Some(shape) if **shape == source.shape[..] => {}
             Some(shape) => {
-                let raw = &source.shape;
-                return Err(format!("the average `{full}` has shape {shape:?}, but its weights {raw:?}; {way_out}"));
+                let (full, shape, raw) = (shown(full), shown_sizes(shape), shown_sizes(&source.shape));
+                return Err(format!("the average `{full}` has shape {shape}, but its weights {raw}; {way_out}"));
             }
             None => {
-                return Err(format!("`{}` has no average `{full}`, although others have one; {way_out}", source.name));
+                let (name, full) = (shown(&source.name), shown(full));
+                return Err(format!("`{name}` has no average `{full}`, although others have one; {way_out}"));
             }
         }
         source.name.clone_from(&full);
         if let Some(other) = owners.insert(full, own) {
-            return Err(format!("`{other}` and `{own}` have the same name among the averages; {way_out}"));
+            let [one, other] = [shown(other), shown(own)];
+            return Err(format!("`{one}` and `{other}` have the same name among the averages; {way_out}"));
         }
     }
     Ok(true)

@@ -2,6 +2,7 @@
 
 use super::detect::Source;
 use super::skeleton::Skeleton;
+use crate::shown::{shown, shown_sizes};
 use std::collections::BTreeMap;
 
 /// The naming scheme of a family, and the settings that its code implies.
@@ -71,9 +72,10 @@ impl Shapes<'_> {
             Some([.., i, o]) if self.family.tensorflow => Ok((*i, *o)),
             Some([o, i, ..]) if !self.family.tensorflow => Ok((*i, *o)),
             Some(shape) => {
-                Err(format!("tensor `{name}` has shape {shape:?}; expected a layer's, with two dimensions or more"))
+                let (name, shape) = (shown(name), shown_sizes(shape));
+                Err(format!("tensor `{name}` has shape {shape}; expected a layer's, with two dimensions or more"))
             }
-            None => Err(format!("tensor `{name}` is missing")),
+            None => Err(format!("tensor `{}` is missing", shown(name))),
         }
     }
 

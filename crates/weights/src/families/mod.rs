@@ -21,8 +21,10 @@ mod w86763777;
 // converts the tensors.
 pub use options::{Heads, ImportOptions};
 
+use crate::shown::shown;
 use crate::{Archive, Error, Result, Tensors, names, pipeline};
 use detect::{Detected, Family, Source, detect};
+use files::Reading;
 use layout::{Layout, Shapes};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +56,7 @@ pub struct Imported {
 /// error names the tensor or the reason.
 pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Imported> {
     let path = path.as_ref();
+    let _reading = Reading::new(path);
     let archive = Archive::open(path)?;
     let found = detect(&archive, options.raw).map_err(|reason| Error::file(path, reason))?;
     let mut notes = Vec::new();
@@ -84,11 +87,15 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
         unused.remove(&*parameter.source);
         match found.names.get(&parameter.source) {
             Some(source) => sources.insert(&*parameter.source, &*source.name),
-            None => return Err(fail(format!("tensor `{}{}` is missing", found.prefix, parameter.source))),
+            None => {
+                let name = shown(format_args!("{}{}", found.prefix, parameter.source));
+                return Err(fail(format!("tensor `{name}` is missing")));
+            }
         };
     }
     if let Some(name) = unused.first() {
-        return Err(fail(format!("tensor `{}{name}` has no counterpart in a UNet2DModel", found.prefix)));
+        let name = shown(format_args!("{}{name}", found.prefix));
+        return Err(fail(format!("tensor `{name}` has no counterpart in a UNet2DModel")));
     }
     let wanted: Vec<&str> = sources.values().copied().collect();
     let loaded = archive.read(&wanted)?;
@@ -126,11 +133,11 @@ fn recorded_betas(archive: &Archive) -> Result<Option<(String, Vec<f32>)>> {
 fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<String>) -> Result<Imported> {
     let folder = files::parent(path);
     let read = |path: &Path| {
-        let text = files::read_text(path).map_err(Error::read(path))?;
+        let text = files::read_json_text(path).map_err(Error::read(path))?;
         serde_json::from_str(&text).map_err(|error| Error::file(path, format!("not JSON: {error}")))
     };
     let config = folder.join("config.json");
-    let config: Value = match config.is_file() {
+    let config: Value = match config.symlink_metadata().is_ok() {
         true => read(&config)?,
         false => {
             let reason = "diffusers weights without a configuration, which they need for padding, time embedding and \

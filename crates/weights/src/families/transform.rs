@@ -1,6 +1,7 @@
 //! Transforms between the tensors of a family and those of diffusers.
 
 use crate::Tensor;
+use crate::shown::shown_sizes;
 use crate::tensor::elements;
 
 /// A transform of a tensor. Weights in diffusers are `[out, in]` or `[out, in, height, width]`.
@@ -18,8 +19,12 @@ pub(super) enum Transform {
     Deinterleave,
 }
 
-/// Applies `transforms` in order.
+/// Applies `transforms` in order. A tensor without values is an error: no parameter is empty, and its other sizes can be
+/// any number.
 pub(super) fn apply(tensor: &Tensor, transforms: &[Transform]) -> Result<Tensor, String> {
+    if tensor.data.is_empty() {
+        return Err(format!("has shape {}, which is empty", shown_sizes(&tensor.shape)));
+    }
     let mut tensor = tensor.clone();
     for transform in transforms {
         tensor = apply_one(tensor, *transform)?;
@@ -55,15 +60,16 @@ fn apply_one(tensor: Tensor, transform: Transform) -> Result<Tensor, String> {
             }
             match shape.len() == count {
                 true => Ok(Tensor { shape, data }),
-                false => Err(format!("has shape {shape:?}; expected {count} dimensions")),
+                false => Err(format!("has shape {}; expected {count} dimensions", shown_sizes(&shape))),
             }
         }
         Transform::Part { part, head } => {
             let rows = shape.first().copied().unwrap_or(0);
             let head = head.unwrap_or(rows / 3);
             if head == 0 || rows % (3 * head) != 0 {
+                let shape = shown_sizes(&shape);
                 return Err(format!(
-                    "has shape {shape:?}, whose rows cannot be divided into q, k and v with heads of {head} channels"
+                    "has shape {shape}, whose rows cannot be divided into q, k and v with heads of {head} channels"
                 ));
             }
             let heads = rows / 3 / head;
@@ -101,6 +107,16 @@ mod tests {
             [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
         );
         assert_eq!(apply_one(counted(&[3]), Transform::FromTensorFlow).unwrap(), counted(&[3]));
+    }
+
+    /// Its sizes can be any numbers, so that a loop over them would not end.
+    #[test]
+    fn empty_tensors_are_errors() {
+        let empty = Tensor { shape: vec![0, 1 << 40, 1 << 40], data: Vec::new() };
+        let error = apply(&empty, &[Transform::FromTensorFlow]).unwrap_err();
+        assert_eq!(error, "has shape [0, 1099511627776, 1099511627776], which is empty");
+        let empty = Tensor { shape: vec![3 << 60, 0], data: Vec::new() };
+        assert!(apply(&empty, &[Transform::Part { part: 0, head: Some(64) }]).is_err());
     }
 
     /// `numpy.arange(12).reshape(heads, 3, 2, 1)[:, part]` and `numpy.arange(12).reshape(3, 4, 1)[part]`

@@ -5,6 +5,8 @@
 
 use super::machine::{Machine, PickleError, Result};
 use super::value::{Item, Object, PickleValue, Storage, Strided};
+use crate::shown::shown_sizes;
+use crate::tensor::MAX_RANK;
 use safetensors::tensor::Dtype;
 
 /// Storage classes and dtypes of torch.
@@ -39,11 +41,16 @@ const OPAQUE: [&str; 11] = [
     "datetime.timedelta",
 ];
 
+/// The longest name, in bytes, of a function that may be allowed.
+const MAX_NAME: usize = 64;
+
 /// Evaluates `function(*arguments)`, the opcode REDUCE.
 pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Result<Item> {
-    let Some(PickleValue::Name(name)) = machine.pickle.node(function) else {
-        return Err(forbidden(machine, function, arguments));
+    let name = match machine.pickle.node(function) {
+        Some(PickleValue::Name(name)) if name.len() <= MAX_NAME => name,
+        _ => return Err(forbidden(machine, function, arguments)),
     };
+    // A copy, since the machine changes below.
     let name = name.strip_prefix("__builtin__.").map_or_else(|| name.to_string(), |name| format!("builtins.{name}"));
     let Some(list) = machine.pickle.sequence(arguments) else {
         return Err(forbidden(machine, function, arguments));
@@ -61,30 +68,32 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
         ("torch._tensor._rebuild_from_type_v2", &[function, _, inner, _]) if is_tensor_function(machine, function) => {
             call(machine, function, inner)
         }
-        ("torch.Size" | "builtins.tuple", &[items]) => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
-            Some(items) => charged(machine, items.len(), PickleValue::Tuple(items.into())),
+        ("torch.Size" | "builtins.tuple", &[items]) => match copied(machine, items)? {
+            Some(items) => machine.add_node(PickleValue::Tuple(items.into())),
             None => Err(forbidden(machine, function, arguments)),
         },
         ("builtins.set" | "builtins.frozenset" | "builtins.list", items) => match items {
             [] => machine.add_node(PickleValue::List(Vec::new())),
-            &[items, ..] => match machine.pickle.sequence(items).map(<[_]>::to_vec) {
-                Some(items) => charged(machine, items.len(), PickleValue::List(items)),
+            &[items, ..] => match copied(machine, items)? {
+                Some(items) => machine.add_node(PickleValue::List(items)),
                 None => Err(forbidden(machine, function, arguments)),
             },
         },
         ("collections.OrderedDict" | "collections.Counter" | "builtins.dict", items) => match items {
             [] => machine.add_node(PickleValue::Dict(Vec::new())),
-            &[items, ..] => match entries(machine, items) {
-                Some(entries) => charged(machine, 2 * entries.len(), PickleValue::Dict(entries)),
+            &[items, ..] => match entries(machine, items)? {
+                Some(entries) => machine.add_node(PickleValue::Dict(entries)),
                 None => Err(forbidden(machine, function, arguments)),
             },
         },
         ("collections.defaultdict", [_]) => machine.add_node(PickleValue::Dict(Vec::new())),
         // Protocol 2 writes bytes as the characters with the same numbers.
         ("_codecs.encode", &[text, ..]) => {
+            // Each byte becomes at most one. The factor covers the vector that grows.
+            machine.charge(3 * machine.pickle.text(text).map_or(0, |text| text.len() as u64))?;
             let bytes = machine.pickle.text(text).and_then(|text| text.chars().map(|c| u8::try_from(c).ok()).collect());
             match bytes {
-                Some::<Vec<u8>>(bytes) => charged(machine, bytes.len() / 16, PickleValue::Bytes(bytes.into())),
+                Some::<Vec<u8>>(bytes) => machine.add_node(PickleValue::Bytes(bytes.into())),
                 None => Err(forbidden(machine, function, arguments)),
             }
         }
@@ -106,16 +115,13 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
 
 /// Makes an instance, the opcodes NEWOBJ, INST and OBJ. Its state is set later, by [`build`].
 pub(super) fn instance(machine: &mut Machine, class: Item, arguments: Item) -> Result<Item> {
-    let no_arguments = machine.pickle.sequence(arguments).is_some_and(<[_]>::is_empty);
-    match machine.pickle.node(class) {
-        Some(PickleValue::Name(name)) if no_arguments => match &**name {
-            "collections.OrderedDict" | "builtins.dict" => machine.add_node(PickleValue::Dict(Vec::new())),
-            _ => {
-                let name = name.to_string();
-                opaque(machine, &name, Item::None)
-            }
-        },
-        _ => call(machine, class, arguments),
+    if !machine.pickle.sequence(arguments).is_some_and(<[_]>::is_empty) {
+        return call(machine, class, arguments);
+    }
+    match machine.copy_name(class)?.as_deref() {
+        Some("collections.OrderedDict" | "builtins.dict") => machine.add_node(PickleValue::Dict(Vec::new())),
+        Some(name) => opaque(machine, name, Item::None),
+        None => call(machine, class, arguments),
     }
 }
 
@@ -138,41 +144,31 @@ pub(super) fn build(machine: &mut Machine, target: Item, state: Item) -> Result<
 /// Resolves a persistent id, which is `('storage', class, key, location, elements)`, in the legacy format with a view
 /// `(key, first, elements)` at the end, or `('module', class, …)`, which torch uses for warnings about changed sources.
 pub(super) fn persistent(machine: &mut Machine, id: Item) -> Result<Item> {
+    let wrong =
+        |machine: &Machine| machine.error(format!("{} is not the id of a storage", machine.pickle.describe(id)));
     let pickle = &machine.pickle;
-    let wrong = || machine.error(format!("{} is not the id of a storage", pickle.describe(id)));
-    let parts = pickle.sequence(id).ok_or_else(wrong)?;
-    let (kind, rest) = parts.split_first().ok_or_else(wrong)?;
+    let Some([kind, rest @ ..]) = pickle.sequence(id) else {
+        return Err(wrong(machine));
+    };
     match (pickle.text(*kind), rest) {
         (Some("module"), &[class, ..]) => Ok(class),
         (Some("storage"), &[class, key, _, Item::Int(len), ref view @ ..]) => {
-            let (Some(PickleValue::Name(class)), Some(key)) = (pickle.node(class), pickle.text(key)) else {
-                return Err(wrong());
-            };
             let (mut start, mut len) = (0, len);
             if let Some(&[_, Item::Int(first), Item::Int(elements)]) = view.first().and_then(|v| pickle.sequence(*v)) {
                 (start, len) = (first, elements);
             }
             let (Ok(start), Ok(len)) = (u64::try_from(start), u64::try_from(len)) else {
-                return Err(wrong());
+                return Err(wrong(machine));
             };
-            let dtype = DTYPES.iter().find(|(name, ..)| **name == **class).map(|&(.., dtype)| dtype);
-            let storage = Storage { key: key.into(), class: class.to_string(), dtype, len, start };
-            storage_node(machine, storage)
+            let (Some(class), Some(key)) = (machine.copy_name(class)?, machine.copy_text(key)?) else {
+                return Err(wrong(machine));
+            };
+            let dtype = DTYPES.iter().find(|(name, ..)| *name == class).map(|&(.., dtype)| dtype);
+            let index = machine.add_storage(Storage { key, class, dtype, len, start })?;
+            machine.add_node(PickleValue::Storage(index))
         }
-        _ => Err(wrong()),
+        _ => Err(wrong(machine)),
     }
-}
-
-/// Adds a storage, unless it is the last one added.
-fn storage_node(machine: &mut Machine, storage: Storage) -> Result<Item> {
-    // Only the last storage is compared, since tensors that share a storage usually follow each other.
-    let known = machine.pickle.storages.last() == Some(&storage);
-    if !known {
-        machine.charge(3 * size_of::<Storage>() as u64 + (storage.key.len() + storage.class.len()) as u64)?;
-        machine.pickle.storages.push(storage);
-    }
-    let index = machine.pickle.storages.len() - 1;
-    machine.add_node(PickleValue::Storage(index as u32))
 }
 
 /// Builds a tensor from the arguments of torch's `_rebuild_tensor` functions.
@@ -195,10 +191,11 @@ fn tensor(
     let (Some(shape), Some(stride), Ok(offset)) =
         (sizes(machine, size), sizes(machine, stride), usize::try_from(offset))
     else {
-        return Err(wrong("sizes, strides or an offset that are not whole numbers ≥ 0"));
+        return Err(wrong("sizes, strides or an offset that are not whole numbers ≥ 0, or more than 254 sizes"));
     };
     if shape.len() != stride.len() {
-        return Err(wrong(&format!("shape {shape:?} and strides {stride:?}, which differ in length")));
+        let (shape, stride) = (shown_sizes(&shape), shown_sizes(&stride));
+        return Err(wrong(&format!("shape {shape} and strides {stride}, which differ in length")));
     }
     let dtype = match dtype {
         None => pickle.storages[index as usize].dtype,
@@ -210,7 +207,8 @@ fn tensor(
         },
     };
     let tensor = Strided { storage: index as usize, dtype, offset, shape, stride };
-    machine.charge((size_of::<Strided>() + 16 * tensor.shape.len()) as u64)?;
+    // The vectors of sizes grow, so they may have twice the capacity.
+    machine.charge((size_of::<Strided>() + 32 * tensor.shape.len()) as u64)?;
     machine.add_node(PickleValue::Tensor(tensor.into()))
 }
 
@@ -219,29 +217,37 @@ fn sizes(machine: &Machine, item: Item) -> Option<Vec<usize>> {
         Item::Int(number) => usize::try_from(*number).ok(),
         _ => None,
     };
-    machine.pickle.sequence(item)?.iter().map(number).collect()
+    let items = machine.pickle.sequence(item).filter(|items| items.len() <= MAX_RANK)?;
+    items.iter().map(number).collect()
 }
 
 fn is_tensor_function(machine: &Machine, function: Item) -> bool {
     matches!(machine.pickle.node(function), Some(PickleValue::Name(name)) if name.starts_with("torch._utils._rebuild_"))
 }
 
-/// Returns the entries of a dictionary or of a list of pairs.
-fn entries(machine: &Machine, item: Item) -> Option<Vec<(Item, Item)>> {
+/// Copies the entries of a dictionary or of a list of pairs; `None` if it is neither.
+fn entries(machine: &mut Machine, item: Item) -> Result<Option<Vec<(Item, Item)>>> {
+    let count = match machine.pickle.node(item) {
+        Some(PickleValue::Dict(entries)) => entries.len(),
+        _ => machine.pickle.sequence(item).map_or(0, <[_]>::len),
+    };
+    // The factor covers the vector of pairs that grows.
+    machine.charge((3 * count * size_of::<(Item, Item)>()) as u64)?;
     if let Some(PickleValue::Dict(entries)) = machine.pickle.node(item) {
-        return Some(entries.clone());
+        return Ok(Some(entries.clone()));
     }
     let pair = |item: &Item| match *machine.pickle.sequence(*item)? {
         [key, value] => Some((key, value)),
         _ => None,
     };
-    machine.pickle.sequence(item)?.iter().map(pair).collect()
+    Ok(machine.pickle.sequence(item).and_then(|items| items.iter().map(pair).collect()))
 }
 
-/// Adds a node that holds `items` items, and charges for them.
-fn charged(machine: &mut Machine, items: usize, node: PickleValue) -> Result<Item> {
-    machine.charge(16 * items as u64)?;
-    machine.add_node(node)
+/// Copies the elements of a list or tuple; `None` if it is neither.
+fn copied(machine: &mut Machine, item: Item) -> Result<Option<Vec<Item>>> {
+    let count = machine.pickle.sequence(item).map_or(0, <[_]>::len);
+    machine.charge((count * size_of::<Item>()) as u64)?;
+    Ok(machine.pickle.sequence(item).map(<[_]>::to_vec))
 }
 
 /// Decodes `numpy.float64(…)` and similar scalars as a number.
@@ -266,8 +272,8 @@ fn numpy_scalar(machine: &Machine, dtype: Item, bytes: Item) -> Option<Item> {
 
 /// Makes an object of the class `name`, with the arguments of its constructor as elements.
 fn opaque(machine: &mut Machine, name: &str, arguments: Item) -> Result<Item> {
-    let elements = machine.pickle.sequence(arguments).map(<[_]>::to_vec).unwrap_or_default();
-    machine.charge((size_of::<Object>() + name.len() + 16 * elements.len()) as u64)?;
+    machine.charge((size_of::<Object>() + name.len()) as u64)?;
+    let elements = copied(machine, arguments)?.unwrap_or_default();
     let object = Object { class: name.into(), state: Item::None, entries: Vec::new(), elements };
     machine.add_node(PickleValue::Object(object.into()))
 }

@@ -1,14 +1,19 @@
 //! The state of the stack machine: the stack, its marks, the memo and the values built so far.
 
-use super::value::{Item, Object, Pickle, PickleValue};
+use super::value::{Item, Object, Pickle, PickleValue, Storage};
 use crate::Error;
+use crate::budget::Budget;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Bytes charged for a node of the arena and for an item of a list. The factor covers a vector that is moved to grow.
-const NODE: u64 = 3 * size_of::<PickleValue>() as u64;
-const ITEM: u64 = 3 * size_of::<Item>() as u64;
-/// Bytes charged for an entry of the memo.
+/// Bytes of a node of the arena and of an item.
+const NODE: u64 = size_of::<PickleValue>() as u64;
+const ITEM: u64 = size_of::<Item>() as u64;
+/// The factor of what is charged for an element of a vector that grows: while it is moved, its old and its new buffer
+/// exist, and the new one is twice as long.
+const GROWING: u64 = 3;
+/// Bytes charged for a mark and for an entry of the memo.
+const MARK: u64 = GROWING * size_of::<usize>() as u64;
 const MEMO: u64 = 64;
 
 /// The reason why a pickle could not be read.
@@ -38,7 +43,7 @@ impl PickleError {
 pub(super) type Result<T> = std::result::Result<T, PickleError>;
 
 /// The stack machine that a pickle is a program for.
-pub(super) struct Machine {
+pub(super) struct Machine<'b> {
     pub pickle: Pickle,
     stack: Vec<Item>,
     /// The height of the stack at each open mark.
@@ -46,22 +51,27 @@ pub(super) struct Machine {
     memo: BTreeMap<u32, Item>,
     /// The greatest height of the stack so far; an item is charged for only when the stack exceeds it.
     height: usize,
-    /// Bytes that may still be allocated.
-    budget: u64,
+    /// The greatest number of open marks so far.
+    depth: usize,
+    budget: &'b mut Budget,
+    /// Bytes of the budget that are free again when the pickle has been read.
+    temporary: u64,
     /// The position of the current opcode.
     pub byte: u64,
 }
 
-impl Machine {
-    /// Creates a machine that may allocate about `budget` bytes.
-    pub fn new(budget: u64) -> Self {
+impl<'b> Machine<'b> {
+    /// Creates a machine that allocates from `budget`.
+    pub fn new(budget: &'b mut Budget) -> Self {
         Self {
             pickle: Pickle { nodes: Vec::new(), storages: Vec::new(), root: Item::None },
             stack: Vec::new(),
             marks: Vec::new(),
             memo: BTreeMap::new(),
             height: 0,
+            depth: 0,
             budget,
+            temporary: 0,
             byte: 0,
         }
     }
@@ -73,18 +83,82 @@ impl Machine {
 
     /// Charges the budget for an allocation, before it is made.
     pub fn charge(&mut self, bytes: u64) -> Result<()> {
-        self.budget = self.budget.checked_sub(bytes).ok_or_else(|| {
-            self.error("it exceeds its allocation budget (3 × the file's size), which no file of torch.save does")
-        })?;
+        self.budget.take(bytes).map_err(|reason| self.error(format!("it {reason}")))
+    }
+
+    /// Charges the budget for memory that is needed until the pickle has been read.
+    fn charge_temporary(&mut self, bytes: u64) -> Result<()> {
+        self.charge(bytes)?;
+        self.temporary += bytes;
         Ok(())
+    }
+
+    /// Ends with the topmost item, the pickled value, and frees what only the machine needs.
+    pub fn finish(mut self) -> Result<Pickle> {
+        self.pickle.root = self.pop()?;
+        self.pickle.nodes.shrink_to_fit();
+        self.pickle.storages.shrink_to_fit();
+        self.budget.give_back(self.temporary);
+        Ok(self.pickle)
     }
 
     /// Adds a value to the arena.
     pub fn add_node(&mut self, node: PickleValue) -> Result<Item> {
         self.charge(NODE)?;
+        self.charge_temporary((GROWING - 1) * NODE)?;
         let index = u32::try_from(self.pickle.nodes.len()).map_err(|_| self.error("too many values"))?;
         self.pickle.nodes.push(node);
         Ok(Item::Node(index))
+    }
+
+    /// Adds a storage, unless it is the last one added, and returns its number. Only the last one is compared, since tensors
+    /// that share a storage usually follow each other.
+    pub fn add_storage(&mut self, storage: Storage) -> Result<u32> {
+        if self.pickle.storages.last() != Some(&storage) {
+            let bytes = size_of::<Storage>() as u64;
+            self.charge(bytes)?;
+            self.charge_temporary((GROWING - 1) * bytes)?;
+            self.pickle.storages.push(storage);
+        }
+        Ok((self.pickle.storages.len() - 1) as u32)
+    }
+
+    /// Joins the parts of the name of a class or function, and adds it to the arena.
+    pub fn add_name(&mut self, parts: [&str; 2]) -> Result<Item> {
+        self.charge(parts.iter().map(|part| part.len() as u64 + 1).sum())?;
+        self.add_node(PickleValue::Name(parts.join(".").into()))
+    }
+
+    /// Joins the module and the name of a class or function, which are strings, and adds them to the arena.
+    pub fn add_global(&mut self, module: Item, name: Item) -> Result<Item> {
+        let length = |item| self.pickle.text(item).map(|text| text.len() as u64);
+        let (Some(before), Some(after)) = (length(module), length(name)) else {
+            return Err(self.error("the name of a global is not a string"));
+        };
+        // A memoized string can be used in many names.
+        self.charge(before + after + 1)?;
+        let name = [module, name].map(|item| self.pickle.text(item).unwrap_or_default()).join(".");
+        self.add_node(PickleValue::Name(name.into()))
+    }
+
+    /// Copies a string, which may be memoized and used by many values; `None` if `item` is none.
+    pub fn copy_text(&mut self, item: Item) -> Result<Option<String>> {
+        self.charge(self.pickle.text(item).map_or(0, |text| text.len() as u64))?;
+        Ok(self.pickle.text(item).map(str::to_owned))
+    }
+
+    /// Copies the name of a class or function, as [`copy_text`](Self::copy_text) does.
+    pub fn copy_name(&mut self, item: Item) -> Result<Option<String>> {
+        let name = |pickle: &Pickle| match pickle.node(item) {
+            Some(PickleValue::Name(name)) => Some(name.to_string()),
+            _ => None,
+        };
+        let length = match self.pickle.node(item) {
+            Some(PickleValue::Name(name)) => name.len() as u64,
+            _ => 0,
+        };
+        self.charge(length)?;
+        Ok(name(&self.pickle))
     }
 
     /// Returns the object that `item` is, if it is one.
@@ -100,7 +174,7 @@ impl Machine {
 
     pub fn push(&mut self, item: Item) -> Result<()> {
         if self.stack.len() >= self.height {
-            self.charge(ITEM)?;
+            self.charge_temporary(GROWING * ITEM)?;
             self.height = self.stack.len() + 1;
         }
         self.stack.push(item);
@@ -144,6 +218,7 @@ impl Machine {
         for item in items[..count].iter_mut().rev() {
             *item = self.pop()?;
         }
+        self.charge(count as u64 * ITEM)?;
         self.push_node(PickleValue::Tuple(items[..count].into()))
     }
 
@@ -164,7 +239,10 @@ impl Machine {
 
     /// Opens a mark at the top of the stack.
     pub fn push_mark(&mut self) -> Result<()> {
-        self.charge(ITEM)?;
+        if self.marks.len() >= self.depth {
+            self.charge_temporary(MARK)?;
+            self.depth = self.marks.len() + 1;
+        }
         self.marks.push(self.stack.len());
         Ok(())
     }
@@ -188,7 +266,7 @@ impl Machine {
 
     /// Appends `items` to the list on top of the stack.
     pub fn append(&mut self, items: &[Item]) -> Result<()> {
-        self.charge(items.len() as u64 * ITEM)?;
+        self.charge(items.len() as u64 * GROWING * ITEM)?;
         match self.top_node()? {
             PickleValue::List(list) => list.extend_from_slice(items),
             PickleValue::Object(object) => object.elements.extend_from_slice(items),
@@ -199,7 +277,7 @@ impl Machine {
 
     /// Adds `entries` to the dictionary on top of the stack.
     pub fn set_items(&mut self, entries: &[(Item, Item)]) -> Result<()> {
-        self.charge(2 * entries.len() as u64 * ITEM)?;
+        self.charge(2 * entries.len() as u64 * GROWING * ITEM)?;
         match self.top_node()? {
             PickleValue::Dict(dict) => dict.extend_from_slice(entries),
             PickleValue::Object(object) => object.entries.extend_from_slice(entries),
@@ -222,7 +300,7 @@ impl Machine {
 
     /// Stores the topmost item in the memo.
     pub fn memo_put(&mut self, index: u32) -> Result<()> {
-        self.charge(MEMO)?;
+        self.charge_temporary(MEMO)?;
         let top = self.top()?;
         self.memo.insert(index, top);
         Ok(())

@@ -5,18 +5,18 @@ use super::escapes::{unescape, unquote};
 use super::machine::{Machine, Result};
 use super::source::Source;
 use super::value::{Item, Pickle, PickleValue};
+use crate::budget::Budget;
+use crate::shown::shown;
 use std::io::BufRead;
 
-/// Reads one pickle of a file of `file_length` bytes, and no byte after it. A pickle that allocates more than about
-/// three times the file's length is an error.
-pub(crate) fn read<R: BufRead>(source: &mut Source<R>, file_length: u64) -> Result<Pickle> {
-    let mut machine = Machine::new(file_length.saturating_mul(3).saturating_add(512 << 10));
+/// Reads one pickle, and no byte after it. What it builds is taken from `budget`.
+pub(crate) fn read<R: BufRead>(source: &mut Source<R>, budget: &mut Budget) -> Result<Pickle> {
+    let mut machine = Machine::new(budget);
     loop {
         machine.byte = source.position();
         let opcode = source.byte()?;
         if opcode == b'.' {
-            machine.pickle.root = machine.pop()?;
-            return Ok(machine.pickle);
+            return machine.finish();
         }
         execute(&mut machine, opcode, source)?;
     }
@@ -170,15 +170,13 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
         // Globals, calls and instances.
         b'c' => {
             let (module, name) = (source.line()?, source.line()?);
-            machine.push_node(PickleValue::Name(format!("{module}.{name}").into()))
+            let name = machine.add_name([&module, &name])?;
+            machine.push(name)
         }
         0x93 => {
             let (name, module) = (machine.pop()?, machine.pop()?);
-            let name = match (machine.pickle.text(module), machine.pickle.text(name)) {
-                (Some(module), Some(name)) => format!("{module}.{name}"),
-                _ => return Err(machine.error("the name of a global is not a string")),
-            };
-            machine.push_node(PickleValue::Name(name.into()))
+            let name = machine.add_global(module, name)?;
+            machine.push(name)
         }
         b'R' => {
             let (arguments, function) = (machine.pop()?, machine.pop()?);
@@ -191,9 +189,9 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
             machine.push(result)
         }
         b'i' => {
-            let class = format!("{}.{}", source.line()?, source.line()?);
+            let (module, name) = (source.line()?, source.line()?);
             let arguments = machine.pop_mark()?;
-            let class = machine.add_node(PickleValue::Name(class.into()))?;
+            let class = machine.add_name([&module, &name])?;
             let arguments = machine.add_node(PickleValue::Tuple(arguments.into()))?;
             let result = calls::instance(machine, class, arguments)?;
             machine.push(result)
@@ -219,7 +217,7 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
         }
         b'P' => Err(machine.error(format!(
             "it refers to the persistent object `{}` (PERSID), which torch.save does not write",
-            source.line()?
+            shown(source.line()?)
         ))),
         0x92 => Err(machine.error("it makes an instance with keyword arguments (NEWOBJ_EX), which is not supported")),
         0x82..=0x84 => Err(machine.error("it uses the extension registry (EXT), which is not supported")),
@@ -252,7 +250,7 @@ fn push_bytes<R: BufRead>(machine: &mut Machine, source: &mut Source<R>, width: 
 
 /// Parses the text of a number.
 fn parse<T: std::str::FromStr>(machine: &Machine, digits: &str) -> Result<T> {
-    digits.parse().map_err(|_| machine.error(format!("`{digits:.40}` is not a number of the expected type")))
+    digits.parse().map_err(|_| machine.error(format!("`{}` is not a number of the expected type", shown(digits))))
 }
 
 /// The number of bytes of a length.

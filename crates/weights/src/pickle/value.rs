@@ -1,5 +1,6 @@
 //! The values of a pickle.
 
+use crate::shown::{shown, shown_sizes};
 use safetensors::tensor::Dtype;
 
 /// A value. Small ones are stored inline, the others in the arena of their [`Pickle`].
@@ -164,18 +165,18 @@ impl Pickle {
             (Item::Int(number), _) => text.push_str(&number.to_string()),
             (Item::Float(number), _) => text.push_str(&number.to_string()),
             (_, Some(PickleValue::Text(string))) => {
-                text.push('\'');
-                text.extend(string.chars().take(100).flat_map(char::escape_debug));
-                text.push('\'');
+                text.push_str(&format!("'{}'", shown(string)));
             }
             (_, Some(PickleValue::Bytes(bytes))) => text.push_str(&format!("{} bytes", bytes.len())),
             (_, Some(PickleValue::Long(bytes))) => text.push_str(&format!("an integer of {} bytes", bytes.len())),
             (_, Some(PickleValue::List(items))) => brackets(['[', ']'], items, text),
             (_, Some(PickleValue::Tuple(items))) => brackets(['(', ')'], items, text),
             (_, Some(PickleValue::Dict(entries))) => text.push_str(&format!("a dictionary of {}", entries.len())),
-            (_, Some(PickleValue::Name(name))) => text.extend(name.chars().take(100)),
-            (_, Some(PickleValue::Tensor(tensor))) => text.push_str(&format!("a tensor of shape {:?}", tensor.shape)),
-            (_, Some(PickleValue::Object(object))) => text.push_str(&format!("a {:.100}", object.class)),
+            (_, Some(PickleValue::Name(name))) => text.push_str(&shown(name)),
+            (_, Some(PickleValue::Tensor(tensor))) => {
+                text.push_str(&format!("a tensor of shape {}", shown_sizes(&tensor.shape)));
+            }
+            (_, Some(PickleValue::Object(object))) => text.push_str(&format!("a {}", shown(&object.class))),
             (_, Some(PickleValue::Storage(_)) | None) => text.push_str("a storage"),
         }
     }

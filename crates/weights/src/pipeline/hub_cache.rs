@@ -2,9 +2,10 @@
 //! each commit in `snapshots/COMMIT/`, as links to `blobs/`.
 
 use super::no_model;
-use crate::{Error, Result};
+use crate::shown::shown;
+use crate::{Error, Result, file};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// The beginning of the name of a model's folder.
 const MODEL: &str = "models--";
@@ -38,11 +39,11 @@ fn of_model(model: &Path) -> Result<(PathBuf, String)> {
     let snapshot = if main.symlink_metadata().is_ok() {
         let text = files::read_text(&main).map_err(Error::read(&main))?;
         let commit = text.trim();
-        let mut parts = Path::new(commit).components();
         let snapshot = snapshots.join(commit);
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) || !snapshot.is_dir() {
+        if !file::is_name(commit) || !snapshot.is_dir() {
+            let commit = shown(commit);
             let reason = format!(
-                "refs/main names the snapshot `{commit:.60}`, which is not in {}; download the model again, or name one \
+                "refs/main names the snapshot `{commit}`, which is not in {}; download the model again, or name one \
                  of the snapshots there: {}",
                 snapshots.display(),
                 list(&all)

@@ -2,6 +2,7 @@
 //!
 //! A network of another kind of pipeline can have the same class and shapes, and would make meaningless images.
 
+use crate::shown::shown;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -26,6 +27,9 @@ const LATENT: &str = "latent diffusion: its network denoises latents of an autoe
 
 /// The components of a pipeline that is read. `DDPMPipeline` and its relatives have no others.
 const COMPONENTS: [&str; 2] = ["unet", "scheduler"];
+
+/// The most keys that are listed because they are not used.
+const MAX_NOTES: usize = 20;
 
 /// Folders that only other kinds of pipelines have.
 const FOLDERS: [&str; 21] = [
@@ -75,9 +79,10 @@ const EXPECTED: &str = "Supported are unconditional and class-conditional models
 
 /// Checks a `model_index.json`.
 fn check_index(path: &Path) -> Result<Vec<String>> {
-    let text = files::read_text(path).map_err(Error::read(path))?;
+    let text = files::read_json_text(path).map_err(Error::read(path))?;
     let index: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
-        let reason = format!("is not the JSON object of a diffusers pipeline ({error}); download or write it again");
+        let reason =
+            format!("is not the JSON object of a diffusers pipeline ({}); download or write it again", shown(error));
         Error::file(path, reason)
     })?;
     // The class of a pipeline with code of its own is [file, class].
@@ -86,25 +91,30 @@ fn check_index(path: &Path) -> Result<Vec<String>> {
     let Some(class) = class else {
         return Err(Error::file(path, format!("does not name the class of the pipeline (`_class_name`). {EXPECTED}")));
     };
-    let refuse = |what: &str| Err(Error::file(path, format!("`_class_name` is {class}, {what}. {EXPECTED}")));
+    let refuse = |what: &str| Err(Error::file(path, format!("`_class_name` is {}, {what}. {EXPECTED}", shown(class))));
     if let Some((_, what)) = REFUSED.iter().find(|(name, _)| *name == class) {
         return refuse(&format!("which is not supported: {what}"));
     }
     let own =
         || index.iter().filter(|(key, value)| !key.starts_with('_') && !COMPONENTS.contains(&&***key) && has(value));
     if let Some((component, _)) = own().find(|(_, value)| value.is_array()) {
-        return refuse(&format!("and it has a component `{component}`: {OTHER_KIND}"));
+        return refuse(&format!("and it has a component `{}`: {OTHER_KIND}", shown(component)));
     }
     let mut notes = Vec::new();
     if !READ.contains(&class) {
         notes.push(format!(
-            "{}: the pipeline class {class} is not known; its network and scheduler are used as those of a DDPMPipeline",
-            path.display()
+            "{}: the pipeline class {} is not known; its network and scheduler are used as those of a DDPMPipeline",
+            path.display(),
+            shown(class)
         ));
     }
+    let unused = own().take(MAX_NOTES);
     notes.extend(
-        own().map(|(key, value)| format!("{}: `{key}` = {:.60} is not used", path.display(), value.to_string())),
+        unused.map(|(key, value)| format!("{}: `{}` = {} is not used", path.display(), shown(key), shown(value))),
     );
+    if let more @ 1.. = own().count().saturating_sub(MAX_NOTES) {
+        notes.push(format!("{}: {more} more keys are not used", path.display()));
+    }
     Ok(notes)
 }
 

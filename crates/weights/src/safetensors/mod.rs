@@ -1,6 +1,7 @@
 //! The safetensors format: the length of a header, the JSON header of names, dtypes, shapes and offsets, then the
 //! values.
 
+mod header;
 mod read;
 mod write;
 

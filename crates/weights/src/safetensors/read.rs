@@ -1,13 +1,15 @@
 //! Reading safetensors.
 //!
 //! Files may come from untrusted sources. Nothing is allocated for a tensor before its bytes are known to be in the
-//! file, and every byte of the values must belong to exactly one tensor, as the format requires.
+//! file, and every byte of the values must belong to exactly one tensor, as the format requires. Everything together, the
+//! header included, takes at most four times the file's size and 1 MiB of memory, and each byte is read once.
 
+use super::header::{Header, Info};
+use crate::budget::Budget;
+use crate::shown::shown_sizes;
 use crate::tensor::elements;
 use crate::{Error, Metadata, Result, Tensor, Tensors, dtype, file};
-use ::safetensors::tensor::TensorInfo;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-use std::collections::BTreeMap;
+use files::Reading;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -19,6 +21,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Reads the tensors and the metadata of one `.safetensors` file.
 pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
+    let _reading = Reading::new(path);
     let (mut file, length) = file::open(path)?;
     let mut prefix = [0; 8];
     if length == 0 {
@@ -37,12 +40,19 @@ pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
             format!("truncated: the file has {length} bytes, but its header alone should have {header_length}");
         return Err(Error::file(path, reason));
     };
+    let bad = |reason: String| Error::file(path, format!("bad safetensors header: {reason}"));
+    let mut budget = Budget::of(length);
+    budget.take(header_length).map_err(|reason| bad(format!("it {reason}")))?;
     let mut header = vec![0; header_length as usize];
     file.read_exact(&mut header).map_err(Error::read(path))?;
-    let header: Header = serde_json::from_slice(&header)
-        .map_err(|error| Error::file(path, format!("bad safetensors header: {error}")))?;
+    let Header { tensors, metadata } = Header::parse(&header, &mut budget).map_err(bad)?;
+    drop(header);
+    budget.give_back(header_length);
 
-    let mut order: Vec<_> = header.tensors.iter().collect();
+    budget
+        .take((tensors.len() * size_of::<(String, Info)>()) as u64)
+        .map_err(|reason| bad(format!("it lists too many tensors: it {reason}")))?;
+    let mut order: Vec<(String, Info)> = tensors.into_iter().collect();
     order.sort_by_key(|(_, info)| info.data_offsets);
     let mut end = 0;
     for (name, info) in &order {
@@ -57,14 +67,14 @@ pub(crate) fn read(path: &Path) -> Result<(Tensors, Metadata)> {
     let mut tensors = Tensors::new();
     let mut buffer = vec![0; CHUNK.min(data_length as usize)];
     for (name, info) in order {
-        let data = read_values(&mut file, info, &mut buffer).map_err(|error| Error::tensor(path, name, error))?;
-        tensors.insert(name.clone(), Tensor { shape: info.shape.clone(), data });
+        let data = read_values(&mut file, &info, &mut buffer).map_err(|error| Error::tensor(path, &name, error))?;
+        tensors.insert(name, Tensor { shape: info.shape, data });
     }
-    Ok((tensors, header.metadata))
+    Ok((tensors, metadata))
 }
 
 /// Checks that the bytes of a tensor begin at `begin` and that their number matches shape and dtype. Returns their end.
-fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
+fn check(info: &Info, begin: u64) -> Result<u64, String> {
     let (first, last) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
     if first != begin {
         return Err(format!("its values begin at byte {first}, but those of the previous tensor end at {begin}"));
@@ -74,13 +84,14 @@ fn check(info: &TensorInfo, begin: u64) -> Result<u64, String> {
         .filter(|bits| bits % 8 == 0)
         .map(|bits| bits as u64 / 8);
     if bytes.is_none() || last.checked_sub(first) != bytes {
-        return Err(format!("shape {:?} of {} does not match bytes {first}..{last}", info.shape, info.dtype));
+        let shape = shown_sizes(&info.shape);
+        return Err(format!("shape {shape} of {} does not match bytes {first}..{last}", info.dtype));
     }
     Ok(last)
 }
 
 /// Reads the next tensor's values as f32; `info` has been checked against the file's length.
-fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<Vec<f32>, String> {
+fn read_values(file: &mut File, info: &Info, buffer: &mut [u8]) -> Result<Vec<f32>, String> {
     let mut bytes = info.data_offsets.1 - info.data_offsets.0;
     let mut values = Vec::with_capacity(bytes / dtype::size(info.dtype));
     loop {
@@ -93,43 +104,5 @@ fn read_values(file: &mut File, info: &TensorInfo, buffer: &mut [u8]) -> Result<
         if bytes == 0 {
             return Ok(values);
         }
-    }
-}
-
-/// The JSON header. Its `Deserialize` is written by hand, since a derived one would accept repeated names and would not
-/// name the tensor in errors.
-struct Header {
-    metadata: Metadata,
-    tensors: BTreeMap<String, TensorInfo>,
-}
-
-impl<'de> de::Deserialize<'de> for Header {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct HeaderVisitor;
-        impl<'de> Visitor<'de> for HeaderVisitor {
-            type Value = Header;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("a map of tensors by name")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut header = Header { metadata: Metadata::new(), tensors: BTreeMap::new() };
-                while let Some(name) = map.next_key::<String>()? {
-                    let wrong = |error: A::Error| de::Error::custom(format!("`{name}`: {error}"));
-                    if name == "__metadata__" {
-                        header.metadata = map.next_value().map_err(wrong)?;
-                    } else {
-                        let info = map.next_value().map_err(wrong)?;
-                        if header.tensors.contains_key(&name) {
-                            return Err(de::Error::custom(format!("`{name}` appears twice")));
-                        }
-                        header.tensors.insert(name, info);
-                    }
-                }
-                Ok(header)
-            }
-        }
-        deserializer.deserialize_map(HeaderVisitor)
     }
 }

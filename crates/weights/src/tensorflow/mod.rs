@@ -3,14 +3,21 @@
 //! In version 2 (`tensor_bundle.h`), a table `NAME.index` locates the values of each variable in the data files
 //! `NAME.data-00000-of-00001` and so on. In version 1 (`saved_tensor_slice_util.h`, before TensorFlow 0.12), one table
 //! holds everything. Variables that are not numbers, such as TensorFlow 2's object graph, are skipped.
+//!
+//! A table takes at most four times its size and 1 MiB of memory, and the values at most four times the size of the data
+//! files. In version 1, the block that is read adds at most the file's size. Each block, and each byte of a data file, is
+//! read once.
 
 mod proto;
 mod table;
 
 pub(crate) use table::is_table;
 
+use crate::budget::{self, Budget};
+use crate::shown::shown_sizes;
 use crate::tensor::elements;
 use crate::{Error, Result, Tensor, Tensors, dtype, file};
+use files::Reading;
 use proto::{Field, fields};
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
@@ -30,6 +37,8 @@ pub(crate) struct TensorFlowFile {
     path: PathBuf,
     variables: BTreeMap<String, Variable>,
     shards: u64,
+    /// The memory that the variables take, and that is left for the values of version 1.
+    budget: Budget,
 }
 
 /// A variable: its shape and dtype, and the location of its values.
@@ -56,18 +65,20 @@ impl TensorFlowFile {
     /// If it cannot be read or is damaged, or its variables are big-endian or partitioned.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let _reading = Reading::new(path);
         let (file, length) = file::open(path)?;
         let mut variables = BTreeMap::new();
         let mut shards = None;
-        let mut left = length.saturating_mul(3).saturating_add(512 << 10);
+        let mut budget = Budget::of(length);
         table::for_each(path, &file, length, |key, value| {
             let bad = |what: &str| Error::file(path, format!("bad TensorFlow checkpoint: {what}"));
             let mut add = |name: &[u8], variable: Variable| {
+                // In a map, whose nodes are about half full; a shape may have twice the capacity that it needs.
+                let bytes = 2 * size_of::<(String, Variable)>() + name.len() + 16 * variable.shape.len().max(4);
+                budget
+                    .take(bytes as u64)
+                    .map_err(|reason| bad(&format!("it lists too many variables: it {reason}")))?;
                 let name = std::str::from_utf8(name).map_err(|_| bad("the name of a variable is not UTF-8"))?;
-                let cost = 3 * size_of::<(String, Variable)>() + name.len() + 8 * variable.shape.len();
-                left = left
-                    .checked_sub(cost as u64)
-                    .ok_or_else(|| bad("it lists more variables than fit in a file of this size"))?;
                 variables.insert(name.to_owned(), variable);
                 Ok(())
             };
@@ -104,7 +115,7 @@ impl TensorFlowFile {
                 },
             }
         })?;
-        Ok(Self { path: path.to_owned(), variables, shards: shards.unwrap_or(0) })
+        Ok(Self { path: path.to_owned(), variables, shards: shards.unwrap_or(0), budget })
     }
 
     /// Returns the variables by name.
@@ -117,6 +128,7 @@ impl TensorFlowFile {
     /// # Errors
     /// Names a variable that is missing or truncated or whose checksum differs.
     pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
+        let _reading = Reading::new(&self.path);
         let mut tensors = Tensors::new();
         let mut in_table = BTreeMap::new();
         // The path, file and length of each data file, and the number of its bytes that no variable has used.
@@ -163,6 +175,7 @@ impl TensorFlowFile {
     /// Reads variables of version 1.
     fn read_table(&self, wanted: &BTreeMap<&str, &Variable>, tensors: &mut Tensors) -> Result<()> {
         let (file, length) = file::open(&self.path)?;
+        let mut left = self.budget.left();
         table::for_each(&self.path, &file, length, |key, value| {
             let slice = || if key.is_empty() { None } else { saved_slice(value) };
             let Some((name, slice)) = slice() else {
@@ -173,13 +186,19 @@ impl TensorFlowFile {
                 return Ok(());
             };
             let fail = |reason: String| Error::tensor(&self.path, name, reason);
-            let count = elements(&variable.shape);
-            let data = saved_values(slice, variable.dtype, count.unwrap_or(0))
-                .ok_or_else(|| fail("its values are damaged".into()))?;
-            if count != Some(data.len()) {
-                let reason =
-                    format!("has {} values for shape {:?}; slices are not supported", data.len(), variable.shape);
-                return Err(fail(reason));
+            if tensors.contains_key(*name) {
+                return Err(fail("has values twice; slices are not supported".into()));
+            }
+            let count = elements(&variable.shape).unwrap_or(usize::MAX);
+            let bytes = slice.len().min(count).saturating_mul(size_of::<f32>());
+            left = budget::rest(left, bytes as u64).map_err(|reason| fail(format!("its size {reason}")))?;
+            let data = saved_values(slice, variable.dtype, count).ok_or_else(|| {
+                let shape = shown_sizes(&variable.shape);
+                fail(format!("its values are damaged, or more than its shape {shape} has"))
+            })?;
+            if count != data.len() {
+                let shape = shown_sizes(&variable.shape);
+                return Err(fail(format!("has {} values for shape {shape}; slices are not supported", data.len())));
             }
             tensors.insert((*name).to_owned(), Tensor { shape: variable.shape.clone(), data });
             Ok(())
@@ -359,12 +378,18 @@ fn saved_slice(message: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Decodes the values of a `TensorProto`, stored as raw bytes or in the repeated field of their type, packed or
-/// unpacked.
+/// unpacked; `None` if they are damaged or more than `count`.
 fn saved_values(message: &[u8], dtype: Dtype, count: usize) -> Option<Vec<f32>> {
-    let mut data = Vec::with_capacity(count.min(message.len()));
+    // No value has less than a byte. The vector never grows, since that would take twice the memory.
+    let mut data: Vec<f32> = Vec::with_capacity(count.min(message.len()));
+    let push = |data: &mut Vec<f32>, value: f32| (data.len() < count).then(|| data.push(value));
+    let append = |dtype: Dtype, bytes: &[u8], data: &mut Vec<f32>| {
+        let fits = bytes.len() / dtype::size(dtype) <= count - data.len();
+        (fits && dtype::append_f32(dtype, bytes, data)).then_some(())
+    };
     let varints = |mut bytes: &[u8], data: &mut Vec<f32>, number: fn(u64) -> f32| {
         while !bytes.is_empty() {
-            data.push(number(table::varint(&mut bytes)?));
+            push(data, number(table::varint(&mut bytes)?))?;
         }
         Some(())
     };
@@ -374,14 +399,14 @@ fn saved_values(message: &[u8], dtype: Dtype, count: usize) -> Option<Vec<f32>> 
     let sixteen = if dtype == Dtype::BF16 { bfloat } else { half };
     fields(message, |field, value| {
         match (field, value) {
-            (4, Field::Bytes(bytes)) => dtype::append_f32(dtype, bytes, &mut data).then_some(())?,
-            (5, Field::Bytes(bytes)) => dtype::append_f32(Dtype::F32, bytes, &mut data).then_some(())?,
-            (6, Field::Bytes(bytes)) => dtype::append_f32(Dtype::F64, bytes, &mut data).then_some(())?,
+            (4, Field::Bytes(bytes)) => append(dtype, bytes, &mut data)?,
+            (5, Field::Bytes(bytes)) => append(Dtype::F32, bytes, &mut data)?,
+            (6, Field::Bytes(bytes)) => append(Dtype::F64, bytes, &mut data)?,
             (7 | 10 | 11 | 16 | 17, Field::Bytes(bytes)) => varints(bytes, &mut data, integer)?,
             (13, Field::Bytes(bytes)) => varints(bytes, &mut data, sixteen)?,
-            (5, Field::Number(bits)) => data.push(f32::from_bits(bits as u32)),
-            (6, Field::Number(bits)) => data.push(f64::from_bits(bits) as f32),
-            (7 | 10 | 11, Field::Number(number)) => data.push(integer(number)),
+            (5, Field::Number(bits)) => push(&mut data, f32::from_bits(bits as u32))?,
+            (6, Field::Number(bits)) => push(&mut data, f64::from_bits(bits) as f32)?,
+            (7 | 10 | 11, Field::Number(number)) => push(&mut data, integer(number))?,
             _ => {}
         }
         Some(())

@@ -2,10 +2,8 @@
 //! `tensor_shape.proto` and `types.proto` in TensorFlow's source). Unknown fields are skipped.
 
 use super::table::varint;
+use crate::tensor::MAX_RANK;
 use safetensors::tensor::Dtype;
-
-/// The greatest number of dimensions, as in TensorFlow (`TensorShape::MaxDimensions`).
-const MAX_RANK: usize = 254;
 
 /// The value of a field.
 #[derive(Clone, Copy)]

@@ -2,6 +2,7 @@
 //! `table_format.md`): blocks of keys and values, an index block that locates them, and a footer that locates the
 //! index.
 
+use crate::budget::BufferCharge;
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -42,16 +43,20 @@ pub(super) fn for_each(
     let Some((_, _, offset, size)) = handle else {
         return Err(bad("its footer does not locate an index"));
     };
-    let mut blocks_left = length;
+    // Blocks do not overlap, so their sizes add up to at most the file's. This bounds the work for a hostile file.
+    let mut left = length.saturating_sub(size.saturating_add(TRAILER));
+    let fit = |charge: &mut BufferCharge, size| charge.fit(size).map_err(|reason| bad(&format!("a block {reason}")));
+    let (mut of_index, mut of_block) = (BufferCharge::default(), BufferCharge::default());
+    fit(&mut of_index, size.min(length))?;
     let index = block(path, file, length, offset, size)?;
     entries(&index, |_, mut handle| {
         let (Some(offset), Some(size)) = (varint(&mut handle), varint(&mut handle)) else {
             return Err(bad("an entry of its index does not locate a block"));
         };
-        // Blocks do not overlap, so their sizes add up to at most the file's. This bounds the work for a hostile file.
-        blocks_left = blocks_left
+        left = left
             .checked_sub(size.saturating_add(TRAILER))
             .ok_or_else(|| bad("its blocks together are larger than the file"))?;
+        fit(&mut of_block, size.min(length))?;
         let data = block(path, file, length, offset, size)?;
         entries(&data, &mut each).unwrap_or_else(|| Err(bad("a block is damaged")))
     })

@@ -2,7 +2,9 @@
 //! version, the byte order and type sizes, the object, the keys of the storages), then the length and bytes of each
 //! storage.
 
+use crate::budget::Budget;
 use crate::pickle::{self, Item, Pickle, PickleValue, Source};
+use crate::shown::shown;
 use crate::{Error, Result, dtype};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,11 +35,16 @@ impl Location {
 }
 
 /// Reads the pickles. Returns the storages by key, the object's pickle, and whether values are big-endian.
-pub(super) fn open(path: &Path, file: &mut File, length: u64) -> Result<(BTreeMap<String, Location>, Pickle, bool)> {
+pub(super) fn open(
+    path: &Path,
+    file: &mut File,
+    length: u64,
+    budget: &mut Budget,
+) -> Result<(BTreeMap<String, Location>, Pickle, bool)> {
     let fail = |reason: String| Error::file(path, reason);
     file.seek(SeekFrom::Start(0)).map_err(Error::read(path))?;
     let mut source = Source::new(BufReader::new(file), length);
-    let mut next = || pickle::read(&mut source, length).map_err(|error| error.at(path));
+    let mut next = || pickle::read(&mut source, budget).map_err(|error| error.at(path));
 
     let magic = next()?;
     if !matches!(magic.node(magic.root), Some(PickleValue::Long(bytes)) if **bytes == MAGIC) {
@@ -60,10 +67,13 @@ pub(super) fn open(path: &Path, file: &mut File, length: u64) -> Result<(BTreeMa
     let mut places = BTreeMap::new();
     for &key in list {
         let key = keys.text(key).ok_or_else(|| fail("the key of a storage is not a string".into()))?;
-        let storage = sizes.get(key).ok_or_else(|| fail(format!("no tensor uses the storage `{key:.60}`")))?;
-        let fail_storage = |reason: String| fail(format!("storage `{key:.60}`: {reason}"));
+        let storage = sizes.get(key).ok_or_else(|| fail(format!("no tensor uses the storage `{}`", shown(key))))?;
+        let fail_storage = |reason: String| fail(format!("storage `{}`: {reason}", shown(key)));
+        if places.contains_key(key) {
+            return Err(fail_storage("is listed twice".into()));
+        }
         let Some(dtype) = storage.dtype else {
-            return Err(fail_storage(format!("{} is not supported ({})", storage.class, dtype::SUPPORTED)));
+            return Err(fail_storage(format!("{} is not supported ({})", shown(&storage.class), dtype::SUPPORTED)));
         };
         let elements = source.array().map_err(fail_storage)?;
         let elements = if big_endian { u64::from_be_bytes(elements) } else { u64::from_le_bytes(elements) };

@@ -2,15 +2,21 @@
 //!
 //! Both hold a pickle ([`crate::pickle`]) in which each tensor is a view of a storage, and the bytes of the storages.
 //! Views can overlap, be transposed or repeat values (stride 0), so the memory that tensors take is not bounded by the
-//! file's size. It is limited by a budget.
+//! file's size. Everything together, names and tensors included, takes at most four times the file's size and 1 MiB.
+//!
+//! A call of [`TorchFile::read`] reads each storage once, however many tensors share it. The entries of a zip archive can
+//! overlap and be compressed, so the bytes that a call unpacks are limited too, to 16 times the file's size and 16 MiB.
 
 mod legacy;
 mod names;
 mod zip;
 
+use crate::budget::{self, Budget, BufferCharge};
 use crate::pickle::{Pickle, Strided};
+use crate::shown::{shown, shown_sizes};
 use crate::tensor::elements;
 use crate::{Error, Result, Tensor, Tensors, dtype, file};
+use files::Reading;
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,8 +41,9 @@ pub struct TorchFile {
     tensors: BTreeMap<String, Strided>,
     storages: Storages,
     big_endian: bool,
-    /// Bytes that tensors may take in memory.
-    budget: u64,
+    length: u64,
+    /// The memory that the pickle and the names take, and that is left for tensors.
+    budget: Budget,
 }
 
 /// The source of the storages' bytes.
@@ -44,6 +51,15 @@ pub struct TorchFile {
 enum Storages {
     Zip(zip::TorchZip),
     Legacy(File, BTreeMap<String, legacy::Location>),
+}
+
+/// The limits of one call of [`TorchFile::read`].
+struct Reads {
+    /// Bytes that may be allocated besides the values of tensors.
+    left: u64,
+    /// Bytes of storages that may still be read.
+    unpacked: u64,
+    charge: BufferCharge,
 }
 
 impl TorchFile {
@@ -54,26 +70,26 @@ impl TorchFile {
     /// are not); [`Error::Call`] if its pickle calls a function that builds neither tensors nor plain values.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let _reading = Reading::new(path);
         let (mut file, length) = file::open(path)?;
-        // Four times the file's size: one-byte values that become f32 need as much.
-        let budget = length.saturating_mul(4).saturating_add(768 << 10);
+        let mut budget = Budget::of(length);
         let mut start = Vec::new();
         file.by_ref().take(512).read_to_end(&mut start).map_err(Error::read(path))?;
         let (pickle, storages, big_endian) = if start.starts_with(b"PK\x03\x04") {
-            let (archive, pickle, big_endian) = zip::open(path, file, length, budget)?;
+            let (archive, pickle, big_endian) = zip::open(path, file, length, &mut budget)?;
             (pickle, Storages::Zip(archive), big_endian)
         } else if start.get(257..262) == Some(b"ustar") {
             let reason = "a tar archive, as torch wrote before 0.1.10, which is not supported; load it in Python and \
                           save it again with a current torch";
             return Err(Error::file(path, reason));
         } else if matches!(start.first(), Some(0x80 | b'(' | b'L')) {
-            let (places, pickle, big_endian) = legacy::open(path, &mut file, length)?;
+            let (places, pickle, big_endian) = legacy::open(path, &mut file, length, &mut budget)?;
             (pickle, Storages::Legacy(file, places), big_endian)
         } else {
             return Err(Error::file(path, "not a file of torch.save: neither a zip archive nor a pickle"));
         };
-        let tensors = names::tensors(&pickle, budget).map_err(|reason| Error::file(path, reason))?;
-        Ok(Self { path: path.to_owned(), pickle, tensors, storages, big_endian, budget })
+        let tensors = names::tensors(&pickle, &mut budget).map_err(|reason| Error::file(path, reason))?;
+        Ok(Self { path: path.to_owned(), pickle, tensors, storages, big_endian, length, budget })
     }
 
     /// Returns the tensors by dotted paths: `state_dict.conv_in.weight` is `conv_in.weight` in the dictionary
@@ -94,35 +110,48 @@ impl TorchFile {
     /// If a tensor is not in the file, exceeds its storage or has an unsupported dtype, or if the tensors need more than
     /// four times the file's size in memory. The error names the tensor.
     pub fn read<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Tensors> {
-        let mut by_storage: BTreeMap<usize, Vec<(&str, &Strided)>> = BTreeMap::new();
-        let mut left = self.budget;
+        let _reading = Reading::new(&self.path);
+        let mut by_storage: BTreeMap<&str, Vec<(&str, &Strided)>> = BTreeMap::new();
+        let mut left = self.budget.left();
         for name in names {
             let name = name.as_ref();
             let Some((name, tensor)) = self.tensors.get_key_value(name) else {
                 return Err(Error::tensor(&self.path, name, "is not in the file"));
             };
             let bytes = elements(&tensor.shape).and_then(|n| n.checked_mul(size_of::<f32>()));
-            left = bytes.and_then(|bytes| left.checked_sub(bytes as u64)).ok_or_else(|| {
-                let reason = format!("shape {:?} exceeds the allocation budget (4 × the file's size)", tensor.shape);
-                Error::tensor(&self.path, name, reason)
+            left = budget::rest(left, bytes.map_or(u64::MAX, |bytes| bytes as u64)).map_err(|reason| {
+                Error::tensor(&self.path, name, format!("shape {} {reason}", shown_sizes(&tensor.shape)))
             })?;
-            by_storage.entry(tensor.storage).or_default().push((name, tensor));
+            let Some(storage) = self.pickle.storages.get(tensor.storage) else {
+                return Err(Error::tensor(&self.path, name, "has no storage"));
+            };
+            by_storage.entry(&storage.key).or_default().push((name, tensor));
         }
         let mut tensors = Tensors::new();
-        for (storage, users) in by_storage {
-            self.read_storage(storage, &users, left, &mut tensors)?;
+        let mut reads = Reads {
+            left,
+            unpacked: self.length.saturating_mul(16).saturating_add(16 << 20),
+            charge: BufferCharge::default(),
+        };
+        for (key, users) in by_storage {
+            self.read_storage(key, &users, &mut reads, &mut tensors)?;
         }
         Ok(tensors)
     }
 
-    fn read_storage(&self, storage: usize, users: &[(&str, &Strided)], left: u64, tensors: &mut Tensors) -> Result<()> {
-        let Some(storage) = self.pickle.storages.get(storage) else {
-            return Ok(());
-        };
+    /// Reads the tensors in the storage `key`.
+    fn read_storage(
+        &self,
+        key: &str,
+        users: &[(&str, &Strided)],
+        reads: &mut Reads,
+        tensors: &mut Tensors,
+    ) -> Result<()> {
         let mut spans = Vec::with_capacity(users.len());
         for &(name, tensor) in users {
+            let storage = &self.pickle.storages[tensor.storage];
             let Some(dtype) = tensor.dtype else {
-                let reason = format!("{} is not supported ({})", storage.class, dtype::SUPPORTED);
+                let reason = format!("{} is not supported ({})", shown(&storage.class), dtype::SUPPORTED);
                 return Err(Error::tensor(&self.path, name, reason));
             };
             // The length of an untyped storage is in bytes.
@@ -134,8 +163,11 @@ impl TorchFile {
                 (Some(first), Some(end), Some(len)) if end <= len => spans.push((name, tensor, dtype, first)),
                 _ => {
                     let reason = format!(
-                        "shape {:?} with strides {:?} from element {} exceeds its storage of {} elements",
-                        tensor.shape, tensor.stride, tensor.offset, storage.len
+                        "shape {} with strides {} from element {} exceeds its storage of {} elements",
+                        shown_sizes(&tensor.shape),
+                        shown_sizes(&tensor.stride),
+                        tensor.offset,
+                        storage.len
                     );
                     return Err(Error::tensor(&self.path, name, reason));
                 }
@@ -143,8 +175,12 @@ impl TorchFile {
         }
         let (first_name, ..) = users[0];
         let fail =
-            |reason: String| Error::tensor(&self.path, first_name, format!("storage `{:.60}`: {reason}", storage.key));
-        self.with_bytes(&storage.key, |reader, bytes| {
+            |reason: String| Error::tensor(&self.path, first_name, format!("storage `{}`: {reason}", shown(key)));
+        self.with_bytes(key, |reader, bytes| {
+            reads.unpacked = reads.unpacked.checked_sub(bytes).ok_or(
+                "its storages together are larger than 16 × the file, so they overlap or are compressed; load the file \
+                 in Python and save it again",
+            )?;
             if let [(name, tensor, dtype, first)] = spans[..]
                 && is_contiguous(tensor)
             {
@@ -152,11 +188,11 @@ impl TorchFile {
                 tensors.insert(name.to_owned(), Tensor { shape: tensor.shape.clone(), data });
                 return Ok(());
             }
-            if bytes > left {
-                return Err(format!("{bytes} bytes exceed the rest of the allocation budget (4 × the file's size)"));
-            }
-            let mut all = Vec::new();
-            reader.take(bytes).read_to_end(&mut all).map_err(|error| error.to_string())?;
+            budget::rest(reads.left, bytes).map_err(|reason| format!("reading its {bytes} bytes {reason}"))?;
+            reads.charge.fit(bytes)?;
+            let mut all = vec![0; bytes as usize];
+            reader.read_exact(&mut all).map_err(|error| error.to_string())?;
+            read_to_end(reader)?;
             for &(name, tensor, dtype, first) in &spans {
                 let data = self.gather(&all, tensor, dtype, first)?;
                 tensors.insert(name.to_owned(), Tensor { shape: tensor.shape.clone(), data });
@@ -210,7 +246,7 @@ impl TorchFile {
             left -= chunk.len();
             self.convert(dtype, chunk, &mut data)?;
         }
-        std::io::copy(&mut reader.take(bytes), &mut std::io::sink()).map_err(io)?;
+        read_to_end(reader)?;
         Ok(data)
     }
 
@@ -220,10 +256,13 @@ impl TorchFile {
         let count = elements(&tensor.shape).unwrap_or(0);
         let end = span(tensor).and_then(|end| end.checked_mul(size)?.checked_add(first as usize));
         if count > 0 && end.is_none_or(|end| end > bytes.len()) {
-            return Err(format!("has {} bytes, too few for shape {:?}", bytes.len(), tensor.shape));
+            return Err(format!("has {} bytes, too few for shape {}", bytes.len(), shown_sizes(&tensor.shape)));
         }
         let mut data = Vec::with_capacity(count);
-        let mut index = vec![0; tensor.shape.len()];
+        // Dimensions of size 1 take no step, and would make each step of the others take longer.
+        let dimensions = tensor.shape.iter().copied().zip(tensor.stride.iter().copied());
+        let dimensions: Vec<(usize, usize)> = dimensions.filter(|&(size, _)| size != 1).collect();
+        let mut index = vec![0; dimensions.len()];
         let mut at = tensor.offset;
         let mut value = [0; 8];
         for _ in 0..count {
@@ -231,14 +270,14 @@ impl TorchFile {
             value[..size].copy_from_slice(&bytes[begin..begin + size]);
             self.convert(dtype, &mut value[..size], &mut data)?;
             // Advances the index; the last dimension varies fastest.
-            for d in (0..index.len()).rev() {
-                index[d] += 1;
-                at += tensor.stride[d];
-                if index[d] < tensor.shape[d] {
+            for (index, (size, stride)) in index.iter_mut().zip(&dimensions).rev() {
+                *index += 1;
+                at += stride;
+                if *index < *size {
                     break;
                 }
-                at -= tensor.stride[d] * index[d];
-                index[d] = 0;
+                at -= stride * *index;
+                *index = 0;
             }
         }
         Ok(data)
@@ -254,6 +293,11 @@ impl TorchFile {
             Err(format!("{dtype} is not supported ({})", dtype::SUPPORTED))
         }
     }
+}
+
+/// Reads and drops what is left, since checksums are verified at the end.
+fn read_to_end(reader: &mut dyn Read) -> Result<(), String> {
+    std::io::copy(reader, &mut std::io::sink()).map(drop).map_err(|error| error.to_string())
 }
 
 /// Returns the number of elements of the storage up to the last one of the tensor; `None` if it overflows.

@@ -1,7 +1,9 @@
 //! The format of torch since 1.6 (`caffe2/serialize/inline_container.h`): a zip archive with `NAME/data.pkl`,
 //! `NAME/data/KEY` for each storage, and `NAME/byteorder`.
 
+use crate::budget::Budget;
 use crate::pickle::{self, Pickle, Source};
+use crate::shown::shown;
 use crate::{Error, Result};
 use std::cell::RefCell;
 use std::fs::File;
@@ -12,6 +14,8 @@ use zip::{CompressionMethod, ZipArchive};
 /// The least number of bytes of an entry that torch writes: two headers with its name in each, and values aligned to
 /// 64.
 const ENTRY: u64 = 150;
+/// The number of bytes that an entry takes in memory, besides its name.
+const ENTRY_MEMORY: u64 = 400;
 
 /// A zip archive, and the path in it of the folder that holds all entries.
 #[derive(Debug)]
@@ -21,37 +25,44 @@ pub(super) struct TorchZip {
 }
 
 /// Opens the archive and reads its pickle. The last value returned is whether values are big-endian.
-pub(super) fn open(path: &Path, mut file: File, length: u64, budget: u64) -> Result<(TorchZip, Pickle, bool)> {
+pub(super) fn open(path: &Path, mut file: File, length: u64, budget: &mut Budget) -> Result<(TorchZip, Pickle, bool)> {
+    let fail = |reason: String| Error::file(path, reason);
     let bad = |error: zip::result::ZipError| Error::file(path, format!("bad zip archive: {error}"));
     let entries = entries(&mut file).map_err(Error::read(path))?;
     if entries.is_none_or(|entries| entries > length / ENTRY + 16) {
-        let reason = match entries {
+        return Err(fail(match entries {
             Some(entries) => format!("bad zip archive: {length} bytes are too few for its {entries} entries"),
             None => "truncated, or not written by torch.save: it does not end like a zip archive".to_owned(),
-        };
-        return Err(Error::file(path, reason));
+        }));
     }
+    budget
+        .take(entries.unwrap_or(0) * ENTRY_MEMORY)
+        .map_err(|reason| fail(format!("bad zip archive: its list of entries {reason}")))?;
     let zip = ZipArchive::new(BufReader::new(file)).map_err(bad)?;
     let names = || zip.file_names().filter_map(std::result::Result::ok);
     let Some(prefix) = names().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned)) else {
         return Err(Error::file(path, "a zip archive without data.pkl, so not written by torch.save"));
     };
-    if names().any(|name| name == format!("{prefix}constants.pkl")) {
+    let constants = format!("{prefix}constants.pkl");
+    if names().any(|name| name == constants) {
         return Err(Error::file(path, "a TorchScript program; save its state_dict() with torch.save instead"));
     }
     let archive = TorchZip { zip: RefCell::new(zip), prefix };
-    let fail = |reason| Error::file(path, reason);
     let big_endian = match archive.small("byteorder") {
         Some(order) if order == b"big" => true,
         None => false,
         Some(order) if order == b"little" => false,
-        Some(order) => return Err(fail(format!("unknown byte order `{}`", String::from_utf8_lossy(&order)))),
+        Some(order) => return Err(fail(format!("unknown byte order `{}`", shown(String::from_utf8_lossy(&order))))),
     };
     let pickle = archive.with_bytes("data.pkl", |reader, bytes| {
-        if bytes > budget {
+        if bytes > budget.left() {
             return Err(format!("data.pkl: {bytes} bytes exceed the allocation budget (4 × the file's size)"));
         }
-        Ok(pickle::read(&mut Source::new(BufReader::new(reader), bytes), length))
+        let pickle = pickle::read(&mut Source::new(BufReader::new(&mut *reader), bytes), budget);
+        if pickle.is_ok() {
+            super::read_to_end(reader).map_err(|reason| format!("data.pkl: {reason}"))?;
+        }
+        Ok(pickle)
     });
     let pickle = pickle.map_err(fail)?.map_err(|error| error.at(path))?;
     Ok((archive, pickle, big_endian))
@@ -67,8 +78,8 @@ impl TorchZip {
         let folder = if key == "data.pkl" { "" } else { "data/" };
         let name = format!("{}{folder}{key}", self.prefix);
         let mut zip = self.zip.borrow_mut();
-        let index = zip.index_for_name(&name).ok_or_else(|| format!("`{name:.100}` is not in the archive"))?;
-        let bad = |error: zip::result::ZipError| format!("`{name:.100}`: {error}");
+        let index = zip.index_for_name(&name).ok_or_else(|| format!("`{}` is not in the archive", shown(&name)))?;
+        let bad = |error: zip::result::ZipError| format!("`{}`: {error}", shown(&name));
         let entry = zip.by_index_raw(index).map_err(bad)?;
         let (method, size, stored) = (entry.compression(), entry.size(), entry.compressed_size());
         // torch writes 0 if checksums are turned off (`set_crc32_options`).
@@ -76,14 +87,15 @@ impl TorchZip {
         drop(entry);
         match method {
             CompressionMethod::Stored if size != stored => {
-                Err(format!("`{name:.100}` is not compressed, but its two sizes differ"))
+                Err(format!("`{}` is not compressed, but its two sizes differ", shown(&name)))
             }
             CompressionMethod::Stored if unchecked => read(&mut zip.by_index_raw(index).map_err(bad)?, size),
             CompressionMethod::Stored | CompressionMethod::Deflated => {
                 read(&mut zip.by_index(index).map_err(bad)?, size)
             }
             other => {
-                Err(format!("`{name:.100}` is compressed with {other}; only stored and deflated entries are supported"))
+                let name = shown(&name);
+                Err(format!("`{name}` is compressed with {other}; only stored and deflated entries are supported"))
             }
         }
     }
