@@ -38,7 +38,7 @@ fn used() -> MutexGuard<'static, Used> {
 /// assert!(ddpm_files::Charge::new(u64::MAX).is_err());
 /// # Ok::<(), ddpm_files::OverBudget>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use]
 pub struct Charge {
     bytes: u64,
@@ -194,7 +194,7 @@ mod tests {
         let text = vec![7; 300_000];
         assert!(read_to_end(&text[..], &mut charge).unwrap() == text);
         assert!((300_000..700_000).contains(&charge.bytes()), "{}", charge.bytes());
-        let mut most = Charge::new(all - 500_000).unwrap();
+        let mut most = Charge::new(all - 600_000).unwrap();
         let error = read_to_end(&text[..], &mut most).map(|_| ()).and_then(|()| read_to_end(io::repeat(1), &mut most));
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
