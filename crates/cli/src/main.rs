@@ -171,11 +171,11 @@ fn parse() -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
-/// Hides panics of the Parquet reader on damaged files, which are caught and reported as errors.
+/// Hides panics of decoders on damaged files, which are caught and reported as errors.
 fn hide_caught_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !panic.location().is_some_and(|location| location.file().contains("/parquet-")) {
+        if !ddpm::files::is_caught() {
             report(panic);
         }
     }));

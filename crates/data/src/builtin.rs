@@ -27,10 +27,12 @@ pub fn builtin(options: &ReadOptions) -> Result<ImageSet> {
         Split::Test => TEST,
     };
     let path = Path::new("built-in images");
-    let raw = idx::read_images(flate2::read::GzDecoder::new(images), path, u64::MAX)?;
+    let mut charge = files::Charge::default();
+    let raw = idx::read_images(flate2::read::GzDecoder::new(images), path, [u64::MAX; 2], &mut charge)?;
     let found = Discovered {
-        labels: Some(idx::read_labels(flate2::read::GzDecoder::new(labels), path)?),
+        labels: Some(idx::read_labels(flate2::read::GzDecoder::new(labels), path, u64::MAX, &mut charge)?),
         class_names: CLASS_NAMES.map(str::to_owned).to_vec(),
+        charge,
         ..Discovered::new("built in", Source::Raw(raw))
     };
     ImageSet::new("fashion-mnist".to_owned(), path, found, options)

@@ -97,6 +97,11 @@ impl Error {
         Error::Io { path: path.to_owned(), source }
     }
 
+    /// The error that the budget has no memory for what is read from a file.
+    pub(crate) fn memory(path: &Path, error: files::OverBudget) -> Self {
+        Error::io(path, error.into())
+    }
+
     pub(crate) fn malformed(path: &Path, message: impl Into<String>) -> Self {
         Error::Malformed { path: path.to_owned(), message: message.into() }
     }

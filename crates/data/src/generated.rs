@@ -2,7 +2,6 @@
 //! Neither is training data when it lies in a folder of images.
 
 use flate2::Crc;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -36,7 +35,7 @@ pub fn mark_png(mut png: Vec<u8>) -> Vec<u8> {
 /// Returns whether a PNG or GIF was written by this program.
 pub fn is_generated(path: &Path) -> bool {
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
+    let read = files::open_regular(path).and_then(|(file, _)| file.take(HEAD_BYTES).read_to_end(&mut head));
     read.is_ok() && has_mark(&head)
 }
 

@@ -39,6 +39,7 @@
 //! `parquet` (on by default) reads Parquet files. It is most of the crate's build time.
 
 mod builtin;
+mod claims;
 mod dataset;
 mod duplicates;
 mod encoded;
@@ -46,6 +47,7 @@ mod error;
 mod formats;
 mod generated;
 mod grid;
+mod memory;
 mod npy;
 mod npz_arrays;
 mod open;

@@ -1,14 +1,20 @@
 //! NumPy's array format `.npy` (NumPy Enhancement Proposal 1), as in the members of an `.npz`.
 
 use crate::error::{Error, Result};
+use crate::memory::read_expected;
+use files::Charge;
 use std::io::Read;
 use std::path::Path;
 
-/// Reads the remaining data, which must have `expected` bytes. The buffer grows with the actual data, because a corrupt
-/// header can claim any size.
-pub(crate) fn read_data(source: impl Read, path: &Path, name: &str, expected: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    source.take(expected.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
+/// Reads the remaining data, which must have `expected` bytes.
+pub(crate) fn read_data(
+    source: impl Read,
+    path: &Path,
+    name: &str,
+    expected: u64,
+    charge: &mut Charge,
+) -> Result<Vec<u8>> {
+    let bytes = read_expected(source, expected, charge).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 == expected {
         return Ok(bytes);
     }

@@ -1,13 +1,14 @@
 //! Arrays of numbers in NumPy's `.npz`, such as the `mu` and `sigma` of FID's reference statistics.
 
 use crate::error::{Error, Result};
+use crate::formats::zip::open_archive;
+use crate::memory::check_unpacked;
 use crate::npy::{NpyHeader, npy_header, npz_error, read_data};
 use crate::raw::checked_product;
-use std::fs::File;
-use std::io::{self, BufReader, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
+use zip::{CompressionMethod, ZipWriter};
 
 /// An array of an `.npz`, converted to f64.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +27,7 @@ const MAX_BYTES: u64 = 512 << 20;
 /// # Errors
 /// If the file cannot be read or is not an `.npz`, or if the array has another type, is corrupt, or exceeds 512 MiB.
 pub fn read_npz_array(path: &Path, name: &str) -> Result<Option<NpzArray>> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| npz_error(path, e))?;
+    let (mut archive, mut charge) = open_archive(path)?.map_err(|e| npz_error(path, e))?;
     let entry = format!("{name}.npy");
     if archive.index_for_name(&entry).is_none() {
         return Ok(None);
@@ -48,7 +48,9 @@ pub fn read_npz_array(path: &Path, name: &str) -> Result<Option<NpzArray>> {
     if bytes > MAX_BYTES {
         return Err(Error::malformed(path, format!("{name} has shape {:?} and exceeds 512 MiB", array.shape)));
     }
-    let bytes = read_data(entry, path, name, bytes)?;
+    check_unpacked(path, entry.compressed_size(), bytes, "save it with numpy.savez")?;
+    let bytes = read_data(entry, path, name, bytes, &mut charge)?;
+    charge.grow(8 * (bytes.len() as u64 / size)).map_err(|e| Error::memory(path, e))?;
     let values = match (size, is_big) {
         (4, false) => bytes.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
         (4, true) => bytes.as_chunks().0.iter().map(|&b| f64::from(f32::from_be_bytes(b))).collect(),

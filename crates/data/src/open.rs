@@ -6,7 +6,7 @@ use crate::formats::{cifar, folder, idx, npy, npz, tar, unsupported, zip};
 use crate::generated::is_generated;
 use crate::options::{LabelFrom, ReadOptions};
 use crate::set::ImageSet;
-use crate::source::{Format, Source};
+use crate::source::{Discovered, Format, Source};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,7 @@ const FORMATS: &[Format] = &[
 /// images in a folder or archive are not an error: they are skipped and listed in [`ImageSet::report`].
 pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
     options.check()?;
+    let _reading = files::Reading::new(path);
     let full = path.canonicalize().map_err(|e| Error::io(path, absent(path, e)))?;
     let name = full.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy().into_owned());
     if let Some(kind) = full.metadata().ok().and_then(|data| files::special_kind(data.file_type())) {
@@ -41,11 +42,10 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
     }
     let root = unwrap_folder(path)?;
     unsupported::check(&root)?;
-    let format = FORMATS.iter().find(|format| (format.detect)(&root)).ok_or_else(|| Error::UnknownFormat {
-        path: path.to_owned(),
-        expected: FORMATS.iter().map(|format| format.expected).collect::<Vec<_>>().join("; "),
-    });
-    let mut found = format.and_then(|format| (format.open)(&root, options)).map_err(|error| explained(error, &root))?;
+    // Readers of containers panic on some damaged files.
+    let mut found = files::catch_panic(|| discover(path, &root, options))
+        .unwrap_or_else(|panic| Err(Error::malformed(&root, format!("is corrupt: its reader failed ({panic})"))))
+        .map_err(|error| explained(error, &root))?;
     if let Source::Raw(_) = found.source
         && options.label_from != LabelFrom::Folder
     {
@@ -58,6 +58,15 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
             .push("the range is ignored, because the pixels have 8 bits; it applies to .npy and .npz".to_owned());
     }
     ImageSet::new(name, path, found, options)
+}
+
+/// Opens `root`, which is `path` without folders around it, in the first format that detects it.
+fn discover(path: &Path, root: &Path, options: &ReadOptions) -> Result<Discovered> {
+    let format = FORMATS.iter().find(|format| (format.detect)(root)).ok_or_else(|| Error::UnknownFormat {
+        path: path.to_owned(),
+        expected: FORMATS.iter().map(|format| format.expected).collect::<Vec<_>>().join("; "),
+    })?;
+    (format.open)(root, options)
 }
 
 /// Names the cause of an error if the file was never downloaded.

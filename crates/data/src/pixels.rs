@@ -1,5 +1,6 @@
 //! Conversion of one image: channels, then size, then crop or border.
 
+use crate::encoded::Header;
 use crate::options::{Fit, MAX_IMAGE_BYTES};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -47,6 +48,25 @@ pub(crate) fn convert(image: Pixels, target: &Target, out: &mut [u8]) -> Result<
         }
     }
     Ok(())
+}
+
+/// Returns the memory that converting an image takes: other channels, a copy weighted by alpha, the rows after the first
+/// pass of resizing, and the resized image. Resizing to a cover of more than 512 MiB is an error.
+pub(crate) fn conversion_bytes(image: &Header, target: &Target) -> u64 {
+    let bytes = |height: usize, width: usize| {
+        (height as u64).saturating_mul(width as u64).saturating_mul(target.channels as u64)
+    };
+    let channels = if image.channels == target.channels { 0 } else { bytes(image.height, image.width) };
+    let (height, width) = match target.fit {
+        Fit::Crop | Fit::RandomCrop => cover_size(image.height, image.width, target),
+        Fit::Pad => fit_size(image.height, image.width, target),
+    };
+    let resized = bytes(height, width);
+    if (height, width) == (image.height, image.width) || resized > MAX_IMAGE_BYTES {
+        return channels;
+    }
+    let weighted = if target.channels == 4 { bytes(image.height, image.width) } else { 0 };
+    channels + weighted + bytes(image.height, width) + resized
 }
 
 /// Converts the channels of `image` and resizes it so that it covers `target`.

@@ -1,8 +1,9 @@
 //! Uncompressed images of one shape, stored one after another.
 
+use crate::encoded::Header;
 use crate::error::{Error, Result};
 use crate::formats::array::Layout;
-use crate::pixels::{Pixels, Target, convert};
+use crate::pixels::{Pixels, Target, conversion_bytes, convert};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
@@ -35,6 +36,15 @@ impl RawImages {
     pub fn new(path: &Path, layout: Layout, bytes: RawBytes) -> Self {
         let Layout { count, height, width, channels, planar } = layout;
         RawImages { path: path.to_owned(), count, height, width, channels, planar, bytes }
+    }
+
+    pub fn header(&self) -> Header {
+        Header { height: self.height, width: self.width, channels: self.channels }
+    }
+
+    /// Returns the memory that reading and converting an image takes.
+    pub fn decoding_bytes(&self, target: &Target) -> u64 {
+        2 * self.image_bytes() as u64 + conversion_bytes(&self.header(), target)
     }
 
     /// Converts image `index` to `target`.
@@ -70,12 +80,17 @@ impl RawImages {
         self.height * self.width * self.channels
     }
 
+    /// Returns whether the pixels are in memory and need no conversion.
+    pub fn is_unpacked(&self, target: &Target) -> bool {
+        let is_in_memory = matches!(self.bytes, RawBytes::Memory(_));
+        is_in_memory && !self.planar && target.matches(self.height, self.width, self.channels)
+    }
+
     /// Returns all pixels if they are in memory and need no conversion.
     pub fn into_pixels(self, target: &Target) -> std::result::Result<Vec<u8>, Self> {
+        let is_unpacked = self.is_unpacked(target);
         match self.bytes {
-            RawBytes::Memory(bytes) if !self.planar && target.matches(self.height, self.width, self.channels) => {
-                Ok(bytes)
-            }
+            RawBytes::Memory(bytes) if is_unpacked => Ok(bytes),
             _ => Err(self),
         }
     }

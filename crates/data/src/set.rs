@@ -1,10 +1,12 @@
+use crate::encoded::Header;
 use crate::error::{Error, Result};
 use crate::options::{Fit, ReadOptions};
-use crate::pixels::{Pixels, Target, cover_size, crop};
+use crate::pixels::{Pixels, Target, conversion_bytes, cover_size, crop};
 use crate::report::{BadFile, ReadReport};
 use crate::source::{Discovered, Source};
+use files::Charge;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Images of one shape with optional class labels. Any number of threads can read them by index.
@@ -21,6 +23,8 @@ pub struct ImageSet {
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     report: ReadReport,
+    /// The memory of all of the above.
+    _charge: Charge,
 }
 
 enum Storage {
@@ -36,8 +40,19 @@ impl ImageSet {
     /// Reads the header of every image, determines the shape, and decodes all images if they fit into memory.
     pub(crate) fn new(name: String, path: &Path, found: Discovered, options: &ReadOptions) -> Result<ImageSet> {
         let Discovered {
-            format, source, labels, mut class_names, files, bad, other_files, generated, warnings, ..
+            format,
+            source,
+            labels,
+            mut class_names,
+            files,
+            bad,
+            other_files,
+            generated,
+            warnings,
+            mut charge,
+            ..
         } = found;
+        charge.grow(source.index_bytes()).map_err(|e| Error::memory(path, e))?;
         let mut report = ReadReport { files, bad, other_files, generated, warnings, ..ReadReport::default() };
         let mut kept = probe_all(path, &source, &mut report)?;
 
@@ -57,7 +72,10 @@ impl ImageSet {
             true => cover_bytes(&report.sizes, &target),
             false => (kept.len() as u64).saturating_mul(target.image_bytes() as u64),
         };
-        let fits = bytes <= options.memory_limit_bytes && isize::try_from(bytes).is_ok();
+        let fits = bytes <= options.memory_limit_bytes
+            && isize::try_from(bytes).is_ok()
+            && has_memory(&source, bytes, &target, &report)
+            && charge.grow(source.unpacked_bytes(bytes, &target)).is_ok();
         let mut image_paths = Vec::new();
         let storage = if fits {
             let paths = match &source {
@@ -82,7 +100,8 @@ impl ImageSet {
             class_names = (0..classes).map(|label| label.to_string()).collect();
         }
         let (len, path) = (kept.len(), path.to_owned());
-        Ok(ImageSet { name, format, target, len, storage, path, image_paths, labels, class_names, report })
+        let _charge = charge;
+        Ok(ImageSet { name, format, target, len, storage, path, image_paths, labels, class_names, report, _charge })
     }
 
     /// Returns the number of images, which is at least one.
@@ -265,9 +284,11 @@ impl ImageSet {
     /// [`Error::Argument`] if the set has a class that is not one of `class_names`.
     pub fn with_class_names(mut self, class_names: &[String]) -> Result<ImageSet> {
         let Some(labels) = &mut self.labels else { return Ok(self) };
+        let labels_by_name: HashMap<&str, u32> =
+            class_names.iter().enumerate().rev().map(|(label, name)| (name.as_str(), label as u32)).collect();
         let is_named = self.class_names.iter().enumerate().any(|(label, name)| *name != label.to_string());
         let known = |(label, name): (usize, &String)| match is_named {
-            true => class_names.iter().position(|known| known == name).map(|label| label as u32),
+            true => labels_by_name.get(name.as_str()).copied(),
             false => Some(label as u32).filter(|_| label < class_names.len()),
         };
         let relabeled: Vec<Option<u32>> = self.class_names.iter().enumerate().map(known).collect();
@@ -300,6 +321,13 @@ fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Ve
     if u32::try_from(count).is_err() {
         return Err(Error::malformed(path, format!("has {count} images; the maximum is 2^32 - 1")));
     }
+    if let Source::Raw(raw) = source
+        && count > 0
+    {
+        *report.sizes.entry((raw.height, raw.width)).or_default() += count;
+        *report.channels.entry(raw.channels).or_default() += count;
+        return Ok((0..count as u32).collect());
+    }
     let headers: Vec<_> = (0..count).into_par_iter().map(|index| source.probe(index)).collect();
     let mut kept = Vec::with_capacity(count);
     for (index, header) in headers.into_iter().enumerate() {
@@ -313,6 +341,16 @@ fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Ve
         }
     }
     if kept.is_empty() { Err(empty_error(path, report)) } else { Ok(kept) }
+}
+
+/// Returns whether the budget has `bytes` for a set, and more for decoding its largest image. If not, the set is streamed.
+fn has_memory(source: &Source, bytes: u64, target: &Target, report: &ReadReport) -> bool {
+    let decoded = |&(height, width): &(usize, usize)| {
+        let header = Header { height, width, channels: 4 };
+        8 * (height as u64).saturating_mul(width as u64).saturating_mul(4) + conversion_bytes(&header, target)
+    };
+    let largest = report.sizes.keys().map(decoded).max().unwrap_or(0);
+    Charge::new(source.unpacked_bytes(bytes, target).saturating_add(largest)).is_ok()
 }
 
 /// Decodes the images `kept` of a source, and moves those that fail from `kept` to the report.

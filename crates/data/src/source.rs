@@ -1,11 +1,12 @@
 //! The common interface of all formats: the source of the images, and their labels.
 
-use crate::encoded::{EncodedImages, Header};
+use crate::encoded::{EncodedImages, Header, brief};
 use crate::error::Result;
 use crate::options::ReadOptions;
 use crate::pixels::{Pixels, Target, convert, cover};
 use crate::raw::RawImages;
 use crate::report::BadFile;
+use files::{Charge, Reading, catch_panic};
 use std::path::Path;
 
 /// A format that `open` can read.
@@ -35,6 +36,8 @@ pub(crate) struct Discovered {
     pub warnings: Vec<String>,
     /// Whether [`ReadOptions::range`] applies to the format.
     pub has_range: bool,
+    /// The memory of the source, of the labels and of the names.
+    pub charge: Charge,
 }
 
 impl Discovered {
@@ -51,6 +54,7 @@ impl Discovered {
             generated: 0,
             warnings: Vec::new(),
             has_range: false,
+            charge: Charge::default(),
         }
     }
 }
@@ -77,28 +81,65 @@ impl Source {
         }
     }
 
+    /// Returns the memory of the lists of images: paths, headers or errors, indices and labels.
+    pub fn index_bytes(&self) -> u64 {
+        match self {
+            Source::Raw(raw) => raw.count as u64 * 40,
+            Source::Encoded(encoded) => encoded.paths.iter().map(|path| 256 + 3 * path.as_os_str().len() as u64).sum(),
+        }
+    }
+
+    /// Returns the memory that a set of `bytes` takes besides what the source takes already.
+    pub fn unpacked_bytes(&self, bytes: u64, target: &Target) -> u64 {
+        match self {
+            Source::Raw(raw) if raw.is_unpacked(target) => 0,
+            _ => bytes,
+        }
+    }
+
     pub fn probe(&self, index: usize) -> std::result::Result<Header, String> {
         match self {
-            Source::Raw(raw) => Ok(Header { height: raw.height, width: raw.width, channels: raw.channels }),
-            Source::Encoded(encoded) => encoded.probe(index),
+            Source::Raw(raw) => Ok(raw.header()),
+            Source::Encoded(encoded) => self.guarded(index, || encoded.probe(index)),
         }
     }
 
     /// Decodes image `index` and converts it to `target`. Errors do not contain the path.
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
-        match self {
-            Source::Raw(raw) => raw.decode(index, target, out),
-            Source::Encoded(encoded) => convert(encoded.pixels(index)?, target, out),
-        }
+        self.guarded(index, || match self {
+            Source::Raw(raw) => {
+                let _charge = brief(raw.decoding_bytes(target))?;
+                raw.decode(index, target, out)
+            }
+            Source::Encoded(encoded) => {
+                let (pixels, _charge) = encoded.pixels(index, target)?;
+                convert(pixels, target, out)
+            }
+        })
     }
 
     /// Decodes image `index`, converts its channels and resizes it so that it covers `target`.
     pub fn decode_cover(&self, index: usize, target: &Target) -> std::result::Result<Pixels<'static>, String> {
-        let pixels = match self {
-            Source::Raw(raw) => raw.pixels(index)?,
-            Source::Encoded(encoded) => encoded.pixels(index)?,
-        };
-        let Pixels { height, width, channels, data } = cover(pixels, target)?;
-        Ok(Pixels { height, width, channels, data: data.into_owned().into() })
+        self.guarded(index, || {
+            let (pixels, _charge) = match self {
+                Source::Raw(raw) => {
+                    let charge = brief(raw.decoding_bytes(target))?;
+                    (raw.pixels(index)?, charge)
+                }
+                Source::Encoded(encoded) => encoded.pixels(index, target)?,
+            };
+            let Pixels { height, width, channels, data } = cover(pixels, target)?;
+            Ok(Pixels { height, width, channels, data: data.into_owned().into() })
+        })
+    }
+
+    /// Reads image `index`: names its file in case memory runs out, and turns the panic of a decoder into an error.
+    fn guarded<T>(
+        &self,
+        index: usize,
+        read: impl FnOnce() -> std::result::Result<T, String>,
+    ) -> std::result::Result<T, String> {
+        let _reading = Reading::new(self.path(index));
+        catch_panic(read).unwrap_or_else(|panic| Err(format!("is corrupt: its decoder failed ({panic})")))
     }
 }

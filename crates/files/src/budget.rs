@@ -38,7 +38,7 @@ fn used() -> MutexGuard<'static, Used> {
 /// assert!(ddpm_files::Charge::new(u64::MAX).is_err());
 /// # Ok::<(), ddpm_files::OverBudget>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use]
 pub struct Charge {
     bytes: u64,

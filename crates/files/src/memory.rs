@@ -3,10 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::RwLock;
+use std::sync::{LazyLock, RwLock};
 
 /// The limit that [`limit_memory`] has set, or found.
 static SET: RwLock<Option<MemoryLimit>> = RwLock::new(None);
+
+/// The limit that the system told first. It is read once, since every charge of the budget asks for it.
+static OF_SYSTEM: LazyLock<Option<MemoryLimit>> = LazyLock::new(|| limit_under(Path::new("/")));
 
 /// A limit on the memory of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub struct MemoryLimit {
 /// systems.
 pub fn memory_limit() -> Option<MemoryLimit> {
     let set = SET.read().ok().and_then(|set| set.clone());
-    set.or_else(|| limit_under(Path::new("/")))
+    set.or_else(|| OF_SYSTEM.clone())
 }
 
 /// Limits the memory of this process, to `limit` or the least limit that the system tells. From then on an allocation

@@ -62,8 +62,8 @@ impl Pipeline {
             digest::verify_files(&located.root, |name| !name.starts_with("training/"))?;
         }
         let of_config = |message: String| Error::Pipeline { path: located.unet_config.clone(), message };
-        let text =
-            files::read_json_text(&located.unet_config).map_err(|error| of_config(format!("cannot be read: {error}")))?;
+        let text = files::read_json_text(&located.unet_config)
+            .map_err(|error| of_config(format!("cannot be read: {error}")))?;
         let config = NetworkConfig::from_json(&text).map_err(|error| of_config(error.to_string()))?;
         let scheduler = match &located.scheduler_config {
             Some(path) => read_scheduler(path)?,

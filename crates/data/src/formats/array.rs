@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::npy::NpyHeader;
 use crate::options::{MAX_SIDE, ReadOptions};
 use crate::raw::{RawBytes, checked_product};
+use files::Charge;
 use half::f16;
 use std::io::Read;
 use std::path::Path;
@@ -139,6 +140,7 @@ pub(crate) fn to_bytes(
     name: &str,
     array: &NpyHeader,
     options: &ReadOptions,
+    charge: &mut Charge,
     passes: &mut Passes,
 ) -> Result<RawBytes> {
     let dtype = &array.dtype;
@@ -169,7 +171,9 @@ pub(crate) fn to_bytes(
             format!("{name} has numbers from {least:?} to {greatest:?}, outside of the range [{low}, {high}]");
         return Err(Error::malformed(path, message));
     }
-    let (mut bytes, mut nans) = (Vec::new(), 0usize);
+    // As many numbers were read.
+    charge.grow(count).map_err(|e| Error::memory(path, e))?;
+    let (mut bytes, mut nans) = (Vec::with_capacity(count as usize), 0usize);
     passes(&mut |source| {
         for_each_number(path, name, (number, count), source, |value| {
             nans += usize::from(value.is_nan());

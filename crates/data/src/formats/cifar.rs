@@ -1,14 +1,17 @@
 //! CIFAR-10 and CIFAR-100, binary version: records of one label byte (CIFAR-100: coarse, then fine) and 3072 bytes
 //! of a 3x32x32 image (<https://www.cs.toronto.edu/~kriz/cifar.html>).
+//!
+//! The files of a split are kept in memory, up to the memory limit. An archive may expand to 256 times its size and 64 MiB.
 
 use super::files::{list_visible, lower_file_name, open_decompressed};
 use super::tar;
 use crate::error::{Error, Result};
+use crate::memory::read_expected;
 use crate::options::{ReadOptions, Split};
 use crate::raw::{RawBytes, RawImages};
 use crate::source::{Discovered, Format, Source};
+use ::files::Charge;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -90,7 +93,11 @@ fn find_folder(path: &Path) -> Option<PathBuf> {
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
-    let mut members = if path.is_dir() { read_folder(path, options)? } else { read_archive(path, options)? };
+    let mut charge = Charge::default();
+    let mut members = match path.is_dir() {
+        true => read_folder(path, options, &mut charge)?,
+        false => read_archive(path, options, &mut charge)?,
+    };
     let variant = VARIANTS.iter().find(|v| v.train.iter().chain(v.test).any(|&name| members.contains_key(name)));
     let Some(variant) = variant else {
         let message = if members.contains_key(PYTHON) {
@@ -102,10 +109,14 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     };
 
     let record = variant.label_bytes + PIXELS;
-    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    // The pixels of all files, without their labels.
+    let bytes: usize = variant.files(options.split).iter().filter_map(|&name| members.get(name)).map(Vec::len).sum();
+    charge.grow(bytes as u64 + 8 * (bytes / record) as u64).map_err(|e| Error::memory(path, e))?;
+    let (mut pixels, mut labels) = (Vec::with_capacity(bytes), Vec::new());
     let class_names = members.remove(variant.class_names).unwrap_or_default();
     let class_names = String::from_utf8_lossy(&class_names);
-    let class_names: Vec<_> = class_names.split_whitespace().map(str::to_owned).collect();
+    // A label is one byte.
+    let class_names: Vec<_> = class_names.split_whitespace().take(256).map(str::to_owned).collect();
     let files = variant.files(options.split);
     for &name in files {
         let file = path.join(name);
@@ -142,53 +153,74 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         labels: Some(labels),
         class_names,
         files: files.len(),
+        charge,
         ..Discovered::new(variant.name, Source::Raw(images))
     })
 }
 
-/// Files by name. Those of the split have their content, all others are empty.
+/// Files by name, without those that are not CIFAR's. Those of the split have their content, the others are empty.
 type Members = BTreeMap<String, Vec<u8>>;
 
 fn is_needed(name: &str, split: Split) -> bool {
     VARIANTS.iter().any(|variant| variant.files(split).contains(&name) || variant.class_names == name)
 }
 
-/// Reads a file that may have as many bytes as the memory limit leaves.
-fn read_member(source: impl Read, path: &Path, members: &Members, limit: u64) -> Result<Vec<u8>> {
-    let left = limit.saturating_sub(members.values().map(|bytes| bytes.len() as u64).sum());
-    let mut bytes = Vec::new();
-    source.take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
+fn is_known(name: &str) -> bool {
+    name == PYTHON || [Split::Train, Split::Test].into_iter().any(|split| is_needed(name, split))
+}
+
+/// Reads a file that may have as many bytes as the memory limit and `most` leave.
+fn read_member(
+    source: impl Read,
+    path: &Path,
+    members: &Members,
+    [limit, most]: [u64; 2],
+    charge: &mut Charge,
+) -> Result<Vec<u8>> {
+    let read = members.values().map(|bytes| bytes.len() as u64).sum();
+    let left = limit.min(most).saturating_sub(read);
+    let bytes = read_expected(source, left, charge).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 > left {
         let fix = "CIFAR is always kept in memory, so raise the memory limit";
-        return Err(Error::TooLarge { path: path.to_owned(), bytes: limit.saturating_add(1), limit, fix });
+        return Err(match limit <= most {
+            true => Error::TooLarge { path: path.to_owned(), bytes: limit.saturating_add(1), limit, fix },
+            false => Error::malformed(path, format!("expands to more than {most} bytes; unpack it")),
+        });
     }
     Ok(bytes)
 }
 
-fn read_folder(path: &Path, options: &ReadOptions) -> Result<Members> {
+fn read_folder(path: &Path, options: &ReadOptions, charge: &mut Charge) -> Result<Members> {
     let mut members = Members::new();
     for file in list_visible(&find_folder(path).unwrap_or_else(|| path.to_owned()))? {
         let name = lower_file_name(&file);
-        let bytes = if is_needed(&name, options.split) {
-            let source = File::open(&file).map_err(|e| Error::io(&file, e))?;
-            read_member(source, &file, &members, options.memory_limit_bytes)?
-        } else {
-            Vec::new()
+        if !is_known(&name) {
+            continue;
+        }
+        let bytes = match is_needed(&name, options.split) {
+            true => {
+                let (source, _) = ::files::open_regular(&file).map_err(|e| Error::io(&file, e))?;
+                read_member(source, &file, &members, [options.memory_limit_bytes, u64::MAX], charge)?
+            }
+            false => Vec::new(),
         };
         members.insert(name, bytes);
     }
     Ok(members)
 }
 
-fn read_archive(path: &Path, options: &ReadOptions) -> Result<Members> {
-    let source = open_decompressed(path).map_err(|e| Error::io(path, e))?;
+fn read_archive(path: &Path, options: &ReadOptions, charge: &mut Charge) -> Result<Members> {
+    let (source, most) = open_decompressed(path).map_err(|e| Error::io(path, e))?;
     let mut members = Members::new();
     let mut archive = ::tar::Archive::new(source);
     let outcome = archive.entries().and_then(|entries| {
         tar::for_each_file(entries, |name, entry| {
             let name = lower_file_name(Path::new(&name));
+            if !is_known(&name) {
+                return Ok(ControlFlow::Continue(()));
+            }
             let bytes = match is_needed(&name, options.split) {
-                true => match read_member(entry, path, &members, options.memory_limit_bytes) {
+                true => match read_member(entry, path, &members, [options.memory_limit_bytes, most], charge) {
                     Ok(bytes) => bytes,
                     Err(error) => return Ok(ControlFlow::Break(error)),
                 },

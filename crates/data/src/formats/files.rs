@@ -1,8 +1,9 @@
 //! File names and compression.
 
 use crate::error::{Error, Result};
+use crate::memory::most_unpacked;
 use flate2::read::MultiGzDecoder;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,8 @@ pub(crate) fn not_downloaded(head: &[u8]) -> Option<&'static str> {
 /// Returns the explanation of [`not_downloaded`] for a file on disk.
 pub(crate) fn file_not_downloaded(path: &Path) -> Option<&'static str> {
     let mut head = Vec::new();
-    path.is_file().then(|| File::open(path).and_then(|file| file.take(256).read_to_end(&mut head)).ok())??;
+    let (file, _) = ::files::open_regular(path).ok()?;
+    file.take(256).read_to_end(&mut head).ok()?;
     not_downloaded(&head)
 }
 
@@ -55,13 +57,17 @@ pub(crate) fn lower_file_name(path: &Path) -> String {
 /// Returns whether a file starts with gzip's magic number.
 pub(crate) fn is_gzip(path: &Path) -> bool {
     let mut magic = [0; 2];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == [0x1f, 0x8b]
+    ::files::open_regular(path).and_then(|(mut file, _)| file.read_exact(&mut magic)).is_ok() && magic == [0x1f, 0x8b]
 }
 
-/// Opens a file and decompresses it if it is gzip.
-pub(crate) fn open_decompressed(path: &Path) -> io::Result<Box<dyn Read>> {
-    let file = BufReader::new(File::open(path)?);
-    Ok(if is_gzip(path) { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
+/// Opens a file, and decompresses it if it is gzip. Also returns the size to which it may be unpacked in memory.
+pub(crate) fn open_decompressed(path: &Path) -> io::Result<(Box<dyn Read>, u64)> {
+    let (file, length) = ::files::open_regular(path)?;
+    let file = BufReader::new(file);
+    Ok(match is_gzip(path) {
+        true => (Box::new(MultiGzDecoder::new(file)), most_unpacked(length)),
+        false => (Box::new(file), length),
+    })
 }
 
 /// Normalizes a relative name for comparisons: separates components with `/`, and drops `.` and empty ones. The result is

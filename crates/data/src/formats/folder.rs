@@ -1,16 +1,17 @@
-//! Folders of image files, and single image files.
+//! Folders of image files, and single image files. The memory is in proportion to the names of the files.
 
 use super::files::{extension, list_entries, lower_file_name, normalized};
 use super::tree::{self, IMAGE_EXTENSIONS};
 use super::{labels, parts};
+use crate::encoded::ImageBytes;
 use crate::error::{Error, Result};
 use crate::generated::{MARKED_EXTENSIONS, is_generated, is_run};
+use crate::memory::{Meter, entry_bytes};
 use crate::options::{ReadOptions, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub(crate) const FORMAT: Format = Format {
@@ -35,25 +36,33 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         }
     };
     let Walk { mut files, mut bad, runs, .. } = walk;
+    let mut meter = Meter::default();
+    let names_bytes = files.iter().map(|file| 2 * entry_bytes(file.as_os_str().len())).sum();
+    meter.add(names_bytes).map_err(|e| Error::memory(path, e))?;
     let relative = |file: &Path| normalized(&file.strip_prefix(root).unwrap_or(file).to_string_lossy());
     let (generated, skipped) = skip_own_output(&mut files, &runs, &relative);
     let names: Vec<String> = files.iter().map(|file| relative(file)).collect();
     let read = |index: usize| {
         let file = &files[index];
-        labels::read_bytes(file, File::open(file).map_err(|e| Error::io(file, e))?)
+        let (source, length) = ::files::open_regular(file).map_err(|e| Error::io(file, e))?;
+        labels::read_bytes(file, source, length)
     };
     let mut part = tree::select(root, &names, split, &options.label_from, &read)?;
     bad.retain(|bad| !part.divided || format!("{}/", relative(&bad.path)).starts_with(&part.root) || bad.path == root);
     part.bad = bad;
     part.generated = part.images.iter().filter(|&&index| generated.contains(&files[index])).count();
     part.warnings.extend(skipped);
+    part.charge = meter.into_charge();
     part.into_discovered(
         "image folder",
         path,
         |index| files[index].clone(),
         |images| {
             let files: Vec<_> = images.iter().map(|&index| files[index].clone()).collect();
-            Box::new(move |index| Ok(Box::new(File::open(&files[index])?)))
+            Box::new(move |index| {
+                let (file, length) = ::files::open_regular(&files[index])?;
+                Ok(ImageBytes { source: Box::new(file), length })
+            })
         },
     )
 }

@@ -1,12 +1,15 @@
 //! IDX, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST: a big-endian header of magic number and sizes, then the
 //! data (MNIST page of LeCun, Cortes and Burges).
+//!
+//! A plain file stays on disk. A compressed one may expand to 256 times its size and 64 MiB, and to the memory limit.
 
 use super::files::{is_gzip, list_visible, lower_file_name, open_decompressed};
 use crate::error::{Error, Result};
+use crate::memory::read_expected;
 use crate::options::{MAX_SIDE, ReadOptions, Split};
 use crate::raw::{RawBytes, RawImages, checked_product};
 use crate::source::{Discovered, Format, Source};
-use std::fs::File;
+use ::files::Charge;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -41,11 +44,13 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     if options.split == Split::Test && !is_test(&images) {
         return Err(Error::NoHeldOut { path: path.to_owned(), expected: "t10k-images-idx3-ubyte" });
     }
-    let raw = open_images(&images, options.memory_limit_bytes)?;
+    let mut charge = Charge::default();
+    let raw = open_images(&images, options.memory_limit_bytes, &mut charge)?;
     let labels = match find_labels(&images) {
         None => None,
         Some(path) => {
-            let labels = read_labels(open_decompressed(&path).map_err(|e| Error::io(&path, e))?, &path)?;
+            let (source, most) = open_decompressed(&path).map_err(|e| Error::io(&path, e))?;
+            let labels = read_labels(source, &path, most, &mut charge)?;
             if labels.len() != raw.count {
                 let (n, m) = (labels.len(), raw.count);
                 return Err(Error::malformed(
@@ -56,7 +61,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
             Some(labels)
         }
     };
-    Ok(Discovered { labels, ..Discovered::new("IDX", Source::Raw(raw)) })
+    Ok(Discovered { labels, charge, ..Discovered::new("IDX", Source::Raw(raw)) })
 }
 
 /// Returns the file with the images of a split. If a file is there both plain and compressed, the plain one is used.
@@ -88,14 +93,14 @@ fn find_labels(images: &Path) -> Option<PathBuf> {
     [plain.to_owned(), format!("{plain}.gz")].iter().map(|name| images.with_file_name(name)).find(|path| path.is_file())
 }
 
-fn open_images(path: &Path, limit: u64) -> Result<RawImages> {
+fn open_images(path: &Path, limit: u64, charge: &mut Charge) -> Result<RawImages> {
     if is_gzip(path) {
-        return read_images(open_decompressed(path).map_err(|e| Error::io(path, e))?, path, limit);
+        let (source, most) = open_decompressed(path).map_err(|e| Error::io(path, e))?;
+        return read_images(source, path, [limit, most], charge);
     }
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let (mut file, length) = ::files::open_regular(path).map_err(|e| Error::io(path, e))?;
     let (count, height, width) = read_image_header(&mut file, path)?;
     let bytes = checked_product(path, &[count as u64, height as u64, width as u64])?;
-    let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
     if length != bytes.saturating_add(16) {
         return Err(length_error(path, length.saturating_sub(16), bytes));
     }
@@ -110,15 +115,22 @@ fn open_images(path: &Path, limit: u64) -> Result<RawImages> {
     })
 }
 
-/// Reads an IDX file of images with at most `limit` bytes of pixels into memory.
-pub(crate) fn read_images(mut source: impl Read, path: &Path, limit: u64) -> Result<RawImages> {
+/// Reads an IDX file of images into memory, with at most `limit` bytes of pixels, and at most the bytes to which the file may
+/// expand.
+pub(crate) fn read_images(
+    mut source: impl Read,
+    path: &Path,
+    [limit, most]: [u64; 2],
+    charge: &mut Charge,
+) -> Result<RawImages> {
     let (count, height, width) = read_image_header(&mut source, path)?;
     let bytes = checked_product(path, &[count as u64, height as u64, width as u64])?;
     if bytes > limit {
         let fix = "unpack it with gunzip so that it can be streamed, or raise the memory limit";
         return Err(Error::TooLarge { path: path.to_owned(), bytes, limit, fix });
     }
-    let pixels = read_data(source, path, bytes)?;
+    check_size(path, bytes, most)?;
+    let pixels = read_data(source, path, bytes, charge)?;
     Ok(RawImages {
         path: path.to_owned(),
         count,
@@ -130,10 +142,22 @@ pub(crate) fn read_images(mut source: impl Read, path: &Path, limit: u64) -> Res
     })
 }
 
-/// Reads an IDX file of labels.
-pub(crate) fn read_labels(mut source: impl Read, path: &Path) -> Result<Vec<u32>> {
+/// Reads an IDX file of labels, which may expand to `most` bytes.
+pub(crate) fn read_labels(mut source: impl Read, path: &Path, most: u64, charge: &mut Charge) -> Result<Vec<u32>> {
     let [count] = read_header(&mut source, path, LABELS)?;
-    Ok(read_data(source, path, u64::from(count))?.into_iter().map(u32::from).collect())
+    check_size(path, count.into(), most)?;
+    let labels = read_data(source, path, count.into(), charge)?;
+    charge.grow(4 * u64::from(count)).map_err(|e| Error::memory(path, e))?;
+    Ok(labels.into_iter().map(u32::from).collect())
+}
+
+fn check_size(path: &Path, claimed: u64, most: u64) -> Result<()> {
+    if claimed > most {
+        let message =
+            format!("is truncated: the header claims {claimed} bytes of data, more than the {most} of such a file");
+        return Err(Error::malformed(path, message));
+    }
+    Ok(())
 }
 
 fn read_image_header(source: &mut impl Read, path: &Path) -> Result<(usize, usize, usize)> {
@@ -163,11 +187,10 @@ fn read_header<const N: usize>(source: &mut impl Read, path: &Path, magic: [u8; 
     Ok(std::array::from_fn(|i| u32::from_be_bytes(words[i + 1])))
 }
 
-/// Reads the remaining data, which must have `expected` bytes. The buffer grows with the actual data, because a corrupt
-/// header can claim any size. Reading one byte more detects trailing data and makes gzip verify its checksum.
-fn read_data(source: impl Read, path: &Path, expected: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    source.take(expected.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
+/// Reads the remaining data, which must have `expected` bytes. The byte more that is read detects trailing data and makes
+/// gzip verify its checksum.
+fn read_data(source: impl Read, path: &Path, expected: u64, charge: &mut Charge) -> Result<Vec<u8>> {
+    let bytes = read_expected(source, expected, charge).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 == expected { Ok(bytes) } else { Err(length_error(path, bytes.len() as u64, expected)) }
 }
 

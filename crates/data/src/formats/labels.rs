@@ -1,12 +1,21 @@
 //! Label files: `dataset.json` of StyleGAN's and EDM's tools, and `metadata.jsonl` and `metadata.csv` of the `datasets`
 //! library's `imagefolder`.
+//!
+//! A label file may have 256 MiB, and takes at most 64 times its size in memory. Only the columns of names and labels are
+//! kept: rows are read one by one, and a name or label is never copied more often than it is in the file.
 
 use super::files::{lower_file_name, normalized};
 use crate::error::{Error, Result};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use crate::memory::{Meter, entry_bytes, read_expected};
+use ::files::Charge;
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -26,36 +35,78 @@ pub(crate) const MAX_CLASSES: usize = 1 << 20;
 /// Maximum size of a label file. For a million images it is about 40 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// Maximum length of a label in bytes.
+pub(crate) const MAX_LABEL: usize = 1 << 10;
+
+/// Maximum length of a row of names of columns, or of values, in bytes.
+const MAX_ROW: usize = 1 << 20;
+
+/// Maximum length of a name or label in JSON, in bytes.
+const MAX_VALUE: usize = 64 << 10;
+
+/// Number of columns that error messages show.
+const MAX_SHOWN: usize = 20;
+
 /// The content of a label file.
 pub(crate) enum LabelFile {
     /// The file has the name of a label file but not its columns, which are listed.
     Unrelated(String),
     /// The images have no labels.
     Unlabeled,
-    /// The label of each image as text, by [normalized](super::files::normalized) name relative to the label file.
-    Labeled(HashMap<String, String>),
+    /// The labels of images.
+    Labeled(Labels),
 }
 
-/// Reads the bytes of a label file.
-pub(crate) fn read_bytes(path: &Path, source: impl Read) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    source.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::reading(path, e))?;
+/// The label of each image as text, by [normalized](super::files::normalized) name relative to the label file.
+pub(crate) struct Labels {
+    pub names: HashMap<String, String>,
+    meter: Meter,
+}
+
+impl Labels {
+    fn new() -> Self {
+        Self { names: HashMap::new(), meter: Meter::default() }
+    }
+
+    fn insert(&mut self, path: &Path, name: &str, label: String) -> Result<()> {
+        if label.len() > MAX_LABEL {
+            let message =
+                format!("{:?} has a label of {} bytes; expected {MAX_LABEL} or fewer", truncated(name), label.len());
+            return Err(Error::malformed(path, message));
+        }
+        let name = normalized(name);
+        self.meter.add(entry_bytes(name.len() + label.len())).map_err(|e| Error::memory(path, e))?;
+        self.names.insert(name, label);
+        Ok(())
+    }
+}
+
+/// The bytes of a label file.
+pub(crate) struct LabelBytes {
+    bytes: Vec<u8>,
+    _charge: Charge,
+}
+
+/// Reads the bytes of a label file, which should be `length`.
+pub(crate) fn read_bytes(path: &Path, source: impl Read, length: u64) -> Result<LabelBytes> {
+    let mut charge = Charge::default();
+    let bytes = read_expected(source, length.min(MAX_BYTES), &mut charge).map_err(|e| Error::reading(path, e))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Error::malformed(
             path,
             format!("has more than {} MiB, which is too much for a label file", MAX_BYTES >> 20),
         ));
     }
-    Ok(bytes)
+    Ok(LabelBytes { bytes, _charge: charge })
 }
 
 /// Parses a label file. Its extension determines the format. With a `column`, its values are the labels, and the file may
 /// have another layout than that of the `datasets` library.
-pub(crate) fn read(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<LabelFile> {
+pub(crate) fn read(path: &Path, LabelBytes { bytes, .. }: LabelBytes, column: Option<&str>) -> Result<LabelFile> {
     match lower_file_name(path).rsplit('.').next() {
-        Some("json") => dataset_json(path, bytes),
-        Some("jsonl") => metadata_jsonl(path, bytes, column),
-        _ => metadata_csv(path, bytes, column),
+        Some("json") => dataset_json(path, &bytes),
+        Some("jsonl") => metadata_jsonl(path, &bytes, column),
+        _ => metadata_csv(path, &bytes, column),
     }
 }
 
@@ -73,7 +124,7 @@ fn missing_column(path: &Path, column: &str, found: &[&str]) -> Error {
 
 /// Returns the names of the first columns as text.
 fn shown(columns: &[&str]) -> String {
-    columns.iter().take(20).map(|name| truncated(name).escape_debug().to_string()).collect::<Vec<_>>().join(", ")
+    columns.iter().take(MAX_SHOWN).map(|name| truncated(name).escape_debug().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn missing_names(path: &Path) -> Error {
@@ -82,48 +133,140 @@ fn missing_names(path: &Path) -> Error {
 
 fn dataset_json(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
     #[derive(Deserialize)]
-    struct Dataset {
-        labels: Option<Vec<(String, Value)>>,
+    struct Dataset<'a> {
+        #[serde(borrow)]
+        labels: Option<&'a RawValue>,
     }
-    let dataset: Dataset = serde_json::from_slice(bytes).map_err(|e| {
-        Error::malformed(path, format!("expected {{\"labels\": [[\"00000/img00000000.png\", 6], ...]}} or null: {e}"))
-    })?;
-    let Some(rows) = dataset.labels else { return Ok(LabelFile::Unlabeled) };
-    let mut labels = HashMap::new();
-    for (name, label) in rows {
-        let label = label_text(&label).ok_or_else(|| invalid_label(path, &name, &label))?;
-        labels.insert(normalized(&name), label);
+    let invalid = |e: serde_json::Error| {
+        let expected = "expected {\"labels\": [[\"00000/img00000000.png\", 6], ...]} or null";
+        Error::malformed(path, format!("{expected}: {e}"))
+    };
+    let dataset: Dataset = serde_json::from_slice(bytes).map_err(invalid)?;
+    let Some(text) = dataset.labels else { return Ok(LabelFile::Unlabeled) };
+    let mut rows = Rows { path, labels: Labels::new(), error: None };
+    let read = serde_json::Deserializer::from_str(text.get()).deserialize_seq(&mut rows);
+    match rows.error {
+        Some(error) => Err(error),
+        None => read.map(|()| LabelFile::Labeled(rows.labels)).map_err(invalid),
     }
-    Ok(LabelFile::Labeled(labels))
+}
+
+/// Reads rows of a name and a label.
+struct Rows<'p> {
+    path: &'p Path,
+    labels: Labels,
+    error: Option<Error>,
+}
+
+impl<'de> Visitor<'de> for &mut Rows<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a list of rows of a name and a label")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> std::result::Result<(), A::Error> {
+        while let Some((name, label)) = rows.next_element::<(Cow<'de, str>, &'de RawValue)>()? {
+            let inserted = value(self.path, label).and_then(|label| {
+                let text = label_text(&label).ok_or_else(|| invalid_label(self.path, &name, &label))?;
+                self.labels.insert(self.path, &name, text)
+            });
+            if let Err(error) = inserted {
+                self.error = Some(error);
+                return Err(de::Error::custom("an invalid row"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parses a value of JSON that should be a name or a label.
+fn value(path: &Path, raw: &RawValue) -> Result<Value> {
+    let length = raw.get().len();
+    if length > MAX_VALUE {
+        let message = format!("has a name or label of {length} bytes; expected {MAX_VALUE} or fewer");
+        return Err(Error::malformed(path, message));
+    }
+    serde_json::from_str(raw.get()).map_err(|e| Error::malformed(path, e.to_string()))
+}
+
+/// Some columns of a JSON object.
+pub(crate) struct Row<'a> {
+    /// The names of the first columns.
+    keys: Vec<String>,
+    values: HashMap<Cow<'a, str>, &'a RawValue>,
+}
+
+impl<'a> Row<'a> {
+    /// Parses the `wanted` columns of an object. The others take no memory.
+    pub fn parse(text: &'a [u8], wanted: &[&str]) -> serde_json::Result<Row<'a>> {
+        let mut parser = serde_json::Deserializer::from_slice(text);
+        let row = parser.deserialize_map(Wanted(wanted))?;
+        parser.end()?;
+        Ok(row)
+    }
+
+    /// Returns the first of `columns` that the row has.
+    pub fn first(&self, path: &Path, columns: &[&str]) -> Result<Option<Value>> {
+        let raw = columns.iter().find_map(|column| self.values.get(*column));
+        raw.map(|raw| value(path, raw)).transpose()
+    }
+}
+
+struct Wanted<'w>(&'w [&'w str]);
+
+impl<'de> Visitor<'de> for Wanted<'_> {
+    type Value = Row<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Row<'de>, A::Error> {
+        let mut row = Row { keys: Vec::new(), values: HashMap::new() };
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if row.keys.len() < MAX_SHOWN {
+                row.keys.push(truncated(&key));
+            }
+            if self.0.contains(&&*key) {
+                row.values.insert(key, map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(row)
+    }
 }
 
 fn metadata_jsonl(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<LabelFile> {
     let (name_columns, label_columns) = columns(&column);
-    let (mut labels, mut is_metadata, mut keys) = (HashMap::new(), false, String::new());
+    let wanted = [name_columns, label_columns].concat();
+    let (mut labels, mut is_metadata, mut keys) = (Labels::new(), false, String::new());
     for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let row: Map<String, Value> = serde_json::from_slice(line)
+        let row = Row::parse(line, &wanted)
             .map_err(|e| Error::malformed(path, format!("line {}: expected one JSON object: {e}", number + 1)))?;
-        if let Some(column) = column.filter(|column| !row.contains_key(*column)) {
-            return Err(missing_column(path, column, &row.keys().map(String::as_str).collect::<Vec<_>>()));
+        let row_keys = || row.keys.iter().map(String::as_str).collect::<Vec<_>>();
+        if let Some(column) = column.filter(|column| !row.values.contains_key(*column)) {
+            return Err(missing_column(path, column, &row_keys()));
         }
-        let name = name_columns.iter().find_map(|name| row.get(*name)).and_then(label_text);
+        let name = row.first(path, name_columns)?.as_ref().and_then(label_text);
         let Some(name) = &name else {
             if column.is_some() {
                 return Err(missing_names(path));
             }
-            keys = shown(&row.keys().map(String::as_str).collect::<Vec<_>>());
+            keys = shown(&row_keys());
             continue;
         };
         is_metadata = true;
-        if let Some(label) = label_columns.iter().find_map(|column| row.get(*column)).filter(|label| !label.is_null()) {
-            let label = label_text(label).ok_or_else(|| invalid_label(path, name, label))?;
-            labels.insert(normalized(name), label);
+        if let Some(label) = row.first(path, label_columns)?.filter(|label| !label.is_null()) {
+            let label = label_text(&label).ok_or_else(|| invalid_label(path, name, &label))?;
+            labels.insert(path, name, label)?;
         }
     }
-    Ok(match (is_metadata, labels.is_empty()) {
+    Ok(match (is_metadata, labels.names.is_empty()) {
         (false, _) => LabelFile::Unrelated(keys),
         (true, true) => LabelFile::Unlabeled,
         (true, false) => LabelFile::Labeled(labels),
@@ -133,6 +276,9 @@ fn metadata_jsonl(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Lab
 fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<LabelFile> {
     let (name_columns, label_columns) = columns(&column);
     let malformed = |e: csv::Error| Error::malformed(path, format!("is not a table of comma-separated values: {e}"));
+    if bytes.split(|&byte| byte == b'\n').any(|row| row.len() > MAX_ROW) {
+        return Err(Error::malformed(path, format!("has a row of more than {MAX_ROW} bytes")));
+    }
     let mut table = csv::Reader::from_reader(bytes);
     let header: Vec<&str> =
         table.headers().map_err(malformed)?.iter().map(|c| c.trim_start_matches('\u{feff}')).collect();
@@ -144,11 +290,11 @@ fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Label
         (Some(_), None, None) => return Ok(LabelFile::Unlabeled),
         (Some(name), Some(label), _) => (name, label),
     };
-    let mut labels = HashMap::new();
-    for row in table.records() {
-        let row = row.map_err(malformed)?;
+    let mut labels = Labels::new();
+    let mut row = csv::StringRecord::new();
+    while table.read_record(&mut row).map_err(malformed)? {
         if let (Some(name), Some(label)) = (row.get(name), row.get(label).filter(|label| !label.is_empty())) {
-            labels.insert(normalized(name), label.to_owned());
+            labels.insert(path, name, label.to_owned())?;
         }
     }
     Ok(LabelFile::Labeled(labels))
@@ -183,7 +329,7 @@ fn truncated(name: &str) -> String {
 /// returns the name of an image for the error message that it has no label.
 pub(crate) fn to_indices(
     path: &Path,
-    labels: &[Option<&String>],
+    labels: &[Option<&str>],
     image: impl Fn(usize) -> String,
 ) -> Result<(Option<Vec<u32>>, Vec<String>)> {
     if let Some(missing) = labels.iter().position(Option::is_none) {
@@ -191,7 +337,7 @@ pub(crate) fn to_indices(
         let message = format!("has no label for {count} of {} images, such as {:?}", labels.len(), image(missing));
         return Err(Error::malformed(path, message));
     }
-    let names: BTreeSet<&str> = labels.iter().flatten().map(|name| name.as_str()).collect();
+    let names: BTreeSet<&str> = labels.iter().flatten().copied().collect();
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_by(|a, b| natural_order(a, b));
     let index: HashMap<&str, u32> = if names.iter().all(|name| name.parse::<i64>().is_ok()) {
@@ -200,7 +346,7 @@ pub(crate) fn to_indices(
         names.iter().zip(0..).map(|(name, label)| (*name, label)).collect()
     };
     let labels = labels.iter().flatten().map(|name| {
-        index.get(name.as_str()).copied().filter(|&label| (label as usize) < MAX_CLASSES).ok_or_else(|| {
+        index.get(name).copied().filter(|&label| (label as usize) < MAX_CLASSES).ok_or_else(|| {
             Error::malformed(
                 path,
                 format!(
@@ -229,22 +375,24 @@ impl<'a> ImageNames<'a> {
     pub fn new(names: impl Iterator<Item = &'a str>, exact: bool) -> Self {
         let names: Vec<&str> = names.collect();
         let mut files = HashMap::new();
-        names.iter().for_each(|name| *files.entry(file_name(name)).or_default() += 1);
+        if !exact {
+            names.iter().for_each(|name| *files.entry(file_name(name)).or_default() += 1);
+        }
         Self { names, exact, files }
     }
 
     /// Returns the label of an image: by its name, and unless names must be exact, by its file name if no other image has
     /// the same, and by either without the extension.
-    pub fn find<'l>(&self, image: usize, labels: &'l HashMap<String, String>) -> Option<&'l String> {
+    pub fn find<'l>(&self, image: usize, labels: &'l HashMap<String, String>) -> Option<&'l str> {
         let name = self.names[image];
         if self.exact {
-            return labels.get(name);
+            return labels.get(name).map(String::as_str);
         }
         let file = Some(file_name(name)).filter(|file| self.files[file] == 1);
         let without_extension = |name: &'a str| name.rsplit_once('.').map(|(stem, _)| stem);
         [Some(name), without_extension(name), file, file.and_then(without_extension)]
             .into_iter()
-            .find_map(|name| labels.get(name?))
+            .find_map(|name| labels.get(name?).map(String::as_str))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A single array of images in NumPy's `.npy`.
+//! A single array of images in NumPy's `.npy`. Its bytes stay in the file, unless they are numbers that become u8.
 
 use super::array::{self, Layout};
 use super::files::lower_file_name;
@@ -7,7 +7,7 @@ use crate::npy::NpyHeader;
 use crate::options::{ReadOptions, Split};
 use crate::raw::{RawBytes, RawImages};
 use crate::source::{Discovered, Format, Source};
-use std::fs::File;
+use files::Charge;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::path::Path;
 
@@ -27,21 +27,21 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
             expected: "an .npz with an array x_test or test_images",
         });
     }
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let (file, length) = files::open_regular(path).map_err(|e| Error::io(path, e))?;
     let mut source = BufReader::new(file);
     let array = NpyHeader::read(&mut source, path, NAME)?;
     let layout = Layout::unambiguous(path, NAME, &array.shape)?;
-    let length = source.get_ref().metadata().map_err(|e| Error::io(path, e))?.len();
     let found = length.saturating_sub(array.length);
     array::check_length(path, NAME, &array, found)?;
+    let mut charge = Charge::default();
     let bytes = if array.dtype == "|u1" && options.range.is_none() {
         RawBytes::File { file: source.into_inner(), offset: array.length }
     } else {
-        array::to_bytes(path, NAME, &array, options, &mut |pass| {
+        array::to_bytes(path, NAME, &array, options, &mut charge, &mut |pass| {
             source.seek(SeekFrom::Start(array.length)).map_err(|e| Error::io(path, e))?;
             pass(&mut source)
         })?
     };
     let images = RawImages::new(path, layout, bytes);
-    Ok(Discovered { has_range: true, ..Discovered::new("npy", Source::Raw(images)) })
+    Ok(Discovered { has_range: true, charge, ..Discovered::new("npy", Source::Raw(images)) })
 }

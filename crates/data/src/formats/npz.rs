@@ -1,14 +1,20 @@
 //! Images in NumPy's `.npz`. Reads OpenAI's sample files (`arr_0` u8 of N,H,W,C, `arr_1` labels) and the array names of
 //! Keras and MedMNIST; writes OpenAI's sample files.
+//!
+//! Compressed arrays may expand to 256 times the file and 64 MiB, and images to the memory limit. Arrays of other numbers
+//! than u8 are read twice, and kept as u8.
 
 use super::array::{self, Layout};
 use super::files::lower_file_name;
 use super::labels::MAX_CLASSES;
+use super::zip::open_archive;
 use crate::error::{Error, Result};
+use crate::memory::check_unpacked;
 use crate::npy::{NpyHeader, npy_header, npz_error, read_data};
 use crate::options::{ReadOptions, Split};
 use crate::raw::{RawBytes, RawImages, checked_product};
 use crate::source::{Discovered, Format, Source};
+use ::files::Charge;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
@@ -32,23 +38,29 @@ const NAMES: [(Split, &str, &str); 6] = [
 ];
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| npz_error(path, e))?;
+    let (mut archive, _charge) = open_archive(path)?.map_err(|e| npz_error(path, e))?;
     let has = |name: &str| archive.index_for_name(&format!("{name}.npy")).is_some();
     let Some((_, images, labels)) = NAMES.into_iter().find(|&(split, name, _)| split == options.split && has(name))
     else {
         if NAMES.iter().any(|&(_, name, _)| has(name)) {
             return Err(Error::NoHeldOut { path: path.to_owned(), expected: "an array x_test or test_images" });
         }
-        let names: Vec<_> =
-            archive.file_names().filter_map(|name| Some(name.ok()?.escape_debug().to_string())).take(8).collect();
+        let names: Vec<String> = archive
+            .file_names()
+            .filter_map(|name| Some(name.ok()?.escape_debug().take(80).collect()))
+            .take(8)
+            .collect();
         let message = format!("has no array arr_0 of images; it has {}", names.join(", "));
         return Err(Error::Empty { path: path.to_owned(), message });
     };
     let has_labels = has(labels);
-    let raw = read_images(&mut archive, path, images, options)?;
-    let labels = if has_labels { Some(read_labels(&mut archive, path, labels, raw.count)?) } else { None };
-    Ok(Discovered { labels, has_range: true, ..Discovered::new("npz", Source::Raw(raw)) })
+    let mut charge = Charge::default();
+    let raw = read_images(&mut archive, path, images, options, &mut charge)?;
+    let labels = match has_labels {
+        true => Some(read_labels(&mut archive, path, labels, raw.count, &mut charge)?),
+        false => None,
+    };
+    Ok(Discovered { labels, has_range: true, charge, ..Discovered::new("npz", Source::Raw(raw)) })
 }
 
 fn read_images(
@@ -56,17 +68,19 @@ fn read_images(
     path: &Path,
     name: &str,
     options: &ReadOptions,
+    charge: &mut Charge,
 ) -> Result<RawImages> {
     let file = format!("{name}.npy");
     let mut entry = archive.by_name(&file).map_err(|e| npz_error(path, e))?;
     let array = NpyHeader::read(&mut entry, path, name)?;
     let layout = Layout::new(path, name, &array.shape)?;
     array::check_length(path, name, &array, entry.size().saturating_sub(array.length))?;
+    check_unpacked(path, entry.compressed_size(), entry.size(), "save it with numpy.savez")?;
     let limit = options.memory_limit_bytes;
     if array.dtype != "|u1" || options.range.is_some() {
         drop(entry);
         // An entry cannot be rewound, so each pass begins with its header.
-        let bytes = array::to_bytes(path, name, &array, options, &mut |pass| {
+        let bytes = array::to_bytes(path, name, &array, options, charge, &mut |pass| {
             let mut entry = archive.by_name(&file).map_err(|e| npz_error(path, e))?;
             NpyHeader::read(&mut entry, path, name)?;
             pass(&mut entry)
@@ -76,8 +90,7 @@ fn read_images(
     let bytes = checked_product(path, &array.shape)?;
     let bytes = match (entry.compression(), entry.data_start(), entry.encrypted()) {
         (CompressionMethod::Stored, Some(start), false) => {
-            let file = File::open(path).map_err(|e| Error::io(path, e))?;
-            let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
+            let (file, length) = ::files::open_regular(path).map_err(|e| Error::io(path, e))?;
             let offset = start.saturating_add(array.length);
             if offset.saturating_add(bytes) > length {
                 return Err(Error::malformed(
@@ -91,12 +104,18 @@ fn read_images(
             let fix = "save it with numpy.savez instead of savez_compressed so that it can be streamed, or raise the memory limit";
             return Err(Error::TooLarge { path: path.to_owned(), bytes, limit, fix });
         }
-        _ => RawBytes::Memory(read_data(entry, path, name, bytes)?),
+        _ => RawBytes::Memory(read_data(entry, path, name, bytes, charge)?),
     };
     Ok(RawImages::new(path, layout, bytes))
 }
 
-fn read_labels(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &str, images: usize) -> Result<Vec<u32>> {
+fn read_labels(
+    archive: &mut ZipArchive<BufReader<File>>,
+    path: &Path,
+    name: &str,
+    images: usize,
+    charge: &mut Charge,
+) -> Result<Vec<u32>> {
     let entry = &mut archive.by_name(&format!("{name}.npy")).map_err(|e| npz_error(path, e))?;
     let array = NpyHeader::read(&mut *entry, path, name)?;
     let count = checked_product(path, &array.shape)?;
@@ -110,7 +129,10 @@ fn read_labels(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &st
         let message = format!("{name} has dtype {}, expected integers; save it with .astype(numpy.int64)", array.dtype);
         return Err(Error::malformed(path, message));
     };
-    let bytes = read_data(entry, path, name, checked_product(path, &[count, size as u64])?)?;
+    let length = checked_product(path, &[count, size as u64])?;
+    check_unpacked(path, entry.compressed_size(), length, "save it with numpy.savez")?;
+    let bytes = read_data(entry, path, name, length, charge)?;
+    charge.grow(4 * count).map_err(|e| Error::memory(path, e))?;
     bytes
         .chunks_exact(size)
         .map(|bytes| {
@@ -190,7 +212,7 @@ const MAX_NOTE: u64 = 64 << 10;
 
 /// Reads a note of [`write_with_note`]; `None` if the file is no archive with such a note.
 pub fn read_note(path: &Path, name: &str) -> Option<String> {
-    let mut archive = ZipArchive::new(BufReader::new(File::open(path).ok()?)).ok()?;
+    let (mut archive, _charge) = open_archive(path).ok()?.ok()?;
     let mut text = String::new();
     let read = archive.by_name(name).ok()?.take(MAX_NOTE + 1).read_to_string(&mut text).ok()?;
     (read as u64 <= MAX_NOTE).then_some(text)

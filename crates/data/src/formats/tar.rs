@@ -1,18 +1,22 @@
 //! Tar archives of images and webdataset shards. Labels come from folders and label files, as in a folder of images, or
 //! from webdataset's `.cls` and `.json` files. Plain archives are read without unpacking; compressed ones are unpacked in
 //! memory.
+//!
+//! A `.tar.gz` may expand to 256 times its size and 64 MiB, and to the memory limit. Otherwise the memory is in proportion to
+//! the number of files, about 256 bytes for each block of 512. Names have at most 4096 bytes, labels 1024, and the `.json`
+//! file of an image 1 MiB.
 
 use super::files::{extension, file_not_downloaded, is_gzip, is_hidden, normalized, open_decompressed};
 use super::tree::{self, IMAGE_EXTENSIONS};
 use super::{labels, shards};
+use crate::encoded::ImageBytes;
 use crate::error::{Error, Result};
+use crate::memory::{Meter, check_unpacked, entry_bytes};
 use crate::options::{LabelFrom, ReadOptions, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format};
 use flate2::read::MultiGzDecoder;
-use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -29,17 +33,18 @@ const EXTENSIONS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
 /// Block size of tar: headers have this size, and data is padded to a multiple of it.
 const BLOCK: u64 = 512;
 
-/// Maximum length of a member's name.
-const MAX_NAME: u64 = 64 << 10;
+/// Maximum length of a member's name, and of the attributes that can contain it. Linux allows paths of 4096 bytes.
+pub(crate) const MAX_NAME: usize = 4096;
+const MAX_ATTRIBUTES: u64 = 64 << 10;
 
 /// Maximum size of the `.cls` or `.json` file of an image.
 const MAX_SIDECAR_BYTES: u64 = 1 << 20;
 
-/// Maximum length of a label in bytes.
-const MAX_LABEL: usize = 1 << 10;
-
 /// Maximum number of bytes read after the end of an archive. tar pads archives to 10 KiB.
 const MAX_TRAILER: u64 = 1 << 20;
+
+/// Maximum number of unpacked bytes in which [`first_names`] looks for names.
+const MAX_DETECTED: u64 = 64 << 20;
 
 pub(crate) fn is_archive(path: &Path) -> bool {
     shards::has_extension(path, &EXTENSIONS)
@@ -68,6 +73,8 @@ struct Index {
     bad: Vec<BadFile>,
     /// Concatenated images of compressed shards.
     unpacked: Vec<u8>,
+    /// The memory of all of the above.
+    meter: Meter,
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
@@ -82,20 +89,22 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     };
     let mut index = Index { column, ..Index::default() };
     for (number, shard) in shards.iter().enumerate() {
+        let _reading = ::files::Reading::new(shard);
         index.add(number, shard, options.memory_limit_bytes)?;
     }
-    let Index { names, members, labels, mut bad, unpacked, .. } = index;
+    let Index { names, members, labels, mut bad, unpacked, meter, .. } = index;
     let unpacked = Arc::new(unpacked);
     let path_of = |index: usize| shards[members[index].shard].join(&names[index]);
     let read = |index: usize| {
-        let source = members[index].open(&shards, &unpacked).map_err(|e| Error::reading(&path_of(index), e))?;
-        labels::read_bytes(&path_of(index), source)
+        let member = members[index].open(&shards, &unpacked).map_err(|e| Error::reading(&path_of(index), e))?;
+        labels::read_bytes(&path_of(index), member.source, member.length)
     };
     // Labels of webdataset precede those of folders and tables.
     let is_labeled = !labels.is_empty() && options.label_from != LabelFrom::FileName;
     let label_from = if is_labeled { &LabelFrom::Folder } else { &options.label_from };
     let mut part = tree::select(path, &names, split, label_from, &read)?;
-    let sidecar_labels = |&image: &usize| labels.get(&(members[image].shard, sample_key(&names[image]).to_owned()));
+    let sidecar_labels =
+        |&image: &usize| labels.get(&(members[image].shard, sample_key(&names[image]).to_owned())).map(String::as_str);
     let sidecar_labels: Vec<_> = part.images.iter().map(sidecar_labels).collect();
     if is_labeled && sidecar_labels.iter().any(Option::is_some) {
         let first = |missing: usize| names[part.images[missing]].clone();
@@ -107,6 +116,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         }
     }
     part.bad = bad;
+    part.charge = meter.into_charge();
     part.into_discovered("tar", path, path_of, |images| {
         let members: Vec<Member> = images.iter().map(|&index| members[index]).collect();
         let (shards, unpacked) = (shards.clone(), Arc::clone(&unpacked));
@@ -115,18 +125,37 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
 }
 
 impl Member {
-    fn open(&self, shards: &[PathBuf], unpacked: &[u8]) -> io::Result<Box<dyn Read>> {
+    fn open(&self, shards: &[PathBuf], unpacked: &Arc<Vec<u8>>) -> io::Result<ImageBytes> {
+        let (start, length) = (self.start, self.length);
         if self.in_memory {
-            let (start, length) = (self.start as usize, self.length as usize);
-            return Ok(Box::new(Cursor::new(unpacked[start..][..length].to_vec())));
+            let mut bytes = Cursor::new(SharedBytes(Arc::clone(unpacked)));
+            bytes.set_position(start);
+            return Ok(ImageBytes { source: Box::new(bytes.take(length)), length });
         }
-        let mut file = File::open(&shards[self.shard])?;
-        file.seek(SeekFrom::Start(self.start))?;
-        Ok(Box::new(file.take(self.length)))
+        let (mut file, _) = ::files::open_regular(&shards[self.shard])?;
+        file.seek(SeekFrom::Start(start))?;
+        Ok(ImageBytes { source: Box::new(file.take(length)), length })
+    }
+}
+
+/// Bytes that all images of compressed shards share.
+struct SharedBytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 
 impl Index {
+    /// Adds a member, and the memory of it.
+    fn push(&mut self, name: String, member: Member) -> io::Result<()> {
+        self.meter.add(entry_bytes(name.len()))?;
+        self.names.push(name);
+        self.members.push(member);
+        Ok(())
+    }
+
     /// Adds the files of a shard. A corrupt shard is reported, and the files before the damage are added.
     fn add(&mut self, shard: usize, path: &Path, limit: u64) -> Result<()> {
         let outcome = if is_gzip(path) { self.add_compressed(shard, path, limit) } else { self.add_plain(shard, path) };
@@ -139,8 +168,7 @@ impl Index {
     }
 
     fn add_plain(&mut self, shard: usize, path: &Path) -> io::Result<ControlFlow<Error>> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
+        let (file, length) = ::files::open_regular(path)?;
         let mut archive = tar::Archive::new(file);
         let mut end = 0;
         let outcome = for_each_file(archive.entries_with_seek()?, |name, entry| {
@@ -148,8 +176,7 @@ impl Index {
             end = start.saturating_add(size).checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
             if start.saturating_add(size) <= length {
                 self.read_label(shard, &name, entry)?;
-                self.names.push(name);
-                self.members.push(Member { shard, in_memory: false, start, length: size });
+                self.push(name, Member { shard, in_memory: false, start, length: size })?;
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -161,7 +188,9 @@ impl Index {
     }
 
     fn add_compressed(&mut self, shard: usize, path: &Path, limit: u64) -> io::Result<ControlFlow<Error>> {
-        let mut archive = tar::Archive::new(MultiGzDecoder::new(BufReader::new(File::open(path)?)));
+        let (file, length) = ::files::open_regular(path)?;
+        let mut archive = tar::Archive::new(MultiGzDecoder::new(BufReader::new(file)));
+        let before = self.unpacked.len() as u64 + self.members.len() as u64 * BLOCK;
         let outcome = for_each_file(archive.entries()?, |name, entry| {
             self.read_label(shard, &name, entry)?;
             let start = self.unpacked.len() as u64;
@@ -174,18 +203,38 @@ impl Index {
                 let fix = "unpack it with gunzip so that it can be streamed, or raise the memory limit";
                 return Ok(ControlFlow::Break(Error::TooLarge { path: path.to_owned(), bytes, limit, fix }));
             }
-            if is_kept && entry.read_to_end(&mut self.unpacked)? as u64 != entry.size() {
+            if let Err(error) = check_unpacked(path, length, bytes - before, "unpack it with gunzip") {
+                return Ok(ControlFlow::Break(error));
+            }
+            if is_kept && self.unpack(entry)? != entry.size() {
                 self.unpacked.truncate(start as usize);
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let length = self.unpacked.len() as u64 - start;
-            self.names.push(name);
-            self.members.push(Member { shard, in_memory: true, start, length });
+            self.push(name, Member { shard, in_memory: true, start, length })?;
             Ok(ControlFlow::Continue(()))
         })?;
         // Reading to the end verifies gzip's checksum.
         io::copy(&mut archive.into_inner().take(MAX_TRAILER), &mut io::sink())?;
         Ok(outcome)
+    }
+
+    /// Appends the content of a member to the unpacked images, and returns its length. The buffer is at most doubled, and only
+    /// as the member's bytes are there, since its header can claim any size.
+    fn unpack(&mut self, entry: &mut impl Read) -> io::Result<u64> {
+        const STEP: u64 = 1 << 20;
+        let start = self.unpacked.len();
+        loop {
+            let room = (self.unpacked.capacity() - self.unpacked.len()) as u64;
+            if room < STEP {
+                let more = STEP.max(self.unpacked.capacity() as u64);
+                self.meter.add(more)?;
+                self.unpacked.reserve_exact((room + more) as usize);
+            }
+            if entry.by_ref().take(STEP).read_to_end(&mut self.unpacked)? < STEP as usize {
+                return Ok((self.unpacked.len() - start) as u64);
+            }
+        }
     }
 
     /// Reads a label in webdataset's format: the text of a `.cls` file, or a key of a `.json` file.
@@ -199,14 +248,18 @@ impl Index {
         let label = match end.as_str() {
             "cls" if self.column.is_some() => None,
             "cls" => Some(String::from_utf8_lossy(&bytes).trim().to_owned()),
-            _ => serde_json::from_slice::<Map<String, Value>>(&bytes).ok().and_then(|object| {
+            _ => {
                 let usual = labels::LABEL_COLUMNS.iter().chain(&["cls"]).copied();
                 let keys: Vec<&str> = self.column.as_deref().map_or_else(|| usual.collect(), |column| vec![column]);
-                keys.into_iter().find_map(|key| labels::label_text(object.get(key)?))
-            }),
+                labels::Row::parse(&bytes, &keys).ok().and_then(|row| {
+                    let value = |key: &&str| row.first(Path::new(name), &[*key]).ok().flatten();
+                    keys.iter().find_map(|key| labels::label_text(&value(key)?))
+                })
+            }
         };
-        if let Some(label) = label.filter(|label| label.len() <= MAX_LABEL) {
+        if let Some(label) = label.filter(|label| label.len() <= labels::MAX_LABEL) {
             let key = (shard, sample_key(name).to_owned());
+            self.meter.add(entry_bytes(key.1.len() + label.len()))?;
             // `.cls` takes precedence.
             if end == "cls" {
                 self.labels.insert(key, label);
@@ -244,6 +297,9 @@ pub(crate) fn for_each_file<'a, R: Read, B>(
             long = path.map(|path| path.value_bytes().to_vec()).or(long);
         } else if !kind.is_gnu_longlink() && !kind.is_pax_global_extensions() {
             let name = long.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+            if name.len() > MAX_NAME {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             let name = normalized(&String::from_utf8_lossy(&name));
             if kind.is_file() && !is_hidden(&name) {
                 let flow = visit(name, &mut entry)?;
@@ -259,15 +315,15 @@ pub(crate) fn for_each_file<'a, R: Read, B>(
 /// Reads a member that contains the name or attributes of the next one.
 fn read_extension(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    entry.take(MAX_NAME + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_NAME { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
+    entry.take(MAX_ATTRIBUTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_ATTRIBUTES { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
 }
 
 /// Returns the first `count` names in an archive, or fewer if the archive has fewer or is corrupt.
 pub(crate) fn first_names(path: &Path, count: usize) -> Vec<String> {
     let mut names = Vec::new();
     let mut first = || {
-        for_each_file(tar::Archive::new(open_decompressed(path)?).entries()?, |name, _| {
+        for_each_file(tar::Archive::new(open_decompressed(path)?.0.take(MAX_DETECTED)).entries()?, |name, _| {
             names.push(name);
             Ok(if names.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })
@@ -282,6 +338,7 @@ pub(crate) fn first_names(path: &Path, count: usize) -> Vec<String> {
 pub(crate) fn error_message(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => error.to_string(),
+        None if error.kind() == io::ErrorKind::OutOfMemory => error.to_string(),
         None => "is truncated or not a tar archive; download it again".to_owned(),
     }
 }

@@ -2,13 +2,14 @@
 //! the classes, as in torchvision's `ImageFolder`, unless there is a label file.
 
 use super::files::extension;
-use super::labels::{self, ImageNames, LabelFile, natural_order};
+use super::labels::{self, ImageNames, LabelBytes, LabelFile, Labels, natural_order};
 use super::parts;
 use crate::encoded::{EncodedImages, OpenImage};
 use crate::error::{Error, Result};
 use crate::options::{LabelFrom, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Source};
+use ::files::Charge;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,8 @@ pub(crate) struct SplitFiles {
     pub class_names: Vec<String>,
     pub generated: usize,
     pub warnings: Vec<String>,
+    /// The memory of the names of all files.
+    pub charge: Charge,
 }
 
 /// Selects the files of a split from the [normalized](super::files::normalized) names of all files of the set at `path`.
@@ -55,7 +58,7 @@ pub(crate) fn select(
     names: &[String],
     split: Split,
     label_from: &LabelFrom,
-    read: &dyn Fn(usize) -> Result<Vec<u8>>,
+    read: &dyn Fn(usize) -> Result<LabelBytes>,
 ) -> Result<SplitFiles> {
     // Folders without images are not parts of the set.
     let pictures: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_image(name)).collect();
@@ -105,6 +108,7 @@ pub(crate) fn select(
         generated: 0,
         warnings,
         archives: archives_inside,
+        charge: Charge::default(),
     };
     match label_from {
         LabelFrom::FileName => files.labels_from_file_names(path, names)?,
@@ -117,24 +121,15 @@ pub(crate) fn select(
 
 /// Returns the folder that contains all files, with a trailing slash, or an empty string.
 fn common_root<'a>(names: &[&'a str]) -> &'a str {
-    let Some(first) = names.first() else { return "" };
-    let mut end = 0;
-    while let Some(length) = first[end..].find('/') {
-        let deeper = end + length + 1;
-        if !names.iter().all(|name| name.starts_with(&first[..deeper])) {
-            break;
-        }
-        end = deeper;
-    }
-    &first[..end]
+    let Some(&first) = names.first() else { return "" };
+    let shared = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let length = names.iter().fold(first.len(), |length, name| shared(&first[..length], name));
+    &first[..first.as_bytes()[..length].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)]
 }
 
-/// Returns a folder with a trailing slash, and all folders that contain it, innermost first. The last is empty.
-fn ancestors(folder: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(folder), |folder| {
-        let folder = folder.strip_suffix('/')?;
-        Some(folder.rfind('/').map_or("", |slash| &folder[..=slash]))
-    })
+/// Returns the folder of a file, with a trailing slash, or an empty string.
+fn folder_of(name: &str) -> &str {
+    &name[..name.rfind('/').map_or(0, |slash| slash + 1)]
 }
 
 impl SplitFiles {
@@ -143,31 +138,37 @@ impl SplitFiles {
         &mut self,
         path: &Path,
         names: &[String],
-        read: &dyn Fn(usize) -> Result<Vec<u8>>,
+        read: &dyn Fn(usize) -> Result<LabelBytes>,
     ) -> Result<bool> {
-        let root = self.root.clone();
-        for folder in ancestors(&root) {
-            for name in labels::LABEL_FILES {
-                let Some(index) = names.iter().position(|other| other.strip_prefix(folder) == Some(name)) else {
+        let rank = |name: &str| labels::LABEL_FILES.iter().position(|file| *file == name);
+        // Innermost first, and in one folder in the order of preference.
+        let mut files: Vec<(usize, &str, usize)> = (0..names.len())
+            .filter_map(|index| {
+                let folder = folder_of(&names[index]);
+                let rank = rank(&names[index][folder.len()..])?;
+                self.root.starts_with(folder).then_some((rank, folder, index))
+            })
+            .collect();
+        files.sort_by_key(|&(rank, folder, index)| (std::cmp::Reverse(folder.len()), rank, index));
+        // Of entries with the same name, as archives can have, the first one counts.
+        files.dedup_by_key(|&mut (rank, folder, _)| (rank, folder));
+        for (_, folder, index) in files {
+            let file = path.join(&names[index]);
+            let labels = match labels::read(&file, read(index)?, None)? {
+                LabelFile::Unrelated(columns) => {
+                    // A `dataset.json` of another tool is an error already.
+                    self.warnings.push(format!(
+                        "{} has no column file_name, so it gives no labels; its columns are {columns} (separated by \
+                         commas)",
+                        file.display()
+                    ));
                     continue;
-                };
-                let file = path.join(&names[index]);
-                let labels = match labels::read(&file, &read(index)?, None)? {
-                    LabelFile::Unrelated(columns) => {
-                        // A `dataset.json` of another tool is an error already.
-                        self.warnings.push(format!(
-                            "{} has no column file_name, so it gives no labels; its columns are {columns} (separated by \
-                             commas)",
-                            file.display()
-                        ));
-                        continue;
-                    }
-                    LabelFile::Unlabeled => None,
-                    LabelFile::Labeled(labels) => Some(labels),
-                };
-                self.set_labels_of_file(&file, names, (index, folder), labels, true)?;
-                return Ok(true);
-            }
+                }
+                LabelFile::Unlabeled => None,
+                LabelFile::Labeled(labels) => Some(labels),
+            };
+            self.set_labels_of_file(&file, names, (index, folder), labels, true)?;
+            return Ok(true);
         }
         Ok(false)
     }
@@ -178,35 +179,34 @@ impl SplitFiles {
         path: &Path,
         names: &[String],
         column: &str,
-        read: &dyn Fn(usize) -> Result<Vec<u8>>,
+        read: &dyn Fn(usize) -> Result<LabelBytes>,
     ) -> Result<()> {
-        let root = self.root.clone();
-        for folder in ancestors(&root) {
-            let inside = |name: &str| name.strip_prefix(folder).filter(|name| !name.contains('/')).map(str::to_owned);
-            let tables: Vec<usize> = (0..names.len())
-                .filter(|&index| {
-                    inside(&names[index]).is_some_and(|name| ["csv", "jsonl"].contains(&&*extension(&name)))
-                })
-                .collect();
-            let metadata =
-                tables.iter().find(|&&index| inside(&names[index]).is_some_and(|n| n.starts_with("metadata.")));
-            let index = match (metadata, &tables[..]) {
-                (Some(&index), _) | (None, &[index]) => index,
-                (None, []) => continue,
-                (None, several) => {
-                    let tables = parts::list(several.iter().map(|&index| names[index].as_str()));
-                    let message = format!("has several tables: {tables}; name the one with the labels metadata.csv");
-                    return Err(Error::malformed(path, message));
-                }
-            };
-            let file = path.join(&names[index]);
-            let LabelFile::Labeled(labels) = labels::read(&file, &read(index)?, Some(column))? else {
-                return Err(Error::malformed(&file, format!("has no labels in the column {column:?}")));
-            };
-            return self.set_labels_of_file(&file, names, (index, folder), Some(labels), false);
-        }
-        let message = format!("has no table with the column {column:?}; expected metadata.csv or metadata.jsonl");
-        Err(Error::malformed(path, message))
+        let mut tables: Vec<(&str, usize)> = (0..names.len())
+            .filter(|&index| ["csv", "jsonl"].contains(&&*extension(&names[index])))
+            .map(|index| (folder_of(&names[index]), index))
+            .filter(|(folder, _)| self.root.starts_with(folder))
+            .collect();
+        // The innermost folder with tables counts. The sort is stable.
+        tables.sort_by_key(|(folder, _)| std::cmp::Reverse(folder.len()));
+        let Some(&(folder, _)) = tables.first() else {
+            let message = format!("has no table with the column {column:?}; expected metadata.csv or metadata.jsonl");
+            return Err(Error::malformed(path, message));
+        };
+        tables.retain(|&(other, _)| other == folder);
+        let metadata = tables.iter().find(|&&(_, index)| names[index][folder.len()..].starts_with("metadata."));
+        let index = match (metadata, &tables[..]) {
+            (Some(&(_, index)), _) | (None, &[(_, index)]) => index,
+            (None, several) => {
+                let tables = parts::list(several.iter().map(|&(_, index)| names[index].as_str()));
+                let message = format!("has several tables: {tables}; name the one with the labels metadata.csv");
+                return Err(Error::malformed(path, message));
+            }
+        };
+        let file = path.join(&names[index]);
+        let LabelFile::Labeled(labels) = labels::read(&file, read(index)?, Some(column))? else {
+            return Err(Error::malformed(&file, format!("has no labels in the column {column:?}")));
+        };
+        self.set_labels_of_file(&file, names, (index, folder), Some(labels), false)
     }
 
     /// Sets the labels that a label file, `(index, folder)`, has for the images.
@@ -215,14 +215,14 @@ impl SplitFiles {
         file: &Path,
         names: &[String],
         (index, folder): (usize, &str),
-        labels: Option<HashMap<String, String>>,
+        labels: Option<Labels>,
         exact: bool,
     ) -> Result<()> {
         self.other_files -= usize::from(!self.divided || names[index].starts_with(&self.root));
         let Some(labels) = labels else { return Ok(()) };
         let relative = self.images.iter().map(|&image| names[image].strip_prefix(folder).unwrap_or_default());
         let images = ImageNames::new(relative, exact);
-        let labels: Vec<_> = (0..self.images.len()).map(|image| images.find(image, &labels)).collect();
+        let labels: Vec<_> = (0..self.images.len()).map(|image| images.find(image, &labels.names)).collect();
         let first = |missing: usize| names[self.images[missing]].clone();
         (self.labels, self.class_names) = labels::to_indices(file, &labels, first)?;
         Ok(())
@@ -312,6 +312,7 @@ impl SplitFiles {
             other_files: self.other_files,
             generated: self.generated,
             warnings: self.warnings,
+            charge: self.charge,
             ..Discovered::new(format, Source::Encoded(images))
         })
     }

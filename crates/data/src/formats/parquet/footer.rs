@@ -2,6 +2,7 @@
 //! parses it, because that crate recurses to any depth and allocates as many children as a schema claims.
 
 use super::pages::error_message;
+use files::Charge;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -9,56 +10,82 @@ use std::io::{Read, Seek, SeekFrom};
 /// Maximum nesting depth of the schema, and of values in the metadata.
 const MAX_DEPTH: usize = 32;
 
-/// Reads the metadata of a file of `length` bytes.
-pub(super) fn read(file: &mut File, length: u64) -> Result<ParquetMetaData, String> {
+/// Maximum size of the metadata in bytes. That of image sets has a few kilobytes.
+const MAX_FOOTER: u64 = 16 << 20;
+
+/// The memory of the metadata for each of its bytes, and of its schema.
+const EXPANSION: u64 = 64;
+const MAX_SCHEMA_BYTES: u64 = 64 << 20;
+
+/// Reads the metadata of a file of `length` bytes, and charges it.
+pub(super) fn read(file: &mut File, length: u64) -> Result<(ParquetMetaData, Charge), String> {
     let truncated = || "is truncated or not Parquet: it does not end with PAR1".to_owned();
     let tail = length.checked_sub(8).ok_or_else(truncated)?;
     let mut end = [0; 8];
     file.seek(SeekFrom::Start(tail)).and_then(|_| file.read_exact(&mut end)).map_err(|e| e.to_string())?;
     let [a, b, c, d, magic @ ..] = end;
     let size = u32::from_le_bytes([a, b, c, d]);
-    // The size is at most that of the file, so it is safe to allocate.
     let start = tail.checked_sub(size.into()).filter(|_| magic == *b"PAR1").ok_or_else(truncated)?;
+    if u64::from(size) > MAX_FOOTER {
+        return Err(format!("has {size} bytes of metadata; expected {MAX_FOOTER} or fewer"));
+    }
+    let charge = Charge::new(EXPANSION * u64::from(size)).map_err(|e| e.to_string())?;
     let mut bytes = vec![0; size as usize];
     file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| e.to_string())?;
     if !schema_is_valid(&bytes) {
-        return Err("is truncated or not Parquet: its schema is not a tree of at most 32 levels".to_owned());
+        return Err("is truncated or not Parquet: its schema is not a tree of at most 32 levels and 64 MiB".to_owned());
     }
-    ParquetMetaDataReader::decode_metadata(&bytes).map_err(|e| error_message(&e))
+    ParquetMetaDataReader::decode_metadata(&bytes).map(|metadata| (metadata, charge)).map_err(|e| error_message(&e))
 }
 
-/// Returns whether the schema is a tree of limited depth. It lists the nodes depth first with their number of children.
+/// Returns whether the schema is a tree of limited depth and memory. It lists the nodes depth first with their number of
+/// children.
 fn schema_is_valid(metadata: &[u8]) -> bool {
-    child_counts(&mut CompactReader(metadata)).is_some_and(|children| {
-        // Number of remaining nodes at each level.
-        let mut open = vec![1usize];
-        for count in children {
-            while open.last() == Some(&0) {
+    schema_elements(&mut CompactReader(metadata)).is_some_and(|elements| {
+        // Number of remaining nodes at each level, and the length of the names down to it.
+        let (mut open, mut bytes) = (vec![(1usize, 0u64)], 0u64);
+        for (count, name) in elements {
+            while open.last().is_some_and(|level| level.0 == 0) {
                 open.pop();
             }
             let Some(level) = open.last_mut() else { return false };
-            *level -= 1;
-            open.push(count);
-            if open.len() > MAX_DEPTH {
+            level.0 -= 1;
+            // The parquet crate keeps the path of each column, in strings.
+            let path = level.1 + name + 64;
+            bytes += 512 + path;
+            open.push((count, path));
+            if open.len() > MAX_DEPTH || bytes > MAX_SCHEMA_BYTES {
                 return false;
             }
         }
-        open.iter().all(|&level| level == 0)
+        open.iter().all(|level| level.0 == 0)
     })
 }
 
-/// Returns the number of children of each schema element: field 5 of the structs in the list that is field 2.
-fn child_counts(metadata: &mut CompactReader) -> Option<Vec<usize>> {
-    let mut children = Vec::new();
+/// Returns the number of children and the length of the name of each schema element: fields 5 and 4 of the structs in the
+/// list that is field 2.
+fn schema_elements(metadata: &mut CompactReader) -> Option<Vec<(usize, u64)>> {
+    let mut elements = Vec::new();
     metadata.fields(&mut |metadata, field, kind| {
+        if (field, kind) == (4, LIST) {
+            // A row group has more bytes than this. The parquet crate allocates as many as the list claims.
+            let (size, _) = CompactReader(metadata.0).list()?;
+            (size <= metadata.0.len() as u64 / 16).then_some(())?;
+        }
         if (field, kind) != (2, LIST) {
             return metadata.skip(kind, 0);
         }
         let (size, kind) = metadata.list()?;
         for _ in 0..size {
-            let mut count = 0;
+            let (mut count, mut name) = (0, 0);
             (kind == STRUCT).then_some(())?;
             metadata.fields(&mut |element, field, kind| {
+                if (field, kind) == (4, BINARY) {
+                    let before = element.0.len();
+                    element.skip(kind, 0)?;
+                    name = (before - element.0.len()) as u64;
+                    return Some(());
+                }
                 if (field, kind) != (5, I32) {
                     return element.skip(kind, 0);
                 }
@@ -67,14 +94,15 @@ fn child_counts(metadata: &mut CompactReader) -> Option<Vec<usize>> {
                 count = usize::try_from(number / 2).ok().filter(|_| number % 2 == 0)?;
                 Some(())
             })?;
-            children.push(count);
+            elements.push((count, name));
         }
         Some(())
     })?;
-    Some(children)
+    Some(elements)
 }
 
 const I32: u8 = 5;
+const BINARY: u8 = 8;
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
 
@@ -138,7 +166,7 @@ impl CompactReader<'_> {
             3 => bytes(self, 1),
             4..=6 => self.varint().map(drop),
             7 => bytes(self, 8),
-            8 => {
+            BINARY => {
                 let count = self.varint()?;
                 bytes(self, count)
             }

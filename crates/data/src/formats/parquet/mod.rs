@@ -1,23 +1,31 @@
 //! Parquet files in the layout of image sets on the Hugging Face hub: a column of encoded images, a column of labels, and
 //! the class names in the file's metadata. Pages are decoded when one of their rows is read.
+//!
+//! A file has at most one row for 16 bytes, and 1024 more: its columns can repeat a value without end. Opening it takes at
+//! most 64 bytes for each of its bytes, for paths, labels and places of pages. A page is decoded to at most 256 times its
+//! size and 64 MiB, and 512 MiB in all; the cache of pages keeps 64 MiB or one page. The metadata has at most 16 MiB.
 
 mod footer;
 mod pages;
 
 use super::files::file_not_downloaded;
 use super::{labels, shards};
-use crate::encoded::EncodedImages;
+use crate::encoded::{EncodedImages, ImageBytes};
 use crate::error::{Error, Result};
+use crate::memory::{Meter, entry_bytes};
 use crate::options::{LabelFrom, ReadOptions};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format, Source};
-use pages::{ColumnChunk, PagedColumn, catch_panic, read_column};
+use ::files::catch_panic;
+use pages::{ColumnChunk, PagedColumn, for_each_value};
 use parquet::basic::Type;
-use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
+use parquet::data_type::{ByteArrayType, Int32Type, Int64Type};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::schema::types::ColumnDescriptor;
-use serde_json::Value;
-use std::fs::File;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +42,17 @@ const EXTENSIONS: [&str; 1] = [".parquet"];
 const IMAGE_COLUMNS: [&str; 5] = ["image", "img", "images", "picture", "png"];
 
 /// The label of each row as text, or `None` for a null.
-type Labels = Vec<Option<String>>;
+type Labels = Vec<Option<Arc<str>>>;
+
+/// Maximum length of a label in bytes.
+const MAX_LABEL: usize = 1 << 10;
+
+/// Maximum length of the description of the `datasets` library in the metadata.
+const MAX_DESCRIPTION: usize = 8 << 20;
+
+/// The rows that any file may have, and the bytes of the file for each row more. The smallest images have more.
+const FREE_ROWS: u64 = 1024;
+const BYTES_PER_ROW: u64 = 16;
 
 fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     let shards = shards::find(path, &EXTENSIONS, options)?;
@@ -48,10 +66,15 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     };
     let (mut pages, mut paths, mut bad) = (PagedColumn::default(), Vec::new(), Vec::new());
     let (mut texts, mut class_names, mut has_labels) = (Labels::new(), Vec::new(), false);
+    let mut meter = Meter::default();
     for shard in &shards {
-        match catch_panic(|| Shard::open(shard, column)) {
+        let _reading = ::files::Reading::new(shard);
+        let opened = catch_panic(|| Shard::open(shard, column, &mut meter));
+        match opened.unwrap_or_else(|panic| Err(format!("is corrupt: its metadata cannot be read ({panic})"))) {
             Ok(found) => {
                 let rows = found.images.iter().map(|chunk| chunk.rows).sum();
+                let path_bytes = entry_bytes(shard.as_os_str().len() + 20);
+                meter.add(path_bytes * rows as u64).map_err(|e| Error::memory(shard, e))?;
                 paths.extend((0..rows).map(|row| shard.join(row.to_string())));
                 has_labels |= found.labels.is_some();
                 texts.extend(found.labels.unwrap_or_else(|| vec![None; rows]));
@@ -70,7 +93,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     has_labels &= texts.iter().any(|label| label.as_deref() != Some("-1"));
     let mut labels = None;
     if has_labels {
-        let texts: Vec<_> = texts.iter().map(Option::as_ref).collect();
+        let texts: Vec<_> = texts.iter().map(Option::as_deref).collect();
         let (indices, found) = labels::to_indices(path, &texts, |row| paths[row].display().to_string())?;
         let highest = indices.iter().flatten().max().copied();
         match highest {
@@ -87,13 +110,18 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     let files = paths.len() + bad.len();
     let images = EncodedImages {
         paths,
-        open: Box::new(move |index| Ok(Box::new(Cursor::new(pages.value(index)?.data().to_vec())))),
+        open: Box::new(move |index| {
+            let bytes = pages.value(index)?;
+            let length = bytes.as_ref().len() as u64;
+            Ok(ImageBytes { source: Box::new(Cursor::new(bytes)), length })
+        }),
     };
     Ok(Discovered {
         files,
         class_names: if labels.is_some() { class_names } else { Vec::new() },
         labels,
         bad,
+        charge: meter.into_charge(),
         ..Discovered::new("Parquet", Source::Encoded(images))
     })
 }
@@ -108,10 +136,9 @@ struct Shard {
 
 impl Shard {
     /// Opens a file. With a `column`, its values are the labels.
-    fn open(path: &Path, column: Option<&str>) -> std::result::Result<Shard, String> {
-        let mut file = File::open(path).map_err(|e| e.to_string())?;
-        let length = file.metadata().map_err(|e| e.to_string())?.len();
-        let metadata = footer::read(&mut file, length)?;
+    fn open(path: &Path, column: Option<&str>, meter: &mut Meter) -> std::result::Result<Shard, String> {
+        let (mut file, length) = ::files::open_regular(path).map_err(|e| e.to_string())?;
+        let (metadata, _charge) = footer::read(&mut file, length)?;
         let columns = metadata.file_metadata().schema_descr().columns();
         let image = image_column(columns.iter().map(AsRef::as_ref)).ok_or_else(|| {
             let names: Vec<_> = columns.iter().map(|column| column.path().string()).take(8).collect();
@@ -128,17 +155,30 @@ impl Shard {
         if let (None, Some(column)) = (label, column) {
             return Err(format!("has no column {column:?} of integers or strings"));
         }
-        let (mut images, mut texts) = (Vec::new(), Labels::new());
+        let (mut images, mut texts) = (Vec::new(), Texts { labels: Labels::new(), known: HashSet::new() });
+        let (mut rows_of_file, mut column_bytes) = (0u64, [0u64; 2]);
         for group in metadata.row_groups() {
-            let rows = usize::try_from(group.num_rows())
-                .map_err(|_| "is corrupt: a row group has a negative number of rows")?;
-            images.push(ColumnChunk::new(path, length, group.column(image), rows)?);
+            let rows =
+                u64::try_from(group.num_rows()).map_err(|_| "is corrupt: a row group has a negative number of rows")?;
+            rows_of_file = rows_of_file.saturating_add(rows);
+            if rows_of_file > FREE_ROWS + length / BYTES_PER_ROW {
+                return Err(format!("claims {rows_of_file} rows or more in {length} bytes"));
+            }
+            let columns = [Some(image), label.map(|(_, label)| label)];
+            for (bytes, column) in column_bytes.iter_mut().zip(columns.into_iter().flatten()) {
+                *bytes = bytes.saturating_add(u64::try_from(group.column(column).compressed_size()).unwrap_or(0));
+            }
+            if column_bytes.iter().any(|&bytes| bytes > length) {
+                return Err("is corrupt: its row groups share their bytes".to_owned());
+            }
+            let rows = rows as usize;
+            images.push(ColumnChunk::new(path, length, group.column(image), rows, meter)?);
             if let Some((_, label)) = label {
-                texts.extend(label_texts(&ColumnChunk::new(path, length, group.column(label), rows)?)?);
+                texts.read(&ColumnChunk::new(path, length, group.column(label), rows, meter)?, meter)?;
             }
         }
         let class_names = label.and_then(|(name, _)| class_names(&metadata, name)).unwrap_or_default();
-        Ok(Shard { images, labels: label.map(|_| texts), class_names })
+        Ok(Shard { images, labels: label.map(|_| texts.labels), class_names })
     }
 }
 
@@ -157,26 +197,73 @@ fn image_column<'a>(columns: impl Iterator<Item = &'a ColumnDescriptor> + Clone)
     names.into_iter().find_map(|name| columns.clone().position(|column| is(column, name)))
 }
 
-/// Reads a column of labels as text.
-fn label_texts(chunk: &ColumnChunk) -> std::result::Result<Labels, String> {
-    fn text<T: ToString>(values: Vec<Option<T>>) -> Labels {
-        values.into_iter().map(|value| value.map(|value| value.to_string())).collect()
-    }
-    Ok(match chunk.kind() {
-        Type::INT32 => text(read_column::<Int32Type>(chunk)?),
-        Type::INT64 => text(read_column::<Int64Type>(chunk)?),
-        _ => {
-            let name = |value: ByteArray| String::from_utf8_lossy(value.data()).into_owned();
-            read_column::<ByteArrayType>(chunk)?.into_iter().map(|value| value.map(name)).collect()
+/// The labels of a file as text. Equal ones share their memory.
+struct Texts {
+    labels: Labels,
+    known: HashSet<Arc<str>>,
+}
+
+impl Texts {
+    /// Adds the labels of a column.
+    fn read(&mut self, chunk: &ColumnChunk, meter: &mut Meter) -> std::result::Result<(), String> {
+        match chunk.kind() {
+            Type::INT32 => {
+                for_each_value::<Int32Type>(chunk, &mut |value| self.add(value.map(|n| n.to_string()), meter))
+            }
+            Type::INT64 => {
+                for_each_value::<Int64Type>(chunk, &mut |value| self.add(value.map(|n| n.to_string()), meter))
+            }
+            _ => for_each_value::<ByteArrayType>(chunk, &mut |value| {
+                if let Some(value) = value.as_ref().filter(|value| value.len() > MAX_LABEL) {
+                    return Err(format!("has a label of {} bytes; expected {MAX_LABEL} or fewer", value.len()));
+                }
+                self.add(value.as_ref().map(|value| String::from_utf8_lossy(value.data())), meter)
+            }),
         }
-    })
+    }
+
+    fn add(&mut self, label: Option<impl AsRef<str>>, meter: &mut Meter) -> std::result::Result<(), String> {
+        let mut add = |bytes| meter.add(bytes).map_err(|e| e.to_string());
+        add(2 * size_of::<Option<Arc<str>>>() as u64)?;
+        let Some(label) = label else {
+            self.labels.push(None);
+            return Ok(());
+        };
+        let label = label.as_ref();
+        let known = match self.known.get(label) {
+            Some(known) => Arc::clone(known),
+            None => {
+                add(entry_bytes(label.len()))?;
+                let new: Arc<str> = label.into();
+                self.known.insert(Arc::clone(&new));
+                new
+            }
+        };
+        self.labels.push(Some(known));
+        Ok(())
+    }
 }
 
 /// Returns the class names that the `datasets` library writes to the metadata.
 fn class_names(metadata: &ParquetMetaData, column: &str) -> Option<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Description<'a> {
+        #[serde(borrow)]
+        info: Info<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Info<'a> {
+        #[serde(borrow)]
+        features: HashMap<Cow<'a, str>, &'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct ClassLabel {
+        names: Vec<String>,
+    }
     let values = metadata.file_metadata().key_value_metadata()?;
     let text = values.iter().find(|entry| entry.key == "huggingface")?.value.as_ref()?;
-    let value: Value = serde_json::from_str(text).ok()?;
-    let names = value.pointer(&format!("/info/features/{column}/names"))?.as_array()?;
-    names.iter().map(|name| Some(name.as_str()?.to_owned())).collect()
+    let text = Some(text).filter(|text| text.len() <= MAX_DESCRIPTION)?;
+    let description: Description = serde_json::from_str(text).ok()?;
+    let feature: ClassLabel = serde_json::from_str(description.info.features.get(column)?.get()).ok()?;
+    Some(feature.names)
 }
