@@ -131,7 +131,7 @@ fn files_of_many_small_tensors_are_within_the_budget() {
         *next += 1;
     };
     let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
-    let count = 1500;
+    let count = 1000;
     for class in ["FloatStorage", "ByteStorage"] {
         let mut next = 6;
         let globals = [
