@@ -225,8 +225,8 @@ fn some_faults_of_other_commands() {
 #[test]
 #[ignore = "a few minutes: every call of each command"]
 fn every_fault() {
+    Faults::new().training(1);
     let faults = Faults::new();
-    faults.training(1);
     faults.place.trained("run", 2, &[]);
     for extension in ["/", ".npz", ".png", ".safetensors", ".gif"] {
         faults.sampling(extension, 1);

@@ -75,7 +75,8 @@ pub fn verify_files(folder: impl AsRef<Path>, wanted: impl Fn(&str) -> bool) -> 
     let mut found: BTreeMap<PathBuf, Digest> = BTreeMap::new();
     for (name, expected) in manifest.files.iter().filter(|(name, _)| wanted(name)) {
         if !is_inside(name) {
-            let reason = format!("lists `{}`, which is not the path of a file in the folder", shown(name));
+            let reason =
+                format!("lists `{}`, which is outside the folder or not the plain path of a file", shown(name));
             return Err(Error::Damaged { path, reason });
         }
         let file = folder.join(name);

@@ -3,6 +3,9 @@
 //! The family of a network is recognized by the names of its tensors. The family determines the settings that weights
 //! do not record (padding of convolutions, ε, the timestep embedding). Settings that vary within a family (attention
 //! heads of OpenAI's networks) are assumed, reported in [`Imported::notes`], and can be set in [`ImportOptions`].
+//!
+//! While a network is converted, its tensors are in memory up to three times: as they were read, as they are looked up, and
+//! as they become.
 
 mod assumptions;
 mod config;
@@ -134,7 +137,7 @@ fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<St
     let folder = files::parent(path);
     let read = |path: &Path| {
         let text = files::read_json_text(path).map_err(Error::read(path))?;
-        serde_json::from_str(&text).map_err(|error| Error::file(path, format!("not JSON: {error}")))
+        serde_json::from_str(&text).map_err(|error| Error::file(path, format!("not JSON: {}", shown(error))))
     };
     let config = folder.join("config.json");
     let config: Value = match config.symlink_metadata().is_ok() {

@@ -207,8 +207,7 @@ fn tensor(
         },
     };
     let tensor = Strided { storage: index as usize, dtype, offset, shape, stride };
-    // The vectors of sizes grow, so they may have twice the capacity.
-    machine.charge((size_of::<Strided>() + 32 * tensor.shape.len()) as u64)?;
+    machine.charge((size_of::<Strided>() + 16 * tensor.shape.len()) as u64)?;
     machine.add_node(PickleValue::Tensor(tensor.into()))
 }
 
@@ -218,7 +217,12 @@ fn sizes(machine: &Machine, item: Item) -> Option<Vec<usize>> {
         _ => None,
     };
     let items = machine.pickle.sequence(item).filter(|items| items.len() <= MAX_RANK)?;
-    items.iter().map(number).collect()
+    // Collecting would allocate four sizes and more.
+    let mut sizes = Vec::with_capacity(items.len());
+    for item in items {
+        sizes.push(number(item)?);
+    }
+    Some(sizes)
 }
 
 fn is_tensor_function(machine: &Machine, function: Item) -> bool {

@@ -1,6 +1,6 @@
 //! The state of the stack machine: the stack, its marks, the memo and the values built so far.
 
-use super::value::{Item, Object, Pickle, PickleValue, Storage};
+use super::value::{Arena, Item, Object, Pickle, PickleValue, Storage};
 use crate::Error;
 use crate::budget::Budget;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ const ITEM: u64 = size_of::<Item>() as u64;
 const GROWING: u64 = 3;
 /// Bytes charged for a mark and for an entry of the memo.
 const MARK: u64 = GROWING * size_of::<usize>() as u64;
-const MEMO: u64 = 64;
+const MEMO: u64 = 48;
 
 /// The reason why a pickle could not be read.
 pub(crate) enum PickleError {
@@ -64,7 +64,7 @@ impl<'b> Machine<'b> {
     /// Creates a machine that allocates from `budget`.
     pub fn new(budget: &'b mut Budget) -> Self {
         Self {
-            pickle: Pickle { nodes: Vec::new(), storages: Vec::new(), root: Item::None },
+            pickle: Pickle { nodes: Arena::default(), storages: Vec::new(), root: Item::None },
             stack: Vec::new(),
             marks: Vec::new(),
             memo: BTreeMap::new(),
@@ -96,16 +96,14 @@ impl<'b> Machine<'b> {
     /// Ends with the topmost item, the pickled value, and frees what only the machine needs.
     pub fn finish(mut self) -> Result<Pickle> {
         self.pickle.root = self.pop()?;
-        self.pickle.nodes.shrink_to_fit();
         self.pickle.storages.shrink_to_fit();
         self.budget.give_back(self.temporary);
         Ok(self.pickle)
     }
 
-    /// Adds a value to the arena.
+    /// Adds a value to the arena, whose chunks do not move.
     pub fn add_node(&mut self, node: PickleValue) -> Result<Item> {
         self.charge(NODE)?;
-        self.charge_temporary((GROWING - 1) * NODE)?;
         let index = u32::try_from(self.pickle.nodes.len()).map_err(|_| self.error("too many values"))?;
         self.pickle.nodes.push(node);
         Ok(Item::Node(index))
@@ -164,8 +162,8 @@ impl<'b> Machine<'b> {
     /// Returns the object that `item` is, if it is one.
     pub fn object_mut(&mut self, item: Item) -> Option<&mut Object> {
         match item {
-            Item::Node(index) => match &mut self.pickle.nodes[index as usize] {
-                PickleValue::Object(object) => Some(object),
+            Item::Node(index) => match self.pickle.nodes.get_mut(index) {
+                Some(PickleValue::Object(object)) => Some(object),
                 _ => None,
             },
             _ => None,
@@ -203,9 +201,8 @@ impl<'b> Machine<'b> {
         self.push(Item::Int(i64::from_le_bytes(all)))
     }
 
-    /// Pushes a string, or bytes if they are not UTF-8.
+    /// Pushes a string, or bytes if they are not UTF-8. They are charged already.
     pub fn push_text(&mut self, bytes: Vec<u8>) -> Result<()> {
-        self.charge(bytes.len() as u64)?;
         self.push_node(match String::from_utf8(bytes) {
             Ok(text) => PickleValue::Text(text.into()),
             Err(error) => PickleValue::Bytes(error.into_bytes().into()),
@@ -287,10 +284,13 @@ impl<'b> Machine<'b> {
     }
 
     fn top_node(&mut self) -> Result<&mut PickleValue> {
-        match self.top()? {
-            Item::Node(index) => Ok(&mut self.pickle.nodes[index as usize]),
-            _ => Err(self.error("an opcode fills a container, but a plain value is on top of the stack")),
-        }
+        let (top, byte) = (self.top()?, self.byte);
+        let node = match top {
+            Item::Node(index) => self.pickle.nodes.get_mut(index),
+            _ => None,
+        };
+        let reason = "an opcode fills a container, but a plain value is on top of the stack";
+        node.ok_or_else(|| PickleError::Malformed(format!("{reason} (byte {byte})")))
     }
 
     /// Returns the number of entries of the memo.

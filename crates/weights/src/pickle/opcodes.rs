@@ -112,11 +112,13 @@ fn execute<R: BufRead>(machine: &mut Machine, opcode: u8, source: &mut Source<R>
         // Strings and bytes.
         b'S' => {
             let line = source.line()?;
+            machine.charge(line.len() as u64)?;
             let bytes = unquote(line.trim()).ok_or_else(|| machine.error("a string is not quoted"))?;
             machine.push_text(bytes)
         }
         b'V' => {
             let line = source.line()?;
+            machine.charge(line.len() as u64)?;
             machine.push_text(unescape(line.as_bytes(), true))
         }
         b'T' => push_bytes(machine, source, Width::Four, Kind::Text),

@@ -86,10 +86,42 @@ pub struct Storage {
     pub start: u64,
 }
 
+/// Values by number, in chunks: one vector would have to be moved to grow, and take three times its memory meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Arena(Vec<Vec<PickleValue>>);
+
+/// The number of values of a chunk.
+const CHUNK: usize = 1 << 10;
+
+impl Arena {
+    pub fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| (self.0.len() - 1) * CHUNK + last.len())
+    }
+
+    pub fn push(&mut self, value: PickleValue) {
+        match self.0.last_mut() {
+            Some(last) if last.len() < CHUNK => last.push(value),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(value);
+                self.0.push(chunk);
+            }
+        }
+    }
+
+    pub fn get(&self, index: u32) -> Option<&PickleValue> {
+        self.0.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
+    }
+
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut PickleValue> {
+        self.0.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
+    }
+}
+
 /// A decoded pickle.
 #[derive(Debug)]
 pub struct Pickle {
-    pub(super) nodes: Vec<PickleValue>,
+    pub(super) nodes: Arena,
     /// The storages of its tensors.
     pub storages: Vec<Storage>,
     /// The pickled value.
@@ -100,7 +132,7 @@ impl Pickle {
     /// Returns the value of `item` in the arena, if it is there.
     pub fn node(&self, item: Item) -> Option<&PickleValue> {
         match item {
-            Item::Node(index) => self.nodes.get(index as usize),
+            Item::Node(index) => self.nodes.get(index),
             _ => None,
         }
     }

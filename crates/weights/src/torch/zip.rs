@@ -15,7 +15,7 @@ use zip::{CompressionMethod, ZipArchive};
 /// 64.
 const ENTRY: u64 = 150;
 /// The number of bytes that an entry takes in memory, besides its name.
-const ENTRY_MEMORY: u64 = 400;
+const ENTRY_MEMORY: u64 = 200;
 
 /// A zip archive, and the path in it of the folder that holds all entries.
 #[derive(Debug)]
@@ -35,11 +35,12 @@ pub(super) fn open(path: &Path, mut file: File, length: u64, budget: &mut Budget
             None => "truncated, or not written by torch.save: it does not end like a zip archive".to_owned(),
         }));
     }
-    budget
-        .take(entries.unwrap_or(0) * ENTRY_MEMORY)
-        .map_err(|reason| fail(format!("bad zip archive: its list of entries {reason}")))?;
+    let too_many = |reason| fail(format!("bad zip archive: its list of entries {reason}"));
+    budget.take(entries.unwrap_or(0) * ENTRY_MEMORY).map_err(too_many)?;
     let zip = ZipArchive::new(BufReader::new(file)).map_err(bad)?;
     let names = || zip.file_names().filter_map(std::result::Result::ok);
+    // Each is stored as it is and as text.
+    budget.take(names().map(|name| 2 * name.len() as u64).sum()).map_err(too_many)?;
     let Some(prefix) = names().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned)) else {
         return Err(Error::file(path, "a zip archive without data.pkl, so not written by torch.save"));
     };
