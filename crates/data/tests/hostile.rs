@@ -257,12 +257,14 @@ fn malicious_label_files_are_bounded() {
     assert_eq!(read("the highest label", folder.path(), &small(), 128 * MIB), "");
 }
 
-/// Writes an archive in which one member is listed many times.
+/// Writes an archive in which one member is listed many times, by different names.
 fn shared(count: u16) -> Vec<u8> {
-    let bytes = zip(&[("0.png", &dot(1))], Stored);
+    let bytes = zip(&[("00000.png", &dot(1))], Stored);
     let (end, directory) = (bytes.len() - 22, u32::from_le_bytes(bytes[bytes.len() - 6..][..4].try_into().unwrap()));
     let entry = &bytes[directory as usize..end];
-    let mut out = [&bytes[..directory as usize], &entry.repeat(count.into()), &bytes[end..]].concat();
+    let named = |number: u16| [&entry[..46], format!("{number:05}").as_bytes(), &entry[51..]].concat();
+    let entries: Vec<u8> = (0..count).flat_map(named).collect();
+    let mut out = [&bytes[..directory as usize], &entries, &bytes[end..]].concat();
     let end = out.len() - 22;
     out[end + 8..end + 10].copy_from_slice(&count.to_le_bytes());
     out[end + 10..end + 12].copy_from_slice(&count.to_le_bytes());
@@ -276,8 +278,7 @@ fn malicious_archives_are_bounded() {
     let folder = tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let bytes = shared(20_000);
-    let told = read("shared bytes", &put(&at("shared.zip"), &bytes), &small(), 40 * bytes.len());
-    assert!(told.contains("not a zip archive") || told.contains("share their bytes") || told.is_empty(), "{told}");
+    assert_told("shared bytes", &put(&at("shared.zip"), &bytes), &small(), 40 * bytes.len(), "share their bytes");
 
     // Many empty files, and long names in deep folders.
     let names: Vec<String> = (0..5_000).map(|i| format!("{i}.png")).collect();
