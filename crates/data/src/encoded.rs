@@ -258,6 +258,10 @@ fn error_message(error: ImageError) -> String {
     match error {
         ImageError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => "is truncated".to_owned(),
         ImageError::IoError(e) => e.to_string(),
-        e => e.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        // Some decoders quote what they have read.
+        e => {
+            let text: String = e.to_string().chars().take(300).collect();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        }
     }
 }

@@ -34,6 +34,22 @@
 //! # Ok::<(), ddpm_data::Error>(())
 //! ```
 //!
+//! # Damaged and malicious files
+//!
+//! A file is read, listed as a bad file, or an error that names it. Only regular files are opened. The time to read a set is
+//! in proportion to its bytes and pixels, and so is the memory, which all threads take from one budget, a share of the memory
+//! of the process ([`files`](https://docs.rs/ddpm-files)), before they allocate it. A set that does not fit is streamed. A small
+//! file cannot take more than this:
+//!
+//! | input | memory, while it is read |
+//! |---|---|
+//! | image | decoded to at most 64 MiB and 1100 times its file, and 512 MiB in all; four times that while it is decoded |
+//! | names in a folder or archive | 4096 bytes each; about 40 bytes for each byte of an archive's headers |
+//! | `dataset.json`, `metadata.jsonl`, `metadata.csv` | 64 times the file, which may have 256 MiB, and 128 MiB for the names of a million numbered classes |
+//! | `.tar.gz`, compressed npz, IDX and CIFAR | unpacked to at most 256 times the file and 64 MiB, and the memory limit |
+//! | Parquet | 64 times the file; a page is unpacked to at most 256 times its size and 64 MiB, and 512 MiB in all |
+//! | plain npy, npz and IDX | the labels: the pixels stay in the file |
+//!
 //! # Cargo features
 //!
 //! `parquet` (on by default) reads Parquet files. It is most of the crate's build time.

@@ -139,7 +139,8 @@ fn dataset_json(path: &Path, bytes: &[u8]) -> Result<LabelFile> {
     }
     let invalid = |e: serde_json::Error| {
         let expected = "expected {\"labels\": [[\"00000/img00000000.png\", 6], ...]} or null";
-        Error::malformed(path, format!("{expected}: {e}"))
+        // The message can quote a long text.
+        Error::malformed(path, format!("{expected}: {}", truncated(&e.to_string())))
     };
     let dataset: Dataset = serde_json::from_slice(bytes).map_err(invalid)?;
     let Some(text) = dataset.labels else { return Ok(LabelFile::Unlabeled) };
