@@ -3,7 +3,7 @@ use crate::error::{Error, Result};
 use crate::options::{Fit, ReadOptions};
 use crate::pixels::{Pixels, Target, conversion_bytes, cover_size, crop};
 use crate::report::{BadFile, ReadReport};
-use crate::source::{Discovered, Source};
+use crate::source::{Discovered, Fault, Source};
 use files::Charge;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -240,7 +240,7 @@ impl ImageSet {
             Storage::Streamed { source, kept } => {
                 out.par_chunks_exact_mut(image_bytes).zip(indices).try_for_each(|(out, &index)| {
                     let index = kept[index] as usize;
-                    source.decode(index, &self.target, out).map_err(|m| Error::malformed(source.path(index), m))
+                    source.decode(index, &self.target, out).map_err(|fault| source.error(index, fault))
                 })
             }
         }
@@ -267,7 +267,7 @@ impl ImageSet {
                 Storage::Covers(images) => crop(&images[index], &self.target, Some(position), out),
                 Storage::Streamed { source, kept } => {
                     let index = kept[index] as usize;
-                    let failed = |message| Error::malformed(source.path(index), message);
+                    let failed = |fault| source.error(index, fault);
                     crop(&source.decode_cover(index, &self.target).map_err(failed)?, &self.target, Some(position), out);
                 }
                 Storage::Memory(_) => unreachable!("images with this fit are kept as covers"),
@@ -337,7 +337,8 @@ fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Ve
                 *report.channels.entry(header.channels).or_default() += 1;
                 kept.push(index as u32);
             }
-            Err(reason) => report.bad.push(BadFile { path: source.path(index).to_owned(), reason }),
+            Err(Fault::OfImage(reason)) => report.bad.push(BadFile { path: source.path(index).to_owned(), reason }),
+            Err(shortage) => return Err(source.error(index, shortage)),
         }
     }
     if kept.is_empty() { Err(empty_error(path, report)) } else { Ok(kept) }
@@ -379,15 +380,15 @@ fn decode_all(
     let mut good = Vec::with_capacity(kept.len());
     for (position, result) in results.into_iter().enumerate() {
         let index = kept[position] as usize;
-        let Err(reason) = result else {
+        let Err(fault) = result else {
             pixels.copy_within(position * image_bytes..(position + 1) * image_bytes, good.len() * image_bytes);
             good.push(kept[position]);
             continue;
         };
-        if let Source::Raw(_) = source {
-            return Err(Error::malformed(path, reason));
+        match (fault, &source) {
+            (Fault::OfImage(reason), Source::Encoded(_)) => report_bad(&source, index, reason, report),
+            (fault, _) => return Err(source.error(index, fault)),
         }
-        report_bad(&source, index, reason, report);
     }
     if good.is_empty() {
         return Err(empty_error(path, report));
@@ -424,7 +425,8 @@ fn decode_covers(
                 kept.push(index);
                 images.push(image);
             }
-            Err(reason) => report_bad(source, index as usize, reason, report),
+            Err(Fault::OfImage(reason)) => report_bad(source, index as usize, reason, report),
+            Err(shortage) => return Err(source.error(index as usize, shortage)),
         }
     }
     if images.is_empty() { Err(empty_error(path, report)) } else { Ok(images) }

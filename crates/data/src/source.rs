@@ -1,12 +1,13 @@
 //! The common interface of all formats: the source of the images, and their labels.
 
 use crate::encoded::{EncodedImages, Header, brief};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::ReadOptions;
 use crate::pixels::{Pixels, Target, convert, cover};
 use crate::raw::RawImages;
 use crate::report::BadFile;
-use files::{Charge, Reading, catch_panic};
+use files::{Charge, Reading, catch_panic, without_shortage};
+use std::io;
 use std::path::Path;
 
 /// A format that `open` can read.
@@ -59,6 +60,15 @@ impl Discovered {
     }
 }
 
+/// Why an image cannot be read.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// What is wrong with it. A set does without such an image.
+    OfImage(String),
+    /// What the process lacks, such as memory. Which images a set has must not depend on it.
+    Shortage(io::Error),
+}
+
 /// Images that can be read by index.
 pub(crate) enum Source {
     Raw(RawImages),
@@ -97,7 +107,7 @@ impl Source {
         }
     }
 
-    pub fn probe(&self, index: usize) -> std::result::Result<Header, String> {
+    pub fn probe(&self, index: usize) -> std::result::Result<Header, Fault> {
         match self {
             Source::Raw(raw) => Ok(raw.header()),
             Source::Encoded(encoded) => self.guarded(index, || encoded.probe(index)),
@@ -105,7 +115,7 @@ impl Source {
     }
 
     /// Decodes image `index` and converts it to `target`. Errors do not contain the path.
-    pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
+    pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), Fault> {
         self.guarded(index, || match self {
             Source::Raw(raw) => {
                 let _charge = brief(raw.decoding_bytes(target))?;
@@ -119,7 +129,7 @@ impl Source {
     }
 
     /// Decodes image `index`, converts its channels and resizes it so that it covers `target`.
-    pub fn decode_cover(&self, index: usize, target: &Target) -> std::result::Result<Pixels<'static>, String> {
+    pub fn decode_cover(&self, index: usize, target: &Target) -> std::result::Result<Pixels<'static>, Fault> {
         self.guarded(index, || {
             let (pixels, _charge) = match self {
                 Source::Raw(raw) => {
@@ -138,8 +148,18 @@ impl Source {
         &self,
         index: usize,
         read: impl FnOnce() -> std::result::Result<T, String>,
-    ) -> std::result::Result<T, String> {
+    ) -> std::result::Result<T, Fault> {
         let _reading = Reading::new(self.path(index));
-        catch_panic(read).unwrap_or_else(|panic| Err(format!("is corrupt: its decoder failed ({panic})")))
+        let corrupt = |panic| Err(format!("is corrupt: its decoder failed ({panic})"));
+        let read = without_shortage(|| catch_panic(read).unwrap_or_else(corrupt));
+        read.map_err(Fault::Shortage)?.map_err(Fault::OfImage)
+    }
+
+    /// Returns the error that image `index` cannot be read.
+    pub fn error(&self, index: usize, fault: Fault) -> Error {
+        match fault {
+            Fault::OfImage(message) => Error::malformed(self.path(index), message),
+            Fault::Shortage(shortage) => Error::io(self.path(index), shortage),
+        }
     }
 }

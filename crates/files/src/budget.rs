@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{MemoryLimit, memory_limit};
+use crate::shortage;
 
 /// The share of the memory limit that reading may take: the rest is for the program itself, and for blocks that the
 /// allocator rounds up.
@@ -132,7 +133,9 @@ fn take(used: &mut Used, bytes: u64, is_brief: bool, budget: Option<&(u64, Memor
     if after.is_none_or(|after| after > most) {
         let (limit, source_of_limit) =
             budget.map_or((most, "the address space".to_owned()), |(_, limit)| (limit.bytes, limit.source.clone()));
-        return Err(OverBudget { bytes, used: before, limit, source_of_limit });
+        let error = OverBudget { bytes, used: before, limit, source_of_limit };
+        shortage::note(error.clone());
+        return Err(error);
     }
     match is_brief {
         true => used.brief += bytes,

@@ -14,9 +14,11 @@ mod memory;
 mod open;
 mod panics;
 mod reading;
+mod shortage;
 
 pub use budget::{Charge, OverBudget, read_to_end};
 pub use memory::{MemoryLimit, lift_limit, limit_memory, memory_limit, peak_memory};
 pub use open::{MAX_TOML, open_regular, parent, read_json_text, read_text, read_text_up_to, special_kind, stand_in};
 pub use panics::{catch_panic, is_caught};
 pub use reading::{Reading, with_file_being_read};
+pub use shortage::without_shortage;

@@ -7,6 +7,8 @@ use std::fs::{self, File, FileType};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
+use crate::shortage::{self, is_shortage};
+
 /// The longest text that [`read_text`] reads, in bytes: the names of a million classes.
 const MAX_TEXT: u64 = 32 << 20;
 
@@ -33,7 +35,13 @@ pub fn open_regular(path: impl AsRef<Path>) -> io::Result<(File, u64)> {
         let message = format!("is not a regular file, but {kind}");
         return Err(io::Error::new(ErrorKind::InvalidInput, message));
     }
-    Ok((File::open(path)?, metadata.len()))
+    let file = File::open(path).inspect_err(|error| {
+        if is_shortage(error) {
+            // An error of the system has no clone.
+            shortage::note(io::Error::new(error.kind(), error.to_string()));
+        }
+    })?;
+    Ok((file, metadata.len()))
 }
 
 /// Reads a regular file of UTF-8 text, such as a configuration.

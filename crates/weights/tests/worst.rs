@@ -439,7 +439,7 @@ fn folders_of_pipelines() {
     assert!(located("many keys", keys(200_000, &unused)).contains("more keys are not used"));
     assert!(located("too many keys", keys(600_000, &unused)).contains("or fewer"));
     assert!(located("a list", format!("[{}1]", "1,".repeat(4_000_000))).contains("or fewer"));
-    assert!(located("a long text", " ".repeat(9 << 20)).contains("or fewer"));
+    assert!(located("a long text", " ".repeat(33 << 20)).contains("or fewer"));
     let long = "\\u001b".repeat(MIB / 4);
     assert!(located("a long class", format!(r#"{{"_class_name":"{long}"}}"#)).contains("is not known"));
     assert!(located("a long key", keys(1, &|_| format!(r#""{long}":["{long}",1]"#))).contains("has a component"));

@@ -15,6 +15,7 @@ use crate::memory::{Meter, check_unpacked, entry_bytes};
 use crate::options::{LabelFrom, ReadOptions, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format};
+use ::files::without_shortage;
 use flate2::read::MultiGzDecoder;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -158,8 +159,11 @@ impl Index {
 
     /// Adds the files of a shard. A corrupt shard is reported, and the files before the damage are added.
     fn add(&mut self, shard: usize, path: &Path, limit: u64) -> Result<()> {
-        let outcome = if is_gzip(path) { self.add_compressed(shard, path, limit) } else { self.add_plain(shard, path) };
-        match outcome {
+        let outcome = without_shortage(|| match is_gzip(path) {
+            true => self.add_compressed(shard, path, limit),
+            false => self.add_plain(shard, path),
+        });
+        match outcome.map_err(|e| Error::io(path, e))? {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(error)) => return Err(error),
             Err(e) => self.bad.push(BadFile { path: path.to_owned(), reason: error_message(&e) }),

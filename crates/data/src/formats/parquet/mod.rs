@@ -16,7 +16,7 @@ use crate::memory::{Meter, entry_bytes};
 use crate::options::{LabelFrom, ReadOptions};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format, Source};
-use ::files::catch_panic;
+use ::files::{catch_panic, without_shortage};
 use pages::{ColumnChunk, PagedColumn, for_each_value};
 use parquet::basic::Type;
 use parquet::data_type::{ByteArrayType, Int32Type, Int64Type};
@@ -69,8 +69,11 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     let mut meter = Meter::default();
     for shard in &shards {
         let _reading = ::files::Reading::new(shard);
-        let opened = catch_panic(|| Shard::open(shard, column, &mut meter));
-        match opened.unwrap_or_else(|panic| Err(format!("is corrupt: its metadata cannot be read ({panic})"))) {
+        let opened = without_shortage(|| catch_panic(|| Shard::open(shard, column, &mut meter)));
+        match opened
+            .map_err(|e| Error::io(shard, e))?
+            .unwrap_or_else(|panic| Err(format!("is corrupt: its metadata cannot be read ({panic})")))
+        {
             Ok(found) => {
                 let rows = found.images.iter().map(|chunk| chunk.rows).sum();
                 let path_bytes = entry_bytes(shard.as_os_str().len() + 20);
