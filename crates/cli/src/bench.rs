@@ -7,6 +7,7 @@ use ddpm::train::config::DEFAULT_PRESET;
 
 use crate::config_args::preset;
 use crate::error::usage;
+use crate::interrupt::on_interrupt;
 use crate::terminal::{duration, grouped};
 use crate::{Global, values};
 
@@ -33,6 +34,7 @@ pub struct BenchArgs {
 }
 
 pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
+    on_interrupt("there is no result; start again with")?;
     let mut config = TrainingConfig::preset(&arguments.preset).map_err(usage)?;
     for assignment in &arguments.set {
         config.set(assignment).map_err(usage)?;

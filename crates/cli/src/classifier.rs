@@ -9,6 +9,8 @@ use ddpm::train::{ClassifierData, ClassifierOptions, Error, train_classifier};
 
 use crate::config_args::ConfigArgs;
 use crate::data_choice::announce;
+use crate::foreign::check_replaceable;
+use crate::interrupt::on_interrupt;
 use crate::terminal::{self, Progress, rate};
 use crate::{Global, values};
 
@@ -43,6 +45,8 @@ pub struct ClassifierArgs {
 
 pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     let ClassifierArgs { steps, batch_size, seed, .. } = arguments;
+    check_replaceable(&arguments.output)?;
+    on_interrupt("nothing was written; start again with")?;
     let mut config = arguments.config.read(global)?;
     // Transparency goes over white, as where features are computed.
     if config.data.channels == 4 {

@@ -94,7 +94,8 @@ fn in_plain_words(source: &(dyn Error + 'static)) -> Option<(String, &'static st
     Some((source.to_string(), expected))
 }
 
-fn print_json(json: bool, message: &str) {
+/// Prints an error as JSON if that was asked for.
+pub fn print_json(json: bool, message: &str) {
     if json {
         println!("{}", serde_json::json!({ "error": message }));
     }

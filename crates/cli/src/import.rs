@@ -9,6 +9,7 @@ use ddpm::weights::families::{Heads, ImportOptions, Imported};
 use ddpm::{Pipeline, weights};
 
 use crate::error::usage;
+use crate::interrupt::on_interrupt;
 use crate::terminal::{grouped, quoted};
 use crate::{Global, model_source, values};
 
@@ -77,6 +78,7 @@ struct ProcessArgs {
 }
 
 pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
+    on_interrupt("nothing was written; start again with")?;
     if arguments.output.exists() {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: is there already; choose another folder, or remove it")));
@@ -140,6 +142,7 @@ pub struct ExportArgs {
 const FILES: [&str; 8] = ["safetensors", "pt", "pth", "ckpt", "bin", "onnx", "zip", "tar"];
 
 pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
+    on_interrupt("nothing was written; start again with")?;
     let extension = arguments.output.extension().map(|end| end.to_string_lossy().to_lowercase());
     if let Some(end) = extension.filter(|end| FILES.contains(&&**end)) {
         let path = arguments.output.display();

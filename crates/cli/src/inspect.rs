@@ -11,6 +11,7 @@ use ddpm::{Pipeline, weights};
 use serde_json::{Value, json};
 
 use crate::foreign::check_replaceable;
+use crate::interrupt::on_interrupt;
 use crate::model_folder::{self, Lines};
 use crate::terminal::{self, duration, grouped, quoted};
 use crate::{Global, model_source, values};
@@ -52,6 +53,7 @@ pub struct InspectArgs {
 }
 
 pub fn run(arguments: InspectArgs, global: &Global) -> anyhow::Result<()> {
+    on_interrupt("there is no result; start again with")?;
     let Some(path) = &arguments.path else {
         return describe_images(&arguments, global);
     };
@@ -97,7 +99,9 @@ impl InspectArgs {
 fn is_model(path: &Path) -> bool {
     if !path.is_dir() {
         return path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
-            || path.file_name().is_some_and(|name| name == "model_index.json");
+            || path
+                .file_name()
+                .is_some_and(|name| ["model_index.json", "latest", "best"].iter().any(|known| name == *known));
     }
     let has = |name: &str| path.join(name).exists();
     match weights::pipeline::locate(path) {

@@ -9,6 +9,7 @@ use ddpm::{Images, Output, Pipeline, output};
 use crate::error::usage;
 use crate::foreign::check_replaceable;
 use crate::image_args::{self, ImageArgs, info, name_of};
+use crate::interrupt::on_interrupt;
 use crate::terminal::Progress;
 use crate::{Global, model_source, values};
 
@@ -82,6 +83,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
         )));
     }
     check_replaceable(&arguments.output)?;
+    on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let fit = arguments.images.fit;
     let (a, of_a) = image_args::read(&pipeline, &[&arguments.a], fit, global)?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::process;
 
+use crate::error::print_json;
 use crate::terminal::quoted;
 
 /// The exit status of a command that was interrupted.
@@ -11,7 +12,9 @@ pub const INTERRUPTED: i32 = 130;
 /// At a signal to end, prints `kept` and the command, and exits with status 130.
 pub fn on_interrupt(kept: &'static str) -> anyhow::Result<()> {
     Ok(on_signals(move || {
-        eprintln!("\ninterrupted; {kept}: {}", this_command());
+        let message = format!("interrupted; {kept}: {}", this_command());
+        eprintln!("\n{message}");
+        print_json(std::env::args_os().any(|argument| argument == "--json"), &message);
         process::exit(INTERRUPTED);
     })?)
 }

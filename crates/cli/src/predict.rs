@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::foreign::check_replaceable;
+use crate::interrupt::on_interrupt;
 use crate::{Global, model_source};
 
 /// Run the bare network on tensors from a file, to compare it with another implementation.
@@ -27,6 +29,8 @@ pub struct PredictArgs {
 }
 
 pub fn run(arguments: PredictArgs, global: &Global) -> anyhow::Result<()> {
+    check_replaceable(&arguments.output)?;
+    on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let shape = ddpm::predict::predict(&pipeline.network, &arguments.input, &arguments.output)?;
     if global.json {

@@ -43,13 +43,13 @@ pub struct QualityArgs {
     reference: Option<PathBuf>,
     /// Write the statistics of the real images as such an .npz
     #[arg(long, value_name = "FILE")]
-    save_stats: Option<PathBuf>,
+    pub save_stats: Option<PathBuf>,
     /// How images are resized to the network's size
     #[arg(long, default_value = "pytorch-fid", value_name = "RULE")]
     resize: ResizeArg,
     /// Draw the samples that are nearest to training images, and those: a PNG
     #[arg(long, value_name = "FILE")]
-    neighbours: Option<PathBuf>,
+    pub neighbours: Option<PathBuf>,
     /// Sampler of a model's samples
     #[arg(long, default_value = "ddim", value_parser = values::sampler(), value_name = "NAME")]
     pub sampler: Sampler,

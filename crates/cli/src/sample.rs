@@ -149,6 +149,11 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         bail!("{path}: there is no interrupted run to continue; leave out --continue to begin one");
     }
     let options = arguments.options()?;
+    let frames = output.progress_sheet().filter(|_| arguments.trajectory.animate);
+    [Some(output.path()), arguments.trajectory.sheet.as_deref(), frames.as_deref()]
+        .into_iter()
+        .flatten()
+        .try_for_each(check_replaceable)?;
     on_interrupt("the finished images are kept; continue with")?;
     let mut pipeline = model_source::load(&arguments.model, global)?;
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;
@@ -178,7 +183,6 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         info: Vec::new(),
         command: Some(this_command()),
     };
-    check_replaceable(output.path())?;
     if let Some(others) = generation.replaces(output.path())? {
         let (path, Provenance { model, sampler, steps, seed, .. }) = (output.path().display(), others);
         warn(format!("{path}: samples of {model} ({sampler}, {steps} steps, seed {seed}) are replaced"));

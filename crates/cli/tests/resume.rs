@@ -303,6 +303,65 @@ fn the_newest_whole_checkpoint_is_read_where_latest_is_older() {
     fails(place.ddpm(&["sample", "run/checkpoints/best", "-o", "x.png"]), 1, &["best", "000000002", "is gone"]);
 }
 
+/// A copy of a checkpoint under another name is not taken for one of the run's.
+#[test]
+fn copies_of_checkpoints_are_not_continued() {
+    let place = Place::new();
+    place.trained("run", 8, &["--set", "train.keep_checkpoints=2"]);
+    let whole = place.weights("run", 8);
+    let checkpoint = |name: &str| place.path("run/checkpoints").join(name);
+    for name in ["000000030", "20261126", "4"] {
+        fs::create_dir(checkpoint(name)).unwrap();
+        for file in files(&checkpoint("000000004")) {
+            fs::create_dir_all(checkpoint(name).join(&file).parent().unwrap()).unwrap();
+            fs::copy(checkpoint("000000004").join(&file), checkpoint(name).join(&file)).unwrap();
+        }
+    }
+    fs::create_dir(checkpoint("18446744073709551615")).unwrap();
+    place.ddpm(&["inspect", "run"]).assert().success().stdout(contains("run/checkpoints/000000008"));
+    let said = contains("resumed: step 8 of 12").and(contains("000000030")).and(contains("is of step 4"));
+    place.resume("run", 12, &[]).assert().success().stderr(said);
+    place.trained("other", 12, &[]);
+    assert_eq!(place.weights("run", 12), place.weights("other", 12));
+    assert_ne!(place.weights("run", 12), whole);
+}
+
+/// Who takes the write permission of a checkpoint away wants to keep it.
+#[cfg(unix)]
+#[test]
+fn a_read_only_checkpoint_is_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    let kept = place.path("run/checkpoints/000000004");
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o555)).unwrap();
+    place.resume("run", 16, &["-q", "--set", "train.keep_checkpoints=1"]).assert().success();
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(place.checkpoints("run"), ["000000004", "000000016", "latest"]);
+}
+
+/// Numbers that no run has, in a state whose checksums were removed.
+#[test]
+fn a_state_of_impossible_numbers_is_refused() {
+    let place = Place::new();
+    place.trained("run", 4, &[]);
+    let path = place.path("run/checkpoints/000000004/training/state.json");
+    fs::remove_file(place.path("run/checkpoints/000000004/checksums.json")).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    for key in ["step", "updates", "skipped"] {
+        for number in ["18446744073709551615", "9223372036854775808", "5"] {
+            let before = text.lines().find(|line| line.contains(&format!("\"{key}\":"))).unwrap();
+            fs::write(&path, text.replace(before, &format!("  \"{key}\": {number},"))).unwrap();
+            if (key, number) != ("skipped", "5") {
+                let output = place.resume("run", 6, &[]).output().unwrap();
+                let error = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(1), "{key} {number}: {error}");
+                assert!(error.contains("state.json") && !error.contains("panicked"), "{key} {number}: {error}");
+            }
+        }
+    }
+}
+
 /// A run that keeps one checkpoint removes the one before as soon as it has a new one.
 #[test]
 fn a_reader_that_loses_its_checkpoint_looks_again() {

@@ -446,3 +446,122 @@ fn printing_never_panics() {
     let status = program(&["sample", "run", "-n", "1", "--steps", "2"]).stderr(full).status().unwrap();
     assert!(status.success(), "messages are not the result");
 }
+
+/// Damaged images of an earlier command are drawn again; names that it does not write are refused.
+#[test]
+fn damaged_images_do_not_count_as_drawn() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    let sample =
+        |out: &str| place.ddpm(&["sample", "run", "-n", "5", "--batch-size", "2", "--steps", "3", "-q", "-o", out]);
+    sample("folder").assert().success();
+    sample("all.npz").assert().success();
+    let image = place.path("folder/000003.png");
+    let whole = fs::read(&image).unwrap();
+    let data = whole.windows(4).position(|name| name == b"IDAT").unwrap() + 10;
+    for cut in [false, true] {
+        let mut damaged = whole.clone();
+        damaged[data] ^= 1;
+        damaged.truncate(if cut { data } else { whole.len() });
+        fs::write(&image, &damaged).unwrap();
+        sample("folder").assert().success();
+        assert!(fs::read(&image).unwrap() == whole);
+    }
+    fs::rename(&image, place.path("folder/+3.png")).unwrap();
+    fails(sample("folder"), 1, &["folder/+3.png", "write to another folder"]);
+    let npz = place.path("all.npz");
+    let whole = fs::read(&npz).unwrap();
+    let mut damaged = whole.clone();
+    damaged[200] ^= 1;
+    fs::write(&npz, damaged).unwrap();
+    sample("all.npz").assert().success();
+    assert!(fs::read(&npz).unwrap() == whole);
+}
+
+/// Whatever lies in the folder of unfinished images, nothing outside of it is written, and nothing waits.
+#[cfg(unix)]
+#[test]
+fn links_and_pipes_among_unfinished_images_are_refused() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    let sample = || {
+        let mut command = place.ddpm(&["sample", "run", "-n", "4", "--steps", "3", "-q", "-o", "p.png"]);
+        command.timeout(std::time::Duration::from_secs(60));
+        command
+    };
+    let partial = place.path("p.png.partial");
+    fs::write(place.path("precious"), "precious").unwrap();
+    for name in ["images", "checksums", "request.json"] {
+        fs::create_dir(&partial).unwrap();
+        std::os::unix::fs::symlink("../precious", partial.join(name)).unwrap();
+        fails(sample(), 1, &["p.png.partial"]);
+        fs::remove_file(partial.join(name)).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(partial.join(name)).status().unwrap().success());
+        fails(sample(), 1, &["p.png.partial"]);
+        fs::remove_dir_all(&partial).unwrap();
+    }
+    assert_eq!(fs::read_to_string(place.path("precious")).unwrap(), "precious");
+    sample().assert().success();
+}
+
+/// No output replaces a file that is not an output of the program: weights, configurations, photos.
+#[test]
+fn every_output_spares_files_from_elsewhere() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    let weights = "run/checkpoints/000000002/unet/diffusion_pytorch_model.safetensors";
+    image::GrayImage::new(8, 8).save(place.path("photo.png")).unwrap();
+    place.tensors("in.safetensors", [("x", &[1, 1, 8, 8], vec![0.0; 64]), ("t", &[1], vec![3.0])]);
+    let images = ["--data", "train-images-idx3-ubyte"];
+    let commands: [(&[&str], &[&str]); 9] = [
+        (&["predict", "run", "-i", "in.safetensors", "-o"], &[weights, "in.safetensors"]),
+        (&["classifier", "--steps", "1", "-o"], &[weights]),
+        (&["invert", "run", "photo.png", "--steps", "2", "-o"], &[weights]),
+        (&["invert", "run", "photo.png", "--steps", "2", "-o", "latents.safetensors", "--sheet"], &["photo.png"]),
+        (&["sample", "run", "-n", "1", "-o", "q.png", "--sheet"], &[weights, "run/config.toml", "photo.png"]),
+        (
+            &["evaluate", "run", "-n", "1", "--draws", "1", "--metrics", "nll", "--plot"],
+            &["photo.png", "run/config.toml"],
+        ),
+        (
+            &["evaluate", "run", "-n", "1", "--draws", "1", "--metrics", "nll", "--denoising"],
+            &["run/data.json", weights],
+        ),
+        (&["evaluate", "run", "--metrics", "nearest", "--samples", "2", "--neighbours"], &["photo.png"]),
+        (&["interpolate", "run", "photo.png", "photo.png", "-o"], &["photo.png"]),
+    ];
+    for (command, targets) in commands {
+        for target in targets {
+            let before = fs::read(place.path(target)).unwrap();
+            let more: &[&str] = if matches!(command[0], "evaluate" | "classifier") { &images } else { &[] };
+            fails(place.ddpm(&[command, &[*target], more].concat()), 1, &[target, "is a file from elsewhere"]);
+            assert!(fs::read(place.path(target)).unwrap() == before, "{command:?} {target}");
+        }
+    }
+    // Outputs of the same command are replaced.
+    for _ in 0..2 {
+        for command in [
+            &["predict", "run", "-i", "in.safetensors", "-o", "out.safetensors"][..],
+            &["invert", "run", "photo.png", "--steps", "2", "-o", "latents.safetensors", "--sheet", "there.png"],
+            &[
+                "evaluate",
+                "run",
+                "-n",
+                "1",
+                "--draws",
+                "1",
+                "--metrics",
+                "nll",
+                "--plot",
+                "p.png",
+                "--denoising",
+                "d.json",
+                "--data",
+                "train-images-idx3-ubyte",
+            ],
+            &["classifier", "--steps", "1", "--data", "train-images-idx3-ubyte", "-o", "c.safetensors"],
+        ] {
+            place.ddpm(command).arg("-q").assert().success();
+        }
+    }
+}

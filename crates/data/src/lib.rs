@@ -86,7 +86,7 @@ pub use formats::npz::{
 };
 pub use generated::{MARK, is_generated, mark_png};
 pub use grid::grid;
-pub use npz_arrays::{NpzArray, read_npz_array, write_npz_arrays, write_npz_arrays_with_note};
+pub use npz_arrays::{NpzArray, read_npz_array, verify_npz, write_npz_arrays, write_npz_arrays_with_note};
 pub use open::open;
 pub use options::{Background, Fit, LabelFrom, ReadOptions, Split};
 pub use reading::{Conversion, Part, Reading};

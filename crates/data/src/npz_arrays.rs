@@ -62,6 +62,19 @@ pub fn read_npz_array(path: &Path, name: &str) -> Result<Option<NpzArray>> {
     Ok(Some(NpzArray { shape, values }))
 }
 
+/// Reads an `.npz` to its end, and verifies the checksums of its arrays.
+///
+/// # Errors
+/// If the file cannot be read, is not an `.npz`, or is damaged.
+pub fn verify_npz(path: &Path) -> Result<()> {
+    let (mut archive, _charge) = open_archive(path)?.map_err(|e| npz_error(path, e))?;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(|e| npz_error(path, e))?;
+        io::copy(&mut entry, &mut io::sink()).map_err(|e| Error::reading(path, e))?;
+    }
+    Ok(())
+}
+
 /// Writes arrays `(name, shape, values)` as f64 to an uncompressed `.npz`, like `numpy.savez`.
 ///
 /// # Errors
@@ -123,6 +136,18 @@ mod tests {
         assert_eq!(read("sigma").unwrap().shape, [3, 1]);
         assert_eq!(read("nu"), None);
         assert!(write_npz_arrays(Cursor::new(Vec::new()), &[("mu", &[2], &mu)]).is_err());
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stats.npz");
+        let mut bytes = written(&[("mu", &[300], &[1.0; 300])]);
+        std::fs::write(&path, &bytes).unwrap();
+        verify_npz(&path).unwrap();
+        bytes[1000] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(verify_npz(&path).is_err());
     }
 
     /// A file that is truncated anywhere is an error.

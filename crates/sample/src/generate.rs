@@ -262,11 +262,9 @@ impl<'a> Generation<'a> {
             if let (Some(path), false) = (&save.sheet, sheet.is_empty()) {
                 output::sheet(path, &sheet, sheet.len(), &info)?;
             }
-            if let (Output::Folder(folder), true, 0) = (&output, save.animate, first) {
-                // Next to the folder, because metrics would count it as a sample inside.
-                let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            if let (Some(sheet), true, 0) = (output.progress_sheet(), save.animate, first) {
                 previews.push(images);
-                output::sheet(&folder.with_file_name(format!("{name}-progress.png")), &previews, 10, &info)?;
+                output::sheet(&sheet, &previews, 10, &info)?;
             }
         }
         writer.finish(by_class, self.labels_of(&plan, 0..n), &info)?;
@@ -460,8 +458,10 @@ impl<'a> Generation<'a> {
         let Ok(Some(found)) = Provenance::read(path) else { return false };
         // No image is read.
         let options = data::ReadOptions { memory_limit_bytes: 0, ..data::ReadOptions::default() };
-        let is_whole =
-            || data::open(path, &options).is_ok_and(|set| set.len() == shape[0] && set.shape() == shape[1..]);
+        let is_whole = || {
+            data::open(path, &options).is_ok_and(|set| set.len() == shape[0] && set.shape() == shape[1..])
+                && data::verify_npz(path).is_ok()
+        };
         (&found.identity, found.first) == (&provenance.identity, provenance.first) && is_whole()
     }
 

@@ -164,6 +164,14 @@ impl Output {
         }
     }
 
+    /// Returns the picture of intermediate predictions that [`SaveOptions::animate`](crate::SaveOptions::animate) writes next
+    /// to a folder of images, because metrics would count it as a sample inside.
+    pub fn progress_sheet(&self) -> Option<PathBuf> {
+        let Output::Folder(folder) = self else { return None };
+        let name = folder.file_name()?.to_string_lossy();
+        Some(folder.with_file_name(format!("{name}-progress.png")))
+    }
+
     /// Returns whether an interrupted generation left images in the folder or, for a file, in its spool.
     pub fn is_begun(&self) -> bool {
         match self {

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::Images;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash64;
 use weights::atomic;
@@ -153,6 +154,8 @@ impl Writer {
             }
             Output::Folder(_) => {}
         }
+        // The lock of the spool keeps others from writing this file. It is whole, so a failure to clean up is no error.
+        let _ = atomic::remove_leftovers_of_file(output.path(), Duration::ZERO);
         spool.remove()
     }
 }
@@ -210,7 +213,8 @@ impl Spool {
         }
         fs::create_dir_all(&folder).map_err(fail("cannot create this folder"))?;
         let lock = lock(&folder)?;
-        atomic::remove_leftovers(&folder, Duration::ZERO)?;
+        // What cannot be removed now is named when the folder is removed.
+        let _ = atomic::remove_leftovers(&folder, Duration::ZERO);
         let file = folder.join(REQUEST);
         match files::read_json_text(&file) {
             Ok(text) => match serde_json::from_str::<WriteRequest>(&text) {
@@ -266,6 +270,11 @@ impl Spool {
     fn recover(&mut self) -> Result<()> {
         let mut open = Vec::new();
         for (path, bytes) in self.files() {
+            // Through a link, another file would be cut.
+            if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+                let reason = "is not a file of unfinished images; remove the folder that it is in".into();
+                return Err(Error::Target { path, reason });
+            }
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
             let file = file.map_err(|error| Error::Io { path: path.clone(), action: "cannot be opened", error })?;
             open.push((path, file, vec![0; bytes as usize]));
@@ -330,7 +339,13 @@ impl Spool {
             let fail = |error| Error::Io { path: path.clone(), action: "cannot be removed", error };
             fs::remove_file(&path).map_err(fail)?;
         }
-        fs::remove_dir(folder).map_err(|error| Error::Io { path: folder.clone(), action: "cannot be removed", error })
+        match fs::remove_dir(folder) {
+            // Somebody else's files stay.
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                Err(Error::Io { path: folder.clone(), action: "cannot be removed", error })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -360,13 +375,22 @@ impl PixelSource for SpoolFile {
     }
 }
 
-/// Returns the numbers of the images in a folder, which must all have this identity.
+/// Returns the numbers of the images in a folder, which must all have this identity. Damaged ones do not count, so that they
+/// are drawn again.
 fn existing_images(folder: &Path, identity: &str) -> Result<Vec<u64>> {
     let mut numbers = Vec::new();
-    for path in output::images_in(folder)? {
-        let name = path.file_stem().and_then(|name| name.to_str());
-        match (name.and_then(|name| name.parse().ok()), picture::text(&path, IDENTITY)) {
-            (Some(number), Some(found)) if found == identity => numbers.push(number),
+    let read = |path: PathBuf| {
+        let identity = picture::text(&path, IDENTITY);
+        let is_whole = identity.is_some() && picture::is_whole(&path);
+        (path, identity, is_whole)
+    };
+    for (path, found, is_whole) in output::images_in(folder)?.into_par_iter().map(read).collect::<Vec<_>>() {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_suffix(".png")?.parse::<u64>().ok());
+        // Other spellings, such as `+1.png`, are not the program's.
+        let number = number.filter(|number| name == Some(&*format!("{number:06}.png")));
+        match (number, found) {
+            (Some(number), Some(found)) if found == identity => numbers.extend(is_whole.then_some(number)),
             (_, found) => {
                 let kind = if found.is_some() { "of another model, seed or sampler" } else { "from elsewhere" };
                 let reason = format!("is an image {kind}; write to another folder, or remove the images in this one");

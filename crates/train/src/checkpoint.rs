@@ -12,6 +12,7 @@
 //!   checksums.json                          of all of these
 //! ```
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -19,6 +20,7 @@ use diffusion::SchedulerConfig;
 use model::pipeline::PipelineParts;
 use model::{Network, NetworkConfig, Preprocessing};
 use weights::atomic::{self, Existing};
+use weights::pipeline::checkpoint_name;
 use weights::{Metadata, Tensors, digest, pipeline};
 
 use crate::Error;
@@ -53,24 +55,19 @@ pub struct CheckpointParts<'a> {
     pub preprocessing: &'a Preprocessing,
 }
 
-/// The longest `state.json` in bytes: importance sampling remembers ten losses for each of up to 10⁶ timesteps.
-const MAX_STATE: u64 = 512 << 20;
+/// More skipped steps than any run has.
+const MOST_SKIPPED: u64 = 1 << 53;
 
 /// Returns the folder of a run's checkpoint at a step.
 pub fn folder(run: &Path, step: u64) -> PathBuf {
-    run.join("checkpoints").join(name(step))
+    run.join("checkpoints").join(checkpoint_name(step))
 }
 
-fn name(step: u64) -> String {
-    format!("{step:09}")
-}
-
-/// Writes `run/checkpoints/STEP`, completely or not at all, points `latest` to it, and removes all but the newest `keep`
-/// checkpoints and the best one.
+/// Writes `run/checkpoints/STEP`, completely or not at all, and points `latest` to it.
 ///
 /// # Errors
 /// If a file cannot be written; earlier checkpoints are then unchanged.
-pub fn save(run: &Path, parts: &CheckpointParts, keep: usize) -> Result<PathBuf, Error> {
+pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
     let &CheckpointParts { network, optimizer, state, scheduler, preprocessing } = parts;
     let checkpoints = run.join("checkpoints");
     std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
@@ -93,18 +90,29 @@ pub fn save(run: &Path, parts: &CheckpointParts, keep: usize) -> Result<PathBuf,
         digest::seal(folder)?;
         Ok::<_, Error>(())
     })?;
-    pipeline::set_latest(&checkpoints, &name(state.step))?;
-    let best = state.best.map(|(step, _)| step);
-    if best == Some(state.step) {
-        pipeline::set_best(&checkpoints, &name(state.step))?;
-    }
-    // Old checkpoints are removed only after the new one is complete.
-    let all = pipeline::checkpoints(&checkpoints)?;
-    let old = all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1));
-    for (_, old) in old.filter(|(step, _)| Some(*step) != best) {
-        atomic::remove_folder(old)?;
+    pipeline::set_latest(&checkpoints, &checkpoint_name(state.step))?;
+    if state.best.map(|(step, _)| step) == Some(state.step) {
+        pipeline::set_best(&checkpoints, &checkpoint_name(state.step))?;
     }
     Ok(target)
+}
+
+/// Removes the checkpoints of a run before that of a state, except for the best one, the newest, so that `keep` are left, and
+/// those that are read-only.
+///
+/// # Errors
+/// If one cannot be removed.
+pub fn remove_old(run: &Path, state: &TrainState, keep: usize) -> Result<(), Error> {
+    let all = pipeline::checkpoints(run.join("checkpoints"))?;
+    let best = state.best.map(|(step, _)| step);
+    let old = all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1));
+    for (_, old) in old.filter(|(step, _)| Some(*step) != best) {
+        // Who wants to keep a checkpoint takes its write permission away.
+        if !std::fs::metadata(old).is_ok_and(|folder| folder.permissions().readonly()) {
+            atomic::remove_folder(old)?;
+        }
+    }
+    Ok(())
 }
 
 /// Points `latest` and `best` of a run to the checkpoints of a state, which an interruption between writing a checkpoint and
@@ -114,12 +122,12 @@ pub fn save(run: &Path, parts: &CheckpointParts, keep: usize) -> Result<PathBuf,
 /// If they cannot be written.
 pub fn repair_pointers(run: &Path, state: &TrainState) -> Result<(), Error> {
     let checkpoints = run.join("checkpoints");
-    let newest = name(state.step);
+    let newest = checkpoint_name(state.step);
     if pipeline::latest(&checkpoints).ok().flatten() != Some(newest.clone()) {
         pipeline::set_latest(&checkpoints, &newest)?;
     }
     match state.best {
-        Some((step, _)) if folder(run, step).is_dir() => pipeline::set_best(&checkpoints, &name(step))?,
+        Some((step, _)) if folder(run, step).is_dir() => pipeline::set_best(&checkpoints, &checkpoint_name(step))?,
         _ => {}
     }
     Ok(())
@@ -147,8 +155,21 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let path = folder.join("unet/config.json");
     let config = NetworkConfig::from_json(&read_text(&path)?).map_err(|error| invalid(&path, &error))?;
     let path = folder.join("training/state.json");
-    let text = files::read_text_up_to(&path, MAX_STATE).map_err(|source| Error::Read { path: path.clone(), source })?;
-    let state = serde_json::from_str(&text).map_err(|error| invalid(&path, &error))?;
+    let text = files::read_text_up_to(&path, pipeline::MAX_STATE)
+        .map_err(|source| Error::Read { path: path.clone(), source })?;
+    let state: TrainState = serde_json::from_str(&text).map_err(|error| invalid(&path, &error))?;
+    // Steps are counted again after a roll-back, skipped ones are not forgotten.
+    let TrainState { step, updates, skipped, .. } = state;
+    if updates > step || skipped > MOST_SKIPPED {
+        return Err(invalid(&path, &format!("{updates} updates and {skipped} skipped steps in {step} steps")));
+    }
+    match step_of(folder) {
+        Some(step) if step != state.step => {
+            let message = format!("is of step {}, but its folder's name says {step}: move the folder away", state.step);
+            return Err(invalid(&path, &message));
+        }
+        _ => {}
+    }
     let mut network = config.build(0, device)?;
     network.set_tensors(read("training/weights.safetensors")?)?;
     let moments = read("training/optimizer.safetensors")?;
@@ -162,7 +183,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
 /// that cannot be read, which is skipped.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// If the folder, or a checkpoint in it, cannot be accessed.
 pub fn newest(
     run: &Path,
     device: &Device,
@@ -177,6 +198,8 @@ pub fn newest(
         match load(&folder, device) {
             Ok(checkpoint) if accept(&checkpoint.state) => return Ok(Some(checkpoint)),
             Ok(_) => {}
+            // It may be whole, and the run would replace it.
+            Err(error) if is_inaccessible(&error) => return Err(error),
             Err(error) => damaged(&folder, &error),
         }
     }
@@ -186,5 +209,28 @@ pub fn newest(
 /// Returns the steps that a run has done, from the name of its newest checkpoint; `None` if there is no run.
 pub fn steps_done(run: &Path) -> Option<u64> {
     let all = pipeline::checkpoints(run.join("checkpoints")).ok()?;
-    all.last().map(|(step, _)| *step)
+    // A copy under another number is not what its name says.
+    let is_of_step = |(step, folder): &&(u64, PathBuf)| {
+        folder.join("unet").is_dir() && pipeline::training_state_step(folder).is_none_or(|of| of == *step)
+    };
+    all.iter().rev().find(is_of_step).map(|(step, _)| *step)
+}
+
+/// Returns the step in the name of a run's checkpoint folder.
+fn step_of(folder: &Path) -> Option<u64> {
+    folder.file_name()?.to_str()?.parse().ok()
+}
+
+/// Returns whether a file cannot be read for a reason outside of it, such as a missing permission.
+fn is_inaccessible(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            // EIO, ENOMEM, ENFILE, EMFILE
+            let of_system = cfg!(unix) && matches!(error.raw_os_error(), Some(5 | 12 | 23 | 24));
+            return of_system || error.kind() == io::ErrorKind::PermissionDenied;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -55,9 +55,10 @@ pub(crate) fn set_up<'o>(
     let (folder, lock) = folder.claim()?;
     let folder = &*folder;
     let changes = changes(config, folder)?;
+    let mut left = Vec::new();
     for folder in [folder.to_owned(), folder.join("samples"), folder.join("checkpoints")] {
         std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-        atomic::remove_leftovers(&folder, Duration::ZERO)?;
+        left.extend(atomic::remove_leftovers(&folder, Duration::ZERO).err());
     }
 
     let mut network = network.build(config.train.seed, &device.clone().autodiff())?;
@@ -98,6 +99,9 @@ pub(crate) fn set_up<'o>(
     }
     for warning in data_warnings(config, folder, &set) {
         context.warn(warning)?;
+    }
+    for error in left {
+        context.warn(format!("what an interrupted run left cannot be removed: {error}"))?;
     }
     if let Some(warning) = tight {
         context.warn(warning)?;

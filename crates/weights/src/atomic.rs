@@ -6,11 +6,13 @@
 
 use crate::{Error, Result};
 use files::parent;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The treatment of a folder that already exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,34 +172,66 @@ fn check_target(path: &Path, existing: Existing) -> Result<Target> {
 /// modified at least `age` ago. With an age of zero, no other process may be writing to the folder.
 ///
 /// # Errors
-/// If the folder cannot be read or an entry cannot be removed.
+/// If the folder cannot be read. If an entry cannot be removed, the error is returned after all others are.
 pub fn remove_leftovers(folder: impl AsRef<Path>, age: Duration) -> Result<usize> {
-    let folder = folder.as_ref();
-    let mut removed = 0;
+    remove_leftovers_of(folder.as_ref(), None, age)
+}
+
+/// Removes what killed processes left of writing `target`, as [`remove_leftovers`] does.
+///
+/// # Errors
+/// As [`remove_leftovers`].
+pub fn remove_leftovers_of_file(target: impl AsRef<Path>, age: Duration) -> Result<usize> {
+    let target = target.as_ref();
+    match target.file_name().and_then(OsStr::to_str) {
+        Some(name) => remove_leftovers_of(parent(target), Some(name), age),
+        None => Ok(0),
+    }
+}
+
+fn remove_leftovers_of(folder: &Path, target: Option<&str>, age: Duration) -> Result<usize> {
+    let (mut removed, mut failure) = (0, None);
     for entry in fs::read_dir(folder).map_err(Error::read(folder))? {
         let entry = entry.map_err(Error::read(folder))?;
         let path = entry.path();
-        let Some(process) = entry.file_name().to_str().and_then(writer) else {
-            continue;
-        };
-        let metadata = entry.metadata().map_err(Error::read(&path))?;
-        let idle = metadata.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-        if process == std::process::id() || idle < age {
+        let name = entry.file_name();
+        let Some((of, process, number)) = name.to_str().and_then(writer) else { continue };
+        if target.is_some_and(|target| of != target) {
             continue;
         }
-        let gone = if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        gone.map_err(Error::write(&path))?;
-        removed += 1;
+        let metadata = entry.metadata().map_err(Error::read(&path))?;
+        let idle = metadata.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+        // In a container, a process that was killed can have had the same id.
+        let is_own = process == std::process::id() && number >= first_number();
+        if is_own || idle < age {
+            continue;
+        }
+        match if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) } {
+            Ok(()) => removed += 1,
+            Err(error) => failure = failure.or(Some(Error::write(&path)(error))),
+        }
     }
-    Ok(removed)
+    failure.map_or(Ok(removed), Err)
 }
 
-/// Returns the id of the process that made a temporary name, or `None` for any other name.
-fn writer(name: &str) -> Option<u32> {
+/// Returns the name that a temporary name is for, the id of the process that made it, and its number; `None` for any other
+/// name.
+fn writer(name: &str) -> Option<(&str, u32, u64)> {
     let (name, suffix) = name.strip_prefix('.')?.rsplit_once(".tmp-")?;
     let (process, number) = suffix.split_once('-')?;
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    (!name.is_empty() && digits(process) && digits(number)).then(|| process.parse().ok())?
+    let is_temporary = !name.is_empty() && digits(process) && digits(number);
+    is_temporary.then(|| Some((name, process.parse().ok()?, number.parse().ok()?)))?
+}
+
+/// Returns the first number of this process's temporary names. It is the time of its first one, since the id of a process
+/// alone is that of another one later, and in containers of most.
+fn first_number() -> u64 {
+    static FIRST: LazyLock<u64> = LazyLock::new(|| {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        time.as_nanos() as u64
+    });
+    *FIRST
 }
 
 /// A temporary path. The file or folder there is removed on drop, also after an error or a panic, unless
@@ -214,7 +248,7 @@ impl Temporary {
         let Some(name) = target.file_name() else {
             return Err(Error::file(target, "does not end in the name of a file or folder to write"));
         };
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let number = first_number() + COUNT.fetch_add(1, Ordering::Relaxed);
         let mut temporary = std::ffi::OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".tmp-{}-{number}", std::process::id()));

@@ -210,7 +210,15 @@ fn locate_folder(path: &Path) -> Result<ModelFiles> {
         let newer =
             numbered.iter().rev().map(|(_, checkpoint)| checkpoint).take_while(|checkpoint| **checkpoint != named);
         let is_listed = numbered.iter().any(|(_, checkpoint)| *checkpoint == named);
-        let is_whole = |checkpoint: &&PathBuf| digest::is_sealed(checkpoint) && digest::verify(checkpoint).is_ok();
+        let is_named = |checkpoint: &&PathBuf| {
+            let step = training_state_step(checkpoint);
+            step.is_some_and(|step| {
+                Some(&*checkpoint_name(step)) == checkpoint.file_name().and_then(|name| name.to_str())
+            })
+        };
+        let is_whole = |checkpoint: &&PathBuf| {
+            is_named(checkpoint) && digest::is_sealed(checkpoint) && digest::verify(checkpoint).is_ok()
+        };
         return match newer.filter(|_| is_listed).find(is_whole) {
             Some(newer) => Ok(locate_folder(newer)?.with_note(format!(
                 "using {}, which is newer than {}, the checkpoint that `latest` names",
@@ -353,13 +361,35 @@ pub fn checkpoints(folder: impl AsRef<Path>) -> Result<Vec<(u64, PathBuf)>> {
     for entry in fs::read_dir(folder).map_err(Error::read(folder))? {
         let path = entry.map_err(Error::read(folder))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.bytes().all(|b| b.is_ascii_digit()) && path.is_dir() {
-            found.extend(name.parse().ok().map(|number: u64| (number, path)));
+        // Only the names that a run writes: `8` beside `000000008` is somebody's copy.
+        if let Ok(number) = name.parse::<u64>()
+            && name == checkpoint_name(number)
+            && path.is_dir()
+        {
+            found.push((number, path));
         }
     }
     found.sort();
     Ok(found)
 }
+
+/// Returns the name of a run's checkpoint: its step in nine digits or more.
+pub fn checkpoint_name(step: u64) -> String {
+    format!("{step:09}")
+}
+
+/// Returns the step that the state of training in a checkpoint says, if there is one.
+pub fn training_state_step(checkpoint: impl AsRef<Path>) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        step: u64,
+    }
+    let text = files::read_text_up_to(checkpoint.as_ref().join("training/state.json"), MAX_STATE).ok()?;
+    serde_json::from_str::<State>(&text).ok().map(|state| state.step)
+}
+
+/// The longest `state.json` in bytes: importance sampling remembers ten losses for each of up to 10⁶ timesteps.
+pub const MAX_STATE: u64 = 512 << 20;
 
 /// Returns the checkpoint name in the file `latest` of `folder` (a run's `checkpoints`), if the file exists.
 ///

@@ -1,6 +1,6 @@
 //! Atomic writes of files and folders, and checksums.
 
-use ddpm_weights::atomic::{Existing, remove_leftovers, write_file, write_folder};
+use ddpm_weights::atomic::{Existing, remove_leftovers, remove_leftovers_of_file, write_file, write_folder};
 use ddpm_weights::{Error, digest, pipeline};
 use std::fs;
 use std::io;
@@ -284,4 +284,21 @@ fn damaged_manifest_is_an_error() {
         fs::write(&path, format!(r#"{{"files":{{"{name}":{{"bytes":8,"crc32":"b4fa1177"}}}}}}"#)).unwrap();
         assert!(bad(folder.path()).contains("outside the folder"));
     }
+}
+
+/// In a container, a process that was killed can have had the id of this one.
+#[test]
+fn what_a_process_of_the_same_id_left_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("x.json");
+    for number in 0..8 {
+        let left = folder.path().join(format!(".x.json.tmp-{}-{number}", std::process::id()));
+        std::fs::write(left, "half").unwrap();
+    }
+    std::fs::write(folder.path().join(".y.json.tmp-1-1"), "half").unwrap();
+    write_file(&target, |file| file.write_all(b"whole")).unwrap();
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "whole");
+    assert_eq!(remove_leftovers_of_file(&target, Duration::ZERO).unwrap(), 8);
+    assert_eq!(remove_leftovers(folder.path(), Duration::ZERO).unwrap(), 1);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }

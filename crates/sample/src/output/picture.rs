@@ -194,6 +194,17 @@ pub(crate) fn text(path: &Path, keyword: &str) -> Option<String> {
     latin.map(|chunk| chunk.text.clone()).or_else(other)
 }
 
+/// Returns whether a file is a PNG that can be decoded to its end, with the right checksums.
+pub(crate) fn is_whole(path: &Path) -> bool {
+    let decode = || {
+        let mut reader = png::Decoder::new(BufReader::new(files::open_regular(path).ok()?.0)).read_info().ok()?;
+        let mut pixels = vec![0; reader.output_buffer_size()?];
+        reader.next_frame(&mut pixels).ok()?;
+        reader.finish().ok()
+    };
+    decode().is_some()
+}
+
 /// Writes one PNG with all images.
 pub(crate) fn write_grid(
     path: &Path,

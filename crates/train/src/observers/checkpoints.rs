@@ -51,6 +51,11 @@ fn save(context: &mut Context, keep: usize) -> Result<(), Error> {
         scheduler: &scheduler,
         preprocessing: &context.session.preprocessing,
     };
-    let path = checkpoint::save(context.folder(), &parts, keep)?;
-    context.emit(Event::Saved { path })
+    let path = checkpoint::save(context.folder(), &parts)?;
+    context.emit(Event::Saved { path })?;
+    // The new one is complete, so an old one that cannot be removed ends nothing.
+    match checkpoint::remove_old(context.folder(), context.trainer().state(), keep) {
+        Err(error) => context.warn(format!("an old checkpoint cannot be removed: {error}")),
+        Ok(()) => Ok(()),
+    }
 }
