@@ -180,7 +180,8 @@ fn killed_write_leaves_only_temporaries() {
 #[test]
 fn leftovers_are_recognized_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let own = format!(".x.tmp-{}-0", std::process::id());
+    // This process numbers its names from the time at which it began.
+    let own = format!(".x.tmp-{}-{}", std::process::id(), u64::MAX);
     let others =
         [".x.tmp-", ".x.tmp-1", ".x.tmp-a-1", "x.tmp-1-1", ".tmp-1-1", ".x.tmp-1-", ".git", ".x.tmp-1-2.png", &own];
     for name in others {
