@@ -66,13 +66,12 @@ pub(crate) fn check_jpeg(bytes: &[u8]) -> Result<(), &'static str> {
                 return Err("is a CMYK JPEG without Adobe's marker, whose colours are not defined; convert it to RGB");
             }
             0xda => {
-                let markers = bytes[at..].windows(2).filter(|pair| matches!(pair, [0xff, 0xd9 | 0xda]));
-                let (mut scans, mut ends) = (0, 0);
-                markers.for_each(|pair| *(if pair[1] == 0xda { &mut scans } else { &mut ends }) += 1);
-                return match (scans, ends) {
-                    (_, 0) => break,
-                    (scans, _) if scans > MAX_SCANS => Err("has more than 100 scans; encode it again"),
-                    _ => Ok(()),
+                // What follows the end marker, such as the video of a phone's picture, can contain any bytes.
+                let mut markers = bytes[at..].windows(2).filter(|pair| matches!(pair, [0xff, 0xd9 | 0xda]));
+                return match markers.position(|pair| pair[1] == 0xd9) {
+                    None => break,
+                    Some(scans) if scans > MAX_SCANS => Err("has more than 100 scans; encode it again"),
+                    Some(_) => Ok(()),
                 };
             }
             // Frames, with precision, height, width and number of components; not the tables C4, C8 and CC.
@@ -239,6 +238,19 @@ mod tests {
         // A chunk that claims more than there is.
         assert_eq!(*without_texts(&[&plain[..], &[0xff; 4], b"iTXt", b"rest"].concat()), plain);
         assert_eq!(*without_texts(b"GIF89a"), *b"GIF89a");
+    }
+
+    /// Phones put a video after the picture.
+    #[test]
+    fn what_follows_a_jpeg_does_not_count() {
+        let mut jpeg = Vec::new();
+        image::GrayImage::new(8, 8).write_to(&mut std::io::Cursor::new(&mut jpeg), ImageFormat::Jpeg).unwrap();
+        assert_eq!(check_jpeg(&jpeg), Ok(()));
+        jpeg.extend([0xff, 0xda].repeat(200));
+        assert_eq!(check_jpeg(&jpeg), Ok(()));
+        let scan = jpeg.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+        jpeg.splice(scan + 20..scan + 20, [0xff, 0xda].repeat(200));
+        assert!(check_jpeg(&jpeg).unwrap_err().contains("100 scans"));
     }
 
     fn riff(kind: &[u8], body: &[u8]) -> Vec<u8> {
