@@ -1,7 +1,7 @@
 //! A kill, a torn write, a full disk and an I/O error at the calls that change files: the next command continues to the
 //! same bytes.
 //!
-//! `cargo test` tries some calls of each command; the ignored test tries all of them:
+//! `cargo test` tries some calls of each command; the ignored tests try all of them:
 //! `cargo test --release -p ddpm-cli -p ddpm --test faults -- --ignored --nocapture`.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -223,14 +223,26 @@ fn some_faults_of_other_commands() {
 }
 
 #[test]
-#[ignore = "a few minutes: every call of each command"]
-fn every_fault() {
+#[ignore = "minutes: every call"]
+fn every_fault_of_a_training() {
     Faults::new().training(1);
+}
+
+#[test]
+#[ignore = "minutes: every call"]
+fn every_fault_of_sampling() {
     let faults = Faults::new();
     faults.place.trained("run", 2, &[]);
     for extension in ["/", ".npz", ".png", ".safetensors", ".gif"] {
         faults.sampling(extension, 1);
     }
+}
+
+#[test]
+#[ignore = "minutes: every call"]
+fn every_fault_of_other_commands() {
+    let faults = Faults::new();
+    faults.place.trained("run", 2, &[]);
     faults.make_images();
     ONE_OUTPUT.iter().for_each(|arguments| faults.one_output(arguments, 1));
 }
