@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::foreign::check_replaceable;
 use crate::interrupt::on_interrupt;
 use crate::model_folder::{self, Lines};
+use crate::output_streams::one_line;
 use crate::terminal::{self, duration, grouped, quoted};
 use crate::{Global, model_source, values};
 
@@ -282,7 +283,7 @@ fn print_network(pipeline: &Pipeline) {
     }
     if let Some(classes) = signature.classes() {
         let names = &pipeline.preprocessing.id2label;
-        let names: Vec<String> = names.iter().map(|(label, name)| format!("{label} {name}")).collect();
+        let names: Vec<String> = names.iter().map(|(label, name)| format!("{label} {}", one_line(name))).collect();
         let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
         println!("classes:    {classes}{names}");
     }

@@ -125,20 +125,20 @@ impl Drop for Progress {
 /// Prints the warnings about a set of images, which `--quiet` does not suppress.
 pub fn warn_about(set: &ImageSet) {
     for warning in &set.report().warnings {
-        eprintln!("warning: {warning}");
+        warn(warning);
     }
 }
 
 /// Prints a line that is not a result, unless with --quiet.
 pub fn say(line: impl AsRef<str>, global: &Global) {
     if !global.quiet {
-        eprintln!("{}", line.as_ref());
+        eprintln!("{}", output_streams::one_line(line.as_ref()));
     }
 }
 
 /// Prints a warning, which `--quiet` does not suppress.
 pub fn warn(line: impl AsRef<str>) {
-    eprintln!("warning: {}", line.as_ref());
+    eprintln!("warning: {}", output_streams::one_line(line.as_ref()));
 }
 
 /// Returns a speed with as many digits as tell it apart.

@@ -146,6 +146,9 @@ fn webp_chunks(mut chunks: &[u8], complete: bool, canvas: &mut Canvas, depth: us
     Ok(())
 }
 
+/// The tag of a TIFF that says what channels beyond the colors are. 1 is alpha that the colors are multiplied by already.
+const EXTRA_SAMPLES: u64 = 338;
+
 /// Checks that the values of a TIFF's first directory are in the file, and that its parts have not more pixels than the
 /// image, up to the padding of the last ones.
 fn tiff(bytes: &[u8]) -> Result<Extra, String> {
@@ -188,6 +191,13 @@ fn tiff(bytes: &[u8]) -> Result<Extra, String> {
             tables = tables.saturating_add(count.saturating_mul(40));
         }
         let value = if is_inline && count == 1 { field(4 + word, size.min(word as u64) as usize)? } else { 0 };
+        let values = if is_inline { at.saturating_add(4 + word) } else { field(4 + word, word)? as usize };
+        let is_associated = |index: usize| number(values.saturating_add(2 * index), 2) == Some(1);
+        if tag == EXTRA_SAMPLES && kind == 3 && (0..count.min(16) as usize).any(is_associated) {
+            return Err(
+                "has colors that are multiplied by their alpha; save it with unassociated alpha, or as PNG".into()
+            );
+        }
         match tag {
             256 => width = value,
             257 => height = value,

@@ -285,3 +285,33 @@ fn reads_long_names() {
         assert!(dots(&set).iter().all(|&value| value == 5) && set.report().bad.is_empty(), "{:?}", set.report());
     }
 }
+
+/// Links within an archive are listed, not left out in silence; contiguous files are files.
+#[test]
+fn links_in_a_tar_are_bad_files() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("set.tar");
+    let mut archive = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    let mut add = |name: &str, kind: tar::EntryType, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        if content.is_empty() {
+            header.set_link_name("1.png").unwrap();
+        }
+        archive.append_data(&mut header, name, content).unwrap();
+    };
+    let image = dot(1);
+    add("1.png", tar::EntryType::Regular, &image);
+    add("2.png", tar::EntryType::Continuous, &image);
+    add("3.png", tar::EntryType::Link, b"");
+    add("4.png", tar::EntryType::Symlink, b"");
+    add("5.txt", tar::EntryType::Link, b"");
+    archive.finish().unwrap();
+    let set = open(&path, &ReadOptions::default()).unwrap();
+    assert_eq!(set.len(), 2);
+    let bad: Vec<String> =
+        set.report().bad.iter().map(|bad| format!("{}: {}", bad.path.display(), bad.reason)).collect();
+    assert_eq!(bad.len(), 2, "{bad:?}");
+    assert!(bad[0].contains("3.png: is a link") && bad[1].contains("4.png: is a link"), "{bad:?}");
+}

@@ -591,3 +591,16 @@ fn dangling(path: &Path) {
     let _ = fs::remove_file(path);
     std::os::unix::fs::symlink("missing", path).unwrap();
 }
+
+/// `torch._neg_view(x)` has the values of x, and an attribute that says that they are to be negated.
+#[test]
+fn tensors_that_are_still_to_be_negated_are_refused() {
+    let place = place();
+    let plain = tensor(b"K\x02", b"K\x02\x85", b"K\x01\x85");
+    let end = plain.len() - 2;
+    for (attributes, reason) in [(&b"}X\x03\0\0\0neg\x88s"[..], "resolve_neg"), (b"K\x01", "resolve_neg")] {
+        let negated = [&plain[..end], attributes, &plain[end..]].concat();
+        let object = [&b"\x80\x02}X\x01\0\0\0a"[..], &negated, b"s."].concat();
+        assert_rejected(&place, "attributes", &legacy(&object), reason);
+    }
+}

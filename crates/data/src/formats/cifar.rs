@@ -214,7 +214,7 @@ fn read_archive(path: &Path, options: &ReadOptions, charge: &mut Charge) -> Resu
     let mut members = Members::new();
     let mut archive = ::tar::Archive::new(source);
     let outcome = archive.entries().and_then(|entries| {
-        tar::for_each_file(entries, |name, entry| {
+        tar::for_each_file(entries, &mut Vec::new(), |name, entry| {
             let name = lower_file_name(Path::new(&name));
             if !is_known(&name) {
                 return Ok(ControlFlow::Continue(()));

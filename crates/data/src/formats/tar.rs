@@ -171,11 +171,18 @@ impl Index {
         Ok(())
     }
 
+    /// Lists images that are links or sparse files as bad.
+    fn report_skipped(&mut self, path: &Path, skipped: Vec<String>) {
+        let reason = "is a link or a sparse file, which is not read; pack the archive with `tar --dereference \
+                      --hard-dereference`";
+        self.bad.extend(skipped.into_iter().map(|name| BadFile { path: path.join(name), reason: reason.to_owned() }));
+    }
+
     fn add_plain(&mut self, shard: usize, path: &Path) -> io::Result<ControlFlow<Error>> {
         let (file, length) = ::files::open_regular(path)?;
         let mut archive = tar::Archive::new(file);
-        let mut end = 0;
-        let outcome = for_each_file(archive.entries_with_seek()?, |name, entry| {
+        let (mut end, mut skipped) = (0, Vec::new());
+        let outcome = for_each_file(archive.entries_with_seek()?, &mut skipped, |name, entry| {
             let (start, size) = (entry.raw_file_position(), entry.size());
             end = start.saturating_add(size).checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
             if start.saturating_add(size) <= length {
@@ -184,6 +191,7 @@ impl Index {
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        self.report_skipped(path, skipped);
         // An archive that was truncated between two files only lacks the empty block at its end.
         if end.saturating_add(BLOCK) > length {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -195,7 +203,8 @@ impl Index {
         let (file, length) = ::files::open_regular(path)?;
         let mut archive = tar::Archive::new(MultiGzDecoder::new(BufReader::new(file)));
         let before = self.unpacked.len() as u64 + self.members.len() as u64 * BLOCK;
-        let outcome = for_each_file(archive.entries()?, |name, entry| {
+        let mut skipped = Vec::new();
+        let outcome = for_each_file(archive.entries()?, &mut skipped, |name, entry| {
             self.read_label(shard, &name, entry)?;
             let start = self.unpacked.len() as u64;
             let is_kept = IMAGE_EXTENSIONS.contains(&extension(&name).as_str())
@@ -218,6 +227,7 @@ impl Index {
             self.push(name, Member { shard, in_memory: true, start, length })?;
             Ok(ControlFlow::Continue(()))
         })?;
+        self.report_skipped(path, skipped);
         // Reading to the end verifies gzip's checksum.
         io::copy(&mut archive.into_inner().take(MAX_TRAILER), &mut io::sink())?;
         Ok(outcome)
@@ -285,6 +295,7 @@ fn sample_key(name: &str) -> &str {
 /// and not by the tar crate, which does not limit their length.
 pub(crate) fn for_each_file<'a, R: Read, B>(
     entries: tar::Entries<'a, R>,
+    skipped: &mut Vec<String>,
     mut visit: impl FnMut(String, &mut tar::Entry<'a, R>) -> io::Result<ControlFlow<B>>,
 ) -> io::Result<ControlFlow<B>> {
     let mut long = None;
@@ -305,7 +316,11 @@ pub(crate) fn for_each_file<'a, R: Read, B>(
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let name = normalized(&String::from_utf8_lossy(&name));
-            if kind.is_file() && !is_hidden(&name) {
+            if !(kind.is_file() || kind.is_contiguous()) {
+                if !kind.is_dir() && tree::is_image(&name) && !is_hidden(&name) {
+                    skipped.push(name);
+                }
+            } else if !is_hidden(&name) {
                 let flow = visit(name, &mut entry)?;
                 if flow.is_break() {
                     return Ok(flow);
@@ -327,10 +342,14 @@ fn read_extension(entry: &mut impl Read) -> io::Result<Vec<u8>> {
 pub(crate) fn first_names(path: &Path, count: usize) -> Vec<String> {
     let mut names = Vec::new();
     let mut first = || {
-        for_each_file(tar::Archive::new(open_decompressed(path)?.0.take(MAX_DETECTED)).entries()?, |name, _| {
-            names.push(name);
-            Ok(if names.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })
+        for_each_file(
+            tar::Archive::new(open_decompressed(path)?.0.take(MAX_DETECTED)).entries()?,
+            &mut Vec::new(),
+            |name, _| {
+                names.push(name);
+                Ok(if names.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            },
+        )
     };
     // Errors are reported when the archive is opened.
     let _ = first();

@@ -34,6 +34,11 @@ pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
 /// Returns B with Σ = B·Bᵀ, whose number of columns is the rank of Σ, and tr Σ.
 fn factor(statistics: &Statistics) -> Result<(Mat<f64>, f64), Error> {
     let width = statistics.width();
+    let trace = (0..width).map(|i| statistics.covariance[i * width + i]).sum();
+    // The decomposition of subnormal numbers does not end.
+    if statistics.covariance.iter().all(|value| value.abs() < f64::MIN_POSITIVE / f64::EPSILON) {
+        return Ok((Mat::zeros(width, 0), trace));
+    }
     let covariance = Mat::from_fn(width, width, |i, j| statistics.covariance[i * width + j]);
     let eigen = covariance.self_adjoint_eigen(Side::Lower).map_err(|_| diverged())?;
     let (vectors, values) = (eigen.U(), eigen.S());
@@ -47,7 +52,6 @@ fn factor(statistics: &Statistics) -> Result<(Mat<f64>, f64), Error> {
     }
     let kept: Vec<usize> = (0..width).filter(|&i| values[i] > width as f64 * f64::EPSILON * largest).collect();
     let root = Mat::from_fn(width, kept.len(), |i, j| vectors[(i, kept[j])] * values[kept[j]].sqrt());
-    let trace = (0..width).map(|i| statistics.covariance[i * width + i]).sum();
     Ok((root, trace))
 }
 
@@ -84,6 +88,10 @@ mod tests {
             let off = (a - b) * c * s;
             Statistics::new(vec![0.0; 2], vec![a * c * c + b * s * s, off, off, a * s * s + b * c * c]).unwrap()
         };
+        // Variances below those that a decomposition can be made of.
+        let none = diagonal(&[0.0; 4], &[1e-310, 5e-324, 0.0, 1e-300]);
+        let one = diagonal(&[0.0; 4], &[1.0; 4]);
+        assert!((frechet_distance(&none, &one).unwrap() - 4.0).abs() < 1e-12);
         let distance = frechet_distance(&rotated(4.0, 1.0), &rotated(1.0, 9.0)).unwrap();
         assert!((distance - 5.0).abs() < 1e-12, "{distance}");
     }

@@ -56,10 +56,16 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
         return Err(forbidden(machine, function, arguments));
     };
     match (&*name, list) {
-        ("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2", &[storage, offset, size, stride, ..]) => {
+        (
+            "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
+            &[storage, offset, size, stride, ref more @ ..],
+        ) => {
+            // After the needed gradient and the hooks.
+            check_attributes(machine, more.get(2))?;
             tensor(machine, storage, offset, size, stride, None)
         }
-        ("torch._utils._rebuild_tensor_v3", &[storage, offset, size, stride, _, _, dtype, ..]) => {
+        ("torch._utils._rebuild_tensor_v3", &[storage, offset, size, stride, _, _, dtype, ref more @ ..]) => {
+            check_attributes(machine, more.first())?;
             tensor(machine, storage, offset, size, stride, Some(dtype))
         }
         ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", &[data, ..]) => Ok(data),
@@ -168,6 +174,20 @@ pub(super) fn persistent(machine: &mut Machine, id: Item) -> Result<Item> {
             machine.add_node(PickleValue::Storage(index))
         }
         _ => Err(wrong(machine)),
+    }
+}
+
+/// Checks that a tensor has no attributes that change its values, such as a negation that torch does when they are used.
+fn check_attributes(machine: &Machine, attributes: Option<&Item>) -> Result<()> {
+    let is_empty = match attributes {
+        None | Some(Item::None) => true,
+        Some(&item) => matches!(machine.pickle.node(item), Some(PickleValue::Dict(entries)) if entries.is_empty()),
+    };
+    match is_empty {
+        true => Ok(()),
+        false => {
+            Err(machine.error("a tensor is still to be negated or conjugated; save torch.resolve_neg(tensor).clone()"))
+        }
     }
 }
 
