@@ -27,6 +27,7 @@ const MAX_BYTES: u64 = 512 << 20;
 /// # Errors
 /// If the file cannot be read or is not an `.npz`, or if the array has another type, is corrupt, or exceeds 512 MiB.
 pub fn read_npz_array(path: &Path, name: &str) -> Result<Option<NpzArray>> {
+    let _reading = files::Reading::new(path);
     let (mut archive, mut charge) = open_archive(path)?.map_err(|e| npz_error(path, e))?;
     let entry = format!("{name}.npy");
     if archive.index_for_name(&entry).is_none() {
