@@ -56,7 +56,7 @@ pub fn out_of_memory(bytes: usize) {
     });
     let line = output_streams::one_line(&line);
     eprintln!("error: {line}");
-    print_json(std::env::args_os().any(|argument| argument == "--json"), &line);
+    print_json(asks_for_json(), &line);
     std::process::exit(1);
 }
 
@@ -92,6 +92,11 @@ fn in_plain_words(source: &(dyn Error + 'static)) -> Option<(String, &'static st
         None => return None,
     };
     Some((source.to_string(), expected))
+}
+
+/// Returns whether the command line asks for JSON. It may not be parsed yet, or the flags may be out of reach.
+pub fn asks_for_json() -> bool {
+    std::env::args_os().any(|argument| argument == "--json")
 }
 
 /// Prints an error as JSON if that was asked for.

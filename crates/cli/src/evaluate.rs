@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::data_choice::{self, announce, warn_of_colors};
 use crate::error::usage;
-use crate::foreign::check_replaceable;
+use crate::foreign::check_all_replaceable;
 use crate::interrupt::on_interrupt;
 use crate::metric::Metric;
 use crate::quality::{self, QualityArgs, Readings};
@@ -176,10 +176,7 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
         return Err(usage("--schedule, --denoising and --plot need --metrics nll"));
     }
     let QualityArgs { save_stats, neighbours, .. } = &arguments.quality;
-    [&bound.denoising, &bound.plot, save_stats, neighbours]
-        .into_iter()
-        .flatten()
-        .try_for_each(|path| check_replaceable(path))?;
+    check_all_replaceable([&bound.denoising, &bound.plot, save_stats, neighbours].map(Option::as_deref))?;
     on_interrupt("there is no result yet; start again with")?;
     let mut report = Report::default();
     if wants(Metric::Nll) || wants(Metric::Ode) {

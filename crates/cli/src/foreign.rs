@@ -21,6 +21,11 @@ pub fn check_replaceable(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses the first of several outputs, those that are asked for, where [`check_replaceable`] does.
+pub fn check_all_replaceable<'a>(paths: impl IntoIterator<Item = Option<&'a Path>>) -> anyhow::Result<()> {
+    paths.into_iter().flatten().try_for_each(check_replaceable)
+}
+
 /// Returns whether the content of a file says that it is an output of this program.
 fn is_output(path: &Path) -> bool {
     let mut head = Vec::new();

@@ -3,7 +3,7 @@
 use std::io;
 use std::process;
 
-use crate::error::print_json;
+use crate::error::{asks_for_json, print_json};
 use crate::terminal::quoted;
 
 /// The exit status of a command that was interrupted.
@@ -14,7 +14,7 @@ pub fn on_interrupt(kept: &'static str) -> anyhow::Result<()> {
     Ok(on_signals(move || {
         let message = format!("interrupted; {kept}: {}", this_command());
         eprintln!("\n{message}");
-        print_json(std::env::args_os().any(|argument| argument == "--json"), &message);
+        print_json(asks_for_json(), &message);
         process::exit(INTERRUPTED);
     })?)
 }

@@ -7,7 +7,7 @@ use ddpm::sample::{Inversion, Inverted, invert};
 use ddpm::{Images, Output, Pipeline, output, weights};
 
 use crate::error::usage;
-use crate::foreign::check_replaceable;
+use crate::foreign::check_all_replaceable;
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::interrupt::on_interrupt;
 use crate::terminal::Progress;
@@ -54,10 +54,7 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     if !matches!(target, Output::Safetensors(_)) {
         return Err(usage(format!("{}: latents are written to a .safetensors file", arguments.output.display())));
     }
-    [Some(&arguments.output), arguments.sheet.as_ref()]
-        .into_iter()
-        .flatten()
-        .try_for_each(|path| check_replaceable(path))?;
+    check_all_replaceable([Some(&*arguments.output), arguments.sheet.as_deref()])?;
     on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let (images, readings) = image_args::read(&pipeline, &arguments.images, arguments.image_args.fit, global)?;

@@ -113,16 +113,13 @@ impl Global {
             None => ddpm::devices() == ["cpu"],
         };
         let asked = self.memory.map(|bytes| MemoryLimit { bytes, source: "the limit of --memory".into() });
-        match asked {
-            Some(_) => Ok(files::limit_memory(asked).context("--memory")?),
-            None => {
-                if cpu {
-                    // Without it, the system ends a process that takes too much, but without a message.
-                    let _ = files::limit_memory(None);
-                }
-                Ok(())
-            }
+        if asked.is_some() {
+            files::limit_memory(asked).context("--memory")?;
+        } else if cpu {
+            // Without it, the system ends a process that takes too much, but without a message.
+            let _ = files::limit_memory(None);
         }
+        Ok(())
     }
 }
 
@@ -148,8 +145,7 @@ enum Command {
 fn main() -> ExitCode {
     hide_caught_panics();
     interrupt::report_file_limit();
-    // The arguments may not be parsed.
-    let json = std::env::args_os().any(|argument| argument == "--json");
+    let json = error::asks_for_json();
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return error::report_parse(&error, json),

@@ -12,7 +12,7 @@ use ddpm::sample::{
 use ddpm::{Images, Output, Pipeline};
 
 use crate::error::usage;
-use crate::foreign::check_replaceable;
+use crate::foreign::check_all_replaceable;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
@@ -150,10 +150,7 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     }
     let options = arguments.options()?;
     let frames = output.progress_sheet().filter(|_| arguments.trajectory.animate);
-    [Some(output.path()), arguments.trajectory.sheet.as_deref(), frames.as_deref()]
-        .into_iter()
-        .flatten()
-        .try_for_each(check_replaceable)?;
+    check_all_replaceable([Some(output.path()), arguments.trajectory.sheet.as_deref(), frames.as_deref()])?;
     on_interrupt("the finished images are kept; continue with")?;
     let mut pipeline = model_source::load(&arguments.model, global)?;
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;

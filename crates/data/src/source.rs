@@ -60,12 +60,12 @@ impl Discovered {
     }
 }
 
-/// Why an image cannot be read.
+/// A reason why an image cannot be read.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// What is wrong with it. A set does without such an image.
+    /// A fault of the image. A set does without such an image.
     OfImage(String),
-    /// What the process lacks, such as memory. Which images a set has must not depend on it.
+    /// A lack of the process, such as memory. Which images a set has must not depend on it.
     Shortage(io::Error),
 }
 

@@ -3,7 +3,7 @@
 //! A small file can claim, or expand to, any size. So whatever grows with a file is charged before it is allocated: pixels,
 //! and also names, labels, tables, dictionaries and buffers between two steps. What does not fit is an error of that file.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{MemoryLimit, memory_limit};
@@ -12,8 +12,6 @@ use crate::shortage;
 /// The share of the memory limit that reading may take: the rest is for the program itself, and for blocks that the
 /// allocator rounds up.
 const SHARE: f64 = 0.875;
-/// The number of bytes by which [`read_to_end`] grows its buffer at least.
-const STEP: usize = 64 << 10;
 
 /// The bytes that are charged.
 struct Used {
@@ -144,24 +142,6 @@ fn take(used: &mut Used, bytes: u64, is_brief: bool, budget: Option<&(u64, Memor
     Ok(())
 }
 
-/// Reads to the end of a source of unknown length, such as a decompressor, and charges the buffer before it grows.
-///
-/// # Errors
-/// Those of the source; [`io::ErrorKind::OutOfMemory`] if the budget is too small.
-pub fn read_to_end(mut source: impl Read, charge: &mut Charge) -> io::Result<Vec<u8>> {
-    let mut bytes: Vec<u8> = Vec::new();
-    loop {
-        // At most doubled: the work stays proportional to the length. While it is moved, both buffers exist.
-        let more = bytes.len().max(STEP);
-        charge.grow(more as u64)?;
-        bytes.reserve_exact(more);
-        let read = source.by_ref().take(more as u64).read_to_end(&mut bytes)?;
-        if read < more {
-            return Ok(bytes);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,14 +172,5 @@ mod tests {
         drop(first);
         assert_eq!(hear.recv_timeout(Duration::from_secs(60)).unwrap(), all / 2 + 10);
         second.join().unwrap();
-
-        let mut charge = Charge::new(0).unwrap();
-        let text = vec![7; 300_000];
-        assert!(read_to_end(&text[..], &mut charge).unwrap() == text);
-        assert!((300_000..700_000).contains(&charge.bytes()), "{}", charge.bytes());
-        drop(charge);
-        let mut most = Charge::new(all - 500_000).unwrap();
-        let error = read_to_end(&text[..], &mut most).map(|_| ()).and_then(|()| read_to_end(io::repeat(1), &mut most));
-        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
 }

@@ -5,6 +5,7 @@
 //! - [`Charge`] takes memory from a budget that all readers and threads of the process share;
 //! - [`memory_limit`] returns the memory that the process may use, and [`limit_memory`] lowers it;
 //! - [`Reading`] names the file that is being read, for the message when memory runs out;
+//! - [`without_shortage`] keeps what the process lacks apart from what is wrong with a file;
 //! - [`catch_panic`] turns the panic of a decoder into an error, and [`is_caught`] tells a panic hook about it.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -16,9 +17,9 @@ mod panics;
 mod reading;
 mod shortage;
 
-pub use budget::{Charge, OverBudget, read_to_end};
+pub use budget::{Charge, OverBudget};
 pub use memory::{MemoryLimit, lift_limit, limit_memory, memory_limit, peak_memory};
 pub use open::{MAX_TOML, open_regular, parent, read_json_text, read_text, read_text_up_to, special_kind, stand_in};
 pub use panics::{catch_panic, is_caught};
 pub use reading::{Reading, with_file_being_read};
-pub use shortage::without_shortage;
+pub use shortage::{is_shortage, without_shortage};

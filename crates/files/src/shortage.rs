@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 
 thread_local! {
-    /// What this thread lacked since the innermost call of [`without_shortage`] began.
+    /// The lack that this thread met since the innermost call of [`without_shortage`] began.
     static SHORTAGE: RefCell<Option<io::Error>> = const { RefCell::new(None) };
 }
 
@@ -15,7 +15,7 @@ thread_local! {
 /// not be left out because memory is short, so that is kept aside, whatever `read` returns.
 ///
 /// # Errors
-/// What was lacking.
+/// The lack, as an error.
 pub fn without_shortage<T>(read: impl FnOnce() -> T) -> io::Result<T> {
     let before = SHORTAGE.take();
     let result = read();
@@ -31,7 +31,7 @@ pub(crate) fn note(shortage: impl Into<io::Error>) {
 }
 
 /// Returns whether an error of the system says that the process lacks memory or may not open more files.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
+pub fn is_shortage(error: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;

@@ -226,9 +226,9 @@ fn is_inaccessible(error: &Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            // EIO, ENOMEM, ENFILE, EMFILE
-            let of_system = cfg!(unix) && matches!(error.raw_os_error(), Some(5 | 12 | 23 | 24));
-            return of_system || error.kind() == io::ErrorKind::PermissionDenied;
+            const EIO: i32 = 5;
+            let of_disk = cfg!(unix) && error.raw_os_error() == Some(EIO);
+            return of_disk || files::is_shortage(error) || error.kind() == io::ErrorKind::PermissionDenied;
         }
         cause = error.source();
     }

@@ -23,7 +23,7 @@ pub struct RunFolder {
     holds: Holds,
 }
 
-/// What a folder may hold.
+/// The contents that a folder may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holds {
     /// A run, or none.

@@ -29,7 +29,7 @@ pub(crate) struct Session {
     pub stopped: bool,
     /// The commands that this step carries out.
     pub requests: Vec<Command>,
-    /// Why a checkpoint that was due after this step could not be saved: its weights are of no use.
+    /// The reason why a checkpoint that was due after this step could not be saved: its weights are of no use.
     pub spoiled: Option<String>,
     /// The error of an observer while another one was working.
     pub failure: Option<Error>,

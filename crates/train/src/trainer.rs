@@ -179,10 +179,8 @@ impl Trainer {
         let timesteps = [0, process.schedule.len() - 1];
         let signature = self.network.signature();
         let (height, width) = self.config.data.resolution.height_width();
-        let mut noise = Images::new(
-            [timesteps.len(), height, width, signature.in_channels],
-            vec![0.0; timesteps.len() * height * width * signature.in_channels],
-        );
+        let shape = [timesteps.len(), height, width, signature.in_channels];
+        let mut noise = Images::new(shape, vec![0.0; shape.iter().product()]);
         self.random().normals(Stream::Noise, 0, self.state.step, &mut noise.pixels);
         let labels = (signature.labels != LabelKind::None).then(|| vec![0; timesteps.len()]);
         for (what, network) in [("the network", self.network.valid()), ("the averaged network", self.averaged())] {
