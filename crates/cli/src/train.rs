@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use clap::Args;
 use ddpm::data::{Conversion, Reading};
 use ddpm::files::peak_memory;
@@ -137,7 +138,13 @@ impl TrainArgs {
             true if self.config.preset.is_some() || self.config.config.is_some() => {
                 return Err(usage("--resume takes the configuration of the run; use --set to change a key of it"));
             }
-            true => self.config.apply(TrainingConfig::from_file(&folder.join("config.toml"))?)?,
+            true => {
+                let mut config = TrainingConfig::from_file(&folder.join("config.toml"))?;
+                if self.config.data.is_none() && !self.config.sets("data.path") {
+                    config.find_images(folder).map_err(|error| anyhow!("{error} with --data"))?;
+                }
+                self.config.apply(config)?
+            }
             false => self.config.read_for_training(global, self.dry_run)?,
         };
         if let Some(seed) = self.seed {

@@ -315,3 +315,42 @@ fn links_in_a_tar_are_bad_files() {
     assert_eq!(bad.len(), 2, "{bad:?}");
     assert!(bad[0].contains("3.png: is a link") && bad[1].contains("4.png: is a link"), "{bad:?}");
 }
+
+/// `cat a.tar b.tar` has the end of the first archive before the second one.
+#[test]
+fn archives_that_were_joined_are_reported() {
+    let folder = tempdir().unwrap();
+    let (one, two) = (tar(&[("1.png", &dot(1))]), tar(&[("2.png", &dot(2))]));
+    let joined = [&one[..], &two].concat();
+    for (name, bytes) in
+        [("a.tar", joined.clone()), ("b.tar.gz", gzip(&joined)), ("c.tar.gz", [gzip(&one), gzip(&two)].concat())]
+    {
+        let set = opened(&put(&folder.path().join(name), &bytes), &ReadOptions::default());
+        let bad = &set.report().bad;
+        assert_eq!((dots(&set), bad.len()), (vec![1], 1), "{name}");
+        assert!(bad[0].reason.contains("another archive"), "{name}: {}", bad[0].reason);
+    }
+}
+
+/// A size in the attributes replaces that of the header, which is read here.
+#[test]
+fn two_sizes_of_a_file_are_refused() {
+    let folder = tempdir().unwrap();
+    let picture = dot(5);
+    for (size, expected) in [(picture.len(), 2), (picture.len() + 512, 1)] {
+        let mut archive = tar::Builder::new(Vec::new());
+        for name in ["1.png", "2.png"] {
+            if name == "2.png" {
+                archive.append_pax_extensions([("size", size.to_string().as_bytes())]).unwrap();
+            }
+            let mut header = tar::Header::new_ustar();
+            header.set_size(picture.len() as u64);
+            header.set_path(name).unwrap();
+            header.set_cksum();
+            archive.append(&header, &picture[..]).unwrap();
+        }
+        let set = opened(&put(&folder.path().join("a.tar"), &archive.into_inner().unwrap()), &ReadOptions::default());
+        assert_eq!((set.len(), set.report().bad.len()), (expected, 2 - expected), "{:?}", set.report());
+        assert!(set.report().bad.iter().all(|bad| bad.reason.contains("two sizes")));
+    }
+}

@@ -29,6 +29,8 @@ fn reads_label_files_of_every_format() {
     assert_eq!(labels(&[("train/metadata.csv", &format!("\u{feff}{}", csv.replace('\n', "\r\n")))]), numbers);
     let csv = "label,file_name\ndog,train/a/1.png\ndog,train/2.png\ncat,train/3.png\ncat,test/4.png\n";
     assert_eq!(labels(&[("metadata.csv", csv)]), names);
+    // Spaces after commas, and the integers of pandas.
+    assert_eq!(labels(&[("train/metadata.csv", "file_name, label\na/1.png, 2.0\n2.png, 1.0\n3.png, 0.0\n")]), numbers);
     let jsonl = r#"{"file_name": "2.png", "label": 1}
 
 {"file_name": "3.png", "label": 0, "objects": {"bbox": [[1, 2]]}}
@@ -74,6 +76,7 @@ fn invalid_label_files_are_errors() {
     refuses("metadata.csv", "file_name,label\n1.png,0,7\n", &["table"]);
     refuses("metadata.csv", "file_name,label\n1.png,-3\n2.png,0\n", &["\"-3\""]);
     refuses("metadata.csv", "file_name,label\n../1.png,3\n/etc/passwd,0\n", &["no label for 2 of 2"]);
+    refuses("metadata.csv", "file_name,label\n1.png,0\n2.png,1\n./1.png,2\n", &["\"0\" and \"2\"", "\"1.png\"", "one row"]);
     refuses("metadata.jsonl", "{\"file_name\": \"1.png\", \"label\": 0}\n[1]\n", &["line 2"]);
     refuses("metadata.jsonl", "{\"file_name\": \"1.png\", \"label\": {}}\n", &["1.png", "{}"]);
     refuses("dataset.json", &"[".repeat(100_000), &["expected"]);
@@ -194,4 +197,19 @@ fn labels_follow_the_names_of_another_set() {
     let numbers = ddpm_data::builtin(&test_split()).unwrap();
     let names: Vec<String> = numbers.class_names().to_vec();
     assert_eq!(numbers.with_class_names(&names).unwrap().class_names(), names);
+}
+
+/// Names that differ only in bytes that are not UTF-8, and names with a backslash, which separates nothing on Linux.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_text_stay_apart() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempdir().unwrap();
+    for (class, value) in [(&b"a\xff"[..], 1), (b"a\xfe", 2), (b"b\\c", 3)] {
+        put(&folder.path().join(OsStr::from_bytes(class)).join("1.png"), &dot(value));
+    }
+    let set = opened(folder.path(), &ReadOptions::default());
+    assert_eq!(set.class_names(), ["a\\xfe", "a\\xff", "b\\c"]);
+    assert_eq!((dots(&set), set.labels()), (vec![2, 1, 3], Some(&[0, 1, 2][..])));
 }

@@ -95,6 +95,32 @@ fn reads_shards_and_columns_of_every_kind() {
     assert!(set.report().bad[0].reason.contains("no bytes"), "{:?}", set.report());
 }
 
+/// A time is stored as an integer, and is no label.
+#[test]
+fn columns_that_are_not_labels_are_a_warning() {
+    let schema = "message m { optional group image { optional binary bytes; } optional int64 label (TIMESTAMP_MILLIS); }";
+    let folder = tempdir().unwrap();
+    let path = put(&folder.path().join("a.parquet"), &file(schema, &images(0..2), &[1, 2], Compression::SNAPPY));
+    let set = opened(&path, &ReadOptions::default());
+    assert_eq!((set.len(), set.labels()), (2, None));
+    let warnings = set.report().warnings.join("; ");
+    assert!(warnings.contains("a.parquet: the column label gives no labels"), "{warnings}");
+}
+
+#[test]
+fn files_that_name_other_classes_are_refused() {
+    let folder = tempdir().unwrap();
+    let mut bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hub.parquet")).unwrap();
+    put(&folder.path().join("train-0.parquet"), &bytes);
+    put(&folder.path().join("train-1.parquet"), &bytes);
+    assert_eq!(opened(folder.path(), &ReadOptions::default()).class_names(), ["cat", "dog", "fox"]);
+    let at = bytes.windows(5).position(|window| window == b"\"fox\"").unwrap();
+    bytes[at + 1..at + 4].copy_from_slice(b"elk");
+    put(&folder.path().join("train-1.parquet"), &bytes);
+    let message = open(folder.path(), &ReadOptions::default()).err().unwrap().to_string();
+    assert!(message.contains("train-1.parquet") && message.contains("other classes"), "{message}");
+}
+
 #[test]
 fn errors_name_what_was_expected() {
     let folder = tempdir().unwrap();

@@ -8,6 +8,7 @@
 //!   preprocessing.json                      how images are read for the model
 //!   training/weights.safetensors            the parameters themselves
 //!   training/optimizer.safetensors          Adam's moments
+//!   training/config.toml                    the configuration
 //!   training/state.json                     everything else
 //!   checksums.json                          of all of these
 //! ```
@@ -24,6 +25,7 @@ use weights::pipeline::checkpoint_name;
 use weights::{Metadata, Tensors, digest, pipeline};
 
 use crate::Error;
+use crate::config::TrainingConfig;
 use crate::optimizer::Optimizer;
 use crate::state::TrainState;
 
@@ -53,6 +55,8 @@ pub struct CheckpointParts<'a> {
     pub scheduler: &'a SchedulerConfig,
     /// How images are read.
     pub preprocessing: &'a Preprocessing,
+    /// The configuration of the run.
+    pub config: &'a TrainingConfig,
 }
 
 /// More skipped steps than any run has.
@@ -68,7 +72,8 @@ pub fn folder(run: &Path, step: u64) -> PathBuf {
 /// # Errors
 /// If a file cannot be written; earlier checkpoints are then unchanged.
 pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
-    let &CheckpointParts { network, optimizer, state, scheduler, preprocessing } = parts;
+    let &CheckpointParts { network, optimizer, state, scheduler, preprocessing, config } = parts;
+    let configuration = config.to_toml()?;
     let checkpoints = run.join("checkpoints");
     std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
     let target = folder(run, state.step);
@@ -83,6 +88,7 @@ pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
         };
         write("weights.safetensors", &network.tensors()?)?;
         write("optimizer.safetensors", &optimizer.tensors(network)?)?;
+        atomic::write_file(training.join("config.toml"), |file| file.write_all(configuration.as_bytes()))?;
         atomic::write_file(training.join("state.json"), |file| {
             serde_json::to_writer_pretty(&mut *file, state)?;
             file.write_all(b"\n")
@@ -214,6 +220,18 @@ pub fn steps_done(run: &Path) -> Option<u64> {
         folder.join("unet").is_dir() && pipeline::training_state_step(folder).is_none_or(|of| of == *step)
     };
     all.iter().rev().find(is_of_step).map(|(step, _)| *step)
+}
+
+/// Returns the configuration that the newest checkpoint of a run was trained with, or that of its `config.toml`, where the
+/// checkpoint has none; `None` if there is neither. Only that of a checkpoint is safe from edits by hand.
+///
+/// # Errors
+/// Names the file and the key.
+pub fn configuration(run: &Path) -> Result<Option<TrainingConfig>, Error> {
+    let of_checkpoint = steps_done(run).map(|step| folder(run, step).join("training/config.toml"));
+    let files = [of_checkpoint, Some(run.join("config.toml"))];
+    let found = files.into_iter().flatten().find(|path| path.exists());
+    Ok(found.map(|path| TrainingConfig::from_file(&path)).transpose()?)
 }
 
 /// Returns the step in the name of a run's checkpoint folder.

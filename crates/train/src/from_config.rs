@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use data::{Dataset, ImageSet, LabelFrom, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
 use model::guidance::Guidance;
-use model::{NetworkConfig, Pipeline, Preprocessing, Process};
+use model::{NetworkConfig, Pipeline, Preprocessing, Process, TrainingData};
 use sample::{Generation, Sampler, SamplerOptions};
 
 use crate::Error;
@@ -33,6 +33,18 @@ impl TrainingConfig {
     /// Names the file and the fix.
     pub fn open(&self, split: Split) -> Result<ImageSet, Error> {
         Ok(self.dataset().open(&self.read_options(split))?)
+    }
+
+    /// Points `data.path` to the images of the run in a folder, where they are now: the path of the run's configuration is
+    /// relative to the folder in which it began.
+    ///
+    /// # Errors
+    /// If they are no longer there, or it cannot be known which ones are meant.
+    pub fn find_images(&mut self, run: &std::path::Path) -> Result<(), Error> {
+        if let Some(data) = TrainingData::of_model(run)?.filter(|data| data.path == self.data.path) {
+            self.data.path = data.find()?.path().map(ToOwned::to_owned);
+        }
+        Ok(())
     }
 
     /// Returns the choice of images.

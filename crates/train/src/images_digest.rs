@@ -1,9 +1,9 @@
-//! A cheap digest of a set of images, to recognize another set.
+//! A digest of a set of images, to recognize another set.
 
 use data::ImageSet;
 use serde::{Deserialize, Serialize};
 
-/// The number of images whose pixels enter the digest.
+/// The number of images of a streamed set whose pixels enter the digest: each of them is decoded for it.
 const IMAGES: usize = 16;
 
 /// What a set of images is recognized by.
@@ -18,6 +18,12 @@ pub struct ImagesDigest {
     pub classes: Vec<String>,
     /// The CRC-32 of the pixels and labels of 16 images, evenly spaced over the set.
     pub crc32: String,
+    /// The CRC-32 of the pixels of all images, if they are in memory. None in checkpoints that predate the key.
+    #[serde(default)]
+    pub pixels: Option<String>,
+    /// The CRC-32 of the labels of all images. None if there are no labels, and in checkpoints that predate the key.
+    #[serde(default)]
+    pub labels: Option<String>,
 }
 
 impl ImagesDigest {
@@ -28,14 +34,19 @@ impl ImagesDigest {
     pub fn new(set: &ImageSet) -> Result<Self, data::Error> {
         let chosen = IMAGES.min(set.len());
         let indices: Vec<usize> = (0..chosen).map(|i| i * set.len() / chosen).collect();
-        let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
-        let mut digest = crc.digest();
+        let mut digest = crc32fast::Hasher::new();
         digest.update(&set.read(indices.iter().copied())?);
         for label in set.labels().into_iter().flat_map(|labels| indices.iter().map(|&i| labels[i])) {
             digest.update(&label.to_le_bytes());
         }
         let (count, classes) = (set.len(), set.class_names().to_vec());
-        Ok(Self { count, shape: set.shape(), classes, crc32: format!("{:08x}", digest.finalize()) })
+        let pixels = if set.is_streamed() { None } else { Some(hex(pixels(set)?)) };
+        let labels = set.labels().map(|labels| {
+            let mut digest = crc32fast::Hasher::new();
+            labels.iter().for_each(|label| digest.update(&label.to_le_bytes()));
+            hex(digest)
+        });
+        Ok(Self { count, shape: set.shape(), classes, crc32: hex(digest), pixels, labels })
     }
 
     /// Returns the differences to the digest of a later set in words, or `None` if there is none.
@@ -53,9 +64,25 @@ impl ImagesDigest {
         } else if self.classes != new.classes {
             differences.push("other classes".to_owned());
         }
-        if differences.is_empty() && self.crc32 != new.crc32 {
+        let differ = |old: &Option<String>, new: &Option<String>| matches!((old, new), (Some(a), Some(b)) if a != b);
+        let other_pixels = differ(&self.pixels, &new.pixels);
+        if differences.is_empty() && (self.crc32 != new.crc32 || other_pixels || differ(&self.labels, &new.labels)) {
             differences.push("other pixels or labels".to_owned());
         }
         (!differences.is_empty()).then(|| differences.join(", "))
     }
+}
+
+/// Computes the digest of the pixels of all images.
+fn pixels(set: &ImageSet) -> Result<crc32fast::Hasher, data::Error> {
+    const BLOCK: usize = 1024;
+    let mut digest = crc32fast::Hasher::new();
+    for first in (0..set.len()).step_by(BLOCK) {
+        digest.update(&set.read(first..set.len().min(first + BLOCK))?);
+    }
+    Ok(digest)
+}
+
+fn hex(digest: crc32fast::Hasher) -> String {
+    format!("{:08x}", digest.finalize())
 }

@@ -15,13 +15,15 @@ const ROLLBACK_LIMIT: u32 = 8;
 /// The key that roll-backs halve.
 const RATE: &str = "train.learning_rate";
 
-/// Compares a configuration with that of the run in a folder, and returns the keys that change.
+/// Compares a configuration with that of the weights of the run in a folder, and returns the keys that change.
 ///
 /// # Errors
 /// If a key changes what the weights of the run mean, or the run has done more steps than the configuration has.
 pub(crate) fn changes(config: &TrainingConfig, folder: &Path) -> Result<Vec<ConfigChange>, Error> {
-    let path = folder.join("config.toml");
-    let changes = if path.exists() { TrainingConfig::from_file(&path)?.changes(config)? } else { Vec::new() };
+    let changes = match checkpoint::configuration(folder)? {
+        Some(before) => before.changes(config)?,
+        None => Vec::new(),
+    };
     // Without a checkpoint there are no weights, and the run begins again.
     let Some(done) = checkpoint::steps_done(folder) else { return Ok(changes) };
     let shown = folder.display();

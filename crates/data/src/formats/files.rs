@@ -76,6 +76,23 @@ pub(crate) fn normalized(name: &str) -> String {
     name.split(['/', '\\']).filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
 }
 
+/// Returns the normalized name of a file on disk relative to `root`. Bytes that are not UTF-8 become escapes, so that two
+/// names stay two, and only the system's separators separate components.
+pub(crate) fn relative_name(root: &Path, file: &Path) -> String {
+    let relative = file.strip_prefix(root).unwrap_or(file);
+    let names = relative.components().filter_map(|component| match component {
+        std::path::Component::Normal(name) => Some(escaped(name.as_encoded_bytes())),
+        _ => None,
+    });
+    names.collect::<Vec<_>>().join("/")
+}
+
+/// Returns a name with the bytes that are not UTF-8 as escapes such as `\xff`.
+pub(crate) fn escaped(name: &[u8]) -> String {
+    let chunks = name.utf8_chunks();
+    chunks.map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii())).collect()
+}
+
 /// Returns whether a name is that of a hidden file or of macOS's archive metadata.
 pub(crate) fn is_hidden(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with('.') && part != ".." || part.eq_ignore_ascii_case("__macosx"))

@@ -1,6 +1,6 @@
 //! Folders of image files, and single image files. The memory is in proportion to the names of the files.
 
-use super::files::{extension, list_entries, lower_file_name, normalized};
+use super::files::{extension, list_entries, lower_file_name, relative_name};
 use super::tree::{self, IMAGE_EXTENSIONS};
 use super::{labels, parts};
 use crate::encoded::ImageBytes;
@@ -39,7 +39,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     let mut meter = Meter::default();
     let names_bytes = files.iter().map(|file| 2 * entry_bytes(file.as_os_str().len())).sum();
     meter.add(names_bytes).map_err(|e| Error::memory(path, e))?;
-    let relative = |file: &Path| normalized(&file.strip_prefix(root).unwrap_or(file).to_string_lossy());
+    let relative = |file: &Path| relative_name(root, file);
     let (generated, skipped) = skip_own_output(&mut files, &runs, &relative);
     let names: Vec<String> = files.iter().map(|file| relative(file)).collect();
     let read = |index: usize| {

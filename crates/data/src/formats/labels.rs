@@ -29,8 +29,11 @@ pub(crate) const LABEL_COLUMNS: [&str; 5] = ["label", "labels", "fine_label", "c
 const NAME_COLUMNS: [&str; 9] =
     ["file_name", "filename", "file", "path", "image", "image_name", "name", "image_id", "id"];
 
-/// Maximum number of classes. It bounds the list of class names, whose length is the highest label plus one.
-pub(crate) const MAX_CLASSES: usize = 1 << 20;
+/// Returns the maximum number of classes of a set with so many images. It bounds the list of class names, whose length is
+/// the highest label plus one.
+pub(crate) fn max_classes(images: usize) -> usize {
+    images.clamp(1 << 16, 1 << 20)
+}
 
 /// Maximum size of a label file. For a million images it is about 40 MB.
 const MAX_BYTES: u64 = 256 << 20;
@@ -75,9 +78,19 @@ impl Labels {
             return Err(Error::malformed(path, message));
         }
         let name = normalized(name);
-        self.meter.add(entry_bytes(name.len() + label.len())).map_err(|e| Error::memory(path, e))?;
-        self.names.insert(name, label);
-        Ok(())
+        match self.names.get(&name) {
+            Some(before) if *before != label => {
+                let (name, before, label) = (truncated(&name), truncated(before), truncated(&label));
+                let message = format!("has the labels {before:?} and {label:?} for {name:?}; keep one row for each image");
+                Err(Error::malformed(path, message))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.meter.add(entry_bytes(name.len() + label.len())).map_err(|e| Error::memory(path, e))?;
+                self.names.insert(name, label);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -100,9 +113,15 @@ pub(crate) fn read_bytes(path: &Path, source: impl Read, length: u64) -> Result<
     Ok(LabelBytes { bytes, _charge: charge })
 }
 
-/// Parses a label file. Its extension determines the format. With a `column`, its values are the labels, and the file may
-/// have another layout than that of the `datasets` library.
-pub(crate) fn read(path: &Path, LabelBytes { bytes, .. }: LabelBytes, column: Option<&str>) -> Result<LabelFile> {
+/// Parses a label file whose bytes `read` returns. Its extension determines the format. With a `column`, its values are the
+/// labels, and the file may have another layout than that of the `datasets` library.
+pub(crate) fn read(
+    path: &Path,
+    read: impl FnOnce() -> Result<LabelBytes>,
+    column: Option<&str>,
+) -> Result<LabelFile> {
+    let _reading = ::files::Reading::new(path);
+    let LabelBytes { bytes, _charge } = read()?;
     match lower_file_name(path).rsplit('.').next() {
         Some("json") => dataset_json(path, &bytes),
         Some("jsonl") => metadata_jsonl(path, &bytes, column),
@@ -280,7 +299,8 @@ fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Label
     if bytes.split(|&byte| byte == b'\n').any(|row| row.len() > MAX_ROW) {
         return Err(Error::malformed(path, format!("has a row of more than {MAX_ROW} bytes")));
     }
-    let mut table = csv::Reader::from_reader(bytes);
+    // Many tables have a space after each comma.
+    let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
     let header: Vec<&str> =
         table.headers().map_err(malformed)?.iter().map(|c| c.trim_start_matches('\u{feff}')).collect();
     let find = |names: &[&str]| names.iter().find_map(|name| header.iter().position(|column| column == name));
@@ -295,17 +315,25 @@ fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Label
     let mut row = csv::StringRecord::new();
     while table.read_record(&mut row).map_err(malformed)? {
         if let (Some(name), Some(label)) = (row.get(name), row.get(label).filter(|label| !label.is_empty())) {
-            labels.insert(path, name, label.to_owned())?;
+            labels.insert(path, name, without_zero_fraction(label).to_owned())?;
         }
     }
     Ok(LabelFile::Labeled(labels))
+}
+
+/// Returns `3` for `3.0`: pandas writes the integers of a column with a gap as floats. Other text is returned as it is.
+fn without_zero_fraction(label: &str) -> &str {
+    match label.split_once('.') {
+        Some((integer, "0")) if integer.parse::<i64>().is_ok() => integer,
+        _ => label,
+    }
 }
 
 /// Returns a label as text if it is an integer or a string.
 pub(crate) fn label_text(label: &Value) -> Option<String> {
     match label {
         Value::Number(number) if !number.is_f64() => Some(number.to_string()),
-        // pandas writes the integers of a column with a gap as floats.
+        // As `without_zero_fraction`.
         Value::Number(number) => {
             let integer = number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e9)?;
             Some((integer as i64).to_string())
@@ -346,15 +374,14 @@ pub(crate) fn to_indices(
     } else {
         names.iter().zip(0..).map(|(name, label)| (*name, label)).collect()
     };
+    let most = max_classes(labels.len());
     let labels = labels.iter().flatten().map(|name| {
-        index.get(name).copied().filter(|&label| (label as usize) < MAX_CLASSES).ok_or_else(|| {
-            Error::malformed(
-                path,
-                format!(
-                    "has the label {:?}; labels must not be negative and must be less than {MAX_CLASSES}",
-                    truncated(name)
-                ),
-            )
+        index.get(name).copied().filter(|&label| (label as usize) < most).ok_or_else(|| {
+            let (name, images) = (truncated(name), labels.len());
+            let message = format!(
+                "has the label {name:?}; labels of {images} images must not be negative and must be less than {most}"
+            );
+            Error::malformed(path, message)
         })
     });
     let labels = labels.collect::<Result<Vec<u32>>>()?;

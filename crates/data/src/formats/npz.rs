@@ -6,7 +6,7 @@
 
 use super::array::{self, Layout};
 use super::files::lower_file_name;
-use super::labels::MAX_CLASSES;
+use super::labels::max_classes;
 use super::zip::open_archive;
 use crate::error::{Error, Result};
 use crate::memory::check_unpacked;
@@ -133,14 +133,16 @@ fn read_labels(
     check_unpacked(path, entry.compressed_size(), length, "save it with numpy.savez")?;
     let bytes = read_data(entry, path, name, length, charge)?;
     charge.grow(4 * count).map_err(|e| Error::memory(path, e))?;
+    let most = max_classes(images);
     bytes
         .chunks_exact(size)
         .map(|bytes| {
             let digits = |value: u64, &byte: &u8| value << 8 | u64::from(byte);
             let value = if big { bytes.iter().fold(0, digits) } else { bytes.iter().rev().fold(0, digits) };
             // A negative label is a huge number here.
-            u32::try_from(value).ok().filter(|&label| (label as usize) < MAX_CLASSES).ok_or_else(|| {
-                Error::malformed(path, format!("{name} has a label that is negative or not less than {MAX_CLASSES}"))
+            u32::try_from(value).ok().filter(|&label| (label as usize) < most).ok_or_else(|| {
+                let message = format!("{name} has a label that is negative or not less than {most}");
+                Error::malformed(path, message)
             })
         })
         .collect()

@@ -6,7 +6,7 @@
 //! the number of files, about 256 bytes for each block of 512. Names have at most 4096 bytes, labels 1024, and the `.json`
 //! file of an image 1 MiB.
 
-use super::files::{extension, file_not_downloaded, is_gzip, is_hidden, normalized, open_decompressed};
+use super::files::{escaped, extension, file_not_downloaded, is_gzip, is_hidden, normalized, open_decompressed};
 use super::tree::{self, IMAGE_EXTENSIONS};
 use super::{labels, shards};
 use crate::encoded::ImageBytes;
@@ -192,6 +192,7 @@ impl Index {
             Ok(ControlFlow::Continue(()))
         })?;
         self.report_skipped(path, skipped);
+        self.check_trailer(path, archive.into_inner())?;
         // An archive that was truncated between two files only lacks the empty block at its end.
         if end.saturating_add(BLOCK) > length {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -229,8 +230,25 @@ impl Index {
         })?;
         self.report_skipped(path, skipped);
         // Reading to the end verifies gzip's checksum.
-        io::copy(&mut archive.into_inner().take(MAX_TRAILER), &mut io::sink())?;
+        self.check_trailer(path, archive.into_inner())?;
         Ok(outcome)
+    }
+
+    /// Reads what follows the end of an archive, and reports another archive there: `cat` can have joined them.
+    fn check_trailer(&mut self, path: &Path, rest: impl Read) -> io::Result<()> {
+        let mut trailer = Vec::new();
+        rest.take(MAX_TRAILER).read_to_end(&mut trailer)?;
+        let is_header = |block: &[u8]| {
+            let header = tar::Header::from_byte_slice(block);
+            let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
+            // The checksum itself counts as spaces.
+            header.cksum().is_ok_and(|found| found == sum(&block[..148]) + 8 * 32 + sum(&block[156..]))
+        };
+        if trailer.chunks_exact(BLOCK as usize).any(is_header) {
+            let reason = "has another archive after its end, which is not read; put each into a file of its own";
+            self.bad.push(BadFile { path: path.to_owned(), reason: reason.to_owned() });
+        }
+        Ok(())
     }
 
     /// Appends the content of a member to the unpacked images, and returns its length. The buffer is at most doubled, and only
@@ -298,7 +316,7 @@ pub(crate) fn for_each_file<'a, R: Read, B>(
     skipped: &mut Vec<String>,
     mut visit: impl FnMut(String, &mut tar::Entry<'a, R>) -> io::Result<ControlFlow<B>>,
 ) -> io::Result<ControlFlow<B>> {
-    let mut long = None;
+    let (mut long, mut size) = (None, None);
     for entry in entries.raw(true) {
         let mut entry = entry?;
         let kind = entry.header().entry_type();
@@ -307,15 +325,25 @@ pub(crate) fn for_each_file<'a, R: Read, B>(
             long = Some(name.strip_suffix(b"\0").unwrap_or(&name).to_vec());
         } else if kind.is_pax_local_extensions() {
             let extensions = read_extension(&mut entry)?;
-            let path =
-                tar::PaxExtensions::new(&extensions).flatten().find(|extension| extension.key_bytes() == b"path");
-            long = path.map(|path| path.value_bytes().to_vec()).or(long);
+            for extension in tar::PaxExtensions::new(&extensions).flatten() {
+                match extension.key_bytes() {
+                    b"path" => long = Some(extension.value_bytes().to_vec()),
+                    b"size" => size = Some(extension.value_bytes().to_vec()),
+                    _ => {}
+                }
+            }
         } else if !kind.is_gnu_longlink() && !kind.is_pax_global_extensions() {
             let name = long.take().unwrap_or_else(|| entry.path_bytes().into_owned());
             if name.len() > MAX_NAME {
-                return Err(io::ErrorKind::InvalidData.into());
+                return Err(refused(format!("has a name of {} bytes; expected {MAX_NAME} or fewer", name.len())));
             }
-            let name = normalized(&String::from_utf8_lossy(&name));
+            // Files of 8 GiB and more have their size in an attribute only.
+            if let Some(size) = size.take()
+                && std::str::from_utf8(&size).ok().and_then(|size| size.parse().ok()) != Some(entry.size())
+            {
+                return Err(refused("has a file with two sizes, as files of 8 GiB and more; leave it out".to_owned()));
+            }
+            let name = normalized(&escaped(&name));
             if !(kind.is_file() || kind.is_contiguous()) {
                 if !kind.is_dir() && tree::is_image(&name) && !is_hidden(&name) {
                     skipped.push(name);
@@ -335,7 +363,19 @@ pub(crate) fn for_each_file<'a, R: Read, B>(
 fn read_extension(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     entry.take(MAX_ATTRIBUTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_ATTRIBUTES { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
+    if bytes.len() as u64 > MAX_ATTRIBUTES {
+        return Err(refused(format!("has a name or attributes of more than {MAX_ATTRIBUTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Something that an archive may have, and that is not read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+fn refused(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, Refused(message))
 }
 
 /// Returns the first `count` names in an archive, or fewer if the archive has fewer or is corrupt.
@@ -361,6 +401,7 @@ pub(crate) fn first_names(path: &Path, count: usize) -> Vec<String> {
 pub(crate) fn error_message(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => error.to_string(),
+        None if error.get_ref().is_some_and(|inner| inner.is::<Refused>()) => error.to_string(),
         None if error.kind() == io::ErrorKind::OutOfMemory => error.to_string(),
         None => "is truncated or not a tar archive; download it again".to_owned(),
     }

@@ -154,7 +154,7 @@ impl SplitFiles {
         files.dedup_by_key(|&mut (rank, folder, _)| (rank, folder));
         for (_, folder, index) in files {
             let file = path.join(&names[index]);
-            let labels = match labels::read(&file, read(index)?, None)? {
+            let labels = match labels::read(&file, || read(index), None)? {
                 LabelFile::Unrelated(columns) => {
                     // A `dataset.json` of another tool is an error already.
                     self.warnings.push(format!(
@@ -203,7 +203,7 @@ impl SplitFiles {
             }
         };
         let file = path.join(&names[index]);
-        let LabelFile::Labeled(labels) = labels::read(&file, read(index)?, Some(column))? else {
+        let LabelFile::Labeled(labels) = labels::read(&file, || read(index), Some(column))? else {
             return Err(Error::malformed(&file, format!("has no labels in the column {column:?}")));
         };
         self.set_labels_of_file(&file, names, (index, folder), Some(labels), false)

@@ -28,7 +28,11 @@ pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
         0 => 0.0,
         _ => product.singular_values().map_err(|_| diverged())?.iter().sum(),
     };
-    Ok(means + trace_a + trace_b - 2.0 * overlap)
+    let distance = means + trace_a + trace_b - 2.0 * overlap;
+    match distance.is_finite() {
+        true => Ok(distance),
+        false => Err(Error::Request("the Fréchet distance is not finite: the statistics are too large".to_owned())),
+    }
 }
 
 /// Returns B with Σ = B·Bᵀ, whose number of columns is the rank of Σ, and tr Σ.

@@ -50,6 +50,7 @@ fn save(context: &mut Context, keep: usize) -> Result<(), Error> {
         state: trainer.state(),
         scheduler: &scheduler,
         preprocessing: &context.session.preprocessing,
+        config: context.config(),
     };
     let path = checkpoint::save(context.folder(), &parts)?;
     context.emit(Event::Saved { path })?;

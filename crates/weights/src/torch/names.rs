@@ -32,8 +32,12 @@ impl Search<'_> {
             Some(PickleValue::Tensor(tensor)) => {
                 let bytes = 2 * size_of::<(String, Strided)>() + prefix.len() + 16 * tensor.shape.len();
                 self.take(bytes, "it names too many tensors")?;
-                self.tensors.insert(prefix.clone(), (**tensor).clone());
-                Ok(())
+                match self.tensors.insert(prefix.clone(), (**tensor).clone()) {
+                    Some(before) if before != **tensor => {
+                        Err(format!("it has two tensors that are named `{}`", shown(&prefix)))
+                    }
+                    _ => Ok(()),
+                }
             }
             Some(PickleValue::Dict(entries)) => self.visit_entries(entries, &[], prefix, depth),
             Some(PickleValue::List(items)) => self.visit_items(items, prefix, depth),

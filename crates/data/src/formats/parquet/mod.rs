@@ -18,7 +18,7 @@ use crate::report::BadFile;
 use crate::source::{Discovered, Format, Source};
 use ::files::{catch_panic, without_shortage};
 use pages::{ColumnChunk, PagedColumn, for_each_value};
-use parquet::basic::Type;
+use parquet::basic::{ConvertedType, LogicalType, Type};
 use parquet::data_type::{ByteArrayType, Int32Type, Int64Type};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::schema::types::ColumnDescriptor;
@@ -66,7 +66,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     };
     let (mut pages, mut paths, mut bad) = (PagedColumn::default(), Vec::new(), Vec::new());
     let (mut texts, mut class_names, mut has_labels) = (Labels::new(), Vec::new(), false);
-    let mut meter = Meter::default();
+    let (mut meter, mut warnings) = (Meter::default(), Vec::new());
     for shard in &shards {
         let _reading = ::files::Reading::new(shard);
         let opened = without_shortage(|| catch_panic(|| Shard::open(shard, column, &mut meter)));
@@ -81,9 +81,15 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
                 paths.extend((0..rows).map(|row| shard.join(row.to_string())));
                 has_labels |= found.labels.is_some();
                 texts.extend(found.labels.unwrap_or_else(|| vec![None; rows]));
-                if !found.class_names.is_empty() {
-                    class_names = found.class_names;
+                match found.class_names {
+                    names if names.is_empty() || names == class_names => {}
+                    names if class_names.is_empty() => class_names = names,
+                    _ => {
+                        let message = "its metadata names other classes than that of the files before".to_owned();
+                        return Err(Error::malformed(shard, message));
+                    }
                 }
+                warnings.extend(found.warning.filter(|_| warnings.is_empty()));
                 found.images.into_iter().for_each(|chunk| pages.add(chunk));
             }
             Err(reason) => {
@@ -124,6 +130,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         class_names: if labels.is_some() { class_names } else { Vec::new() },
         labels,
         bad,
+        warnings,
         charge: meter.into_charge(),
         ..Discovered::new("Parquet", Source::Encoded(images))
     })
@@ -135,6 +142,8 @@ struct Shard {
     images: Vec<ColumnChunk>,
     labels: Option<Labels>,
     class_names: Vec<String>,
+    /// A column of labels that is not read.
+    warning: Option<String>,
 }
 
 impl Shard {
@@ -150,14 +159,17 @@ impl Shard {
         })?;
         let label_columns = column.map_or_else(|| labels::LABEL_COLUMNS.to_vec(), |column| vec![column]);
         let label = label_columns.iter().find_map(|name| {
-            let kinds = [Type::INT32, Type::INT64, Type::BYTE_ARRAY];
-            let is = |c: &&Arc<ColumnDescriptor>| c.path().parts() == [*name] && kinds.contains(&c.physical_type());
+            let is = |c: &&Arc<ColumnDescriptor>| c.path().parts() == [*name] && has_labels(c);
             columns.iter().position(|column| is(&column)).map(|at| (*name, at))
         });
-
-        if let (None, Some(column)) = (label, column) {
-            return Err(format!("has no column {column:?} of integers or strings"));
-        }
+        let of_other_kind = |name: &&&str| columns.iter().any(|column| column.path().parts()[0] == **name);
+        let warning = match (label, column) {
+            (None, Some(column)) => return Err(format!("has no column {column:?} of integers or strings")),
+            (None, None) => label_columns.iter().find(of_other_kind).map(|name| {
+                format!("{}: the column {name} gives no labels: it has neither integers nor strings", path.display())
+            }),
+            (Some(_), _) => None,
+        };
         let (mut images, mut texts) = (Vec::new(), Texts { labels: Labels::new(), known: HashSet::new() });
         let (mut rows_of_file, mut column_bytes) = (0u64, [0u64; 2]);
         for group in metadata.row_groups() {
@@ -181,7 +193,7 @@ impl Shard {
             }
         }
         let class_names = label.and_then(|(name, _)| class_names(&metadata, name)).unwrap_or_default();
-        Ok(Shard { images, labels: label.map(|_| texts.labels), class_names })
+        Ok(Shard { images, labels: label.map(|_| texts.labels), class_names, warning })
     }
 }
 
@@ -198,6 +210,17 @@ fn image_column<'a>(columns: impl Iterator<Item = &'a ColumnDescriptor> + Clone)
     };
     let names = IMAGE_COLUMNS.iter().map(|name| Some(*name)).chain([None]);
     names.into_iter().find_map(|name| columns.clone().position(|column| is(column, name)))
+}
+
+/// Returns whether a column has integers or strings, and not numbers of another kind that are stored as integers.
+fn has_labels(column: &ColumnDescriptor) -> bool {
+    use ConvertedType::{ENUM, INT_8, INT_16, INT_32, INT_64, NONE, UINT_8, UINT_16, UINT_32, UINT_64, UTF8};
+    // The types of files today, and those of older ones.
+    let logical = column.logical_type_ref();
+    let converted = [NONE, UTF8, ENUM, INT_8, INT_16, INT_32, INT_64, UINT_8, UINT_16, UINT_32, UINT_64];
+    [Type::INT32, Type::INT64, Type::BYTE_ARRAY].contains(&column.physical_type())
+        && matches!(logical, None | Some(LogicalType::String | LogicalType::Enum | LogicalType::Integer(_)))
+        && converted.contains(&column.converted_type())
 }
 
 /// The labels of a file as text. Equal ones share their memory.
