@@ -50,27 +50,50 @@ fn every_dtype_and_view_is_read() {
 /// `torch.save({"w": torch.arange(6.0)[2:5]}, …, _use_new_zipfile_serialization=False)`, also with the offset of a matrix
 #[test]
 fn a_part_of_a_storage_begins_at_its_offset() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.pt");
-    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ";
     let views: [(&[u8], &[usize], &[f32]); 3] = [
         (b"K\x02K\x03\x85K\x01\x85", &[3], &[2.0, 3.0, 4.0]),
         (b"K\x01K\x02K\x02\x86K\x02K\x01\x86", &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
         (b"K\x01K\x02K\x02\x86K\x01K\x03\x86", &[2, 2], &[1.0, 4.0, 2.0, 5.0]),
     ];
     for (view, shape, expected) in views {
-        let tensor = [b"ctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], view, b"\x89}tR"].concat();
-        let object = [b"\x80\x02}X\x01\0\0\0w", &tensor[..], b"s."].concat();
-        // The list of storages, and the storage: its length and its values.
-        let mut bytes = legacy(&object);
-        bytes.truncate(bytes.len() - 4);
-        bytes.extend(b"\x80\x02]X\x01\0\0\x000a.");
-        bytes.extend(6u64.to_le_bytes());
-        bytes.extend((0..6u8).flat_map(|i| f32::from(i).to_le_bytes()));
-        fs::write(&path, bytes).unwrap();
-        let tensor = &all(&path).unwrap()["w"];
+        let object = [b"}X\x01\0\0\0w", &view_of_six(view)[..], b"s."].concat();
+        let tensor = &all_of_six(&object).unwrap()["w"];
         assert_eq!((&tensor.shape[..], &tensor.data[..]), (shape, expected));
     }
+}
+
+/// Returns the pickle of a view of the storage of [`all_of_six`].
+fn view_of_six(view: &[u8]) -> Vec<u8> {
+    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ";
+    [b"ctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], view, b"\x89}tR"].concat()
+}
+
+/// Reads a file in the format before PyTorch 1.6 of an object with one storage: 0, 1, 2, 3, 4, 5.
+fn all_of_six(object: &[u8]) -> Result<Tensors, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pt");
+    // The list of storages, and the storage: its length and its values.
+    let mut bytes = legacy(&[b"\x80\x02", object].concat());
+    bytes.truncate(bytes.len() - 4);
+    bytes.extend(b"\x80\x02]X\x01\0\0\x000a.");
+    bytes.extend(6u64.to_le_bytes());
+    bytes.extend((0..6u8).flat_map(|i| f32::from(i).to_le_bytes()));
+    fs::write(&path, bytes).unwrap();
+    all(&path)
+}
+
+/// `{"a.b": x, "a": {"b": y}}`
+#[test]
+fn two_tensors_of_one_name_are_an_error() {
+    let views = [&b"K\0K\x03\x85K\x01\x85"[..], b"K\x03K\x03\x85K\x01\x85"].map(view_of_six);
+    let object = |x: &[u8], y: &[u8]| {
+        let inner = [b"}X\x01\0\0\0b", y, b"s"].concat();
+        [b"}(X\x03\0\0\0a.b", x, b"X\x01\0\0\0a", &inner, b"u."].concat()
+    };
+    let message = all_of_six(&object(&views[0], &views[1])).unwrap_err().to_string();
+    assert!(message.contains("two tensors that are named `a.b`"), "{message}");
+    // The same one twice is no question.
+    assert_eq!(all_of_six(&object(&views[0], &views[0])).unwrap()["a.b"].data, [0.0, 1.0, 2.0]);
 }
 
 #[test]
