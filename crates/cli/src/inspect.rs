@@ -8,6 +8,8 @@ use clap::Args;
 use ddpm::data::{self, DuplicateReport, ImageSet, LabelFrom, ReadOptions, Split, Summary};
 use ddpm::unet::count_by_part;
 use ddpm::{Pipeline, weights};
+use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::foreign::check_replaceable;
@@ -189,16 +191,40 @@ fn duplicates(
     Ok(DuplicateReport::new(set, parts)?)
 }
 
+/// The longest side of an image on a contact sheet. Larger ones are shrunk.
+const THUMBNAIL: usize = 256;
+
 /// Draws up to 100 images, evenly spread over the set, so that every class of a sorted set is seen.
 fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
     check_replaceable(path)?;
     let count = set.len().min(100);
-    let pixels = set.read((0..count).map(|i| i * set.len() / count))?;
-    let sheet = data::grid(&pixels, set.shape(), 10, 1)?;
+    let images: Result<Vec<_>, data::Error> =
+        (0..count).into_par_iter().map(|i| Ok(thumbnail(set.read([i * set.len() / count])?, set.shape()))).collect();
+    let images = images?;
+    let shape = images.first().map_or(set.shape(), |(_, shape)| *shape);
+    let pixels: Vec<u8> = images.into_iter().flat_map(|(pixels, _)| pixels).collect();
+    let sheet = data::grid(&pixels, shape, 10, 1)?;
     let mut png = std::io::Cursor::new(Vec::new());
     sheet.write_to(&mut png, image::ImageFormat::Png)?;
     let png = data::mark_png(png.into_inner());
     Ok(weights::atomic::write_file(path, |file| file.write_all(&png))?)
+}
+
+/// Shrinks an image `[H,W,C]` so that no side is longer than [`THUMBNAIL`]. Returns it with its shape.
+fn thumbnail(pixels: Vec<u8>, shape: [usize; 3]) -> (Vec<u8>, [usize; 3]) {
+    let [height, width, channels] = shape;
+    if height.max(width) <= THUMBNAIL {
+        return (pixels, shape);
+    }
+    let (h, w) = (height as u32, width as u32);
+    let image = match channels {
+        1 => GrayImage::from_raw(w, h, pixels).map(DynamicImage::from),
+        3 => RgbImage::from_raw(w, h, pixels).map(DynamicImage::from),
+        _ => RgbaImage::from_raw(w, h, pixels).map(DynamicImage::from),
+    };
+    let small = image.expect("the pixels have the shape of the set").thumbnail(THUMBNAIL as u32, THUMBNAIL as u32);
+    let shape = [small.height() as usize, small.width() as usize, channels];
+    (small.into_bytes(), shape)
 }
 
 /// The size of a classifier's file, at most. Larger files, such as a model's weights, are not read to find out.

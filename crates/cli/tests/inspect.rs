@@ -51,6 +51,15 @@ fn images_are_described_and_shown() {
     place.ddpm(&["inspect", "photos", "-o", "sheet.png"]).assert().success().stdout(text).stderr("");
 }
 
+/// Images of a camera would make a sheet of gigabytes, or of more pixels than a file can have.
+#[test]
+fn large_images_are_shrunk_on_the_sheet() {
+    let place = Place::new();
+    write_pngs(&place.path("photos"), 40, 7000, image::ColorType::L8);
+    place.ddpm(&["inspect", "photos", "-o", "sheet.png", "--memory", "500M"]).assert().success();
+    assert_eq!(image::image_dimensions(place.path("sheet.png")).unwrap(), (6 * 256 + 5, 1));
+}
+
 /// An image that is there twice, under two classes, and one that training and held-out part share.
 #[test]
 fn copies_and_leaks_are_named() {

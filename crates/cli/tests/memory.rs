@@ -106,7 +106,7 @@ fn a_failed_allocation_is_an_error() {
     // Sampling compares the batch with the limit.
     place.trained("run", 2, &[]);
     let sample = ["sample", "run", "-n", "100000000", "--batch-size", "100000000", "--threads", "2"];
-    fails(limited(&place, 1_000_000, &sample), 1, &["100000000 images of 8x8x1", "`ulimit -v`", "--batch-size"]);
+    fails(limited(&place, 1_000_000, &sample), 1, &["100000000 images of 8x8 ", "`ulimit -v`", "--batch-size"]);
 }
 
 /// A configuration whose parsed form would take a gigabyte.
@@ -129,4 +129,14 @@ fn a_limit_of_memory_can_be_set() {
     mistaken(place.ddpm(&["train", "--memory", "1M"]), &["--memory", "64M or more"]);
     // What fits is not affected.
     place.trained("small", 2, &["--memory", "600M"]);
+}
+
+#[test]
+fn an_input_of_the_network_that_cannot_fit_is_refused() {
+    let place = Place::new();
+    place.trained("run", 2, &[]);
+    let zeros = vec![0.0; 4096 * 4096];
+    let input = place.tensors("in.safetensors", [("x", &[1, 1, 4096, 4096][..], zeros), ("t", &[1], vec![1.0])]);
+    let predict = ["predict", "run", "--input", &input, "-o", "out.safetensors", "--memory", "800M"];
+    fails(place.ddpm(&predict), 1, &["in.safetensors", "1 image of 4096x4096", "the limit of --memory is 0.84 GB"]);
 }

@@ -301,7 +301,7 @@ impl<'a> Generation<'a> {
         let labels = options.labels.clone().or_else(|| self.pipeline.classes()).filter(|labels| !labels.is_empty());
         let denoiser = Guidance::around_boxed(options.guidance, self.pipeline.denoiser()?);
         let plan = Plan { denoiser, sampler, table, shape: self.shape()?, labels, scheduler };
-        check_memory(options.batch_size.min(options.n), plan.shape)?;
+        self.check_memory(plan.shape)?;
         let first = self.start(&plan, 0..1)?;
         check(&*plan.denoiser, &plan.table, &first.with_labels(self.labels_of(&plan, 0..1)))?;
         if let Some(all) = &plan.labels {
@@ -310,6 +310,20 @@ impl<'a> Generation<'a> {
             plan.denoiser.check([all.len(), height, width, channels], condition)?;
         }
         Ok(plan)
+    }
+
+    /// Checks that a batch fits into memory.
+    fn check_memory(&self, [height, width, channels]: [usize; 3]) -> Result<(), Error> {
+        let n = self.options.batch_size.min(self.options.n);
+        let fail = |message: String| {
+            Error::Request(format!("{message}; lower the batch size (--batch-size) or the size (--size)"))
+        };
+        let sides = [n, height, width, channels, size_of::<f32>()];
+        let bytes = sides.into_iter().try_fold(1, usize::checked_mul);
+        if bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+            return Err(fail(format!("{n} images of {height}x{width}x{channels} do not fit into memory")));
+        }
+        self.pipeline.network.check_memory(n, height, width).map_err(|error| fail(error.to_string()))
     }
 
     fn solver_table(&self, sampler: Sampler, scheduler: &SchedulerConfig) -> Result<SolverTable, Error> {
@@ -492,16 +506,3 @@ fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, Stri
     more.iter().cloned().chain(own.map(|(key, value)| (key.to_owned(), value))).collect()
 }
 
-/// Checks that a batch fits in memory.
-fn check_memory(n: usize, [height, width, channels]: [usize; 3]) -> Result<(), Error> {
-    let sides = [n, height, width, channels, size_of::<f32>()];
-    let bytes = sides.into_iter().try_fold(1, usize::checked_mul);
-    let limit = files::memory_limit();
-    let most = limit.as_ref().map_or(isize::MAX as u64, |limit| limit.bytes);
-    if bytes.is_some_and(|bytes| bytes as u64 <= most) {
-        return Ok(());
-    }
-    let of = limit.map_or(String::new(), |limit| format!(" ({}: {} MiB)", limit.source, limit.bytes >> 20));
-    let message = format!("{n} images of {height}x{width}x{channels} at once do not fit into memory{of}");
-    Err(Error::Request(format!("{message}; lower the batch size (--batch-size) or the size (--size)")))
-}

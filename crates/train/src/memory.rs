@@ -14,11 +14,10 @@ use crate::config::TrainingConfig;
 const PROGRAM: f64 = 60e6;
 /// Copies of the parameters: themselves, gradient, two moments and average, and two more while a checkpoint is written.
 const COPIES: f64 = 7.0;
-// Working memory of the gradients, of a recomputed stage and of sampling, in units of `Activations::working`. They are
+// Working memory of the gradients and of a recomputed stage, in units of `Activations::working`. They are
 // fitted to measured peaks (docs/performance.md): freed blocks of one size do not serve for those of another.
 const GRADIENTS: f64 = 2.1;
 const RECOMPUTED: f64 = 3.7;
-const SAMPLING: f64 = 1.15;
 /// The estimate may be this much too high. What is above the limit even so cannot fit.
 const TOLERANCE: f64 = 0.25;
 
@@ -82,7 +81,7 @@ impl TrainingConfig {
                 count.stored + GRADIENTS * count.working
             };
         let grids = if self.train.sample_every > 0 { self.train.samples } else { 0 };
-        let sampling = grids.min(self.sample.batch_size) as f64 * (count.skips + SAMPLING * count.working);
+        let sampling = count.inference(grids.min(self.sample.batch_size) as f64);
         let floats = |count: f64| 4.0 * count;
         Some(MemoryEstimate {
             parameters: floats(copies * network.parameter_count() as f64),

@@ -17,7 +17,16 @@ pub struct Activations {
     pub working: f64,
 }
 
+/// Working memory of a pass without gradients, in units of `Activations::working`, fitted to measured peaks
+/// (docs/performance.md): freed blocks of one size do not serve for those of another.
+const INFERENCE: f64 = 1.15;
+
 impl Activations {
+    /// Returns the numbers of f32 that a pass of `images` images without gradients needs.
+    pub fn inference(&self, images: f64) -> f64 {
+        images * (self.skips + INFERENCE * self.working)
+    }
+
     fn add(&mut self, stored: f64, output: f64, working: f64) {
         self.stored += stored;
         self.outputs += output;

@@ -1,0 +1,39 @@
+//! The memory of a pass through a network, compared with the limit before the pass begins.
+
+use unet::UnetConfig;
+
+use crate::backbone::Network;
+use crate::error::Error;
+
+/// The program itself and its threads.
+const PROGRAM: f64 = 60e6;
+/// The estimate may be this much too high. What is above the limit even so cannot fit.
+const TOLERANCE: f64 = 0.25;
+
+impl Network {
+    /// Checks that a pass of `n` images without gradients fits into memory, as far as that can be estimated: for a U-Net on
+    /// the CPU.
+    ///
+    /// # Errors
+    /// If it does not; the error names the estimate and the limit.
+    pub fn check_memory(&self, n: usize, height: usize, width: usize) -> Result<(), Error> {
+        let (Ok(config), Some(limit)) = (UnetConfig::from_json(&self.config()), files::memory_limit()) else {
+            return Ok(());
+        };
+        if !unet::ops::is_cpu(&self.device()) {
+            return Ok(());
+        }
+        let floats = config.activations(height, width).inference(n as f64) + self.parameter_count() as f64;
+        let bytes = 4.0 * floats + PROGRAM;
+        if bytes / (1.0 + TOLERANCE) <= limit.bytes as f64 {
+            return Ok(());
+        }
+        let (images, gb) = (if n == 1 { "image" } else { "images" }, |bytes: f64| format!("{:.2} GB", bytes / 1e9));
+        Err(Error::Input(format!(
+            "{n} {images} of {height}x{width} at once need about {} of memory, but {} is {}",
+            gb(bytes),
+            limit.source,
+            gb(limit.bytes as f64)
+        )))
+    }
+}
