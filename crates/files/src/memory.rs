@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, RwLock};
+use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 /// The limit that [`limit_memory`] has set, or found.
 static SET: RwLock<Option<MemoryLimit>> = RwLock::new(None);
@@ -23,8 +23,7 @@ pub struct MemoryLimit {
 /// Returns the least limit on the memory of this process: what [`limit_memory`] set, else what Linux tells; `None` on other
 /// systems.
 pub fn memory_limit() -> Option<MemoryLimit> {
-    let set = SET.read().ok().and_then(|set| set.clone());
-    set.or_else(|| OF_SYSTEM.clone())
+    memory_limit_set().or_else(|| OF_SYSTEM.clone())
 }
 
 /// Limits the memory of this process, to `limit` or the least limit that the system tells. From then on an allocation
@@ -46,6 +45,38 @@ pub fn limit_memory(limit: Option<MemoryLimit>) -> io::Result<()> {
 pub fn lift_limit() {
     // If it stays, the message may not be printed.
     let _ = set_data_limit(|hard| hard);
+}
+
+/// The number of computations that run [`without_limit`].
+static LIFTED: Mutex<usize> = Mutex::new(0);
+
+/// Lifts what [`limit_memory`] has set while `compute` runs, for a library that reserves address space and hardly uses it:
+/// `RLIMIT_DATA` counts what is reserved.
+pub fn without_limit<T>(compute: impl FnOnce() -> T) -> T {
+    /// Sets the limit again, also after a panic.
+    struct Lifted;
+    impl Drop for Lifted {
+        fn drop(&mut self) {
+            let mut count = LIFTED.lock().unwrap_or_else(PoisonError::into_inner);
+            *count -= 1;
+            if let (0, Some(limit)) = (*count, memory_limit_set()) {
+                // It was possible before.
+                let _ = set_data_limit(|_| limit.bytes);
+            }
+        }
+    }
+    let mut count = LIFTED.lock().unwrap_or_else(PoisonError::into_inner);
+    *count += 1;
+    if *count == 1 && memory_limit_set().is_some() {
+        lift_limit();
+    }
+    drop(count);
+    let _lifted = Lifted;
+    compute()
+}
+
+fn memory_limit_set() -> Option<MemoryLimit> {
+    SET.read().ok().and_then(|set| set.clone())
 }
 
 /// Sets the limit that can be raised again to what `limit` makes of the one that cannot.

@@ -2,6 +2,7 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
+use files::without_limit;
 use rayon::prelude::*;
 
 use super::Features;
@@ -27,7 +28,8 @@ pub fn map_rows<T: Send>(a: &Features, b: &Features, each: impl Fn(usize, &mut [
             let width = COLUMNS.min(b.count() - start);
             let right = b.columns(start, width);
             let tile = distances.as_mut().subrows_mut(start, width);
-            matmul(tile, Accum::Replace, right.transpose(), &left, -2.0, Par::Seq);
+            // Its buffers are as large as the processor's caches, and hardly used.
+            without_limit(|| matmul(tile, Accum::Replace, right.transpose(), &left, -2.0, Par::Seq));
         }
         let mut row = vec![0.0; b.count()];
         let rows = distances.col_iter().zip(first..).map(|(products, i)| {

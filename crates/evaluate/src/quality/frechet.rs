@@ -21,13 +21,17 @@ pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
         return Err(Error::Request(message));
     }
     let means: f64 = a.mean.iter().zip(&b.mean).map(|(a, b)| (a - b) * (a - b)).sum();
-    let (root_a, trace_a) = factor(a)?;
-    let (root_b, trace_b) = factor(b)?;
-    let product = root_a.transpose() * &root_b;
-    let overlap: f64 = match product.nrows().min(product.ncols()) {
-        0 => 0.0,
-        _ => product.singular_values().map_err(|_| diverged())?.iter().sum(),
-    };
+    // The buffers of products are as large as the processor's caches, and hardly used.
+    let (trace_a, trace_b, overlap) = files::without_limit(|| {
+        let (root_a, trace_a) = factor(a)?;
+        let (root_b, trace_b) = factor(b)?;
+        let product = root_a.transpose() * &root_b;
+        let overlap: f64 = match product.nrows().min(product.ncols()) {
+            0 => 0.0,
+            _ => product.singular_values().map_err(|_| diverged())?.iter().sum(),
+        };
+        Ok::<_, Error>((trace_a, trace_b, overlap))
+    })?;
     let distance = means + trace_a + trace_b - 2.0 * overlap;
     match distance.is_finite() {
         true => Ok(distance),
@@ -124,6 +128,12 @@ mod tests {
             assert!((distance - 10.0).abs() < 1e-11, "{count}: {distance}");
         }
         assert!(frechet_distance(&random(1, 9, 3), &random(1, 9, 4)).is_err());
+    }
+
+    #[test]
+    fn a_distance_that_is_not_finite_is_an_error() {
+        let error = frechet_distance(&diagonal(&[1e200], &[1.0]), &diagonal(&[0.0], &[1.0])).unwrap_err().to_string();
+        assert!(error.contains("not finite"), "{error}");
     }
 
     /// Every pair of features is possible, but not the three together.

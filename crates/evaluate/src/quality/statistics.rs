@@ -2,6 +2,7 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};
+use files::without_limit;
 
 use super::Features;
 use crate::Error;
@@ -123,7 +124,9 @@ impl Moments {
             column.iter_mut().zip(&mean).for_each(|(x, m)| *x -= m);
         }
         let threads = faer::get_global_parallelism();
-        matmul(&mut self.scatter, Accum::Add, &block, block.transpose(), 1.0, threads);
+        let scatter = &mut self.scatter;
+        // Its buffers are as large as the processor's caches, and hardly used.
+        without_limit(|| matmul(scatter, Accum::Add, &block, block.transpose(), 1.0, threads));
         let shift = Mat::from_fn(mean.len(), 1, |i, _| mean[i] - self.mean[i]);
         let weight = before * added / (before + added);
         matmul(&mut self.scatter, Accum::Add, &shift, shift.transpose(), weight, threads);
