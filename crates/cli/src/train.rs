@@ -150,7 +150,18 @@ impl TrainArgs {
         if let Some(seed) = self.seed {
             config.train.seed = seed;
         }
-        config.validate().map_err(usage)?;
+        let file = if self.resume { Some(folder.join("config.toml")) } else { self.config.config.clone() };
+        config.validate().map_err(|error| {
+            // The value is that of the file if the file alone has the same error.
+            let of_file = file.filter(|file| {
+                let alone = TrainingConfig::from_file(file).map(|config| config.validate());
+                alone.is_ok_and(|alone| alone.is_err_and(|alone| alone.to_string() == error.to_string()))
+            });
+            match of_file {
+                Some(file) => usage(format!("{}: {error}", file.display())),
+                None => usage(error),
+            }
+        })?;
         Ok(config)
     }
 }

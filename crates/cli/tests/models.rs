@@ -420,7 +420,7 @@ fn preprocessing_that_does_not_fit_the_network_is_refused() {
     for (key, value, words) in [
         ("channels", json!(3), "`channels` is 3, expected 1"),
         ("resolution", json!([9, 9]), "`resolution`"),
-        ("resolution", json!([0, 0]), "`resolution`"),
+        ("resolution", json!([0, 0]), "resolution is 0x0"),
         ("null_label", json!(5), "`null_label` is 5, but the network has no classes"),
         ("fit", json!("stretch"), "stretch"),
         ("novelty", json!(1), "novelty"),

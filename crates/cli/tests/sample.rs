@@ -379,6 +379,12 @@ fn damaged_and_foreign_unfinished_images_are_not_used() {
         fs::remove_file(place.path("s.npz")).unwrap();
     }
     interrupt();
+    // Where no image is finished, another request takes the place.
+    fs::create_dir(place.path("t.npz.partial")).unwrap();
+    fs::copy(partial.join("request.json"), place.path("t.npz.partial/request.json")).unwrap();
+    fs::write(place.path("t.npz.partial/images"), "half an image").unwrap();
+    sample("t.npz", &["--seed", "7"]).assert().success();
+    assert!(!place.path("t.npz.partial").exists());
     fs::remove_file(partial.join("request.json")).unwrap();
     fails(sample("s.npz", &["--seed", "1"]), 1, &["s.npz.partial", "no request.json", "remove this folder"]);
     fs::remove_dir_all(&partial).unwrap();

@@ -28,6 +28,7 @@ fn a_run_leaves_everything_that_it_promises() {
             "model_index.json",
             "preprocessing.json",
             "scheduler/scheduler_config.json",
+            "training/config.toml",
             "training/optimizer.safetensors",
             "training/state.json",
             "training/weights.safetensors",

@@ -190,7 +190,11 @@ impl Default for ReadOptions {
 }
 
 impl ReadOptions {
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks that each option has a value that it may have.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the option, its value and what was expected.
+    pub fn check(&self) -> Result<()> {
         if let Some((h, w)) = self.resolution
             && !((1..=MAX_SIDE).contains(&h) && (1..=MAX_SIDE).contains(&w))
         {

@@ -58,7 +58,11 @@ impl Preprocessing {
         let path = folder.join(FILE);
         let fail = |message: String| Error::Pipeline { path: path.clone(), message };
         let found = match files::read_text(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?,
+            Ok(text) => {
+                let found: Self = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+                found.read_options().check().map_err(|error| fail(error.to_string()))?;
+                found
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Self::of_run(folder, network).unwrap_or_default()
             }

@@ -216,9 +216,14 @@ impl Spool {
         // What cannot be removed now is named when the folder is removed.
         let _ = atomic::remove_leftovers(&folder, Duration::ZERO);
         let file = folder.join(REQUEST);
+        let floats = matches!(output, Output::Safetensors(_));
+        let mut spool = Self { folder: folder.clone(), request, floats, done: 0, _lock: lock, _temporary: temporary };
         match files::read_json_text(&file) {
             Ok(text) => match serde_json::from_str::<WriteRequest>(&text) {
-                Ok(found) if found.is_same(&request) => {}
+                Ok(found) if found.is_same(&spool.request) => {}
+                Ok(found) if fs::metadata(folder.join(CHECKSUMS)).map_or(0, |file| file.len()) == 0 => {
+                    spool.replace(found)?;
+                }
                 found => {
                     let command = found.ok().and_then(|found| found.command);
                     let command = command.map(|command| format!(" ({command})")).unwrap_or_default();
@@ -236,14 +241,31 @@ impl Spool {
                     let reason = format!("holds files, but no {REQUEST} that says what they are; remove this folder");
                     return Err(Error::Target { path: folder, reason });
                 }
-                let text = serde_json::to_string(&request).unwrap_or_default();
-                atomic::write_file(&file, |file| file.write_all(text.as_bytes()))?;
+                spool.write_request()?;
             }
         }
-        let floats = matches!(output, Output::Safetensors(_));
-        let mut spool = Self { folder, request, floats, done: 0, _lock: lock, _temporary: temporary };
         spool.recover()?;
         Ok(spool)
+    }
+
+    fn write_request(&self) -> Result<()> {
+        let text = serde_json::to_string(&self.request).unwrap_or_default();
+        Ok(atomic::write_file(self.folder.join(REQUEST), |file| file.write_all(text.as_bytes()))?)
+    }
+
+    /// Takes the place of another request, of which no image is finished.
+    fn replace(&mut self, other: WriteRequest) -> Result<()> {
+        let request = std::mem::replace(&mut self.request, other);
+        for (path, _) in self.files() {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::Io { path, action: "cannot be removed", error });
+                }
+                _ => {}
+            }
+        }
+        self.request = request;
+        self.write_request()
     }
 
     fn image_bytes(&self) -> u64 {

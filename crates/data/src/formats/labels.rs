@@ -103,14 +103,17 @@ pub(crate) struct LabelBytes {
 /// Reads the bytes of a label file, which should be `length`.
 pub(crate) fn read_bytes(path: &Path, source: impl Read, length: u64) -> Result<LabelBytes> {
     let mut charge = Charge::default();
-    let bytes = read_expected(source, length.min(MAX_BYTES), &mut charge).map_err(|e| Error::reading(path, e))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::malformed(
-            path,
-            format!("has more than {} MiB, which is too much for a label file", MAX_BYTES >> 20),
-        ));
+    let too_long = || {
+        Error::malformed(path, format!("has more than {} MiB, which is too much for a label file", MAX_BYTES >> 20))
+    };
+    if length > MAX_BYTES {
+        return Err(too_long());
     }
-    Ok(LabelBytes { bytes, _charge: charge })
+    let bytes = read_expected(source, length, &mut charge).map_err(|e| Error::reading(path, e))?;
+    match bytes.len() as u64 > MAX_BYTES {
+        true => Err(too_long()),
+        false => Ok(LabelBytes { bytes, _charge: charge }),
+    }
 }
 
 /// Parses a label file whose bytes `read` returns. Its extension determines the format. With a `column`, its values are the
