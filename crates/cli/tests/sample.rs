@@ -340,6 +340,19 @@ fn signal(process: &Started, signal: &str) {
     assert!(sent.unwrap().success());
 }
 
+/// A copy of one image under the name of another is no image of this name.
+#[test]
+fn copies_in_a_folder_are_drawn_again() {
+    let place = place_with_model();
+    let sample = || place.ddpm(&["sample", "run", "-n", "6", "--steps", "10", "-o", "out"]);
+    sample().assert().success();
+    let before = fs::read(place.path("out/000004.png")).unwrap();
+    fs::copy(place.path("out/000001.png"), place.path("out/000004.png")).unwrap();
+    assert_eq!(json(sample())["existing"], 4);
+    assert_eq!(fs::read(place.path("out/000004.png")).unwrap(), before);
+    assert_eq!(json(sample())["existing"], 6);
+}
+
 /// What lies in OUT.partial is used only if it is whole and of this command, and nothing of the user's is removed.
 #[cfg(unix)]
 #[test]

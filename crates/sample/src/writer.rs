@@ -12,7 +12,7 @@
 //!
 //! The file is then written in one pass; one row of a grid, or one frame, is in memory at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -400,19 +400,21 @@ impl PixelSource for SpoolFile {
 /// Returns the numbers of the images in a folder, which must all have this identity. Damaged ones do not count, so that they
 /// are drawn again.
 fn existing_images(folder: &Path, identity: &str) -> Result<Vec<u64>> {
-    let mut numbers = Vec::new();
+    let mut numbers: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let read = |path: PathBuf| {
         let identity = picture::text(&path, IDENTITY);
-        let is_whole = identity.is_some() && picture::is_whole(&path);
-        (path, identity, is_whole)
+        let digest = identity.as_ref().and_then(|_| picture::pixels_digest(&path));
+        (path, identity, digest)
     };
-    for (path, found, is_whole) in output::images_in(folder)?.into_par_iter().map(read).collect::<Vec<_>>() {
+    for (path, found, digest) in output::images_in(folder)?.into_par_iter().map(read).collect::<Vec<_>>() {
         let name = path.file_name().and_then(|name| name.to_str());
         let number = name.and_then(|name| name.strip_suffix(".png")?.parse::<u64>().ok());
         // Other spellings, such as `+1.png`, are not the program's.
         let number = number.filter(|number| name == Some(&*format!("{number:06}.png")));
         match (number, found) {
-            (Some(number), Some(found)) if found == identity => numbers.extend(is_whole.then_some(number)),
+            (Some(number), Some(found)) if found == identity => {
+                digest.into_iter().for_each(|digest| numbers.entry(digest).or_default().push(number));
+            }
             (_, found) => {
                 let kind = if found.is_some() { "of another model, seed or sampler" } else { "from elsewhere" };
                 let reason = format!("is an image {kind}; write to another folder, or remove the images in this one");
@@ -420,5 +422,6 @@ fn existing_images(folder: &Path, identity: &str) -> Result<Vec<u64>> {
             }
         }
     }
-    Ok(numbers)
+    // Equal images can be copies of one under other names. To draw them again changes none that is right.
+    Ok(numbers.into_values().filter(|numbers| numbers.len() == 1).flatten().collect())
 }

@@ -8,6 +8,7 @@ use gif::{AnyExtension, Extension, Repeat};
 use model::Images;
 use png::{BitDepth, ColorType};
 use rayon::prelude::*;
+use twox_hash::XxHash64;
 use weights::atomic;
 
 use super::{Error, Result};
@@ -194,15 +195,13 @@ pub(crate) fn text(path: &Path, keyword: &str) -> Option<String> {
     latin.map(|chunk| chunk.text.clone()).or_else(other)
 }
 
-/// Returns whether a file is a PNG that can be decoded to its end, with the right checksums.
-pub(crate) fn is_whole(path: &Path) -> bool {
-    let decode = || {
-        let mut reader = png::Decoder::new(BufReader::new(files::open_regular(path).ok()?.0)).read_info().ok()?;
-        let mut pixels = vec![0; reader.output_buffer_size()?];
-        reader.next_frame(&mut pixels).ok()?;
-        reader.finish().ok()
-    };
-    decode().is_some()
+/// Returns a digest of the pixels of a PNG; `None` if it cannot be decoded to its end, with the right checksums.
+pub(crate) fn pixels_digest(path: &Path) -> Option<u64> {
+    let mut reader = png::Decoder::new(BufReader::new(files::open_regular(path).ok()?.0)).read_info().ok()?;
+    let mut pixels = vec![0; reader.output_buffer_size()?];
+    reader.next_frame(&mut pixels).ok()?;
+    reader.finish().ok()?;
+    Some(XxHash64::oneshot(0, &pixels))
 }
 
 /// Writes one PNG with all images.
