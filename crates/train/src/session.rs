@@ -1,7 +1,7 @@
 //! The data of a run: its folder, images, trainer and log.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use data::ImageSet;
@@ -35,8 +35,8 @@ pub(crate) struct Session {
     pub failure: Option<Error>,
     pub last_samples: Option<PathBuf>,
     pub last_checkpoint: Option<PathBuf>,
-    /// Held until the run ends.
-    pub _lock: Option<File>,
+    /// The folder, locked until the run ends.
+    pub lock: Option<File>,
 }
 
 impl Session {
@@ -64,6 +64,30 @@ impl Session {
             ..DataLoader::new(self.set.clone(), self.trainer.random(), global_size)
         };
         loader.stream(self.step())
+    }
+
+    /// Returns the folder's new place if it was moved, where the system tells it, and goes on there.
+    #[cfg(target_os = "linux")]
+    pub fn follow_folder(&mut self) -> Option<PathBuf> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::MetadataExt;
+        let lock = self.lock.as_ref()?;
+        let held = lock.metadata().ok()?;
+        let is_held = |path: &Path| {
+            std::fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino()))
+        };
+        if is_held(&self.folder) {
+            return None;
+        }
+        let now = std::fs::read_link(format!("/proc/self/fd/{}", lock.as_raw_fd())).ok().filter(|now| is_held(now))?;
+        self.folder = now.clone();
+        Some(now)
+    }
+
+    /// Returns the folder's new place if it was moved, where the system tells it, and goes on there.
+    #[cfg(not(target_os = "linux"))]
+    pub fn follow_folder(&mut self) -> Option<PathBuf> {
+        None
     }
 
     /// Reads the commands that this step carries out.

@@ -78,7 +78,7 @@ pub(crate) fn set_up<'o>(
         spoiled: None,
         last_samples: None,
         last_checkpoint: None,
-        _lock: lock,
+        lock,
     };
     // The order in which they work after a step.
     let mut observers: Observers = hooks.observers.into_iter().map(Some).collect();
