@@ -6,6 +6,7 @@ use anyhow::{anyhow, bail};
 use ddpm::Pipeline;
 use ddpm::data::{Conversion, Dataset, ReadOptions, Reading, Split};
 use ddpm::sample::Provenance;
+use ddpm::train::ImagesDigest;
 
 use crate::Global;
 use crate::terminal::{say, warn};
@@ -57,7 +58,7 @@ pub fn warn_of_colors(reading: &Reading) {
     }
 }
 
-/// Warns if a model's own images are others than it was trained on, by their number.
+/// Warns if a model's own images are others than it was trained on, by their number and what its checkpoint says.
 pub fn warn_of_other_images(pipeline: &Pipeline, dataset: &Dataset) -> anyhow::Result<()> {
     let Some(known) = pipeline.training_data()?.and_then(|data| data.images) else { return Ok(()) };
     let options = ReadOptions { split: Split::Train, ..pipeline.read_options(None) };
@@ -67,6 +68,13 @@ pub fn warn_of_other_images(pipeline: &Pipeline, dataset: &Dataset) -> anyhow::R
         set = dataset.open(&options)?;
     }
     warn_of_count(set.name(), set.len(), known);
+    let digest = ImagesDigest::of_checkpoint(&pipeline.root).filter(|digest| digest.count == set.len());
+    // Cut at random places in training, they are others now.
+    if let Some(before) = digest.filter(|_| pipeline.preprocessing.fit == set.fit())
+        && let Some(difference) = before.difference(&ImagesDigest::new(&set)?)
+    {
+        warn(format!("{}: the images are not those that the model was trained on: {difference}", set.name()));
+    }
     Ok(())
 }
 

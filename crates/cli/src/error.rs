@@ -1,11 +1,14 @@
 //! Errors as the program reports them: one line on standard error, one JSON object on standard output with `--json`.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::io::ErrorKind;
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ddpm::files;
 
@@ -36,15 +39,37 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }
 
+/// Memory for the report of [`out_of_memory`], in blocks that the allocator does not keep for others of their size.
+static RESERVE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+
+/// Sets memory aside for the message that there is none.
+pub fn reserve_memory() {
+    const BLOCK: usize = 32 << 10;
+    if let Ok(mut reserve) = RESERVE.lock() {
+        reserve.resize_with(8, || vec![1; BLOCK].into_boxed_slice());
+    }
+}
+
 /// Ends the program when the system has no memory left, in place of the abort that would follow.
 pub fn out_of_memory(bytes: usize) {
     static FAILED: AtomicBool = AtomicBool::new(false);
-    // The report itself may fail to allocate.
+    thread_local! {
+        static REPORTS: Cell<bool> = const { Cell::new(false) };
+    }
     if FAILED.swap(true, Ordering::SeqCst) {
+        // Another thread reports, and ends the program.
+        while !REPORTS.get() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        // The report itself cannot allocate.
         return;
     }
+    REPORTS.set(true);
     // The report allocates too.
     files::lift_limit();
+    if let Ok(mut reserve) = RESERVE.try_lock() {
+        drop(std::mem::take(&mut *reserve));
+    }
     let limit = files::memory_limit().map(|limit| format!("{} ({:.2} GB)", limit.source, limit.bytes as f64 / 1e9));
     let limit = limit.unwrap_or_else(|| "the system's memory".to_owned());
     let line = files::with_file_being_read(|path| match path {

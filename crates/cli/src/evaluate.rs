@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::data_choice::{self, announce, warn_of_colors};
 use crate::error::usage;
-use crate::foreign::check_all_replaceable;
+use crate::foreign::check_outputs;
 use crate::interrupt::on_interrupt;
 use crate::metric::Metric;
 use crate::quality::{self, QualityArgs, Readings};
@@ -175,8 +175,11 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
     if !wants(Metric::Nll) && (bound.schedule || bound.denoising.is_some() || bound.plot.is_some()) {
         return Err(usage("--schedule, --denoising and --plot need --metrics nll"));
     }
-    let QualityArgs { save_stats, neighbours, .. } = &arguments.quality;
-    check_all_replaceable([&bound.denoising, &bound.plot, save_stats, neighbours].map(Option::as_deref))?;
+    let QualityArgs { save_stats, neighbours, reference, features, .. } = &arguments.quality;
+    let data = arguments.images.data.as_ref().and_then(Dataset::path);
+    let inputs: Vec<&Path> =
+        [Some(&*arguments.model), reference.as_deref(), features.as_deref(), data].into_iter().flatten().collect();
+    check_outputs(&[&bound.denoising, &bound.plot, save_stats, neighbours].map(Option::as_deref), &inputs)?;
     on_interrupt("there is no result yet; start again with")?;
     let mut report = Report::default();
     if wants(Metric::Nll) || wants(Metric::Ode) {

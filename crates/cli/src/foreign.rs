@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use ddpm::evaluate::quality::StatisticsOrigin;
 use ddpm::sample::Provenance;
 use ddpm::{data, files};
 
+use crate::error::usage;
 use crate::inspect;
 
 /// Refuses a path where a file lies that this program did not write as an output: a photo, a data set, weights, a
@@ -21,9 +22,41 @@ pub fn check_replaceable(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses the first of several outputs, those that are asked for, where [`check_replaceable`] does.
-pub fn check_all_replaceable<'a>(paths: impl IntoIterator<Item = Option<&'a Path>>) -> anyhow::Result<()> {
-    paths.into_iter().flatten().try_for_each(check_replaceable)
+/// Checks the outputs of a command, those that are asked for: refuses what [`check_replaceable`] does, two that are the same
+/// file, one that lies in another, a folder, and one that is an input.
+pub fn check_outputs<'a>(outputs: &[Option<&'a Path>], inputs: &[&'a Path]) -> anyhow::Result<()> {
+    let outputs: Vec<&Path> = outputs.iter().copied().flatten().collect();
+    for (i, output) in outputs.iter().enumerate() {
+        let (place, shown) = (place(output), output.display());
+        if let Some(other) = outputs[..i].iter().map(|other| self::place(other)).find(|other| place.starts_with(other))
+        {
+            let other =
+                if place == other { "two outputs".to_owned() } else { format!("a file in {}", other.display()) };
+            return Err(usage(format!("{shown}: is given for {other}; choose another name")));
+        }
+        check_replaceable(output)?;
+        check_not_input(output, inputs)?;
+    }
+    Ok(())
+}
+
+/// Refuses an output that is also an input of the command.
+pub fn check_not_input(output: &Path, inputs: &[&Path]) -> anyhow::Result<()> {
+    let place_of_output = place(output);
+    match inputs.iter().any(|input| place(input) == place_of_output) {
+        true => {
+            let shown = output.display();
+            Err(usage(format!("{shown}: is both an input and an output; choose another name for the output")))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Returns the place of a file that may not exist yet, without links.
+fn place(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let real = |there: &Path| Some(there.canonicalize().ok()?.join(absolute.strip_prefix(there).ok()?));
+    absolute.ancestors().find_map(real).unwrap_or_else(|| absolute.clone())
 }
 
 /// Returns whether the content of a file says that it is an output of this program.

@@ -8,7 +8,7 @@ use ddpm::sample::{Inpainting, Request, Sampler, initial_noise, inpaint};
 use ddpm::{Output, output};
 
 use crate::error::usage;
-use crate::foreign::check_replaceable;
+use crate::foreign::{check_not_input, check_replaceable};
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::interrupt::on_interrupt;
 use crate::sampler_args::SamplerArgs;
@@ -57,6 +57,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     if matches!(target, Output::Grid(_)) {
         check_replaceable(target.path())?;
     }
+    check_not_input(target.path(), &[&arguments.image, &arguments.mask])?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let (image, readings) = image_args::read(&pipeline, &[&arguments.image], fit, global)?;
     let unknown = pipeline.read_mask(&arguments.mask, &arguments.image, fit)?;

@@ -12,7 +12,7 @@ use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::foreign::check_replaceable;
+use crate::foreign::check_outputs;
 use crate::interrupt::on_interrupt;
 use crate::model_folder::{self, Lines};
 use crate::output_streams::one_line;
@@ -146,6 +146,8 @@ fn describe_images(arguments: &InspectArgs, global: &Global) -> anyhow::Result<(
     let summary = Summary::new(&set);
     let duplicates = if arguments.duplicates { Some(duplicates(&set, &options, open)?) } else { None };
     let sheet = arguments.output.as_deref().unwrap_or(Path::new("contact-sheet.png"));
+    let inputs: Vec<&Path> = arguments.path.iter().map(|path| &**path).collect();
+    check_outputs(&[Some(sheet)], &inputs)?;
     write_contact_sheet(&set, sheet)?;
     if let Some(data) = arguments.path.as_deref().filter(|data| data.is_dir() && contains(data, sheet)) {
         let (sheet, data) = (sheet.display(), data.display());
@@ -196,7 +198,6 @@ const THUMBNAIL: usize = 256;
 
 /// Draws up to 100 images, evenly spread over the set, so that every class of a sorted set is seen.
 fn write_contact_sheet(set: &ImageSet, path: &Path) -> anyhow::Result<()> {
-    check_replaceable(path)?;
     let count = set.len().min(100);
     let images: Result<Vec<_>, data::Error> =
         (0..count).into_par_iter().map(|i| Ok(thumbnail(set.read([i * set.len() / count])?, set.shape()))).collect();

@@ -7,7 +7,7 @@ use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
 use ddpm::{Images, Output, Pipeline, output};
 
 use crate::error::usage;
-use crate::foreign::check_replaceable;
+use crate::foreign::check_outputs;
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::interrupt::on_interrupt;
 use crate::terminal::Progress;
@@ -82,7 +82,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
             arguments.output.display()
         )));
     }
-    check_replaceable(&arguments.output)?;
+    check_outputs(&[Some(&*arguments.output)], &[&arguments.a, &arguments.b])?;
     on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let fit = arguments.images.fit;

@@ -1,13 +1,13 @@
 //! `ddpm invert`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ddpm::sample::{Inversion, Inverted, invert};
 use ddpm::{Images, Output, Pipeline, output, weights};
 
 use crate::error::usage;
-use crate::foreign::check_all_replaceable;
+use crate::foreign::check_outputs;
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::interrupt::on_interrupt;
 use crate::terminal::Progress;
@@ -54,7 +54,8 @@ pub fn run(arguments: InvertArgs, global: &Global) -> anyhow::Result<()> {
     if !matches!(target, Output::Safetensors(_)) {
         return Err(usage(format!("{}: latents are written to a .safetensors file", arguments.output.display())));
     }
-    check_all_replaceable([Some(&*arguments.output), arguments.sheet.as_deref()])?;
+    let inputs: Vec<&Path> = arguments.images.iter().map(|path| &**path).collect();
+    check_outputs(&[Some(&*arguments.output), arguments.sheet.as_deref()], &inputs)?;
     on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let (images, readings) = image_args::read(&pipeline, &arguments.images, arguments.image_args.fit, global)?;

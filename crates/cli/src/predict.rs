@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::foreign::check_replaceable;
+use crate::foreign::check_outputs;
 use crate::interrupt::on_interrupt;
 use crate::{Global, model_source};
 
@@ -29,7 +29,7 @@ pub struct PredictArgs {
 }
 
 pub fn run(arguments: PredictArgs, global: &Global) -> anyhow::Result<()> {
-    check_replaceable(&arguments.output)?;
+    check_outputs(&[Some(&*arguments.output)], &[&*arguments.input])?;
     on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let shape = ddpm::predict::predict(&pipeline.network, &arguments.input, &arguments.output)?;

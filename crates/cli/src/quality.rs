@@ -31,7 +31,7 @@ pub struct QualityArgs {
     /// Network that computes features: .safetensors or .pth of Inception-v3 (2015-12-05) or of EfficientNet-Lite0, or a file
     /// of `ddpm classifier`
     #[arg(long, value_name = "FILE")]
-    features: Option<PathBuf>,
+    pub features: Option<PathBuf>,
     /// Number of samples: drawn from a model (10,000 by default), or the first ones of a set (all by default)
     #[arg(long, value_parser = values::positive, value_name = "N")]
     pub samples: Option<usize>,
@@ -40,7 +40,7 @@ pub struct QualityArgs {
     pub size: Option<[usize; 2]>,
     /// Compare with statistics in place of real images: an .npz with mu and sigma, as pytorch-fid, EDM and OpenAI write it
     #[arg(long, value_name = "FILE")]
-    reference: Option<PathBuf>,
+    pub reference: Option<PathBuf>,
     /// Write the statistics of the real images as such an .npz
     #[arg(long, value_name = "FILE")]
     pub save_stats: Option<PathBuf>,

@@ -12,7 +12,7 @@ use ddpm::sample::{
 use ddpm::{Images, Output, Pipeline};
 
 use crate::error::usage;
-use crate::foreign::check_all_replaceable;
+use crate::foreign::check_outputs;
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
@@ -150,7 +150,10 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     }
     let options = arguments.options()?;
     let frames = output.progress_sheet().filter(|_| arguments.trajectory.animate);
-    check_all_replaceable([Some(output.path()), arguments.trajectory.sheet.as_deref(), frames.as_deref()])?;
+    let inputs = [&arguments.start.init, &arguments.start.from, &arguments.refinement.denoising].map(Option::as_deref);
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
+    let sheet = arguments.trajectory.sheet.as_deref();
+    check_outputs(&[Some(output.path()), sheet, frames.as_deref()], &inputs)?;
     on_interrupt("the finished images are kept; continue with")?;
     let mut pipeline = model_source::load(&arguments.model, global)?;
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;

@@ -340,6 +340,56 @@ fn signal(process: &Started, signal: &str) {
     assert!(sent.unwrap().success());
 }
 
+/// A sheet shows the first images, whether they are drawn now or were there already.
+#[test]
+fn sheets_are_the_same_for_images_that_were_there() {
+    let place = place_with_model();
+    let sample = |out: &str, more: &[&str]| {
+        let command = ["sample", "run", "-n", "6", "--steps", "10", "-o", out, "--sheet", "sheet.png"];
+        place.ddpm(&[&command[..], more].concat())
+    };
+    let sheets = |progress: &str| ["sheet.png", progress].map(|name| fs::read(place.path(name)).unwrap());
+    sample("out", &["--animate"]).assert().success();
+    let (whole, third) = (sheets("out-progress.png"), fs::read(place.path("out/000002.png")).unwrap());
+    for missing in [vec![], vec!["000002.png"], vec!["000000.png", "000005.png"]] {
+        missing.iter().for_each(|name| fs::remove_file(place.path("out").join(name)).unwrap());
+        fs::remove_file(place.path("sheet.png")).unwrap();
+        fs::remove_file(place.path("out-progress.png")).unwrap();
+        assert_eq!(json(sample("out", &["--animate"]))["existing"], 6 - missing.len());
+        assert!(sheets("out-progress.png") == whole, "{missing:?}");
+    }
+    assert_eq!(fs::read(place.path("out/000002.png")).unwrap(), third);
+}
+
+#[test]
+fn an_output_is_neither_another_one_nor_an_input() {
+    let place = place_with_model();
+    place.ddpm(&["sample", "run", "-n", "8", "-q", "-o", "s.npz"]).assert().success();
+    place.ddpm(&["sample", "run", "-n", "1", "-q", "-o", "s.png"]).assert().success();
+    let invert = ["invert", "run", "s.png", "--steps", "2", "-q", "-o", "latent.safetensors"];
+    place.ddpm(&invert).assert().success();
+    let before = ["s.npz", "s.png", "latent.safetensors"].map(|name| fs::read(place.path(name)).unwrap());
+    let data = "train-images-idx3-ubyte";
+    for (command, words) in [
+        (
+            &["evaluate", "s.npz", "--data", data, "--metrics", "nearest", "--neighbours", "s.npz"][..],
+            "both an input and an output",
+        ),
+        (&["evaluate", "run", "--plot", "e", "--denoising", "./e"], "two outputs"),
+        (&["invert", "run", "s.png", "-o", "l.safetensors", "--sheet", "l.safetensors"], "two outputs"),
+        (&["sample", "run", "-o", "x", "--sheet", "x/000001.png"], "is given for a file in "),
+        (&["sample", "run", "-o", "x", "--animate", "--sheet", "x-progress.png"], "two outputs"),
+        (&["sample", "run", "-o", "x.png", "--sheet", "x.png"], "two outputs"),
+        (&["sample", "run", "--from", "s.png", "--at", "5", "-o", "s.png"], "both an input and an output"),
+        (&["inpaint", "run", "s.png", "s.png", "-o", "s.png"], "both an input and an output"),
+        (&["interpolate", "run", "s.png", "s.png", "-o", "s.png"], "both an input and an output"),
+        (&["inspect", "s.png", "-o", "s.png"], "both an input and an output"),
+    ] {
+        mistaken(place.ddpm(command), &[words, "choose another name"]);
+    }
+    assert!(before == ["s.npz", "s.png", "latent.safetensors"].map(|name| fs::read(place.path(name)).unwrap()));
+}
+
 /// A copy of one image under the name of another is no image of this name.
 #[test]
 fn copies_in_a_folder_are_drawn_again() {

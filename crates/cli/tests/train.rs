@@ -483,3 +483,31 @@ fn more_threads_than_a_machine_can_use_are_refused() {
     mistaken(place.train("run", 2, &["--threads", "100000"]), &["--threads", &machine, "at most"]);
     mistaken(place.ddpm(&["sample", "run", "--threads", "100000"]), &["--threads", &machine]);
 }
+
+/// Images are decoded on another thread in the same pool, which may have no other thread than the one that waits for them.
+#[test]
+fn one_thread_decodes_and_trains() {
+    let place = Place::new();
+    let train = ["--threads", "1", "--set", "data.fit=random-crop", "--set", "data.resolution=4", "-q"];
+    place.train("run", 3, &train).timeout(std::time::Duration::from_secs(60)).assert().success();
+}
+
+#[test]
+fn a_held_out_part_without_classes_is_refused_at_the_start() {
+    let place = Place::new();
+    for class in ["a", "b"] {
+        write_pngs(&place.path(format!("set/train/{class}")), 8, 8, image::ColorType::L8);
+    }
+    write_pngs(&place.path("set/test"), 8, 8, image::ColorType::L8);
+    let classes = ["--data", "set", "--set", "data.labels=true", "--set", "train.evaluate_every=2"];
+    fails(place.train("run", 4, &classes), 1, &["set: the held-out part has no classes", "`train.evaluate_every` = 0"]);
+    assert!(!place.path("run").exists());
+}
+
+#[test]
+fn the_folder_of_the_images_is_not_that_of_the_run() {
+    let place = Place::new();
+    write_pngs(&place.path("photos"), 8, 8, image::ColorType::L8);
+    fails(place.train("photos", 2, &["--data", "photos"]), 1, &["photos: has the images", "choose another"]);
+    place.train("photos/run", 2, &["--data", "photos", "-q"]).assert().success();
+}

@@ -2,8 +2,9 @@
 //!
 //! No header is believed: an image has at least one pixel, at most 65,535 on a side, at most 512 MiB when decoded, and at
 //! most 64 MiB and 1100 bytes for each byte of its file (deflate, which PNG uses, packs at most 1032 into one). Decoding
-//! takes at most four times that, and twice the file. This is charged before, so that many threads with large images do not
-//! take more than the memory of the process. Headers are probed in the first 64 KiB.
+//! takes at most four times that, and twice the file; a lossless WebP, 512 bytes more for each byte of its file, for
+//! Huffman tables. This is charged before, so that many threads with large images do not take more than the memory of the
+//! process. Headers are probed in the first 64 KiB.
 
 use crate::claims::{self, check_jpeg, without_texts};
 use crate::formats::files::not_downloaded;
@@ -59,14 +60,14 @@ impl EncodedImages {
         let mut image = self.open(index)?;
         let head = image.read_head()?;
         if ImageBytes::is_within(&head) {
-            return read_header(&head, true).map(|(header, _)| header).map_err(error_message);
+            return read_header(&head, image.length, true).map(|(header, _)| header).map_err(error_message);
         }
-        match read_header(&head, false) {
+        match read_header(&head, image.length, false) {
             Ok((header, _)) => Ok(header),
             Err(_) => {
                 let _charge = brief(2 * image.length)?;
                 let bytes = image.read_rest(head)?;
-                read_header(&bytes, true).map(|(header, _)| header).map_err(error_message)
+                read_header(&bytes, image.length, true).map(|(header, _)| header).map_err(error_message)
             }
         }
     }
@@ -79,7 +80,7 @@ impl EncodedImages {
             return decode_pixels(&head, target, brief).map_err(error_message);
         }
         // A thread may have one brief charge only, so all that the image takes is known before the rest is read.
-        let bytes = match read_header(&head, false) {
+        let bytes = match read_header(&head, image.length, false) {
             Ok((header, decoded)) => decoding_bytes(image.length, decoded, &header, target),
             Err(_) => self.bytes_of_far_header(index, target)?,
         };
@@ -97,7 +98,7 @@ impl EncodedImages {
         let mut image = self.open(index)?;
         let _charge = brief(2 * image.length)?;
         let bytes = image.read_rest(Vec::new())?;
-        let (header, decoded) = read_header(&bytes, true).map_err(error_message)?;
+        let (header, decoded) = read_header(&bytes, image.length, true).map_err(error_message)?;
         Ok(decoding_bytes(image.length, decoded, &header, target))
     }
 
@@ -149,8 +150,8 @@ fn failed<T>(message: impl Into<String>) -> ImageResult<T> {
     Err(ImageError::IoError(io::Error::other(message.into())))
 }
 
-/// Returns the decoder of a file, or of its start if it is not `complete`, and the bytes that it decodes to.
-fn decoder(bytes: &[u8], complete: bool) -> ImageResult<(ImageFormat, impl ImageDecoder + '_, u64)> {
+/// Returns the decoder of a file of `length` bytes, or of its start if it is not `complete`, and the bytes that it decodes to.
+fn decoder(bytes: &[u8], length: u64, complete: bool) -> ImageResult<(ImageFormat, impl ImageDecoder + '_, u64)> {
     // The format comes from the content, because JPEG files that are named .png are common.
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let Some(format) = reader.format() else {
@@ -160,7 +161,7 @@ fn decoder(bytes: &[u8], complete: bool) -> ImageResult<(ImageFormat, impl Image
             None => failed(format!("is not an image of a supported format ({expected})")),
         };
     };
-    let extra = claims::check(format, bytes, complete).or_else(failed)?;
+    let extra = claims::check(format, bytes, length, complete).or_else(failed)?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
     limits.max_image_height = Some(MAX_SIDE as u32);
@@ -198,9 +199,9 @@ fn decoder(bytes: &[u8], complete: bool) -> ImageResult<(ImageFormat, impl Image
 }
 
 /// Returns the header of a file, or of its start if it is not `complete`, and the bytes that it decodes to.
-fn read_header(bytes: &[u8], complete: bool) -> ImageResult<(Header, u64)> {
+fn read_header(bytes: &[u8], length: u64, complete: bool) -> ImageResult<(Header, u64)> {
     let bytes = without_texts(bytes);
-    let (_, mut decoder, decoded) = decoder(&bytes, complete)?;
+    let (_, mut decoder, decoded) = decoder(&bytes, length, complete)?;
     Ok((header(&mut decoder), decoded))
 }
 
@@ -224,7 +225,7 @@ fn decode_pixels(
 ) -> ImageResult<(Pixels<'static>, Charge)> {
     let length = bytes.len() as u64;
     let bytes = without_texts(bytes);
-    let (format, mut decoder, decoded) = decoder(&bytes, true)?;
+    let (format, mut decoder, decoded) = decoder(&bytes, length, true)?;
     if format == ImageFormat::Jpeg {
         check_jpeg(&bytes).or_else(failed)?;
     }

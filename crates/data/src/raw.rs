@@ -4,6 +4,7 @@ use crate::encoded::Header;
 use crate::error::{Error, Result};
 use crate::formats::array::Layout;
 use crate::pixels::{Pixels, Target, conversion_bytes, convert};
+use files::Unchanged;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
@@ -29,7 +30,16 @@ pub(crate) enum RawBytes {
     File {
         file: File,
         offset: u64,
+        unchanged: Unchanged,
     },
+}
+
+impl RawBytes {
+    /// The bytes of an open file from `offset` on.
+    pub fn of_file(file: File, offset: u64) -> Self {
+        let unchanged = Unchanged::of(&file);
+        Self::File { file, offset, unchanged }
+    }
 }
 
 impl RawImages {
@@ -50,11 +60,11 @@ impl RawImages {
     /// Converts image `index` to `target`.
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
         match &self.bytes {
-            RawBytes::File { file, offset }
+            RawBytes::File { file, offset, unchanged }
                 if !self.planar && target.matches(self.height, self.width, self.channels) =>
             {
                 let offset = offset + index as u64 * self.image_bytes() as u64;
-                read_exact_at(file, out, offset).map_err(|e| e.to_string())
+                unchanged.check(file).and_then(|()| read_exact_at(file, out, offset)).map_err(|e| e.to_string())
             }
             _ => convert(self.pixels(index)?, target, out),
         }
@@ -65,10 +75,11 @@ impl RawImages {
         let image_bytes = self.image_bytes();
         let data = match &self.bytes {
             RawBytes::Memory(bytes) => Cow::Borrowed(&bytes[index * image_bytes..][..image_bytes]),
-            RawBytes::File { file, offset } => {
+            RawBytes::File { file, offset, unchanged } => {
                 let mut data = vec![0; image_bytes];
                 let offset = offset + index as u64 * image_bytes as u64;
-                read_exact_at(file, &mut data, offset).map_err(|e| e.to_string())?;
+                let read = unchanged.check(file).and_then(|()| read_exact_at(file, &mut data, offset));
+                read.map_err(|e| e.to_string())?;
                 Cow::Owned(data)
             }
         };

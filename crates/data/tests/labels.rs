@@ -76,7 +76,11 @@ fn invalid_label_files_are_errors() {
     refuses("metadata.csv", "file_name,label\n1.png,0,7\n", &["table"]);
     refuses("metadata.csv", "file_name,label\n1.png,-3\n2.png,0\n", &["\"-3\""]);
     refuses("metadata.csv", "file_name,label\n../1.png,3\n/etc/passwd,0\n", &["no label for 2 of 2"]);
-    refuses("metadata.csv", "file_name,label\n1.png,0\n2.png,1\n./1.png,2\n", &["\"0\" and \"2\"", "\"1.png\"", "one row"]);
+    refuses(
+        "metadata.csv",
+        "file_name,label\n1.png,0\n2.png,1\n./1.png,2\n",
+        &["\"0\" and \"2\"", "\"1.png\"", "one row"],
+    );
     refuses("metadata.jsonl", "{\"file_name\": \"1.png\", \"label\": 0}\n[1]\n", &["line 2"]);
     refuses("metadata.jsonl", "{\"file_name\": \"1.png\", \"label\": {}}\n", &["1.png", "{}"]);
     refuses("dataset.json", &"[".repeat(100_000), &["expected"]);

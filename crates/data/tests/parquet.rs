@@ -98,7 +98,8 @@ fn reads_shards_and_columns_of_every_kind() {
 /// A time is stored as an integer, and is no label.
 #[test]
 fn columns_that_are_not_labels_are_a_warning() {
-    let schema = "message m { optional group image { optional binary bytes; } optional int64 label (TIMESTAMP_MILLIS); }";
+    let schema =
+        "message m { optional group image { optional binary bytes; } optional int64 label (TIMESTAMP_MILLIS); }";
     let folder = tempdir().unwrap();
     let path = put(&folder.path().join("a.parquet"), &file(schema, &images(0..2), &[1, 2], Compression::SNAPPY));
     let set = opened(&path, &ReadOptions::default());

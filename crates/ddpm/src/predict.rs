@@ -54,7 +54,10 @@ fn read_inputs(path: &Path, network: &Network) -> Result<Inputs, PredictError> {
         [n, c, h, w] if c == channels && n > 0 => [n, c, h, w],
         _ => return Err(fail(format!("`x` has shape {:?}; expected [N, {channels}, H, W]", x.shape))),
     };
-    network.check_size(h, w).and_then(|()| network.check_memory(n, h, w)).map_err(|error| fail(format!("`x`: {error}")))?;
+    network
+        .check_size(h, w)
+        .and_then(|()| network.check_memory(n, h, w))
+        .map_err(|error| fail(format!("`x`: {error}")))?;
     if t.data.len() != n {
         return Err(fail(format!("`t` has {} values; expected one for each of {n} images", t.data.len())));
     }

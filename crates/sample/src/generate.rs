@@ -242,13 +242,16 @@ impl<'a> Generation<'a> {
         let request = WriteRequest { identity, first: self.options.first, shape, frames: spooled, command };
         let mut writer = Writer::open(&output, request)?;
         let sheet_rows = frames::rows(rows, frames::SHEET);
+        let progress_sheet = output.progress_sheet().filter(|_| save.animate);
         let existing = writer.existing();
         for first in (0..n).step_by(self.options.batch_size) {
             let range = first..n.min(first + self.options.batch_size);
-            let missing = writer.missing(range);
-            let Some(start) = missing.first().copied() else { continue };
+            let missing = writer.missing(range.clone());
             // The missing images of a batch are consecutive unless somebody removed files.
-            let range = start..missing.last().map_or(start, |last| last + 1);
+            let missing = missing.first().zip(missing.last()).map(|(&first, &last)| first..last + 1);
+            // A sheet shows all images of the first batch, also those that were there already.
+            let is_shown = first == 0 && (save.sheet.is_some() || progress_sheet.is_some());
+            let Some(range) = Some(range).filter(|_| is_shown).or(missing.clone()) else { continue };
             let (mut previews, mut sheet) = (Vec::new(), Vec::new());
             let images = self.batch(&plan, range.clone(), existing, |step| {
                 if animation.contains(&step.row) {
@@ -258,13 +261,17 @@ impl<'a> Generation<'a> {
                     sheet.push(sheet_column(step));
                 }
             })?;
-            writer.write(range.start, &images, &previews, &info)?;
+            if let Some(missing) = missing {
+                let part = |all: &Images| all.slice(missing.start - range.start, missing.len());
+                let previews: Vec<Images> = previews.iter().map(part).collect();
+                writer.write(missing.start, &part(&images), &previews, &info)?;
+            }
             if let (Some(path), false) = (&save.sheet, sheet.is_empty()) {
                 output::sheet(path, &sheet, sheet.len(), &info)?;
             }
-            if let (Some(sheet), true, 0) = (output.progress_sheet(), save.animate, first) {
+            if let (Some(sheet), 0) = (&progress_sheet, first) {
                 previews.push(images);
-                output::sheet(&sheet, &previews, 10, &info)?;
+                output::sheet(sheet, &previews, 10, &info)?;
             }
         }
         writer.finish(by_class, self.labels_of(&plan, 0..n), &info)?;
@@ -505,4 +512,3 @@ fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, Stri
     ];
     more.iter().cloned().chain(own.map(|(key, value)| (key.to_owned(), value))).collect()
 }
-

@@ -82,7 +82,7 @@ impl Writer {
             Output::Folder(folder) => {
                 let lock = lock(folder)?;
                 atomic::remove_leftovers(folder, Duration::ZERO)?;
-                let existing = existing_images(folder, &identity)?;
+                let existing = existing_images(folder, &identity, &shape[1..])?;
                 let here = |number: u64| usize::try_from(number.checked_sub(first)?).ok().filter(|&i| i < shape[0]);
                 let existing = existing.into_iter().filter_map(here).collect();
                 Target::Folder { folder: folder.clone(), existing, _lock: lock }
@@ -399,11 +399,11 @@ impl PixelSource for SpoolFile {
 
 /// Returns the numbers of the images in a folder, which must all have this identity. Damaged ones do not count, so that they
 /// are drawn again.
-fn existing_images(folder: &Path, identity: &str) -> Result<Vec<u64>> {
+fn existing_images(folder: &Path, identity: &str, shape: &[usize]) -> Result<Vec<u64>> {
     let mut numbers: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let read = |path: PathBuf| {
         let identity = picture::text(&path, IDENTITY);
-        let digest = identity.as_ref().and_then(|_| picture::pixels_digest(&path));
+        let digest = identity.as_ref().and_then(|_| picture::pixels_digest(&path, shape));
         (path, identity, digest)
     };
     for (path, found, digest) in output::images_in(folder)?.into_par_iter().map(read).collect::<Vec<_>>() {

@@ -62,6 +62,9 @@ pub struct CheckpointParts<'a> {
 /// More skipped steps than any run has.
 const MOST_SKIPPED: u64 = 1 << 53;
 
+/// More halvings of the learning rate than any run has: each is a roll-back.
+const MOST_HALVINGS: u32 = 1 << 10;
+
 /// Returns the folder of a run's checkpoint at a step.
 pub fn folder(run: &Path, step: u64) -> PathBuf {
     run.join("checkpoints").join(checkpoint_name(step))
@@ -111,7 +114,11 @@ pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
 pub fn remove_old(run: &Path, state: &TrainState, keep: usize) -> Result<(), Error> {
     let all = pipeline::checkpoints(run.join("checkpoints"))?;
     let best = state.best.map(|(step, _)| step);
-    let old = all.iter().rev().filter(|(step, _)| *step < state.step).skip(keep.saturating_sub(1));
+    // A copy under another number is not the run's.
+    let is_of_step = |(step, folder): &&(u64, PathBuf)| {
+        *step < state.step && pipeline::training_state_step(folder).is_none_or(|of| of == *step)
+    };
+    let old = all.iter().rev().filter(is_of_step).skip(keep.saturating_sub(1));
     for (_, old) in old.filter(|(step, _)| Some(*step) != best) {
         // Who wants to keep a checkpoint takes its write permission away.
         if !std::fs::metadata(old).is_ok_and(|folder| folder.permissions().readonly()) {
@@ -166,7 +173,8 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let state: TrainState = serde_json::from_str(&text).map_err(|error| invalid(&path, &error))?;
     // Steps are counted again after a roll-back, skipped ones are not forgotten.
     let TrainState { step, updates, skipped, .. } = state;
-    if updates > step || skipped > MOST_SKIPPED {
+    if updates > step || skipped > MOST_SKIPPED || state.halvings() > MOST_HALVINGS || state.attempts() > MOST_HALVINGS
+    {
         return Err(invalid(&path, &format!("{updates} updates and {skipped} skipped steps in {step} steps")));
     }
     match step_of(folder) {

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use data::{Fit, ImageSet};
 use model::Images;
@@ -113,18 +114,31 @@ impl DataLoader {
     }
 }
 
+/// The time after which a thread that waits for a batch looks for other work again.
+const PATIENCE: Duration = Duration::from_millis(1);
+
 /// The batches of successive steps.
 pub struct Batches(Receiver<Result<Batch, Error>>);
 
 impl Batches {
-    /// Waits for the next batch.
+    /// Waits for the next batch. On a thread of rayon's pool, it does the pool's work meanwhile: images are decoded in the
+    /// pool, which may have no other thread.
     ///
     /// # Errors
     /// If an image of a streamed set cannot be decoded.
     #[expect(clippy::should_implement_trait, reason = "there is always a next batch or an error")]
     pub fn next(&mut self) -> Result<Batch, Error> {
         let ended = || Err(Error::Run("the thread that reads images ended unexpectedly".into()));
-        self.0.recv().unwrap_or_else(|_| ended())
+        loop {
+            match rayon::yield_now() {
+                None => return self.0.recv().unwrap_or_else(|_| ended()),
+                Some(rayon::Yield::Executed) => {}
+                Some(rayon::Yield::Idle) => match self.0.recv_timeout(PATIENCE) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    batch => return batch.unwrap_or_else(|_| ended()),
+                },
+            }
+        }
     }
 }
 

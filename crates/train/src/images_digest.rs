@@ -1,7 +1,10 @@
 //! A digest of a set of images, to recognize another set.
 
+use std::path::Path;
+
 use data::ImageSet;
 use serde::{Deserialize, Serialize};
+use weights::pipeline::MAX_STATE;
 
 /// The number of images of a streamed set whose pixels enter the digest: each of them is decoded for it.
 const IMAGES: usize = 16;
@@ -47,6 +50,16 @@ impl ImagesDigest {
             hex(digest)
         });
         Ok(Self { count, shape: set.shape(), classes, crc32: hex(digest), pixels, labels })
+    }
+
+    /// Returns the digest of the images that a checkpoint of a run was trained on; `None` if it has none.
+    pub fn of_checkpoint(folder: &Path) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct State {
+            images: Option<ImagesDigest>,
+        }
+        let text = files::read_text_up_to(folder.join("training/state.json"), MAX_STATE).ok()?;
+        serde_json::from_str::<State>(&text).ok()?.images
     }
 
     /// Returns the differences to the digest of a later set in words, or `None` if there is none.

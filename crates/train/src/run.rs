@@ -49,11 +49,7 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
         let start = Instant::now();
         let batch = match batches.next() {
             Ok(batch) => batch,
-            // An image that can no longer be read does not cost the steps that were done.
-            Err(error) => {
-                context.emit(Event::Interrupted { message: error.to_string() })?;
-                return Err(error);
-            }
+            Err(error) => return Err(interrupted(context, error)),
         };
         let report = context.session.trainer.step(&batch)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -76,7 +72,9 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
         }
         context.session.read_commands();
         // The observers validate, log, save a checkpoint and draw samples, in this order.
-        context.emit(Event::Step { report, seconds })?;
+        if let Err(error) = context.emit(Event::Step { report, seconds }) {
+            return Err(interrupted(context, error));
+        }
         if let Some(reason) = context.session.spoiled.take() {
             roll_back(context, &reason)?;
             batches = context.session.batches();
@@ -85,4 +83,13 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
     let finished = context.session.finished();
     context.emit(Event::Finished(finished.clone()))?;
     Ok(finished)
+}
+
+/// Saves the steps that were done before an error, such as an image that can no longer be read, and returns the error.
+fn interrupted(context: &mut Context, error: Error) -> Error {
+    if !context.session.is_saved() {
+        // The first error is the one to be told. What caused it may keep the checkpoint from being written.
+        let _ = context.emit(Event::Interrupted { message: error.to_string() });
+    }
+    error
 }

@@ -107,6 +107,11 @@ impl Session {
         }
     }
 
+    /// Returns whether a checkpoint has all steps that were done.
+    pub fn is_saved(&self) -> bool {
+        self.last_checkpoint == Some(checkpoint::folder(&self.folder, self.step()))
+    }
+
     /// Returns the result of the run.
     pub fn finished(&self) -> Finished {
         // Without a new checkpoint there was no step to do.

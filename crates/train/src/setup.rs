@@ -37,6 +37,7 @@ pub(crate) fn set_up<'o>(
 ) -> Result<(Session, Observers<'o>), Error> {
     config.validate()?;
     folder.check()?;
+    check_places(config, folder)?;
     let set = Arc::new(config.open(Split::Train)?);
     let network = config.network(&set)?;
     check_sampler(config)?;
@@ -121,6 +122,18 @@ pub(crate) fn set_up<'o>(
     let started = started(context.session, validation, memory.map(|memory| memory.total()));
     context.emit(started)?;
     Ok((session, observers))
+}
+
+/// Checks that the folder of the run is not that of the images, which could not be read again.
+fn check_places(config: &TrainingConfig, folder: &RunFolder) -> Result<(), Error> {
+    let real = |path: &Path| path.canonicalize().ok();
+    match config.data.path.as_deref().and_then(real) {
+        images @ Some(_) if real(folder.path()) == images => Err(Error::Run(format!(
+            "{}: has the images, so it cannot be the folder of the run; choose another one",
+            folder.path().display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Returns what may not be as intended about the images of a run in `folder`.

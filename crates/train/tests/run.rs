@@ -235,6 +235,8 @@ fn an_observers_error_ends_the_run() {
         let hooks = Hooks::new().observe(Failing(progress));
         let error = train(&config(&[]), folder.path(), &Device::flex(), hooks).unwrap_err();
         assert_eq!(error.to_string(), "enough");
+        // The steps that were done are not lost.
+        assert_eq!(ddpm_train::steps_done(folder.path()), Some(if progress { 3 } else { 1 }));
     }
 }
 

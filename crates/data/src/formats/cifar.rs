@@ -31,6 +31,7 @@ struct Variant {
     train: &'static [&'static str],
     test: &'static [&'static str],
     class_names: &'static str,
+    classes: usize,
     /// Number of label bytes before the pixels. The last one is used.
     label_bytes: usize,
 }
@@ -42,6 +43,7 @@ const VARIANTS: [Variant; 2] = [
         train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
         test: &["test_batch.bin"],
         class_names: "batches.meta.txt",
+        classes: 10,
         label_bytes: 1,
     },
     Variant {
@@ -50,6 +52,7 @@ const VARIANTS: [Variant; 2] = [
         train: &["train.bin"],
         test: &["test.bin"],
         class_names: "fine_label_names.txt",
+        classes: 100,
         label_bytes: 2,
     },
 ];
@@ -133,12 +136,10 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
             pixels.extend_from_slice(&record[variant.label_bytes..]);
         }
     }
-    if let Some(&label) = labels.iter().max()
-        && !class_names.is_empty()
-        && label as usize >= class_names.len()
-    {
-        let message = format!("has label {label}, but {} names {} classes", variant.class_names, class_names.len());
-        return Err(Error::malformed(path, message));
+    let classes = if class_names.is_empty() { variant.classes } else { class_names.len() };
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+        let of = if class_names.is_empty() { variant.name } else { variant.class_names };
+        return Err(Error::malformed(path, format!("has label {label}, but {of} has {classes} classes")));
     }
     let images = RawImages {
         path: path.to_owned(),

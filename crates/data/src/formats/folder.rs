@@ -10,6 +10,7 @@ use crate::memory::{Meter, entry_bytes};
 use crate::options::{ReadOptions, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format};
+use ::files::Unchanged;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -58,9 +59,10 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         path,
         |index| files[index].clone(),
         |images| {
-            let files: Vec<_> = images.iter().map(|&index| files[index].clone()).collect();
+            let files: Vec<_> = images.iter().map(|&index| (files[index].clone(), Unchanged::default())).collect();
             Box::new(move |index| {
-                let (file, length) = ::files::open_regular(&files[index])?;
+                let (path, unchanged) = &files[index];
+                let (file, length) = unchanged.open(path)?;
                 Ok(ImageBytes { source: Box::new(file), length })
             })
         },

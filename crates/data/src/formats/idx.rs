@@ -111,7 +111,7 @@ fn open_images(path: &Path, limit: u64, charge: &mut Charge) -> Result<RawImages
         width,
         channels: 1,
         planar: false,
-        bytes: RawBytes::File { file, offset: 16 },
+        bytes: RawBytes::of_file(file, 16),
     })
 }
 

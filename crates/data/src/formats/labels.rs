@@ -81,7 +81,8 @@ impl Labels {
         match self.names.get(&name) {
             Some(before) if *before != label => {
                 let (name, before, label) = (truncated(&name), truncated(before), truncated(&label));
-                let message = format!("has the labels {before:?} and {label:?} for {name:?}; keep one row for each image");
+                let message =
+                    format!("has the labels {before:?} and {label:?} for {name:?}; keep one row for each image");
                 Err(Error::malformed(path, message))
             }
             Some(_) => Ok(()),
@@ -103,9 +104,8 @@ pub(crate) struct LabelBytes {
 /// Reads the bytes of a label file, which should be `length`.
 pub(crate) fn read_bytes(path: &Path, source: impl Read, length: u64) -> Result<LabelBytes> {
     let mut charge = Charge::default();
-    let too_long = || {
-        Error::malformed(path, format!("has more than {} MiB, which is too much for a label file", MAX_BYTES >> 20))
-    };
+    let too_long =
+        || Error::malformed(path, format!("has more than {} MiB, which is too much for a label file", MAX_BYTES >> 20));
     if length > MAX_BYTES {
         return Err(too_long());
     }
@@ -118,11 +118,7 @@ pub(crate) fn read_bytes(path: &Path, source: impl Read, length: u64) -> Result<
 
 /// Parses a label file whose bytes `read` returns. Its extension determines the format. With a `column`, its values are the
 /// labels, and the file may have another layout than that of the `datasets` library.
-pub(crate) fn read(
-    path: &Path,
-    read: impl FnOnce() -> Result<LabelBytes>,
-    column: Option<&str>,
-) -> Result<LabelFile> {
+pub(crate) fn read(path: &Path, read: impl FnOnce() -> Result<LabelBytes>, column: Option<&str>) -> Result<LabelFile> {
     let _reading = ::files::Reading::new(path);
     let LabelBytes { bytes, _charge } = read()?;
     match lower_file_name(path).rsplit('.').next() {
@@ -314,6 +310,10 @@ fn metadata_csv(path: &Path, bytes: &[u8], column: Option<&str>) -> Result<Label
         (Some(_), None, None) => return Ok(LabelFile::Unlabeled),
         (Some(name), Some(label), _) => (name, label),
     };
+    let chosen = [header[name], header[label]];
+    if let Some(twice) = chosen.iter().find(|name| header.iter().filter(|column| column == name).count() > 1) {
+        return Err(Error::malformed(path, format!("has two columns {:?}", truncated(twice))));
+    }
     let mut labels = Labels::new();
     let mut row = csv::StringRecord::new();
     while table.read_record(&mut row).map_err(malformed)? {

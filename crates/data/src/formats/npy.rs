@@ -35,7 +35,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     array::check_length(path, NAME, &array, found)?;
     let mut charge = Charge::default();
     let bytes = if array.dtype == "|u1" && options.range.is_none() {
-        RawBytes::File { file: source.into_inner(), offset: array.length }
+        RawBytes::of_file(source.into_inner(), array.length)
     } else {
         array::to_bytes(path, NAME, &array, options, &mut charge, &mut |pass| {
             source.seek(SeekFrom::Start(array.length)).map_err(|e| Error::io(path, e))?;

@@ -98,7 +98,11 @@ fn read_images(
                     format!("{name} is truncated: it ends after the file's {length} bytes"),
                 ));
             }
-            RawBytes::File { file, offset }
+            // Images that will be in memory are checked, as those of a compressed array are.
+            if bytes <= limit {
+                io::copy(&mut entry, &mut io::sink()).map_err(|e| Error::reading(path, e))?;
+            }
+            RawBytes::of_file(file, offset)
         }
         _ if bytes > limit => {
             let fix = "save it with numpy.savez instead of savez_compressed so that it can be streamed, or raise the memory limit";

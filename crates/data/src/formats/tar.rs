@@ -15,7 +15,7 @@ use crate::memory::{Meter, check_unpacked, entry_bytes};
 use crate::options::{LabelFrom, ReadOptions, Split};
 use crate::report::BadFile;
 use crate::source::{Discovered, Format};
-use ::files::without_shortage;
+use ::files::{Unchanged, without_shortage};
 use flate2::read::MultiGzDecoder;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -95,9 +95,11 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     }
     let Index { names, members, labels, mut bad, unpacked, meter, .. } = index;
     let unpacked = Arc::new(unpacked);
+    let states: Arc<[Unchanged]> = shards.iter().map(|_| Unchanged::default()).collect();
     let path_of = |index: usize| shards[members[index].shard].join(&names[index]);
     let read = |index: usize| {
-        let member = members[index].open(&shards, &unpacked).map_err(|e| Error::reading(&path_of(index), e))?;
+        let member =
+            members[index].open(&shards, &states, &unpacked).map_err(|e| Error::reading(&path_of(index), e))?;
         labels::read_bytes(&path_of(index), member.source, member.length)
     };
     // Labels of webdataset precede those of folders and tables.
@@ -120,20 +122,20 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     part.charge = meter.into_charge();
     part.into_discovered("tar", path, path_of, |images| {
         let members: Vec<Member> = images.iter().map(|&index| members[index]).collect();
-        let (shards, unpacked) = (shards.clone(), Arc::clone(&unpacked));
-        Box::new(move |index| members[index].open(&shards, &unpacked))
+        let (shards, states, unpacked) = (shards.clone(), Arc::clone(&states), Arc::clone(&unpacked));
+        Box::new(move |index| members[index].open(&shards, &states, &unpacked))
     })
 }
 
 impl Member {
-    fn open(&self, shards: &[PathBuf], unpacked: &Arc<Vec<u8>>) -> io::Result<ImageBytes> {
+    fn open(&self, shards: &[PathBuf], states: &[Unchanged], unpacked: &Arc<Vec<u8>>) -> io::Result<ImageBytes> {
         let (start, length) = (self.start, self.length);
         if self.in_memory {
             let mut bytes = Cursor::new(SharedBytes(Arc::clone(unpacked)));
             bytes.set_position(start);
             return Ok(ImageBytes { source: Box::new(bytes.take(length)), length });
         }
-        let (mut file, _) = ::files::open_regular(&shards[self.shard])?;
+        let (mut file, _) = states[self.shard].open(&shards[self.shard])?;
         file.seek(SeekFrom::Start(start))?;
         Ok(ImageBytes { source: Box::new(file.take(length)), length })
     }
@@ -279,7 +281,7 @@ impl Index {
         entry.take(MAX_SIDECAR_BYTES).read_to_end(&mut bytes)?;
         let label = match end.as_str() {
             "cls" if self.column.is_some() => None,
-            "cls" => Some(String::from_utf8_lossy(&bytes).trim().to_owned()),
+            "cls" => String::from_utf8(bytes).ok().map(|text| text.trim().to_owned()).filter(|label| is_text(label)),
             _ => {
                 let usual = labels::LABEL_COLUMNS.iter().chain(&["cls"]).copied();
                 let keys: Vec<&str> = self.column.as_deref().map_or_else(|| usual.collect(), |column| vec![column]);
@@ -301,6 +303,11 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// Returns whether a label is text, and not a number in binary form.
+fn is_text(label: &str) -> bool {
+    !label.is_empty() && !label.contains(char::is_control)
 }
 
 /// Returns webdataset's sample key: the name up to the first dot of its last component.

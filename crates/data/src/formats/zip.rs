@@ -12,11 +12,12 @@ use crate::error::{Error, Result};
 use crate::memory::{self, Meter, entry_bytes};
 use crate::options::ReadOptions;
 use crate::source::{Discovered, Format};
-use ::files::Charge;
+use ::files::{Charge, Unchanged};
 use flate2::{Crc, read::DeflateDecoder};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 use zip::result::{ZipError, ZipResult};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -49,9 +50,10 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
     check_overlaps(path, &members)?;
     members.sort_by(|a, b| a.name.split('/').cmp(b.name.split('/')));
     let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+    let unchanged = Arc::new(Unchanged::default());
     let read = |index: usize| {
         let file = path.join(&names[index]);
-        let member = members[index].open(path).map_err(|e| Error::reading(&file, e))?;
+        let member = members[index].open(path, &unchanged).map_err(|e| Error::reading(&file, e))?;
         labels::read_bytes(&file, member.source, member.length)
     };
     let mut part = tree::select(path, &names, options.split, &options.label_from, &read)?;
@@ -62,8 +64,8 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         |index| path.join(&names[index]),
         |images| {
             let members: Vec<Member> = images.iter().map(|&index| members[index].clone()).collect();
-            let path = path.to_owned();
-            Box::new(move |index| members[index].open(&path))
+            let (path, unchanged) = (path.to_owned(), Arc::clone(&unchanged));
+            Box::new(move |index| members[index].open(&path, &unchanged))
         },
     )
 }
@@ -146,11 +148,11 @@ fn check_overlaps(path: &Path, members: &[Member]) -> Result<()> {
 
 impl Member {
     /// Returns a reader of the content, limited to the size in the central directory.
-    fn open(&self, path: &Path) -> io::Result<ImageBytes> {
+    fn open(&self, path: &Path, unchanged: &Unchanged) -> io::Result<ImageBytes> {
         if self.encrypted {
             return Err(io::Error::other("is encrypted; unpack the archive"));
         }
-        let (mut file, _) = ::files::open_regular(path)?;
+        let (mut file, _) = unchanged.open(path)?;
         file.seek(SeekFrom::Start(self.start))?;
         let mut header = [0; 30];
         file.read_exact(&mut header)?;

@@ -82,6 +82,10 @@ impl FeatureNetwork {
     /// # Errors
     /// If the tensors are of another network, or one is missing or has another shape.
     pub fn new(name: &str, tensors: &Tensors, metadata: &Metadata, device: &Device) -> Result<Self, Error> {
+        // Clamped activations would hide an infinite weight.
+        if let Some((tensor, _)) = tensors.iter().find(|(_, tensor)| tensor.data.iter().any(|v| !v.is_finite())) {
+            return Err(Error::Request(format!("{name}: the weights {tensor} are not finite: the file is damaged")));
+        }
         let weights = NamedWeights { name, tensors, device };
         let has = |tensor| tensors.contains_key(tensor);
         let architecture = if let Some(classifier) = TrainedClassifier::new(name, tensors, metadata, device)? {
@@ -140,7 +144,8 @@ impl FeatureNetwork {
     /// `progress(done, total)` is called after each batch; return `false` to cancel.
     ///
     /// # Errors
-    /// If an image cannot be read, a feature is not finite, there are no images, or `progress` returned `false`.
+    /// If an image cannot be read, a feature is not finite, images that differ all have the same features, there are no
+    /// images, or `progress` returned `false`.
     pub fn extract(
         &self,
         images: &ImageSource,
@@ -148,9 +153,15 @@ impl FeatureNetwork {
     ) -> Result<Extracted, Error> {
         let (count, [height, width, channels]) = (images.count(), images.shape());
         let mut all: [Option<(Vec<f32>, usize)>; 3] = Default::default();
+        let (mut first_image, mut differ) = (Vec::new(), false);
         for first in (0..count).step_by(self.batch_size) {
             let last = count.min(first + self.batch_size);
-            let features = self.forward(&to_rgb(images.read(first..last)?, channels), [height, width]);
+            let bytes = images.read(first..last)?;
+            if first == 0 {
+                first_image = bytes[..height * width * channels].to_vec();
+            }
+            differ |= bytes.chunks_exact(first_image.len()).any(|image| image != first_image);
+            let features = self.forward(&to_rgb(bytes, channels), [height, width]);
             let parts = [Some(features.pooled), features.spatial, features.logits];
             for (all, part) in all.iter_mut().zip(parts) {
                 if let Some(part) = part {
@@ -165,6 +176,13 @@ impl FeatureNetwork {
         let [pooled, spatial, logits] =
             all.map(|all| all.map(|(values, width)| Features::new(values, width)).transpose());
         let pooled = pooled?.ok_or_else(|| Error::Request("there are no images to compute features of".into()))?;
+        let is_constant = pooled.rows().all(|row| Some(row) == pooled.rows().next());
+        if differ && is_constant {
+            let name = self.name();
+            return Err(Error::Request(format!(
+                "{name}: {count} images that differ all have the same features: its weights are damaged"
+            )));
+        }
         Ok(Extracted { pooled, spatial: spatial?, logits: logits? })
     }
 

@@ -195,9 +195,16 @@ pub(crate) fn text(path: &Path, keyword: &str) -> Option<String> {
     latin.map(|chunk| chunk.text.clone()).or_else(other)
 }
 
-/// Returns a digest of the pixels of a PNG; `None` if it cannot be decoded to its end, with the right checksums.
-pub(crate) fn pixels_digest(path: &Path) -> Option<u64> {
+/// Returns a digest of the pixels of a PNG of 8 bits and this shape, H,W,C; `None` if it is another one, or cannot be decoded
+/// to its end, with the right checksums.
+pub(crate) fn pixels_digest(path: &Path, shape: &[usize]) -> Option<u64> {
     let mut reader = png::Decoder::new(BufReader::new(files::open_regular(path).ok()?.0)).read_info().ok()?;
+    let &[height, width, channels] = shape else { return None };
+    let (color, depth) = reader.output_color_type();
+    let found = [reader.info().height as usize, reader.info().width as usize, color.samples()];
+    if found != [height, width, channels] || depth != BitDepth::Eight {
+        return None;
+    }
     let mut pixels = vec![0; reader.output_buffer_size()?];
     reader.next_frame(&mut pixels).ok()?;
     reader.finish().ok()?;

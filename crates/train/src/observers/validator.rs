@@ -134,6 +134,13 @@ fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<(Images, Rea
         Some(seed) => Random::new(seed).shuffled(0, set.len() as u64, i as u64) as usize,
     };
     let images = Images::read(&set, &(0..n).map(chosen).collect::<Vec<_>>())?;
+    if config.data.labels && images.labels.is_none() {
+        return Err(Error::Run(format!(
+            "{}: the held-out part has no classes, but the network needs them to be validated; sort it into folders of \
+             classes, or set `train.evaluate_every` = 0",
+            set.name()
+        )));
+    }
     let images = if config.data.labels { images } else { images.with_labels(None) };
     Ok((images, Reading::new(&set, &config.read_options(Split::Test)).first(n)))
 }

@@ -4,7 +4,7 @@
 use crate::memory::{Meter, most_unpacked, read_expected};
 use crate::options::MAX_IMAGE_BYTES;
 use bytes::Bytes;
-use files::Charge;
+use files::{Charge, Unchanged};
 use flate2::read::MultiGzDecoder;
 use parquet::basic::{Compression, Encoding, Type};
 use parquet::column::page::{Page, PageMetadata, PageReader};
@@ -14,7 +14,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,7 @@ pub(super) struct ColumnChunk {
     column: ColumnChunkMetaData,
     compression: Compression,
     pub rows: usize,
+    unchanged: Unchanged,
     dictionary: Option<Span>,
     /// Place and first row of each data page.
     pages: Vec<(Span, usize)>,
@@ -83,8 +84,15 @@ impl ColumnChunk {
         let column = raw.build().map_err(|e| error_message(&e))?;
         let add = |meter: &mut Meter, bytes: usize| meter.add(bytes as u64).map_err(|e| e.to_string());
         add(meter, 2 * size_of::<ColumnChunkMetaData>() + size_of::<ColumnChunk>() + path.as_os_str().len())?;
-        let mut chunk =
-            ColumnChunk { path: path.to_owned(), column, compression, rows, dictionary: None, pages: Vec::new() };
+        let mut chunk = ColumnChunk {
+            path: path.to_owned(),
+            column,
+            compression,
+            rows,
+            unchanged: Unchanged::default(),
+            dictionary: None,
+            pages: Vec::new(),
+        };
 
         let file = Arc::new(Recorder { file: chunk.file()?, last: AtomicU64::new(0) });
         let reader = SerializedPageReader::new(Arc::clone(&file), &chunk.column, rows, None);
@@ -121,7 +129,7 @@ impl ColumnChunk {
 
     fn file(&self) -> Result<File> {
         // Each reader opens the file, because clones of a file share their position.
-        ::files::open_regular(&self.path).map(|(file, _)| file).map_err(|e| e.to_string())
+        self.unchanged.open(&self.path).map(|(file, _)| file).map_err(|e| e.to_string())
     }
 
     fn reader(&self) -> Result<SerializedPageReader<File>> {
@@ -409,6 +417,8 @@ pub(super) struct PagedColumn {
     firsts: Vec<usize>,
     rows: usize,
     cache: Mutex<VecDeque<CachedPage>>,
+    /// The errors of pages that cannot be decoded, so that it is not tried again for each row.
+    failed: Mutex<BTreeMap<(usize, usize), String>>,
 }
 
 struct CachedPage {
@@ -463,8 +473,13 @@ impl PagedColumn {
         if let Some(cached) = cache().iter().find(|cached| cached.at == at) {
             return Ok(Arc::clone(&cached.page));
         }
+        let failed = || self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = failed().get(&at) {
+            return Err(error.clone());
+        }
         // Decode without holding the lock, so that other threads can decode other pages.
-        let page = Arc::new(self.chunks[at.0].page(at.1)?);
+        let page = self.chunks[at.0].page(at.1).inspect_err(|error| drop(failed().insert(at, error.clone())))?;
+        let page = Arc::new(page);
         let mut cache = cache();
         cache.push_back(CachedPage { at, page: Arc::clone(&page) });
         let mut total: u64 = cache.iter().map(|cached| cached.page.bytes).sum();
