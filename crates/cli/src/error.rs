@@ -2,11 +2,10 @@
 
 use std::cell::Cell;
 use std::error::Error;
-use std::fmt::{self, Display};
-use std::io::ErrorKind;
+use std::fmt::{self, Display, Write as _};
+use std::io::{ErrorKind, Write};
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -39,18 +38,18 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }
 
-/// Memory for the report of [`out_of_memory`], in blocks that the allocator does not keep for others of their size.
-static RESERVE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+/// Whether [`out_of_memory`] prints JSON too.
+static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Sets memory aside for the message that there is none.
-pub fn reserve_memory() {
-    const BLOCK: usize = 32 << 10;
-    if let Ok(mut reserve) = RESERVE.lock() {
-        reserve.resize_with(8, || vec![1; BLOCK].into_boxed_slice());
-    }
+/// Prepares [`out_of_memory`], which cannot allocate.
+pub fn prepare() {
+    JSON.store(asks_for_json(), Ordering::SeqCst);
+    // The first use of these allocates. There is nothing to be written yet.
+    let _ = std::io::stdout().flush();
+    let _ = files::memory_limit();
 }
 
-/// Ends the program when the system has no memory left, in place of the abort that would follow.
+/// Ends the program when the system has no memory left, in place of the abort that would follow. It allocates nothing.
 pub fn out_of_memory(bytes: usize) {
     static FAILED: AtomicBool = AtomicBool::new(false);
     thread_local! {
@@ -61,28 +60,50 @@ pub fn out_of_memory(bytes: usize) {
         while !REPORTS.get() {
             std::thread::sleep(Duration::from_secs(1));
         }
-        // The report itself cannot allocate.
         return;
     }
     REPORTS.set(true);
-    // The report allocates too.
-    files::lift_limit();
-    if let Ok(mut reserve) = RESERVE.try_lock() {
-        drop(std::mem::take(&mut *reserve));
-    }
-    let limit = files::memory_limit().map(|limit| format!("{} ({:.2} GB)", limit.source, limit.bytes as f64 / 1e9));
-    let limit = limit.unwrap_or_else(|| "the system's memory".to_owned());
-    let line = files::with_file_being_read(|path| match path {
-        Some(path) => format!("{}: reading it takes more memory than {limit}", path.display()),
-        None => {
-            let mib = bytes.div_ceil(1 << 20);
-            format!("out of memory: {mib} MiB more exceed {limit}; use a smaller batch size or smaller images")
+    let mut line = Line { bytes: [0; 2048], length: 0 };
+    // What does not fit is left out.
+    let _ = files::with_memory_limit(|limit| {
+        files::with_file_being_read(|path| match path {
+            Some(path) => write!(line, "{}: reading it takes more memory than ", path.display()),
+            None => write!(line, "out of memory: {} MiB more exceed ", bytes.div_ceil(1 << 20)),
+        })?;
+        match limit {
+            Some(limit) => write!(line, "{} ({:.2} GB)", limit.source, limit.bytes as f64 / 1e9)?,
+            None => write!(line, "the system's memory")?,
         }
+        files::with_file_being_read(|path| match path {
+            Some(_) => Ok(()),
+            None => write!(line, "; use a smaller batch size or smaller images"),
+        })
     });
-    let line = output_streams::one_line(&line);
-    eprintln!("error: {line}");
-    print_json(asks_for_json(), &line);
+    let line = &line.bytes[..line.length];
+    let write = |out: &mut dyn Write, parts: [&[u8]; 3]| parts.into_iter().try_for_each(|part| out.write_all(part));
+    let _ = write(&mut std::io::stderr(), [b"error: ", line, b"\n"]);
+    if JSON.load(Ordering::SeqCst) {
+        let _ = write(&mut std::io::stdout(), [b"{\"error\":\"", line, b"\"}\n"]);
+    }
     std::process::exit(1);
+}
+
+/// A line of bounded length, without characters that have a meaning in JSON or for a terminal.
+struct Line {
+    bytes: [u8; 2048],
+    length: usize,
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let safe = if turns || character.is_control() || "\"\\".contains(character) { '?' } else { character };
+            let room = self.bytes.get_mut(self.length..self.length + safe.len_utf8()).ok_or(fmt::Error)?;
+            self.length += safe.encode_utf8(room).len();
+        }
+        Ok(())
+    }
 }
 
 /// Reports what clap found while it parsed the arguments: a mistake, or text that was asked for by `--help` or `--version`.

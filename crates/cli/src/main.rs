@@ -143,7 +143,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    error::reserve_memory();
+    error::prepare();
     hide_caught_panics();
     interrupt::report_file_limit();
     let json = error::asks_for_json();

@@ -109,6 +109,39 @@ fn a_failed_allocation_is_an_error() {
     fails(limited(&place, 1_000_000, &sample), 1, &["100000000 images of 8x8 ", "`ulimit -v`", "--batch-size"]);
 }
 
+/// What is left is too little even for the message, wherever the memory runs out.
+#[test]
+fn however_little_memory_there_is_no_abort() {
+    let place = Place::new();
+    write_idx(&place.path("train-images-idx3-ubyte"), 40, 8);
+    let mut seen = [0; 2];
+    for kilobytes in (60_000..180_000).step_by(6_000) {
+        // The system cannot even load the program into less.
+        if !limited(&place, kilobytes, &["schedule", "--steps", "2"]).output().unwrap().status.success() {
+            continue;
+        }
+        let out = format!("run-{kilobytes}");
+        let sets = ["model.block_out_channels=[8,8]", "model.norm_num_groups=4", "model.attention_resolutions=[]"];
+        let sets: Vec<&str> =
+            sets.iter().chain(&["train.steps=3", "train.batch_size=4"]).flat_map(|set| ["--set", set]).collect();
+        let train = ["train", "--data", "train-images-idx3-ubyte", "--preset", "fashion", "--set", "data.resolution=8"];
+        let output =
+            limited(&place, kilobytes, &[&train[..], &["--threads", "2", "-q", "--out", &out], &sets].concat());
+        let output = { output }.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => seen[0] += 1,
+            Some(1) => {
+                seen[1] += 1;
+                let is_told = |line: &str| line.starts_with("warning: ") || line.starts_with("error: ");
+                assert!(error.lines().all(is_told) && error.contains("error: "), "{kilobytes}: {error}");
+            }
+            other => panic!("{kilobytes}: {other:?}: {error}"),
+        }
+    }
+    assert!(seen.iter().all(|&count| count > 0), "{seen:?}");
+}
+
 /// A configuration whose parsed form would take a gigabyte.
 #[test]
 fn a_configuration_of_megabytes_is_refused() {

@@ -322,6 +322,8 @@ mod tests {
             tiff(&[file(&[&size[..], &[entry(259, 3, 1, 7)]].concat()), frame.to_vec()].concat())
         };
         assert!(jpeg(32).is_ok() && jpeg(40).unwrap_err().contains("more than 30x100"));
+        let bits = |order| tiff(&file(&[&size[..], &[entry(266, 3, 1, order)]].concat()));
+        assert!(bits(1).is_ok() && bits(2).unwrap_err().contains("reverse order"));
         let whole = file(&tiles);
         (0..whole.len() - 4).for_each(|end| assert!(tiff(&whole[..end]).is_err(), "{end}"));
     }

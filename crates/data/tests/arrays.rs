@@ -94,3 +94,50 @@ fn the_range_is_checked_and_ignored_aloud() {
         assert!(matches!(open(folder.path(), &ranged(low, high)), Err(Error::Argument(_))));
     }
 }
+
+/// A stored array is read from the file, but its checksum is compared first, as NumPy does.
+#[test]
+fn a_flipped_bit_of_an_npz_is_an_error() {
+    let folder = tempdir().unwrap();
+    for compress in [false, true] {
+        let mut bytes = npz_of("arr_0", "|u1", "(40, 8, 8, 3)", false, &noise(40 * 192), compress);
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        let message = refused(&put(&folder.path().join("a.npz"), &bytes), &ReadOptions::default());
+        assert!(message.contains("is truncated or corrupt"), "{message}");
+    }
+}
+
+/// A streamed set is read while it is used.
+#[test]
+fn a_file_that_changes_while_it_is_read_is_an_error() {
+    let folder = tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let image = dot(1);
+    let members: [(&str, &[u8]); 2] = [("1.png", &image), ("2.png", &image)];
+    put(&at("folder/1.png"), &image);
+    put(&at("folder/2.png"), &image);
+    put(&at("a.npy"), &npy("|u1", "(2, 2, 2, 3)", &noise(24)));
+    put(&at("a.npz"), &npz_of("arr_0", "|u1", "(2, 2, 2, 3)", false, &noise(24), false));
+    put(&at("train-images-idx3-ubyte"), &idx(&[2, 2, 2], &noise(8)));
+    put(&at("a.tar"), &tar(&members));
+    put(&at("a.zip"), &zip(&members, zip::CompressionMethod::Stored));
+    for (set, file) in [
+        ("folder", "folder/2.png"),
+        ("a.npy", "a.npy"),
+        ("a.npz", "a.npz"),
+        ("train-images-idx3-ubyte", "train-images-idx3-ubyte"),
+        ("a.tar", "a.tar"),
+        ("a.zip", "a.zip"),
+    ] {
+        let set = open(&at(set), &streamed(&ReadOptions::default())).unwrap();
+        assert!(set.is_streamed());
+        let before = set.read([1]).unwrap();
+        let opened = std::fs::File::options().append(true).open(at(file)).unwrap();
+        let later = opened.metadata().unwrap().modified().unwrap() + std::time::Duration::from_secs(1);
+        opened.set_modified(later).unwrap();
+        let message = set.read([1]).unwrap_err().to_string();
+        assert!(message.contains("has changed since it was opened"), "{file}: {message}");
+        assert_eq!(before.len(), set.shape().iter().product::<usize>());
+    }
+}

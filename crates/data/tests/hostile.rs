@@ -370,6 +370,9 @@ mod parquet_files {
             let path = put(&folder.path().join("a.parquet"), &bytes);
             assert_told(what, &path, &small(), 64 * bytes.len() + 4 * MIB + 20 * 6 * MIB, reason);
         }
+        // A page that cannot be unpacked is not unpacked for each of its 500 rows. Made by parquet_golden.py.
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zeros.parquet");
+        assert_told("a page of zeros", &path, &small(), 400 * MIB, "expands to more than");
         // The time to read all pages is in proportion to them.
         let bytes = file(&repeated, b"a", 1, Compression::UNCOMPRESSED);
         let path = put(&folder.path().join("a.parquet"), &bytes);
@@ -378,6 +381,56 @@ mod parquet_files {
         let path = put(&folder.path().join("a.parquet"), &bytes);
         assert_eq!(read("equal images", &path, &small(), 64 * bytes.len() + 16 * MIB), "");
     }
+}
+
+/// A lossless WebP of 32x32 pixels that has many sets of Huffman tables, and uses one.
+fn webp_of_tables(sets: usize) -> Vec<u8> {
+    struct Bits(Vec<bool>);
+    impl Bits {
+        /// Appends the lowest `count` bits of a number, the lowest first.
+        fn number(&mut self, number: usize, count: usize) {
+            self.0.extend((0..count).map(|i| number >> i & 1 == 1));
+        }
+
+        /// Appends a code of which all pixels are one symbol.
+        fn single(&mut self, symbol: usize) {
+            [(1, 1), (0, 1), (1, 1), (symbol, 8)].into_iter().for_each(|(number, count)| self.number(number, count));
+        }
+    }
+    // The lengths of a code of eleven symbols, 1 to 10 and 10, in a code of their own: 1 to 6 have three bits, the others four.
+    let mut tables = Bits(Vec::new());
+    tables.number(0, 1);
+    tables.number(14 - 4, 4);
+    for symbol in [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10] {
+        tables.number(if (1..=6).contains(&symbol) { 3 } else { usize::from((7..=10).contains(&symbol)) * 4 }, 3);
+    }
+    [(1, 1), (1, 3), (11 - 2, 4)].into_iter().for_each(|(number, count)| tables.number(number, count));
+    for length in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10] {
+        let (code, count) = if length <= 6 { (length - 1, 3) } else { (12 + length - 7, 4) };
+        tables.0.extend((0..count).rev().map(|i| code >> i & 1 == 1));
+    }
+    let mut bits = Bits(Vec::new());
+    // The mark, the size, no transformations, no cache, and an image of the sets: one pixel, the last set.
+    let header = [(0x2f, 8), (31, 14), (31, 14), (0, 1), (0, 3), (0, 1), (0, 1), (1, 1), (5 - 2, 3), (0, 1)];
+    header.into_iter().for_each(|(number, count)| bits.number(number, count));
+    let last = sets - 1;
+    [last & 255, last >> 8, 0, 255, 0].into_iter().for_each(|symbol| bits.single(symbol));
+    (0..5 * sets).for_each(|_| bits.0.extend(&tables.0));
+    bits.0.extend([false; 4 * 32 * 32 + 64]);
+    let mut bytes: Vec<u8> =
+        bits.0.chunks(8).map(|byte| byte.iter().rev().fold(0, |all, &bit| all << 1 | u8::from(bit))).collect();
+    bytes.resize(bytes.len().next_multiple_of(2), 0);
+    let chunk = [b"VP8L", &(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
+    [b"RIFF", &(chunk.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunk].concat()
+}
+
+#[test]
+fn tables_of_a_webp_are_bounded() {
+    let _alone = alone();
+    let folder = tempdir().unwrap();
+    let bytes = webp_of_tables(2000);
+    let path = put(&folder.path().join("a.webp"), &bytes);
+    assert_eq!(read("tables", &path, &small(), 512 * bytes.len() + 4 * MIB), "");
 }
 
 /// Pipes block the one who opens them.

@@ -26,6 +26,13 @@ pub fn memory_limit() -> Option<MemoryLimit> {
     memory_limit_set().or_else(|| OF_SYSTEM.clone())
 }
 
+/// Calls `tell` with what [`memory_limit`] returns. It can be called when memory ran out: it allocates nothing and waits for
+/// nothing.
+pub fn with_memory_limit<T>(tell: impl FnOnce(Option<&MemoryLimit>) -> T) -> T {
+    let set = SET.try_read();
+    tell(set.as_ref().ok().and_then(|set| set.as_ref()).or_else(|| OF_SYSTEM.as_ref()))
+}
+
 /// Limits the memory of this process, to `limit` or the least limit that the system tells. From then on an allocation
 /// above it fails, where the system supports that (`RLIMIT_DATA` of Linux), before the system has to kill a process.
 ///
