@@ -139,6 +139,19 @@ fn a_classifier_survives_its_file() {
         let changed = Metadata::from([(key, info.replace(from, to))]);
         assert!(error(&changed).contains("damaged classifier"), "{to}");
     }
+    // Damaged weights: one is infinite, all are zero.
+    let with = |change: &dyn Fn(&mut Tensor)| {
+        let mut tensors = tensors.clone();
+        tensors.values_mut().for_each(change);
+        FeatureNetwork::new("file", &tensors, &metadata, &device)
+    };
+    let infinite = with(&|tensor| tensor.data[0] = f32::INFINITY).unwrap_err().to_string();
+    assert!(infinite.contains("file: the weights") && infinite.contains("not finite"), "{infinite}");
+    let zero = with(&|tensor| tensor.data.fill(0.0)).unwrap();
+    let same = zero.extract(&grey, |_, _| true).unwrap_err().to_string();
+    assert!(same.contains("3 images that differ all have the same features"), "{same}");
+    let copies = ImageSource::from_bytes(bytes[..64].repeat(3), [8, 8, 1]);
+    assert!(zero.extract(&copies, |_, _| true).is_ok());
     metadata.values_mut().for_each(|info| info.truncate(20));
     assert!(error(&metadata).contains("damaged classifier"));
 }
