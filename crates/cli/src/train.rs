@@ -186,7 +186,9 @@ fn stop_on_signals() -> anyhow::Result<Receiver<Command>> {
 
 /// Prints where the results are, and what to type next.
 fn print(folder: &Path, finished: &Finished, memory: Option<(f64, u64)>) {
-    let folder_shown = quoted(&folder.to_string_lossy());
+    let folder_shown = folder.to_string_lossy();
+    // A name that begins with a dash would be taken for a flag.
+    let folder_shown = quoted(&format!("{}{folder_shown}", if folder_shown.starts_with('-') { "./" } else { "" }));
     // As it was called: after `cargo run` there is no `ddpm` on the path.
     let program = std::env::args().next().unwrap_or_else(|| "ddpm".into());
     let program = quoted(&program);

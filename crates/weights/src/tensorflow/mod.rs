@@ -79,8 +79,10 @@ impl TensorFlowFile {
                     .take(bytes as u64)
                     .map_err(|reason| bad(&format!("it lists too many variables: it {reason}")))?;
                 let name = std::str::from_utf8(name).map_err(|_| bad("the name of a variable is not UTF-8"))?;
-                variables.insert(name.to_owned(), variable);
-                Ok(())
+                match variables.insert(name.to_owned(), variable) {
+                    None => Ok(()),
+                    Some(_) => Err(Error::tensor(path, name, "is listed twice")),
+                }
             };
             match (key, shards) {
                 ([], None) if value.first() == Some(&0x0a) => {
