@@ -362,8 +362,11 @@ fn tensorflow_tables() {
     let shape = |sizes: &[u64]| field(2, &sizes.iter().flat_map(|&size| dimension(size)).collect::<Vec<_>>());
 
     let name = vec![b'a'; 500_000];
-    let prefixes =
-        [&header[..], &item(0, &name, &scalar), &item(name.len(), b"b", &scalar).repeat(20_000), &restarts].concat();
+    let long = [&header[..], &item(0, &name, &scalar), &restarts].concat();
+    assert_rejected(&place, "a long name", &table(&[(&long, 1)]), "a name of 500000 bytes");
+    let name = vec![b'a'; 4000];
+    let longer: Vec<u8> = (0..20_000u32).flat_map(|i| item(name.len(), format!("{i:x}").as_bytes(), &scalar)).collect();
+    let prefixes = [&header[..], &item(0, &name, &scalar), &longer, &restarts].concat();
     assert_rejected(&place, "keys that share a prefix", &table(&[(&prefixes, 1)]), "too many variables");
     let tiny: Vec<u8> = (0..100_000u32).flat_map(|i| item(0, format!("{i:x}").as_bytes(), &scalar)).collect();
     let tiny = [&header[..], &tiny, &restarts].concat();

@@ -58,6 +58,9 @@ enum Location {
     Table,
 }
 
+/// Maximum length of a variable's name in bytes. Those of networks have about a hundred.
+const MAX_NAME: usize = 4096;
+
 impl TensorFlowFile {
     /// Reads the index of a checkpoint: `NAME.index`, or the only file of version 1. [`checkpoint_index`] finds it.
     ///
@@ -70,9 +73,14 @@ impl TensorFlowFile {
         let mut variables = BTreeMap::new();
         let mut shards = None;
         let mut budget = Budget::of(length);
+        // For the blocks, while they are read.
+        budget.take(length).map_err(|reason| Error::file(path, format!("its size {reason}")))?;
         table::for_each(path, &file, length, |key, value| {
             let bad = |what: &str| Error::file(path, format!("bad TensorFlow checkpoint: {what}"));
             let mut add = |name: &[u8], variable: Variable| {
+                if name.len() > MAX_NAME {
+                    return Err(bad(&format!("a name of {} bytes; expected {MAX_NAME} or fewer", name.len())));
+                }
                 // In a map, whose nodes are about half full; a shape may have twice the capacity that it needs.
                 let bytes = 2 * size_of::<(String, Variable)>() + name.len() + 16 * variable.shape.len().max(4);
                 budget
@@ -117,6 +125,7 @@ impl TensorFlowFile {
                 },
             }
         })?;
+        budget.give_back(length);
         Ok(Self { path: path.to_owned(), variables, shards: shards.unwrap_or(0), budget })
     }
 
