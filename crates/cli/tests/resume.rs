@@ -737,6 +737,16 @@ fn other_images_are_a_warning() {
     fs::write(place.path("copy/train-images-idx3-ubyte"), bytes).unwrap();
     let other = contains(format!("{warning}other pixels or labels\n"));
     place.resume("run", 4, &[]).assert().success().stderr(other);
+    // An evaluation compares some of the images, such as the first.
+    let evaluate = ["evaluate", "run", "--train", "-n", "2"];
+    let other_than = "the images are not those that the model was trained on: other pixels or labels";
+    place.ddpm(&evaluate).assert().success().stderr(contains(other_than).not());
+    let path = place.path("copy/train-images-idx3-ubyte");
+    let (right, mut wrong) = (fs::read(&path).unwrap(), fs::read(&path).unwrap());
+    wrong[16] ^= 1;
+    fs::write(&path, wrong).unwrap();
+    place.ddpm(&evaluate).assert().success().stderr(contains(other_than));
+    fs::write(&path, right).unwrap();
     // Said once: the run has been trained on them by then.
     place.resume("run", 5, &[]).assert().success().stderr(contains(warning).not());
     write_pngs(&place.path("few"), 8, 8, image::ColorType::L8);
