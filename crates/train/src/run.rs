@@ -72,7 +72,8 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
         }
         context.session.read_commands();
         // The observers validate, log, save a checkpoint and draw samples, in this order.
-        if let Err(error) = context.emit(Event::Step { report, seconds }) {
+        context.emit(Event::Step { report, seconds })?;
+        if let Some(error) = context.session.failed_validation.take() {
             return Err(interrupted(context, error));
         }
         if let Some(reason) = context.session.spoiled.take() {
@@ -85,7 +86,8 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
     Ok(finished)
 }
 
-/// Saves the steps that were done before an error, such as an image that can no longer be read, and returns the error.
+/// Saves the steps that were done and logged before an error, such as an image that can no longer be read, and returns the
+/// error.
 fn interrupted(context: &mut Context, error: Error) -> Error {
     if !context.session.is_saved() {
         // The first error is the one to be told. What caused it may keep the checkpoint from being written.

@@ -31,6 +31,8 @@ pub(crate) struct Session {
     pub requests: Vec<Command>,
     /// The reason why a checkpoint that was due after this step could not be saved: its weights are of no use.
     pub spoiled: Option<String>,
+    /// The error of this step's validation, which ends the run once the other observers have been called.
+    pub failed_validation: Option<Error>,
     /// The error of an observer while another one was working.
     pub failure: Option<Error>,
     pub last_samples: Option<PathBuf>,

@@ -75,6 +75,7 @@ pub(crate) fn set_up<'o>(
         records: Vec::new(),
         stopped: false,
         requests: Vec::new(),
+        failed_validation: None,
         failure: None,
         spoiled: None,
         last_samples: None,

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use burn::tensor::Device;
 use ddpm_train::{Command, Context, Error, Event, Finished, Hooks, Observer, TrainingConfig, train};
+use evaluate::network::{Classifier, ClassifierInfo};
 use serde_json::Value;
 
 fn config(sets: &[&str]) -> TrainingConfig {
@@ -235,9 +236,32 @@ fn an_observers_error_ends_the_run() {
         let hooks = Hooks::new().observe(Failing(progress));
         let error = train(&config(&[]), folder.path(), &Device::flex(), hooks).unwrap_err();
         assert_eq!(error.to_string(), "enough");
-        // The steps that were done are not lost.
-        assert_eq!(ddpm_train::steps_done(folder.path()), Some(if progress { 3 } else { 1 }));
     }
+}
+
+/// A network of zeros, whose features are all the same.
+#[test]
+fn a_failed_validation_costs_no_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("features.safetensors");
+    let info = ClassifierInfo {
+        set: "pets".into(),
+        side: 8,
+        channels: 1,
+        classes: ["cat", "dog"].map(str::to_owned).to_vec(),
+        accuracy: None,
+    };
+    Classifier::new(1, 2, 3, &Device::flex()).write(&path, &info).unwrap();
+    let (mut tensors, metadata) = weights::read_safetensors(&path).unwrap();
+    tensors.values_mut().for_each(|tensor| tensor.data.fill(0.0));
+    weights::write_safetensors(&path, weights::views(&tensors), &metadata).unwrap();
+    let features = format!("train.evaluate_features={:?}", path.display().to_string());
+    let config = config(&[&features, "train.evaluate_samples=4", "train.log_every=1"]);
+    let run = folder.path().join("run");
+    let error = train(&config, &run, &Device::flex(), Hooks::new()).unwrap_err().to_string();
+    assert!(error.contains("all have the same features"), "{error}");
+    assert_eq!(ddpm_train::steps_done(&run), Some(3));
+    assert_eq!(std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count(), 3);
 }
 
 /// The first update after the checkpoint makes the parameters overflow, with every learning rate that is tried.

@@ -42,7 +42,12 @@ impl Observer for Validator {
         }
         let metrics = match self.metrics(context) {
             Err(error) if is_stop(&error) => return Ok(()),
-            metrics => metrics?,
+            Err(error) => {
+                // The step itself is logged and saved first.
+                context.session.failed_validation = Some(error);
+                return Ok(());
+            }
+            Ok(metrics) => metrics,
         };
         let by = self.selection_metric();
         let best = metrics.selection_metric(by).is_some_and(|value| context.record_best(by, value));
