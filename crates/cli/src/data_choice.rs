@@ -68,9 +68,9 @@ pub fn warn_of_other_images(pipeline: &Pipeline, dataset: &Dataset) -> anyhow::R
         set = dataset.open(&options)?;
     }
     warn_of_count(set.name(), set.len(), known);
-    let digest = ImagesDigest::of_checkpoint(&pipeline.root).filter(|digest| digest.count == set.len());
-    // Cut at random places in training, they are others now.
-    if let Some(before) = digest.filter(|_| pipeline.preprocessing.fit == set.fit())
+    // The classes may come from elsewhere than the folders, and are not needed here.
+    let is_read_alike = |digest: &ImagesDigest| digest.count == set.len() && digest.classes == set.class_names();
+    if let Some(before) = ImagesDigest::of_checkpoint(&pipeline.root).filter(is_read_alike)
         && let Some(difference) = before.difference(&ImagesDigest::new(&set)?)
     {
         warn(format!("{}: the images are not those that the model was trained on: {difference}", set.name()));

@@ -56,9 +56,9 @@ pub fn out_of_memory(bytes: usize) {
         static REPORTS: Cell<bool> = const { Cell::new(false) };
     }
     if FAILED.swap(true, Ordering::SeqCst) {
-        // Another thread reports, and ends the program.
-        while !REPORTS.get() {
-            std::thread::sleep(Duration::from_secs(1));
+        // Another thread reports, and ends the program. If it waits for this one, this one ends it.
+        if !REPORTS.get() {
+            std::thread::sleep(Duration::from_secs(5));
         }
         return;
     }

@@ -25,14 +25,18 @@ pub fn check_replaceable(path: &Path) -> anyhow::Result<()> {
 /// Checks the outputs of a command, those that are asked for: refuses what [`check_replaceable`] does, two that are the same
 /// file, one that lies in another, a folder, and one that is an input.
 pub fn check_outputs<'a>(outputs: &[Option<&'a Path>], inputs: &[&'a Path]) -> anyhow::Result<()> {
-    let outputs: Vec<&Path> = outputs.iter().copied().flatten().collect();
+    // A device, such as /dev/null, can be several outputs.
+    let is_device = |path: &Path| fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir());
+    let outputs: Vec<&Path> = outputs.iter().copied().flatten().filter(|path| !is_device(path)).collect();
     for (i, output) in outputs.iter().enumerate() {
         let (place, shown) = (place(output), output.display());
-        if let Some(other) = outputs[..i].iter().map(|other| self::place(other)).find(|other| place.starts_with(other))
-        {
-            let other =
-                if place == other { "two outputs".to_owned() } else { format!("a file in {}", other.display()) };
-            return Err(usage(format!("{shown}: is given for {other}; choose another name")));
+        let mut others = outputs[..i].iter().map(|other| self::place(other));
+        if let Some(other) = others.find(|other| place.starts_with(other) || other.starts_with(&place)) {
+            let message = match place == other {
+                true => format!("{shown}: is given for two outputs"),
+                false => format!("{shown} and {}: one output lies in the other", other.display()),
+            };
+            return Err(usage(format!("{message}; choose another name")));
         }
         check_replaceable(output)?;
         check_not_input(output, inputs)?;

@@ -10,8 +10,10 @@ const MESSAGE: usize = 4_000;
 /// Prints to standard output. Ends the program if that fails: with status 0 if the reader of a pipe closed it, as `head`
 /// does, else with an error. Commands print when their files are written, so nothing is lost.
 pub fn print(text: Arguments) {
+    // Made before the lock is taken: where memory runs out, the report needs the lock.
+    let text = escaped(&text.to_string());
     let mut out = stdout().lock();
-    if let Err(error) = out.write_all(escaped(&text.to_string()).as_bytes()).and_then(|()| out.flush()) {
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         if error.kind() == ErrorKind::BrokenPipe {
             exit(0);
         }
@@ -22,7 +24,8 @@ pub fn print(text: Arguments) {
 
 /// Prints to standard error. A failure is ignored: messages must not end a training, and there is nowhere to report it.
 pub fn print_error(text: Arguments) {
-    let _ = stderr().lock().write_all(escaped(&text.to_string()).as_bytes());
+    let text = escaped(&text.to_string());
+    let _ = stderr().lock().write_all(text.as_bytes());
 }
 
 /// Returns a message as one line of bounded length: line breaks are escaped, and the middle of a long one is left out.

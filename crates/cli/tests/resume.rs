@@ -134,6 +134,7 @@ fn a_damaged_checkpoint_is_named_and_skipped() {
         ("gone", "training/weights.safetensors"),
         ("state", "training/state.json"),
         ("list", "checksums.json"),
+        ("configuration", "training/config.toml"),
     ] {
         let damage = match run {
             "flipped" => flip,
@@ -674,21 +675,6 @@ fn fewer_steps_than_done_are_refused() {
     let before = fs::read(place.path("run/config.toml")).unwrap();
     fails(place.resume("run", 4, &[]), 1, &["run", "`train.steps` is 4", "has done 6 steps", "6 or more"]);
     assert_eq!(fs::read(place.path("run/config.toml")).unwrap(), before);
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_run_whose_folder_is_renamed_goes_on_there() {
-    let place = Place::new();
-    place.trained("whole", 40, &[]);
-    let mut child = place.start(&place.train("run", 40, &["--set", "train.log_every=1"]), "log");
-    wait_for(&place.path("log"), "step 2/");
-    fs::rename(place.path("run"), place.path("better name")).unwrap();
-    assert!(child.0.wait().unwrap().success(), "{}", fs::read_to_string(place.path("log")).unwrap());
-    let log = fs::read_to_string(place.path("log")).unwrap();
-    assert!(log.contains("warning: the run's folder was moved; it goes on in") && log.contains("better name"), "{log}");
-    assert!(!place.path("run").exists());
-    assert_eq!(place.weights("better name", 40), place.weights("whole", 40));
 }
 
 /// The path of the images is relative to the folder in which the run began.

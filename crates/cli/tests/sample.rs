@@ -377,7 +377,7 @@ fn an_output_is_neither_another_one_nor_an_input() {
         ),
         (&["evaluate", "run", "--plot", "e", "--denoising", "./e"], "two outputs"),
         (&["invert", "run", "s.png", "-o", "l.safetensors", "--sheet", "l.safetensors"], "two outputs"),
-        (&["sample", "run", "-o", "x", "--sheet", "x/000001.png"], "is given for a file in "),
+        (&["sample", "run", "-o", "x", "--sheet", "x/000001.png"], "one output lies in the other"),
         (&["sample", "run", "-o", "x", "--animate", "--sheet", "x-progress.png"], "two outputs"),
         (&["sample", "run", "-o", "x.png", "--sheet", "x.png"], "two outputs"),
         (&["sample", "run", "--from", "s.png", "--at", "5", "-o", "s.png"], "both an input and an output"),

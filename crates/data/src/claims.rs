@@ -20,8 +20,9 @@ pub(crate) struct Extra {
 pub(crate) fn check(format: ImageFormat, bytes: &[u8], length: u64, complete: bool) -> Result<Extra, String> {
     match format {
         ImageFormat::WebP => {
-            let tables = webp(bytes, complete)?.min(length.saturating_mul(WEBP_TABLES));
-            Ok(Extra { tables, padding: 0 })
+            let tables = webp(bytes, complete)?.min(length.saturating_mul(WEBP_TABLES)).min(MAX_WEBP_TABLES);
+            // Those of small files are left out, since charging locks.
+            Ok(Extra { tables: tables.saturating_sub(FREE_WEBP_TABLES), padding: 0 })
         }
         ImageFormat::Tiff => tiff(bytes),
         _ => Ok(Extra::default()),
@@ -105,6 +106,13 @@ type Canvas = Option<[u64; 2]>;
 /// The memory of the Huffman tables of a lossless WebP for each of its bytes, divided by 4: what a file decodes to is
 /// charged four times. A code of eleven symbols takes 11 bytes in the file, and a table of 4 KiB.
 const WEBP_TABLES: u64 = 512 / 4;
+
+/// The most that is charged for the tables of a file, also divided by 4: 2 GiB. Encoders write at most some thousand sets of
+/// tables, of about 20 KiB each, but nothing in a header tells how many there are.
+const MAX_WEBP_TABLES: u64 = (2 << 30) / 4;
+
+/// The bytes of tables that are not charged, also divided by 4.
+const FREE_WEBP_TABLES: u64 = (8 << 20) / 4;
 
 /// Checks that the chunks of a WebP are in the file, and its frames in the canvas. Returns the bytes of its tables.
 fn webp(bytes: &[u8], complete: bool) -> Result<u64, String> {

@@ -216,4 +216,20 @@ fn names_that_are_not_text_stay_apart() {
     let set = opened(folder.path(), &ReadOptions::default());
     assert_eq!(set.class_names(), ["a\\xfe", "a\\xff", "b\\c"]);
     assert_eq!((dots(&set), set.labels()), (vec![2, 1, 3], Some(&[0, 1, 2][..])));
+    // In an archive too; there a backslash separates, as Windows' tools write it.
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, value) in [(&b"a\xff/1.png"[..], 1), (b"a\xfe/1.png", 2)] {
+        let picture = dot(value);
+        let mut header = tar::Header::new_old();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_size(picture.len() as u64);
+        header.set_cksum();
+        archive.append(&header, &picture[..]).unwrap();
+    }
+    let set = opened(&put(&folder.path().join("a.tar"), &archive.into_inner().unwrap()), &ReadOptions::default());
+    assert_eq!(set.class_names(), ["a\\xfe", "a\\xff"]);
+    // A table of such a folder has the names as they are.
+    put(&folder.path().join("table/b\\1.png"), &dot(1));
+    put(&folder.path().join("table/metadata.csv"), b"file_name,label\nb\\1.png,7\n");
+    assert_eq!(opened(&folder.path().join("table"), &ReadOptions::default()).labels(), Some(&[7][..]));
 }

@@ -177,6 +177,9 @@ fn checksum<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 8] {
     hasher.finish().to_le_bytes()
 }
 
+/// More frames than an animation has.
+const MAX_FRAMES: usize = 1000;
+
 /// Images that are collected beside a file until it can be made.
 struct Spool {
     folder: PathBuf,
@@ -221,8 +224,11 @@ impl Spool {
         match files::read_json_text(&file) {
             Ok(text) => match serde_json::from_str::<WriteRequest>(&text) {
                 Ok(found) if found.is_same(&spool.request) => {}
-                Ok(found) if fs::metadata(folder.join(CHECKSUMS)).map_or(0, |file| file.len()) == 0 => {
-                    spool.replace(found)?;
+                Ok(found)
+                    if found.frames <= MAX_FRAMES
+                        && fs::metadata(folder.join(CHECKSUMS)).map_or(0, |file| file.len()) == 0 =>
+                {
+                    spool.replace(&found)?;
                 }
                 found => {
                     let command = found.ok().and_then(|found| found.command);
@@ -254,9 +260,9 @@ impl Spool {
     }
 
     /// Takes the place of another request, of which no image is finished.
-    fn replace(&mut self, other: WriteRequest) -> Result<()> {
-        let request = std::mem::replace(&mut self.request, other);
-        for (path, _) in self.files() {
+    fn replace(&self, other: &WriteRequest) -> Result<()> {
+        let frames = (0..other.frames).map(|i| self.frame(i));
+        for path in frames.chain([IMAGES, CHECKSUMS].map(|name| self.folder.join(name))) {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::Io { path, action: "cannot be removed", error });
@@ -264,7 +270,6 @@ impl Spool {
                 _ => {}
             }
         }
-        self.request = request;
         self.write_request()
     }
 

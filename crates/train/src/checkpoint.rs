@@ -114,11 +114,11 @@ pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
 pub fn remove_old(run: &Path, state: &TrainState, keep: usize) -> Result<(), Error> {
     let all = pipeline::checkpoints(run.join("checkpoints"))?;
     let best = state.best.map(|(step, _)| step);
-    // A copy under another number is not the run's.
-    let is_of_step = |(step, folder): &&(u64, PathBuf)| {
-        *step < state.step && pipeline::training_state_step(folder).is_none_or(|of| of == *step)
-    };
-    let old = all.iter().rev().filter(is_of_step).skip(keep.saturating_sub(1));
+    if keep >= all.len() {
+        return Ok(());
+    }
+    let is_old = |(step, folder): &&(u64, PathBuf)| *step < state.step && is_of_step(*step, folder);
+    let old = all.iter().rev().filter(is_old).skip(keep.saturating_sub(1));
     for (_, old) in old.filter(|(step, _)| Some(*step) != best) {
         // Who wants to keep a checkpoint takes its write permission away.
         if !std::fs::metadata(old).is_ok_and(|folder| folder.permissions().readonly()) {
@@ -223,23 +223,31 @@ pub fn newest(
 /// Returns the steps that a run has done, from the name of its newest checkpoint; `None` if there is no run.
 pub fn steps_done(run: &Path) -> Option<u64> {
     let all = pipeline::checkpoints(run.join("checkpoints")).ok()?;
-    // A copy under another number is not what its name says.
-    let is_of_step = |(step, folder): &&(u64, PathBuf)| {
-        folder.join("unet").is_dir() && pipeline::training_state_step(folder).is_none_or(|of| of == *step)
-    };
-    all.iter().rev().find(is_of_step).map(|(step, _)| *step)
+    let is_there = |(step, folder): &&(u64, PathBuf)| folder.join("unet").is_dir() && is_of_step(*step, folder);
+    all.iter().rev().find(is_there).map(|(step, _)| *step)
 }
 
-/// Returns the configuration that the newest checkpoint of a run was trained with, or that of its `config.toml`, where the
-/// checkpoint has none; `None` if there is neither. Only that of a checkpoint is safe from edits by hand.
+/// Returns the configuration of the newest checkpoint of a run that has one, undamaged, or else that of the run's
+/// `config.toml`; `None` if there is neither. Only that of a checkpoint is safe from edits by hand.
 ///
 /// # Errors
 /// Names the file and the key.
 pub fn configuration(run: &Path) -> Result<Option<TrainingConfig>, Error> {
-    let of_checkpoint = steps_done(run).map(|step| folder(run, step).join("training/config.toml"));
-    let files = [of_checkpoint, Some(run.join("config.toml"))];
-    let found = files.into_iter().flatten().find(|path| path.exists());
-    Ok(found.map(|path| TrainingConfig::from_file(&path)).transpose()?)
+    const FILE: &str = "training/config.toml";
+    let all = pipeline::checkpoints(run.join("checkpoints")).unwrap_or_default();
+    for (_, folder) in all.iter().rev().filter(|(step, folder)| is_of_step(*step, folder)) {
+        let is_whole = !digest::is_sealed(folder) || digest::verify_files(folder, |name| name == FILE).is_ok();
+        if folder.join(FILE).exists() && is_whole {
+            return Ok(Some(TrainingConfig::from_file(&folder.join(FILE))?));
+        }
+    }
+    let path = run.join("config.toml");
+    Ok(if path.exists() { Some(TrainingConfig::from_file(&path)?) } else { None })
+}
+
+/// Returns whether a checkpoint is that of the step in its name, and not a copy of another one.
+fn is_of_step(step: u64, folder: &Path) -> bool {
+    pipeline::training_state_step(folder).is_none_or(|of| of == step)
 }
 
 /// Returns the step in the name of a run's checkpoint folder.

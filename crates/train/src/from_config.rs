@@ -35,13 +35,19 @@ impl TrainingConfig {
         Ok(self.dataset().open(&self.read_options(split))?)
     }
 
-    /// Points `data.path` to the images of the run in a folder, where they are now: the path of the run's configuration is
-    /// relative to the folder in which it began.
+    /// Points `data.path` to the images of the run in a folder, where they are now, if nothing is at the path: that of the
+    /// run's configuration is relative to the folder in which it began.
     ///
     /// # Errors
     /// If they are no longer there, or it cannot be known which ones are meant.
     pub fn find_images(&mut self, run: &std::path::Path) -> Result<(), Error> {
-        if let Some(data) = TrainingData::of_model(run)?.filter(|data| data.path == self.data.path) {
+        if self.data.path.as_deref().is_none_or(std::path::Path::exists) {
+            return Ok(());
+        }
+        // Without `data.json`, the error is that nothing is at the path.
+        if let Ok(Some(data)) = TrainingData::of_model(run)
+            && data.path == self.data.path
+        {
             self.data.path = data.find()?.path().map(ToOwned::to_owned);
         }
         Ok(())

@@ -146,6 +146,10 @@ impl<'r, 'o> Context<'r, 'o> {
     pub fn emit(&mut self, event: Event) -> Result<(), Error> {
         self.session.note(&event);
         for i in 0..self.observers.len() {
+            // It may write there next.
+            if let Some(folder) = self.session.follow_folder() {
+                self.warn(format!("the run's folder was moved; it goes on in {}", folder.display()))?;
+            }
             let Some(mut observer) = self.observers[i].take() else { continue };
             let result = observer.on_event(&event, self);
             self.observers[i] = Some(observer);

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use data::Dataset;
+use model::TrainingData;
+
 use crate::Error;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{ConfigChange, TrainingConfig};
@@ -20,10 +23,17 @@ const RATE: &str = "train.learning_rate";
 /// # Errors
 /// If a key changes what the weights of the run mean, or the run has done more steps than the configuration has.
 pub(crate) fn changes(config: &TrainingConfig, folder: &Path) -> Result<Vec<ConfigChange>, Error> {
-    let changes = match checkpoint::configuration(folder)? {
+    let mut changes = match checkpoint::configuration(folder)? {
         Some(before) => before.changes(config)?,
         None => Vec::new(),
     };
+    // The same images, from another working directory or after a move.
+    let found = TrainingData::of_model(folder).ok().flatten().and_then(|data| data.find().ok());
+    if let (Some(found), Some(path)) = (found.as_ref().and_then(Dataset::path), &config.data.path)
+        && found.canonicalize().ok() == path.canonicalize().ok()
+    {
+        changes.retain(|change| change.key != "data.path");
+    }
     // Without a checkpoint there are no weights, and the run begins again.
     let Some(done) = checkpoint::steps_done(folder) else { return Ok(changes) };
     let shown = folder.display();

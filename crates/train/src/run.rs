@@ -67,9 +67,6 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
             batches = context.session.batches();
             continue;
         }
-        if let Some(folder) = context.session.follow_folder() {
-            context.warn(format!("the run's folder was moved; it goes on in {}", folder.display()))?;
-        }
         context.session.read_commands();
         // The observers validate, log, save a checkpoint and draw samples, in this order.
         context.emit(Event::Step { report, seconds })?;

@@ -264,6 +264,38 @@ fn a_failed_validation_costs_no_step() {
     assert_eq!(std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count(), 3);
 }
 
+/// The first observer of each step renames the folder before the others write there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_whose_folder_is_renamed_goes_on_there() {
+    struct Renaming(usize);
+    impl Observer for Renaming {
+        fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
+            if let Event::Step { .. } = event {
+                self.0 += 1;
+                let new = context.folder().with_file_name(format!("run-{}", self.0));
+                std::fs::rename(context.folder(), new).unwrap();
+            }
+            Ok(())
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut moves = 0;
+    let hooks = Hooks::new().observe(Renaming(0));
+    let hooks = hooks.on_event(|event| moves += usize::from(format!("{event:?}").contains("folder was moved")));
+    let finished = run(&config(&["train.sample_every=2"]), &folder.path().join("run"), hooks);
+    assert_eq!(moves, 6);
+    assert_eq!(finished.run.file_name().unwrap(), "run-6");
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["run-6"]);
+    let whole = folder.path().join("whole");
+    run(&config(&["train.sample_every=2"]), &whole, Hooks::new());
+    let weights = "checkpoints/000000006/unet/diffusion_pytorch_model.safetensors";
+    assert!(std::fs::read(whole.join(weights)).unwrap() == std::fs::read(finished.run.join(weights)).unwrap());
+    let log = |run: &Path| std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count();
+    assert_eq!(log(&finished.run), log(&whole));
+}
+
 /// The first update after the checkpoint makes the parameters overflow, with every learning rate that is tried.
 #[test]
 fn a_roll_back_is_an_event() {

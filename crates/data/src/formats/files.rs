@@ -87,8 +87,14 @@ pub(crate) fn relative_name(root: &Path, file: &Path) -> String {
     names.collect::<Vec<_>>().join("/")
 }
 
+/// Normalizes a name as [`normalized`] does, and escapes the bytes that are not UTF-8.
+pub(crate) fn normalized_bytes(name: &[u8]) -> String {
+    let parts = name.split(|byte| b"/\\".contains(byte)).filter(|part| !part.is_empty() && *part != b".");
+    parts.map(escaped).collect::<Vec<_>>().join("/")
+}
+
 /// Returns a name with the bytes that are not UTF-8 as escapes such as `\xff`.
-pub(crate) fn escaped(name: &[u8]) -> String {
+fn escaped(name: &[u8]) -> String {
     let chunks = name.utf8_chunks();
     chunks.map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii())).collect()
 }

@@ -416,8 +416,11 @@ impl<'a> ImageNames<'a> {
     /// the same, and by either without the extension.
     pub fn find<'l>(&self, image: usize, labels: &'l HashMap<String, String>) -> Option<&'l str> {
         let name = self.names[image];
-        if self.exact {
-            return labels.get(name).map(String::as_str);
+        // A backslash is part of a name on Linux, but names in labels are normalized.
+        let with_slashes = || if name.contains('\\') { labels.get(&normalized(name)) } else { None };
+        let whole = labels.get(name).or_else(with_slashes).map(String::as_str);
+        if self.exact || whole.is_some() {
+            return whole;
         }
         let file = Some(file_name(name)).filter(|file| self.files[file] == 1);
         let without_extension = |name: &'a str| name.rsplit_once('.').map(|(stem, _)| stem);

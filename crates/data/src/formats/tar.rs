@@ -6,7 +6,7 @@
 //! the number of files, about 256 bytes for each block of 512. Names have at most 4096 bytes, labels 1024, and the `.json`
 //! file of an image 1 MiB.
 
-use super::files::{escaped, extension, file_not_downloaded, is_gzip, is_hidden, normalized, open_decompressed};
+use super::files::{extension, file_not_downloaded, is_gzip, is_hidden, normalized_bytes, open_decompressed};
 use super::tree::{self, IMAGE_EXTENSIONS};
 use super::{labels, shards};
 use crate::encoded::ImageBytes;
@@ -316,7 +316,7 @@ fn sample_key(name: &str) -> &str {
     name[file..].find('.').map_or(name, |dot| &name[..file + dot])
 }
 
-/// Calls `visit` with the [`normalized`] name of each file that is not hidden, until it breaks. Long names are read here
+/// Calls `visit` with the [normalized](normalized_bytes) name of each file that is not hidden, until it breaks. Long names are read here
 /// and not by the tar crate, which does not limit their length.
 pub(crate) fn for_each_file<'a, R: Read, B>(
     entries: tar::Entries<'a, R>,
@@ -350,7 +350,7 @@ pub(crate) fn for_each_file<'a, R: Read, B>(
             {
                 return Err(refused("has a file with two sizes, as files of 8 GiB and more; leave it out".to_owned()));
             }
-            let name = normalized(&escaped(&name));
+            let name = normalized_bytes(&name);
             if !(kind.is_file() || kind.is_contiguous()) {
                 if !kind.is_dir() && tree::is_image(&name) && !is_hidden(&name) {
                     skipped.push(name);

@@ -4,7 +4,7 @@
 //! Opening takes at most 16 bytes of memory for each byte of the archive's directory. Files in the archive may not overlap:
 //! thousands of entries could share one compressed image, and take hours to read. Names have at most 4096 bytes.
 
-use super::files::{escaped, is_hidden, lower_file_name, normalized};
+use super::files::{is_hidden, lower_file_name, normalized, normalized_bytes};
 use super::tar::MAX_NAME;
 use super::{labels, tree};
 use crate::encoded::ImageBytes;
@@ -110,7 +110,10 @@ fn directory(path: &Path, archive: ZipArchive<BufReader<File>>) -> Result<(Vec<M
         let entry = archive.by_index_data(index).map_err(|e| {
             Error::malformed(path, format!("is truncated or not a zip archive ({e}); download it again"))
         })?;
-        let name = normalized(&entry.name().unwrap_or_else(|_| escaped(entry.name_raw()).into()));
+        let name = match entry.name() {
+            Ok(name) => normalized(&name),
+            Err(_) => normalized_bytes(entry.name_raw()),
+        };
         if name.len() > MAX_NAME {
             return Err(Error::malformed(
                 path,
