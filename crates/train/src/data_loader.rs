@@ -101,7 +101,8 @@ impl DataLoader {
     /// the batches are dropped.
     pub fn stream(self, first: u64) -> Batches {
         let (sender, receiver) = sync_channel(2);
-        thread::spawn(move || {
+        let report = sender.clone();
+        let started = thread::Builder::new().name("images".to_owned()).spawn(move || {
             for step in first.. {
                 let batch = self.batch(step);
                 let failed = batch.is_err();
@@ -110,6 +111,11 @@ impl DataLoader {
                 }
             }
         });
+        if let Err(error) = started {
+            let message = format!("the thread that reads images cannot be started: {error}");
+            // There is room for it, and the receiver is here.
+            let _ = report.send(Err(Error::Run(message)));
+        }
         Batches(receiver)
     }
 }
@@ -129,15 +135,17 @@ impl Batches {
     #[expect(clippy::should_implement_trait, reason = "there is always a next batch or an error")]
     pub fn next(&mut self) -> Result<Batch, Error> {
         let ended = || Err(Error::Run("the thread that reads images ended unexpectedly".into()));
+        let mut patience = Duration::ZERO;
         loop {
-            match rayon::yield_now() {
-                None => return self.0.recv().unwrap_or_else(|_| ended()),
-                Some(rayon::Yield::Executed) => {}
-                Some(rayon::Yield::Idle) => match self.0.recv_timeout(PATIENCE) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    batch => return batch.unwrap_or_else(|_| ended()),
-                },
+            match self.0.recv_timeout(patience) {
+                Err(RecvTimeoutError::Timeout) => {}
+                batch => return batch.unwrap_or_else(|_| ended()),
             }
+            patience = match rayon::yield_now() {
+                Some(rayon::Yield::Executed) => Duration::ZERO,
+                Some(rayon::Yield::Idle) => PATIENCE,
+                None => return self.0.recv().unwrap_or_else(|_| ended()),
+            };
         }
     }
 }
