@@ -97,8 +97,8 @@ struct Line {
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
-            let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let safe = if turns || character.is_control() || "\"\\".contains(character) { '?' } else { character };
+            let is_safe = !output_streams::controls(character) && !"\"\\".contains(character);
+            let safe = if is_safe { character } else { '?' };
             let room = self.bytes.get_mut(self.length..self.length + safe.len_utf8()).ok_or(fmt::Error)?;
             self.length += safe.encode_utf8(room).len();
         }

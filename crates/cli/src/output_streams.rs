@@ -41,13 +41,17 @@ pub fn one_line(message: &str) -> String {
     format!("{head}[… {} characters …]{tail}", count - begin - end)
 }
 
+/// Returns whether a character controls the terminal, or changes the direction of the text.
+pub fn controls(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Escapes control characters, except line breaks and tabs, and those that change the direction of the text, as JSON does.
 /// File names, class names and the names of tensors can contain them.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if turns || character.is_control() && !matches!(character, '\n' | '\t') {
+        if controls(character) && !matches!(character, '\n' | '\t') {
             // Writing to a string cannot fail.
             let _ = write!(safe, "\\u{:04x}", character as u32);
         } else {

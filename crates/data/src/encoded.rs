@@ -3,8 +3,8 @@
 //! No header is believed: an image has at least one pixel, at most 65,535 on a side, at most 512 MiB when decoded, and at
 //! most 64 MiB and 1100 bytes for each byte of its file (deflate, which PNG uses, packs at most 1032 into one). Decoding
 //! takes at most four times that, and twice the file; a lossless WebP, 512 bytes more for each byte of its file, for
-//! Huffman tables, of which 2 GiB at most are charged. This is charged before, so that many threads with large images do not take more than the memory of the
-//! process. Headers are probed in the first 64 KiB.
+//! Huffman tables, of which 2 GiB at most are charged. This is charged before, so that many threads with large images do
+//! not take more than the memory of the process. Headers are probed in the first 64 KiB.
 
 use crate::claims::{self, check_jpeg, without_texts};
 use crate::formats::files::not_downloaded;

@@ -20,7 +20,7 @@ mod shortage;
 mod unchanged;
 
 pub use budget::{Charge, OverBudget};
-pub use memory::{MemoryLimit, lift_limit, limit_memory, memory_limit, peak_memory, with_memory_limit, without_limit};
+pub use memory::{MemoryLimit, limit_memory, memory_limit, peak_memory, with_memory_limit, without_limit};
 pub use open::{MAX_TOML, open_regular, parent, read_json_text, read_text, read_text_up_to, special_kind, stand_in};
 pub use panics::{catch_panic, is_caught};
 pub use reading::{Reading, with_file_being_read};

@@ -48,12 +48,6 @@ pub fn limit_memory(limit: Option<MemoryLimit>) -> io::Result<()> {
     Ok(())
 }
 
-/// Lifts what [`limit_memory`] has set, for the message that it was reached.
-pub fn lift_limit() {
-    // If it stays, the message may not be printed.
-    let _ = set_data_limit(|hard| hard);
-}
-
 /// The number of computations that run [`without_limit`].
 static LIFTED: Mutex<usize> = Mutex::new(0);
 
@@ -75,7 +69,8 @@ pub fn without_limit<T>(compute: impl FnOnce() -> T) -> T {
     let mut count = LIFTED.lock().unwrap_or_else(PoisonError::into_inner);
     *count += 1;
     if *count == 1 && memory_limit_set().is_some() {
-        lift_limit();
+        // If it stays, `compute` may fail.
+        let _ = set_data_limit(|hard| hard);
     }
     drop(count);
     let _lifted = Lifted;

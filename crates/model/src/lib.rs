@@ -56,7 +56,7 @@ pub mod denoiser;
 mod error;
 pub mod guidance;
 pub mod images;
-mod memory;
+pub mod memory;
 pub mod networks;
 pub mod oracle;
 pub mod pipeline;

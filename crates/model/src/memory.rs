@@ -5,10 +5,10 @@ use unet::UnetConfig;
 use crate::backbone::Network;
 use crate::error::Error;
 
-/// The program itself and its threads.
-const PROGRAM: f64 = 60e6;
+/// The bytes of the program itself, its threads, and what a step needs besides tensors.
+pub const PROGRAM: f64 = 60e6;
 /// The estimate may be this much too high. What is above the limit even so cannot fit.
-const TOLERANCE: f64 = 0.25;
+pub const TOLERANCE: f64 = 0.25;
 
 impl Network {
     /// Checks that a pass of `n` images without gradients fits into memory, as far as that can be estimated: for a U-Net on

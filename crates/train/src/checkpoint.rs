@@ -62,8 +62,8 @@ pub struct CheckpointParts<'a> {
 /// More skipped steps than any run has.
 const MOST_SKIPPED: u64 = 1 << 53;
 
-/// More halvings of the learning rate than any run has: each is a roll-back.
-const MOST_HALVINGS: u32 = 1 << 10;
+/// More roll-backs than any run has.
+const MOST_ROLLBACKS: u32 = 1 << 10;
 
 /// Returns the folder of a run's checkpoint at a step.
 pub fn folder(run: &Path, step: u64) -> PathBuf {
@@ -173,9 +173,12 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let state: TrainState = serde_json::from_str(&text).map_err(|error| invalid(&path, &error))?;
     // Steps are counted again after a roll-back, skipped ones are not forgotten.
     let TrainState { step, updates, skipped, .. } = state;
-    if updates > step || skipped > MOST_SKIPPED || state.halvings() > MOST_HALVINGS || state.attempts() > MOST_HALVINGS
-    {
+    if updates > step || skipped > MOST_SKIPPED {
         return Err(invalid(&path, &format!("{updates} updates and {skipped} skipped steps in {step} steps")));
+    }
+    let rollbacks = state.halvings().max(state.attempts());
+    if rollbacks > MOST_ROLLBACKS {
+        return Err(invalid(&path, &format!("{rollbacks} roll-backs; expected {MOST_ROLLBACKS} or fewer")));
     }
     match step_of(folder) {
         Some(step) if step != state.step => {

@@ -1,6 +1,7 @@
 //! Builds what a configuration describes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use data::{Dataset, ImageSet, LabelFrom, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
@@ -40,8 +41,8 @@ impl TrainingConfig {
     ///
     /// # Errors
     /// If they are no longer there, or it cannot be known which ones are meant.
-    pub fn find_images(&mut self, run: &std::path::Path) -> Result<(), Error> {
-        if self.data.path.as_deref().is_none_or(std::path::Path::exists) {
+    pub fn find_images(&mut self, run: &Path) -> Result<(), Error> {
+        if self.data.path.as_deref().is_none_or(Path::exists) {
             return Ok(());
         }
         // Without `data.json`, the error is that nothing is at the path.

@@ -4,22 +4,19 @@ use burn::tensor::Device;
 use data::ImageSet;
 use files::MemoryLimit;
 use model::NetworkConfig;
+use model::memory::{PROGRAM, TOLERANCE};
 use serde::Serialize;
 use unet::UnetConfig;
 
 use crate::Error;
 use crate::config::TrainingConfig;
 
-/// The program itself, its threads, and what a step needs besides tensors.
-const PROGRAM: f64 = 60e6;
 /// Copies of the parameters: themselves, gradient, two moments and average, and two more while a checkpoint is written.
 const COPIES: f64 = 7.0;
 // Working memory of the gradients and of a recomputed stage, in units of `Activations::working`. They are
 // fitted to measured peaks (docs/performance.md): freed blocks of one size do not serve for those of another.
 const GRADIENTS: f64 = 2.1;
 const RECOMPUTED: f64 = 3.7;
-/// The estimate may be this much too high. What is above the limit even so cannot fit.
-const TOLERANCE: f64 = 0.25;
 
 /// The memory that a run is expected to need, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
