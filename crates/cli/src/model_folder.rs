@@ -1,4 +1,4 @@
-//! What a folder of models is: a run, a folder of runs, or what diffusers' training script left.
+//! The kind of a folder of models: a run, a folder of runs, or what diffusers' training script left.
 
 use std::path::{Path, PathBuf};
 

@@ -104,7 +104,7 @@ impl Shared<'_> {
     }
 }
 
-/// How the images of a comparison were read.
+/// The readings of the images of a comparison.
 #[derive(Default, Serialize)]
 pub struct Readings {
     /// Samples of a file.

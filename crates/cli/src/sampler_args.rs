@@ -145,7 +145,7 @@ impl SamplerArgs {
 
 /// A line about a sampler.
 pub enum Line {
-    /// What is done, which --quiet suppresses.
+    /// A line about what is done, which --quiet suppresses.
     Note(String),
     /// A warning, which it does not.
     Warning(String),

@@ -19,7 +19,7 @@ pub struct ReadOptions {
     pub padding: u8,
     /// The split to read.
     pub split: Split,
-    /// Where labels come from.
+    /// The source of labels.
     pub label_from: LabelFrom,
     /// The values of an array that become 0 and 255. `None` accepts arrays of u8 only. Other formats have 8-bit pixels.
     pub range: Option<[f64; 2]>,

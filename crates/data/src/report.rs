@@ -13,7 +13,7 @@ pub struct ReadReport {
     pub other_files: usize,
     /// Number of image files that this program wrote, such as samples. In a folder with other images they are skipped.
     pub generated: usize,
-    /// What may not be as intended: held-out images among the training images, class folders that do not count, skipped
+    /// Warnings about what may not be as intended: held-out images among the training images, class folders that do not count, skipped
     /// files of this program.
     pub warnings: Vec<String>,
     /// Number of images by (height, width), before resizing.
@@ -28,7 +28,7 @@ pub struct BadFile {
     /// The file or folder.
     #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub reason: String,
 }
 

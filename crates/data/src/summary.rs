@@ -44,7 +44,7 @@ pub struct Summary {
     pub bad: Vec<BadFile>,
     /// Number of images that this program wrote.
     pub generated: usize,
-    /// What may not be as intended.
+    /// Warnings about what may not be as intended.
     pub warnings: Vec<String>,
 }
 

@@ -132,7 +132,7 @@ fn copy_gbs() -> f64 {
     8e-9 * FLOATS as f64 / least(copy)
 }
 
-/// What is measured, and how often.
+/// Options of a benchmark: the measurements, and their number.
 #[derive(Clone, Copy, Debug)]
 pub struct BenchOptions {
     /// Images of a step, and of a forward pass.

@@ -62,7 +62,7 @@ pub use training::Training;
 pub use unet;
 pub use weights;
 
-/// What most programs use: `use ddpm::prelude::*;`.
+/// The names that most programs use: `use ddpm::prelude::*;`.
 pub mod prelude {
     pub use crate::{Images, Pipeline, PipelineExt, SaveImages, Training};
     pub use data::Split;

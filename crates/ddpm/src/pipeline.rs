@@ -1,4 +1,4 @@
-//! What can be done with a [`Pipeline`]: builders with defaults, as methods of it.
+//! The uses of a [`Pipeline`]: builders with defaults, as methods of it.
 
 use std::path::Path;
 

@@ -21,7 +21,7 @@ pub enum PredictError {
     Input {
         /// The file.
         path: PathBuf,
-        /// What was found and what was expected.
+        /// The value that was found, and the one that was expected.
         message: String,
     },
 }

@@ -22,7 +22,7 @@ pub struct Chain<'a> {
     pub log_variances: Option<&'a [Vec<f64>]>,
     /// The timesteps of the chain, descending.
     pub timesteps: &'a [usize],
-    /// How x̂0 is clipped.
+    /// The clip of x̂0.
     pub clip_sample: Option<Clip>,
     /// Noise draws for each image and timestep.
     pub draws: usize,

@@ -40,7 +40,7 @@ pub struct EvaluateOptions {
     pub steps: Option<usize>,
     /// The variance of reverse steps; the scheduler's by default.
     pub variance: Option<Variance>,
-    /// How x̂0 is clipped; as the scheduler says by default.
+    /// The clip of x̂0; as the scheduler says by default.
     pub clip: Option<ClipChoice>,
     /// Classifier-free guidance.
     pub guidance: Option<Guidance>,
@@ -52,7 +52,7 @@ pub struct EvaluateOptions {
     pub seed: u64,
     /// Runge–Kutta steps of the probability flow.
     pub flow_steps: usize,
-    /// How the divergence of the probability flow is computed.
+    /// The method that computes the divergence of the probability flow.
     pub trace: Trace,
 }
 

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::bound::check_images;
 use crate::likelihood::mean_and_error;
 
-/// How the divergence of the flow is computed.
+/// The method that computes the divergence of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
     /// One backward pass for each of the D dimensions: for small images.
@@ -28,7 +28,7 @@ pub struct Flow<'a> {
     pub schedule: &'a NoiseSchedule,
     /// Steps of the Runge–Kutta method of order 4 from t = 0 to T−1; a step evaluates the network four times.
     pub steps: usize,
-    /// How the divergence is computed.
+    /// The method that computes the divergence.
     pub trace: Trace,
     /// Draws of the dequantization noise and of the trace's vectors, for each image.
     pub draws: usize,

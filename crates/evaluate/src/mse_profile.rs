@@ -14,7 +14,7 @@ use crate::Error;
 pub struct MeasuredModel {
     /// The digest of its network, parameters and scheduler ([`model_digest`]).
     pub digest: String,
-    /// Where it was.
+    /// The folder where it was.
     pub path: String,
 }
 

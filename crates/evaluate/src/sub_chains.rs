@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::bound::{Chain, likelihood};
 
-/// Which shorter chains are compared.
+/// The shorter chains that are compared.
 #[derive(Clone, Debug)]
 pub struct SubChainStudy<'a> {
     /// The full chain. Its timesteps and log-variances are not used.
@@ -23,7 +23,7 @@ pub struct SubChainStudy<'a> {
 pub struct SubChain {
     /// The number of steps.
     pub steps: usize,
-    /// How timesteps and variances were chosen.
+    /// The choice of timesteps and variances.
     pub kind: &'static str,
     /// Bits/dim by [`MseProfile::bits`].
     pub predicted: f64,

@@ -16,7 +16,7 @@ static OF_SYSTEM: LazyLock<Option<MemoryLimit>> = LazyLock::new(|| limit_under(P
 pub struct MemoryLimit {
     /// Bytes.
     pub bytes: u64,
-    /// What sets the limit, such as `the memory of this machine`.
+    /// The source of the limit, such as `the memory of this machine`.
     pub source: String,
 }
 

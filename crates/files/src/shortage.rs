@@ -1,4 +1,4 @@
-//! What the process lacks, as opposed to what is wrong with a file.
+//! Shortages of the process, as opposed to what is wrong with a file.
 
 use std::cell::RefCell;
 use std::io;

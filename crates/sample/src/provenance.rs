@@ -1,4 +1,4 @@
-//! What generated images say about themselves, so that they are compared with the right real images.
+//! The origin that generated images state, so that they are compared with the right real images.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub(crate) const KEYWORD: &str = "ddpm";
 /// The name of the text file in an `.npz` that stores it.
 pub(crate) const NOTE: &str = "ddpm.json";
 
-/// What generated images say about themselves: the model, the images that it was trained on, how those were fitted, and
+/// The origin that generated images state: the model, the images that it was trained on, how those were fitted, and
 /// the sampler.
 ///
 /// It is JSON: a text chunk `ddpm` of a PNG, metadata `ddpm` of safetensors, and the file `ddpm.json` in an `.npz`, which
@@ -27,7 +27,7 @@ pub struct Provenance {
     pub model: String,
     /// The images that the model was trained on, if its run says so.
     pub data: Option<SourceData>,
-    /// How those were fitted.
+    /// The fit of those images.
     pub fit: Fit,
     /// The height of the generated images.
     pub height: usize,

@@ -32,7 +32,7 @@ use crate::output::{self, Error, Output, Result, spool_folder};
 /// The keyword of the text chunk that stores the identity.
 const IDENTITY: &str = "identity";
 
-/// What is to be written.
+/// A request: the images that are to be written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct WriteRequest {
     /// The digest of everything that decides about the images but their number.

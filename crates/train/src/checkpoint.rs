@@ -42,7 +42,7 @@ pub struct Checkpoint {
     pub scheduler: SchedulerConfig,
 }
 
-/// What a checkpoint is written from.
+/// The parts that a checkpoint is written from.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointParts<'a> {
     /// The network with the parameters themselves.
@@ -53,7 +53,7 @@ pub struct CheckpointParts<'a> {
     pub state: &'a TrainState,
     /// The chain.
     pub scheduler: &'a SchedulerConfig,
-    /// How images are read.
+    /// The way in which images are read.
     pub preprocessing: &'a Preprocessing,
     /// The configuration of the run.
     pub config: &'a TrainingConfig,

@@ -21,7 +21,7 @@ pub enum Event {
         run: PathBuf,
         /// A description of the images.
         data: String,
-        /// How they are read.
+        /// The way in which they are read.
         reading: Box<Reading>,
         /// The held-out images of validations, and how they are read.
         validation: Option<Box<Reading>>,
@@ -92,12 +92,12 @@ pub enum Event {
     Changed(ConfigChange),
     /// Something that the user should know, and that is not wrong.
     Notice {
-        /// What it is.
+        /// The text of the notice.
         message: String,
     },
     /// Something is wrong, but does not end the run.
     Warning {
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
     /// The run ends with an error; what was done is saved.

@@ -9,7 +9,7 @@ use weights::pipeline::MAX_STATE;
 /// The number of images of a streamed set whose pixels enter the digest: each of them is decoded for it.
 const IMAGES: usize = 16;
 
-/// What a set of images is recognized by.
+/// The properties by which a set of images is recognized.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImagesDigest {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::config::LossNorm;
 
-/// What is minimized.
+/// The loss that is minimized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossKind {
     /// The weighted squared error of the prediction (Ho et al. 2020, eq. 14, where all weights are 1), or another penalty

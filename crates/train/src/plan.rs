@@ -1,4 +1,4 @@
-//! What a run would take: parameters, memory and time, before it is started.
+//! Needs of a run: parameters, memory and time, before it is started.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ const LONGEST_STEP: f64 = 4.0;
 /// A step of one image is repeated if it takes less than this many seconds.
 const SHORT_STEP: f64 = 1.0;
 
-/// What a run would take.
+/// The needs of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// The images, or why they cannot be read; then their number of classes and their memory are not known.
@@ -30,7 +30,7 @@ pub struct Plan {
     pub memory: Option<MemoryEstimate>,
     /// The bytes that this process may use.
     pub memory_limit: Option<u64>,
-    /// What sets that limit.
+    /// The source of that limit.
     pub memory_limit_source: Option<String>,
     /// Seconds of a step; `None` if a single image does not fit into memory.
     pub step_seconds: Option<f64>,

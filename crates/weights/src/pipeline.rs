@@ -293,7 +293,7 @@ fn network(folder: &Path, weights: Option<&Path>) -> Result<ModelFiles> {
     Ok(ModelFiles { root: folder.to_owned(), unet_config, unet_weights, scheduler_config, model_index, notes })
 }
 
-/// What a network's folder and the folders that it is in say about its process.
+/// The process of a network, as its folder and the folders that it is in describe it.
 pub(crate) struct Surroundings {
     pub scheduler_config: Option<PathBuf>,
     pub notes: Vec<String>,

@@ -398,7 +398,7 @@ pub(crate) struct ImageNames<'a> {
     names: Vec<&'a str>,
     /// Whether only the whole name counts.
     exact: bool,
-    /// How many images have a file name, in any folder.
+    /// The number of images that have a file name, in any folder.
     files: HashMap<&'a str, usize>,
 }
 

@@ -106,7 +106,7 @@ pub struct SolverKeys {
     pub sigma_max: Option<f64>,
     /// Starts PNDM without Runge–Kutta steps.
     pub skip_prk_steps: bool,
-    /// How Euler's scheduler finds σ.
+    /// The way in which Euler's scheduler finds σ.
     pub interpolation_type: InterpolationType,
 }
 

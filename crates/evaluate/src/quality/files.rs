@@ -40,7 +40,7 @@ impl Statistics {
 /// The name of the text file in an `.npz` that says what its statistics are of.
 const NOTE: &str = "ddpm.json";
 
-/// What statistics are of: `ddpm.json` in the `.npz`, which NumPy ignores.
+/// The origin of statistics: `ddpm.json` in the `.npz`, which NumPy ignores.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatisticsOrigin {
     /// The network and how it resizes images ([`FeatureNetwork::protocol`](crate::network::FeatureNetwork::protocol)).

@@ -29,7 +29,7 @@ impl ConfigChange {
     }
 }
 
-/// What a resumed run may do with a key.
+/// The change of a key that a resumed run may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OnResume {
     /// Keep it: the weights have a meaning with this value only.
