@@ -13,8 +13,8 @@ pub struct ReadReport {
     pub other_files: usize,
     /// Number of image files that this program wrote, such as samples. In a folder with other images they are skipped.
     pub generated: usize,
-    /// Warnings about what may not be as intended: held-out images among the training images, class folders that do not count, skipped
-    /// files of this program.
+    /// Warnings about what may not be as intended: held-out images among the training images, class folders that do not
+    /// count, skipped files of this program.
     pub warnings: Vec<String>,
     /// Number of images by (height, width), before resizing.
     pub sizes: BTreeMap<(usize, usize), usize>,
