@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ddpm::files;
 
-use crate::output_streams;
+use crate::{output_streams, ranks};
 
 /// A mistake in the command itself: exit status 2.
 #[derive(Debug)]
@@ -33,7 +33,8 @@ pub fn usage(error: impl Display) -> anyhow::Error {
 /// Reports an error and returns the exit status: 2 for usage, else 1.
 pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let line = output_streams::one_line(&joined(error));
-    eprintln!("error: {line}");
+    ranks::wait_for_root();
+    output_streams::print_error_of_any_rank(format_args!("{}error: {line}\n", ranks::prefix()));
     print_json(json, &line);
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }
@@ -115,7 +116,7 @@ pub fn report_parse(error: &clap::Error, json: bool) -> ExitCode {
             print_json(json, &first_paragraph(&text));
         }
         None => {
-            let printed = error.print();
+            let printed = if ranks::rank() == 0 { error.print() } else { Ok(()) };
             if error.use_stderr() {
                 print_json(json, &first_paragraph(&error.to_string()));
             } else if let Err(failed) = printed

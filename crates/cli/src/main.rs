@@ -34,6 +34,7 @@ mod output_streams;
 mod predict;
 mod quality;
 mod quality_print;
+mod ranks;
 mod reference;
 mod sample;
 mod sampler_args;
@@ -82,7 +83,8 @@ struct Cli {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Device that computes: cpu, cuda[:N], rocm, vulkan, metal or wgpu. Defaults to the best one compiled in
+    /// Device that computes: cpu, cuda[:N], rocm, vulkan, metal or wgpu. Defaults to the best one compiled in. Without a
+    /// number, the ranks of a machine use its cards in turn
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
     /// Threads on the CPU. Defaults to one for each core; results do not depend on it
@@ -102,7 +104,12 @@ struct Global {
 
 impl Global {
     fn device(&self) -> anyhow::Result<Device> {
-        ddpm::device(self.device.as_deref()).map_err(usage)
+        let name = self.device.as_deref().unwrap_or(ddpm::devices()[0]);
+        match ranks::local() {
+            (rank, 2..) if !name.contains(':') && name != "cpu" => ddpm::device(Some(&format!("{name}:{rank}"))),
+            _ => ddpm::device(Some(name)),
+        }
+        .map_err(usage)
     }
 
     /// Makes an allocation above the limit an error of this program. Drivers of graphics cards reserve more address space
@@ -113,6 +120,7 @@ impl Global {
             None => ddpm::devices() == ["cpu"],
         };
         let asked = self.memory.map(|bytes| MemoryLimit { bytes, source: "the limit of --memory".into() });
+        let asked = asked.or_else(|| ranks::memory().filter(|_| cpu));
         if asked.is_some() {
             files::limit_memory(asked).context("--memory")?;
         } else if cpu {
@@ -142,9 +150,16 @@ enum Command {
     Man(reference::ManArgs),
 }
 
+impl Command {
+    /// Returns whether the processes of an MPI job divide the work of the command.
+    fn divides(&self) -> bool {
+        matches!(self, Self::Train(_))
+    }
+}
+
 fn main() -> ExitCode {
     error::prepare();
-    hide_caught_panics();
+    prepare_panics();
     interrupt::report_file_limit();
     let json = error::asks_for_json();
     let cli = match parse() {
@@ -152,8 +167,18 @@ fn main() -> ExitCode {
         Err(error) => return error::report_parse(&error, json),
     };
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error::report(&error, json),
+        Ok(()) => {
+            ranks::leave();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let status = error::report(&error, json);
+            // The other ranks wait for this one.
+            match ranks::is_joined() {
+                true => ranks::exit_all(i32::from(status == ExitCode::from(2)) + 1),
+                false => status,
+            }
+        }
     }
 }
 
@@ -168,17 +193,30 @@ fn parse() -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
-/// Hides panics of decoders on damaged files, which are caught and reported as errors.
-fn hide_caught_panics() {
+/// Hides panics of decoders on damaged files, which are caught and reported as errors. Any other panic ends all ranks of a
+/// job, which would wait for this one.
+fn prepare_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !ddpm::files::is_caught() {
-            report(panic);
+        if ddpm::files::is_caught() {
+            return;
+        }
+        output_streams::print_error_of_any_rank(format_args!("{}", ranks::prefix()));
+        report(panic);
+        if ranks::is_joined() {
+            ranks::exit_all(101);
         }
     }));
 }
 
 fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
+    if let Some(launch) = ranks::launch() {
+        if !command.divides() {
+            let size = launch.size.map_or("several".to_owned(), |size| size.to_string());
+            return Err(usage(format!("this command does not divide its work, but mpirun started {size} ranks of it")));
+        }
+        ranks::join()?;
+    }
     global.limit_memory()?;
     // 0 is one for each core.
     let threads = match (global.threads, std::env::var("RAYON_NUM_THREADS")) {
@@ -186,7 +224,13 @@ fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
         (None, Ok(text)) if !matches!(&*text, "" | "0") => {
             values::threads(&text).map_err(|error| usage(format!("RAYON_NUM_THREADS is {text}: {error}")))?
         }
-        _ => 0,
+        _ => {
+            let (threads, warning) = ranks::threads();
+            if let Some(warning) = warning.filter(|_| !global.quiet) {
+                eprintln!("warning: {warning}");
+            }
+            threads
+        }
     };
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     // On one of the pool's threads: from outside, each of a network's 200 kernels would put this thread to sleep and wake

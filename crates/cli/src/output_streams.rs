@@ -2,28 +2,40 @@
 
 use std::fmt::{Arguments, Write as _};
 use std::io::{ErrorKind, Write, stderr, stdout};
-use std::process::exit;
+
+use crate::ranks;
 
 /// Characters of a message that are printed; the text of a file can be of any length.
 const MESSAGE: usize = 4_000;
 
-/// Prints to standard output. Ends the program if that fails: with status 0 if the reader of a pipe closed it, as `head`
+/// Prints to standard output, in rank 0 of an MPI job only. Ends the program if that fails: with status 0 if the reader of a pipe closed it, as `head`
 /// does, else with an error. Commands print when their files are written, so nothing is lost.
 pub fn print(text: Arguments) {
+    if ranks::rank() > 0 {
+        return;
+    }
     // Made before the lock is taken: where memory runs out, the report needs the lock.
     let text = escaped(&text.to_string());
     let mut out = stdout().lock();
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         if error.kind() == ErrorKind::BrokenPipe {
-            exit(0);
+            ranks::exit_all(0);
         }
         print_error(format_args!("error: standard output: {error}\n"));
-        exit(1);
+        ranks::exit_all(1);
     }
 }
 
-/// Prints to standard error. A failure is ignored: messages must not end a training, and there is nowhere to report it.
+/// Prints to standard error, in rank 0 of an MPI job only. A failure is ignored: messages must not end a training, and there
+/// is nowhere to report it.
 pub fn print_error(text: Arguments) {
+    if ranks::rank() == 0 {
+        print_error_of_any_rank(text);
+    }
+}
+
+/// Prints to standard error in any rank.
+pub fn print_error_of_any_rank(text: Arguments) {
     let text = escaped(&text.to_string());
     let _ = stderr().lock().write_all(text.as_bytes());
 }

@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::Global;
 use crate::config_args::ConfigArgs;
 use crate::error::usage;
+use crate::ranks;
 use crate::interrupt::{INTERRUPTED, on_signals};
 use crate::terminal::{Progress, duration, gigabytes, grouped, quoted, rate};
 
@@ -23,7 +24,7 @@ use crate::terminal::{Progress, duration, gigabytes, grouped, quoted, rate};
 ///
 /// Without arguments, the preset `fashion` is trained on the images inside the program. The folder of the run gets
 /// config.toml, metrics.jsonl, TensorBoard events, loss.png, samples/STEP.png and checkpoints/STEP, each of them a
-/// pipeline folder that Python's diffusers loads. Ctrl-C and SIGTERM finish the step, save and exit; a second one aborts.
+/// pipeline folder that Python's diffusers loads. Ctrl-C, SIGTERM and SIGUSR1 save and exit; a second one aborts.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm train\n  ddpm train --preset cifar10 --data cifar-10-binary.tar.gz\n  \
     ddpm train --preset emoji64 --data photos/ --set train.steps=20000 -o runs/photos\n  \
@@ -59,6 +60,7 @@ pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
     let device = global.device()?;
     let mut screen = Screen::new(global, &arguments.config, &config);
     let mut hooks = Hooks::new().on_event(|event| screen.show(event)).commands(stop_on_signals()?);
+    hooks = hooks.communicator(ranks::communicator());
     if arguments.config.sets("train.learning_rate") {
         hooks = hooks.set_learning_rate();
     }
@@ -166,15 +168,16 @@ impl TrainArgs {
     }
 }
 
-/// Returns a channel that gets [`Command::Stop`] at the first SIGINT, SIGTERM or SIGHUP. The second one ends the program at once,
+/// Returns a channel that gets [`Command::Stop`] at the first SIGINT, SIGTERM, SIGHUP or SIGUSR1, which batch systems send
+/// some time before the end. The second one ends the program at once,
 /// unless it follows within a second: `timeout` signals the process and then its group.
 fn stop_on_signals() -> anyhow::Result<Receiver<Command>> {
     let (sender, receiver) = channel();
     let mut first: Option<Instant> = None;
-    on_signals(move || match first {
+    on_signals(true, move || match first {
         None => {
             first = Some(Instant::now());
-            eprintln!("finishing the step and saving; press Ctrl-C again to stop at once");
+            eprintln!("stopping and saving; press Ctrl-C again to stop at once");
             // A run that has ended does not receive it.
             let _ = sender.send(Command::Stop);
         }

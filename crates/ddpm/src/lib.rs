@@ -52,6 +52,7 @@ pub use error::Error;
 pub use evaluate;
 pub use files;
 pub use kernels::{self, CachingAllocator};
+pub use mpi;
 pub use model::{self, Images, Pipeline};
 pub use pipeline::{Inpaint, Interpolate, PipelineExt, SaveImages};
 pub use random;

@@ -2,8 +2,10 @@
 
 use std::sync::mpsc::Receiver;
 
+use serde::{Deserialize, Serialize};
+
 /// A command to a run. Commands are read after each step; [`Command::Stop`] also cancels a validation or sampling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Save a checkpoint and end the run.
     Stop,

@@ -27,6 +27,9 @@ pub enum Error {
     /// From a validation.
     #[error(transparent)]
     Evaluate(#[from] evaluate::Error),
+    /// From the communication between processes.
+    #[error(transparent)]
+    Mpi(#[from] mpi::Error),
     /// From TensorBoard's events.
     #[error(transparent)]
     Events(#[from] crate::tensorboard::EventError),

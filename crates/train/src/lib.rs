@@ -8,7 +8,7 @@
 //! | [`objective`] | L_simple and its weightings, the variational bound, L_hybrid |
 //! | [`optimizer`] | Adam with an exponential moving average |
 //! | [`checkpoint`] | diffusers pipeline folders with the state of training |
-//! | [`Communicator`] | the processes that divide a batch |
+//! | [`mpi::Communicator`] | the processes that divide a batch |
 //! | [`train_classifier`] | a small classifier, for the features that sample quality is measured by |
 //!
 //! A step depends on the seed and the step's number alone. So a run that was stopped or killed continues from its newest
@@ -17,7 +17,6 @@
 pub mod checkpoint;
 mod classifier;
 mod command;
-mod communicator;
 pub mod config;
 mod data_loader;
 mod error;
@@ -33,7 +32,9 @@ mod observers;
 pub mod optimizer;
 mod plan;
 pub mod plot;
+mod processes;
 pub mod records;
+mod reduction;
 mod restore;
 mod run;
 mod run_folder;
@@ -46,7 +47,6 @@ mod trainer;
 pub use checkpoint::{Checkpoint, steps_done};
 pub use classifier::{ClassifierData, ClassifierOptions, train_classifier};
 pub use command::Command;
-pub use communicator::{Communicator, SingleProcess};
 pub use config::{ConfigError, TrainingConfig, planned_steps};
 pub use data_loader::{Batch, Batches, DataLoader};
 pub use error::Error;

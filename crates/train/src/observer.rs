@@ -1,10 +1,12 @@
 //! Observers: everything that watches a run.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use data::ImageSet;
 use model::Pipeline;
+use mpi::Communicator;
 
 use crate::Error;
 use crate::command::Command;
@@ -34,12 +36,13 @@ impl<F: FnMut(&Event)> Observer for F {
     }
 }
 
-/// The observers of a run, and the channel of its commands.
+/// The observers of a run, the channel of its commands, and the processes that divide its work.
 #[derive(Default)]
 pub struct Hooks<'a> {
     pub(crate) observers: Vec<Box<dyn Observer + 'a>>,
     pub(crate) commands: Option<Receiver<Command>>,
     pub(crate) sets_rate: bool,
+    pub(crate) communicator: Option<Arc<dyn Communicator>>,
 }
 
 impl<'a> Hooks<'a> {
@@ -64,6 +67,12 @@ impl<'a> Hooks<'a> {
         Self { commands: Some(commands), ..self }
     }
 
+    /// Divides the run between processes. Process 0 writes the folder and calls the observers; commands may be received by
+    /// any process. A process that returns an error must end the others, which wait for it.
+    pub fn communicator(self, communicator: Arc<dyn Communicator>) -> Self {
+        Self { communicator: Some(communicator), ..self }
+    }
+
     /// Says that a resumed run has the learning rate of its configuration, even if that has not changed and roll-backs have
     /// halved the rate since.
     pub fn set_learning_rate(self) -> Self {
@@ -86,6 +95,11 @@ impl<'r, 'o> Context<'r, 'o> {
     /// The network, optimizer and state.
     pub fn trainer(&self) -> &Trainer {
         &self.session.trainer
+    }
+
+    /// Returns whether this is process 0, which writes files and shows progress.
+    pub fn is_root(&self) -> bool {
+        self.trainer().communicator().is_root()
     }
 
     /// The configuration.

@@ -70,18 +70,31 @@ impl Optimizer {
         self.slots.iter().flatten().map(|slot| slot.average.clone())
     }
 
+    /// Returns the tensors in the order of the parameters: first moments, second moments, averages.
+    pub(crate) fn values(&self) -> [Vec<Tensor<1>>; 3] {
+        let slots = || self.slots.iter().flatten();
+        [
+            slots().map(|slot| slot.moment1.clone()).collect(),
+            slots().map(|slot| slot.moment2.clone()).collect(),
+            slots().map(|slot| slot.average.clone()).collect(),
+        ]
+    }
+
+    /// Builds the optimizer from what [`Optimizer::values`] returned.
+    pub(crate) fn from_values([moments1, moments2, averages]: [Vec<Tensor<1>>; 3]) -> Self {
+        let slots = moments1.into_iter().zip(moments2).zip(averages);
+        let slot = |((moment1, moment2), average)| Some(Slot { moment1, moment2, average });
+        Self { slots: slots.map(slot).collect() }
+    }
+
     /// Returns the moments by name, `moment1.NAME` and `moment2.NAME`, in the layout of files.
     ///
     /// # Errors
     /// If a back end cannot read its values back.
     pub fn tensors(&self, network: &Network) -> Result<Tensors, Error> {
-        let slots = || self.slots.iter().flatten();
-        let moments: [(&str, Vec<Tensor<1>>); 2] = [
-            ("moment1.", slots().map(|slot| slot.moment1.clone()).collect()),
-            ("moment2.", slots().map(|slot| slot.moment2.clone()).collect()),
-        ];
+        let [moments1, moments2, _] = self.values();
         let mut all = Tensors::new();
-        for (prefix, values) in moments {
+        for (prefix, values) in [("moment1.", moments1), ("moment2.", moments2)] {
             let tensors = network.tensors_of(values)?;
             all.extend(tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
         }
@@ -105,9 +118,7 @@ impl Optimizer {
         let moments1 = network.flat_from(moments1, &device)?;
         let moments2 = network.flat_from(moments2, &device)?;
         let averages = network.flat_from(averages, &device)?;
-        let slots = moments1.into_iter().zip(moments2).zip(averages);
-        let slot = |((moment1, moment2), average)| Some(Slot { moment1, moment2, average });
-        Ok(Self { slots: slots.map(slot).collect() })
+        Ok(Self::from_values([moments1, moments2, averages]))
     }
 }
 

@@ -59,9 +59,13 @@ pub(crate) fn changes(config: &TrainingConfig, folder: &Path) -> Result<Vec<Conf
 }
 
 /// Continues from the newest intact checkpoint, if there is one. `changes` are the keys that have other values now;
-/// `sets_rate` says that the learning rate was set, to the same value or another one.
-pub(crate) fn resume(context: &mut Context, changes: &[ConfigChange], sets_rate: bool) -> Result<(), Error> {
-    let digest = ImagesDigest::new(&context.session.set)?;
+/// `digest` is that of the images; `sets_rate` says that the learning rate was set, to the same value or another one.
+pub(crate) fn resume(
+    context: &mut Context,
+    changes: &[ConfigChange],
+    digest: ImagesDigest,
+    sets_rate: bool,
+) -> Result<(), Error> {
     if let Some(checkpoint) = newest_checkpoint(context, |_| true)? {
         let folder = context.folder().display().to_string();
         context.session.trainer.restore(checkpoint).map_err(|error| {
@@ -108,20 +112,23 @@ pub(crate) fn roll_back(context: &mut Context, reason: &str) -> Result<(), Error
              Resume with a smaller `{RATE}`, or a `train.grad_clip` such as 1"
         )));
     }
-    // A checkpoint after the last update has the very parameters that fail.
-    let Some(checkpoint) = newest_checkpoint(context, |saved| saved.updates < updates)? else {
-        return Err(Error::Run(format!(
-            "step {at}: {reason}, and there is no checkpoint to roll back to. Try a smaller `{RATE}`, or a \
-             `train.grad_clip` such as 1"
-        )));
-    };
-    let trainer = &mut context.session.trainer;
-    trainer.restore(checkpoint)?;
-    let state = trainer.state_mut();
-    state.images = before.images.clone();
-    (state.rollbacks, state.skipped, state.skipped_in_a_row) = (before.rollbacks + 1, before.skipped, 0);
-    (state.attempts, state.halvings) = (Some(attempts), Some(before.halvings() + 1));
-    let step = state.step;
+    if context.is_root() {
+        // A checkpoint after the last update has the very parameters that fail.
+        let Some(checkpoint) = newest_checkpoint(context, |saved| saved.updates < updates)? else {
+            return Err(Error::Run(format!(
+                "step {at}: {reason}, and there is no checkpoint to roll back to. Try a smaller `{RATE}`, or a \
+                 `train.grad_clip` such as 1"
+            )));
+        };
+        let trainer = &mut context.session.trainer;
+        trainer.restore(checkpoint)?;
+        let state = trainer.state_mut();
+        state.images = before.images.clone();
+        (state.rollbacks, state.skipped, state.skipped_in_a_row) = (before.rollbacks + 1, before.skipped, 0);
+        (state.attempts, state.halvings) = (Some(attempts), Some(before.halvings() + 1));
+    }
+    context.session.trainer.share()?;
+    let step = context.session.step();
     context.warn(format!("step {at}: {reason}; back to step {step} with half the learning rate"))?;
     context.emit(Event::RolledBack { step })
 }

@@ -47,11 +47,16 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
     let mut batches = context.session.batches();
     while context.session.step() < context.session.steps() && !context.session.stopped {
         let start = Instant::now();
-        let batch = match batches.next() {
+        let batch = match context.session.next_batch(&mut batches) {
             Ok(batch) => batch,
             Err(error) => return Err(interrupted(context, error)),
         };
-        let report = context.session.trainer.step(&batch)?;
+        let Some(report) = context.session.do_step(&batch)? else {
+            // A long step is given up: who stops a run may not wait for its end.
+            context.session.stopped = true;
+            save(context, "stopped")?;
+            break;
+        };
         let seconds = start.elapsed().as_secs_f64();
         context.session.trainer.state_mut().seconds += seconds;
 
@@ -67,9 +72,10 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
             batches = context.session.batches();
             continue;
         }
-        context.session.read_commands();
+        context.session.read_commands()?;
         // The observers validate, log, save a checkpoint and draw samples, in this order.
         context.emit(Event::Step { report, seconds })?;
+        context.session.agree()?;
         if let Some(error) = context.session.failed_validation.take() {
             return Err(interrupted(context, error));
         }
@@ -86,9 +92,15 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
 /// Saves the steps that were done and logged before an error, such as an image that can no longer be read, and returns the
 /// error.
 fn interrupted(context: &mut Context, error: Error) -> Error {
-    if !context.session.is_saved() {
-        // The first error is the one to be told. What caused it may keep the checkpoint from being written.
-        let _ = context.emit(Event::Interrupted { message: error.to_string() });
-    }
+    // The first error is the one to report. What caused it may keep the checkpoint from being written.
+    let _ = save(context, &error.to_string());
     error
+}
+
+/// Saves the steps that were done, unless a checkpoint has them.
+fn save(context: &mut Context, reason: &str) -> Result<(), Error> {
+    if context.session.is_saved() {
+        return Ok(());
+    }
+    context.emit(Event::Interrupted { message: reason.to_owned() })
 }

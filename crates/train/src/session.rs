@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use data::ImageSet;
 use model::Preprocessing;
+use mpi::tree;
 
 use crate::Error;
 use crate::checkpoint;
 use crate::command::{Command, Commands};
 use crate::config::TrainingConfig;
-use crate::data_loader::{Batches, DataLoader};
+use crate::data_loader::{Batch, Batches, DataLoader};
 use crate::event::{Event, Finished};
 use crate::records::LogRecord;
-use crate::trainer::Trainer;
+use crate::trainer::{StepReport, Trainer};
 
 /// The data of a run.
 pub(crate) struct Session {
@@ -56,10 +57,10 @@ impl Session {
     pub fn batches(&self) -> Batches {
         let train = &self.config.train;
         let global_size = train.batch_size * train.gradient_accumulation;
-        let (rank, processes) = (self.trainer.communicator().rank(), self.trainer.communicator().size());
+        let communicator = self.trainer.communicator();
+        let own = tree::share(train.gradient_accumulation, communicator.rank(), communicator.size());
         let loader = DataLoader {
-            // The part of this process.
-            range: global_size * rank / processes..global_size * (rank + 1) / processes,
+            range: own.start * train.batch_size..own.end * train.batch_size,
             flip: self.config.data.flip,
             labels: self.config.data.labels,
             label_dropout: train.label_dropout,
@@ -92,10 +93,41 @@ impl Session {
         None
     }
 
-    /// Reads the commands that this step carries out.
-    pub fn read_commands(&mut self) {
-        self.requests = self.commands.take();
-        self.stopped = self.commands.is_stopping();
+    /// Returns the next batch, if every process has its part.
+    pub fn next_batch(&self, batches: &mut Batches) -> Result<Batch, Error> {
+        let batch = batches.next();
+        let error = batch.as_ref().err().map(ToString::to_string);
+        let errors = self.trainer.communicator().all_gather_values(&error)?;
+        let of_another = errors.into_iter().enumerate().find_map(|(rank, error)| Some((rank, error?)));
+        match (batch, of_another) {
+            (Ok(_), Some((rank, error))) => Err(Error::Run(format!("rank {rank}: {error}"))),
+            (batch, _) => batch,
+        }
+    }
+
+    /// Does a step, unless a process is stopped before the step is complete.
+    pub fn do_step(&mut self, batch: &Batch) -> Result<Option<StepReport>, Error> {
+        let Self { trainer, commands, .. } = self;
+        trainer.step_unless(batch, &mut || commands.is_stopping())
+    }
+
+    /// Reads the commands that all processes carry out after this step.
+    pub fn read_commands(&mut self) -> Result<(), Error> {
+        let mine = (self.commands.is_stopping(), self.commands.take());
+        let all = self.trainer.communicator().all_gather_values(&mine)?;
+        self.stopped = all.iter().any(|(stopped, _)| *stopped);
+        self.requests = all.into_iter().flat_map(|(_, requests)| requests).collect();
+        Ok(())
+    }
+
+    /// Gives all processes what process 0 found when it saved, and the first error of a validation.
+    pub fn agree(&mut self) -> Result<(), Error> {
+        let failed = self.failed_validation.as_ref().map(ToString::to_string);
+        let all = self.trainer.communicator().all_gather_values(&(self.spoiled.clone(), failed))?;
+        self.spoiled = all[0].0.clone();
+        let of_another = all.into_iter().find_map(|(_, failed)| failed).map(Error::Run);
+        self.failed_validation = self.failed_validation.take().or(of_another);
+        Ok(())
     }
 
     /// Keeps what the end of the run reports.

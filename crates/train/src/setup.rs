@@ -1,24 +1,28 @@
 //! Prepares a run: checks, folder, trainer, observers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::Device;
 use data::{ImageSet, Reading, Split};
 use model::{Preprocessing, TrainingData};
+use mpi::SingleProcess;
 use weights::atomic;
 
 use crate::Error;
 use crate::checkpoint;
 use crate::command::Commands;
-use crate::config::TrainingConfig;
+use crate::config::{ConfigChange, TrainingConfig};
 use crate::event::Event;
+use crate::images_digest::ImagesDigest;
 use crate::init_from::Source;
 use crate::memory;
 use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
+use crate::processes::{self, check_passes};
 use crate::records;
 use crate::restore::{changes, resume};
 use crate::run_folder::RunFolder;
@@ -28,49 +32,46 @@ use crate::trainer::Trainer;
 /// The observers of a run. One is absent while it is at work.
 pub(crate) type Observers<'o> = Vec<Option<Box<dyn Observer + 'o>>>;
 
-/// Prepares a run up to its first step, from the beginning or from the newest intact checkpoint in the folder.
+/// Prepares a run up to its first step, from the beginning or from the newest intact checkpoint in the folder. Only process
+/// 0 touches the folder; the others get its weights and state.
 pub(crate) fn set_up<'o>(
     config: &TrainingConfig,
     folder: &RunFolder,
     device: &Device,
     hooks: Hooks<'o>,
 ) -> Result<(Session, Observers<'o>), Error> {
+    let communicator = hooks.communicator.clone().unwrap_or_else(|| Arc::new(SingleProcess));
+    let is_root = communicator.is_root();
     config.validate()?;
-    folder.check()?;
-    check_places(config, folder)?;
+    check_passes(config, &*communicator)?;
+    if is_root {
+        folder.check()?;
+        check_places(config, folder)?;
+    }
     let set = Arc::new(config.open(Split::Train)?);
     let network = config.network(&set)?;
     check_sampler(config)?;
     let (memory, tight) = memory::check(config, &network, &set, device)?;
+    let digest = ImagesDigest::new(&set)?;
     let validator = Validator::new(config, &set, device)?;
     let validation = validator.as_ref().and_then(Validator::reading);
+    processes::check(&*communicator, config, &network, digest.clone())?;
     let source = match &config.train.init_from {
-        Some(path) if folder.steps_done().is_none() => Some(Source::load(path, config, &network)?),
+        Some(path) if is_root && folder.steps_done().is_none() => Some(Source::load(path, config, &network)?),
         _ => None,
     };
     // Everything above can fail and must not leave a folder behind.
-    let write_error = |path: &Path| {
-        let path = path.to_owned();
-        |source| Error::Write { path, source }
-    };
-    let (folder, lock) = folder.claim()?;
-    let folder = &*folder;
-    let changes = changes(config, folder)?;
-    let mut left = Vec::new();
-    for folder in [folder.to_owned(), folder.join("samples"), folder.join("checkpoints")] {
-        std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-        left.extend(atomic::remove_leftovers(&folder, Duration::ZERO).err());
-    }
+    let claimed = if is_root { Some(Claimed::new(config, folder)?) } else { None };
 
     let mut network = network.build(config.train.seed, &device.clone().autodiff())?;
     let messages =
         source.map(|source| source.initialize(&mut network, set.class_names())).transpose()?.unwrap_or_default();
     let mut session = Session {
-        trainer: Trainer::new(config, network)?,
+        trainer: Trainer::new(config, network)?.with_communicator(communicator),
         preprocessing: config.preprocessing(&set),
         commands: Commands::new(hooks.commands),
         config: config.clone(),
-        folder: folder.to_owned(),
+        folder: claimed.as_ref().map_or_else(|| folder.path().to_owned(), |claimed| claimed.folder.clone()),
         set: set.clone(),
         records: Vec::new(),
         stopped: false,
@@ -80,10 +81,36 @@ pub(crate) fn set_up<'o>(
         spoiled: None,
         last_samples: None,
         last_checkpoint: None,
-        lock,
+        lock: None,
     };
-    // The order in which they work after a step.
-    let mut observers: Observers = hooks.observers.into_iter().map(Some).collect();
+    let mut observers = observers(if is_root { hooks.observers } else { Vec::new() }, validator, is_root);
+    let mut context = Context::new(&mut session, &mut observers);
+    if let Some(claimed) = claimed {
+        for bad in &set.report().bad {
+            context.warn(format!("{}: {}; skipped", bad.path.display(), bad.reason))?;
+        }
+        for warning in data_warnings(config, &claimed.folder, &set).into_iter().chain(tight) {
+            context.warn(warning)?;
+        }
+        for message in messages {
+            context.emit(message)?;
+        }
+        begin(&mut context, claimed, digest, hooks.sets_rate)?;
+    }
+    context.session.trainer.share()?;
+    let started = started(context.session, validation, memory.map(|memory| memory.total()));
+    context.emit(started)?;
+    Ok((session, observers))
+}
+
+/// Returns the observers in the order in which they work after a step. Process 0 has all of them, the others those that
+/// compute something together.
+fn observers<'o>(
+    of_caller: Vec<Box<dyn Observer + 'o>>,
+    validator: Option<Validator>,
+    is_root: bool,
+) -> Observers<'o> {
+    let mut observers: Observers = of_caller.into_iter().map(Some).collect();
     observers.extend(validator.map(|validator| Some(Box::new(validator) as Box<dyn Observer>)));
     let others: [Box<dyn Observer>; 6] = [
         Box::new(Recorder::default()),
@@ -93,36 +120,52 @@ pub(crate) fn set_up<'o>(
         Box::new(Checkpoints::default()),
         Box::new(SampleGrids),
     ];
-    observers.extend(others.map(|observer| Some(observer as Box<dyn Observer + 'o>)));
+    if is_root {
+        observers.extend(others.map(|observer| Some(observer as Box<dyn Observer + 'o>)));
+    }
+    observers
+}
 
-    let mut context = Context::new(&mut session, &mut observers);
-    for bad in &set.report().bad {
-        context.warn(format!("{}: {}; skipped", bad.path.display(), bad.reason))?;
+/// The folder of a run, locked.
+struct Claimed {
+    folder: PathBuf,
+    lock: Option<File>,
+    /// The keys that have other values than in the run's checkpoint.
+    changes: Vec<ConfigChange>,
+    /// Leftovers of an interrupted run that cannot be removed.
+    left: Vec<weights::Error>,
+}
+
+impl Claimed {
+    fn new(config: &TrainingConfig, folder: &RunFolder) -> Result<Self, Error> {
+        let (folder, lock) = folder.claim()?;
+        let changes = changes(config, &folder)?;
+        let mut left = Vec::new();
+        for folder in [folder.clone(), folder.join("samples"), folder.join("checkpoints")] {
+            std::fs::create_dir_all(&folder).map_err(|source| Error::Write { path: folder.clone(), source })?;
+            left.extend(atomic::remove_leftovers(&folder, Duration::ZERO).err());
+        }
+        Ok(Self { folder, lock, changes, left })
     }
-    for warning in data_warnings(config, folder, &set) {
-        context.warn(warning)?;
-    }
+}
+
+/// Continues the run in its folder, or begins it there.
+fn begin(context: &mut Context, claimed: Claimed, digest: ImagesDigest, sets_rate: bool) -> Result<(), Error> {
+    let Claimed { folder, lock, changes, left } = claimed;
+    context.session.lock = lock;
     for error in left {
         context.warn(format!("what an interrupted run left cannot be removed: {error}"))?;
     }
-    if let Some(warning) = tight {
-        context.warn(warning)?;
-    }
-    for message in messages {
-        context.emit(message)?;
-    }
-    resume(&mut context, &changes, hooks.sets_rate)?;
+    resume(context, &changes, digest, sets_rate)?;
     check_classes(context.session)?;
     for change in changes {
         context.emit(Event::Changed(change))?;
     }
-    let text = config.to_toml()?;
+    let text = context.config().to_toml()?;
     atomic::replace_file(folder.join("config.toml"), |file| file.write_all(text.as_bytes()))?;
-    TrainingData::new(&config.dataset(), &set, folder).write()?;
-    context.session.records = records::read(folder, context.session.step())?;
-    let started = started(context.session, validation, memory.map(|memory| memory.total()));
-    context.emit(started)?;
-    Ok((session, observers))
+    TrainingData::new(&context.config().dataset(), &context.session.set, &folder).write()?;
+    context.session.records = records::read(&folder, context.session.step())?;
+    Ok(())
 }
 
 /// Checks that the folder of the run is not that of the images, which could not be read again.

@@ -1,9 +1,13 @@
 //! One training step: Ho et al. (2020), Algorithm 1, with Adam, clipping and averages.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
 use diffusion::timestep_sampler::{self, LossSecondMoment};
 use model::backbone::Inputs;
 use model::{Condition, Dropout, Images, LabelKind, Network};
+use mpi::{Communicator, SingleProcess, tree};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -11,12 +15,12 @@ use unet::ops::AdamStep;
 
 use crate::Error;
 use crate::checkpoint::Checkpoint;
-use crate::communicator::{Communicator, SingleProcess};
 use crate::config::{TimestepSampler, TrainingConfig};
 use crate::data_loader::Batch;
 use crate::init_from::{network_differences, process_differences};
 use crate::objective::{NoisedBatch, Objective};
 use crate::optimizer::{Optimizer, global_norm};
+use crate::reduction::{Gradients, add, sum_over_processes};
 use crate::state::TrainState;
 
 /// A network in training.
@@ -28,7 +32,7 @@ pub struct Trainer {
     config: TrainingConfig,
     /// With autodiff.
     device: Device,
-    communicator: Box<dyn Communicator>,
+    communicator: Arc<dyn Communicator>,
 }
 
 /// The result of a step.
@@ -56,17 +60,15 @@ struct Pass {
     mean: f32,
     each: Vec<f32>,
     weighted: Vec<f32>,
-    gradients: Vec<Option<Tensor<1>>>,
+    gradients: Gradients,
 }
 
-/// The losses of a global batch. Each process fills in its own part, so that sums over the processes complete it.
+/// The losses of a global batch, gathered from all processes.
 struct GlobalLosses {
     /// For each pass.
-    means: Vec<f32>,
-    /// For each image.
-    timesteps: Vec<f32>,
-    each: Vec<f32>,
-    weighted: Vec<f32>,
+    means: Vec<f64>,
+    /// t, the unweighted and the weighted loss of each image.
+    images: Vec<[f64; 3]>,
 }
 
 impl Trainer {
@@ -84,15 +86,15 @@ impl Trainer {
             state: TrainState::default(),
             config: config.clone(),
             device,
-            communicator: Box::new(SingleProcess),
+            communicator: Arc::new(SingleProcess),
         };
         trainer.adapt_importance()?;
         Ok(trainer)
     }
 
-    /// Divides the work between processes.
-    pub fn with_communicator(self, communicator: impl Communicator + 'static) -> Self {
-        Self { communicator: Box::new(communicator), ..self }
+    /// Divides the passes of each step between processes. The result has the same bytes for any number of them.
+    pub fn with_communicator(self, communicator: Arc<dyn Communicator>) -> Self {
+        Self { communicator, ..self }
     }
 
     /// Continues from a checkpoint.
@@ -241,24 +243,55 @@ impl Trainer {
     /// Does one step on a batch. If the loss or the gradient is not finite, the parameters are not updated.
     ///
     /// # Errors
-    /// If the batch does not fit the network or is not made of whole passes of `train.batch_size` images.
+    /// If the batch does not fit the network, is not made of whole passes of `train.batch_size` images, or is not the part
+    /// of this process.
     pub fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
-        let size = self.config.train.batch_size;
-        check_divided(batch, size)?;
-        let passes = batch.global_size / size;
-        let noised = self.noised(batch);
-        let mut losses = GlobalLosses::new(batch.global_size, passes);
-        let mut gradients: Vec<Option<Tensor<1>>> = Vec::new();
-        for first in (0..batch.images.n).step_by(size) {
-            let part = noised.slice(first, size);
-            let pass = self.pass(&part)?;
-            losses.set(&part, &pass);
-            accumulate(&mut gradients, pass.gradients);
-        }
-        self.all_reduce(&mut gradients)?;
-        losses.all_reduce(&*self.communicator)?;
+        let done = self.step_unless(batch, &mut || false)?;
+        done.ok_or_else(|| Error::Run("another process gave up the step".into()))
+    }
 
-        let loss = losses.means.iter().fold(0.0, |sum, &mean| sum + f64::from(mean) / passes as f64);
+    /// Does one step, unless it is given up: `stop` is called before each pass, and if it returns true on any process, the
+    /// step is undone on all of them and the result is `None`.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_unless(
+        &mut self,
+        batch: &Batch,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<StepReport>, Error> {
+        let size = self.config.train.batch_size;
+        let passes = batch.global_size / size.max(1);
+        let own = tree::share(passes, self.communicator.rank(), self.communicator.size());
+        check_divided(batch, size, &own)?;
+        let noised = self.noised(batch);
+        let mut losses = Vec::new();
+        let mut leaf = |pass: usize| {
+            let stopping = stop();
+            let is_last = pass + 1 == own.end;
+            // All processes decide once in a step.
+            if (stopping || is_last) && self.any(stopping)? {
+                return Err(None);
+            }
+            let part = noised.slice((pass - own.start) * size, size);
+            let pass = self.pass(&part)?;
+            losses.push(f64::from(pass.mean));
+            for ((&t, &loss), &weighted) in part.timesteps.iter().zip(&pass.each).zip(&pass.weighted) {
+                losses.extend([t as f64, loss.into(), weighted.into()]);
+            }
+            Ok(pass.gradients)
+        };
+        let subtrees = tree::subtrees(passes, &own).into_iter();
+        let sums = subtrees.map(|node| tree::reduce(node, &mut leaf, &mut add)).collect::<Result<Vec<_>, _>>();
+        let sums = match sums {
+            Ok(sums) => sums,
+            Err(None) => return Ok(None),
+            Err(Some(error)) => return Err(error),
+        };
+        let gradients = sum_over_processes(&*self.communicator, passes, sums)?;
+        let losses = GlobalLosses::gather(&*self.communicator, &losses, size)?;
+
+        let loss = losses.means.iter().fold(0.0, |sum, mean| sum + mean / passes as f64);
         let gradient_norm = global_norm(&gradients) / passes as f64;
         let learning_rate = self.learning_rate();
         let updated = loss.is_finite() && gradient_norm.is_finite();
@@ -283,15 +316,55 @@ impl Trainer {
             self.state.skipped += 1;
             self.state.skipped_in_a_row += 1;
         }
-        let timesteps = || losses.timesteps.iter().map(|&t| t as usize);
         if let Some(importance) = &mut self.state.importance {
-            for (t, &loss) in timesteps().zip(&losses.weighted) {
-                importance.update(t, loss.into())?;
+            for &[t, _, weighted] in &losses.images {
+                importance.update(t as usize, weighted)?;
             }
         }
         self.state.step += 1;
-        let losses = timesteps().zip(losses.each.iter().map(|&loss| loss.into())).collect();
-        Ok(StepReport { step: self.state.step, loss, losses, gradient_norm, learning_rate, updated })
+        let losses = losses.images.iter().map(|&[t, loss, _]| (t as usize, loss)).collect();
+        Ok(Some(StepReport { step: self.state.step, loss, losses, gradient_norm, learning_rate, updated }))
+    }
+
+    /// Returns whether something is true on any process.
+    fn any(&self, here: bool) -> Result<bool, Error> {
+        Ok(self.communicator.all_gather(&[here.into()])?.concat().contains(&1))
+    }
+
+    /// Gives all processes the parameters, the optimizer and the state of process 0.
+    ///
+    /// # Errors
+    /// If a process cannot be reached, or has another network.
+    pub(crate) fn share(&mut self) -> Result<(), Error> {
+        let communicator = self.communicator.clone();
+        if communicator.size() == 1 {
+            return Ok(());
+        }
+        let broadcast = |values: Vec<Tensor<1>>| -> Result<Vec<Tensor<1>>, Error> {
+            let bytes = if communicator.is_root() {
+                values.iter().flat_map(|v| v.to_data().iter::<f32>().collect::<Vec<_>>()).flat_map(f32::to_le_bytes).collect()
+            } else {
+                Vec::new()
+            };
+            let bytes = communicator.broadcast(bytes)?;
+            let mut numbers = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let read = |old: &Tensor<1>| {
+                let new: Vec<f32> = numbers.by_ref().take(old.dims()[0]).collect();
+                if new.len() != old.dims()[0] {
+                    return Err(Error::Run("process 0 has another network".into()));
+                }
+                Ok(Tensor::from_data(new.as_slice(), &old.device()))
+            };
+            values.iter().map(read).collect()
+        };
+        let parameters = self.network.flat_parameters().into_iter().map(|flat| flat.values).collect();
+        let mut parameters = broadcast(parameters)?.into_iter();
+        self.network.map_parameters(|_, old| parameters.next().unwrap_or(old));
+        let [moments1, moments2, averages] = self.optimizer.values();
+        self.optimizer = Optimizer::from_values([broadcast(moments1)?, broadcast(moments2)?, broadcast(averages)?]);
+        let state = communicator.broadcast(serde_json::to_vec(&self.state).map_err(unreadable)?)?;
+        self.state = serde_json::from_slice(&state).map_err(unreadable)?;
+        Ok(())
     }
 
     /// Computes losses and gradients of one pass.
@@ -324,78 +397,41 @@ impl Trainer {
             gradients,
         })
     }
-
-    /// Sums gradients over all processes.
-    fn all_reduce(&self, gradients: &mut [Option<Tensor<1>>]) -> Result<(), Error> {
-        if self.communicator.size() == 1 {
-            return Ok(());
-        }
-        for slot in gradients.iter_mut() {
-            let Some(gradient) = slot.take() else { continue };
-            let device = gradient.device();
-            let mut values: Vec<f32> = gradient.into_data().iter::<f32>().collect();
-            self.communicator.all_reduce(&mut values)?;
-            let len = values.len();
-            *slot = Some(Tensor::from_data(TensorData::new(values, [len]), &device));
-        }
-        Ok(())
-    }
 }
 
 impl GlobalLosses {
-    fn new(images: usize, passes: usize) -> Self {
-        let zeros = || vec![0.0; images];
-        Self { means: vec![0.0; passes], timesteps: zeros(), each: zeros(), weighted: zeros() }
-    }
-
-    fn set(&mut self, noised: &NoisedBatch, pass: &Pass) {
-        let (first, n) = (noised.first, noised.images.n);
-        self.means[first / n] = pass.mean;
-        for (to, &t) in self.timesteps[first..].iter_mut().zip(&noised.timesteps) {
-            // Exact: a chain has at most 10⁶ timesteps.
-            *to = t as f32;
-        }
-        self.each[first..first + n].copy_from_slice(&pass.each);
-        self.weighted[first..first + n].copy_from_slice(&pass.weighted);
-    }
-
-    fn all_reduce(&mut self, communicator: &dyn Communicator) -> Result<(), Error> {
-        [&mut self.means, &mut self.timesteps, &mut self.each, &mut self.weighted]
-            .into_iter()
-            .try_for_each(|values| communicator.all_reduce(values))
+    /// Gathers the losses of all processes: for each pass its mean, then three numbers for each of its `size` images.
+    fn gather(communicator: &dyn Communicator, own: &[f64], size: usize) -> Result<Self, Error> {
+        let all = communicator.all_gather_f64(own)?;
+        let passes = || all.chunks_exact(1 + 3 * size);
+        Ok(Self {
+            means: passes().map(|pass| pass[0]).collect(),
+            images: passes().flat_map(|pass| pass[1..].as_chunks::<3>().0).copied().collect(),
+        })
     }
 }
 
-/// Checks that a batch is made of whole passes.
-fn check_divided(batch: &Batch, size: usize) -> Result<(), Error> {
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::Run(format!("the state of training cannot be sent: {error}"))
+}
+
+/// Checks that a batch is made of whole passes, and has those of this process.
+fn check_divided(batch: &Batch, size: usize, passes: &Range<usize>) -> Result<(), Error> {
     let Batch { images, first, global_size } = batch;
-    let whole = |n: usize| n.is_multiple_of(size);
-    if images.n > 0 && whole(images.n) && whole(*first) && whole(*global_size) && first + images.n <= *global_size {
+    let last = first + images.n;
+    if images.n > 0 && global_size.is_multiple_of(size) && (*first..last) == (passes.start * size..passes.end * size) {
         return Ok(());
     }
-    let last = first + images.n;
     Err(Error::Run(format!(
-        "the images {first} to {last} of a batch of {global_size} are not whole passes of `train.batch_size` = {size}"
+        "the images {first} to {last} of a batch of {global_size} are not the passes {} to {} of `train.batch_size` = {size} \
+         images each",
+        passes.start, passes.end
     )))
-}
-
-/// Adds gradients to sums.
-fn accumulate(sums: &mut Vec<Option<Tensor<1>>>, gradients: Vec<Option<Tensor<1>>>) {
-    if sums.is_empty() {
-        *sums = gradients;
-        return;
-    }
-    for (sum, gradient) in sums.iter_mut().zip(gradients) {
-        *sum = match (sum.take(), gradient) {
-            (Some(sum), Some(gradient)) => Some(sum + gradient),
-            (sum, gradient) => sum.or(gradient),
-        };
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Barrier, Mutex};
+    use mpi::Threads;
 
     use super::*;
     use crate::data_loader::DataLoader;
@@ -423,7 +459,8 @@ mod tests {
 
     fn loader(config: &TrainingConfig) -> DataLoader {
         let set = Arc::new(config.open(data::Split::Test).unwrap());
-        let loader = DataLoader::new(set, Random::new(config.train.seed), 8);
+        let size = config.train.batch_size * config.train.gradient_accumulation;
+        let loader = DataLoader::new(set, Random::new(config.train.seed), size);
         DataLoader { flip: true, labels: true, label_dropout: config.train.label_dropout, ..loader }
     }
 
@@ -456,73 +493,73 @@ mod tests {
         }
     }
 
-    /// Threads in place of processes.
-    struct Thread {
-        rank: usize,
-        barrier: Arc<Barrier>,
-        parts: Arc<Mutex<Vec<Vec<f32>>>>,
-    }
-
-    impl Communicator for Thread {
-        fn rank(&self) -> usize {
-            self.rank
-        }
-
-        fn size(&self) -> usize {
-            self.parts.lock().unwrap().len()
-        }
-
-        fn all_reduce(&self, values: &mut [f32]) -> Result<(), Error> {
-            self.parts.lock().unwrap()[self.rank] = values.to_vec();
-            self.barrier.wait();
-            let parts = self.parts.lock().unwrap().clone();
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = parts[1..].iter().fold(parts[0][i], |sum, part| sum + part[i]);
-            }
-            self.barrier()
-        }
-
-        fn broadcast(&self, values: &mut [f32]) -> Result<(), Error> {
-            self.barrier.wait();
-            values.copy_from_slice(&self.parts.lock().unwrap()[0]);
-            self.barrier()
-        }
-
-        fn barrier(&self) -> Result<(), Error> {
-            self.barrier.wait();
-            Ok(())
-        }
-    }
-
+    /// Losses, parameters, optimizer and state, to the bit; also with a number of passes that no number of processes divides.
     #[test]
-    fn two_processes_are_one_that_accumulates_gradients() {
-        let config = config(&["diffusion.timestep_sampler=importance"]);
+    fn any_number_of_processes_gives_the_same_bytes() {
+        let config = config(&["diffusion.timestep_sampler=importance", "train.gradient_accumulation=5"]);
         let loader = &loader(&config);
-        let steps = |mut trainer: Trainer, range: std::ops::Range<usize>| {
+        let steps = |mut trainer: Trainer| {
             let mut losses = Vec::new();
+            let (rank, size) = (trainer.communicator.rank(), trainer.communicator.size());
+            let own = tree::share(5, rank, size);
             for step in 0..3 {
-                let batch = DataLoader { range: range.clone(), ..loader.clone() }.batch(step).unwrap();
+                let range = 4 * own.start..4 * own.end;
+                let batch = DataLoader { range, ..loader.clone() }.batch(step).unwrap();
                 let report = trainer.step(&batch).unwrap();
                 assert!(report.updated);
                 losses.push((report.loss, report.losses, report.gradient_norm));
             }
-            (losses, trainer.network().tensors().unwrap(), trainer.state().clone())
+            let moments = trainer.optimizer.tensors(&trainer.network).unwrap();
+            (losses, trainer.network().tensors().unwrap(), moments, trainer.state().clone())
         };
-        let expected = steps(trainer(&config, loader), 0..8);
-        let (barrier, parts) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(vec![Vec::new(); 2])));
-        let found: Vec<_> = std::thread::scope(|scope| {
-            let process = |rank: usize| {
-                let communicator = Thread { rank, barrier: barrier.clone(), parts: parts.clone() };
-                let (config, steps) = (&config, &steps);
-                scope.spawn(move || {
-                    let trainer = trainer(config, loader).with_communicator(communicator);
-                    steps(trainer, 4 * rank..4 * rank + 4)
-                })
-            };
-            let both = [process(0), process(1)];
-            both.into_iter().map(|process| process.join().unwrap()).collect()
+        let expected = steps(trainer(&config, loader));
+        for size in [1, 2, 3, 5] {
+            let found =
+                Threads::run(size, |threads| steps(trainer(&config, loader).with_communicator(Arc::new(threads))));
+            assert!(found.iter().all(|found| *found == expected), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_one_process_gives_up_changes_nothing_and_can_be_done_later() {
+        let config = config(&[]);
+        let loader = &loader(&config);
+        let expected = {
+            let mut trainer = trainer(&config, loader);
+            trainer.step(&loader.batch(0).unwrap()).unwrap();
+            trainer.network().tensors().unwrap()
+        };
+        let found = Threads::run(2, |threads| {
+            let rank = threads.rank();
+            let mut trainer = trainer(&config, loader).with_communicator(Arc::new(threads));
+            let before = trainer.network().tensors().unwrap();
+            let batch = DataLoader { range: 4 * rank..4 * rank + 4, ..loader.clone() }.batch(0).unwrap();
+            assert!(trainer.step_unless(&batch, &mut || rank == 1).unwrap().is_none());
+            assert_eq!((trainer.network().tensors().unwrap(), trainer.state().step), (before, 0));
+            trainer.step(&batch).unwrap();
+            trainer.network().tensors().unwrap()
         });
         assert!(found.iter().all(|found| *found == expected));
+    }
+
+    #[test]
+    fn processes_get_the_state_of_the_first_one() {
+        let config = config(&["diffusion.timestep_sampler=importance"]);
+        let loader = &loader(&config);
+        let found = Threads::run(2, |threads| {
+            let rank = threads.rank();
+            let mut trainer = trainer(&config, loader);
+            if rank == 0 {
+                trainer.step(&loader.batch(0).unwrap()).unwrap();
+            }
+            let mut trainer = trainer.with_communicator(Arc::new(threads));
+            trainer.share().unwrap();
+            let moments = trainer.optimizer.tensors(&trainer.network).unwrap();
+            let averages = trainer.averaged().tensors().unwrap();
+            (trainer.network().tensors().unwrap(), averages, moments, trainer.state().clone())
+        });
+        assert_eq!(found[0].3.step, 1);
+        assert!(found[0] == found[1]);
     }
 
     #[test]

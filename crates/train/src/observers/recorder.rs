@@ -10,7 +10,7 @@ use crate::observer::{Context, Observer};
 use crate::records::LogRecord;
 use crate::trainer::StepReport;
 
-/// Emits a record every `train.log_every` steps, after each validation and at the end.
+/// Emits a record every `train.log_every` steps, after each validation, at the end and before an early end.
 #[derive(Default)]
 pub(crate) struct Recorder {
     window: Window,
@@ -27,6 +27,8 @@ struct Window {
     loss: f64,
     gradient_norm: f64,
     quarters: [(f64, usize); 4],
+    /// The number and the learning rate of the last step.
+    last: (u64, f64),
 }
 
 impl Observer for Recorder {
@@ -41,25 +43,34 @@ impl Observer for Recorder {
                 self.window.add(report, *seconds, config.diffusion.timesteps);
                 let metrics = self.metrics.take();
                 let due = context.is_due(config.train.log_every) || context.is_last() || metrics.is_some();
-                // Without an update there is no loss to record.
-                if due && self.window.updates > 0 {
-                    let state = context.trainer().state();
-                    let metrics = metrics.unwrap_or_default();
-                    let record = LogRecord {
-                        seconds: state.seconds,
-                        skipped: state.skipped,
-                        held_out: metrics.bits_per_dim,
-                        frechet_distance: metrics.frechet.map(|frechet| frechet.value),
-                        changed: std::mem::take(&mut self.changed),
-                        ..std::mem::take(&mut self.window).record(report)
-                    };
-                    context.emit(Event::Logged(record))?;
+                if due {
+                    self.record(metrics.unwrap_or_default(), context)?;
                 }
             }
+            Event::Interrupted { .. } => self.record(Metrics::default(), context)?,
             Event::RolledBack { .. } => (self.window, self.metrics) = Default::default(),
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Recorder {
+    /// Emits the record of the steps since the last one. Without an update there is no loss to record.
+    fn record(&mut self, metrics: Metrics, context: &mut Context) -> Result<(), Error> {
+        if self.window.updates == 0 {
+            return Ok(());
+        }
+        let state = context.trainer().state();
+        let record = LogRecord {
+            seconds: state.seconds,
+            skipped: state.skipped,
+            held_out: metrics.bits_per_dim,
+            frechet_distance: metrics.frechet.map(|frechet| frechet.value),
+            changed: std::mem::take(&mut self.changed),
+            ..std::mem::take(&mut self.window).record()
+        };
+        context.emit(Event::Logged(record))
     }
 }
 
@@ -68,6 +79,7 @@ impl Window {
     fn add(&mut self, report: &StepReport, seconds: f64, timesteps: usize) {
         self.images += report.losses.len();
         self.seconds += seconds;
+        self.last = (report.step, report.learning_rate);
         if !report.updated {
             return;
         }
@@ -81,15 +93,16 @@ impl Window {
         }
     }
 
-    /// Returns the means; `last` is the last step.
-    fn record(self, last: &StepReport) -> LogRecord {
+    /// Returns the means.
+    fn record(self) -> LogRecord {
         let mean = |sum: f64| sum / self.updates as f64;
+        let (step, learning_rate) = self.last;
         LogRecord {
-            step: last.step,
+            step,
             loss: mean(self.loss),
             loss_q: self.quarters.map(|(sum, count)| (count > 0).then(|| sum / count as f64)),
             gradient_norm: mean(self.gradient_norm),
-            learning_rate: last.learning_rate,
+            learning_rate,
             images_per_second: self.images as f64 / self.seconds.max(1e-9),
             seconds: 0.0,
             skipped: 0,

@@ -1,0 +1,128 @@
+//! The processes of an MPI job: who prints, how many threads each has, and how all of them end.
+
+use std::fs;
+use std::process::exit;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ddpm::files::{self, MemoryLimit};
+use ddpm::mpi::{Communicator, Launch, Mpi, SingleProcess};
+
+/// The job, once it was joined.
+static JOB: OnceLock<Arc<Mpi>> = OnceLock::new();
+
+/// The time that a rank with an error waits for the report of rank 0, which usually has the same one.
+const COURTESY: Duration = Duration::from_millis(1500);
+
+/// Returns how this process was launched, if it is one of several of an MPI job.
+pub fn launch() -> Option<&'static Launch> {
+    static LAUNCH: OnceLock<Option<Launch>> = OnceLock::new();
+    LAUNCH.get_or_init(|| Launch::detect().filter(|launch| !launch.is_alone())).as_ref()
+}
+
+/// Joins the job that this process belongs to, if any.
+///
+/// # Errors
+/// If there is no library of MPI, or it is that of another launcher.
+pub fn join() -> Result<(), ddpm::mpi::Error> {
+    if let Some(launch) = launch() {
+        // Joined once, by `main`.
+        let _ = JOB.set(Arc::new(Mpi::join(launch)?));
+    }
+    Ok(())
+}
+
+/// Returns the processes that divide the work.
+pub fn communicator() -> Arc<dyn Communicator> {
+    match JOB.get() {
+        Some(mpi) => mpi.clone(),
+        None => Arc::new(SingleProcess),
+    }
+}
+
+/// Returns the number of this process in its job; 0 for one that runs alone.
+pub fn rank() -> usize {
+    JOB.get().map(|mpi| mpi.rank()).or(launch().map(|launch| launch.rank)).unwrap_or(0)
+}
+
+/// Returns whether this process has joined a job, whose other processes wait for it.
+pub fn is_joined() -> bool {
+    JOB.get().is_some()
+}
+
+/// Leaves the job, when all processes do.
+pub fn leave() {
+    if let Some(mpi) = JOB.get() {
+        mpi.leave();
+    }
+}
+
+/// Ends all processes of the job with a status, or this one if it runs alone.
+pub fn exit_all(status: i32) -> ! {
+    match JOB.get() {
+        Some(mpi) => mpi.abort(status),
+        None => exit(status),
+    }
+}
+
+/// Returns the start of a line about this process alone: empty for process 0.
+pub fn prefix() -> String {
+    match rank() {
+        0 => String::new(),
+        rank => format!("rank {rank}: "),
+    }
+}
+
+/// Lets rank 0 report an error first, and end the job, so that an error of all ranks is one line.
+pub fn wait_for_root() {
+    if rank() > 0 {
+        std::thread::sleep(COURTESY);
+    }
+}
+
+/// Returns the number of this process among those on its machine, and their number.
+pub fn local() -> (usize, usize) {
+    JOB.get().map_or((0, 1), |mpi| mpi.local())
+}
+
+/// Returns the threads of each process when the processes of a machine divide its cores; 0, which is one for each core, for a
+/// process that runs alone. The second value warns if the launcher allows this process fewer cores than its part.
+pub fn threads() -> (usize, Option<String>) {
+    let (_, processes) = local();
+    if processes == 1 {
+        return (0, None);
+    }
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = online_cores().unwrap_or(allowed).max(allowed);
+    let part = (cores / processes).max(1);
+    if allowed == cores {
+        return (part, None);
+    }
+    let warning = (allowed < part).then(|| {
+        format!(
+            "mpirun allows each rank {allowed} of the machine's {cores} cores, but {processes} ranks could have {part} each; \
+             Open MPI's mpirun needs --bind-to none (or --map-by slot:PE={part}) for that"
+        )
+    });
+    (allowed.min(cores), warning)
+}
+
+/// Returns the number of cores of the machine, whether this process may use them or not.
+fn online_cores() -> Option<usize> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    let count = |range: &str| -> Option<usize> {
+        match range.split_once('-') {
+            Some((first, last)) => Some(last.parse::<usize>().ok()? + 1 - first.parse::<usize>().ok()?),
+            None => range.parse().ok().map(|_: usize| 1),
+        }
+    };
+    text.trim().split(',').map(count).sum()
+}
+
+/// Returns the memory that each process may use when the processes of a machine divide it.
+pub fn memory() -> Option<MemoryLimit> {
+    let (_, processes) = local();
+    let limit = files::memory_limit().filter(|_| processes > 1)?;
+    let source = format!("the part of each of {processes} ranks in {}", limit.source);
+    Some(MemoryLimit { bytes: limit.bytes / processes as u64, source })
+}

@@ -1,0 +1,217 @@
+//! The processes of an MPI job.
+
+use std::cell::RefCell;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use crate::communicator::PendingSum;
+use crate::library::{Counts, Functions};
+use crate::{Communicator, Error, Launch, tree};
+
+/// The processes of an MPI job.
+///
+/// All calls of MPI are made by one thread of its own, so that any thread may use this type and sums proceed while the
+/// others compute. Dropping it waits for all processes and ends the use of MPI.
+pub struct Mpi {
+    rank: usize,
+    size: usize,
+    local: (usize, usize),
+    library: String,
+    functions: Arc<Functions>,
+    /// Absent once the thread is to end.
+    work: Mutex<Option<Sender<Work>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Something to be done by the thread that calls MPI.
+type Work = Box<dyn FnOnce(&World) + Send>;
+
+/// The job as the thread that calls MPI sees it.
+struct World {
+    functions: Arc<Functions>,
+    rank: usize,
+    size: usize,
+    /// Room for the parts of a sum.
+    buffer: RefCell<Vec<f32>>,
+}
+
+/// The facts that the thread reports when MPI is initialized.
+struct Joined {
+    rank: usize,
+    size: usize,
+    local: (usize, usize),
+    version: String,
+}
+
+impl Mpi {
+    /// Loads the MPI library and joins the job that a launcher started.
+    ///
+    /// # Errors
+    /// If there is no library, or it is that of another launcher.
+    pub fn join(launch: &Launch) -> Result<Self, Error> {
+        let functions = Arc::new(Functions::load(launch)?);
+        let (work, received) = channel::<Work>();
+        let (report, joined) = channel();
+        let shared = functions.clone();
+        let thread = Builder::new().name("mpi".into()).spawn(move || call_mpi(shared, &report, &received));
+        let thread = thread.map_err(|error| Error::Thread(format!("cannot be started: {error}")))?;
+        let Joined { rank, size, local, version } =
+            joined.recv().unwrap_or_else(|_| Err(Error::Thread("ended during MPI_Init".into())))?;
+        let library = format!("{version} ({})", functions.name);
+        // A library that does not know the launcher makes each process a job of its own.
+        if launch.size.is_some_and(|launched| launched != size) || (launch.size.is_none() && launch.rank != rank) {
+            let launched = launch.size.unwrap_or(launch.rank + 1);
+            return Err(Error::OtherLauncher { launched, found: size, library });
+        }
+        Ok(Self { rank, size, local, library, functions, work: Mutex::new(Some(work)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The rank on this machine and the number of ranks on it.
+    pub fn local(&self) -> (usize, usize) {
+        self.local
+    }
+
+    /// The name and version of the library.
+    pub fn library(&self) -> &str {
+        &self.library
+    }
+
+    /// Ends the use of MPI, when all processes do. No other call may follow.
+    pub fn leave(&self) {
+        // The thread ends with the last work.
+        drop(self.work.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // If it panicked, that was reported.
+            let _ = thread.join();
+        }
+    }
+
+    /// Ends all processes of the job with a status. It may be called on any thread, at any time.
+    pub fn abort(&self, status: i32) -> ! {
+        self.functions.abort(status);
+        // The function does not return in any library that is known.
+        std::process::abort()
+    }
+
+    /// Calls a function on the thread of MPI and sends its result.
+    fn start<T: Send + 'static>(
+        &self,
+        function: impl FnOnce(&World) -> Result<T, Error> + Send + 'static,
+    ) -> Receiver<Result<T, Error>> {
+        let (reply, result) = channel();
+        let work: Work = Box::new(move |world| {
+            // Nobody waits for the result of work that was given up.
+            let _ = reply.send(function(world));
+        });
+        if let Some(sender) = &*self.work.lock().unwrap_or_else(PoisonError::into_inner) {
+            // If the thread has ended, the receiver of the result reports it.
+            let _ = sender.send(work);
+        }
+        result
+    }
+}
+
+impl Communicator for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let mine = mine.to_vec();
+        let result = self.start(move |world| world.all_gather(&mine));
+        result.recv().unwrap_or_else(|_| Err(Error::Thread("has ended".into())))
+    }
+
+    fn start_sum(&self, leaves: usize, subtrees: Vec<Vec<f32>>) -> PendingSum {
+        PendingSum(self.start(move |world| world.sum(leaves, subtrees)))
+    }
+}
+
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Initializes MPI, does the work that is received, and finalizes MPI.
+fn call_mpi(functions: Arc<Functions>, report: &Sender<Result<Joined, Error>>, work: &Receiver<Work>) {
+    let joined = functions.init().and_then(|()| {
+        let (rank, size) = functions.rank_and_size()?;
+        Ok(Joined { rank, size, local: functions.local()?, version: functions.version() })
+    });
+    let world = joined.as_ref().ok().map(|joined| (joined.rank, joined.size));
+    // The receiver waits for it.
+    let _ = report.send(joined);
+    let Some((rank, size)) = world else { return };
+    let world = World { functions, rank, size, buffer: RefCell::default() };
+    for work in work {
+        work(&world);
+    }
+    world.functions.finalize();
+}
+
+impl World {
+    /// See [`Communicator::all_gather`]. Bytes are sent as numbers of 4 bytes, with their length before them.
+    fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let length = u32::try_from(mine.len()).map_err(|_| Error::TooLong(mine.len()))?;
+        let mut lengths = vec![0.0; self.size];
+        self.functions.all_gather(&[f32::from_bits(length)], &Counts::new(vec![1; self.size])?, &mut lengths)?;
+        let lengths: Vec<usize> = lengths.into_iter().map(|length| length.to_bits() as usize).collect();
+        let mut padded = mine.to_vec();
+        padded.resize(mine.len().next_multiple_of(4), 0);
+        let words: Vec<f32> = padded.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();
+        let counts = Counts::new(lengths.iter().map(|length| length.div_ceil(4)))?;
+        let mut received = vec![0.0; counts.total()];
+        self.functions.all_gather(&words, &counts, &mut received)?;
+        let mut rest = &received[..];
+        let parts = lengths.iter().map(|&length| {
+            let (words, after) = rest.split_at(length.div_ceil(4));
+            rest = after;
+            let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            bytes.truncate(length);
+            bytes
+        });
+        Ok(parts.collect())
+    }
+
+    /// Sums over the tree. Each rank adds up one part of the values: it receives that part of the sums of all subtrees,
+    /// adds them in the order of the tree, and sends the result to all.
+    fn sum(&self, leaves: usize, mut subtrees: Vec<Vec<f32>>) -> Result<Vec<f32>, Error> {
+        let Self { functions, rank, size, buffer } = self;
+        let length = subtrees.first().map_or(0, Vec::len);
+        let part = |rank| tree::share(length, rank, *size);
+        let (parts, mine) = (Counts::new((0..*size).map(|rank| part(rank).len()))?, part(*rank).len());
+        let nodes: Vec<_> = (0..*size).map(|rank| tree::subtrees(leaves, &tree::share(leaves, rank, *size))).collect();
+        let all: usize = nodes.iter().map(Vec::len).sum();
+        // Fresh memory would cost more than the sum.
+        let mut buffer = buffer.borrow_mut();
+        let room = buffer.len().max((all + 1) * mine);
+        buffer.resize(room, 0.0);
+        let (sum, mut rest) = buffer.split_at_mut(mine);
+        let mut known = Vec::with_capacity(all);
+        for round in 0..nodes.iter().map(Vec::len).max().unwrap_or(0) {
+            // Only the processes that have so many subtrees send.
+            let senders: Vec<_> = nodes.iter().map(|nodes| nodes.get(round)).collect();
+            let from = Counts::new(senders.iter().map(|node| if node.is_some() { mine } else { 0 }))?;
+            let (received, after) = rest.split_at_mut(from.total());
+            rest = after;
+            match subtrees.get(round) {
+                Some(values) => functions.all_to_all(values, &parts, received, &from)?,
+                None => functions.all_to_all(&[], &Counts::new(vec![0; *size])?, received, &from)?,
+            }
+            known.extend(senders.into_iter().flatten().cloned().zip(received.chunks(mine.max(1))));
+        }
+        if mine > 0 {
+            tree::sum(leaves, &known, sum);
+        }
+        let mut result = subtrees.swap_remove(0);
+        // MPI_Iallgatherv would do the same, but Open MPI's takes twice the time.
+        functions.all_to_all(sum, &Counts::same(mine, *size)?, &mut result, &parts)?;
+        Ok(result)
+    }
+}
