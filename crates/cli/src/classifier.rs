@@ -12,7 +12,7 @@ use crate::data_choice::announce;
 use crate::foreign::check_replaceable;
 use crate::interrupt::on_interrupt;
 use crate::terminal::{self, Progress, rate};
-use crate::{Global, values};
+use crate::{Global, ranks, values};
 
 /// Train a small classifier, whose features compare samples and images.
 ///
@@ -33,6 +33,9 @@ pub struct ClassifierArgs {
     /// Images of a step
     #[arg(long, default_value_t = ClassifierOptions::default().batch_size, value_parser = values::positive, value_name = "B")]
     batch_size: usize,
+    /// Passes that the images of a step are divided into; as many as ranks under mpirun, or more
+    #[arg(long, default_value_t = 1, value_parser = values::positive, value_name = "P")]
+    passes: usize,
     /// Seed of the parameters and of the order of the images
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -44,7 +47,7 @@ pub struct ClassifierArgs {
 }
 
 pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
-    let ClassifierArgs { steps, batch_size, seed, .. } = arguments;
+    let ClassifierArgs { steps, batch_size, passes, seed, .. } = arguments;
     check_replaceable(&arguments.output)?;
     on_interrupt("nothing was written; start again with")?;
     let mut config = arguments.config.read(global)?;
@@ -66,14 +69,19 @@ pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     };
     terminal::warn_about(&set);
     let mut progress = Progress::new("classifier", "steps", global);
-    let options = ClassifierOptions { steps, batch_size, seed, flip: config.data.flip, ..ClassifierOptions::default() };
+    let options =
+        ClassifierOptions { steps, batch_size, passes, seed, flip: config.data.flip, ..ClassifierOptions::default() };
     let data = ClassifierData { training: &set, held_out: held_out.as_ref() };
-    let (classifier, about) = train_classifier(data, options, &global.device()?, |done, loss| {
+    let communicator = ranks::communicator();
+    let (classifier, about) = train_classifier(data, options, &global.device()?, &communicator, |done, loss| {
         let images = (done * batch_size) as f64;
         progress.update_with(done, steps, |seconds| format!("loss {loss:.3}, {}", rate(images / seconds, "images")));
         true
     })?;
     drop(progress);
+    if !communicator.is_root() {
+        return Ok(());
+    }
     classifier.write(&arguments.output, &about)?;
     let held_out = held_out.map_or(0, |set| set.len());
     if global.json {

@@ -11,6 +11,7 @@ use ddpm::evaluate::{
     EvaluateOptions, Evaluation, FlowLikelihood, Likelihood, MeasuredModel, SubChain, Trace, open_data, read_images,
     write_mse_profile,
 };
+use ddpm::mpi::Division;
 use ddpm::sample::ClipChoice;
 use ddpm::train::plot::{self, Chart, Series};
 use ddpm::weights::pipeline::ModelFiles;
@@ -23,6 +24,7 @@ use crate::foreign::check_outputs;
 use crate::interrupt::on_interrupt;
 use crate::metric::Metric;
 use crate::quality::{self, QualityArgs, Readings};
+use crate::shard_args::{ShardArgs, unless_recorded};
 use crate::terminal::{self, Progress, warn};
 use crate::{Global, model_source, quality_print, values};
 
@@ -71,7 +73,12 @@ pub struct EvaluateArgs {
     flow: FlowArgs,
     #[command(flatten)]
     quality: QualityArgs,
+    #[command(flatten)]
+    shards: ShardArgs,
 }
+
+/// The name of the files of shards, since an evaluation has no output of its own.
+const OUTPUT: &str = "evaluation";
 
 /// Flags of the real images.
 #[derive(Args)]
@@ -181,9 +188,13 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
         [Some(&*arguments.model), reference.as_deref(), features.as_deref(), data].into_iter().flatten().collect();
     check_outputs(&[&bound.denoising, &bound.plot, save_stats, neighbours].map(Option::as_deref), &inputs)?;
     on_interrupt("there is no result yet; start again with")?;
+    if bound.schedule && arguments.shards.is_shard() {
+        return Err(usage("--schedule measures what the whole of nll predicts, so it cannot be part of a --shard"));
+    }
+    let division = arguments.shards.division(Path::new(OUTPUT))?;
     let mut report = Report::default();
     if wants(Metric::Nll) || wants(Metric::Ode) {
-        likelihoods(&arguments, &metrics, global, &mut report)?;
+        likelihoods(&arguments, &metrics, &division, global, &mut report)?;
     }
     let of_samples = |metric: &Metric| !matches!(metric, Metric::Nll | Metric::Ode);
     let others: Vec<Metric> = metrics.iter().copied().filter(of_samples).collect();
@@ -195,10 +206,13 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
             metrics: others,
             seed: arguments.seed,
             batch_size: arguments.batch_size,
+            division: &division,
         };
         (report.quality, report.readings) = quality::run(&arguments.quality, shared, global)?;
     }
-    if global.json {
+    if division.is_recorded() {
+        arguments.shards.print(Path::new(OUTPUT), global);
+    } else if global.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         quality_print::print(&report.quality);
@@ -210,6 +224,7 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
 fn likelihoods(
     arguments: &EvaluateArgs,
     metrics: &[Metric],
+    division: &Division,
     global: &Global,
     report: &mut Report,
 ) -> anyhow::Result<()> {
@@ -243,31 +258,33 @@ fn likelihoods(
     let options = arguments.options(total)?;
     let evaluate = |name| {
         let mut progress = Progress::new(name, "evaluations", global);
-        Evaluation::new(&pipeline).with(|own| *own = options.clone()).on_progress(move |done, total| {
+        let evaluation = Evaluation::new(&pipeline).with(|own| *own = options.clone()).divided(division.clone());
+        evaluation.on_progress(move |done, total| {
             progress.update(done, total);
             true
         })
     };
     let context = || format!("evaluating {}", pipeline.root.display());
     if wants(Metric::Nll) {
-        let nll = evaluate("evaluate").likelihood(&images).with_context(context)?;
+        report.nll = unless_recorded(evaluate("evaluate").likelihood(&images).with_context(context))?;
+    }
+    if let Some(nll) = &report.nll {
         let profile = nll.mse_profile();
-        if let Some(path) = &arguments.bound.denoising {
+        if let Some(path) = arguments.bound.denoising.as_ref().filter(|_| division.is_root()) {
             write_mse_profile(path, &profile, &MeasuredModel::of(&pipeline))?;
         }
-        if let Some(path) = &arguments.bound.plot {
-            plot(path, &nll)?;
+        if let Some(path) = arguments.bound.plot.as_ref().filter(|_| division.is_root()) {
+            plot(path, nll)?;
         }
         if arguments.bound.schedule {
             let lengths = &arguments.bound.lengths;
             report.schedule = evaluate("schedule").sub_chains(&images, &profile, lengths).with_context(context)?;
         }
-        report.nll = Some(nll);
     }
     if wants(Metric::Ode) {
-        report.ode = Some(evaluate("flow").flow_likelihood(&images).with_context(context)?);
+        report.ode = unless_recorded(evaluate("flow").flow_likelihood(&images).with_context(context))?;
     }
-    if !global.json {
+    if !global.json && !division.is_recorded() {
         print(report, &set, total);
     }
     Ok(())

@@ -25,7 +25,10 @@ pub fn on_interrupt(kept: &'static str) -> anyhow::Result<()> {
 pub fn on_signals(usr1: bool, mut call: impl FnMut() + Send + 'static) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let ignored = ignored_signals();
-    let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().chain(usr1.then_some(SIGUSR1)).filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let signals = [SIGINT, SIGTERM, SIGHUP]
+        .into_iter()
+        .chain(usr1.then_some(SIGUSR1))
+        .filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = signal_hook::iterator::Signals::new(signals.collect::<Vec<_>>())?;
     std::thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(|_| call()))?;
     Ok(())

@@ -40,6 +40,7 @@ mod sample;
 mod sampler_args;
 mod samples;
 mod schedule;
+mod shard_args;
 mod terminal;
 mod train;
 mod values;
@@ -146,15 +147,9 @@ enum Command {
     Predict(predict::PredictArgs),
     Schedule(schedule::ScheduleArgs),
     Bench(bench::BenchArgs),
+    Merge(shard_args::MergeArgs),
     Completions(reference::CompletionsArgs),
     Man(reference::ManArgs),
-}
-
-impl Command {
-    /// Returns whether the processes of an MPI job divide the work of the command.
-    fn divides(&self) -> bool {
-        matches!(self, Self::Train(_))
-    }
 }
 
 fn main() -> ExitCode {
@@ -184,13 +179,17 @@ fn main() -> ExitCode {
 
 /// Parses the arguments. A flag's value may be a negative number, so that the flag and not the number is the mistake.
 fn parse() -> Result<Cli, clap::Error> {
-    let command = Cli::command().mut_subcommands(|command| {
+    Cli::from_arg_matches(&command().try_get_matches()?)
+}
+
+/// Returns the description of the arguments.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
         command.mut_args(|arg| match arg.is_positional() || !arg.get_action().takes_values() {
             true => arg,
             false => arg.allow_negative_numbers(true),
         })
-    });
-    Cli::from_arg_matches(&command.try_get_matches()?)
+    })
 }
 
 /// Hides panics of decoders on damaged files, which are caught and reported as errors. Any other panic ends all ranks of a
@@ -235,23 +234,35 @@ fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     // On one of the pool's threads: from outside, each of a network's 200 kernels would put this thread to sleep and wake
     // it again.
-    rayon::scope(|_| match command {
-        Command::Train(arguments) => train::run(arguments, &global),
-        Command::Sample(arguments) => sample::run(*arguments, &global),
-        Command::Evaluate(arguments) => evaluate::run(*arguments, &global),
-        Command::Interpolate(arguments) => interpolate::run(arguments, &global),
-        Command::Inpaint(arguments) => inpaint::run(arguments, &global),
-        Command::Invert(arguments) => invert::run(arguments, &global),
-        Command::Classifier(arguments) => classifier::run(arguments, &global),
-        Command::Import(arguments) => import::import(arguments, &global),
-        Command::Export(arguments) => import::export(arguments, &global),
-        Command::Inspect(arguments) => inspect::run(arguments, &global),
-        Command::Predict(arguments) => predict::run(arguments, &global),
-        Command::Schedule(arguments) => schedule::run(arguments, &global),
-        Command::Bench(arguments) => bench::run(arguments, &global),
-        Command::Completions(arguments) => reference::completions(arguments, &global),
-        Command::Man(arguments) => reference::man(arguments, &global),
-    })
+    rayon::scope(|_| command.run(&global))
+}
+
+impl Command {
+    /// Returns whether the processes of an MPI job divide the work of the command.
+    fn divides(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Sample(_) | Self::Evaluate(_) | Self::Classifier(_) | Self::Bench(_))
+    }
+
+    fn run(self, global: &Global) -> anyhow::Result<()> {
+        match self {
+            Self::Train(arguments) => train::run(arguments, global),
+            Self::Sample(arguments) => sample::run(*arguments, global),
+            Self::Evaluate(arguments) => evaluate::run(*arguments, global),
+            Self::Interpolate(arguments) => interpolate::run(arguments, global),
+            Self::Inpaint(arguments) => inpaint::run(arguments, global),
+            Self::Invert(arguments) => invert::run(arguments, global),
+            Self::Classifier(arguments) => classifier::run(arguments, global),
+            Self::Import(arguments) => import::import(arguments, global),
+            Self::Export(arguments) => import::export(arguments, global),
+            Self::Inspect(arguments) => inspect::run(arguments, global),
+            Self::Predict(arguments) => predict::run(arguments, global),
+            Self::Schedule(arguments) => schedule::run(arguments, global),
+            Self::Bench(arguments) => bench::run(arguments, global),
+            Self::Merge(arguments) => shard_args::merge(&arguments)?.run(global),
+            Self::Completions(arguments) => reference::completions(arguments, global),
+            Self::Man(arguments) => reference::man(arguments, global),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use ddpm::evaluate::quality::{
     Comparison, NeighborImages, NeighborSearch, POOLED, QualityReport, SPATIAL, Statistics, StatisticsOrigin,
     write_statistics,
 };
+use ddpm::mpi::Division;
 use ddpm::sample::Sampler;
 use ddpm::{Device, output};
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::guidance_args::GuidanceArgs;
 use crate::image_args::{info, name_of};
 use crate::metric::Metric::{self, Fd, Fid, Is, Kd, Kid, Nearest, Prdc, Sfid};
 use crate::samples::Samples;
+use crate::shard_args::unless_recorded;
 use crate::terminal::{self, Progress, say, warn};
 use crate::{Global, values};
 
@@ -79,6 +81,7 @@ pub struct Shared<'a> {
     pub metrics: Vec<Metric>,
     pub seed: u64,
     pub batch_size: usize,
+    pub division: &'a Division,
 }
 
 impl Shared<'_> {
@@ -166,13 +169,23 @@ pub fn run(arguments: &QualityArgs, mut shared: Shared, global: &Global) -> anyh
         say(format!("reference: {}, statistics of {images}", path.display()), global);
     }
     let samples = samples.images(arguments, shared, global)?;
+    if shared.division.is_recorded() {
+        let Some(network) = &network else { bail!("--shard divides the features of images; it needs --features FILE") };
+        for (images, name) in
+            [(Some(&samples), "samples"), (real.as_ref(), "real images"), (unseen.as_ref(), "unseen images")]
+        {
+            images.map(|images| unless_recorded(extract(network, images, name, global))).transpose()?;
+        }
+        return Ok((QualityReport::default(), readings));
+    }
+    let is_root = shared.division.is_root();
 
     let mut report = QualityReport::default();
     let mut features = None;
     if let Some(network) = &network {
         let of_samples = extract(network, &samples, "samples", global)?;
         let of_real = real.as_ref().map(|real| extract(network, real, "real images", global)).transpose()?;
-        if let (Some(path), Some(of_real)) = (&arguments.save_stats, &of_real) {
+        if let (Some(path), Some(of_real), true) = (&arguments.save_stats, &of_real, is_root) {
             let images = readings.reference.as_ref().map(Reading::to_string).unwrap_or_default();
             save_statistics(path, of_real, &StatisticsOrigin { features: network.protocol(), images })?;
         }
@@ -233,6 +246,7 @@ impl QualityArgs {
             ResizeArg::PytorchFid => Resize::PyTorch,
             ResizeArg::Tensorflow1 => Resize::TensorFlow1,
         });
+        let network = network.divided(shared.division.clone());
         if !network.is_inception() && [Fid, Sfid, Is, Kid].into_iter().any(|metric| shared.wants(metric)) {
             let name = network.name();
             bail!("fid, sfid, is and kid are metrics of Inception-v3; with {name} use fd, kd and prdc");
@@ -298,7 +312,7 @@ fn nearest(
     let Some(found) = last else {
         bail!("the images are too large to compare pixels (4 GiB); add --features to compare features");
     };
-    if let Some(path) = &arguments.neighbours {
+    if let Some(path) = arguments.neighbours.as_ref().filter(|_| shared.division.is_root()) {
         let columns = images.columns(&found.neighbors, ROWS)?;
         let info = info([("samples", name_of(shared.source))]);
         output::sheet(path, &columns, columns.len(), &info)?;

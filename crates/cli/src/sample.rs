@@ -17,6 +17,7 @@ use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
 use crate::sampler_args::{Line, SamplerArgs};
+use crate::shard_args::{ShardArgs, unless_recorded};
 use crate::terminal::{Progress, counted, duration, rate, warn};
 use crate::{Global, model_source, values};
 
@@ -70,6 +71,8 @@ pub struct SampleArgs {
     start: StartArgs,
     #[command(flatten)]
     trajectory: TrajectoryArgs,
+    #[command(flatten)]
+    shards: ShardArgs,
 }
 
 /// Flags that improve on a sampler.
@@ -160,7 +163,8 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, global)? };
     let n = options.n;
     let sampler = arguments.sampler.sampler(Sampler::of(&pipeline.scheduler))?;
-    let generation = Generation::new(&pipeline, n).with(|own| *own = options);
+    let division = arguments.shards.division(&arguments.output)?;
+    let generation = Generation::new(&pipeline, n).with(|own| *own = options).divided(division);
     let table = generation.table()?;
     let mut progress = Progress::new("sample", "steps", global);
     match arguments.sampler.of_scheduler(&pipeline.scheduler, &table) {
@@ -187,9 +191,13 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         let (path, Provenance { model, sampler, steps, seed, .. }) = (output.path().display(), others);
         warn(format!("{path}: samples of {model} ({sampler}, {steps} steps, seed {seed}) are replaced"));
     }
-    let saved = generation.save_with(&arguments.output, &save)?;
+    let saved = unless_recorded(generation.save_with(&arguments.output, &save).map_err(Into::into))?;
     let seconds = progress.seconds();
     drop(progress);
+    let Some(saved) = saved else {
+        arguments.shards.print(&arguments.output, global);
+        return Ok(());
+    };
     print(&saved, seconds, global);
     if let Some(sheet) = save.sheet.filter(|_| !global.json && !global.quiet) {
         eprintln!("trajectory: {}", sheet.display());

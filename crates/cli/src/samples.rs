@@ -159,6 +159,11 @@ impl Samples {
     /// Draws the samples of a model.
     pub fn images(self, arguments: &QualityArgs, shared: &Shared, global: &Global) -> anyhow::Result<ImageSource> {
         match self {
+            Self::Model(_) if shared.division.is_recorded() => {
+                bail!(
+                    "samples of a model cannot be part of a --shard: draw them with `ddpm sample`, and evaluate the file"
+                )
+            }
             Self::Model(mut pipeline) => draw(arguments, shared, &mut pipeline, global),
             Self::File(file) => Ok(file.set),
         }
@@ -185,6 +190,7 @@ fn draw(
         .seed(shared.seed)
         .batch_size(shared.batch_size)
         .with(|options| options.guidance = guidance)
+        .divided(shared.division.clone())
         .on_progress(|now| {
             progress.update_with(now.done, now.total, |seconds| rate(now.images / seconds, "images"));
             true

@@ -16,8 +16,8 @@ use serde_json::json;
 use crate::Global;
 use crate::config_args::ConfigArgs;
 use crate::error::usage;
-use crate::ranks;
 use crate::interrupt::{INTERRUPTED, on_signals};
+use crate::ranks;
 use crate::terminal::{Progress, duration, gigabytes, grouped, quoted, rate};
 
 /// Train a model on images, or resume a run.

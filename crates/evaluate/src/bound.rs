@@ -4,8 +4,10 @@ use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{Cdf, Clip, Node, NoiseSchedule, ReverseStep, Variance, VariationalBound};
 use model::denoiser::DenoisedImage;
 use model::{Condition, Denoiser, Images};
+use mpi::Division;
 use random::{Random, Stream};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::likelihood::{BoundTerm, Likelihood, mean_and_error};
@@ -30,6 +32,16 @@ pub struct Chain<'a> {
     pub batch_size: usize,
     /// The seed of the noise. The noise of image i and draw d at t depends on (seed, i, d, t) alone.
     pub seed: u64,
+    /// The processes that divide the batches. It does not change any number either.
+    pub division: Division,
+}
+
+impl Chain<'_> {
+    /// Returns a text that says what is measured.
+    fn key(&self) -> String {
+        let Self { variance, log_variances, timesteps, clip_sample, draws, batch_size, seed, .. } = self;
+        format!("nll {variance} {log_variances:?} {timesteps:?} {clip_sample:?} {draws} {batch_size} {seed}")
+    }
 }
 
 /// Returns `steps` evenly spaced timesteps from T−1 to 0, rounded down; all of them if there are fewer.
@@ -58,15 +70,27 @@ pub fn likelihood(
     }
     let measurement = Measurement { images, chain, sub_chain: &sub_chain };
     let mut sums = Sums::new(images, chain);
-    let total = images.n * measurement.items_per_image();
-    for first in (0..total).step_by(chain.batch_size) {
-        let batch: Vec<usize> = (first..(first + chain.batch_size).min(total)).collect();
-        for (&item, measured) in batch.iter().zip(measurement.batch(denoiser, &batch)?) {
-            sums.add(measurement.place(item), &measured);
-        }
-        if !progress(first + batch.len(), total) {
-            return Err(Error::Stopped);
-        }
+    let (total, size) = (images.n * measurement.items_per_image(), chain.batch_size);
+    let batches = total.div_ceil(size);
+    let items = |batch: usize| batch * size..(batch * size + size).min(total);
+    let finished = chain.division.run(
+        || chain.key(),
+        batches,
+        |batch| {
+            let measured = measurement.batch(denoiser, &items(batch).collect::<Vec<_>>())?;
+            let (before, count) = chain.division.position(batch, batches);
+            let done = before * size + measured.len();
+            Ok::<_, Error>(progress(done, if count == batches { total } else { count * size }).then_some(measured))
+        },
+        |batch, measured| {
+            for (item, measured) in items(batch).zip(measured) {
+                sums.add(measurement.place(item), &measured)?;
+            }
+            Ok(true)
+        },
+    )?;
+    if !finished {
+        return Err(Error::Stopped);
     }
     let bound = VariationalBound::new(&sub_chain, Cdf::Tanh);
     let size = images.pixels.len() / images.n;
@@ -134,6 +158,7 @@ struct Place {
 }
 
 /// The result for one noisy image.
+#[derive(Serialize, Deserialize)]
 struct Measured {
     bits: f64,
     /// By channel.
@@ -197,9 +222,6 @@ impl Measurement<'_> {
             mse[i % channels] += (sample - f64::from(x0[i])).powi(2);
             mean.push(posterior.coef_x0 * sample + posterior.coef_xt * f64::from(x_t[i]));
         }
-        if !(mse.iter().all(|mse| mse.is_finite()) && epsilon_mse.is_finite()) {
-            return Err(Error::NotFinite { image: place.image, timestep: chain.timesteps[place.row] });
-        }
         let log_variance = self.log_variance(place.row, denoised.variance, samples.len());
         let widened = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         let (x0, x_t) = (widened(x0), widened(x_t));
@@ -255,13 +277,17 @@ impl<'a> Sums<'a> {
         }
     }
 
-    fn add(&mut self, Place { image, row }: Place, measured: &Measured) {
+    fn add(&mut self, Place { image, row }: Place, measured: &Measured) -> Result<(), Error> {
+        if !(measured.mse.iter().all(|mse| mse.is_finite()) && measured.epsilon_mse.is_finite()) {
+            return Err(Error::NotFinite { image, timestep: self.chain.timesteps[row] });
+        }
         self.each[image] += measured.bits / self.chain.draws as f64;
         let point = &mut self.points[row];
         point.bits += measured.bits;
         point.mse.iter_mut().zip(&measured.mse).for_each(|(sum, mse)| *sum += mse);
         point.epsilon_mse += measured.epsilon_mse;
         self.decoder.iter_mut().zip(&measured.decoder).for_each(|(sum, bits)| *sum += bits);
+        Ok(())
     }
 
     fn likelihood(self, priors: &[f64]) -> Likelihood {

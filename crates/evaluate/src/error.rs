@@ -4,6 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// From the processes that divide the work.
+    #[error(transparent)]
+    Mpi(#[from] mpi::Error),
     /// From the model.
     #[error(transparent)]
     Model(#[from] model::Error),

@@ -3,7 +3,8 @@
 use diffusion::{MseProfile, NoiseSchedule, Variance, timesteps};
 use model::guidance::Guidance;
 use model::{Denoiser, Images, Pipeline};
-use sample::ClipChoice;
+use mpi::Division;
+use sample::{ClipChoice, model_digest};
 
 use crate::bound::{Chain, likelihood};
 use crate::flow::{Flow, FlowLikelihood, Trace, flow_likelihood};
@@ -28,6 +29,7 @@ use crate::{Error, Likelihood};
 pub struct Evaluation<'a> {
     pipeline: &'a Pipeline,
     options: EvaluateOptions,
+    division: Division,
     progress: Box<dyn FnMut(usize, usize) -> bool + 'a>,
 }
 
@@ -76,7 +78,12 @@ impl Default for EvaluateOptions {
 impl<'a> Evaluation<'a> {
     /// An evaluation with the scheduler's timesteps, variance and clipping, and one noise draw for each image.
     pub fn new(pipeline: &'a Pipeline) -> Self {
-        Self { pipeline, options: EvaluateOptions::default(), progress: Box::new(|_, _| true) }
+        Self {
+            pipeline,
+            options: EvaluateOptions::default(),
+            division: Division::default(),
+            progress: Box::new(|_, _| true),
+        }
     }
 
     /// Sets the number of noise draws for each image and timestep; 1 by default.
@@ -104,6 +111,11 @@ impl<'a> Evaluation<'a> {
         self.with(|options| options.guidance = Some(guidance))
     }
 
+    /// Divides the batches between processes, all of which get the result.
+    pub fn divided(self, division: Division) -> Self {
+        Self { division, ..self }
+    }
+
     /// Sets any of the options.
     pub fn with(mut self, set: impl FnOnce(&mut EvaluateOptions)) -> Self {
         set(&mut self.options);
@@ -122,7 +134,7 @@ impl<'a> Evaluation<'a> {
     pub fn likelihood(mut self, images: &Images) -> Result<Likelihood, Error> {
         let (schedule, denoiser) = self.model()?;
         let timesteps = self.timesteps(&schedule)?;
-        likelihood(&*denoiser, images, &self.chain(&schedule, &timesteps), &mut self.progress)
+        likelihood(&*denoiser, images, &self.chain(&schedule, &timesteps, images), &mut self.progress)
     }
 
     /// Computes the likelihood under the probability flow, with [`EvaluateOptions::flow_steps`] and
@@ -133,7 +145,8 @@ impl<'a> Evaluation<'a> {
     pub fn flow_likelihood(mut self, images: &Images) -> Result<FlowLikelihood, Error> {
         let (schedule, denoiser) = self.model()?;
         let EvaluateOptions { flow_steps: steps, trace, draws, batch_size, seed, .. } = self.options;
-        let flow = Flow { schedule: &schedule, steps, trace, draws, batch_size, seed };
+        let division = self.division_of(images);
+        let flow = Flow { schedule: &schedule, steps, trace, draws, batch_size, seed, division };
         flow_likelihood(&*denoiser, images, &flow, &mut self.progress)
     }
 
@@ -148,7 +161,7 @@ impl<'a> Evaluation<'a> {
         lengths: &[usize],
     ) -> Result<Vec<SubChain>, Error> {
         let (schedule, denoiser) = self.model()?;
-        let study = SubChainStudy { chain: self.chain(&schedule, &[]), profile, lengths };
+        let study = SubChainStudy { chain: self.chain(&schedule, &[], images), profile, lengths };
         sub_chains(&*denoiser, images, &study, &mut self.progress)
     }
 
@@ -166,7 +179,18 @@ impl<'a> Evaluation<'a> {
         })
     }
 
-    fn chain<'c>(&self, schedule: &'c NoiseSchedule, timesteps: &'c [usize]) -> Chain<'c> {
+    /// Returns the division of work on these images.
+    fn division_of(&self, images: &Images) -> Division {
+        self.division.about(|| {
+            let mut digest = crc32fast::Hasher::new();
+            images.pixels.iter().for_each(|value| digest.update(&value.to_le_bytes()));
+            images.labels.iter().flatten().for_each(|label| digest.update(&label.to_le_bytes()));
+            let (model, guidance) = (model_digest(self.pipeline), self.options.guidance);
+            format!("{model} {guidance:?} {:?} {:08x}", images.shape(), digest.finalize())
+        })
+    }
+
+    fn chain<'c>(&self, schedule: &'c NoiseSchedule, timesteps: &'c [usize], images: &Images) -> Chain<'c> {
         let scheduler = self.pipeline.scheduler.clone();
         let scheduler = self.options.clip.map_or(scheduler.clone(), |clip| clip.apply(scheduler));
         Chain {
@@ -178,6 +202,7 @@ impl<'a> Evaluation<'a> {
             draws: self.options.draws,
             batch_size: self.options.batch_size,
             seed: self.options.seed,
+            division: self.division_of(images),
         }
     }
 }

@@ -5,6 +5,7 @@
 use burn::tensor::{Tensor, TensorData};
 use diffusion::{Node, NoiseSchedule, ProbabilityFlow};
 use model::{Condition, Denoiser, Images};
+use mpi::Division;
 use random::{Random, Stream};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,16 @@ pub struct Flow<'a> {
     pub batch_size: usize,
     /// The seed of the draws.
     pub seed: u64,
+    /// The processes that divide the batches. It does not change any number either.
+    pub division: Division,
+}
+
+impl Flow<'_> {
+    /// Returns a text that says what is computed.
+    fn key(&self) -> String {
+        let Self { steps, trace, draws, batch_size, seed, .. } = self;
+        format!("ode {steps} {trace:?} {draws} {batch_size} {seed}")
+    }
 }
 
 /// The likelihood of a set of images under the flow, in bits/dim.
@@ -83,24 +94,47 @@ pub fn flow_likelihood(
 
     let evaluations = 4 * flow.steps * probes;
     let total = images.n * flow.draws * evaluations;
-    let (mut done, mut each) = (0, vec![0.0; images.n]);
+    let mut each = vec![0.0; images.n];
     let items: Vec<usize> = (0..images.n * flow.draws).collect();
+    let batches: Vec<&[usize]> = items.chunks(flow.batch_size).collect();
     let alpha = flow.schedule.alpha_cumprod(0).sqrt();
-    for items in items.chunks(flow.batch_size) {
-        let batch = FlowBatch { denoiser: &*denoiser, images, flow, items, size };
-        let points = batch.points(alpha);
-        let solver = ProbabilityFlow { schedule: flow.schedule, steps: flow.steps };
-        let density = solver.log_density(&points, size, |x, node| {
-            batch.epsilon_and_trace((x, node), probes, || {
-                done += items.len();
-                progress(done, total)
-            })
-        })?;
-        for (item, log_density) in items.iter().zip(density.log_density) {
-            // Per width of an 8-bit value, and for x_0 instead of α·x_0.
-            let nats = -log_density / size as f64 - alpha.ln() + 127.5_f64.ln();
-            each[item / flow.draws] += nats / std::f64::consts::LN_2 / flow.draws as f64;
-        }
+    let finished = flow.division.run(
+        || flow.key(),
+        batches.len(),
+        |number| {
+            let items = batches[number];
+            let (before, count) = flow.division.position(number, batches.len());
+            let total = if count == batches.len() { total } else { count * flow.batch_size * evaluations };
+            let mut done = before * flow.batch_size * evaluations;
+            let batch = FlowBatch { denoiser: &*denoiser, images, flow, items, size };
+            let points = batch.points(alpha);
+            let solver = ProbabilityFlow { schedule: flow.schedule, steps: flow.steps };
+            let density = solver.log_density(&points, size, |x, node| {
+                batch.epsilon_and_trace((x, node), probes, || {
+                    done += items.len();
+                    progress(done, total)
+                })
+            });
+            match density {
+                Ok(density) => Ok(Some(Ok(density.log_density))),
+                // All processes that divide the work report it alike.
+                Err(Error::NotFinite { image, timestep }) => Ok(Some(Err((image, timestep)))),
+                Err(Error::Stopped) => Ok(None),
+                Err(error) => Err(error),
+            }
+        },
+        |number, densities: Result<Vec<f64>, (usize, usize)>| {
+            let densities = densities.map_err(|(image, timestep)| Error::NotFinite { image, timestep })?;
+            for (item, log_density) in batches[number].iter().zip(densities) {
+                // Per width of an 8-bit value, and for x_0 instead of α·x_0.
+                let nats = -log_density / size as f64 - alpha.ln() + 127.5_f64.ln();
+                each[item / flow.draws] += nats / std::f64::consts::LN_2 / flow.draws as f64;
+            }
+            Ok(true)
+        },
+    )?;
+    if !finished {
+        return Err(Error::Stopped);
     }
     let (bits_per_dim, standard_error) = mean_and_error(&each);
     Ok(FlowLikelihood { bits_per_dim, standard_error, images: images.n, draws: flow.draws, evaluations, each })

@@ -121,6 +121,16 @@ impl ImageSource {
         Ok(Images::from_bytes(self.shape, &self.read(indices)?))
     }
 
+    /// Returns a text by which other images are recognized: their number, shape, and a digest of 16 of them.
+    ///
+    /// # Errors
+    /// If an image cannot be read.
+    pub(crate) fn key(&self) -> Result<String, Error> {
+        let chosen = 16.min(self.count);
+        let bytes = self.read((0..chosen).map(|i| i * self.count / chosen))?;
+        Ok(format!("{} images {:?} {:08x}", self.count, self.shape, crc32fast::hash(&bytes)))
+    }
+
     /// Reads all images as feature vectors of their pixels in units of 1/255; `None` if these would need more than
     /// `max_bytes`.
     ///

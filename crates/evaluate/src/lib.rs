@@ -30,5 +30,6 @@ pub use flow::{Flow, FlowLikelihood, Trace, flow_likelihood};
 pub use held_out::{open_data, read_images};
 pub use image_source::ImageSource;
 pub use likelihood::{BoundTerm, Likelihood};
+pub use mpi::Division;
 pub use mse_profile::{MeasuredModel, ProfileFile, read_mse_profile, write_mse_profile};
 pub use sub_chains::{SubChain, SubChainStudy, sub_chains};

@@ -6,7 +6,7 @@ use std::f64::consts::{E, LN_2, PI};
 
 use burn::tensor::Device;
 use common::{denoiser, images, schedule};
-use ddpm_evaluate::{Chain, Flow, Likelihood, Trace, flow_likelihood, likelihood};
+use ddpm_evaluate::{Chain, Division, Flow, Likelihood, Trace, flow_likelihood, likelihood};
 use diffusion::oracle::{Gaussian, Mixture};
 use diffusion::variance::optimal_variance;
 use diffusion::{Clip, Node, NoiseLevel, NoiseSchedule, Variance, timesteps};
@@ -24,6 +24,7 @@ fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize]) -> Chain<'a> {
         draws: 1,
         batch_size: 16,
         seed: 3,
+        division: Division::default(),
     }
 }
 
@@ -33,7 +34,15 @@ fn guided_denoisers_are_scored() {
     let (schedule, timesteps) = (schedule(), [19, 12, 4, 0]);
     let chain =
         Chain { variance: Variance::LearnedRange, clip_sample: Some(Clip::Range(1.0)), ..chain(&schedule, &timesteps) };
-    let flow = Flow { schedule: &schedule, steps: 1, trace: Trace::Hutchinson(1), draws: 1, batch_size: 2, seed: 5 };
+    let flow = Flow {
+        schedule: &schedule,
+        steps: 1,
+        trace: Trace::Hutchinson(1),
+        draws: 1,
+        batch_size: 2,
+        seed: 5,
+        division: Division::default(),
+    };
     let images = images(8, 3).with_labels(Some(vec![3, 0, 8]));
     let measure = |denoiser: &dyn Denoiser| {
         let bound = likelihood(denoiser, &images, &chain, |_, _| true).unwrap();

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use common::{denoiser, images, network, schedule};
 use data::{Dataset, Part, Split};
 use ddpm_evaluate::{
-    Chain, Error, Evaluation, Flow, ImageSource, Trace, even_timesteps, flow_likelihood, likelihood, open_data,
-    read_images,
+    Chain, Division, Error, Evaluation, Flow, ImageSource, Trace, even_timesteps, flow_likelihood, likelihood,
+    open_data, read_images,
 };
 use diffusion::{SchedulerConfig, Variance, timesteps};
 use model::guidance::Guidance;
@@ -46,6 +46,7 @@ fn the_builder_calls_the_functions_with_the_pipelines_settings() {
         draws: 1,
         batch_size: 64,
         seed: 0,
+        division: Division::default(),
     };
     assert!(chain.clip_sample.is_some());
     let expected = |chain: &Chain| likelihood(&denoiser, &images, chain, |_, _| true).unwrap();
@@ -61,7 +62,15 @@ fn the_builder_calls_the_functions_with_the_pipelines_settings() {
     let listed = evaluation().with(|options| options.timesteps = Some(vec![0, 19, 10]));
     assert_eq!(listed.likelihood(&images).unwrap(), expected(&Chain { timesteps: &[19, 10, 0], ..chain.clone() }));
 
-    let flow = Flow { schedule: &schedule, steps: 2, trace: Trace::Hutchinson(1), draws: 1, batch_size: 64, seed: 0 };
+    let flow = Flow {
+        schedule: &schedule,
+        steps: 2,
+        trace: Trace::Hutchinson(1),
+        draws: 1,
+        batch_size: 64,
+        seed: 0,
+        division: Division::default(),
+    };
     let built = evaluation().with(|options| options.flow_steps = 2).flow_likelihood(&images).unwrap();
     assert_eq!(built, flow_likelihood(&denoiser, &images, &flow, |_, _| true).unwrap());
 

@@ -4,13 +4,13 @@ mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{denoiser, denoiser_of, images, schedule};
-use ddpm_evaluate::{Flow, Trace, flow_likelihood};
+use ddpm_evaluate::{Division, Flow, Trace, flow_likelihood};
 use diffusion::{NoiseSchedule, Prediction};
 use model::{Condition, Images, Oracle};
 use random::{Random, Stream};
 
 fn small_flow(schedule: &NoiseSchedule, trace: Trace) -> Flow<'_> {
-    Flow { schedule, steps: 4, trace, draws: 1, batch_size: 2, seed: 5 }
+    Flow { schedule, steps: 4, trace, draws: 1, batch_size: 2, seed: 5, division: Division::default() }
 }
 
 /// Bits/dim of three images of 4×4, smaller than those that the network was made for.

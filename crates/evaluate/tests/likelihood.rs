@@ -5,7 +5,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{denoiser, images, schedule};
-use ddpm_evaluate::{Chain, Likelihood, likelihood};
+use ddpm_evaluate::{Chain, Division, Likelihood, likelihood};
 use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{Cdf, Clip, NoiseSchedule, StepVariance, Variance};
 use model::{Condition, Images, NetworkDenoiser};
@@ -21,6 +21,7 @@ fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize], variance: Vari
         draws: 1,
         batch_size: 7,
         seed: 3,
+        division: Division::default(),
     }
 }
 

@@ -2,11 +2,12 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use data::ImageSet;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// Images `[N,H,W,C]`, nominally in [-1, 1], with optional class labels.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Images {
     /// N, the number of images.
     pub n: usize,

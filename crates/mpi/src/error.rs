@@ -1,5 +1,7 @@
 //! The errors of communication.
 
+use std::path::PathBuf;
+
 /// An error of communication between processes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,6 +58,41 @@ pub enum Error {
         rank: usize,
         /// The problem.
         message: String,
+    },
+    /// An error of another process.
+    #[error("rank {rank}: {message}")]
+    OtherRank {
+        /// The process.
+        rank: usize,
+        /// Its error.
+        message: String,
+    },
+    /// A result that cannot be sent, or one that cannot be read.
+    #[error("a result of another process: {0}")]
+    Encoding(String),
+    /// The file of a shard that cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file of a shard that does not fit the others, or is damaged.
+    #[error("{path}: {message}")]
+    Shard {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        message: String,
+    },
+    /// Not a failure: the items of a shard are in its file, and the result is known when all shards are merged.
+    #[error("{path}: has the {items} items of this shard; `ddpm merge` joins all shards")]
+    Recorded {
+        /// The file.
+        path: PathBuf,
+        /// The number of items.
+        items: usize,
     },
     /// The thread that calls MPI could not be started, or has ended.
     #[error("the thread that calls MPI: {0}")]

@@ -33,9 +33,9 @@ impl Launch {
 
     fn read(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let number = |name: &str| variable(name)?.parse().ok();
-        VARIABLES.iter().find_map(|&(rank, size, is_pmix)| {
-            Some(Self { rank: number(rank)?, size: number(size), is_pmix })
-        })
+        VARIABLES
+            .iter()
+            .find_map(|&(rank, size, is_pmix)| Some(Self { rank: number(rank)?, size: number(size), is_pmix }))
     }
 
     /// Returns whether this is the only process of its job.

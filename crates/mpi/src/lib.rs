@@ -5,6 +5,8 @@
 //! | [`Communicator`] | the operations that the other crates need: a gather and a sum |
 //! | [`SingleProcess`] | the communicator of a program that runs alone |
 //! | [`Mpi`] | MPI, loaded at run time: Open MPI, MPICH and their relatives, or the MPI-5 ABI |
+//! | [`Division`] | independent items, divided between the processes of a job or between shards |
+//! | [`Recording`], [`Shards`] | the files of shards, which independent processes write |
 //! | [`Threads`] | threads in place of processes, for tests |
 //! | [`tree`] | the order in which values are summed |
 //!
@@ -15,17 +17,21 @@
 //! processes gives the same bits; `MPI_Allreduce` does not promise that.
 
 mod communicator;
+mod division;
 mod error;
 mod launch;
 #[cfg(unix)]
 mod library;
 #[cfg_attr(not(unix), path = "unsupported.rs")]
 mod mpi;
+mod shard;
 mod threads;
 pub mod tree;
 
 pub use communicator::{Communicator, PendingSum, SingleProcess};
+pub use division::Division;
 pub use error::Error;
 pub use launch::Launch;
 pub use mpi::Mpi;
+pub use shard::{Recording, Shards};
 pub use threads::Threads;

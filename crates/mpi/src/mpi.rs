@@ -64,7 +64,15 @@ impl Mpi {
             let launched = launch.size.unwrap_or(launch.rank + 1);
             return Err(Error::OtherLauncher { launched, found: size, library });
         }
-        Ok(Self { rank, size, local, library, functions, work: Mutex::new(Some(work)), thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            rank,
+            size,
+            local,
+            library,
+            functions,
+            work: Mutex::new(Some(work)),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// The rank on this machine and the number of ranks on it.

@@ -102,11 +102,11 @@ mod tests {
         let mut depends_on_order = false;
         for leaves in 1..40 {
             let expected = of_node(0..leaves);
-            let straight = (1..leaves).fold(values(0), |sum, i| sum.iter().zip(values(i)).map(|(a, b)| a + b).collect());
+            let straight =
+                (1..leaves).fold(values(0), |sum, i| sum.iter().zip(values(i)).map(|(a, b)| a + b).collect());
             depends_on_order |= straight != expected;
             for size in 1..=leaves {
-                let covered: Vec<_> =
-                    (0..size).flat_map(|rank| subtrees(leaves, &share(leaves, rank, size))).collect();
+                let covered: Vec<_> = (0..size).flat_map(|rank| subtrees(leaves, &share(leaves, rank, size))).collect();
                 let sums: Vec<_> = covered.iter().map(|node| of_node(node.clone())).collect();
                 let known: Vec<_> = covered.iter().cloned().zip(sums.iter().map(Vec::as_slice)).collect();
                 let mut found = vec![0.0; 5];

@@ -1,11 +1,15 @@
 //! Generation of samples from a pipeline: a builder with defaults. Images are returned in memory or written to files as
 //! they are finished.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use diffusion::{SchedulerConfig, SolverTable};
 use model::guidance::Guidance;
 use model::{Denoiser, Images, Pipeline};
+use mpi::Division;
+use serde::{Deserialize, Serialize};
 
 use crate::frames::{self, sheet_column};
 use crate::identity::Identity;
@@ -24,6 +28,7 @@ use crate::{Error, Sampler, SamplerOptions};
 pub struct Generation<'a> {
     pipeline: &'a Pipeline,
     options: GenerateOptions,
+    division: Division,
     progress: Box<dyn FnMut(&GenerationProgress) -> bool + 'a>,
 }
 
@@ -71,6 +76,35 @@ pub struct SaveOptions {
     pub command: Option<String>,
 }
 
+/// The images of a batch, and what shows how they were made.
+#[derive(Default, Serialize, Deserialize)]
+struct Batch {
+    images: Images,
+    previews: Vec<Images>,
+    sheet: Vec<Images>,
+    /// The timestep after which values were not finite. All processes that divide the work report it alike.
+    not_finite: Option<f64>,
+}
+
+impl Batch {
+    /// Returns a batch that was computed, or `None` if it was stopped.
+    fn of(images: Result<Images, Error>, with: impl FnOnce(Images) -> Self) -> Result<Option<Self>, Error> {
+        match images {
+            Ok(images) => Ok(Some(with(images))),
+            Err(Error::Stopped) => Ok(None),
+            Err(Error::NotFinite { timestep }) => Ok(Some(Self { not_finite: Some(timestep), ..Self::default() })),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        match self.not_finite {
+            Some(timestep) => Err(Error::NotFinite { timestep }),
+            None => Ok(self),
+        }
+    }
+}
+
 /// A generation with all options resolved.
 struct Plan {
     denoiser: Box<dyn Denoiser>,
@@ -102,7 +136,7 @@ impl<'a> Generation<'a> {
             from: None,
             share_until: None,
         };
-        Self { pipeline, options, progress: Box::new(|_| true) }
+        Self { pipeline, options, division: Division::default(), progress: Box::new(|_| true) }
     }
 
     /// Sets the sampler, by name or by value.
@@ -154,6 +188,11 @@ impl<'a> Generation<'a> {
         self.with(|options| options.init = Some(noise))
     }
 
+    /// Divides the batches between processes. All of them get all images, and the first one writes files.
+    pub fn divided(self, division: Division) -> Self {
+        Self { division, ..self }
+    }
+
     /// Sets any of the options.
     pub fn with(mut self, set: impl FnOnce(&mut GenerateOptions)) -> Self {
         set(&mut self.options);
@@ -189,12 +228,21 @@ impl<'a> Generation<'a> {
     /// As [`Generation::run`].
     pub fn run_batches(mut self, mut each: impl FnMut(Images)) -> Result<(), Error> {
         let plan = self.plan()?;
-        let n = self.options.n;
-        for first in (0..n).step_by(self.options.batch_size) {
-            let count = self.options.batch_size.min(n - first);
-            each(self.batch(&plan, first..first + count, 0, |_| {})?);
-        }
-        Ok(())
+        let (division, n, size) = (self.division.clone(), self.options.n, self.options.batch_size);
+        let key = self.identity(&plan);
+        let finished = division.run(
+            || key.digest(),
+            n.div_ceil(size),
+            |batch| {
+                let range = batch * size..n.min((batch + 1) * size);
+                Batch::of(self.batch(&plan, range, 0, |_| {}), |images| Batch { images, ..Batch::default() })
+            },
+            |_, batch| {
+                each(batch.checked()?.images);
+                Ok(true)
+            },
+        )?;
+        if finished { Ok(()) } else { Err(Error::Stopped) }
     }
 
     /// Generates the images and writes them in the format of the extension of `path`: a grid (`.png`), an animation
@@ -220,10 +268,12 @@ impl<'a> Generation<'a> {
         let shape = [n, plan.shape[0], plan.shape[1], plan.shape[2]];
         let rows = plan.table.rows.len();
         let by_class = if save.by_class { Some(self.classes_of_rows(&plan, &output)?) } else { None };
-        output.check_writable(shape)?;
+        if self.division.is_root() && !self.division.is_recorded() {
+            output.check_writable(shape)?;
+        }
 
         let provenance = self.provenance(&plan);
-        if save.sheet.is_none() && self.is_finished(&output, &provenance, shape) {
+        if self.division.of_root(save.sheet.is_none() && self.is_finished(&output, &provenance, shape))? {
             return Ok(Saved {
                 path: output.path().to_owned(),
                 shape,
@@ -240,41 +290,77 @@ impl<'a> Generation<'a> {
         let spooled = if matches!(output, Output::Folder(_)) { 0 } else { animation.len() };
         let (identity, command) = (provenance.identity.clone(), save.command.clone());
         let request = WriteRequest { identity, first: self.options.first, shape, frames: spooled, command };
-        let mut writer = Writer::open(&output, request)?;
+        let division = self.division.clone();
+        let writes = division.is_root() && !division.is_recorded();
+        let mut writer = if writes { Some(Writer::open(&output, request)?) } else { None };
         let sheet_rows = frames::rows(rows, frames::SHEET);
         let progress_sheet = output.progress_sheet().filter(|_| save.animate);
-        let existing = writer.existing();
-        for first in (0..n).step_by(self.options.batch_size) {
-            let range = first..n.min(first + self.options.batch_size);
-            let missing = writer.missing(range.clone());
+        // A sheet shows all images of the first batch, also those that were there already.
+        let is_shown = |batch: usize| batch == 0 && (save.sheet.is_some() || progress_sheet.is_some());
+        let (size, batches) = (self.options.batch_size, n.div_ceil(self.options.batch_size));
+        let range_of = |batch: usize| batch * size..n.min((batch + 1) * size);
+        let missing_of = |writer: &Writer, batch: usize| {
+            let missing = writer.missing(range_of(batch));
             // The missing images of a batch are consecutive unless somebody removed files.
-            let missing = missing.first().zip(missing.last()).map(|(&first, &last)| first..last + 1);
-            // A sheet shows all images of the first batch, also those that were there already.
-            let is_shown = first == 0 && (save.sheet.is_some() || progress_sheet.is_some());
-            let Some(range) = Some(range).filter(|_| is_shown).or(missing.clone()) else { continue };
-            let (mut previews, mut sheet) = (Vec::new(), Vec::new());
-            let images = self.batch(&plan, range.clone(), existing, |step| {
-                if animation.contains(&step.row) {
-                    previews.push(step.sample());
+            missing.first().zip(missing.last()).map(|(&first, &last)| first..last + 1)
+        };
+        let existing = division.of_root(writer.as_ref().map_or(0, Writer::existing))?;
+        let is_due =
+            |batch: usize| is_shown(batch) || writer.as_ref().is_none_or(|writer| missing_of(writer, batch).is_some());
+        let due: Vec<Range<usize>> = (0..batches)
+            .filter(|&batch| is_due(batch))
+            .map(|batch| match &writer {
+                Some(writer) if !is_shown(batch) => missing_of(writer, batch).unwrap_or(0..0),
+                _ => range_of(batch),
+            })
+            .collect();
+        // Process 0 knows which images are there.
+        let due = division.of_root(due)?;
+        let due: BTreeMap<usize, Range<usize>> = due.into_iter().map(|range| (range.start / size, range)).collect();
+        let finished = division.run_some(
+            || provenance.identity.clone(),
+            batches,
+            &due.keys().copied().collect::<Vec<_>>(),
+            |batch| {
+                let (mut previews, mut sheet) = (Vec::new(), Vec::new());
+                // Shards are merged in whole batches.
+                let range = if division.is_recorded() { range_of(batch) } else { due[&batch].clone() };
+                let images = self.batch(&plan, range, existing, |step| {
+                    if animation.contains(&step.row) {
+                        previews.push(step.sample());
+                    }
+                    if save.sheet.is_some() && batch == 0 && sheet_rows.contains(&step.row) {
+                        sheet.push(sheet_column(step));
+                    }
+                });
+                Batch::of(images, |images| Batch { images, previews, sheet, not_finite: None })
+            },
+            |batch, made| {
+                let Batch { images, mut previews, sheet, .. } = made.checked()?;
+                let Some(writer) = &mut writer else { return Ok(true) };
+                // A shard has the whole batch.
+                let start = if images.n == due[&batch].len() { due[&batch].start } else { range_of(batch).start };
+                if let Some(missing) = missing_of(writer, batch) {
+                    let part = |all: &Images| all.slice(missing.start - start, missing.len());
+                    let previews: Vec<Images> = previews.iter().map(part).collect();
+                    writer.write(missing.start, &part(&images), &previews, &info)?;
                 }
-                if save.sheet.is_some() && first == 0 && sheet_rows.contains(&step.row) {
-                    sheet.push(sheet_column(step));
+                if let (Some(path), false) = (&save.sheet, sheet.is_empty()) {
+                    output::sheet(path, &sheet, sheet.len(), &info)?;
                 }
-            })?;
-            if let Some(missing) = missing {
-                let part = |all: &Images| all.slice(missing.start - range.start, missing.len());
-                let previews: Vec<Images> = previews.iter().map(part).collect();
-                writer.write(missing.start, &part(&images), &previews, &info)?;
-            }
-            if let (Some(path), false) = (&save.sheet, sheet.is_empty()) {
-                output::sheet(path, &sheet, sheet.len(), &info)?;
-            }
-            if let (Some(sheet), 0) = (&progress_sheet, first) {
-                previews.push(images);
-                output::sheet(sheet, &previews, 10, &info)?;
-            }
+                if let (Some(sheet), 0) = (&progress_sheet, batch) {
+                    previews.push(images);
+                    output::sheet(sheet, &previews, 10, &info)?;
+                }
+                Ok(true)
+            },
+        )?;
+        if !finished {
+            return Err(Error::Stopped);
         }
-        writer.finish(by_class, self.labels_of(&plan, 0..n), &info)?;
+        if let Some(writer) = writer {
+            writer.finish(by_class, self.labels_of(&plan, 0..n), &info)?;
+        }
         Ok(Saved {
             path: output.path().to_owned(),
             shape,
@@ -376,7 +462,7 @@ impl<'a> Generation<'a> {
     fn batch(
         &mut self,
         plan: &Plan,
-        range: std::ops::Range<usize>,
+        range: Range<usize>,
         existing: usize,
         mut look: impl FnMut(&SamplerStep),
     ) -> Result<Images, Error> {
@@ -390,21 +476,23 @@ impl<'a> Generation<'a> {
             shared: share_until.map(|until| SharedNoise { until, image: first }),
         };
         let rows = plan.table.rows.len();
-        let (done, total) = (range.start.div_ceil(batch_size) * rows, n.div_ceil(batch_size) * rows);
+        let (before, count) = self.division.position(range.start / batch_size, n.div_ceil(batch_size));
+        let (done, total) = (before * rows, count * rows);
         let progress = &mut self.progress;
         sample(&*plan.denoiser, &plan.table, &request, |step| {
             look(step);
             progress(&GenerationProgress {
                 done: done + step.row + 1,
                 total,
-                images: range.start as f64 + range.len() as f64 * (step.row + 1) as f64 / rows as f64,
+                images: (before * batch_size + range.start % batch_size) as f64
+                    + range.len() as f64 * (step.row + 1) as f64 / rows as f64,
                 existing,
             })
         })
     }
 
     /// Returns x at the first timestep of the table.
-    fn start(&self, plan: &Plan, range: std::ops::Range<usize>) -> Result<Images, Error> {
+    fn start(&self, plan: &Plan, range: Range<usize>) -> Result<Images, Error> {
         let GenerateOptions { first, seed, share_until, .. } = self.options;
         let noise = |first: u64, count| initial_noise(seed, first, count, plan.shape);
         let repeated = |one: Images| {
@@ -423,7 +511,7 @@ impl<'a> Generation<'a> {
         })
     }
 
-    fn labels_of(&self, plan: &Plan, range: std::ops::Range<usize>) -> Option<Vec<u32>> {
+    fn labels_of(&self, plan: &Plan, range: Range<usize>) -> Option<Vec<u32>> {
         let labels = plan.labels.as_ref()?;
         Some(range.map(|i| labels[(self.options.first as usize + i) % labels.len()]).collect())
     }

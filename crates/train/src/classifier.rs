@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use data::ImageSet;
 use evaluate::network::{Classifier, ClassifierInfo};
 use model::Images;
+use mpi::{Communicator, Division, tree};
 use random::Random;
 use unet::Parameters;
 use unet::ops::AdamStep;
@@ -14,6 +15,7 @@ use unet::ops::AdamStep;
 use crate::Error;
 use crate::data_loader::DataLoader;
 use crate::optimizer::{Optimizer, global_norm};
+use crate::reduction::{Gradients, add, sum_over_processes};
 
 /// The options of a classifier's training.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +24,9 @@ pub struct ClassifierOptions {
     pub steps: usize,
     /// Images of a step.
     pub batch_size: usize,
+    /// Passes of a step, which must divide its images. Processes divide them; the number of processes changes no number, but
+    /// that of passes does in the last bits.
+    pub passes: usize,
     /// Adam's maximum learning rate. It rises linearly over the first twentieth of the steps and falls to 0 over the rest.
     pub learning_rate: f64,
     /// Whether to mirror half of the images.
@@ -32,7 +37,7 @@ pub struct ClassifierOptions {
 
 impl Default for ClassifierOptions {
     fn default() -> Self {
-        Self { steps: 4000, batch_size: 64, learning_rate: 2e-3, flip: false, seed: 0 }
+        Self { steps: 4000, batch_size: 64, passes: 1, learning_rate: 2e-3, flip: false, seed: 0 }
     }
 }
 
@@ -51,7 +56,7 @@ const GRAD_CLIP: f64 = 1.0;
 const BATCH: usize = 256;
 
 /// Trains a classifier by cross entropy, and computes its accuracy on held-out images. Its parameters are averages over the
-/// last steps. `progress(steps done, loss)` is called after each step; return `false` to cancel.
+/// last steps. Processes divide the passes, and all get the classifier. `progress(steps done, loss)` is called after each step; return `false` to cancel.
 ///
 /// # Errors
 /// If the images are not square, not grey or RGB, or of fewer than two classes; if one cannot be read; if the loss is not
@@ -60,6 +65,7 @@ pub fn train_classifier(
     data: ClassifierData,
     options: ClassifierOptions,
     device: &Device,
+    communicator: &Arc<dyn Communicator>,
     mut progress: impl FnMut(usize, f64) -> bool,
 ) -> Result<(Classifier, ClassifierInfo), Error> {
     let ClassifierData { training: set, held_out } = data;
@@ -74,19 +80,38 @@ pub fn train_classifier(
         let message = format!("{name}: a classifier needs square images, grey or RGB, not {side}x{width}x{channels}");
         return Err(Error::Run(message));
     }
+    let (passes, size) = (options.passes.max(1), communicator.size());
+    if !options.batch_size.is_multiple_of(passes) || size > passes {
+        return Err(Error::Run(format!(
+            "{size} processes divide {passes} passes of {} images; the passes must divide the images, and there must be as \
+             many as processes or more",
+            options.batch_size
+        )));
+    }
+    let (own, of_pass) = (tree::share(passes, communicator.rank(), size), options.batch_size / passes);
     let device = device.clone().autodiff();
     let mut classifier = Classifier::new(channels, classes.len(), options.seed, &device);
     let mut optimizer = Optimizer::new(&classifier.flat_parameters());
     let loader = DataLoader::new(set.clone(), Random::new(options.seed), options.batch_size);
-    let mut batches = DataLoader { flip: options.flip, labels: true, ..loader }.stream(0);
+    let range = own.start * of_pass..own.end * of_pass;
+    let mut batches = DataLoader { flip: options.flip, labels: true, range, ..loader }.stream(0);
     for step in 0..options.steps {
         let images = batches.next()?.images;
-        let x = images.tensor(&device);
-        let targets = one_hot(images.labels.as_deref().unwrap_or_default(), classes.len(), &device);
-        let log_likelihoods = activation::log_softmax(classifier.logits(classifier.features(x)), 1);
-        let loss = (log_likelihoods * targets).sum().neg() / options.batch_size as f32;
-        let gradients = classifier.take_gradients(&mut loss.backward());
-        let (loss, norm) = (f64::from(loss.into_scalar::<f32>()), global_norm(&gradients));
+        let mut losses = Vec::new();
+        let mut leaf = |pass: usize| -> Result<Gradients, Error> {
+            let images = images.slice((pass - own.start) * of_pass, of_pass);
+            let x = images.tensor(&device);
+            let targets = one_hot(images.labels.as_deref().unwrap_or_default(), classes.len(), &device);
+            let log_likelihoods = activation::log_softmax(classifier.logits(classifier.features(x)), 1);
+            let loss = (log_likelihoods * targets).sum().neg() / options.batch_size as f32;
+            let gradients = classifier.take_gradients(&mut loss.backward());
+            losses.push(f64::from(loss.into_scalar::<f32>()));
+            Ok(gradients)
+        };
+        let subtrees = tree::subtrees(passes, &own).into_iter();
+        let sums = subtrees.map(|node| tree::reduce(node, &mut leaf, &mut add)).collect::<Result<Vec<_>, _>>()?;
+        let gradients = sum_over_processes(&**communicator, passes, sums)?;
+        let (loss, norm) = (communicator.all_gather_f64(&losses)?.iter().sum::<f64>(), global_norm(&gradients));
         if !loss.is_finite() || !norm.is_finite() {
             return Err(Error::Run(format!("step {}: the classifier's loss is not finite", step + 1)));
         }
@@ -109,7 +134,8 @@ pub fn train_classifier(
     }
     let mut averages = optimizer.averages();
     let classifier = classifier.valid().map_parameters(|_, old| averages.next().unwrap_or(old));
-    let accuracy = held_out.map(|held_out| accuracy(&classifier, held_out)).transpose()?;
+    let division = communicator.clone().into();
+    let accuracy = held_out.map(|held_out| accuracy(&classifier, held_out, &division)).transpose()?;
     let about = ClassifierInfo { set: set.name().to_owned(), side, channels, classes, accuracy };
     Ok((classifier, about))
 }
@@ -124,15 +150,26 @@ fn one_hot(labels: &[u32], classes: usize, device: &Device) -> Tensor<2> {
 }
 
 /// Computes the share of a labelled set's images that are classified correctly.
-fn accuracy(classifier: &Classifier, set: &ImageSet) -> Result<f64, Error> {
+fn accuracy(classifier: &Classifier, set: &ImageSet, division: &Division) -> Result<f64, Error> {
     let device = classifier.device();
     let (n, mut correct) = (set.labels().unwrap_or_default().len(), 0);
-    for first in (0..n).step_by(BATCH) {
-        let images = Images::read(set, &(first..n.min(first + BATCH)).collect::<Vec<_>>())?;
+    let count = |batch: usize| {
+        let range = batch * BATCH..n.min((batch + 1) * BATCH);
+        let images = Images::read(set, &range.collect::<Vec<_>>())?;
         let logits = classifier.logits(classifier.features(images.tensor(&device)));
         let classes = logits.argmax(1).into_data().iter::<i64>().collect::<Vec<_>>();
         let labels = images.labels.unwrap_or_default();
-        correct += classes.iter().zip(labels).filter(|&(&class, label)| class == i64::from(label)).count();
-    }
+        let count = classes.iter().zip(labels).filter(|&(&class, label)| class == i64::from(label)).count();
+        Ok::<_, Error>(Some(count))
+    };
+    division.run(
+        || "accuracy".into(),
+        n.div_ceil(BATCH),
+        count,
+        |_, count: usize| {
+            correct += count;
+            Ok(true)
+        },
+    )?;
     Ok(correct as f64 / n.max(1) as f64)
 }

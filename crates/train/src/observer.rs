@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 
 use data::ImageSet;
 use model::Pipeline;
-use mpi::Communicator;
+use mpi::{Communicator, Division};
 
 use crate::Error;
 use crate::command::Command;
@@ -100,6 +100,11 @@ impl<'r, 'o> Context<'r, 'o> {
     /// Returns whether this is process 0, which writes files and shows progress.
     pub fn is_root(&self) -> bool {
         self.trainer().communicator().is_root()
+    }
+
+    /// Returns the division of work between the processes of the run.
+    pub fn division(&self) -> Division {
+        self.trainer().shared_communicator().into()
     }
 
     /// The configuration.

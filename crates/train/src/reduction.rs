@@ -101,7 +101,9 @@ mod tests {
         let lengths = [Some(BUCKET - 1), None, Some(7), Some(3)];
         let leaf = |pass: usize| -> Result<Gradients, Error> {
             let value = |length: usize, i: usize| ((pass * 40503 + length + i * 7919) % 65_536) as f32 * 1e-3 - 30.0;
-            let tensor = |length| Tensor::from_data(TensorData::new((0..length).map(|i| value(length, i)).collect(), [length]), &device);
+            let tensor = |length| {
+                Tensor::from_data(TensorData::new((0..length).map(|i| value(length, i)).collect(), [length]), &device)
+            };
             Ok(lengths.iter().map(|length| length.map(tensor)).collect())
         };
         let numbers = |gradients: Gradients| -> Vec<Option<Vec<f32>>> {

@@ -53,7 +53,7 @@ pub(crate) fn set_up<'o>(
     check_sampler(config)?;
     let (memory, tight) = memory::check(config, &network, &set, device)?;
     let digest = ImagesDigest::new(&set)?;
-    let validator = Validator::new(config, &set, device)?;
+    let validator = Validator::new(config, &set, device, communicator.clone().into())?;
     let validation = validator.as_ref().and_then(Validator::reading);
     processes::check(&*communicator, config, &network, digest.clone())?;
     let source = match &config.train.init_from {
@@ -105,24 +105,20 @@ pub(crate) fn set_up<'o>(
 
 /// Returns the observers in the order in which they work after a step. Process 0 has all of them, the others those that
 /// compute something together.
-fn observers<'o>(
-    of_caller: Vec<Box<dyn Observer + 'o>>,
-    validator: Option<Validator>,
-    is_root: bool,
-) -> Observers<'o> {
+fn observers<'o>(of_caller: Vec<Box<dyn Observer + 'o>>, validator: Option<Validator>, is_root: bool) -> Observers<'o> {
     let mut observers: Observers = of_caller.into_iter().map(Some).collect();
     observers.extend(validator.map(|validator| Some(Box::new(validator) as Box<dyn Observer>)));
-    let others: [Box<dyn Observer>; 6] = [
+    let writers: [Box<dyn Observer>; 5] = [
         Box::new(Recorder::default()),
         Box::new(JsonLines),
         Box::new(TensorBoard::default()),
         Box::new(Plots),
         Box::new(Checkpoints::default()),
-        Box::new(SampleGrids),
     ];
     if is_root {
-        observers.extend(others.map(|observer| Some(observer as Box<dyn Observer + 'o>)));
+        observers.extend(writers.map(|observer| Some(observer as Box<dyn Observer + 'o>)));
     }
+    observers.push(Some(Box::new(SampleGrids)));
     observers
 }
 

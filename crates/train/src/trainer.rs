@@ -156,6 +156,11 @@ impl Trainer {
         &*self.communicator
     }
 
+    /// The processes, to be shared with other work.
+    pub(crate) fn shared_communicator(&self) -> Arc<dyn Communicator> {
+        self.communicator.clone()
+    }
+
     /// Returns the network with the averaged parameters, off the autodiff graph.
     pub fn averaged(&self) -> Network {
         self.network.with_parameters(self.optimizer.averages())
@@ -255,11 +260,7 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::step`].
-    pub fn step_unless(
-        &mut self,
-        batch: &Batch,
-        stop: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<StepReport>, Error> {
+    pub fn step_unless(&mut self, batch: &Batch, stop: &mut dyn FnMut() -> bool) -> Result<Option<StepReport>, Error> {
         let size = self.config.train.batch_size;
         let passes = batch.global_size / size.max(1);
         let own = tree::share(passes, self.communicator.rank(), self.communicator.size());
@@ -342,7 +343,11 @@ impl Trainer {
         }
         let broadcast = |values: Vec<Tensor<1>>| -> Result<Vec<Tensor<1>>, Error> {
             let bytes = if communicator.is_root() {
-                values.iter().flat_map(|v| v.to_data().iter::<f32>().collect::<Vec<_>>()).flat_map(f32::to_le_bytes).collect()
+                values
+                    .iter()
+                    .flat_map(|v| v.to_data().iter::<f32>().collect::<Vec<_>>())
+                    .flat_map(f32::to_le_bytes)
+                    .collect()
             } else {
                 Vec::new()
             };

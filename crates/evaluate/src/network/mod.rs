@@ -9,6 +9,7 @@ mod resize;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
+use mpi::Division;
 use weights::{Metadata, Tensors};
 
 use crate::quality::Features;
@@ -26,6 +27,7 @@ pub struct FeatureNetwork {
     architecture: Architecture,
     resize: Resize,
     batch_size: usize,
+    division: Division,
     device: Device,
 }
 
@@ -99,7 +101,13 @@ impl FeatureNetwork {
                          a file of `ddpm classifier`";
             return Err(Error::Request(format!("{name}: is not a supported feature network; {known}")));
         };
-        Ok(Self { architecture, resize: Resize::default(), batch_size: 16, device: device.clone() })
+        Ok(Self {
+            architecture,
+            resize: Resize::default(),
+            batch_size: 16,
+            division: Division::default(),
+            device: device.clone(),
+        })
     }
 
     /// Sets how images are resized; as in pytorch-fid by default.
@@ -110,6 +118,11 @@ impl FeatureNetwork {
     /// Sets how many images go through the network at once; 16 by default. It does not change any number.
     pub fn with_batch_size(self, batch_size: usize) -> Self {
         Self { batch_size: batch_size.max(1), ..self }
+    }
+
+    /// Divides the batches between processes, all of which get the features.
+    pub fn divided(self, division: Division) -> Self {
+        Self { division, ..self }
     }
 
     /// Returns the name of the network.
@@ -153,25 +166,37 @@ impl FeatureNetwork {
     ) -> Result<Extracted, Error> {
         let (count, [height, width, channels]) = (images.count(), images.shape());
         let mut all: [Option<(Vec<f32>, usize)>; 3] = Default::default();
-        let (mut first_image, mut differ) = (Vec::new(), false);
-        for first in (0..count).step_by(self.batch_size) {
-            let last = count.min(first + self.batch_size);
-            let bytes = images.read(first..last)?;
-            if first == 0 {
-                first_image = bytes[..height * width * channels].to_vec();
-            }
-            differ |= bytes.chunks_exact(first_image.len()).any(|image| image != first_image);
-            let features = self.forward(&to_rgb(bytes, channels), [height, width]);
-            let parts = [Some(features.pooled), features.spatial, features.logits];
-            for (all, part) in all.iter_mut().zip(parts) {
-                if let Some(part) = part {
-                    let (values, _) = all.get_or_insert_with(|| (Vec::new(), part.dims()[1]));
-                    values.extend(part.into_data().iter::<f32>());
+        let mut differ = false;
+        let first_image = images.read(0..count.min(1))?;
+        let (size, batches) = (self.batch_size, count.div_ceil(self.batch_size));
+        let key = images.key()?;
+        let division = self.division.about(|| key);
+        let finished = division.run(
+            || format!("features {} {size}", self.protocol()),
+            batches,
+            |batch| {
+                let range = batch * size..count.min((batch + 1) * size);
+                let bytes = images.read(range.clone())?;
+                let differ = bytes.chunks_exact(first_image.len()).any(|image| image != first_image);
+                let features = self.forward(&to_rgb(bytes, channels), [height, width]);
+                let parts = [Some(features.pooled), features.spatial, features.logits]
+                    .map(|part| part.map(|part| (part.dims()[1], part.into_data().iter::<f32>().collect::<Vec<_>>())));
+                let (before, batches_here) = division.position(batch, batches);
+                let total = if batches_here == batches { count } else { batches_here * size };
+                Ok::<_, Error>(progress(before * size + range.len(), total).then_some((parts, differ)))
+            },
+            |_, (parts, differs)| {
+                differ |= differs;
+                for (all, part) in all.iter_mut().zip(parts) {
+                    if let Some((width, values)) = part {
+                        all.get_or_insert_with(|| (Vec::new(), width)).0.extend(values);
+                    }
                 }
-            }
-            if !progress(last, count) {
-                return Err(Error::Stopped);
-            }
+                Ok(true)
+            },
+        )?;
+        if !finished {
+            return Err(Error::Stopped);
         }
         let [pooled, spatial, logits] =
             all.map(|all| all.map(|(values, width)| Features::new(values, width)).transpose());

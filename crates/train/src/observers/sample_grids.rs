@@ -18,12 +18,13 @@ impl Observer for SampleGrids {
     fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
         let (every, count) = (context.config().train.sample_every, context.config().train.samples);
         let due = || context.is_due(every) || (every > 0 && context.is_last()) || context.is_requested(Command::Sample);
-        match event {
-            Event::Started { step: 1.., .. } if count > 0 && due() && !path(context).exists() => draw(context, count),
-            Event::Step { .. } if context.session.spoiled.is_some() => Ok(()),
-            Event::Step { .. } if count > 0 && !context.is_stopped() && due() => draw(context, count),
-            _ => Ok(()),
-        }
+        let draws = match event {
+            Event::Started { step: 1.., .. } => due() && !path(context).exists(),
+            Event::Step { .. } => context.session.spoiled.is_none() && !context.is_stopped() && due(),
+            _ => return Ok(()),
+        };
+        // Process 0 knows the files, and whether the weights could be saved.
+        if count > 0 && context.division().of_root(draws)? { draw(context, count) } else { Ok(()) }
     }
 }
 
@@ -35,7 +36,7 @@ fn path(context: &Context) -> PathBuf {
 fn draw(context: &mut Context, count: usize) -> Result<(), Error> {
     let pipeline = context.pipeline();
     let (step, seed, path) = (context.trainer().state().step, context.config().train.seed, path(context));
-    let generation = context.config().generation(&pipeline, context.images(), count);
+    let generation = context.config().generation(&pipeline, context.images(), count).divided(context.division());
     let images = generation
         .on_progress(|progress| context.progress(Event::Sampling { done: progress.done, total: progress.total }))
         .run();
@@ -45,6 +46,9 @@ fn draw(context: &mut Context, count: usize) -> Result<(), Error> {
         Err(error @ sample::Error::NotFinite { .. }) => return context.warn(error.to_string()),
         images => images?,
     };
+    if !context.is_root() {
+        return Ok(());
+    }
     let info = [("step".to_owned(), step.to_string()), ("seed".to_owned(), seed.to_string())];
     output::write(&Output::Grid(path.clone()), &images, &[], &info).map_err(sample::Error::from)?;
     context.emit(Event::Sampled { path })

@@ -8,6 +8,7 @@ use evaluate::network::FeatureNetwork;
 use evaluate::quality::{Comparison, FrechetReference, POOLED, StatisticsOrigin};
 use evaluate::{Evaluation, ImageSource, even_timesteps};
 use model::{Images, Pipeline};
+use mpi::Division;
 use random::Random;
 
 use crate::Error;
@@ -60,11 +61,16 @@ impl Validator {
     ///
     /// # Errors
     /// If held-out images, the feature network or its statistics cannot be read, or there is nothing to validate with.
-    pub fn new(config: &TrainingConfig, training: &ImageSet, device: &Device) -> Result<Option<Self>, Error> {
+    pub fn new(
+        config: &TrainingConfig,
+        training: &ImageSet,
+        device: &Device,
+        division: Division,
+    ) -> Result<Option<Self>, Error> {
         if config.train.evaluate_every == 0 {
             return Ok(None);
         }
-        let quality = SampleQuality::new(config, device)?;
+        let quality = SampleQuality::new(config, device, division)?;
         let held_out = match held_out(config, training) {
             // The distance needs no held-out images.
             Err(Error::Data(data::Error::NoHeldOut { .. })) if quality.is_some() => None,
@@ -156,6 +162,7 @@ fn bits_per_dim(pipeline: &Pipeline, images: &Images, context: &mut Context) -> 
     let train = &context.config().train;
     let (batch_size, seed) = (train.batch_size, train.seed);
     let likelihood = Evaluation::new(pipeline)
+        .divided(context.division())
         .with(|options| options.timesteps = Some(even_timesteps(schedule.len(), TIMESTEPS)))
         .batch_size(batch_size)
         .seed(seed)
@@ -165,9 +172,9 @@ fn bits_per_dim(pipeline: &Pipeline, images: &Images, context: &mut Context) -> 
 }
 
 impl SampleQuality {
-    fn new(config: &TrainingConfig, device: &Device) -> Result<Option<Self>, Error> {
+    fn new(config: &TrainingConfig, device: &Device, division: Division) -> Result<Option<Self>, Error> {
         let Some(features) = &config.train.evaluate_features else { return Ok(None) };
-        let network = FeatureNetwork::read(features, &device.clone().without_autodiff())?;
+        let network = FeatureNetwork::read(features, &device.clone().without_autodiff())?.divided(division);
         let read = |path: &Path| {
             StatisticsOrigin::check(path, &network)?;
             FrechetReference::read(path, POOLED)
@@ -188,7 +195,7 @@ impl SampleQuality {
                 unknown.insert(FrechetReference::of(&real.pooled, count, seed)?)
             }
         };
-        let generation = context.config().generation(pipeline, context.images(), count);
+        let generation = context.config().generation(pipeline, context.images(), count).divided(context.division());
         let samples =
             ImageSource::generate(generation.on_progress(|rows| progress(context, "samples", rows.done, rows.total)))?;
         let samples = network.extract(&samples, |done, total| progress(context, "features of samples", done, total))?;
