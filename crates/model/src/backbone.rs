@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
+use unet::ops::GradientObserver;
 use unet::{Dropout, FlatParameter, Labels, Parameters};
 use weights::Tensors;
 
@@ -148,7 +149,7 @@ pub trait Backbone: Parameters + Sync + 'static {
     ///
     /// `inputs.checkpointing` saves memory by a second forward pass; networks without support for it ignore it.
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
-        let Inputs { x, c_noise, condition, dropout, checkpointing: _ } = inputs;
+        let Inputs { x, c_noise, condition, dropout, checkpointing: _, observer: _ } = inputs;
         let loss = loss(self.forward(x, c_noise, condition, dropout));
         self.take_gradients(&mut loss.backward())
     }
@@ -167,6 +168,9 @@ pub struct Inputs<'a> {
     pub dropout: Option<&'a Dropout>,
     /// Recomputes activations in the backward pass (Chen et al. 2016, arXiv 1604.06174).
     pub checkpointing: bool,
+    /// Gets gradients during the backward pass, in place of the result: those are `None` then. Networks without support for
+    /// it ignore it.
+    pub observer: Option<&'a GradientObserver>,
 }
 
 /// A backbone of any type. Clones share the memory of the parameters.

@@ -39,6 +39,18 @@ pub fn subtrees(leaves: usize, share: &Range<usize>) -> Vec<Range<usize>> {
     covered
 }
 
+/// Returns the left siblings on the way from a node to its last leaf, the largest first, and that leaf. With s_i the sum over
+/// the i-th, the node's sum is s_0 + (s_1 + (… + leaf)).
+pub fn path_to_last(mut node: Range<usize>) -> (Vec<Range<usize>>, usize) {
+    let mut lefts = Vec::new();
+    while node.len() > 1 {
+        let (left, right) = children(node);
+        lefts.push(left);
+        node = right;
+    }
+    (lefts, node.start)
+}
+
 /// Computes the value of a node from its leaves: `leaf(i)` for one leaf, `add(left, right)` for the others.
 ///
 /// # Errors
@@ -124,6 +136,8 @@ mod tests {
         assert_eq!(subtrees(8, &(2..5)), [2..4, 4..5]);
         assert_eq!(subtrees(8, &(5..8)), [5..6, 6..8]);
         assert_eq!(subtrees(7, &(4..7)), [4..7]);
+        assert_eq!(path_to_last(0..7), (vec![0..4, 4..6], 6));
+        assert_eq!(path_to_last(4..5), (vec![], 4));
         assert_eq!(children(0..8), (0..4, 4..8));
         assert_eq!(children(4..7), (4..6, 6..7));
     }

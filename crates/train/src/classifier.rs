@@ -110,7 +110,7 @@ pub fn train_classifier(
         };
         let subtrees = tree::subtrees(passes, &own).into_iter();
         let sums = subtrees.map(|node| tree::reduce(node, &mut leaf, &mut add)).collect::<Result<Vec<_>, _>>()?;
-        let gradients = sum_over_processes(&**communicator, passes, sums)?;
+        let gradients = sum_over_processes(communicator, passes, sums)?;
         let (loss, norm) = (communicator.all_gather_f64(&losses)?.iter().sum::<f64>(), global_norm(&gradients));
         if !loss.is_finite() || !norm.is_finite() {
             return Err(Error::Run(format!("step {}: the classifier's loss is not finite", step + 1)));

@@ -11,7 +11,7 @@ use mpi::{Communicator, SingleProcess, tree};
 use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::Serialize;
-use unet::ops::AdamStep;
+use unet::ops::{AdamStep, GradientObserver};
 
 use crate::Error;
 use crate::checkpoint::Checkpoint;
@@ -20,7 +20,7 @@ use crate::data_loader::Batch;
 use crate::init_from::{network_differences, process_differences};
 use crate::objective::{NoisedBatch, Objective};
 use crate::optimizer::{Optimizer, global_norm};
-use crate::reduction::{Gradients, add, sum_over_processes};
+use crate::reduction::{Gradients, Reduction, add};
 use crate::state::TrainState;
 
 /// A network in training.
@@ -267,7 +267,7 @@ impl Trainer {
         check_divided(batch, size, &own)?;
         let noised = self.noised(batch);
         let mut losses = Vec::new();
-        let mut leaf = |pass: usize| {
+        let mut leaf = |pass: usize, observer: Option<&GradientObserver>| {
             let stopping = stop();
             let is_last = pass + 1 == own.end;
             // All processes decide once in a step.
@@ -275,21 +275,18 @@ impl Trainer {
                 return Err(None);
             }
             let part = noised.slice((pass - own.start) * size, size);
-            let pass = self.pass(&part)?;
+            let pass = self.pass(&part, observer)?;
             losses.push(f64::from(pass.mean));
             for ((&t, &loss), &weighted) in part.timesteps.iter().zip(&pass.each).zip(&pass.weighted) {
                 losses.extend([t as f64, loss.into(), weighted.into()]);
             }
             Ok(pass.gradients)
         };
-        let subtrees = tree::subtrees(passes, &own).into_iter();
-        let sums = subtrees.map(|node| tree::reduce(node, &mut leaf, &mut add)).collect::<Result<Vec<_>, _>>();
-        let sums = match sums {
-            Ok(sums) => sums,
+        let gradients = match self.sum_gradients(passes, &own, &mut leaf) {
+            Ok(gradients) => gradients,
             Err(None) => return Ok(None),
             Err(Some(error)) => return Err(error),
         };
-        let gradients = sum_over_processes(&*self.communicator, passes, sums)?;
         let losses = GlobalLosses::gather(&*self.communicator, &losses, size)?;
 
         let loss = losses.means.iter().fold(0.0, |sum, mean| sum + mean / passes as f64);
@@ -325,6 +322,28 @@ impl Trainer {
         self.state.step += 1;
         let losses = losses.images.iter().map(|&[t, loss, _]| (t as usize, loss)).collect();
         Ok(Some(StepReport { step: self.state.step, loss, losses, gradient_norm, learning_rate, updated }))
+    }
+
+    /// Sums the gradients of all passes. Those of the last pass of this process are sent while it is computed.
+    fn sum_gradients(
+        &self,
+        passes: usize,
+        own: &Range<usize>,
+        leaf: &mut impl FnMut(usize, Option<&GradientObserver>) -> Result<Gradients, Option<Error>>,
+    ) -> Result<Gradients, Option<Error>> {
+        let subtrees = tree::subtrees(passes, own);
+        let mut sum = |node: Range<usize>| tree::reduce(node, &mut |pass| leaf(pass, None), &mut add);
+        if self.communicator.size() == 1 {
+            return sum(0..passes);
+        }
+        let Some((last, others)) = subtrees.split_last() else { return Ok(Vec::new()) };
+        let (lefts, last) = tree::path_to_last(last.clone());
+        let others = others.iter().cloned().map(&mut sum).collect::<Result<_, _>>()?;
+        let lefts = lefts.into_iter().map(sum).collect::<Result<_, _>>()?;
+        let lengths = self.network.flat_parameters().iter().map(|flat| flat.values.dims()[0]).collect();
+        let reduction = Reduction::new(self.communicator.clone(), passes, others, lefts, lengths);
+        let rest = leaf(last, Some(&reduction.observer()))?;
+        Ok(reduction.finish(rest, &self.network.device())?)
     }
 
     /// Returns whether something is true on any process.
@@ -373,7 +392,7 @@ impl Trainer {
     }
 
     /// Computes losses and gradients of one pass.
-    fn pass(&self, noised: &NoisedBatch) -> Result<Pass, Error> {
+    fn pass(&self, noised: &NoisedBatch, observer: Option<&GradientObserver>) -> Result<Pass, Error> {
         let condition = Condition::classes(noised.images.labels.as_deref());
         self.network.check(noised.images.shape(), condition)?;
         let x_t = self.objective.q_sample(noised).tensor(&self.device);
@@ -386,6 +405,7 @@ impl Trainer {
             condition,
             dropout: Some(&dropout),
             checkpointing: self.config.train.gradient_checkpointing,
+            observer,
         };
         let mut terms = None;
         let gradients = self

@@ -5,6 +5,7 @@ use burn::tensor::{Gradients, Tensor};
 
 use crate::blocks::Dropout;
 use crate::model::Unet;
+use crate::ops::GradientObserver;
 use crate::parameters::Parameters;
 use crate::time_embedding::Labels;
 
@@ -19,6 +20,8 @@ pub struct UnetInputs<'a> {
     pub labels: Option<Labels<'a>>,
     /// The source of dropout masks, if dropout is applied.
     pub dropout: Option<&'a Dropout>,
+    /// Gets the gradients of each stage as soon as they are known, in place of the result.
+    pub observer: Option<&'a GradientObserver>,
 }
 
 impl Unet {
@@ -35,11 +38,18 @@ impl Unet {
         inputs: UnetInputs,
         loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
     ) -> Vec<Option<Tensor<1>>> {
-        let UnetInputs { x, timesteps, labels, dropout } = inputs;
+        let UnetInputs { x, timesteps, labels, dropout, observer } = inputs;
         assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
         let mut parameters: Vec<Option<Tensor<1>>> = Vec::new();
         let mut take = |gradients: &mut Gradients| {
-            let taken = self.take_gradients(gradients);
+            let mut taken = self.take_gradients(gradients);
+            if let Some(observer) = observer {
+                for (index, gradient) in taken.iter_mut().enumerate() {
+                    if let Some(gradient) = gradient.take() {
+                        observer.call(index, &gradient.into_data().iter::<f32>().collect::<Vec<_>>());
+                    }
+                }
+            }
             if parameters.is_empty() {
                 parameters = taken;
             } else {

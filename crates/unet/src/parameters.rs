@@ -7,6 +7,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use weights::Tensors;
 
 use crate::error::Error;
+use crate::ops::{self, GradientObserver};
 
 /// The difference between the layout of a parameter in memory and on disk.
 #[derive(Clone, Copy, PartialEq)]
@@ -154,6 +155,22 @@ impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for ParameterMapper<F>
     }
 }
 
+/// Gives the gradients of parameters to an observer.
+struct Observe<'a> {
+    index: usize,
+    observer: &'a GradientObserver,
+}
+
+impl ModuleMapper for Observe<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let index = self.index;
+        self.index += 1;
+        let (id, value, mapper) = param.consume();
+        let value = if value.is_require_grad() { ops::observe(value, index, self.observer) } else { value };
+        Param::from_mapped_value(id, value, mapper)
+    }
+}
+
 struct TakeGradients<'a> {
     gradients: &'a mut Gradients,
     taken: Vec<Option<Tensor<1>>>,
@@ -183,6 +200,12 @@ pub trait Parameters: Module {
         let mut visitor = TakeGradients { gradients, taken: Vec::new() };
         self.visit(&mut visitor);
         visitor.taken
+    }
+
+    /// Returns the module with parameters whose gradients an observer gets during the backward pass. On the CPU they are not
+    /// among those of [`Parameters::take_gradients`] then; other back ends do not call the observer.
+    fn observed(self, observer: &GradientObserver) -> Self {
+        self.map(&mut Observe { index: 0, observer })
     }
 
     /// Replaces each flattened parameter by the result of `each`, in the order of [`Parameters::flat_parameters`].

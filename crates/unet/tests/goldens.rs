@@ -157,7 +157,7 @@ fn checkpointing_changes_gradients_only_by_rounding() {
             (error.clone() * error).mean()
         };
         let whole = unet.take_gradients(&mut loss(unet.forward(x.clone(), t, labels, Some(&dropout))).backward());
-        let inputs = UnetInputs { x, timesteps: t, labels, dropout: Some(&dropout) };
+        let inputs = UnetInputs { x, timesteps: t, labels, dropout: Some(&dropout), observer: None };
         let checkpointed = unet.checkpointed_gradients(inputs, loss);
         assert_eq!(whole.len(), checkpointed.len());
         for ((whole, checkpointed), flat) in whole.into_iter().zip(checkpointed).zip(unet.flat_parameters()) {

@@ -60,10 +60,15 @@ impl Backbone for Unet {
     }
 
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
-        let Inputs { x, c_noise, condition, dropout, checkpointing } = inputs;
+        let Inputs { x, c_noise, condition, dropout, checkpointing, observer } = inputs;
         if checkpointing {
-            let inputs = UnetInputs { x, timesteps: c_noise, labels: condition.labels, dropout };
+            let inputs = UnetInputs { x, timesteps: c_noise, labels: condition.labels, dropout, observer };
             return self.checkpointed_gradients(inputs, loss);
+        }
+        if let Some(observer) = observer {
+            let observed = self.clone().observed(observer);
+            let loss = loss(observed.forward(x, c_noise, condition.labels, dropout));
+            return self.take_gradients(&mut loss.backward());
         }
         let loss = loss(Unet::forward(self, x, c_noise, condition.labels, dropout));
         self.take_gradients(&mut loss.backward())

@@ -13,7 +13,7 @@ use burn_flex::FlexTensor;
 use kernels::{AdamStep, AttentionGradients, ConvInputs, GroupNormGradients, GroupNormSaved, MatMulShape};
 
 use super::flex::{self, FlexNorm, FlexOps, OptionalTensor, PackedWeights, dims, tensor_with, values};
-use super::types::{Geometry, NormOptions};
+use super::types::{Geometry, GradientObserver, NormOptions};
 
 /// A function that maps the gradient of the output to the gradients of those inputs that need one.
 type Pullback<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
@@ -292,6 +292,14 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         let y = <Flex as FlexOps>::silu(x.clone());
         record::<C, 1>(nodes, y, move |dy, _| {
             [Some(tensor_with(dims::<2>(&x), |d| kernels::silu_backward(values(&x), values(&dy), d)))]
+        })
+    }
+
+    fn observe(x: FloatTensor<Self>, index: usize, observer: GradientObserver) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        record::<C, 1>(nodes, x.into_primitive(), move |dy, _| {
+            observer.call(index, values(&dy));
+            [None]
         })
     }
 

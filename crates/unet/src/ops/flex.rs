@@ -15,7 +15,7 @@ use kernels::{
     Normalization, PackedFilter, Pad,
 };
 
-use super::types::{Geometry, NormOptions};
+use super::types::{Geometry, GradientObserver, NormOptions};
 
 /// The parameters of a convolution, whose weights have D = 4 dimensions, or of a linear layer (D = 2).
 #[derive(Clone, Debug)]
@@ -130,6 +130,8 @@ pub trait FlexOps: Backend {
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
     /// See [`super::silu`].
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`super::observe`].
+    fn observe(x: FloatTensor<Self>, index: usize, observer: GradientObserver) -> FloatTensor<Self>;
     /// See [`super::upsample2x`].
     fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::concat`].
@@ -224,6 +226,10 @@ impl FlexOps for Flex {
 
     fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
         attention(&q.to_contiguous(), &k.to_contiguous(), &v.to_contiguous(), heads)
+    }
+
+    fn observe(x: FlexTensor, _: usize, _: GradientObserver) -> FlexTensor {
+        x
     }
 
     fn silu(x: FlexTensor) -> FlexTensor {

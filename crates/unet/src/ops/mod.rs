@@ -16,7 +16,7 @@ use flex::{FlexOps, OptionalTensor};
 
 pub use flex::{PackedWeights, Weights};
 pub use kernels::AdamStep;
-pub use types::{AdamState, Fusion, Geometry, Norm, NormOptions};
+pub use types::{AdamState, Fusion, Geometry, GradientObserver, Norm, NormOptions};
 
 /// Returns whether a device is the CPU back end, which runs the fused kernels.
 pub fn is_cpu(device: &Device) -> bool {
@@ -135,6 +135,15 @@ pub fn silu(x: Tensor<2>) -> Tensor<2> {
         return reference::silu(x);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::silu(x.into_dispatch()))
+}
+
+/// Returns parameter number `index` itself, whose gradient the observer gets in place of the graph. Only the CPU back end
+/// supports it; on others, the gradient is in the graph as usual.
+pub(crate) fn observe<const D: usize>(x: Tensor<D>, index: usize, observer: &GradientObserver) -> Tensor<D> {
+    if !is_cpu(&x.device()) {
+        return x;
+    }
+    Tensor::from_dispatch(<Dispatch as FlexOps>::observe(x.into_dispatch(), index, observer.clone()))
 }
 
 /// Doubles the size by nearest-neighbor upsampling: `[N,H,W,C]` to `[N,2H,2W,C]`.

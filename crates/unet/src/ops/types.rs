@@ -1,5 +1,8 @@
 //! Argument types of the operations.
 
+use std::fmt;
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
 /// The stride and padding of a convolution.
@@ -73,4 +76,27 @@ pub struct NormOptions {
     pub epsilon: f64,
     /// Applies SiLU to the result.
     pub silu: bool,
+}
+
+/// A function that is called with the gradient of each parameter as soon as the backward pass has computed it: with the
+/// parameter's number, in the order of [`Parameters::flat_parameters`](crate::Parameters::flat_parameters), and its values.
+#[derive(Clone)]
+pub struct GradientObserver(Arc<dyn Fn(usize, &[f32]) + Send + Sync>);
+
+impl GradientObserver {
+    /// Calls a function on the thread of the backward pass, which waits for it.
+    pub fn new(observe: impl Fn(usize, &[f32]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(observe))
+    }
+
+    /// Calls the function.
+    pub fn call(&self, parameter: usize, values: &[f32]) {
+        (self.0)(parameter, values);
+    }
+}
+
+impl fmt::Debug for GradientObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GradientObserver")
+    }
 }
