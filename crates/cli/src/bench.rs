@@ -1,20 +1,23 @@
 //! `ddpm bench`.
 
 use clap::Args;
-use ddpm::bench::{BenchOptions, OperationTime, Speed, bench};
+use ddpm::bench::{BenchOptions, OperationTime, Speed, TrainingSpeed, bench, bench_training, workload};
+use ddpm::scaling::{Network, ScalingRow, Workload};
 use ddpm::train::TrainingConfig;
 use ddpm::train::config::DEFAULT_PRESET;
 
 use crate::config_args::preset;
 use crate::error::usage;
 use crate::interrupt::on_interrupt;
-use crate::terminal::{duration, grouped};
-use crate::{Global, values};
+use crate::terminal::{counted, duration, grouped};
+use crate::{Global, ranks, values};
 
 /// Measure how fast this machine trains and samples a preset, and how long its whole run would take.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch-size 16 --threads 2\n  \
-    ddpm bench --preset cifar10 --batch-size 1 --json\n  ddpm bench --preset cifar10 --batch-size 16 --operations")]
+    ddpm bench --preset cifar10 --batch-size 1 --json\n  ddpm bench --preset cifar10 --batch-size 16 --operations\n  \
+    mpirun -n 4 ddpm bench --preset cifar10 --batch-size 8 --passes 16      training on four ranks\n  \
+    ddpm bench --preset cifar10 --batch-size 8 --passes 4 --ranks 1024 --network 25GbE      predict more ranks")]
 pub struct BenchArgs {
     /// The preset whose network is measured
     #[arg(long, default_value = DEFAULT_PRESET, value_parser = preset(), value_name = "NAME")]
@@ -31,6 +34,26 @@ pub struct BenchArgs {
     /// Print the time of each operation, and how near it comes to the machine's limits
     #[arg(long)]
     operations: bool,
+    #[command(flatten)]
+    ranks: RankArgs,
+}
+
+/// Flags of several ranks.
+#[derive(Args)]
+#[command(next_help_heading = "Several ranks")]
+struct RankArgs {
+    /// Passes of a training step, of --batch-size images each, which the ranks of mpirun divide
+    #[arg(long, value_parser = values::positive, value_name = "M")]
+    passes: Option<usize>,
+    /// Measure the training step only, as is always done under mpirun
+    #[arg(long)]
+    train_only: bool,
+    /// Predict how training scales to this many ranks, with as many --passes on each, from a measurement of one
+    #[arg(long, conflicts_with_all = ["train_only", "operations"], value_parser = values::positive, value_name = "R")]
+    ranks: Option<usize>,
+    /// The network between the ranks of --ranks: 25GbE, 100GbE, HDR, NVLink, shared-memory, or LATENCY_US,GB_PER_S
+    #[arg(long, requires = "ranks", default_value = "100GbE", value_name = "NETWORK")]
+    network: Network,
 }
 
 pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
@@ -42,13 +65,76 @@ pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
     config.validate().map_err(usage)?;
     let batch = arguments.batch_size.unwrap_or(config.train.batch_size);
     let options = BenchOptions { batch, warmup: 2, runs: arguments.runs };
-    let speed = bench(&config, options, &global.device()?)?;
+    let RankArgs { passes, train_only, ranks, network } = &arguments.ranks;
+    let (passes, device) = (passes.unwrap_or(1), global.device()?);
+    if let Some(ranks) = ranks {
+        let workload = Workload { passes, ..workload(&config, options, &device)? };
+        return predict(&arguments.preset, &workload, network, *ranks, global);
+    }
+    if *train_only || ranks::is_joined() {
+        let speed = bench_training(&config, passes, options, &device, ranks::communicator())?;
+        return print_training(&arguments.preset, &speed, global);
+    }
+    if passes > 1 {
+        return Err(usage("--passes needs --train-only, --ranks or mpirun"));
+    }
+    let speed = bench(&config, options, &device)?;
     if global.json {
         println!("{}", serde_json::to_string(&speed)?);
         return Ok(());
     }
     println!("preset {}: {} parameters, batch {batch}", arguments.preset, grouped(speed.parameters));
     print(&speed, arguments.operations);
+    Ok(())
+}
+
+fn print_training(preset: &str, speed: &TrainingSpeed, global: &Global) -> anyhow::Result<()> {
+    let &TrainingSpeed { parameters, ranks, threads, passes, batch, train_step_s, reduction_s, train_images_s, .. } =
+        speed;
+    if global.json {
+        println!("{}", serde_json::to_string(speed)?);
+        return Ok(());
+    }
+    println!("preset {preset}: {} parameters, {passes} passes of {} images", grouped(parameters), batch / passes);
+    println!("{}, {} each", counted(ranks, "rank"), counted(threads, "thread"));
+    println!("training step  {train_step_s:>9.4} s  {train_images_s:>9.1} images/s");
+    if ranks > 1 {
+        println!("of it waiting  {reduction_s:>9.4} s  for gradients of other ranks, after the backward pass");
+    }
+    Ok(())
+}
+
+/// Prints how training scales to `ranks` ranks.
+fn predict(preset: &str, workload: &Workload, network: &Network, ranks: usize, global: &Global) -> anyhow::Result<()> {
+    let table = workload.table(network, ranks);
+    if global.json {
+        let object = serde_json::json!({ "preset": preset, "workload": workload, "network": network, "ranks": table });
+        println!("{object}");
+        return Ok(());
+    }
+    let Workload { parameters, passes, images_per_pass, pass_s, fixed_s, threads_per_rank, .. } = *workload;
+    println!("preset {preset}: {} parameters; {passes} × {images_per_pass} images on each rank", grouped(parameters));
+    println!(
+        "measured here with {}: {pass_s:.4} s a pass, {fixed_s:.4} s for the update",
+        counted(threads_per_rank, "thread")
+    );
+    println!(
+        "network {}: {:.1} µs, {:.1} GB/s; one rank on each node\n",
+        network.name,
+        1e6 * network.latency_s,
+        1e-9 * network.bytes_per_s
+    );
+    println!(
+        "{:>6} {:>9} {:>10} {:>12} {:>10} {:>12} {:>11} {:>18}",
+        "ranks", "images", "s a step", "images/s", "reduction", "not hidden", "efficiency", "images for ≥ 0.9"
+    );
+    for ScalingRow { ranks, weak, smallest_batch, .. } in table {
+        let smallest = smallest_batch.map_or("none".into(), grouped);
+        println!(
+            "{ranks:>6} {:>9} {:>10.4} {:>12.1} {:>10.4} {:>12.4} {:>11.3} {smallest:>18}",
+            weak.batch, weak.total, weak.images_per_s, weak.reduction, weak.exposed, weak.efficiency
+        );
+    }
     Ok(())
 }
 

@@ -1,13 +1,17 @@
 //! Benchmarks: how fast this machine trains and samples a network, and where the time goes.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
 use data::Split;
 use model::{Condition, Images};
+use mpi::{Communicator, SingleProcess, tree};
 use rayon::prelude::*;
 use serde::Serialize;
 use train::{Batch, Trainer, TrainingConfig};
+
+use crate::scaling::Workload;
 
 /// Measured speeds. Times are medians.
 #[derive(Clone, Debug, Serialize)]
@@ -214,6 +218,122 @@ pub fn bench(config: &TrainingConfig, options: BenchOptions, device: &Device) ->
         account: profile,
     })
 }
+
+/// The measured speed of training on several ranks. Times are medians, the same on all ranks.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TrainingSpeed {
+    /// The number of parameters of the network.
+    pub parameters: usize,
+    /// The number of ranks.
+    pub ranks: usize,
+    /// CPU threads of each rank.
+    pub threads: usize,
+    /// Passes of a step, on all ranks together.
+    pub passes: usize,
+    /// Images of a step, on all ranks together.
+    pub batch: usize,
+    /// Seconds of a step.
+    pub train_step_s: f64,
+    /// The part of a step in which a rank waits for gradients of others after its own backward pass, least of all ranks.
+    pub reduction_s: f64,
+    /// Images of all ranks per second.
+    pub train_images_s: f64,
+    /// Peak memory of this rank.
+    pub peak_bytes: Option<u64>,
+}
+
+/// Measures steps of `passes` passes, of `options.batch` images each, which the processes divide.
+///
+/// # Errors
+/// If the configuration does not describe a network, there are more processes than passes, or one cannot be reached.
+pub fn bench_training(
+    config: &TrainingConfig,
+    passes: usize,
+    options: BenchOptions,
+    device: &Device,
+    communicator: Arc<dyn Communicator>,
+) -> Result<TrainingSpeed, train::Error> {
+    let BenchOptions { batch, warmup, runs } = options;
+    let (ranks, own) = (communicator.size(), tree::share(passes, communicator.rank(), communicator.size()));
+    let mut config = config.clone();
+    (config.train.batch_size, config.train.gradient_accumulation) = (batch, passes);
+    config.check_processes(&*communicator)?;
+    // The built-in images, resized: their content does not matter to the clock.
+    config.data.path = None;
+    config.data.labels = false;
+    let set = config.open(Split::Train)?;
+    let network = config.network(&set)?.build(0, &device.clone().autodiff())?;
+    let parameters = network.parameter_count();
+    let mut trainer = Trainer::new(&config, network)?.with_communicator(communicator.clone());
+    let indices: Vec<usize> = (own.start * batch..own.end * batch).map(|i| i % set.len()).collect();
+    let images = Images::read(&set, &indices)?.with_labels(None);
+    let part = Batch { images, first: own.start * batch, global_size: passes * batch };
+    let mut times = Vec::new();
+    for run in 0..warmup + runs {
+        communicator.barrier()?;
+        let start = Instant::now();
+        trainer.step(&part)?;
+        let time = [start.elapsed().as_secs_f64(), trainer.reduction_seconds()];
+        // The slowest rank makes the step, the one that others wait for knows the reduction itself.
+        let all = communicator.all_gather_f64(&time)?;
+        if run >= warmup {
+            let of = |i: usize| all.iter().skip(i).step_by(2).copied();
+            times.push([of(0).fold(0.0, f64::max), of(1).fold(f64::INFINITY, f64::min)]);
+        }
+    }
+    let middle = |i: usize| {
+        let mut values: Vec<f64> = times.iter().map(|time| time[i]).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let (train_step_s, reduction_s) = (middle(0), if ranks > 1 { middle(1) } else { 0.0 });
+    Ok(TrainingSpeed {
+        parameters,
+        ranks,
+        threads: rayon::current_num_threads(),
+        passes,
+        batch: passes * batch,
+        train_step_s,
+        reduction_s,
+        train_images_s: (passes * batch) as f64 / train_step_s,
+        peak_bytes: files::peak_memory(),
+    })
+}
+
+/// Measures a workload on this machine, to predict more ranks: steps of one and of two passes on one rank, and the speed of
+/// copies.
+///
+/// # Errors
+/// As [`bench_training`].
+pub fn workload(config: &TrainingConfig, options: BenchOptions, device: &Device) -> Result<Workload, train::Error> {
+    let alone: Arc<dyn Communicator> = Arc::new(SingleProcess);
+    let measure = |passes| bench_training(config, passes, options, device, alone.clone());
+    let (one, three) = (measure(1)?, measure(3)?);
+    // In three passes, two sums of gradients are made too, as on a rank of several passes.
+    let pass_s = (three.train_step_s - one.train_step_s) / 2.0;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Workload {
+        parameters: one.parameters,
+        passes: 1,
+        images_per_pass: options.batch,
+        pass_s,
+        fixed_s: (one.train_step_s - pass_s).max(0.0),
+        input_s: 0.0,
+        checkpoint_every: config.train.checkpoint_every,
+        disk_bytes_per_s: DISK,
+        jitter: JITTER,
+        ranks_per_node: 1,
+        threads_per_rank: one.threads,
+        cores_per_node: cores.max(one.threads),
+        host_bytes_per_s: 1e9 * copy_gbs(),
+        overlap: true,
+    })
+}
+
+/// Bytes per second of writing a checkpoint: a shared file system that is not idle.
+const DISK: f64 = 0.5e9;
+/// The variation of a rank's compute time, relative to its mean, on a quiet machine.
+const JITTER: f64 = 0.01;
 
 fn median(warmup: usize, runs: usize, mut run: impl FnMut()) -> f64 {
     for _ in 0..warmup {

@@ -42,6 +42,7 @@ mod device;
 mod error;
 mod pipeline;
 pub mod predict;
+pub mod scaling;
 mod training;
 
 pub use burn::tensor::Device;

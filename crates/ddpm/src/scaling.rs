@@ -18,9 +18,9 @@
 //!   of 16P bytes (weights, their average and two moments) is written while every rank waits.
 
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
+use mpi::tree;
 use serde::Serialize;
 
 /// Bytes of a bucket of gradients, the unit that is reduced at once: 25 MB.
@@ -203,8 +203,8 @@ impl Workload {
             .find(|&passes| Self { passes, ..*self }.weak_step(network, ranks).efficiency >= efficiency)
     }
 
-    /// Predicts 1, 2, 4, …, 1024 ranks.
-    pub fn table(&self, network: &Network) -> Vec<ScalingRow> {
+    /// Predicts 1, 2, 4, … ranks, and `most`.
+    pub fn table(&self, network: &Network, most: usize) -> Vec<ScalingRow> {
         let row = |ranks| ScalingRow {
             ranks,
             strong: (ranks <= self.passes).then(|| self.step(network, ranks)),
@@ -213,7 +213,8 @@ impl Workload {
                 .smallest_passes(network, ranks, 0.9)
                 .map(|passes| passes * ranks * self.images_per_pass),
         };
-        (0..=10).map(|power| row(1 << power)).collect()
+        let powers = (0..usize::BITS).map(|power| 1 << power).take_while(|&ranks| ranks < most);
+        powers.chain([most]).map(row).collect()
     }
 
     /// Returns the bytes that a rank sends in a step, (s + 1)·(R−1)/R·4P.
@@ -310,20 +311,8 @@ fn small_collectives(network: &Network, ranks: usize) -> f64 {
 
 /// Returns s, the most subtrees that cover the passes of a rank: 1 if M/R is a power of two.
 pub fn max_subtrees(passes: usize, ranks: usize) -> usize {
-    let cut = |rank: usize| rank * passes / ranks;
-    (0..ranks).map(|rank| subtrees(&(cut(rank)..cut(rank + 1)), 0..passes)).max().unwrap_or(0)
-}
-
-/// Counts the largest subtrees of `node` that cover `range`. A node splits at the largest power of two below its size.
-fn subtrees(range: &Range<usize>, node: Range<usize>) -> usize {
-    if node.start >= range.end || node.end <= range.start {
-        return 0;
-    }
-    if range.start <= node.start && node.end <= range.end {
-        return 1;
-    }
-    let middle = node.start + node.len().next_power_of_two() / 2;
-    subtrees(range, node.start..middle) + subtrees(range, middle..node.end)
+    let subtrees = |rank| tree::subtrees(passes, &tree::share(passes, rank, ranks)).len();
+    (0..ranks).map(subtrees).max().unwrap_or(0)
 }
 
 /// A measured step, without checkpoint.
@@ -488,7 +477,7 @@ mod tests {
     fn more_ranks_cost_and_more_bandwidth_helps() {
         let workload = Workload { jitter: 0.02, input_s: 0.1, ranks_per_node: 4, ..workload() };
         for network in Network::presets() {
-            let rows = workload.table(&network);
+            let rows = workload.table(&network, 1024);
             assert_eq!(rows.iter().map(|row| row.ranks).max(), Some(1024));
             assert!(rows.windows(2).all(|pair| pair[0].weak.total <= pair[1].weak.total));
             assert!(rows.windows(2).all(|pair| pair[0].weak.efficiency >= pair[1].weak.efficiency));
@@ -510,7 +499,7 @@ mod tests {
         // m passes of 1 s and six latencies of 0.1 s: m / (m + 0.6) ≥ 0.9 from m = 5.4.
         let workload = Workload { parameters: 0, images_per_pass: 3, pass_s: 1.0, fixed_s: 0.0, ..workload() };
         assert_eq!(workload.smallest_passes(&network(0.1, 1e9), 2, 0.9), Some(6));
-        assert_eq!(workload.table(&network(0.1, 1e9))[1].smallest_batch, Some(36));
+        assert_eq!(workload.table(&network(0.1, 1e9), 1024)[1].smallest_batch, Some(36));
         assert_eq!(Workload { jitter: 0.2, ..workload }.smallest_passes(&network(0.0, 1e9), 2, 0.9), None);
     }
 

@@ -19,12 +19,18 @@ struct Facts {
     instructions: String,
 }
 
-/// Checks that each process has at least one pass of a step.
-///
-/// # Errors
-/// If there are more processes than passes; the error says which keys divide the step further.
-pub(crate) fn check_passes(config: &TrainingConfig, communicator: &dyn Communicator) -> Result<(), Error> {
-    let (size, train) = (communicator.size(), &config.train);
+impl TrainingConfig {
+    /// Checks that each process has at least one pass of a step.
+    ///
+    /// # Errors
+    /// If there are more processes than passes; the error says which keys divide the step further.
+    pub fn check_processes(&self, communicator: &dyn Communicator) -> Result<(), Error> {
+        check_passes(self, communicator.size())
+    }
+}
+
+fn check_passes(config: &TrainingConfig, size: usize) -> Result<(), Error> {
+    let train = &config.train;
     let passes = train.gradient_accumulation;
     if size <= passes {
         return Ok(());
@@ -110,7 +116,7 @@ mod tests {
     fn more_processes_than_passes_are_refused_with_the_keys_that_help() {
         let mut config = TrainingConfig::preset("fashion").unwrap();
         let error = |config: &TrainingConfig, size| {
-            let errors = Threads::run(size, |threads| check_passes(config, &threads).err().map(|e| e.to_string()));
+            let errors = Threads::run(size, |threads| config.check_processes(&threads).err().map(|e| e.to_string()));
             errors[0].clone()
         };
         let found = error(&config, 4).unwrap();

@@ -22,7 +22,7 @@ use crate::init_from::Source;
 use crate::memory;
 use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
-use crate::processes::{self, check_passes};
+use crate::processes;
 use crate::records;
 use crate::restore::{changes, resume};
 use crate::run_folder::RunFolder;
@@ -43,7 +43,7 @@ pub(crate) fn set_up<'o>(
     let communicator = hooks.communicator.clone().unwrap_or_else(|| Arc::new(SingleProcess));
     let is_root = communicator.is_root();
     config.validate()?;
-    check_passes(config, &*communicator)?;
+    config.check_processes(&*communicator)?;
     if is_root {
         folder.check()?;
         check_places(config, folder)?;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use diffusion::timestep_sampler::{self, LossSecondMoment};
@@ -33,6 +34,8 @@ pub struct Trainer {
     /// With autodiff.
     device: Device,
     communicator: Arc<dyn Communicator>,
+    /// See [`Trainer::reduction_seconds`].
+    reduction_seconds: f64,
 }
 
 /// The result of a step.
@@ -87,6 +90,7 @@ impl Trainer {
             config: config.clone(),
             device,
             communicator: Arc::new(SingleProcess),
+            reduction_seconds: 0.0,
         };
         trainer.adapt_importance()?;
         Ok(trainer)
@@ -159,6 +163,11 @@ impl Trainer {
     /// The processes, to be shared with other work.
     pub(crate) fn shared_communicator(&self) -> Arc<dyn Communicator> {
         self.communicator.clone()
+    }
+
+    /// Returns how long the last step waited for the gradients of other processes after its own backward pass.
+    pub fn reduction_seconds(&self) -> f64 {
+        self.reduction_seconds
     }
 
     /// Returns the network with the averaged parameters, off the autodiff graph.
@@ -282,11 +291,12 @@ impl Trainer {
             }
             Ok(pass.gradients)
         };
-        let gradients = match self.sum_gradients(passes, &own, &mut leaf) {
-            Ok(gradients) => gradients,
+        let (gradients, reduction_seconds) = match self.sum_gradients(passes, &own, &mut leaf) {
+            Ok(sum) => sum,
             Err(None) => return Ok(None),
             Err(Some(error)) => return Err(error),
         };
+        self.reduction_seconds = reduction_seconds;
         let losses = GlobalLosses::gather(&*self.communicator, &losses, size)?;
 
         let loss = losses.means.iter().fold(0.0, |sum, mean| sum + mean / passes as f64);
@@ -324,26 +334,29 @@ impl Trainer {
         Ok(Some(StepReport { step: self.state.step, loss, losses, gradient_norm, learning_rate, updated }))
     }
 
-    /// Sums the gradients of all passes. Those of the last pass of this process are sent while it is computed.
+    /// Sums the gradients of all passes; those of the last pass of this process are sent while it is computed. Also returns the
+    /// seconds that it waited for the sum after that pass.
     fn sum_gradients(
         &self,
         passes: usize,
         own: &Range<usize>,
         leaf: &mut impl FnMut(usize, Option<&GradientObserver>) -> Result<Gradients, Option<Error>>,
-    ) -> Result<Gradients, Option<Error>> {
+    ) -> Result<(Gradients, f64), Option<Error>> {
         let subtrees = tree::subtrees(passes, own);
         let mut sum = |node: Range<usize>| tree::reduce(node, &mut |pass| leaf(pass, None), &mut add);
         if self.communicator.size() == 1 {
-            return sum(0..passes);
+            return Ok((sum(0..passes)?, 0.0));
         }
-        let Some((last, others)) = subtrees.split_last() else { return Ok(Vec::new()) };
+        let Some((last, others)) = subtrees.split_last() else { return Ok((Vec::new(), 0.0)) };
         let (lefts, last) = tree::path_to_last(last.clone());
         let others = others.iter().cloned().map(&mut sum).collect::<Result<_, _>>()?;
         let lefts = lefts.into_iter().map(sum).collect::<Result<_, _>>()?;
         let lengths = self.network.flat_parameters().iter().map(|flat| flat.values.dims()[0]).collect();
         let reduction = Reduction::new(self.communicator.clone(), passes, others, lefts, lengths);
         let rest = leaf(last, Some(&reduction.observer()))?;
-        Ok(reduction.finish(rest, &self.network.device())?)
+        let start = Instant::now();
+        let gradients = reduction.finish(rest, &self.network.device())?;
+        Ok((gradients, start.elapsed().as_secs_f64()))
     }
 
     /// Returns whether something is true on any process.
