@@ -10,7 +10,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Each row of the picture, from the bottom; a crate depends on crates of lower rows or to its left only.
 ROWS = [
-    ["diffusion", "random", "kernels", "files"],
+    ["diffusion", "random", "kernels", "mpi", "files"],
     ["data", "weights"],
     ["unet"],
     ["model"],
@@ -24,6 +24,7 @@ SAYS = {
     "diffusion": "the mathematics, f64",
     "random": "(seed, stream, index, step)",
     "kernels": "CPU kernels",
+    "mpi": "processes, division of work",
     "files": "opening, memory budget",
     "data": "image sets",
     "weights": "checkpoint files",

@@ -64,15 +64,15 @@ pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
     }
     config.validate().map_err(usage)?;
     let batch = arguments.batch_size.unwrap_or(config.train.batch_size);
-    let options = BenchOptions { batch, warmup: 2, runs: arguments.runs };
     let RankArgs { passes, train_only, ranks, network } = &arguments.ranks;
     let (passes, device) = (passes.unwrap_or(1), global.device()?);
+    let options = BenchOptions { batch, passes, warmup: 2, runs: arguments.runs };
     if let Some(ranks) = ranks {
-        let workload = Workload { passes, ..workload(&config, options, &device)? };
+        let workload = workload(&config, options, &device)?;
         return predict(&arguments.preset, &workload, network, *ranks, global);
     }
     if *train_only || ranks::is_joined() {
-        let speed = bench_training(&config, passes, options, &device, ranks::communicator())?;
+        let speed = bench_training(&config, options, &device, ranks::communicator())?;
         return print_training(&arguments.preset, &speed, global);
     }
     if passes > 1 {

@@ -71,9 +71,9 @@ pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     let mut progress = Progress::new("classifier", "steps", global);
     let options =
         ClassifierOptions { steps, batch_size, passes, seed, flip: config.data.flip, ..ClassifierOptions::default() };
-    let data = ClassifierData { training: &set, held_out: held_out.as_ref() };
     let communicator = ranks::communicator();
-    let (classifier, about) = train_classifier(data, options, &global.device()?, &communicator, |done, loss| {
+    let data = ClassifierData { training: &set, held_out: held_out.as_ref(), communicator: &communicator };
+    let (classifier, about) = train_classifier(data, options, &global.device()?, |done, loss| {
         let images = (done * batch_size) as f64;
         progress.update_with(done, steps, |seconds| format!("loss {loss:.3}, {}", rate(images / seconds, "images")));
         true

@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use clap::Args;
 use ddpm::data::{Conversion, Reading};
 use ddpm::files::peak_memory;
+use ddpm::mpi::Launch;
 use ddpm::train::{
     Command, Event, Finished, FrechetMetric, Hooks, LogRecord, Metrics, RunFolder, TrainingConfig, train,
 };
@@ -49,6 +50,12 @@ pub struct TrainArgs {
 }
 
 pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
+    if let Some(tasks) = Launch::slurm_without_mpi() {
+        return Err(usage(format!(
+            "srun started {tasks} programs that do not know each other; use `srun --mpi=pmix` (Open MPI) or `srun --mpi=pmi2` \
+             (MPICH), or set DDPM_MPI=off if each is to train alone"
+        )));
+    }
     let folder = arguments.folder();
     if !arguments.dry_run || arguments.resume {
         folder.check()?;

@@ -511,3 +511,20 @@ fn the_folder_of_the_images_is_not_that_of_the_run() {
     fails(place.train("photos", 2, &["--data", "photos"]), 1, &["photos: has the images", "choose another"]);
     place.train("photos/run", 2, &["--data", "photos", "-q"]).assert().success();
 }
+
+/// Slurm's tasks that do not know each other would train as many runs.
+#[test]
+fn tasks_of_slurm_without_mpi_are_refused() {
+    let place = Place::new();
+    let slurm = |mpi: Option<&str>| {
+        let mut command = place.train("run", 2, &[]);
+        command.env("SLURM_STEP_NUM_TASKS", "4").env("SLURM_PROCID", "1");
+        if let Some(value) = mpi {
+            command.env("DDPM_MPI", value);
+        }
+        command.assert()
+    };
+    slurm(None).code(2).stderr(predicates::str::contains("srun --mpi=pmix"));
+    assert!(!place.path("run").exists());
+    slurm(Some("off")).success();
+}

@@ -139,20 +139,22 @@ fn copy_gbs() -> f64 {
 /// Options of a benchmark: the measurements, and their number.
 #[derive(Clone, Copy, Debug)]
 pub struct BenchOptions {
-    /// Images of a step, and of a forward pass.
+    /// Images of a pass.
     pub batch: usize,
+    /// Passes of a training step, which the processes of [`bench_training`] divide.
+    pub passes: usize,
     /// Unmeasured repetitions first.
     pub warmup: usize,
     /// Measured repetitions, of which the median is taken.
     pub runs: usize,
 }
 
-/// Measures the training and sampling speed of a configuration's network.
+/// Measures the training and sampling speed of a configuration's network, with steps of one pass.
 ///
 /// # Errors
 /// If the configuration does not describe a network.
 pub fn bench(config: &TrainingConfig, options: BenchOptions, device: &Device) -> Result<Speed, train::Error> {
-    let BenchOptions { batch, warmup, runs } = options;
+    let BenchOptions { batch, warmup, runs, .. } = options;
     // A complete run trains on this many images, whatever the batch that is measured.
     let run_images = config.train.steps * config.train.batch_size * config.train.gradient_accumulation;
     let mut config = config.clone();
@@ -242,18 +244,17 @@ pub struct TrainingSpeed {
     pub peak_bytes: Option<u64>,
 }
 
-/// Measures steps of `passes` passes, of `options.batch` images each, which the processes divide.
+/// Measures training steps, whose passes the processes divide.
 ///
 /// # Errors
 /// If the configuration does not describe a network, there are more processes than passes, or one cannot be reached.
 pub fn bench_training(
     config: &TrainingConfig,
-    passes: usize,
     options: BenchOptions,
     device: &Device,
     communicator: Arc<dyn Communicator>,
 ) -> Result<TrainingSpeed, train::Error> {
-    let BenchOptions { batch, warmup, runs } = options;
+    let BenchOptions { batch, passes, warmup, runs } = options;
     let (ranks, own) = (communicator.size(), tree::share(passes, communicator.rank(), communicator.size()));
     let mut config = config.clone();
     (config.train.batch_size, config.train.gradient_accumulation) = (batch, passes);
@@ -307,14 +308,14 @@ pub fn bench_training(
 /// As [`bench_training`].
 pub fn workload(config: &TrainingConfig, options: BenchOptions, device: &Device) -> Result<Workload, train::Error> {
     let alone: Arc<dyn Communicator> = Arc::new(SingleProcess);
-    let measure = |passes| bench_training(config, passes, options, device, alone.clone());
+    let measure = |passes| bench_training(config, BenchOptions { passes, ..options }, device, alone.clone());
     let (one, three) = (measure(1)?, measure(3)?);
     // In three passes, two sums of gradients are made too, as on a rank of several passes.
     let pass_s = (three.train_step_s - one.train_step_s) / 2.0;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Workload {
         parameters: one.parameters,
-        passes: 1,
+        passes: options.passes,
         images_per_pass: options.batch,
         pass_s,
         fixed_s: (one.train_step_s - pass_s).max(0.0),

@@ -29,6 +29,7 @@
 //! | [`diffusion`] | the mathematics in f64: noise schedules, bounds, solver tables, oracles |
 //! | [`random`] | random numbers as a function of (seed, stream, index, step) |
 //! | [`kernels`] | CPU kernels |
+//! | [`mpi`] | the processes of a job, and the division of work between them |
 //! | [`data`] | sets of images |
 //! | [`weights`] | checkpoint files |
 //! | [`unet`] | diffusers' `UNet2DModel` |

@@ -40,6 +40,15 @@ enum Kind {
     Replay(Arc<Shards>),
 }
 
+/// Some of the items of a computation.
+#[derive(Clone, Copy, Debug)]
+pub struct Items<'a> {
+    /// The number of all items.
+    pub count: usize,
+    /// The items that are to be computed, ascending. All processes must name the same.
+    pub due: &'a [usize],
+}
+
 /// What a process has computed in a round.
 #[derive(Serialize, Deserialize)]
 enum Message<T> {
@@ -160,18 +169,17 @@ impl Division {
         T: Serialize + DeserializeOwned,
         E: From<Error> + std::fmt::Display,
     {
-        self.run_some(key, count, &(0..count).collect::<Vec<_>>(), compute, each)
+        self.run_some(key, Items { count, due: &(0..count).collect::<Vec<_>>() }, compute, each)
     }
 
-    /// Computes some of the items, as [`Division::run`] does all of them. All processes must name the same.
+    /// Computes some of the items, as [`Division::run`] does all of them.
     ///
     /// # Errors
     /// As [`Division::run`].
     pub fn run_some<T, E>(
         &self,
         key: impl Fn() -> String,
-        count: usize,
-        items: &[usize],
+        Items { count, due: items }: Items,
         mut compute: impl FnMut(usize) -> Result<Option<T>, E>,
         mut each: impl FnMut(usize, T) -> Result<bool, E>,
     ) -> Result<bool, E>

@@ -38,6 +38,12 @@ impl Launch {
             .find_map(|&(rank, size, is_pmix)| Some(Self { rank: number(rank)?, size: number(size), is_pmix }))
     }
 
+    /// Returns the number of processes that Slurm started without MPI, if it is more than one. They do not know each other.
+    pub fn slurm_without_mpi() -> Option<usize> {
+        let tasks = env::var("SLURM_STEP_NUM_TASKS").ok()?.parse().ok().filter(|&tasks| tasks > 1);
+        tasks.filter(|_| env::var_os("DDPM_MPI").is_none() && Self::detect().is_none())
+    }
+
     /// Returns whether this is the only process of its job.
     pub fn is_alone(&self) -> bool {
         self.size == Some(1)

@@ -29,7 +29,7 @@ mod threads;
 pub mod tree;
 
 pub use communicator::{Communicator, PendingSum, SingleProcess};
-pub use division::Division;
+pub use division::{Division, Items};
 pub use error::Error;
 pub use launch::Launch;
 pub use mpi::Mpi;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use diffusion::{SchedulerConfig, SolverTable};
 use model::guidance::Guidance;
 use model::{Denoiser, Images, Pipeline};
-use mpi::Division;
+use mpi::{Division, Items};
 use serde::{Deserialize, Serialize};
 
 use crate::frames::{self, sheet_column};
@@ -319,8 +319,7 @@ impl<'a> Generation<'a> {
         let due: BTreeMap<usize, Range<usize>> = due.into_iter().map(|range| (range.start / size, range)).collect();
         let finished = division.run_some(
             || provenance.identity.clone(),
-            batches,
-            &due.keys().copied().collect::<Vec<_>>(),
+            Items { count: batches, due: &due.keys().copied().collect::<Vec<_>>() },
             |batch| {
                 let (mut previews, mut sheet) = (Vec::new(), Vec::new());
                 // Shards are merged in whole batches.

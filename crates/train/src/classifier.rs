@@ -41,13 +41,15 @@ impl Default for ClassifierOptions {
     }
 }
 
-/// The images that a classifier is trained and tested on.
+/// The images that a classifier is trained and tested on, and the processes that divide them.
 #[derive(Clone, Copy)]
 pub struct ClassifierData<'a> {
     /// Labelled training images.
     pub training: &'a Arc<ImageSet>,
     /// Labelled held-out images, if there are any.
     pub held_out: Option<&'a ImageSet>,
+    /// The processes that divide the passes and the held-out images.
+    pub communicator: &'a Arc<dyn Communicator>,
 }
 
 /// The maximum norm of the gradient; longer gradients are scaled down to it.
@@ -65,10 +67,9 @@ pub fn train_classifier(
     data: ClassifierData,
     options: ClassifierOptions,
     device: &Device,
-    communicator: &Arc<dyn Communicator>,
     mut progress: impl FnMut(usize, f64) -> bool,
 ) -> Result<(Classifier, ClassifierInfo), Error> {
-    let ClassifierData { training: set, held_out } = data;
+    let ClassifierData { training: set, held_out, communicator } = data;
     let [side, width, channels] = set.shape();
     let classes = set.class_names().to_vec();
     let labelled = |labels: &[u32]| labels.iter().all(|&label| (label as usize) < classes.len());

@@ -33,7 +33,7 @@ pub enum Event {
         parameters: usize,
         /// The memory that the run is expected to need in bytes, if the CPU trains.
         memory: Option<f64>,
-        /// The device, and on the CPU the number of threads.
+        /// The device, on the CPU with the number of threads, and the number of ranks if there are several.
         device: String,
         /// Steps done by an earlier run in the folder.
         step: u64,

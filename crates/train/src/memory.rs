@@ -70,7 +70,8 @@ impl TrainingConfig {
         let unet = UnetConfig::from_json(&network.to_json()).ok()?;
         let (height, width) = self.data.resolution.height_width();
         let count = unet.activations(height, width);
-        let copies = COPIES + f64::from(u8::from(self.train.gradient_accumulation > 1));
+        // The sums of the left siblings on the way down the tree of passes.
+        let copies = COPIES + f64::from(self.train.gradient_accumulation.max(1).ilog2());
         let train = self.train.batch_size as f64
             * if self.train.gradient_checkpointing {
                 count.outputs + count.largest + RECOMPUTED * count.working
@@ -95,17 +96,22 @@ pub(crate) fn image_bytes(set: &ImageSet) -> f64 {
     if set.is_streamed() { 0.0 } else { set.len() as f64 * per_image as f64 }
 }
 
-/// Estimates the memory of a run, and compares it with the limit of the machine if it is the CPU that trains.
+/// Copies of the gradient that are sent to other processes and received from them.
+const SENT: f64 = 2.0;
+
+/// Estimates the memory of each process of a run, and compares it with the limit if it is the CPU that trains.
 pub(crate) fn check(
     config: &TrainingConfig,
     network: &NetworkConfig,
     set: &ImageSet,
-    device: &Device,
+    (device, processes): (&Device, usize),
 ) -> Result<(Option<MemoryEstimate>, Option<String>), Error> {
     if !unet::ops::is_cpu(device) {
         return Ok((None, None));
     }
+    let sent = if processes > 1 { 4.0 * SENT * network.parameter_count() as f64 } else { 0.0 };
     let estimate = config.memory_estimate(network, image_bytes(set));
+    let estimate = estimate.map(|estimate| MemoryEstimate { parameters: estimate.parameters + sent, ..estimate });
     let warning = match (&estimate, files::memory_limit()) {
         (Some(estimate), Some(limit)) => estimate.check(&limit)?,
         _ => None,
@@ -142,6 +148,7 @@ mod tests {
         assert!(total(&["train.batch_size=64"]) < 0.6 * base);
         assert!(total(&["train.gradient_checkpointing=true"]) < 0.8 * base);
         assert!(total(&["train.gradient_accumulation=2"]) > base);
+        assert!(total(&["train.gradient_accumulation=8"]) > total(&["train.gradient_accumulation=4"]));
         assert!(total(&["data.resolution=64"]) > 3.0 * base);
         let grid = ["train.batch_size=1", "train.samples=256", "sample.batch_size=256"];
         assert!(total(&grid) > total(&["train.batch_size=1", "train.samples=0"]));

@@ -51,7 +51,7 @@ pub(crate) fn set_up<'o>(
     let set = Arc::new(config.open(Split::Train)?);
     let network = config.network(&set)?;
     check_sampler(config)?;
-    let (memory, tight) = memory::check(config, &network, &set, device)?;
+    let (memory, tight) = memory::check(config, &network, &set, (device, communicator.size()))?;
     let digest = ImagesDigest::new(&set)?;
     let validator = Validator::new(config, &set, device, communicator.clone().into())?;
     let validation = validator.as_ref().and_then(Validator::reading);
@@ -233,16 +233,15 @@ fn started(session: &Session, validation: Option<Reading>, memory: Option<f64>) 
         shape: set.shape(),
         parameters: network.parameter_count(),
         memory,
-        device: device_name(&network.device()),
+        device: device_name(&network.device(), session.trainer.communicator().size()),
         step: session.step(),
         steps: session.steps(),
     }
 }
 
-fn device_name(device: &Device) -> String {
-    if unet::ops::is_cpu(device) {
-        format!("cpu, {} threads", rayon::current_num_threads())
-    } else {
-        format!("{device:?}")
-    }
+fn device_name(device: &Device, ranks: usize) -> String {
+    let threads = rayon::current_num_threads();
+    let threads = format!("{threads} thread{}", if threads == 1 { "" } else { "s" });
+    let each = if unet::ops::is_cpu(device) { format!("cpu, {threads}") } else { format!("{device:?}") };
+    if ranks == 1 { each } else { format!("{ranks} ranks, each with {each}") }
 }

@@ -21,6 +21,7 @@ pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
         return Err(Error::Request(message));
     }
     let means: f64 = a.mean.iter().zip(&b.mean).map(|(a, b)| (a - b) * (a - b)).sum();
+    super::fix_order_of_sums();
     // The buffers of products are as large as the processor's caches, and hardly used.
     let (trace_a, trace_b, overlap) = files::without_limit(|| {
         let (root_a, trace_a) = factor(a)?;
@@ -81,6 +82,17 @@ mod tests {
 
     fn random(seed: u64, count: usize, width: usize) -> Statistics {
         Statistics::of(&Features::new(normals(seed, count * width), width).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let (a, b) = (random(1, 300, 150), random(2, 300, 150));
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| (random(1, 300, 150), frechet_distance(&a, &b).unwrap().to_bits()))
+        };
+        let one = with(1);
+        assert!([2, 3, 7].into_iter().all(|threads| with(threads) == one));
     }
 
     /// Σ (σ₁ − σ₂)² where covariances commute, with directions that have no variance.

@@ -56,6 +56,7 @@ pub fn kernel_distance(samples: &Features, real: &Features, seed: u64) -> Result
 /// If the vectors differ in length, or a set has fewer than two.
 pub fn mmd2(x: &Features, y: &Features) -> Result<f64, Error> {
     x.check(y, 2)?;
+    super::fix_order_of_sums();
     let (a, b) = (x.columns(0, x.count()), y.columns(0, y.count()));
     Ok(within(&a) + within(&b) - 2.0 * sum(&kernel(&a, &b)) / (a.ncols() * b.ncols()) as f64)
 }

@@ -32,3 +32,12 @@ pub use neighbor_images::NeighborImages;
 pub use report::{DistanceReport, InceptionScoreReport, ManifoldReport, QualityReport};
 pub use statistics::{Moments, Statistics};
 pub use subset::{floor_parts, permutation};
+
+/// The number of tasks that faer divides a product or a decomposition into. It decides the order of sums, so it is not the
+/// number of threads: results do not depend on that.
+const TASKS: usize = 8;
+
+/// Makes the results of faer independent of the number of threads.
+fn fix_order_of_sums() {
+    faer::set_global_parallelism(faer::Par::rayon(TASKS));
+}

@@ -123,6 +123,7 @@ impl Moments {
         for column in block.col_iter_mut() {
             column.iter_mut().zip(&mean).for_each(|(x, m)| *x -= m);
         }
+        super::fix_order_of_sums();
         let threads = faer::get_global_parallelism();
         let scatter = &mut self.scatter;
         // Its buffers are as large as the processor's caches, and hardly used.
