@@ -35,7 +35,10 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let line = output_streams::one_line(&joined(error));
     ranks::wait_for_root();
     output_streams::print_error_of_any_rank(format_args!("{}error: {line}\n", ranks::prefix()));
-    print_json(json, &line);
+    if json {
+        // Rank 0 would have ended the job by now.
+        output_streams::print_in_any_rank(format_args!("{}\n", serde_json::json!({ "error": line })));
+    }
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }
 

@@ -191,7 +191,7 @@ pub fn run(arguments: EvaluateArgs, global: &Global) -> anyhow::Result<()> {
     if bound.schedule && arguments.shards.is_shard() {
         return Err(usage("--schedule measures what the whole of nll predicts, so it cannot be part of a --shard"));
     }
-    let division = arguments.shards.division(Path::new(OUTPUT))?;
+    let division = arguments.shards.division(Path::new(OUTPUT), global)?;
     let mut report = Report::default();
     if wants(Metric::Nll) || wants(Metric::Ode) {
         likelihoods(&arguments, &metrics, &division, global, &mut report)?;
@@ -291,6 +291,16 @@ fn likelihoods(
 }
 
 impl EvaluateArgs {
+    /// Returns the files that the command writes.
+    pub fn outputs(&self) -> Vec<&Path> {
+        let QualityArgs { save_stats, neighbours, .. } = &self.quality;
+        [&self.bound.denoising, &self.bound.plot, save_stats, neighbours]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect()
+    }
+
     /// Returns the options for a model of T timesteps, checked before the long pass.
     fn options(&self, total: usize) -> anyhow::Result<EvaluateOptions> {
         let BoundArgs { draws, steps, timesteps: list, variance, clip_sample, schedule, lengths, .. } = &self.bound;

@@ -84,8 +84,8 @@ struct Cli {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Device that computes: cpu, cuda[:N], rocm, vulkan, metal or wgpu. Defaults to the best one compiled in. Without a
-    /// number, the ranks of a machine use its cards in turn
+    /// Device that computes: cpu, cuda[:N], rocm, vulkan, metal or wgpu. Defaults to the best one compiled in. With cuda or
+    /// rocm and no number, each rank of a machine uses the card of its own number
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
     /// Threads on the CPU. Defaults to one for each core; results do not depend on it
@@ -107,7 +107,7 @@ impl Global {
     fn device(&self) -> anyhow::Result<Device> {
         let name = self.device.as_deref().unwrap_or(ddpm::devices()[0]);
         match ranks::local() {
-            (rank, 2..) if !name.contains(':') && name != "cpu" => ddpm::device(Some(&format!("{name}:{rank}"))),
+            (_, 2..) if ["cuda", "rocm"].contains(&name) => ddpm::device(Some(&format!("{name}:{}", ranks::card()))),
             _ => ddpm::device(Some(name)),
         }
         .map_err(usage)
@@ -258,7 +258,7 @@ impl Command {
             Self::Predict(arguments) => predict::run(arguments, global),
             Self::Schedule(arguments) => schedule::run(arguments, global),
             Self::Bench(arguments) => bench::run(arguments, global),
-            Self::Merge(arguments) => shard_args::merge(&arguments)?.run(global),
+            Self::Merge(arguments) => shard_args::merge(&arguments, global)?.run(global),
             Self::Completions(arguments) => reference::completions(arguments, global),
             Self::Man(arguments) => reference::man(arguments, global),
         }

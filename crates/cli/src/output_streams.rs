@@ -8,12 +8,16 @@ use crate::ranks;
 /// Characters of a message that are printed; the text of a file can be of any length.
 const MESSAGE: usize = 4_000;
 
-/// Prints to standard output, in rank 0 of an MPI job only. Ends the program if that fails: with status 0 if the reader of a pipe closed it, as `head`
-/// does, else with an error. Commands print when their files are written, so nothing is lost.
+/// Prints to standard output, in rank 0 of an MPI job only. Ends the program if that fails: with status 0 if the reader of
+/// a pipe closed it, as `head` does, else with an error. Commands print when their files are written, so nothing is lost.
 pub fn print(text: Arguments) {
-    if ranks::rank() > 0 {
-        return;
+    if ranks::rank() == 0 {
+        print_in_any_rank(text);
     }
+}
+
+/// As [`print()`], in any rank.
+pub fn print_in_any_rank(text: Arguments) {
     // Made before the lock is taken: where memory runs out, the report needs the lock.
     let text = escaped(&text.to_string());
     let mut out = stdout().lock();

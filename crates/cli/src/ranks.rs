@@ -5,8 +5,12 @@ use std::process::exit;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use ddpm::files::{self, MemoryLimit};
+use ddpm::kernels::instruction_set;
 use ddpm::mpi::{Communicator, Launch, Mpi, SingleProcess};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The job, once it was joined.
 static JOB: OnceLock<Arc<Mpi>> = OnceLock::new();
@@ -23,13 +27,42 @@ pub fn launch() -> Option<&'static Launch> {
 /// Joins the job that this process belongs to, if any.
 ///
 /// # Errors
-/// If there is no library of MPI, or it is that of another launcher.
-pub fn join() -> Result<(), ddpm::mpi::Error> {
-    if let Some(launch) = launch() {
-        // Joined once, by `main`.
-        let _ = JOB.set(Arc::new(Mpi::join(launch)?));
+/// If there is no library of MPI, it is that of another launcher, or the ranks run other versions of the program or round
+/// differently.
+pub fn join() -> anyhow::Result<()> {
+    let Some(launch) = launch() else { return Ok(()) };
+    // Joined once, by `main`.
+    let _ = JOB.set(Arc::new(Mpi::join(launch)?));
+    let mine = (env!("CARGO_PKG_VERSION").to_owned(), format!("{:?}", instruction_set()));
+    let all = communicator().all_gather_values(&mine)?;
+    if let Some(rank) = all.iter().position(|other| *other != all[0]) {
+        let [(here, here_set), (there, there_set)] = [&all[0], &all[rank]];
+        bail!(
+            "rank {rank} runs ddpm {there} with {there_set}, but rank 0 runs {here} with {here_set}, which rounds differently; \
+             use machines of one kind"
+        );
     }
     Ok(())
+}
+
+/// Returns the value of rank 0, which is the only one to compute it. If that fails, rank 0 ends the job.
+///
+/// # Errors
+/// Those of `compute`, or if a rank cannot be reached.
+pub fn of_root<T: Serialize + DeserializeOwned>(compute: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let communicator = communicator();
+    // A list, since JSON has no difference between no value and an empty one.
+    let value = if communicator.is_root() { vec![compute()?] } else { Vec::new() };
+    let all = communicator.all_gather_values(&value)?;
+    all.into_iter().flatten().next().context("rank 0 sent nothing")
+}
+
+/// Returns the number of the card of this process among those of its machine. Launchers of batch systems often show each
+/// process its own cards only.
+pub fn card() -> usize {
+    let visible = ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"];
+    let cards = visible.iter().find_map(|name| Some(std::env::var(name).ok()?.split(',').count()));
+    local().0 % cards.unwrap_or(usize::MAX)
 }
 
 /// Returns the processes that divide the work.

@@ -12,7 +12,7 @@ use ddpm::sample::{
 use ddpm::{Images, Output, Pipeline};
 
 use crate::error::usage;
-use crate::foreign::check_outputs;
+use crate::foreign::{check_not_input, check_outputs};
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
@@ -147,7 +147,7 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     if arguments.classes.by_class && !matches!(output, Output::Grid(_)) {
         return Err(usage("--by-class writes a grid; give -o a name that ends in .png"));
     }
-    if arguments.must_continue && !output.is_begun() {
+    if arguments.must_continue && !output.is_begun() && !arguments.shards.is_shard() {
         let path = arguments.output.display();
         bail!("{path}: there is no interrupted run to continue; leave out --continue to begin one");
     }
@@ -156,14 +156,18 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let inputs = [&arguments.start.init, &arguments.start.from, &arguments.refinement.denoising].map(Option::as_deref);
     let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
     let sheet = arguments.trajectory.sheet.as_deref();
+    let shard = arguments.shards.file(&arguments.output);
     check_outputs(&[Some(output.path()), sheet, frames.as_deref()], &inputs)?;
+    if let Some(shard) = &shard {
+        check_not_input(shard, &[&inputs[..], &[output.path()]].concat())?;
+    }
     on_interrupt("the finished images are kept; continue with")?;
     let mut pipeline = model_source::load(&arguments.model, global)?;
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;
     let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, global)? };
     let n = options.n;
     let sampler = arguments.sampler.sampler(Sampler::of(&pipeline.scheduler))?;
-    let division = arguments.shards.division(&arguments.output)?;
+    let division = arguments.shards.division(&arguments.output, global)?;
     let generation = Generation::new(&pipeline, n).with(|own| *own = options).divided(division);
     let table = generation.table()?;
     let mut progress = Progress::new("sample", "steps", global);
@@ -206,6 +210,11 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
 }
 
 impl SampleArgs {
+    /// Returns the files and folders that the command writes.
+    pub fn outputs(&self) -> Vec<&Path> {
+        [Some(&*self.output), self.trajectory.sheet.as_deref()].into_iter().flatten().collect()
+    }
+
     /// Returns the options that do not depend on the model.
     fn options(&self) -> anyhow::Result<GenerateOptions> {
         let RefinementArgs { clip_sample, threshold, .. } = self.refinement;

@@ -1,5 +1,6 @@
 //! The division of a command's work: between the ranks of a job, or between shards that run on their own.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,11 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context;
 use clap::{Args, FromArgMatches};
 use ddpm::evaluate;
-use ddpm::mpi::{Division, Error, Recording, Shards};
+use ddpm::kernels::instruction_set;
+use ddpm::mpi::{self, Division, Error, Recording, Shards};
 use ddpm::sample;
 
 use crate::error::usage;
-use crate::terminal::quoted;
+use crate::terminal::{counted, quoted, say};
 use crate::{Cli, Global, ranks};
 
 /// Flags that divide the work between independent runs of the program.
@@ -34,6 +36,9 @@ struct Shard {
     of: usize,
 }
 
+/// The largest number of shards.
+const MOST: usize = 100_000;
+
 /// The flags that have no influence on the result, and the number of values that each takes.
 const FREE: [(&str, usize); 10] = [
     ("--shard", 1),
@@ -51,8 +56,8 @@ const FREE: [(&str, usize); 10] = [
 fn shard(text: &str) -> Result<Shard, String> {
     let numbers = text.split_once('/').and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
     match numbers {
-        Some((index @ 1.., of)) if index <= of => Ok(Shard { index: index - 1, of }),
-        _ => Err("expected I/N, such as 1/4 for the first of four".into()),
+        Some((index @ 1.., of)) if index <= of && of <= MOST => Ok(Shard { index: index - 1, of }),
+        _ => Err(format!("expected I/N, such as 1/4 for the first of four, with N up to {MOST}")),
     }
 }
 
@@ -68,7 +73,7 @@ impl ShardArgs {
     }
 
     /// Returns the division of the work. `output` is what a single run would write.
-    pub fn division(&self, output: &Path) -> anyhow::Result<Division> {
+    pub fn division(&self, output: &Path, global: &Global) -> anyhow::Result<Division> {
         if let Some(merged) = MERGED.get() {
             return Ok(merged.clone());
         }
@@ -76,19 +81,31 @@ impl ShardArgs {
         if ranks::is_joined() {
             return Err(usage("--shard is for runs without mpirun, whose ranks divide the work by themselves"));
         }
-        let command = serde_json::to_string(&common_arguments(std::env::args()))?;
-        Ok(Recording::new(&self.file(output), &command, index, of)?.into())
+        let arguments: Result<Vec<String>, _> = std::env::args_os().map(OsString::into_string).collect();
+        let Ok(arguments) = arguments else {
+            return Err(usage(
+                "--shard keeps the command in its file, which needs arguments in UTF-8; rename the files",
+            ));
+        };
+        let shard = mpi::Shard {
+            command: serde_json::to_string(&common_arguments(arguments.into_iter()))?,
+            machine: format!("{:?} and {}", instruction_set(), global.device.as_deref().unwrap_or(ddpm::devices()[0])),
+            index,
+            of,
+        };
+        Ok(Recording::new(&self.file(output).unwrap_or_default(), shard).into())
     }
 
-    fn file(&self, output: &Path) -> PathBuf {
-        let Shard { index, of } = self.shard.unwrap_or(Shard { index: 0, of: 1 });
+    /// Returns the file of the shard, if this is one.
+    pub fn file(&self, output: &Path) -> Option<PathBuf> {
+        let Shard { index, of } = self.shard?;
         let default = || format!("{}.shard-{}-of-{of}", output.display(), index + 1).into();
-        self.shard_file.clone().unwrap_or_else(default)
+        Some(self.shard_file.clone().unwrap_or_else(default))
     }
 
     /// Prints where the items of this shard are, and what to do with them.
     pub fn print(&self, output: &Path, global: &Global) {
-        let (file, items) = (self.file(output), RECORDED.load(Ordering::Relaxed));
+        let (file, items) = (self.file(output).unwrap_or_default(), RECORDED.load(Ordering::Relaxed));
         if global.json {
             println!("{}", serde_json::json!({ "shard": file.to_string_lossy(), "items": items }));
         } else if !global.quiet {
@@ -157,10 +174,13 @@ pub struct MergeArgs {
     /// The files of all shards, in any order
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Allow the command of the shards to write outside of this folder and of that of the shards
+    #[arg(long)]
+    trust: bool,
 }
 
 /// Opens the shards and returns the command that they divide.
-pub fn merge(arguments: &MergeArgs) -> anyhow::Result<crate::Command> {
+pub fn merge(arguments: &MergeArgs, global: &Global) -> anyhow::Result<crate::Command> {
     let shards = Shards::open(&arguments.files)?;
     let first = arguments.files[0].display().to_string();
     let command: Vec<String> =
@@ -168,8 +188,29 @@ pub fn merge(arguments: &MergeArgs) -> anyhow::Result<crate::Command> {
     let matches = crate::command().try_get_matches_from(std::iter::once("ddpm".to_owned()).chain(command.clone()));
     let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = cli.map_err(|error| usage(format!("{first}: the command `ddpm {}`: {error}", command.join(" "))))?;
-    if !matches!(cli.command, crate::Command::Sample(_) | crate::Command::Evaluate(_)) {
-        return Err(usage(format!("{first}: `ddpm {}` is not a command that has shards", command.join(" "))));
+    let shown: Vec<String> = command.iter().map(|word| quoted(word)).collect();
+    let outputs = match &cli.command {
+        crate::Command::Sample(sample) => sample.outputs(),
+        crate::Command::Evaluate(evaluate) => evaluate.outputs(),
+        _ => return Err(usage(format!("{first}: `ddpm {}` is not a command that has shards", shown.join(" ")))),
+    };
+    say(format!("merging {} of: ddpm {}", counted(shards.count(), "shard"), shown.join(" ")), global);
+    // The files may come from others, and their command is about to run.
+    let folders: Vec<&Path> = arguments.files.iter().filter_map(|file| file.parent()).chain([Path::new("")]).collect();
+    let is_inside = |output: &Path| {
+        let real = |path: &Path| match path.as_os_str().is_empty() {
+            true => Path::new(".").canonicalize().ok(),
+            false => path.canonicalize().ok(),
+        };
+        let parent = real(output.parent().unwrap_or(Path::new("")));
+        parent.is_some_and(|parent| folders.iter().any(|folder| real(folder).is_some_and(|f| parent.starts_with(f))))
+    };
+    if let Some(outside) = outputs.into_iter().find(|output| !arguments.trust && !is_inside(output)) {
+        return Err(usage(format!(
+            "{}: would be written by the command of the shards, and lies outside of this folder and of theirs; add --trust if \
+             you know the command",
+            outside.display()
+        )));
     }
     // There is one merge in a process.
     let _ = MERGED.set(shards.into());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ddpm::data::ImageSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{Global, output_streams};
+use crate::{Global, output_streams, ranks};
 
 /// Without a bar, the time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ pub struct Progress {
 impl Progress {
     /// Progress of the work `name`, counted in `unit`, such as "images".
     pub fn new(name: &'static str, unit: &'static str, global: &Global) -> Self {
-        let quiet = global.quiet;
+        let quiet = global.quiet || ranks::rank() > 0;
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::no_length();
             if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:32}] {msg}") {

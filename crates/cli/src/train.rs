@@ -57,9 +57,10 @@ pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
         )));
     }
     let folder = arguments.folder();
-    if !arguments.dry_run || arguments.resume {
-        folder.check()?;
-    }
+    ranks::of_root(|| match !arguments.dry_run || arguments.resume {
+        true => Ok(folder.check()?),
+        false => Ok(()),
+    })?;
     let config = arguments.resolved(folder.path(), global)?;
     if arguments.dry_run {
         return dry_run(&config, global);
@@ -148,11 +149,15 @@ impl TrainArgs {
                 return Err(usage("--resume takes the configuration of the run; use --set to change a key of it"));
             }
             true => {
-                let mut config = TrainingConfig::from_file(&folder.join("config.toml"))?;
-                if self.config.data.is_none() && !self.config.sets("data.path") {
-                    config.find_images(folder).map_err(|error| anyhow!("{error} with --data"))?;
-                }
-                self.config.apply(config)?
+                // Rank 0 may be the only one that can read the folder.
+                let text = ranks::of_root(|| {
+                    let mut config = TrainingConfig::from_file(&folder.join("config.toml"))?;
+                    if self.config.data.is_none() && !self.config.sets("data.path") {
+                        config.find_images(folder).map_err(|error| anyhow!("{error} with --data"))?;
+                    }
+                    Ok(config.to_toml()?)
+                })?;
+                self.config.apply(TrainingConfig::from_toml(&text)?)?
             }
             false => self.config.read_for_training(global, self.dry_run)?,
         };

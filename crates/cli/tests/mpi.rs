@@ -305,7 +305,7 @@ fn errors_end_the_job_with_one_line() {
         |text: &str| text.lines().filter(|line| line.contains("error:")).map(str::to_owned).collect::<Vec<_>>();
     // The same error of all ranks is one line.
     let text = fail(3, &training("few", 4, &["train.gradient_accumulation=2"]));
-    assert!(errors(&text)[0].starts_with("error: 3 processes, but a step has 2 passes"), "{text}");
+    assert!(errors(&text)[0].starts_with("error: 3 ranks, but a step has 2 passes"), "{text}");
     assert_eq!(errors(&text).len(), 1, "{text}");
     let text = fail(2, &words("train --set train.batch_sizes=4"));
     assert_eq!(errors(&text).len(), 1, "{text}");

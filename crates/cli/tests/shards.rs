@@ -65,6 +65,7 @@ fn merged_evaluations_are_those_of_one_run() {
         let merged = place.ddpm(&words("merge 4 3 2 1 --json")).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&merged.stdout), String::from_utf8_lossy(&one.stdout));
         assert_eq!(fs::read(place.path("mt.json")).unwrap_or_default(), written);
+        let _ = fs::remove_file(place.path("mt.json"));
         (1..=4).for_each(|shard| fs::remove_file(place.path(shard.to_string())).unwrap());
     }
 }
@@ -130,4 +131,28 @@ fn shards_that_do_not_belong_together_are_refused() {
     refused("evaluate run --schedule --shard 1/2").stderr(contains("--schedule"));
     refused("evaluate run --metrics nearest --samples 4 --shard 1/2").stderr(contains("ddpm sample"));
     refused("train --shard 1/2").stderr(contains("unexpected argument"));
+    // A file that is no shard stays as it is.
+    fs::write(place.path("notes"), "notes").unwrap();
+    refused("sample run -n 4 --steps 3 --shard 1/2 --shard-file notes").stderr(contains("is not the file of a shard"));
+    assert_eq!(fs::read(place.path("notes")).unwrap(), b"notes");
+    refused("sample run -n 4 --steps 3 --shard 1/2 --shard-file run/config.toml").stderr(contains("not the file of"));
+}
+
+/// The command of a stranger's shards may not write anywhere.
+#[test]
+fn shards_write_near_themselves_only() {
+    let place = model();
+    let elsewhere = Place::new();
+    let output = elsewhere.path("a.npz").display().to_string();
+    let command = format!("sample run -n 2 --steps 3 --batch-size 1 -o {output} --shard 1/1 --shard-file a");
+    place.ddpm(&words(&command)).assert().success();
+    place
+        .ddpm(&words("merge a"))
+        .assert()
+        .code(2)
+        .stderr(contains("outside of this folder"))
+        .stderr(contains("--trust"));
+    assert!(!elsewhere.path("a.npz").exists());
+    place.ddpm(&words("merge a --trust")).assert().success().stderr(contains("merging 1 shard of: ddpm sample run"));
+    assert!(elsewhere.path("a.npz").exists());
 }

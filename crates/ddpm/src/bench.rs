@@ -301,7 +301,7 @@ pub fn bench_training(
     })
 }
 
-/// Measures a workload on this machine, to predict more ranks: steps of one and of two passes on one rank, and the speed of
+/// Measures a workload on this machine, to predict more ranks: steps of one and of three passes on one rank, and the speed of
 /// copies.
 ///
 /// # Errors

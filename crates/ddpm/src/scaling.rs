@@ -24,7 +24,7 @@ use mpi::tree;
 use serde::Serialize;
 
 /// Bytes of a bucket of gradients, the unit that is reduced at once: 25 MB.
-pub const BUCKET_BYTES: f64 = 25e6;
+pub const BUCKET_BYTES: f64 = train::BUCKET_BYTES as f64;
 
 /// The backward pass's share of a pass: it does about twice the forward pass's operations.
 pub const BACKWARD_SHARE: f64 = 2.0 / 3.0;

@@ -72,17 +72,21 @@ pub fn likelihood(
     let mut sums = Sums::new(images, chain);
     let (total, size) = (images.n * measurement.items_per_image(), chain.batch_size);
     let batches = total.div_ceil(size);
+    let decoder = decoder_log_variances().count();
     let items = |batch: usize| batch * size..(batch * size + size).min(total);
     let finished = chain.division.run(
         || chain.key(),
         batches,
         |batch| {
             let measured = measurement.batch(denoiser, &items(batch).collect::<Vec<_>>())?;
-            let (before, count) = chain.division.position(batch, batches);
-            let done = before * size + measured.len();
-            Ok::<_, Error>(progress(done, if count == batches { total } else { count * size }).then_some(measured))
+            let (before, total) = chain.division.progress(batch, batches, (size, total));
+            Ok::<_, Error>(progress(before + measured.len(), total).then_some(measured))
         },
-        |batch, measured| {
+        |batch, measured: Vec<Measured>| {
+            let fits = |one: &Measured| one.mse.len() == images.channels && [0, decoder].contains(&one.decoder.len());
+            if measured.len() != items(batch).len() || !measured.iter().all(fits) {
+                return Err(Error::Request(format!("the results of batch {batch} are not those of this evaluation")));
+            }
             for (item, measured) in items(batch).zip(measured) {
                 sums.add(measurement.place(item), &measured)?;
             }

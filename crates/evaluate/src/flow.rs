@@ -103,9 +103,8 @@ pub fn flow_likelihood(
         batches.len(),
         |number| {
             let items = batches[number];
-            let (before, count) = flow.division.position(number, batches.len());
-            let total = if count == batches.len() { total } else { count * flow.batch_size * evaluations };
-            let mut done = before * flow.batch_size * evaluations;
+            let work = (flow.batch_size * evaluations, total);
+            let (mut done, total) = flow.division.progress(number, batches.len(), work);
             let batch = FlowBatch { denoiser: &*denoiser, images, flow, items, size };
             let points = batch.points(alpha);
             let solver = ProbabilityFlow { schedule: flow.schedule, steps: flow.steps };
@@ -125,6 +124,9 @@ pub fn flow_likelihood(
         },
         |number, densities: Result<Vec<f64>, (usize, usize)>| {
             let densities = densities.map_err(|(image, timestep)| Error::NotFinite { image, timestep })?;
+            if densities.len() != batches[number].len() {
+                return Err(Error::Request(format!("the results of batch {number} are not those of this evaluation")));
+            }
             for (item, log_density) in batches[number].iter().zip(densities) {
                 // Per width of an 8-bit value, and for x_0 instead of α·x_0.
                 let nats = -log_density / size as f64 - alpha.ln() + 127.5_f64.ln();

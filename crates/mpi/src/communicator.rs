@@ -1,4 +1,4 @@
-//! What the other crates need of communication.
+//! The operations that the other crates need: a gather and a sum.
 
 use std::sync::mpsc::{Receiver, channel};
 

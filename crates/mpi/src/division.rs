@@ -26,8 +26,10 @@ use crate::{Communicator, Error, SingleProcess};
 #[derive(Clone)]
 pub struct Division {
     kind: Kind,
-    /// The model and images that are worked on: part of the keys of results in files.
+    /// The model and images that are worked on: part of the keys of results.
     subject: String,
+    /// Whether the processes are known to do the same work.
+    is_checked: bool,
 }
 
 #[derive(Clone)]
@@ -49,7 +51,7 @@ pub struct Items<'a> {
     pub due: &'a [usize],
 }
 
-/// What a process has computed in a round.
+/// The result of a process in a round.
 #[derive(Serialize, Deserialize)]
 enum Message<T> {
     Item(T),
@@ -97,18 +99,23 @@ impl From<Shards> for Division {
 
 impl From<Kind> for Division {
     fn from(kind: Kind) -> Self {
-        Self { kind, subject: String::new() }
+        Self { kind, subject: String::new(), is_checked: false }
     }
 }
 
 impl Division {
-    /// Says what is worked on, such as digests of the model and the images. Results that are read from files must have the
-    /// same subject. It is only called for if there are files.
+    /// Says what is worked on, such as digests of the model and the images, which must be the same in all processes and
+    /// shards. A single process does not compute it.
     pub fn about(&self, subject: impl FnOnce() -> String) -> Self {
         match &self.kind {
-            Kind::Processes(_) => self.clone(),
-            kind => Self { kind: kind.clone(), subject: subject() },
+            Kind::Processes(communicator) if communicator.size() == 1 || self.is_checked => self.clone(),
+            kind => Self { kind: kind.clone(), subject: subject(), is_checked: self.is_checked },
         }
+    }
+
+    /// Declares that the processes do the same work, so that their models and images need not be compared again.
+    pub fn checked(self) -> Self {
+        Self { is_checked: true, ..self }
     }
 
     /// Returns whether this process writes the results and shows progress.
@@ -134,14 +141,14 @@ impl Division {
         }
     }
 
-    /// Returns how many of the items that this process counts precede an item, and how many it counts: all of them, or in a
-    /// shard those of the shard.
-    pub fn position(&self, item: usize, count: usize) -> (usize, usize) {
+    /// Returns the progress at the beginning of an item: the units of work that are done, and of how many. An item has `size`
+    /// units, and all `count` items together `total`. A shard counts its own items only.
+    pub fn progress(&self, item: usize, count: usize, (size, total): (usize, usize)) -> (usize, usize) {
         match &self.kind {
-            Kind::Processes(_) | Kind::Replay(_) => (item, count),
+            Kind::Processes(_) | Kind::Replay(_) => (item * size, total),
             Kind::Record(recording) => {
                 let share = recording.share(count);
-                (item.saturating_sub(share.start), share.len())
+                (item.saturating_sub(share.start) * size, if share.len() == count { total } else { share.len() * size })
             }
         }
     }
@@ -197,7 +204,12 @@ impl Division {
                 }
                 Ok(true)
             }
-            Kind::Processes(communicator) => rounds(&**communicator, items, compute, each),
+            Kind::Processes(communicator) => {
+                if !self.is_checked {
+                    same_work(&**communicator, &self.key(key()), count, items)?;
+                }
+                rounds(&**communicator, items, compute, each)
+            }
             Kind::Record(recording) => {
                 let share = recording.share(count);
                 let mut section = recording.section(&self.key(key()), count)?;
@@ -224,8 +236,23 @@ impl Division {
 }
 
 impl Division {
+    /// Returns a short text that is the same for the same computation on the same subject.
     fn key(&self, computation: String) -> String {
-        format!("{computation} {}", self.subject)
+        let name = computation.split(' ').next().unwrap_or_default();
+        format!(
+            "{name} {:08x} {:08x}",
+            crc32fast::hash(computation.as_bytes()),
+            crc32fast::hash(self.subject.as_bytes())
+        )
+    }
+}
+
+/// Checks that all processes compute the same items of the same computation.
+fn same_work(communicator: &dyn Communicator, key: &str, count: usize, items: &[usize]) -> Result<(), Error> {
+    let all = communicator.all_gather_values(&(key.to_owned(), count, items.len(), items.last().copied()))?;
+    match all.iter().position(|other| *other != all[0]) {
+        Some(rank) => Err(Error::OtherWork { rank }),
+        None => Ok(()),
     }
 }
 
@@ -353,11 +380,18 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = |shard: usize| place.path().join(format!("{shard}.shard"));
         let count = 11;
-        let record = |shard: usize, title: &str| -> Result<usize, Error> {
-            let recording = Recording::new(&path(shard), title, shard, 3)?;
+        let shard = |index: usize, of: usize, command: &str| crate::Shard {
+            command: command.into(),
+            machine: "AVX".into(),
+            index,
+            of,
+        };
+        let record = |index: usize, command: &str| -> Result<usize, Error> {
+            let recording = Recording::new(&path(index), shard(index, 3, command));
             match sum(&recording.into(), count) {
                 Err(Error::Recorded { items, .. }) => Ok(items),
-                other => panic!("{other:?}"),
+                Ok(_) => panic!("not recorded"),
+                Err(error) => Err(error),
             }
         };
         let items: Vec<usize> = (0..3).map(|shard| record(shard, "{}").unwrap()).collect();
@@ -382,10 +416,33 @@ mod tests {
             assert_eq!(std::fs::read(path(1)).unwrap(), bytes);
         }
         assert!(record(1, "{\"other\":1}").unwrap_err().to_string().contains("another command"));
-        let other = Recording::new(&path(4), "{\"other\":1}", 0, 3).unwrap();
+        let other = Recording::new(&path(4), shard(0, 3, "{\"other\":1}"));
         assert!(sum(&other.into(), count).is_err());
         let error = Shards::open(&[path(4), path(1), path(2)]).err().unwrap().to_string();
         assert!(error.contains("another command"), "{error}");
+        // Another instruction set rounds differently.
+        let other = Recording::new(&path(5), crate::Shard { machine: "SSE".into(), ..shard(2, 3, "{}") });
+        assert!(sum(&other.into(), count).is_err());
+        let error = Shards::open(&[path(0), path(1), path(5)]).err().unwrap().to_string();
+        assert!(error.contains("was computed with SSE"), "{error}");
+        // A file of another kind stays as it is, and a shard has one process.
+        std::fs::write(path(6), "notes").unwrap();
+        let foreign = Recording::new(&path(6), shard(0, 3, "{}"));
+        assert!(sum(&foreign.into(), count).unwrap_err().to_string().contains("is not the file of a shard"));
+        assert_eq!(std::fs::read(path(6)).unwrap(), b"notes");
+        let first = Recording::new(&path(0), shard(0, 3, "{}"));
+        first.section("x", 1).unwrap();
+        assert!(record(0, "{}").unwrap_err().to_string().contains("another process computes this shard"));
+    }
+
+    #[test]
+    fn processes_with_other_models_are_refused() {
+        let found = Threads::run(3, |threads| {
+            let rank = threads.rank();
+            let division = Division::from(Arc::new(threads) as Arc<dyn Communicator>);
+            sum(&division.about(|| format!("model {}", rank / 2)), 9).unwrap_err().to_string()
+        });
+        assert!(found.iter().all(|error| error.contains("rank 2 has another model")), "{found:?}");
     }
 
     /// Damaged files are errors, and no claim of them is believed.
@@ -393,7 +450,8 @@ mod tests {
     fn damaged_shards_are_errors() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("0.shard");
-        let recording = Recording::new(&path, "{}", 0, 1).unwrap();
+        let shard = crate::Shard { command: "{}".into(), machine: String::new(), index: 0, of: 1 };
+        let recording = Recording::new(&path, shard);
         assert!(sum(&recording.into(), 5).is_err());
         let bytes = std::fs::read(&path).unwrap();
         let expected = sum(&Division::default(), 5).unwrap();

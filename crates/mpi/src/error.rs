@@ -67,6 +67,14 @@ pub enum Error {
         /// Its error.
         message: String,
     },
+    /// The processes do not compute the same.
+    #[error(
+        "rank {rank} has another model, other images or other options than rank 0; all ranks must do the same work"
+    )]
+    OtherWork {
+        /// The first process that differs from process 0.
+        rank: usize,
+    },
     /// A result that cannot be sent, or one that cannot be read.
     #[error("a result of another process: {0}")]
     Encoding(String),
@@ -87,7 +95,7 @@ pub enum Error {
         message: String,
     },
     /// Not a failure: the items of a shard are in its file, and the result is known when all shards are merged.
-    #[error("{path}: has the {items} items of this shard; `ddpm merge` joins all shards")]
+    #[error("{path}: has the {items} items of this shard; merge all shards")]
     Recorded {
         /// The file.
         path: PathBuf,

@@ -7,7 +7,7 @@ use std::env;
 pub struct Launch {
     /// The number of this process.
     pub rank: usize,
-    /// The number of processes, where the launcher tells it.
+    /// The number of processes, if the launcher gives it.
     pub size: Option<usize>,
     /// Whether the launcher is that of Open MPI, or a PMIx server, which Open MPI uses.
     pub is_pmix: bool,

@@ -20,9 +20,10 @@ mod communicator;
 mod division;
 mod error;
 mod launch;
-#[cfg(unix)]
+// Handles of 32 bits are read from variables of pointer size.
+#[cfg(all(unix, target_endian = "little"))]
 mod library;
-#[cfg_attr(not(unix), path = "unsupported.rs")]
+#[cfg_attr(not(all(unix, target_endian = "little")), path = "unsupported.rs")]
 mod mpi;
 mod shard;
 mod threads;
@@ -33,5 +34,5 @@ pub use division::{Division, Items};
 pub use error::Error;
 pub use launch::Launch;
 pub use mpi::Mpi;
-pub use shard::{Recording, Shards};
+pub use shard::{Recording, Shard, Shards};
 pub use threads::Threads;

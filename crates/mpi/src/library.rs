@@ -49,6 +49,7 @@ type Exchange = unsafe extern "C" fn(
 type Test = unsafe extern "C" fn(*mut Handle, *mut c_int, *mut Status) -> c_int;
 type Abort = unsafe extern "C" fn(Handle, c_int) -> c_int;
 type Version = unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int;
+type AbiVersion = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
 type Finalize = unsafe extern "C" fn() -> c_int;
 
 /// Room for an `MPI_Status`, which is of 20 to 32 bytes.
@@ -80,10 +81,10 @@ pub(crate) struct Functions {
     _library: std::mem::ManuallyDrop<Library>,
 }
 
-/// The values of MPI 5's ABI.
-const ABI: [(&str, Handle); 3] = [("world", 0x101), ("float", 0x210), ("info_null", 0x130)];
-/// The values of MPICH's ABI.
-const MPICH: [(&str, Handle); 3] = [("world", 0x4400_0000), ("float", 0x4c00_040a), ("info_null", 0x1c00_0000)];
+/// MPI_COMM_WORLD, MPI_FLOAT and MPI_INFO_NULL of MPI 5's ABI.
+const ABI: [Handle; 3] = [0x101, 0x210, 0x130];
+/// MPI_COMM_WORLD, MPI_FLOAT and MPI_INFO_NULL of MPICH's ABI.
+const MPICH: [Handle; 3] = [0x4400_0000, 0x4c00_040a, 0x1c00_0000];
 
 impl Functions {
     /// Loads the library that fits the launcher, or the one that `DDPM_MPI` names.
@@ -123,21 +124,27 @@ impl Functions {
                 unsafe { std::mem::transmute::<*mut c_void, $type>(address) }
             }};
         }
-        let is_open_mpi = address("ompi_mpi_comm_world").is_ok();
-        let is_abi = address("MPI_Abi_get_version").is_ok() && name.contains("mpi_abi");
-        let [world, float, info_null] = match (is_open_mpi, is_abi) {
-            (true, _) => {
-                let object = |name: &str| address(name).map(|address| address as Handle);
-                [object("ompi_mpi_comm_world")?, object("ompi_mpi_float")?, object("ompi_mpi_info_null")?]
+        // Libraries with an interface of their own report version −1 of the standard's. It may be called before MPI_Init.
+        let is_abi = match address("MPI_Abi_get_version") {
+            Ok(_) => {
+                let (mut major, mut minor) = (-1, -1);
+                let version = function!("MPI_Abi_get_version", AbiVersion);
+                // SAFETY: the function writes two integers.
+                unsafe { version(&mut major, &mut minor) == 0 && major >= 1 }
             }
-            (_, true) => ABI.map(|(_, value)| value),
-            (_, false) => MPICH.map(|(_, value)| value),
+            Err(_) => false,
         };
-        let (shared, funneled) = match (is_open_mpi, is_abi) {
-            (true, _) => (0, 1),
-            (_, true) => (221, 1024),
-            (_, false) => (1, 1),
+        let (handles, shared, funneled) = match address("ompi_mpi_comm_world").is_ok() {
+            _ if is_abi => (ABI, 221, 1024),
+            true => {
+                let object = |name: &str| address(name).map(|address| address as Handle);
+                let handles =
+                    [object("ompi_mpi_comm_world")?, object("ompi_mpi_float")?, object("ompi_mpi_info_null")?];
+                (handles, 0, 1)
+            }
+            false => (MPICH, 1, 1),
         };
+        let [world, float, info_null] = handles;
         Ok(Self {
             name: name.to_owned(),
             world,
@@ -242,7 +249,8 @@ impl Functions {
         let mut status = Status([0; 256]);
         loop {
             let mut done = 0;
-            // SAFETY: the request is an active one, and the status has more room than any library's.
+            // SAFETY: the request is an active one, and the status has more room than any library's. Errors of requests end
+            // the program, as long as nobody sets another error handler, so the buffers live until the request is complete.
             check("MPI_Test", unsafe { (self.test)(&mut request, &mut done, &mut status) })?;
             if done != 0 {
                 return Ok(());
@@ -254,7 +262,7 @@ impl Functions {
         }
     }
 
-    /// Ends all processes of the job. May be called by any thread: there is nothing left to go wrong.
+    /// Ends all processes of the job. Any thread may call it, since no other call follows.
     pub fn abort(&self, code: i32) {
         // SAFETY: the function takes a handle and an integer.
         unsafe { (self.abort)(self.world, code) };

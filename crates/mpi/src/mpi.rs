@@ -59,12 +59,7 @@ impl Mpi {
         let Joined { rank, size, local, version } =
             joined.recv().unwrap_or_else(|_| Err(Error::Thread("ended during MPI_Init".into())))?;
         let library = format!("{version} ({})", functions.name);
-        // A library that does not know the launcher makes each process a job of its own.
-        if launch.size.is_some_and(|launched| launched != size) || (launch.size.is_none() && launch.rank != rank) {
-            let launched = launch.size.unwrap_or(launch.rank + 1);
-            return Err(Error::OtherLauncher { launched, found: size, library });
-        }
-        Ok(Self {
+        let mpi = Self {
             rank,
             size,
             local,
@@ -72,7 +67,14 @@ impl Mpi {
             functions,
             work: Mutex::new(Some(work)),
             thread: Mutex::new(Some(thread)),
-        })
+        };
+        // A library that does not know the launcher makes each process a job of its own.
+        if launch.size.is_some_and(|launched| launched != size) || (launch.size.is_none() && launch.rank != rank) {
+            let launched = launch.size.unwrap_or(launch.rank + 1);
+            mpi.leave();
+            return Err(Error::OtherLauncher { launched, found: size, library: mpi.library.clone() });
+        }
+        Ok(mpi)
     }
 
     /// The rank on this machine and the number of ranks on it.
@@ -97,6 +99,11 @@ impl Mpi {
 
     /// Ends all processes of the job with a status. It may be called on any thread, at any time.
     pub fn abort(&self, status: i32) -> ! {
+        // Without waiting for the lock: the thread that holds it may be the one that fails.
+        if self.work.try_lock().is_ok_and(|work| work.is_none()) {
+            // MPI has ended, and so have the others.
+            std::process::exit(status);
+        }
         self.functions.abort(status);
         // The function does not return in any library that is known.
         std::process::abort()
@@ -164,23 +171,33 @@ fn call_mpi(functions: Arc<Functions>, report: &Sender<Result<Joined, Error>>, w
 }
 
 impl World {
-    /// See [`Communicator::all_gather`]. Bytes are sent as numbers of 4 bytes, with their length before them.
+    /// See [`Communicator::all_gather`]. Bytes are sent as numbers of 4 bytes. Every process first sends the length and the
+    /// first bytes, which for most messages are all.
     fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        const FIRST: usize = 60;
         let length = u32::try_from(mine.len()).map_err(|_| Error::TooLong(mine.len()))?;
-        let mut lengths = vec![0.0; self.size];
-        self.functions.all_gather(&[f32::from_bits(length)], &Counts::new(vec![1; self.size])?, &mut lengths)?;
-        let lengths: Vec<usize> = lengths.into_iter().map(|length| length.to_bits() as usize).collect();
-        let mut padded = mine.to_vec();
-        padded.resize(mine.len().next_multiple_of(4), 0);
-        let words: Vec<f32> = padded.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();
-        let counts = Counts::new(lengths.iter().map(|length| length.div_ceil(4)))?;
+        let (begin, rest) = mine.split_at(mine.len().min(FIRST));
+        let mut head = length.to_ne_bytes().to_vec();
+        head.extend(begin);
+        head.resize(4 + FIRST, 0);
+        let words = (4 + FIRST) / 4;
+        let mut heads = vec![0.0; self.size * words];
+        self.functions.all_gather(&to_words(&head), &Counts::new(vec![words; self.size])?, &mut heads)?;
+        let heads: Vec<Vec<u8>> = heads.chunks(words).map(to_bytes).collect();
+        let lengths: Vec<usize> =
+            heads.iter().map(|head| u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize).collect();
+        let rests = || lengths.iter().map(|length| length.saturating_sub(FIRST));
+        let counts = Counts::new(rests().map(|rest| rest.div_ceil(4)))?;
         let mut received = vec![0.0; counts.total()];
-        self.functions.all_gather(&words, &counts, &mut received)?;
-        let mut rest = &received[..];
-        let parts = lengths.iter().map(|&length| {
-            let (words, after) = rest.split_at(length.div_ceil(4));
-            rest = after;
-            let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        if !received.is_empty() {
+            self.functions.all_gather(&to_words(rest), &counts, &mut received)?;
+        }
+        let mut received = &received[..];
+        let parts = heads.iter().zip(&lengths).map(|(head, &length)| {
+            let (words, after) = received.split_at(length.saturating_sub(FIRST).div_ceil(4));
+            received = after;
+            let mut bytes = head[4..4 + length.min(FIRST)].to_vec();
+            bytes.extend(to_bytes(words));
             bytes.truncate(length);
             bytes
         });
@@ -222,4 +239,18 @@ impl World {
         functions.all_to_all(sum, &Counts::same(mine, *size)?, &mut result, &parts)?;
         Ok(result)
     }
+}
+
+/// Returns bytes as numbers of 4 bytes, with zeros at the end.
+fn to_words(bytes: &[u8]) -> Vec<f32> {
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 4];
+        word[..bytes.len()].copy_from_slice(bytes);
+        f32::from_ne_bytes(word)
+    };
+    bytes.chunks(4).map(word).collect()
+}
+
+fn to_bytes(words: &[f32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }

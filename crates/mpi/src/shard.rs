@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ const MAGIC: &[u8; 8] = b"ddpmshrd";
 const HEAD: usize = 1 + 8 + 8;
 /// The longest first record or section: command lines are shorter.
 const MAX_TEXT: u64 = 1 << 20;
+
+/// More computations than any command has.
+const MAX_SECTIONS: usize = 1000;
 
 /// The kinds of records.
 const TITLE: u8 = 0;
@@ -32,6 +35,8 @@ struct Title {
     version: String,
     /// A JSON value of the program's.
     command: String,
+    /// What else decides the last bits.
+    machine: String,
     shard: usize,
     of: usize,
 }
@@ -60,14 +65,28 @@ struct Contents {
     length: u64,
 }
 
-/// A file of items that is being written.
+/// The shard that a process computes.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// The command, as a JSON value that all shards have in common.
+    pub command: String,
+    /// What else decides the last bits, such as the instruction set. All shards must have the same.
+    pub machine: String,
+    /// The number of the shard, from 0.
+    pub index: usize,
+    /// The number of shards.
+    pub of: usize,
+}
+
+/// A file of items that is being written. It is created when the first computation begins.
 pub struct Recording {
     path: PathBuf,
     title: Title,
-    state: Mutex<State>,
+    state: Mutex<Option<State>>,
 }
 
 struct State {
+    /// Locked until the process ends.
     file: File,
     contents: Contents,
     /// The section that is last in the file.
@@ -75,39 +94,11 @@ struct State {
 }
 
 impl Recording {
-    /// Opens the file of shard `shard` (from 0) of `of`, or continues it. `command` is a JSON value that all shards have in
-    /// common.
-    ///
-    /// # Errors
-    /// If the file cannot be written, or is that of another command.
-    pub fn new(path: &Path, command: &str, shard: usize, of: usize) -> Result<Self, Error> {
-        let title = Title { version: env!("CARGO_PKG_VERSION").into(), command: command.into(), shard, of };
-        let fail = |source| Error::File { path: path.to_owned(), source };
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = open.map_err(fail)?;
-        let contents = match Contents::read(&mut file, path) {
-            Ok(contents) if contents.title == title => {
-                file.set_len(contents.length).map_err(fail)?;
-                contents
-            }
-            Ok(_) => {
-                let message = "is a shard of another command; remove it, or choose another --output".to_owned();
-                return Err(Error::Shard { path: path.to_owned(), message });
-            }
-            // New, or killed before its first record was complete.
-            Err(_) if file.metadata().map_err(fail)?.len() < (MAGIC.len() + HEAD) as u64 => {
-                file.set_len(0).map_err(fail)?;
-                file.seek(SeekFrom::Start(0)).map_err(fail)?;
-                let text = serde_json::to_vec(&title).map_err(|error| Error::Encoding(error.to_string()))?;
-                file.write_all(&[&MAGIC[..], &record(TITLE, 0, &text)].concat()).map_err(fail)?;
-                let length = file.stream_position().map_err(fail)?;
-                Contents { title: title.clone(), sections: Vec::new(), last: None, length }
-            }
-            Err(error) => return Err(error),
-        };
-        file.seek(SeekFrom::End(0)).map_err(fail)?;
-        let last = contents.last.clone();
-        Ok(Self { path: path.to_owned(), title, state: Mutex::new(State { file, contents, last }) })
+    /// Records the items of a shard in a file, or continues with what is there.
+    pub fn new(path: &Path, shard: Shard) -> Self {
+        let Shard { command, machine, index, of } = shard;
+        let title = Title { version: env!("CARGO_PKG_VERSION").into(), command, machine, shard: index, of };
+        Self { path: path.to_owned(), title, state: Mutex::new(None) }
     }
 
     /// Returns the items of this shard.
@@ -115,17 +106,61 @@ impl Recording {
         tree::share(count, self.title.shard, self.title.of)
     }
 
+    fn open(&self) -> Result<State, Error> {
+        let (path, title) = (&self.path, &self.title);
+        let (fail, bad) = (|source| self.failed(source), |message: &str| self.bad(message));
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = open.map_err(fail)?;
+        if !file.metadata().map_err(fail)?.is_file() {
+            return Err(bad("is not a regular file"));
+        }
+        file.try_lock().map_err(|_| bad("another process computes this shard"))?;
+        let text = serde_json::to_vec(title).map_err(|error| Error::Encoding(error.to_string()))?;
+        let head = [&MAGIC[..], &record(TITLE, 0, &text)].concat();
+        let mut begin = vec![0; head.len().min(file.metadata().map_err(fail)?.len() as usize)];
+        file.read_exact(&mut begin).map_err(fail)?;
+        let contents = if begin.len() < head.len() && head.starts_with(&begin) {
+            // New, or killed before its first record was complete.
+            file.set_len(0).map_err(fail)?;
+            file.seek(SeekFrom::Start(0)).map_err(fail)?;
+            file.write_all(&head).map_err(fail)?;
+            Contents { title: title.clone(), sections: Vec::new(), last: None, length: head.len() as u64 }
+        } else {
+            let contents = Contents::read(&mut file, path)?;
+            if contents.title != *title {
+                return Err(bad("is a shard of another command or machine; remove it, or choose another --shard-file"));
+            }
+            file.set_len(contents.length).map_err(fail)?;
+            contents
+        };
+        file.seek(SeekFrom::End(0)).map_err(fail)?;
+        let last = contents.last.clone();
+        Ok(State { file, contents, last })
+    }
+
     /// Begins or continues a computation.
     pub(crate) fn section(&self, key: &str, count: usize) -> Result<Section<'_>, Error> {
         let title = SectionTitle { key: key.to_owned(), count };
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = state.contents.sections.iter().find(|(section, _)| *section == title);
+        let mut state = self.lock();
+        if state.is_none() {
+            *state = Some(self.open()?);
+        }
+        let sections = state.iter().flat_map(|state| &state.contents.sections);
+        let known = sections.into_iter().find(|(section, _)| *section == title);
         let items = known.map(|(_, items)| items.keys().copied().collect()).unwrap_or_default();
         Ok(Section { recording: self, title, items, share: self.share(count).len() })
     }
 
+    fn lock(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn failed(&self, source: io::Error) -> Error {
         Error::File { path: self.path.clone(), source }
+    }
+
+    fn bad(&self, message: &str) -> Error {
+        Error::Shard { path: self.path.clone(), message: message.to_owned() }
     }
 }
 
@@ -145,21 +180,23 @@ impl Section<'_> {
     }
 
     pub fn write(&mut self, item: usize, bytes: &[u8]) -> Result<(), Error> {
-        let mut state = self.recording.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.recording.lock();
+        let Some(State { file, last, .. }) = &mut *state else { return Ok(()) };
         let mut records = Vec::new();
-        if state.last.as_ref() != Some(&self.title) {
+        if last.as_ref() != Some(&self.title) {
             let text = serde_json::to_vec(&self.title).map_err(|error| Error::Encoding(error.to_string()))?;
             records.extend(record(SECTION, 0, &text));
-            state.last = Some(self.title.clone());
+            *last = Some(self.title.clone());
         }
         records.extend(record(ITEM, item as u64, bytes));
-        state.file.write_all(&records).map_err(|source| self.recording.failed(source))
+        file.write_all(&records).map_err(|source| self.recording.failed(source))
     }
 
     /// Ends the computation. Its result is known when the shards are merged, so that this returns the error that says so.
     pub fn finish(self) -> Result<Error, Error> {
-        let state = self.recording.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.file.sync_all().map_err(|source| self.recording.failed(source))?;
+        if let Some(state) = &*self.recording.lock() {
+            state.file.sync_all().map_err(|source| self.recording.failed(source))?;
+        }
         Ok(Error::Recorded { path: self.recording.path.clone(), items: self.share })
     }
 }
@@ -177,7 +214,12 @@ impl Shards {
     pub fn open(paths: &[PathBuf]) -> Result<Self, Error> {
         let mut files = Vec::new();
         for path in paths {
-            let mut file = File::open(path).map_err(|source| Error::File { path: path.clone(), source })?;
+            let fail = |source| Error::File { path: path.clone(), source };
+            // A pipe would wait for a writer.
+            if !std::fs::metadata(path).map_err(fail)?.is_file() {
+                return Err(Error::Shard { path: path.clone(), message: "is not a regular file".into() });
+            }
+            let mut file = File::open(path).map_err(fail)?;
             let contents = Contents::read(&mut file, path)?;
             files.push((path.clone(), Mutex::new(file), contents));
         }
@@ -196,6 +238,13 @@ impl Shards {
             }
             if (&found.command, found.of) != (&title.command, title.of) {
                 return fail(path, format!("is a shard of another command than {}", first.display()));
+            }
+            if found.machine != title.machine {
+                let (here, there) = (&found.machine, &title.machine);
+                return fail(
+                    path,
+                    format!("was computed with {here}, {} with {there}, which round differently", first.display()),
+                );
             }
             match found.shard {
                 shard if shard < expected => {
@@ -309,7 +358,7 @@ impl Contents {
                     }
                     contents = Some(Self { title, sections: Vec::new(), last: None, length: end });
                 }
-                (SECTION, Some(contents)) => {
+                (SECTION, Some(contents)) if contents.sections.len() < MAX_SECTIONS => {
                     let title: SectionTitle = serde_json::from_slice(&text).map_err(|error| bad(&error.to_string()))?;
                     // A shard that was interrupted may have returned to an earlier section.
                     let known = contents.sections.iter().position(|(section, _)| *section == title);

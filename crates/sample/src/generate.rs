@@ -97,10 +97,22 @@ impl Batch {
         }
     }
 
-    fn checked(self) -> Result<Self, Error> {
-        match self.not_finite {
-            Some(timestep) => Err(Error::NotFinite { timestep }),
-            None => Ok(self),
+    /// Checks the sizes: a batch can come from the file of a shard.
+    fn checked(self, previews: usize, shape: [usize; 3]) -> Result<Self, Error> {
+        if let Some(timestep) = self.not_finite {
+            return Err(Error::NotFinite { timestep });
+        }
+        let fits = |images: &Images| {
+            let values = shape.iter().try_fold(images.n, |all, &side| all.checked_mul(side));
+            [images.height, images.width, images.channels] == shape && values == Some(images.pixels.len())
+        };
+        let same = |preview: &Images| fits(preview) && preview.n == self.images.n;
+        if !fits(&self.images) || self.previews.len() != previews || !self.previews.iter().all(same) {
+            return Err(Error::Request("a batch of a shard does not have the shape of the images".into()));
+        }
+        match self.sheet.iter().all(fits) {
+            true => Ok(self),
+            false => Err(Error::Request("a sheet of a shard does not have the shape of the images".into())),
         }
     }
 }
@@ -238,7 +250,8 @@ impl<'a> Generation<'a> {
                 Batch::of(self.batch(&plan, range, 0, |_| {}), |images| Batch { images, ..Batch::default() })
             },
             |_, batch| {
-                each(batch.checked()?.images);
+                let Batch { images, .. } = batch.checked(0, plan.shape)?;
+                each(images);
                 Ok(true)
             },
         )?;
@@ -268,12 +281,14 @@ impl<'a> Generation<'a> {
         let shape = [n, plan.shape[0], plan.shape[1], plan.shape[2]];
         let rows = plan.table.rows.len();
         let by_class = if save.by_class { Some(self.classes_of_rows(&plan, &output)?) } else { None };
-        if self.division.is_root() && !self.division.is_recorded() {
+        let writes = self.division.is_root() && !self.division.is_recorded();
+        if writes {
             output.check_writable(shape)?;
         }
 
         let provenance = self.provenance(&plan);
-        if self.division.of_root(save.sheet.is_none() && self.is_finished(&output, &provenance, shape))? {
+        let finished = writes && save.sheet.is_none() && self.is_finished(&output, &provenance, shape);
+        if self.division.of_root(finished)? {
             return Ok(Saved {
                 path: output.path().to_owned(),
                 shape,
@@ -291,7 +306,6 @@ impl<'a> Generation<'a> {
         let (identity, command) = (provenance.identity.clone(), save.command.clone());
         let request = WriteRequest { identity, first: self.options.first, shape, frames: spooled, command };
         let division = self.division.clone();
-        let writes = division.is_root() && !division.is_recorded();
         let mut writer = if writes { Some(Writer::open(&output, request)?) } else { None };
         let sheet_rows = frames::rows(rows, frames::SHEET);
         let progress_sheet = output.progress_sheet().filter(|_| save.animate);
@@ -335,10 +349,18 @@ impl<'a> Generation<'a> {
                 Batch::of(images, |images| Batch { images, previews, sheet, not_finite: None })
             },
             |batch, made| {
-                let Batch { images, mut previews, sheet, .. } = made.checked()?;
+                let Batch { images, mut previews, sheet, .. } = made.checked(animation.len(), plan.shape)?;
                 let Some(writer) = &mut writer else { return Ok(true) };
                 // A shard has the whole batch.
-                let start = if images.n == due[&batch].len() { due[&batch].start } else { range_of(batch).start };
+                let made = if images.n == due[&batch].len() { due[&batch].clone() } else { range_of(batch) };
+                if images.n != made.len() {
+                    return Err(Error::Request(format!(
+                        "batch {batch} has {} images; expected {}",
+                        images.n,
+                        made.len()
+                    )));
+                }
+                let start = made.start;
                 if let Some(missing) = missing_of(writer, batch) {
                     let part = |all: &Images| all.slice(missing.start - start, missing.len());
                     let previews: Vec<Images> = previews.iter().map(part).collect();
@@ -475,15 +497,15 @@ impl<'a> Generation<'a> {
             shared: share_until.map(|until| SharedNoise { until, image: first }),
         };
         let rows = plan.table.rows.len();
-        let (before, count) = self.division.position(range.start / batch_size, n.div_ceil(batch_size));
-        let (done, total) = (before * rows, count * rows);
+        let batches = n.div_ceil(batch_size);
+        let (done, total) = self.division.progress(range.start / batch_size, batches, (rows, batches * rows));
         let progress = &mut self.progress;
         sample(&*plan.denoiser, &plan.table, &request, |step| {
             look(step);
             progress(&GenerationProgress {
                 done: done + step.row + 1,
                 total,
-                images: (before * batch_size + range.start % batch_size) as f64
+                images: (done / rows * batch_size + range.start % batch_size) as f64
                     + range.len() as f64 * (step.row + 1) as f64 / rows as f64,
                 existing,
             })

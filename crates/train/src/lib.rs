@@ -57,6 +57,7 @@ pub use metrics::{FrechetMetric, Metrics, SelectionMetric};
 pub use observer::{Context, Hooks, Observer};
 pub use plan::Plan;
 pub use records::LogRecord;
+pub use reduction::BUCKET_BYTES;
 pub use run::train;
 pub use run_folder::RunFolder;
 pub use state::TrainState;

@@ -5,6 +5,7 @@ use data::ImageSet;
 use files::MemoryLimit;
 use model::NetworkConfig;
 use model::memory::{PROGRAM, TOLERANCE};
+use mpi::tree;
 use serde::Serialize;
 use unet::UnetConfig;
 
@@ -97,7 +98,7 @@ pub(crate) fn image_bytes(set: &ImageSet) -> f64 {
 }
 
 /// Copies of the gradient that are sent to other processes and received from them.
-const SENT: f64 = 2.0;
+const SENT: f64 = 3.0;
 
 /// Estimates the memory of each process of a run, and compares it with the limit if it is the CPU that trains.
 pub(crate) fn check(
@@ -109,7 +110,10 @@ pub(crate) fn check(
     if !unet::ops::is_cpu(device) {
         return Ok((None, None));
     }
-    let sent = if processes > 1 { 4.0 * SENT * network.parameter_count() as f64 } else { 0.0 };
+    let passes = config.train.gradient_accumulation;
+    let subtrees = (0..processes).map(|rank| tree::subtrees(passes, &tree::share(passes, rank, processes)).len());
+    let copies = SENT + subtrees.max().unwrap_or(1) as f64 - 1.0;
+    let sent = if processes > 1 { 4.0 * copies * network.parameter_count() as f64 } else { 0.0 };
     let estimate = config.memory_estimate(network, image_bytes(set));
     let estimate = estimate.map(|estimate| MemoryEstimate { parameters: estimate.parameters + sent, ..estimate });
     let warning = match (&estimate, files::memory_limit()) {

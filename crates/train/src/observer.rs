@@ -104,7 +104,8 @@ impl<'r, 'o> Context<'r, 'o> {
 
     /// Returns the division of work between the processes of the run.
     pub fn division(&self) -> Division {
-        self.trainer().shared_communicator().into()
+        // The configurations and images were compared, and process 0 shares its weights.
+        Division::from(self.trainer().shared_communicator()).checked()
     }
 
     /// The configuration.

@@ -8,13 +8,24 @@ use crate::Error;
 use crate::config::TrainingConfig;
 use crate::images_digest::ImagesDigest;
 
-/// What all processes of a run must have in common.
+/// The device and the images of a process.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Work {
+    /// A name of the device.
+    pub device: String,
+    /// The training images.
+    pub images: ImagesDigest,
+    /// A digest of the held-out images, if the run is validated on them.
+    pub held_out: Option<String>,
+}
+
+/// The facts that all processes of a run must have in common.
 #[derive(Serialize, Deserialize)]
 struct Facts {
     version: String,
     config: String,
     network: String,
-    images: ImagesDigest,
+    work: Work,
     /// Results differ between instruction sets in the last bits, so that parameters would drift apart.
     instructions: String,
 }
@@ -42,10 +53,10 @@ fn check_passes(config: &TrainingConfig, size: usize) -> Result<(), Error> {
              train.gradient_accumulation={size}",
             images / size
         ),
-        false => format!("use at most {passes}, or a number of processes that divides the {images} images of a step"),
+        false => format!("use at most {passes}, or a number of ranks that divides the {images} images of a step"),
     };
     Err(Error::Run(format!(
-        "{size} processes, but a step has {passes} {} of {} images (`train.gradient_accumulation`, `train.batch_size`); {way_out}",
+        "{size} ranks, but a step has {passes} {} of {} images (`train.gradient_accumulation`, `train.batch_size`); {way_out}",
         if passes == 1 { "pass" } else { "passes" },
         train.batch_size
     )))
@@ -59,7 +70,7 @@ pub(crate) fn check(
     communicator: &dyn Communicator,
     config: &TrainingConfig,
     network: &NetworkConfig,
-    images: ImagesDigest,
+    work: Work,
 ) -> Result<(), Error> {
     if communicator.size() == 1 {
         return Ok(());
@@ -68,7 +79,7 @@ pub(crate) fn check(
         version: env!("CARGO_PKG_VERSION").into(),
         config: config.to_toml()?,
         network: network.to_json(),
-        images,
+        work,
         instructions: format!("{:?}", kernels::instruction_set()),
     };
     let all = communicator.all_gather_values(&facts)?;
@@ -89,8 +100,16 @@ impl Facts {
         if let Some(version) = differs("ddpm", &self.version, &other.version) {
             return Ok(Some(version));
         }
-        if let Some(images) = self.images.difference(&other.images) {
+        if let Some(images) = self.work.images.difference(&other.work.images) {
             return Ok(Some(format!("other images than rank 0: {images}")));
+        }
+        if self.work.held_out != other.work.held_out {
+            return Ok(Some("other held-out images than rank 0".into()));
+        }
+        // Cards of one kind have different numbers.
+        let kind = |device: &str| device.replace(|character: char| character.is_ascii_digit(), "");
+        if let Some(device) = differs("the device", &kind(&self.work.device), &kind(&other.work.device)) {
+            return Ok(Some(device));
         }
         if self.config != other.config {
             let read = |text: &str| TrainingConfig::from_toml(text);
@@ -120,7 +139,7 @@ mod tests {
             errors[0].clone()
         };
         let found = error(&config, 4).unwrap();
-        for part in ["4 processes", "1 pass of 64", "train.batch_size=16", "train.gradient_accumulation=4"] {
+        for part in ["4 ranks", "1 pass of 64", "train.batch_size=16", "train.gradient_accumulation=4"] {
             assert!(found.contains(part), "{found}");
         }
         assert!(error(&config, 3).unwrap().contains("divides the 64 images"));
@@ -130,17 +149,19 @@ mod tests {
 
     #[test]
     fn processes_that_differ_are_named() {
-        let errors = |sets: &[&str], images: fn(&mut ImagesDigest)| {
+        let errors = |sets: &[&str], images: fn(&mut Work)| {
             let found = Threads::run(2, |threads| {
                 let mut config = TrainingConfig::preset("fashion").unwrap();
                 let set = config.open(data::Split::Test).unwrap();
                 let network = config.network(&set).unwrap();
-                let mut digest = ImagesDigest::new(&set).unwrap();
+                let digest = ImagesDigest::new(&set).unwrap();
+                let mut work = Work { device: "cpu, 2 threads".into(), images: digest, held_out: None };
                 if threads.rank() == 1 {
                     sets.iter().for_each(|set| config.set(set).unwrap());
-                    images(&mut digest);
+                    images(&mut work);
+                    work.device = work.device.replace('2', "1");
                 }
-                check(&threads, &config, &network, digest).err().map(|error| error.to_string())
+                check(&threads, &config, &network, work).err().map(|error| error.to_string())
             });
             assert_eq!(found[0], found[1]);
             found[0].clone()
@@ -148,8 +169,10 @@ mod tests {
         assert_eq!(errors(&[], |_| ()), None);
         let seed = errors(&["train.seed=3"], |_| ()).unwrap();
         assert!(seed.contains("rank 1 has another configuration") && seed.contains("train.seed 0 → 3"), "{seed}");
-        let images = errors(&[], |digest| digest.count = 7).unwrap();
+        let images = errors(&[], |work| work.images.count = 7).unwrap();
         assert!(images.contains("rank 1 has other images") && images.contains("7 images instead of"), "{images}");
         assert_eq!(errors(&["data.path=/elsewhere"], |_| ()), None);
+        assert!(errors(&[], |work| work.held_out = Some("other".into())).unwrap().contains("held-out"));
+        assert!(errors(&[], |work| work.device = "Cuda(1)".into()).unwrap().contains("the device Cuda"));
     }
 }

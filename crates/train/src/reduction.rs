@@ -12,8 +12,10 @@ use crate::Error;
 /// The gradients of all parameters, `None` for those that are not trained.
 pub(crate) type Gradients = Vec<Option<Tensor<1>>>;
 
-/// Gradients are sent in buckets of about 25 MB, as PyTorch's DDP does (Li et al. 2020, arXiv:2006.15704).
-const BUCKET: usize = 25_000_000 / size_of::<f32>();
+/// The bytes of gradients that are sent at once, as many as PyTorch's DDP sends (Li et al. 2020, arXiv:2006.15704).
+pub const BUCKET_BYTES: usize = 25_000_000;
+/// The same in values.
+const BUCKET: usize = BUCKET_BYTES / size_of::<f32>();
 
 /// Adds gradients: the sum of two nodes of the tree.
 pub(crate) fn add(left: Gradients, right: Gradients) -> Gradients {

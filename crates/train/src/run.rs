@@ -52,9 +52,13 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
             Err(error) => return Err(interrupted(context, error)),
         };
         let Some(report) = context.session.do_step(&batch)? else {
-            // A long step is given up: who stops a run may not wait for its end.
+            // A long step is given up: a batch system ends the program a few seconds after its signal.
             context.session.stopped = true;
             save(context, "stopped")?;
+            context.session.agree()?;
+            if let Some(reason) = context.session.spoiled.take() {
+                roll_back(context, &reason)?;
+            }
             break;
         };
         let seconds = start.elapsed().as_secs_f64();
@@ -94,6 +98,8 @@ fn train_loop(context: &mut Context) -> Result<Finished, Error> {
 fn interrupted(context: &mut Context, error: Error) -> Error {
     // The first error is the one to report. What caused it may keep the checkpoint from being written.
     let _ = save(context, &error.to_string());
+    // All processes have an error here, and the first of them to end would end the one that saves.
+    let _ = context.trainer().communicator().all_gather(&[]);
     error
 }
 

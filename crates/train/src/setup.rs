@@ -9,7 +9,7 @@ use std::time::Duration;
 use burn::tensor::Device;
 use data::{ImageSet, Reading, Split};
 use model::{Preprocessing, TrainingData};
-use mpi::SingleProcess;
+use mpi::{Division, SingleProcess};
 use weights::atomic;
 
 use crate::Error;
@@ -22,7 +22,7 @@ use crate::init_from::Source;
 use crate::memory;
 use crate::observer::{Context, Hooks, Observer};
 use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
-use crate::processes;
+use crate::processes::{self, Work};
 use crate::records;
 use crate::restore::{changes, resume};
 use crate::run_folder::RunFolder;
@@ -53,9 +53,14 @@ pub(crate) fn set_up<'o>(
     check_sampler(config)?;
     let (memory, tight) = memory::check(config, &network, &set, (device, communicator.size()))?;
     let digest = ImagesDigest::new(&set)?;
-    let validator = Validator::new(config, &set, device, communicator.clone().into())?;
+    let validator = Validator::new(config, &set, device, Division::from(communicator.clone()).checked())?;
     let validation = validator.as_ref().and_then(Validator::reading);
-    processes::check(&*communicator, config, &network, digest.clone())?;
+    let work = Work {
+        device: device_name(device, 1),
+        images: digest.clone(),
+        held_out: validator.as_ref().and_then(Validator::digest),
+    };
+    processes::check(&*communicator, config, &network, work)?;
     let source = match &config.train.init_from {
         Some(path) if is_root && folder.steps_done().is_none() => Some(Source::load(path, config, &network)?),
         _ => None,

@@ -21,6 +21,9 @@ use inception::Inception;
 use layers::{NamedWeights, tensor};
 pub use resize::Resize;
 
+/// The features of a batch: pooled, spatial and logits, each with its width.
+type Parts = [Option<(usize, Vec<f32>)>; 3];
+
 /// A network that computes feature vectors of images.
 #[derive(Debug)]
 pub struct FeatureNetwork {
@@ -28,6 +31,8 @@ pub struct FeatureNetwork {
     resize: Resize,
     batch_size: usize,
     division: Division,
+    /// Of its tensors.
+    digest: String,
     device: Device,
 }
 
@@ -88,6 +93,11 @@ impl FeatureNetwork {
         if let Some((tensor, _)) = tensors.iter().find(|(_, tensor)| tensor.data.iter().any(|v| !v.is_finite())) {
             return Err(Error::Request(format!("{name}: the weights {tensor} are not finite: the file is damaged")));
         }
+        let mut digest = crc32fast::Hasher::new();
+        for (tensor, values) in tensors {
+            digest.update(tensor.as_bytes());
+            values.data.iter().for_each(|value| digest.update(&value.to_le_bytes()));
+        }
         let weights = NamedWeights { name, tensors, device };
         let has = |tensor| tensors.contains_key(tensor);
         let architecture = if let Some(classifier) = TrainedClassifier::new(name, tensors, metadata, device)? {
@@ -106,6 +116,7 @@ impl FeatureNetwork {
             resize: Resize::default(),
             batch_size: 16,
             division: Division::default(),
+            digest: format!("{:08x}", digest.finalize()),
             device: device.clone(),
         })
     }
@@ -167,30 +178,36 @@ impl FeatureNetwork {
         let (count, [height, width, channels]) = (images.count(), images.shape());
         let mut all: [Option<(Vec<f32>, usize)>; 3] = Default::default();
         let mut differ = false;
-        let first_image = images.read(0..count.min(1))?;
+        let mut first_image = Vec::new();
         let (size, batches) = (self.batch_size, count.div_ceil(self.batch_size));
-        let key = images.key()?;
-        let division = self.division.about(|| key);
+        // Images that cannot be read are an error of the computation.
+        let division = self.division.about(|| images.key().unwrap_or_default());
         let finished = division.run(
-            || format!("features {} {size}", self.protocol()),
+            || format!("features {} {} {size}", self.protocol(), self.digest),
             batches,
             |batch| {
                 let range = batch * size..count.min((batch + 1) * size);
                 let bytes = images.read(range.clone())?;
+                if first_image.is_empty() {
+                    first_image = if range.start == 0 { bytes.clone() } else { images.read(0..1)? };
+                    first_image.truncate(height * width * channels);
+                }
                 let differ = bytes.chunks_exact(first_image.len()).any(|image| image != first_image);
                 let features = self.forward(&to_rgb(bytes, channels), [height, width]);
                 let parts = [Some(features.pooled), features.spatial, features.logits]
                     .map(|part| part.map(|part| (part.dims()[1], part.into_data().iter::<f32>().collect::<Vec<_>>())));
-                let (before, batches_here) = division.position(batch, batches);
-                let total = if batches_here == batches { count } else { batches_here * size };
-                Ok::<_, Error>(progress(before * size + range.len(), total).then_some((parts, differ)))
+                let (before, total) = division.progress(batch, batches, (size, count));
+                Ok::<_, Error>(progress(before + range.len(), total).then_some((parts, differ)))
             },
-            |_, (parts, differs)| {
+            |batch, (parts, differs): (Parts, bool)| {
                 differ |= differs;
                 for (all, part) in all.iter_mut().zip(parts) {
-                    if let Some((width, values)) = part {
-                        all.get_or_insert_with(|| (Vec::new(), width)).0.extend(values);
+                    let Some((width, values)) = part else { continue };
+                    let (known, known_width) = all.get_or_insert_with(|| (Vec::new(), width));
+                    if *known_width != width || width == 0 || !values.len().is_multiple_of(width) {
+                        return Err(Error::Request(format!("the features of batch {batch} are not of this network")));
                     }
+                    known.extend(values);
                 }
                 Ok(true)
             },
