@@ -38,6 +38,13 @@ pub struct BenchArgs {
     ranks: RankArgs,
 }
 
+fn ranks_to_predict(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(ranks @ 1..=65_536) => Ok(ranks),
+        _ => Err("expected a whole number from 1 to 65536".into()),
+    }
+}
+
 /// Flags of several ranks.
 #[derive(Args)]
 #[command(next_help_heading = "Several ranks")]
@@ -49,7 +56,7 @@ struct RankArgs {
     #[arg(long)]
     train_only: bool,
     /// Predict how training scales to this many ranks, with as many --passes on each, from a measurement of one
-    #[arg(long, conflicts_with_all = ["train_only", "operations"], value_parser = values::positive, value_name = "R")]
+    #[arg(long, conflicts_with_all = ["train_only", "operations"], value_parser = ranks_to_predict, value_name = "R")]
     ranks: Option<usize>,
     /// The network between the ranks of --ranks: 25GbE, 100GbE, HDR, NVLink, shared-memory, or LATENCY_US,GB_PER_S
     #[arg(long, requires = "ranks", default_value = "100GbE", value_name = "NETWORK")]
@@ -70,6 +77,10 @@ pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
     if let Some(ranks) = ranks {
         let workload = workload(&config, options, &device)?;
         return predict(&arguments.preset, &workload, network, *ranks, global);
+    }
+    let size = ranks::communicator().size();
+    if size > passes {
+        return Err(usage(format!("{size} ranks need --passes {size} or more, but there are {passes}")));
     }
     if *train_only || ranks::is_joined() {
         let speed = bench_training(&config, options, &device, ranks::communicator())?;

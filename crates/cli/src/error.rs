@@ -115,11 +115,20 @@ pub fn report_parse(error: &clap::Error, json: bool) -> ExitCode {
     match error.source().and_then(in_plain_words) {
         Some((from, to)) => {
             let text = error.to_string().replace(&from, to);
-            eprintln!("{}", text.trim_end());
+            ranks::wait_for_root();
+            output_streams::print_error_of_any_rank(format_args!("{}{}\n", ranks::prefix(), text.trim_end()));
             print_json(json, &first_paragraph(&text));
         }
         None => {
-            let printed = if ranks::rank() == 0 { error.print() } else { Ok(()) };
+            let printed = match error.use_stderr() {
+                true => {
+                    ranks::wait_for_root();
+                    output_streams::print_error_of_any_rank(format_args!("{}", ranks::prefix()));
+                    error.print()
+                }
+                false if ranks::rank() == 0 => error.print(),
+                false => Ok(()),
+            };
             if error.use_stderr() {
                 print_json(json, &first_paragraph(&error.to_string()));
             } else if let Err(failed) = printed

@@ -11,7 +11,7 @@ pub const INTERRUPTED: i32 = 130;
 
 /// At a signal to end, prints `kept` and the command, and exits with status 130.
 pub fn on_interrupt(kept: &'static str) -> anyhow::Result<()> {
-    Ok(on_signals(false, move || {
+    Ok(on_signals(move || {
         let message = format!("interrupted; {kept}: {}", this_command());
         eprintln!("\n{message}");
         print_json(asks_for_json(), &message);
@@ -19,16 +19,13 @@ pub fn on_interrupt(kept: &'static str) -> anyhow::Result<()> {
     })?)
 }
 
-/// Calls a function, on a thread of its own, at each SIGINT, SIGTERM and SIGHUP, and with `usr1` at each SIGUSR1. Those that the program was started to
+/// Calls a function, on a thread of its own, at each SIGINT, SIGTERM, SIGHUP and SIGUSR1. Those that the program was started to
 /// ignore stay ignored: `nohup` ignores SIGHUP, and a shell script ignores SIGINT of commands in the background.
 #[cfg(unix)]
-pub fn on_signals(usr1: bool, mut call: impl FnMut() + Send + 'static) -> io::Result<()> {
+pub fn on_signals(mut call: impl FnMut() + Send + 'static) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let ignored = ignored_signals();
-    let signals = [SIGINT, SIGTERM, SIGHUP]
-        .into_iter()
-        .chain(usr1.then_some(SIGUSR1))
-        .filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let signals = [SIGINT, SIGTERM, SIGHUP, SIGUSR1].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = signal_hook::iterator::Signals::new(signals.collect::<Vec<_>>())?;
     std::thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(|_| call()))?;
     Ok(())
@@ -36,7 +33,7 @@ pub fn on_signals(usr1: bool, mut call: impl FnMut() + Send + 'static) -> io::Re
 
 /// Calls a function, on a thread of its own, at each Ctrl-C.
 #[cfg(not(unix))]
-pub fn on_signals(_: bool, call: impl FnMut() + Send + 'static) -> io::Result<()> {
+pub fn on_signals(call: impl FnMut() + Send + 'static) -> io::Result<()> {
     ctrlc::set_handler(call).map_err(io::Error::other)
 }
 

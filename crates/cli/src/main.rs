@@ -159,7 +159,13 @@ fn main() -> ExitCode {
     let json = error::asks_for_json();
     let cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => return error::report_parse(&error, json),
+        Err(error) => {
+            if error.use_stderr() {
+                // The others may have no mistake, and would wait for this rank.
+                end_job(|| error::report_parse(&error, json));
+            }
+            return error::report_parse(&error, json);
+        }
     };
     match run(cli) {
         Ok(()) => {
@@ -167,13 +173,18 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let status = error::report(&error, json);
-            // The other ranks wait for this one.
-            match ranks::is_joined() {
-                true => ranks::exit_all(i32::from(status == ExitCode::from(2)) + 1),
-                false => status,
-            }
+            end_job(|| error::report(&error, json));
+            error::report(&error, json)
         }
+    }
+}
+
+/// Reports an error and ends all ranks of the job that this process belongs to, if any: they wait for this one.
+fn end_job(report: impl FnOnce() -> ExitCode) {
+    // Before it has joined, the others wait for that.
+    if ranks::launch().is_some() && (ranks::is_joined() || ranks::join().is_ok()) {
+        let status = report();
+        ranks::exit_all(i32::from(status == ExitCode::from(2)) + 1);
     }
 }
 
@@ -212,7 +223,9 @@ fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
     if let Some(launch) = ranks::launch() {
         if !command.divides() {
             let size = launch.size.map_or("several".to_owned(), |size| size.to_string());
-            return Err(usage(format!("this command does not divide its work, but mpirun started {size} ranks of it")));
+            return Err(usage(format!(
+                "this command does not divide its work, but mpirun started {size} ranks of it; run it without mpirun"
+            )));
         }
         ranks::join()?;
     }

@@ -191,7 +191,7 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         info: Vec::new(),
         command: Some(this_command()),
     };
-    if let Some(others) = generation.replaces(output.path())? {
+    if let (Some(others), false) = (generation.replaces(output.path())?, arguments.shards.is_shard()) {
         let (path, Provenance { model, sampler, steps, seed, .. }) = (output.path().display(), others);
         warn(format!("{path}: samples of {model} ({sampler}, {steps} steps, seed {seed}) are replaced"));
     }

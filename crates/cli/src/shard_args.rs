@@ -20,11 +20,12 @@ use crate::{Cli, Global, ranks};
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Division of the work")]
 pub struct ShardArgs {
-    /// Compute only part I of N, counted from 1, as in a job array. Parts run at any time, on any machine, and continue when
-    /// they are repeated; `ddpm merge` joins them to the result of a single run
+    /// Compute only part I of N, counted from 1, as in a job array: a share of the batches of --batch-size. Parts run at any
+    /// time, on any machine of one kind, and continue when they are repeated; `ddpm merge` joins them to the result of a
+    /// single run
     #[arg(long, value_parser = shard, value_name = "I/N")]
     shard: Option<Shard>,
-    /// The file of --shard. Defaults to OUT.shard-I-of-N
+    /// The file of --shard. Defaults to OUT.shard-I-of-N, or evaluation.shard-I-of-N
     #[arg(long, requires = "shard", value_name = "FILE")]
     shard_file: Option<PathBuf>,
 }
@@ -107,10 +108,10 @@ impl ShardArgs {
     pub fn print(&self, output: &Path, global: &Global) {
         let (file, items) = (self.file(output).unwrap_or_default(), RECORDED.load(Ordering::Relaxed));
         if global.json {
-            println!("{}", serde_json::json!({ "shard": file.to_string_lossy(), "items": items }));
+            println!("{}", serde_json::json!({ "shard": file.to_string_lossy(), "batches": items }));
         } else if !global.quiet {
             let program = std::env::args().next().unwrap_or_else(|| "ddpm".into());
-            eprintln!("shard: {}, {items} items", file.display());
+            eprintln!("shard: {}, {}", file.display(), counted(items, "batch").replace("batchs", "batches"));
             let all = format!("{}.shard-*", output.display());
             let all = if self.shard_file.is_some() { "FILES".to_owned() } else { all };
             eprintln!("when all shards are done: {} merge {all}", quoted(&program));

@@ -186,10 +186,16 @@ impl TrainArgs {
 fn stop_on_signals() -> anyhow::Result<Receiver<Command>> {
     let (sender, receiver) = channel();
     let mut first: Option<Instant> = None;
-    on_signals(true, move || match first {
+    on_signals(move || match first {
         None => {
             first = Some(Instant::now());
-            eprintln!("stopping and saving; press Ctrl-C again to stop at once");
+            // A launcher also sends signals to end a job of which a rank has failed, and then nothing is saved.
+            if !ranks::is_joined() {
+                // A launcher also sends signals to end a job of which a rank has failed, and then nothing is saved.
+                if !ranks::is_joined() {
+                    eprintln!("stopping and saving; press Ctrl-C again to stop at once");
+                }
+            }
             // A run that has ended does not receive it.
             let _ = sender.send(Command::Stop);
         }
@@ -221,7 +227,11 @@ fn print(folder: &Path, finished: &Finished, memory: Option<(f64, u64)>) {
     if let Some(samples) = &finished.samples {
         eprintln!("samples:      {}", samples.display());
     }
-    eprintln!("loss curve:   {}", folder.join("loss.png").display());
+    // A single record makes no curve.
+    let curve = folder.join("loss.png");
+    if curve.exists() {
+        eprintln!("loss curve:   {}", curve.display());
+    }
     eprintln!("checkpoint:   {}", finished.checkpoint.display());
     eprintln!("sample more:  {program} sample {folder_shown} -n 64 -o samples.png");
     eprintln!("train longer: {program} train -o {folder_shown} --resume --set train.steps={}", 2 * finished.step);
@@ -268,7 +278,8 @@ impl<'a> Screen<'a> {
                 }
                 self.progress.say(format!("network: {} parameters on {device}", grouped(*parameters)));
                 if let Some(memory) = memory {
-                    self.progress.say(format!("memory:  about {}", gigabytes(*memory)));
+                    let each = if ranks::is_joined() { " for each rank" } else { "" };
+                    self.progress.say(format!("memory:  about {}{each}", gigabytes(*memory)));
                 }
                 if *step > 0 {
                     self.progress.say(format!("resumed: step {step} of {}", self.steps));

@@ -309,6 +309,13 @@ fn errors_end_the_job_with_one_line() {
     assert_eq!(errors(&text).len(), 1, "{text}");
     let text = fail(2, &words("train --set train.batch_sizes=4"));
     assert_eq!(errors(&text).len(), 1, "{text}");
+    let text = fail(2, &words("train --nonsense"));
+    assert_eq!(errors(&text).len(), 1, "{text}");
+    let mut one_mistake = ddpm(&place, 1, &training("one", 4, &["train.gradient_accumulation=2"]));
+    one_mistake.args([":", "-n", "1", env!("CARGO_BIN_EXE_ddpm"), "train", "--nonsense"]);
+    let output = one_mistake.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("rank 1: error: unexpected argument"), "{text}");
     let text = fail(2, &words("import x -o y"));
     assert!(text.contains("does not divide its work"), "{text}");
     assert!(!place.path("few").exists());

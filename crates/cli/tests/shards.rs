@@ -114,7 +114,7 @@ fn shards_that_do_not_belong_together_are_refused() {
     let merge = |files: &str| place.ddpm(&words(&format!("merge {files}"))).assert().failure();
     let a = "a.npz.shard-1-of-2";
     merge(a).stderr(contains("shard 2 of 2 is missing"));
-    merge(&format!("{a} {a}")).stderr(contains("twice"));
+    merge(&format!("{a} {a}")).stderr(contains("second file of shard 1 of 2"));
     merge("run/config.toml").stderr(contains("is not the file of a shard"));
     merge("nothing").stderr(contains("nothing: "));
     // Another seed, and another model at the same place.

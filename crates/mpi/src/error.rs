@@ -52,7 +52,7 @@ pub enum Error {
     #[error("a message of {0} bytes is too long; MPI counts in 32 bits")]
     TooLong(usize),
     /// The other processes sent something else than expected: they run another program or another command.
-    #[error("rank {rank} sent an unexpected message: {message}")]
+    #[error("rank {rank} sent an unexpected message ({message}): it runs another command or version")]
     Unexpected {
         /// The sender.
         rank: usize,

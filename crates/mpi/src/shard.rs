@@ -237,7 +237,17 @@ impl Shards {
                 );
             }
             if (&found.command, found.of) != (&title.command, title.of) {
-                return fail(path, format!("is a shard of another command than {}", first.display()));
+                return fail(
+                    path,
+                    format!(
+                        "is a shard of another command than {}: {} of {}, not {} of {}",
+                        first.display(),
+                        found.command,
+                        found.of,
+                        title.command,
+                        title.of
+                    ),
+                );
             }
             if found.machine != title.machine {
                 let (here, there) = (&found.machine, &title.machine);
@@ -248,7 +258,7 @@ impl Shards {
             }
             match found.shard {
                 shard if shard < expected => {
-                    return fail(path, format!("is shard {} of {} twice", shard + 1, found.of));
+                    return fail(path, format!("is the second file of shard {} of {}", shard + 1, found.of));
                 }
                 shard if shard > expected => {
                     return fail(path, format!("shard {} of {} is missing", expected + 1, found.of));
@@ -379,7 +389,7 @@ impl Contents {
             }
             at = end;
         }
-        contents.ok_or_else(|| bad("ends before its first record does"))
+        contents.ok_or_else(|| bad("is a damaged shard; remove it and compute it again"))
     }
 }
 

@@ -53,7 +53,14 @@ fn check_passes(config: &TrainingConfig, size: usize) -> Result<(), Error> {
              train.gradient_accumulation={size}",
             images / size
         ),
-        false => format!("use at most {passes}, or a number of ranks that divides the {images} images of a step"),
+        false => {
+            let dividing = (1..size).rev().find(|&ranks| images.is_multiple_of(ranks)).unwrap_or(1);
+            format!(
+                "use at most {passes}, or with {dividing} ranks divide the same {images} images into more passes: --set \
+                 train.batch_size={} --set train.gradient_accumulation={dividing}",
+                images / dividing
+            )
+        }
     };
     Err(Error::Run(format!(
         "{size} ranks, but a step has {passes} {} of {} images (`train.gradient_accumulation`, `train.batch_size`); {way_out}",
@@ -142,7 +149,7 @@ mod tests {
         for part in ["4 ranks", "1 pass of 64", "train.batch_size=16", "train.gradient_accumulation=4"] {
             assert!(found.contains(part), "{found}");
         }
-        assert!(error(&config, 3).unwrap().contains("divides the 64 images"));
+        assert!(error(&config, 3).unwrap().contains("with 2 ranks divide the same 64 images"));
         config.set("train.gradient_accumulation=4").unwrap();
         assert_eq!(error(&config, 4), None);
     }

@@ -6,7 +6,7 @@ use crate::observer::{Context, Observer};
 use crate::plot::{self, Chart, Series};
 use crate::records::LogRecord;
 
-/// Plots the loss and the validation metrics so far, with each sample grid.
+/// Plots the loss and the validation metrics so far, with each sample grid and at the end.
 pub(crate) struct Plots;
 
 /// A plot of one value of the records.
@@ -38,7 +38,7 @@ const CURVES: [Curve; 3] = [
 
 impl Observer for Plots {
     fn on_event(&mut self, event: &Event, context: &mut Context) -> Result<(), Error> {
-        let Event::Sampled { .. } = event else { return Ok(()) };
+        let (Event::Sampled { .. } | Event::Finished(_)) = event else { return Ok(()) };
         let title = &context.folder().display().to_string();
         for Curve { file, y, log_y, smooth, value } in CURVES {
             let points: Vec<_> =
