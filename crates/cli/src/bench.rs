@@ -1,7 +1,12 @@
 //! `ddpm bench`.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 use clap::Args;
-use ddpm::bench::{BenchOptions, OperationTime, Speed, TrainingSpeed, bench, bench_training, workload};
+use ddpm::bench::{
+    BenchOptions, OperationTime, Speed, TrainingSpeed, bench, bench_training, fitted_workload, workload,
+};
 use ddpm::scaling::{Network, ScalingRow, Workload};
 use ddpm::train::TrainingConfig;
 use ddpm::train::config::DEFAULT_PRESET;
@@ -17,7 +22,8 @@ use crate::{Global, ranks, values};
 #[command(after_help = "Examples:\n  ddpm bench\n  ddpm bench --preset cifar10 --batch-size 16 --threads 2\n  \
     ddpm bench --preset cifar10 --batch-size 1 --json\n  ddpm bench --preset cifar10 --batch-size 16 --operations\n  \
     mpirun -n 4 ddpm bench --preset cifar10 --batch-size 8 --passes 16      training on four ranks\n  \
-    ddpm bench --preset cifar10 --batch-size 8 --passes 4 --ranks 1024 --network 25GbE      predict more ranks")]
+    ddpm bench --preset cifar10 --batch-size 8 --passes 4 --ranks 1024 --network 25GbE      predict more ranks\n  \
+    ddpm bench --preset cifar10 --ranks 4 --fit measured.jsonl      from measurements of 1 and 2 ranks")]
 pub struct BenchArgs {
     /// The preset whose network is measured
     #[arg(long, default_value = DEFAULT_PRESET, value_parser = preset(), value_name = "NAME")]
@@ -58,9 +64,14 @@ struct RankArgs {
     /// Predict how training scales to this many ranks, with as many --passes on each, from a measurement of one
     #[arg(long, conflicts_with_all = ["train_only", "operations"], value_parser = ranks_to_predict, value_name = "R")]
     ranks: Option<usize>,
-    /// The network between the ranks of --ranks: 25GbE, 100GbE, HDR, NVLink, shared-memory, or LATENCY_US,GB_PER_S
-    #[arg(long, requires = "ranks", default_value = "100GbE", value_name = "NETWORK")]
-    network: Network,
+    /// The network between the ranks of --ranks: 25GbE, 100GbE, HDR, NVLink, shared-memory, or LATENCY_US,GB_PER_S. Defaults
+    /// to 100GbE, or with --fit to the memory that was measured
+    #[arg(long, requires = "ranks", value_name = "NETWORK")]
+    network: Option<Network>,
+    /// Predict from this file in place of a measurement: lines of `ddpm bench --passes M --json` with 1 and 2 ranks or more,
+    /// of the same number of threads
+    #[arg(long, requires = "ranks", value_name = "FILE")]
+    fit: Option<PathBuf>,
 }
 
 pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
@@ -71,12 +82,20 @@ pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
     }
     config.validate().map_err(usage)?;
     let batch = arguments.batch_size.unwrap_or(config.train.batch_size);
-    let RankArgs { passes, train_only, ranks, network } = &arguments.ranks;
+    let RankArgs { passes, train_only, ranks, network, fit } = &arguments.ranks;
     let (passes, device) = (passes.unwrap_or(1), global.device()?);
     let options = BenchOptions { batch, passes, warmup: 2, runs: arguments.runs };
     if let Some(ranks) = ranks {
-        let workload = workload(&config, options, &device)?;
-        return predict(&arguments.preset, &workload, network, *ranks, global);
+        let (workload, memory) = match fit {
+            Some(path) => fitted(path)?,
+            None => (workload(&config, options, &device)?, "100GbE".parse()?),
+        };
+        // With a network between them, each rank has a machine of its own.
+        let workload = match network {
+            Some(_) => Workload { ranks_per_node: 1, overlap: true, ..workload },
+            None => workload,
+        };
+        return predict(&arguments.preset, &workload, network.as_ref().unwrap_or(&memory), *ranks, global);
     }
     let size = ranks::communicator().size();
     if size > passes {
@@ -97,6 +116,15 @@ pub fn run(arguments: BenchArgs, global: &Global) -> anyhow::Result<()> {
     println!("preset {}: {} parameters, batch {batch}", arguments.preset, grouped(speed.parameters));
     print(&speed, arguments.operations);
     Ok(())
+}
+
+/// Fits a workload to the measurements of a file.
+fn fitted(path: &Path) -> anyhow::Result<(Workload, Network)> {
+    let context = || path.display().to_string();
+    let text = ddpm::files::read_json_text(path).with_context(context)?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let speeds = lines.map(serde_json::from_str).collect::<Result<Vec<TrainingSpeed>, _>>().with_context(context)?;
+    fitted_workload(&speeds).with_context(context)
 }
 
 fn print_training(preset: &str, speed: &TrainingSpeed, global: &Global) -> anyhow::Result<()> {
@@ -126,14 +154,15 @@ fn predict(preset: &str, workload: &Workload, network: &Network, ranks: usize, g
     let Workload { parameters, passes, images_per_pass, pass_s, fixed_s, threads_per_rank, .. } = *workload;
     println!("preset {preset}: {} parameters; {passes} × {images_per_pass} images on each rank", grouped(parameters));
     println!(
-        "measured here with {}: {pass_s:.4} s a pass, {fixed_s:.4} s for the update",
+        "measured with {}: {pass_s:.4} s a pass, {fixed_s:.4} s for the update",
         counted(threads_per_rank, "thread")
     );
     println!(
-        "network {}: {:.1} µs, {:.1} GB/s; one rank on each node\n",
+        "network {}: {:.1} µs, {:.1} GB/s; {}\n",
         network.name,
         1e6 * network.latency_s,
-        1e-9 * network.bytes_per_s
+        1e-9 * network.bytes_per_s,
+        if workload.ranks_per_node == 1 { "one rank on each machine" } else { "all ranks on one machine" }
     );
     println!(
         "{:>6} {:>9} {:>10} {:>12} {:>10} {:>12} {:>11} {:>18}",

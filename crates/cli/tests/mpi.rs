@@ -457,7 +457,7 @@ impl TwoHosts {
             assert!(status.is_ok_and(|status| status.success()), "{program} {arguments}: needs root and iproute2");
         };
         names.iter().for_each(|name| run("ip", &format!("netns add {name}")));
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mpi_link/link.rs");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mpi_helpers/link.rs");
         let program = place.path("link").display().to_string();
         let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
         run(&compiler, &format!("--edition 2024 -O -o {program} {source}"));
@@ -505,4 +505,80 @@ fn two_hosts_with_a_bad_network_between_them_train_the_same_bytes() {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_same(&result(&place, "one"), &result(&place, "two"), "two hosts");
+}
+
+/// Compiles a helper of the tests to a library.
+fn library(place: &Place, source: &str, link: &[&str]) -> String {
+    let output = place.path(format!("{}.so", source.rsplit('/').next().unwrap())).display().to_string();
+    let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let mut command = Command::new(compiler);
+    command.args(["--edition", "2024", "-O", "--crate-type", "cdylib", "-C", "panic=abort", "-o", &output]);
+    command.args(link.iter().flat_map(|argument| ["-C", argument]));
+    assert!(command.arg(format!("{}/tests/{source}", env!("CARGO_MANIFEST_DIR"))).status().unwrap().success());
+    output
+}
+
+/// Rank 0 or 1 of 2 is killed in a reduction, in the backward pass after the last agreement of a step, or while rank 0 writes
+/// a checkpoint.
+#[test]
+#[ignore = "needs Open MPI and x86_64"]
+#[cfg(target_arch = "x86_64")]
+fn a_rank_that_is_killed_in_a_reduction_a_pass_or_a_checkpoint_loses_little() {
+    let place = Place::new();
+    images(&place);
+    let keys = [&ALL[..], &["train.checkpoint_every=2", "train.keep_checkpoints=1000"]].concat();
+    succeed(&place, 2, &training("whole", 8, &keys));
+    let whole = result(&place, "whole");
+    let killer = library(&place, "mpi_helpers/killer.rs", &["link-arg=-Wl,--no-as-needed", "link-arg=-l:libmpi.so.40"]);
+    let faults = library(&place, "faults/preload.rs", &[]);
+    let run = |out: &str, victim: usize, environment: &[(&str, &str)]| {
+        let program = env!("CARGO_BIN_EXE_ddpm");
+        let mut command = Command::new("mpirun");
+        command.args(&launcher(1)[3..]).current_dir(place.path(".")).stdin(Stdio::null());
+        for rank in 0..2 {
+            if rank > 0 {
+                command.arg(":");
+            }
+            command.args(["-n", "1"]);
+            for (name, value) in environment.iter().filter(|_| rank == victim) {
+                command.args(["-x", &format!("{name}={value}")]);
+            }
+            command.arg(program).args(training(out, 8, &keys));
+        }
+        command
+    };
+    let check = |out: &str, what: &str| {
+        let resume = if place.path(out).join("config.toml").exists() { "--resume" } else { "" };
+        succeed(&place, 2, &[training(out, 8, &keys), words(resume)].concat());
+        for (file, bytes) in result(&place, out).iter().filter(|(file, _)| file.contains("000000008")) {
+            assert!(*bytes == whole[file], "{what}: {file} differs");
+        }
+    };
+    for victim in [0, 1] {
+        // Each step has two calls of a sum; the agreement before the last pass is one of five gathers.
+        for (call, at, delay) in [("sum", "9", "0"), ("sum", "12", "0"), ("gather", "36", "1"), ("gather", "41", "2")] {
+            let out = format!("{call}-{at}-{victim}");
+            let environment = [("DDPM_MPI", &*killer), ("KILL_CALL", call), ("KILL_AT", at), ("KILL_AFTER_MS", delay)];
+            let log = place.path(format!("{out}.log"));
+            let status = wait(start(run(&out, victim, &environment), &log), Duration::from_secs(60), &out);
+            let text = fs::read_to_string(&log).unwrap();
+            assert!(!status.success() && text.contains("signal 9"), "{out}: {text}");
+            check(&out, &out);
+        }
+    }
+    // Nearly all calls that change files are those of checkpoints. The library counts them in a file.
+    let log = place.path("calls").display().to_string();
+    let preload = |at: &str, out: &str| {
+        let _ = fs::remove_file(&log);
+        let environment = [("LD_PRELOAD", &*faults), ("FAULT_LOG", &log), ("FAULT_AT", at), ("FAULT_KIND", "kill")];
+        let status = wait(start(run(out, 0, &environment), &place.path("log")), Duration::from_secs(60), out);
+        (status.success(), fs::metadata(&log).map_or(0, |log| log.len() as usize))
+    };
+    let (succeeded, calls) = preload("0", "counted");
+    assert!(succeeded && calls > 50, "{calls} calls");
+    for at in (calls / 7..calls).step_by(calls / 7) {
+        let out = format!("write-{at}");
+        assert!(!preload(&at.to_string(), &out).0);
+        check(&out, &format!("rank 0 was killed at write {at} of {calls}"));
+    }
 }

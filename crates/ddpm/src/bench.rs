@@ -8,10 +8,10 @@ use data::Split;
 use model::{Condition, Images};
 use mpi::{Communicator, SingleProcess, tree};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use train::{Batch, Trainer, TrainingConfig};
 
-use crate::scaling::Workload;
+use crate::scaling::{Measured, Network, ScalingError, Workload, fit};
 
 /// Measured speeds. Times are medians.
 #[derive(Clone, Debug, Serialize)]
@@ -222,7 +222,7 @@ pub fn bench(config: &TrainingConfig, options: BenchOptions, device: &Device) ->
 }
 
 /// The measured speed of training on several ranks. Times are medians, the same on all ranks.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct TrainingSpeed {
     /// The number of parameters of the network.
     pub parameters: usize,
@@ -230,6 +230,8 @@ pub struct TrainingSpeed {
     pub ranks: usize,
     /// CPU threads of each rank.
     pub threads: usize,
+    /// Cores of the machine.
+    pub cores: usize,
     /// Passes of a step, on all ranks together.
     pub passes: usize,
     /// Images of a step, on all ranks together.
@@ -292,6 +294,7 @@ pub fn bench_training(
         parameters,
         ranks,
         threads: rayon::current_num_threads(),
+        cores: cores(),
         passes,
         batch: passes * batch,
         train_step_s,
@@ -312,7 +315,6 @@ pub fn workload(config: &TrainingConfig, options: BenchOptions, device: &Device)
     let (one, three) = (measure(1)?, measure(3)?);
     // In three passes, two sums of gradients are made too, as on a rank of several passes.
     let pass_s = (three.train_step_s - one.train_step_s) / 2.0;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Workload {
         parameters: one.parameters,
         passes: options.passes,
@@ -325,10 +327,49 @@ pub fn workload(config: &TrainingConfig, options: BenchOptions, device: &Device)
         jitter: JITTER,
         ranks_per_node: 1,
         threads_per_rank: one.threads,
-        cores_per_node: cores.max(one.threads),
+        cores_per_node: one.cores.max(one.threads),
         host_bytes_per_s: 1e9 * copy_gbs(),
         overlap: true,
     })
+}
+
+/// Fits a workload to measurements of one and of two ranks of one machine, or more, and the bandwidth between its ranks.
+///
+/// # Errors
+/// If the measurements do not determine them.
+pub fn fitted_workload(measured: &[TrainingSpeed]) -> Result<(Workload, Network), ScalingError> {
+    let first = measured.first().copied().unwrap_or_default();
+    let workload = Workload {
+        parameters: first.parameters,
+        passes: first.passes,
+        images_per_pass: first.batch / first.passes.max(1),
+        pass_s: 0.0,
+        fixed_s: 0.0,
+        input_s: 0.0,
+        checkpoint_every: 0,
+        disk_bytes_per_s: DISK,
+        jitter: 0.0,
+        ranks_per_node: usize::MAX,
+        threads_per_rank: first.threads,
+        cores_per_node: first.cores,
+        // Copies and sums are part of the bandwidth that is fitted.
+        host_bytes_per_s: f64::INFINITY,
+        overlap: false,
+    };
+    let [.., shared_memory] = Network::presets();
+    let one = |speed: &TrainingSpeed| Measured {
+        ranks: speed.ranks,
+        threads_per_rank: speed.threads,
+        cores: speed.cores,
+        passes: speed.passes,
+        step_s: speed.train_step_s,
+        reduction_s: speed.reduction_s,
+    };
+    fit(&workload, &shared_memory, &measured.iter().map(one).collect::<Vec<_>>())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Bytes per second of writing a checkpoint: a shared file system that is not idle.
