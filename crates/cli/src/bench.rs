@@ -7,7 +7,7 @@ use clap::Args;
 use ddpm::bench::{
     BenchOptions, OperationTime, Speed, TrainingSpeed, bench, bench_training, fitted_workload, workload,
 };
-use ddpm::scaling::{Network, ScalingRow, Workload};
+use ddpm::scaling::{Network, ScalingRow, StepTime, Workload};
 use ddpm::train::TrainingConfig;
 use ddpm::train::config::DEFAULT_PRESET;
 
@@ -152,7 +152,7 @@ fn predict(preset: &str, workload: &Workload, network: &Network, ranks: usize, g
         return Ok(());
     }
     let Workload { parameters, passes, images_per_pass, pass_s, fixed_s, threads_per_rank, .. } = *workload;
-    println!("preset {preset}: {} parameters; {passes} × {images_per_pass} images on each rank", grouped(parameters));
+    println!("preset {preset}: {} parameters", grouped(parameters));
     println!(
         "measured with {}: {pass_s:.4} s a pass, {fixed_s:.4} s for the update",
         counted(threads_per_rank, "thread")
@@ -164,16 +164,23 @@ fn predict(preset: &str, workload: &Workload, network: &Network, ranks: usize, g
         1e-9 * network.bytes_per_s,
         if workload.ranks_per_node == 1 { "one rank on each machine" } else { "all ranks on one machine" }
     );
-    println!(
-        "{:>6} {:>9} {:>10} {:>12} {:>10} {:>12} {:>11} {:>18}",
-        "ranks", "images", "s a step", "images/s", "reduction", "not hidden", "efficiency", "images for ≥ 0.9"
+    let head = format!(
+        "{:>6} {:>9} {:>10} {:>12} {:>10} {:>12} {:>11}",
+        "ranks", "images", "s a step", "images/s", "reduction", "not hidden", "efficiency"
     );
-    for ScalingRow { ranks, weak, smallest_batch, .. } in table {
-        let smallest = smallest_batch.map_or("none".into(), grouped);
-        println!(
-            "{ranks:>6} {:>9} {:>10.4} {:>12.1} {:>10.4} {:>12.4} {:>11.3} {smallest:>18}",
-            weak.batch, weak.total, weak.images_per_s, weak.reduction, weak.exposed, weak.efficiency
-        );
+    let row = |step: &StepTime| {
+        let StepTime { ranks, batch, total, images_per_s, reduction, exposed, efficiency, .. } = *step;
+        format!(
+            "{ranks:>6} {batch:>9} {total:>10.4} {images_per_s:>12.1} {reduction:>10.4} {exposed:>12.4} {efficiency:>11.3}"
+        )
+    };
+    println!("{passes} × {images_per_pass} images on each rank\n{head} {:>18}", "images for ≥ 0.9");
+    for ScalingRow { weak, smallest_batch, .. } in &table {
+        println!("{} {:>18}", row(weak), smallest_batch.map_or("none".into(), grouped));
+    }
+    println!("\n{passes} × {images_per_pass} images on all ranks together\n{head}");
+    for strong in table.iter().filter_map(|line| line.strong.as_ref()) {
+        println!("{}", row(strong));
     }
     Ok(())
 }

@@ -213,13 +213,15 @@ fn any_number_of_ranks_trains_the_same_bytes() {
 fn a_run_that_was_stopped_on_some_ranks_continues_on_others() {
     let place = Place::new();
     images(&place);
-    succeed(&place, 0, &training("whole", 12, &ALL));
+    // Nothing but the stop saves a checkpoint.
+    let keys = [&ALL[..], &["train.evaluate_every=0", "train.checkpoint_every=0", "train.sample_every=0"]].concat();
+    succeed(&place, 0, &training("whole", 12, &keys));
     let whole = result(&place, "whole");
     for (name, signalled) in [("TERM", None), ("USR1", Some(2)), ("INT", Some(0))] {
         let out = format!("stopped-{name}");
         let log = place.path(format!("{name}.log"));
         // Steps without end, so that the signal comes in time.
-        let child = start(ddpm(&place, 4, &training(&out, 100_000, &ALL)), &log);
+        let child = start(ddpm(&place, 4, &training(&out, 100_000, &keys)), &log);
         until(&log, "step 3/");
         // To the launcher, which passes it on, or to one rank alone.
         let pid = match signalled {
@@ -228,8 +230,9 @@ fn a_run_that_was_stopped_on_some_ranks_continues_on_others() {
         };
         signal(pid, name);
         wait(child, Duration::from_secs(30), name);
+        // Open MPI's launcher prints nothing more when it gets a SIGTERM itself.
         let text = fs::read_to_string(&log).unwrap();
-        assert!(text.contains("stopped at step"), "{name}: {text}");
+        assert!(text.contains("stopped at step") || name == "TERM", "{name}: {text}");
         let step = steps_done(&place, &out);
         let resume = |ranks, steps: u64| {
             let resume = format!("train --resume --out {out} --set train.steps={steps}");
