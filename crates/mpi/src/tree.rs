@@ -132,10 +132,10 @@ mod tests {
     #[test]
     fn shares_cover_the_leaves_and_subtrees_are_as_large_as_possible() {
         assert_eq!([0, 1, 2].map(|rank| share(8, rank, 3)), [0..2, 2..5, 5..8]);
-        assert_eq!(subtrees(8, &(0..8)), [0..8]);
+        assert_eq!(*subtrees(8, &(0..8)), [Range { start: 0, end: 8 }]);
         assert_eq!(subtrees(8, &(2..5)), [2..4, 4..5]);
         assert_eq!(subtrees(8, &(5..8)), [5..6, 6..8]);
-        assert_eq!(subtrees(7, &(4..7)), [4..7]);
+        assert_eq!(*subtrees(7, &(4..7)), [Range { start: 4, end: 7 }]);
         assert_eq!(path_to_last(0..7), (vec![0..4, 4..6], 6));
         assert_eq!(path_to_last(4..5), (vec![], 4));
         assert_eq!(children(0..8), (0..4, 4..8));

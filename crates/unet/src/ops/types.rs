@@ -81,7 +81,9 @@ pub struct NormOptions {
 /// A function that is called with the gradient of each parameter as soon as the backward pass has computed it: with the
 /// parameter's number, in the order of [`Parameters::flat_parameters`](crate::Parameters::flat_parameters), and its values.
 #[derive(Clone)]
-pub struct GradientObserver(Arc<dyn Fn(usize, &[f32]) + Send + Sync>);
+pub struct GradientObserver(Arc<Observe>);
+
+type Observe = dyn Fn(usize, &[f32]) + Send + Sync;
 
 impl GradientObserver {
     /// Calls a function on the thread of the backward pass, which waits for it.
