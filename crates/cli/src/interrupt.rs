@@ -19,8 +19,8 @@ pub fn on_interrupt(kept: &'static str) -> anyhow::Result<()> {
     })?)
 }
 
-/// Calls a function, on a thread of its own, at each SIGINT, SIGTERM, SIGHUP and SIGUSR1. Those that the program was started to
-/// ignore stay ignored: `nohup` ignores SIGHUP, and a shell script ignores SIGINT of commands in the background.
+/// Calls a function, on a thread of its own, at each SIGINT, SIGTERM, SIGHUP and SIGUSR1. Those that the program was
+/// started to ignore stay ignored: `nohup` ignores SIGHUP, and a shell script ignores SIGINT of commands in the background.
 #[cfg(unix)]
 pub fn on_signals(mut call: impl FnMut() + Send + 'static) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};

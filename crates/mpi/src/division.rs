@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::shard::{Recording, Shards};
 use crate::{Communicator, Error, SingleProcess};
 
-/// How the items of a long computation are divided. The results do not depend on it, since each item is computed as in a
-/// single process, and results are used in the order of the items.
+/// The way in which the items of a long computation are divided. The results do not depend on it, since each item is
+/// computed as in a single process, and results are used in the order of the items.
 ///
 /// ```
 /// use mpi::{Division, Error};

@@ -35,7 +35,7 @@ struct Title {
     version: String,
     /// A JSON value of the program's.
     command: String,
-    /// What else decides the last bits.
+    /// Anything else that decides the last bits.
     machine: String,
     shard: usize,
     of: usize,
@@ -70,7 +70,7 @@ struct Contents {
 pub struct Shard {
     /// The command, as a JSON value that all shards have in common.
     pub command: String,
-    /// What else decides the last bits, such as the instruction set. All shards must have the same.
+    /// Anything else that decides the last bits, such as the instruction set. All shards must have the same.
     pub machine: String,
     /// The number of the shard, from 0.
     pub index: usize,

@@ -58,7 +58,8 @@ const GRAD_CLIP: f64 = 1.0;
 const BATCH: usize = 256;
 
 /// Trains a classifier by cross entropy, and computes its accuracy on held-out images. Its parameters are averages over the
-/// last steps. Processes divide the passes, and all get the classifier. `progress(steps done, loss)` is called after each step; return `false` to cancel.
+/// last steps. Processes divide the passes, and all get the classifier; one that fails or cancels must end the others.
+/// `progress(steps done, loss)` is called after each step; return `false` to cancel.
 ///
 /// # Errors
 /// If the images are not square, not grey or RGB, or of fewer than two classes; if one cannot be read; if the loss is not

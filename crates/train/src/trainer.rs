@@ -334,8 +334,8 @@ impl Trainer {
         Ok(Some(StepReport { step: self.state.step, loss, losses, gradient_norm, learning_rate, updated }))
     }
 
-    /// Sums the gradients of all passes; those of the last pass of this process are sent while it is computed. Also returns the
-    /// seconds that it waited for the sum after that pass.
+    /// Sums the gradients of all passes; those of the last pass of this process are sent while it is computed. Also returns
+    /// the seconds that it waited for the sum after that pass.
     fn sum_gradients(
         &self,
         passes: usize,
