@@ -15,6 +15,9 @@ use serde::de::DeserializeOwned;
 /// The job, once it was joined.
 static JOB: OnceLock<Arc<Mpi>> = OnceLock::new();
 
+/// The number of processes that may use the same cores of the same machine as this one.
+static SHARING: OnceLock<usize> = OnceLock::new();
+
 /// The time that a rank with an error waits for the report of rank 0, which usually has the same one.
 const COURTESY: Duration = Duration::from_millis(1500);
 
@@ -33,7 +36,11 @@ pub fn join() -> anyhow::Result<()> {
     let Some(launch) = launch() else { return Ok(()) };
     // Joined once, by `main`.
     let _ = JOB.set(Arc::new(Mpi::join(launch)?));
-    let mine = (env!("CARGO_PKG_VERSION").to_owned(), format!("{:?}", instruction_set()));
+    let (place, mine) =
+        (cores_of_process(), (env!("CARGO_PKG_VERSION").to_owned(), format!("{:?}", instruction_set())));
+    let places = communicator().all_gather_values(&place)?;
+    // Set once, as above.
+    let _ = SHARING.set(places.iter().filter(|other| **other == place).count());
     let all = communicator().all_gather_values(&mine)?;
     if let Some(rank) = all.iter().position(|other| *other != all[0]) {
         let [(here, here_set), (there, there_set)] = [&all[0], &all[rank]];
@@ -118,8 +125,8 @@ pub fn local() -> (usize, usize) {
     JOB.get().map_or((0, 1), |mpi| mpi.local())
 }
 
-/// Returns the threads of each process when the processes of a machine divide its cores; 0, which is one for each core, for a
-/// process that runs alone. The second value warns if the launcher allows this process fewer cores than its part.
+/// Returns the threads of this process when the processes of a machine divide its cores; 0, which is one for each core, for a
+/// process that runs alone. The second value warns if the launcher allows it fewer cores than its part.
 pub fn threads() -> (usize, Option<String>) {
     let (_, processes) = local();
     if processes == 1 {
@@ -127,17 +134,29 @@ pub fn threads() -> (usize, Option<String>) {
     }
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
     let cores = online_cores().unwrap_or(allowed).max(allowed);
-    let part = (cores / processes).max(1);
-    if allowed == cores {
-        return (part, None);
-    }
-    let warning = (allowed < part).then(|| {
+    divided(processes, SHARING.get().copied().unwrap_or(processes), allowed, cores)
+}
+
+/// Returns the threads of one of several processes of a machine, and the warning. This process may use `allowed` cores, as
+/// may `sharing` processes, this one included.
+fn divided(processes: usize, sharing: usize, allowed: usize, cores: usize) -> (usize, Option<String>) {
+    let (threads, part) = ((allowed / sharing).max(1), (cores / processes).max(1));
+    // Without binding, all processes share what a container or a batch system allows.
+    let warning = (sharing < processes && threads < part).then(|| {
         format!(
-            "mpirun allows each rank {allowed} of the machine's {cores} cores, but {processes} ranks could have {part} each; \
+            "mpirun binds each rank to {allowed} of the machine's {cores} cores, but {processes} ranks could have {part} each; \
              Open MPI's mpirun needs --bind-to none (or --map-by slot:PE={part}) for that"
         )
     });
-    (allowed.min(cores), warning)
+    (threads, warning)
+}
+
+/// Returns the machine of this process and the cores that it may use there, as Linux names them.
+fn cores_of_process() -> (String, String) {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+    (host.trim().to_owned(), list.trim().to_owned())
 }
 
 /// Returns the number of cores of the machine, whether this process may use them or not.
@@ -158,4 +177,25 @@ pub fn memory() -> Option<MemoryLimit> {
     let limit = files::memory_limit().filter(|_| processes > 1)?;
     let source = format!("the part of each of {processes} ranks in {}", limit.source);
     Some(MemoryLimit { bytes: limit.bytes / processes as u64, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_divide_the_cores_and_a_pinned_rank_is_explained() {
+        assert_eq!(divided(4, 4, 64, 64), (16, None));
+        assert_eq!(divided(4, 4, 2, 2), (1, None));
+        // In a container that may use 8 of 64 cores.
+        assert_eq!(divided(4, 4, 8, 64), (2, None));
+        // Each bound to a NUMA domain of its own, or two to each of two.
+        assert_eq!(divided(4, 1, 16, 64), (16, None));
+        assert_eq!(divided(4, 2, 32, 64), (16, None));
+        // Open MPI binds each of two ranks to a core.
+        let (threads, warning) = divided(2, 1, 1, 64);
+        assert_eq!(threads, 1);
+        let warning = warning.unwrap();
+        assert!(warning.contains("1 of the machine's 64 cores") && warning.contains("--bind-to none"), "{warning}");
+    }
 }
