@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A command to a run. Commands are read after each step; [`Command::Stop`] also cancels a validation or sampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// Save a checkpoint and end the run.
+    /// Save a checkpoint and end the run. A step that has not begun its last pass is given up.
     Stop,
     /// Save a checkpoint.
     Save,

@@ -100,9 +100,9 @@ pub enum Event {
         /// The problem.
         message: String,
     },
-    /// The run ends with an error; what was done is saved.
+    /// The run ends before its last step, with an error or because it was stopped within a step; what was done is saved.
     Interrupted {
-        /// The error.
+        /// The error, or `stopped`.
         message: String,
     },
     /// The run ends.

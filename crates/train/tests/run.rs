@@ -45,6 +45,7 @@ fn summary(events: &[Event]) -> Vec<String> {
         Event::Validated { best, .. } => Some(format!("validated {best}")),
         Event::Saved { path } => Some(format!("saved {}", name(path))),
         Event::Finished(finished) => Some(format!("finished {}", finished.step)),
+        Event::Interrupted { message } => Some(format!("interrupted: {message}")),
         Event::Sampling { .. } | Event::Validating { .. } => None,
         other => panic!("unexpected {other:?}"),
     };
@@ -165,18 +166,18 @@ fn commands_save_sample_and_stop() {
         "step 3",
         "sampled 000000003.png",
         "step 4",
-        "step 5",
-        "logged 5",
-        "saved 000000005",
-        // Stopped, so not sampled.
-        "finished 5",
+        // Step 5 is given up, and what was done is logged and saved, but not sampled.
+        "interrupted: stopped",
+        "logged 4",
+        "saved 000000004",
+        "finished 4",
     ];
     assert_eq!(events, expected);
-    assert_eq!((finished.step, finished.stopped), (5, true));
+    assert_eq!((finished.step, finished.stopped), (4, true));
 
     // The rest gives the bytes of a run that was not stopped.
     let (finished, events) = remote(&config, folder.path(), &[]);
-    assert_eq!(events[0], "started 5/6");
+    assert_eq!(events[0], "started 4/6");
     assert_eq!((finished.step, finished.stopped), (6, false));
     let whole = tempfile::tempdir().unwrap();
     let other = run(&config, whole.path(), Hooks::new());
