@@ -582,7 +582,8 @@ fn a_rank_that_is_killed_in_a_reduction_a_pass_or_a_checkpoint_loses_little() {
     };
     let (succeeded, calls) = preload("0", "counted");
     assert!(succeeded && calls > 50, "{calls} calls");
-    for at in (calls / 7..calls).step_by(calls / 7) {
+    // The number of calls differs a little from run to run, since MPI has some of its own.
+    for at in (1..7).map(|part| part * calls / 8) {
         let out = format!("write-{at}");
         assert!(!preload(&at.to_string(), &out).0);
         check(&out, &format!("rank 0 was killed at write {at} of {calls}"));
