@@ -32,7 +32,7 @@ pub struct ShardArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shard {
-    /// From 0.
+    /// The number of the shard, from 0.
     index: usize,
     of: usize,
 }

@@ -24,6 +24,14 @@ pub struct Images {
 }
 
 impl Images {
+    /// Returns the CRC-32 of the values and labels, 8 hexadecimal digits.
+    pub fn digest(&self) -> String {
+        let mut digest = crc32fast::Hasher::new();
+        self.pixels.iter().for_each(|value| digest.update(&value.to_le_bytes()));
+        self.labels.iter().flatten().for_each(|label| digest.update(&label.to_le_bytes()));
+        format!("{:08x}", digest.finalize())
+    }
+
     /// Creates images of shape `[N,H,W,C]` without labels.
     ///
     /// # Panics

@@ -58,7 +58,7 @@ struct State {
     lefts: Vec<Gradients>,
     /// The lengths of the parameters.
     lengths: Vec<usize>,
-    /// In the order in which they are sent, which is the same in all processes: the last parameters come first, as in the
+    /// The buckets in the order in which they are sent, which is the same in all processes: the last parameters come first, as in the
     /// backward pass.
     buckets: Vec<Bucket>,
     /// The bucket of each parameter.

@@ -99,7 +99,7 @@ fn interrupted(context: &mut Context, error: Error) -> Error {
     // The first error is the one to report. What caused it may keep the checkpoint from being written.
     let _ = save(context, &error.to_string());
     // All processes have an error here, and the first of them to end would end the one that saves.
-    let _ = context.trainer().communicator().all_gather(&[]);
+    let _ = context.trainer().communicator().barrier();
     error
 }
 

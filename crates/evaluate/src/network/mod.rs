@@ -31,7 +31,7 @@ pub struct FeatureNetwork {
     resize: Resize,
     batch_size: usize,
     division: Division,
-    /// Of its tensors.
+    /// The CRC-32 of its tensors.
     digest: String,
     device: Device,
 }

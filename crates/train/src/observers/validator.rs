@@ -89,11 +89,7 @@ impl Validator {
 
     /// Returns a digest of the held-out images, if there are any.
     pub fn digest(&self) -> Option<String> {
-        let (images, _) = self.held_out.as_ref()?;
-        let mut digest = crc32fast::Hasher::new();
-        images.pixels.iter().for_each(|value| digest.update(&value.to_le_bytes()));
-        images.labels.iter().flatten().for_each(|label| digest.update(&label.to_le_bytes()));
-        Some(format!("{:08x}", digest.finalize()))
+        self.held_out.as_ref().map(|(images, _)| images.digest())
     }
 
     fn selection_metric(&self) -> SelectionMetric {
