@@ -1,11 +1,11 @@
 //! `ddpm classifier`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use ddpm::data::{self, Reading, Split};
-use ddpm::train::{ClassifierData, ClassifierOptions, Error, train_classifier};
+use ddpm::data::{self, Dataset, ImageSet, Reading, Split};
+use ddpm::train::{ClassifierData, ClassifierOptions, Error, TrainingConfig, train_classifier};
 
 use crate::config_args::ConfigArgs;
 use crate::data_choice::announce;
@@ -13,6 +13,19 @@ use crate::foreign::check_replaceable;
 use crate::interrupt::on_interrupt;
 use crate::terminal::{self, Progress, rate};
 use crate::{Global, ranks, values};
+
+/// Opens the images of --extra, with the labels of the training images.
+fn extra_images(
+    path: &Path,
+    config: &TrainingConfig,
+    set: &ImageSet,
+    global: &Global,
+) -> anyhow::Result<Arc<ImageSet>> {
+    let options = config.read_options(Split::Train);
+    let extra = Dataset::Path(path.to_owned()).open(&options)?.with_class_names(set.class_names())?;
+    announce("extra data", &Reading::new(&extra, &options), global);
+    Ok(Arc::new(extra))
+}
 
 /// Train a small classifier, whose features compare samples and images.
 ///
@@ -23,6 +36,7 @@ use crate::{Global, ranks, values};
 #[command(
     after_help = "Examples:\n  ddpm classifier -o clothes.safetensors                    of the built-in images\n  \
     ddpm classifier --preset mnist --data data/mnist -o digits.safetensors\n  \
+    ddpm classifier --set data.images_per_class=20 --extra synthetic/ -o few.safetensors      with samples\n  \
     ddpm evaluate runs/fashion --features clothes.safetensors --metrics fd,prdc --samples 1000\n  \
     ddpm train --set train.evaluate_every=500 --set train.evaluate_features=clothes.safetensors"
 )]
@@ -39,6 +53,9 @@ pub struct ClassifierArgs {
     /// Seed of the parameters and of the order of the images
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    /// More images of the same classes, such as samples of `ddpm sample --by-class`: half of the images of each step
+    #[arg(long, value_name = "PATH")]
+    extra: Option<PathBuf>,
     /// The file to write: a .safetensors
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -58,6 +75,7 @@ pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     let set = Arc::new(config.open(Split::Train)?);
     let reading = Reading::new(&set, &config.read_options(Split::Train));
     announce("data", &reading, global);
+    let extra = arguments.extra.as_deref().map(|path| extra_images(path, &config, &set, global)).transpose()?;
     let held_out = match config.open(Split::Test) {
         Ok(held_out) => {
             let held_out = held_out.with_class_names(set.class_names())?;
@@ -72,7 +90,12 @@ pub fn run(arguments: ClassifierArgs, global: &Global) -> anyhow::Result<()> {
     let options =
         ClassifierOptions { steps, batch_size, passes, seed, flip: config.data.flip, ..ClassifierOptions::default() };
     let communicator = ranks::communicator();
-    let data = ClassifierData { training: &set, held_out: held_out.as_ref(), communicator: &communicator };
+    let data = ClassifierData {
+        training: &set,
+        extra: extra.as_ref(),
+        held_out: held_out.as_ref(),
+        communicator: &communicator,
+    };
     let (classifier, about) = train_classifier(data, options, &global.device()?, |done, loss| {
         let images = (done * batch_size) as f64;
         progress.update_with(done, steps, |seconds| format!("loss {loss:.3}, {}", rate(images / seconds, "images")));

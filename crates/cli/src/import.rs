@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ddpm::diffusion::{BetaSchedule, Prediction, Variance};
 use ddpm::model::PipelineImport;
+use ddpm::model::pipeline::Precision;
 use ddpm::weights::families::{Heads, ImportOptions, Imported};
 use ddpm::{Pipeline, weights};
 
@@ -129,13 +130,17 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
 /// `DDPMPipeline.from_pretrained` reads, and how images are preprocessed; exporting it again gives the same bytes.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm export runs/fashion -o fashion-ddpm\n  \
-    ddpm export runs/fashion/checkpoints/best -o fashion-best")]
+    ddpm export runs/fashion/checkpoints/best -o fashion-best\n  \
+    ddpm export fashion -o fashion --half                       the model in this program, weights in f16")]
 pub struct ExportArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// The folder to write, which must not exist
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
+    /// Write the weights in f16: half the size, rounded to 11 bits
+    #[arg(long)]
+    half: bool,
 }
 
 /// Extensions of files that people expect an export to be.
@@ -152,7 +157,8 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
         )));
     }
     let pipeline = model_source::load(&arguments.model, global)?;
-    pipeline.save(&arguments.output)?;
+    let precision = if arguments.half { Precision::F16 } else { Precision::F32 };
+    pipeline.save_as(&arguments.output, precision)?;
     if global.json {
         let parameters = pipeline.network.parameter_count();
         println!("{}", serde_json::json!({ "output": arguments.output.to_string_lossy(), "parameters": parameters }));

@@ -61,7 +61,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     let pipeline = model_source::load(&arguments.model, global)?;
     let (image, readings) = image_args::read(&pipeline, &[&arguments.image], fit, global)?;
     let unknown = pipeline.read_mask(&arguments.mask, &arguments.image, fit)?;
-    let table = arguments.sampler.table(sampler, &pipeline.scheduler)?;
+    let table = arguments.sampler.table(sampler, arguments.sampler.options(), &pipeline.scheduler)?;
     let shape = [image.height, image.width, image.channels];
     target.check_writable([arguments.n, image.height, image.width, image.channels])?;
     let noise =

@@ -101,7 +101,8 @@ impl InspectArgs {
 /// Returns whether a path is meant as a model: a folder with the files of one, or a file with the extension of weights.
 fn is_model(path: &Path) -> bool {
     if !path.is_dir() {
-        return path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
+        return weights::builtin::is_builtin(path)
+            || path.extension().is_some_and(|e| ["safetensors", "pt", "pth", "ckpt"].iter().any(|known| e == *known))
             || path
                 .file_name()
                 .is_some_and(|name| ["model_index.json", "latest", "best"].iter().any(|known| name == *known));

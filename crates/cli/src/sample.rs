@@ -6,9 +6,12 @@ use anyhow::bail;
 use clap::Args;
 use ddpm::data::Fit;
 use ddpm::evaluate::{MeasuredModel, read_mse_profile};
+use ddpm::model::Sampling;
+use ddpm::model::guidance::Guidance;
 use ddpm::sample::{
-    ClipChoice, GenerateOptions, Generation, Provenance, Sampler, SamplerChoice, SaveOptions, Saved, read_noise,
+    ClipChoice, GenerateOptions, Generation, Provenance, SamplerChoice, SaveOptions, Saved, read_noise,
 };
+use ddpm::weights::builtin::NAME as BUILTIN;
 use ddpm::{Images, Output, Pipeline};
 
 use crate::error::usage;
@@ -23,25 +26,31 @@ use crate::{Global, model_source, values};
 
 /// Sample images from a model.
 ///
-/// MODEL is a run, a checkpoint, a diffusers pipeline folder or a flat google/ddpm-* repository. An image depends on the
+/// MODEL is a run, a checkpoint, a diffusers pipeline folder, a flat google/ddpm-* repository, or `fashion`, the model of
+/// clothes in this program. An image depends on the
 /// model, the sampler, the seed and its number only: neither the batch size, nor the threads, nor -n changes it.
 ///
 /// Images are written as they are made. If the program is interrupted, the same command continues with the images that
 /// are missing, and the files are the same to the byte: a folder keeps its finished images, any other output OUT keeps
 /// them in OUT.partial until OUT is complete.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  ddpm sample runs/fashion -n 64 -o grid.png\n  \
+#[command(
+    after_help = "Examples:\n  ddpm sample                                                                     clothes, into samples.png\n  \
+    ddpm sample runs/fashion -n 64 -o grid.png\n  \
     ddpm sample runs/fashion -n 50000 -o samples.npz --sampler ddim --steps 50      OpenAI's arr_0\n  \
     ddpm sample google-ddpm-cifar10-32/ -n 16 -o images/                            numbered PNGs\n  \
     ddpm sample runs/fashion -n 16 --animate -o denoising.gif                       from noise to images\n  \
     ddpm sample MODEL --sampler unipc-2 --steps 20 -o grid.png                      few steps\n  \
     ddpm sample MODEL --init noise.safetensors --sampler ddim -o out.safetensors    from given noise\n  \
     ddpm sample MODEL --from photo.png --at 500 -n 9 -o like-it.png                 image-to-image\n  \
-    ddpm sample MODEL --share-until 250 -n 9 -o siblings.png                        decodings of one x_t\n  \
+    ddpm sample MODEL --share-until 250 --sampler ddpm -n 9 -o siblings.png         decodings of one x_t\n  \
     ddpm sample MODEL --by-class -n 8 --guidance 2 -o classes.png                   a row for each class\n  \
-    ddpm sample MODEL -n 4 --sheet steps.png                                        x_t and x̂0 along the trajectory")]
+    ddpm sample MODEL --by-class -n 1000 -o synthetic/                              a folder for each class\n  \
+    ddpm sample MODEL -n 4 --sheet steps.png                                        x_t and x̂0 along the trajectory"
+)]
 pub struct SampleArgs {
-    /// A run, a checkpoint or a diffusers folder
+    /// A run, a checkpoint or a diffusers folder. Defaults to the model in this program
+    #[arg(default_value = BUILTIN)]
     model: PathBuf,
     /// Number of images. Defaults to 16, or with --init to those in the file
     #[arg(short, long, value_parser = values::positive, value_name = "N")]
@@ -98,7 +107,7 @@ struct ClassArgs {
     /// Class of each image, by its name or label: one for all, or N of them. Defaults to the classes in turn
     #[arg(long, alias = "label", value_delimiter = ',', value_name = "CLASS,…")]
     labels: Option<Vec<String>>,
-    /// Write a .png with a row for each class: -n images of each
+    /// Write -n images of each class: a .png with a row for each, or a folder with a folder for each and a metadata.csv
     #[arg(long, conflicts_with_all = ["labels", "animate", "init"])]
     by_class: bool,
     #[command(flatten)]
@@ -144,8 +153,8 @@ struct TrajectoryArgs {
 pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let animated = arguments.trajectory.animate && arguments.output.extension().is_some();
     let output = Output::parse(&arguments.output, animated).map_err(usage)?;
-    if arguments.classes.by_class && !matches!(output, Output::Grid(_)) {
-        return Err(usage("--by-class writes a grid; give -o a name that ends in .png"));
+    if arguments.classes.by_class && !matches!(output, Output::Grid(_) | Output::Folder(_)) {
+        return Err(usage("--by-class writes a grid or a folder; give -o a name that ends in .png or /"));
     }
     if arguments.must_continue && !output.is_begun() && !arguments.shards.is_shard() {
         let path = arguments.output.display();
@@ -165,16 +174,21 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let mut pipeline = model_source::load(&arguments.model, global)?;
     let guidance = arguments.classes.guidance.apply(&mut pipeline)?;
     let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, global)? };
+    let guidance_of_run = options.guidance(&pipeline).filter(|_| guidance.is_none());
     let n = options.n;
-    let sampler = arguments.sampler.sampler(Sampler::of(&pipeline.scheduler))?;
+    let (sampler, _) = arguments.sampler.of_model(&pipeline.scheduler, arguments.run(&pipeline))?;
     let division = arguments.shards.division(&arguments.output, global)?;
     let generation = Generation::new(&pipeline, n).with(|own| *own = options).divided(division);
     let table = generation.table()?;
     let mut progress = Progress::new("sample", "steps", global);
-    match arguments.sampler.of_scheduler(&pipeline.scheduler, &table) {
+    match arguments.sampler.own_sampler(&pipeline.scheduler, arguments.run(&pipeline), &table) {
         Some(Line::Note(line)) => progress.say(line),
         Some(Line::Warning(line)) => progress.warn(line),
         None => {}
+    }
+    if let Some(Guidance { scale, interval: (from, to), .. }) = guidance_of_run {
+        let interval = if from.is_finite() { format!(" from t = {from} to {to}") } else { String::new() };
+        progress.say(format!("guidance: {scale}{interval}, as the run draws its samples"));
     }
     arguments.sampler.warnings(sampler, &table).into_iter().for_each(|line| progress.warn(line));
     let mut made = 0.0;
@@ -215,6 +229,11 @@ impl SampleArgs {
         [Some(&*self.output), self.trajectory.sheet.as_deref()].into_iter().flatten().collect()
     }
 
+    /// Returns how the run of a model draws samples, unless the optimal chain is asked for, which is that of the scheduler.
+    fn run<'a>(&self, pipeline: &'a Pipeline) -> Option<&'a Sampling> {
+        pipeline.sampling.as_ref().filter(|_| self.refinement.denoising.is_none())
+    }
+
     /// Returns the options that do not depend on the model.
     fn options(&self) -> anyhow::Result<GenerateOptions> {
         let RefinementArgs { clip_sample, threshold, .. } = self.refinement;
@@ -224,7 +243,7 @@ impl SampleArgs {
             n: self.n.unwrap_or(init.as_ref().map_or(16, |noise| noise.n)),
             first: self.first,
             seed: self.seed,
-            sampler: SamplerChoice::Scheduler,
+            sampler: SamplerChoice::Model,
             steps: self.sampler.options(),
             timesteps: self.sampler.timesteps.clone(),
             mse_profile: None,
@@ -249,7 +268,8 @@ impl SampleArgs {
         global: &Global,
     ) -> anyhow::Result<GenerateOptions> {
         let mut options = options;
-        options.sampler = self.sampler.sampler(Sampler::of(&pipeline.scheduler))?.into();
+        let (sampler, steps) = self.sampler.of_model(&pipeline.scheduler, self.run(pipeline))?;
+        (options.sampler, options.steps) = (sampler.into(), steps);
         if self.classes.by_class {
             let Some(classes) = pipeline.classes() else {
                 bail!("--by-class: the model has no classes");
@@ -285,7 +305,9 @@ impl SampleArgs {
             return Ok(());
         }
         let name = &table.name;
-        Err(usage(format!("--share-until: {name} adds no noise, so all images would be the same; use ddim with --eta")))
+        Err(usage(format!(
+            "--share-until: {name} adds no noise, so all images would be the same; use --sampler ddpm, or ddim with --eta"
+        )))
     }
 
     /// Returns the classes that images have in turn, by their numbers.

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use ddpm::diffusion::{Churn, OdeSolver, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance};
+use ddpm::model::Sampling;
 use ddpm::sample::{Sampler, SamplerOptions};
 
 use crate::error::usage;
@@ -11,12 +12,12 @@ use crate::values;
 #[derive(Args)]
 #[command(next_help_heading = "Sampler")]
 pub struct SamplerArgs {
-    /// Sampler: ddpm (ancestral), ddim, or one of higher order for good images in few steps. Defaults to the scheduler of
-    /// the model with its own settings, and to ddpm for inpainting
+    /// Sampler: ddpm (ancestral), ddim, or one of higher order for good images in few steps. Defaults to that of the run's
+    /// [sample] section, or to the scheduler of a model without a run, and to ddpm for inpainting
     #[arg(long, value_parser = values::sampler(), value_name = "NAME")]
     sampler: Option<Sampler>,
-    /// Number of steps. Defaults to all T steps; 20, uniform in log-SNR, for higher-order samplers; 50 for other schedulers
-    /// of models
+    /// Number of steps. Defaults to that of the run with the run's sampler, else to all T steps; 20, uniform in log-SNR, for
+    /// higher-order samplers; 50 for other schedulers of models
     #[arg(long, value_parser = values::positive, value_name = "K")]
     pub steps: Option<usize>,
     /// Rule that spaces the timesteps, as in diffusers. Defaults to the model's
@@ -32,8 +33,8 @@ pub struct SamplerArgs {
     #[arg(long, value_delimiter = ',', value_parser = values::timestep, conflicts_with_all = ["steps", "spacing", "grid"], value_name = "T,…")]
     pub timesteps: Option<Vec<usize>>,
     /// Noise of ddim: 0 for none, 1 for as much as ancestral sampling adds
-    #[arg(long, default_value_t = 0.0, value_parser = values::share, value_name = "ETA")]
-    eta: f64,
+    #[arg(long, value_parser = values::share, value_name = "ETA")]
+    eta: Option<f64>,
     /// Variance of ddpm. Defaults to the model's
     #[arg(long, value_parser = values::variance(), value_name = "KIND")]
     variance: Option<Variance>,
@@ -49,7 +50,7 @@ impl SamplerArgs {
     /// If a flag is given that the sampler ignores.
     pub fn sampler(&self, default: Sampler) -> anyhow::Result<Sampler> {
         let sampler = self.sampler.unwrap_or(default);
-        if self.eta != 0.0 && !matches!(sampler, Sampler::Ddim { .. }) {
+        if self.eta.is_some_and(|eta| eta != 0.0) && !matches!(sampler, Sampler::Ddim { .. }) {
             return Err(usage("--eta is for --sampler ddim; the noise of ddpm is set by --variance"));
         }
         let twice = self.timesteps.iter().flat_map(|list| list.windows(2)).position(|pair| pair[0] == pair[1]);
@@ -63,11 +64,26 @@ impl SamplerArgs {
         if self.variance.is_some() && sampler != Sampler::Ddpm {
             return Err(usage(format!("--variance is for --sampler ddpm; {sampler} ignores it")));
         }
-        match (sampler.with_eta(self.eta), self.churn) {
+        match (self.eta.map_or(sampler, |eta| sampler.with_eta(eta)), self.churn) {
             (sampler, None) => Ok(sampler),
             (Sampler::EdmSde(churn), Some(s_churn)) => Ok(Sampler::EdmSde(Churn { s_churn, ..churn })),
             _ => Err(usage("--churn is for --sampler edm-sde")),
         }
+    }
+
+    /// Returns the sampler and its steps for a model with this scheduler, whose run draws samples so.
+    ///
+    /// # Errors
+    /// As [`SamplerArgs::sampler`].
+    pub fn of_model(
+        &self,
+        scheduler: &SchedulerConfig,
+        run: Option<&Sampling>,
+    ) -> anyhow::Result<(Sampler, SamplerOptions)> {
+        let (own, steps) = Sampler::of_model(scheduler, run)?;
+        let options = self.options();
+        let steps = steps.filter(|_| self.sampler.is_none() && self.timesteps.is_none());
+        Ok((self.sampler(own)?, SamplerOptions { steps: options.steps.or(steps), ..options }))
     }
 
     /// Checks the flags of a sampler that is named.
@@ -75,12 +91,25 @@ impl SamplerArgs {
         self.sampler.map_or(Ok(()), |named| self.sampler(named).map(drop))
     }
 
-    /// Returns what was taken from the model's scheduler, as a line to print, if no sampler is named.
-    pub fn of_scheduler(&self, scheduler: &SchedulerConfig, table: &SolverTable) -> Option<Line> {
+    /// Returns what was taken from the model's run or scheduler, as a line to print, if no sampler is named.
+    pub fn own_sampler(
+        &self,
+        scheduler: &SchedulerConfig,
+        run: Option<&Sampling>,
+        table: &SolverTable,
+    ) -> Option<Line> {
         if self.sampler.is_some() {
             return None;
         }
         let (class, evaluations) = (scheduler.class, table.rows.len());
+        if let Some(Sampling { sampler, .. }) = run {
+            let from = if self.steps.is_none() && self.timesteps.is_none() {
+                ", as the run draws its samples"
+            } else {
+                ", the run's sampler"
+            };
+            return Some(Line::Note(format!("sampler: {sampler}, {evaluations} evaluations{from}")));
+        }
         if !class.has_sampler() {
             return Some(Line::Warning(format!(
                 "the model's {class} has no sampler here; ddpm samples with its betas ({evaluations} steps), or name another \
@@ -136,8 +165,13 @@ impl SamplerArgs {
     }
 
     /// Returns the solver table.
-    pub fn table(&self, sampler: Sampler, scheduler: &SchedulerConfig) -> anyhow::Result<SolverTable> {
-        let Some(timesteps) = &self.timesteps else { return Ok(sampler.table(scheduler, self.options())?) };
+    pub fn table(
+        &self,
+        sampler: Sampler,
+        options: SamplerOptions,
+        scheduler: &SchedulerConfig,
+    ) -> anyhow::Result<SolverTable> {
+        let Some(timesteps) = &self.timesteps else { return Ok(sampler.table(scheduler, options)?) };
         let variance_type = self.variance.unwrap_or(scheduler.variance_type);
         Ok(sampler.with_timesteps(&SchedulerConfig { variance_type, ..scheduler.clone() }, timesteps)?)
     }

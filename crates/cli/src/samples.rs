@@ -183,6 +183,8 @@ fn draw(
     global: &Global,
 ) -> anyhow::Result<ImageSource> {
     let guidance = arguments.guidance.apply(pipeline)?;
+    // Models are compared by the same sampler, and without guidance unless it is asked for.
+    pipeline.sampling = None;
     let mut progress = Progress::new("samples", "steps", global);
     let generation = Generation::new(pipeline, arguments.samples.unwrap_or(SAMPLES))
         .sampler(arguments.sampler)

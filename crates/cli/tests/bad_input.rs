@@ -41,7 +41,7 @@ fn usage() {
     mistaken(place.ddpm(&["train", "--config", "bad.toml"]), &["bad.toml: `train.label_dropout`"]);
     let set = ["train", "--config", "bad.toml", "--set", "train.label_dropout=0", "--set", "diffusion.beta_end=nan"];
     mistaken(place.ddpm(&set), &["error: `diffusion.beta_end`"]);
-    for arguments in [&["train", "--threads", "x"][..], &["tran"], &["sample"], &["predict", "run"]] {
+    for arguments in [&["train", "--threads", "x"][..], &["tran"], &["inpaint"], &["predict", "run"]] {
         mistaken(place.ddpm(arguments), &[]);
     }
 }

@@ -223,8 +223,9 @@ fn inversions_come_back() {
 fn samples_begin_in_the_middle_and_part_there() {
     let place = place_with_model();
     let sample = |out: &str, more: &[&str]| {
-        let command = [&["sample", "run", "-n", "3", "--steps", "10", "--quiet", "-o", out], more].concat();
-        place.ddpm(&command).assert().success();
+        let command = ["sample", "run", "-n", "3", "--steps", "10", "--quiet", "-o", out];
+        let sampler: &[&str] = if more.contains(&"--sampler") { &[] } else { &["--sampler", "ddpm"] };
+        place.ddpm(&[&command, sampler, more].concat()).assert().success();
         ["000000.png", "000001.png", "000002.png"]
             .map(|name| image::open(place.path(format!("{out}/{name}"))).unwrap().to_luma8())
     };
@@ -287,7 +288,7 @@ fn guidance_goes_from_no_class_to_more_than_the_class() {
         place.ddpm(&[&["sample", "run"], more].concat()).assert().failure().code(2).stderr(contains(words));
     };
     refused(&["--guidance", "2", "--guidance-interval", "5"], "--guidance-interval");
-    refused(&["--by-class", "-o", "folder"], "--by-class");
+    refused(&["--by-class", "-o", "x.npz"], "--by-class");
     let plain = Place::new();
     plain.trained("run", 2, &["--set", "data.labels=true"]);
     plain.ddpm(&["sample", "run", "--guidance", "2"]).assert().failure().code(1).stderr(contains("--null-label"));

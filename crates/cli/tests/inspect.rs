@@ -209,7 +209,7 @@ fn errors_for_programs_are_one_object() {
     error(&["--json", "sample", "nowhere", "--quiet"], 1, &["nowhere"]);
     error(&["sample", "nowhere", "--json", "-o", "x.jpg"], 2, &["x.jpg", ".png"]);
     error(&["sample", "run", "--sampler", "euler", "--json"], 2, &["'euler'", "--sampler", "ddpm, ddim"]);
-    error(&["sample", "--json"], 2, &["required", "<MODEL>"]);
+    error(&["invert", "--json"], 2, &["required", "<MODEL>"]);
     error(&["tran", "--json"], 2, &["'tran'", "'train'"]);
     error(&["--json"], 2, &["subcommand"]);
     error(&["train", "--json", "--set", "train.batchsize=3"], 2, &["`train.batch_size`"]);

@@ -166,7 +166,8 @@ fn other_sizes_can_be_drawn() {
 fn a_model_is_found_in_every_folder_that_has_one() {
     let place = place_with_model();
     let draw = |model: &str| {
-        place.ddpm(&["sample", model, "-n", "1", "--steps", "2", "-q", "-o", "x.safetensors"]).assert().success();
+        let command = ["sample", model, "-n", "1", "--sampler", "ddpm", "--steps", "2", "-q", "-o", "x.safetensors"];
+        place.ddpm(&command).assert().success();
         tensor(&place.path("x.safetensors"), "samples").data
     };
     let expected = draw("run");
@@ -197,13 +198,13 @@ fn what_cannot_be_drawn_is_refused_before_any_work() {
     fails(sample(&["--timesteps", "5,5"]), 2, &["timesteps[1] is 5", "descending"]);
     fails(sample(&["--timesteps", "50"]), 1, &["timesteps[0] is 50", "below 50"]);
     mistaken(sample(&["--sampler", "ddim", "--eta", "2"]), &["--eta", "0 to 1"]);
-    fails(sample(&["--variance", "learned"]), 1, &["variance is learned", "output channels"]);
+    fails(sample(&["--sampler", "ddpm", "--variance", "learned"]), 1, &["variance is learned", "output channels"]);
     mistaken(sample(&["-n", "0"]), &["-n", "at least 1"]);
     mistaken(sample(&["--batch-size", "0"]), &["--batch-size", "at least 1"]);
     fails(sample(&["-o", "x.jpg"]), 2, &["x.jpg", ".png", ".npz"]);
     fails(sample(&["--animate", "-o", "x.npz"]), 2, &["x.npz", "animation"]);
-    mistaken(sample(&["--share-until", "NaN"]), &["--share-until", "NaN", "0 or more"]);
-    fails(sample(&["--share-until", "51"]), 1, &["51", "0 to 50"]);
+    mistaken(sample(&["--sampler", "ddpm", "--share-until", "NaN"]), &["--share-until", "NaN", "0 or more"]);
+    fails(sample(&["--sampler", "ddpm", "--share-until", "51"]), 1, &["51", "0 to 50"]);
     fails(sample(&["--guidance", "2"]), 1, &["no classes"]);
     fails(sample(&["--by-class"]), 1, &["no classes"]);
     fails(sample(&["--labels", "1"]), 1, &["labels", "no classes"]);
@@ -311,7 +312,7 @@ fn a_folder_of_other_images_is_refused() {
     };
     sample("out", &[]).assert().success();
     let before = files(&place.path("out"));
-    for more in [&["--seed", "1"][..], &["--sampler", "ddim"], &["--eta", "0.5", "--sampler", "ddim"]] {
+    for more in [&["--seed", "1"][..], &["--sampler", "ddpm"], &["--eta", "0.5", "--sampler", "ddim"]] {
         let words =
             ["out/000000.png", "another model, seed or sampler", "write to another folder", "remove the images"];
         fails(sample("out", more), 1, &words);

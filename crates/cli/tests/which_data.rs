@@ -208,7 +208,9 @@ fn samples_of_two_kinds_are_told_apart() {
     assert_eq!(fs::read(place.path("s.npz")).unwrap(), first);
     let replaced = draw("1");
     assert!(
-        replaced.contains("warning: s.npz: samples of run/checkpoints/000000004 (ddpm, 2 steps, seed 0) are replaced")
+        replaced.contains(
+            "warning: s.npz: samples of run/checkpoints/000000004 (ddim (eta 0), 2 steps, seed 0) are replaced"
+        )
     );
     assert_ne!(fs::read(place.path("s.npz")).unwrap(), first);
     let more = said(&place, &["sample", "run", "-n", "3", "--steps", "2", "--seed", "1", "-o", "s.npz"]);

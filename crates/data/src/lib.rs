@@ -74,6 +74,7 @@ mod reading;
 mod report;
 mod set;
 mod source;
+mod subset;
 mod summary;
 
 pub use builtin::builtin;

@@ -11,23 +11,23 @@ use std::path::{Path, PathBuf};
 
 /// Images of one shape with optional class labels. Any number of threads can read them by index.
 pub struct ImageSet {
-    name: String,
+    pub(crate) name: String,
     format: &'static str,
-    target: Target,
-    len: usize,
-    storage: Storage,
+    pub(crate) target: Target,
+    pub(crate) len: usize,
+    pub(crate) storage: Storage,
     /// The path that was opened.
     path: PathBuf,
     /// The path of each image of a set in memory, if each image has its own.
-    image_paths: Vec<PathBuf>,
-    labels: Option<Vec<u32>>,
-    class_names: Vec<String>,
+    pub(crate) image_paths: Vec<PathBuf>,
+    pub(crate) labels: Option<Vec<u32>>,
+    pub(crate) class_names: Vec<String>,
     report: ReadReport,
     /// The memory of all of the above.
     _charge: Charge,
 }
 
-enum Storage {
+pub(crate) enum Storage {
     /// N,H,W,C.
     Memory(Vec<u8>),
     /// Images that cover the target, to be cropped at any position.

@@ -187,7 +187,7 @@ impl Inpaint<'_> {
     /// As [`sample::inpaint`](sample::inpaint()).
     pub fn run(self) -> Result<Images, Error> {
         let options = SamplerOptions { steps: self.steps, ..Default::default() };
-        let table = self.sampler.resolve(&self.pipeline.scheduler)?.table(&self.pipeline.scheduler, options)?;
+        let table = self.sampler.resolve(self.pipeline)?.0.table(&self.pipeline.scheduler, options)?;
         let shape = [self.image.height, self.image.width, self.image.channels];
         let labels = self.label.map(|label| vec![label; self.n]);
         let noise = initial_noise(self.seed, 0, self.n, shape).with_labels(labels);
@@ -251,7 +251,7 @@ impl Interpolate<'_> {
             at: &self.at,
             lambdas: &lambdas,
             mix: self.mix,
-            sampler: self.sampler.resolve(&self.pipeline.scheduler)?,
+            sampler: self.sampler.resolve(self.pipeline)?.0,
             steps: Some(self.steps),
             invert: self.invert,
             label: self.label,

@@ -29,7 +29,7 @@ fn pipeline(name: &str) -> Pipeline {
         channels: Some(network.signature().in_channels),
         ..Preprocessing::default()
     };
-    Pipeline { network, scheduler, preprocessing, root }
+    Pipeline { network, scheduler, preprocessing, sampling: None, root }
 }
 
 #[test]

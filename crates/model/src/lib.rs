@@ -9,6 +9,7 @@
 //! | [`oracle`] | [`Oracle`], the exact denoiser of known data |
 //! | [`images`] | [`Images`], floating-point images with labels |
 //! | [`preprocessing`] | [`Preprocessing`], the image preprocessing of a model |
+//! | [`sampling`] | [`Sampling`], how the run of a model draws its samples |
 //! | [`pipeline`] | [`Pipeline`], the contents of a checkpoint folder: network, scheduler, preprocessing |
 //!
 //! Crates above this one name no concrete network: they sample, score and train through these types. A new network
@@ -61,6 +62,7 @@ pub mod networks;
 pub mod oracle;
 pub mod pipeline;
 pub mod preprocessing;
+pub mod sampling;
 pub mod training_data;
 
 pub use backbone::{Backbone, Condition, LabelKind, Network, Signature};
@@ -72,5 +74,6 @@ pub use networks::NetworkConfig;
 pub use oracle::Oracle;
 pub use pipeline::{Pipeline, PipelineImport};
 pub use preprocessing::Preprocessing;
+pub use sampling::Sampling;
 pub use training_data::TrainingData;
 pub use unet::{Dropout, Labels};

@@ -12,7 +12,9 @@ use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
-use crate::{Error, Images, LabelKind, Network, NetworkConfig, NetworkDenoiser, Process, Signature, TrainingData};
+use crate::{
+    Error, Images, LabelKind, Network, NetworkConfig, NetworkDenoiser, Process, Sampling, Signature, TrainingData,
+};
 
 /// A denoising diffusion model: diffusers' `DDPMPipeline`, plus image preprocessing.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub struct Pipeline {
     pub scheduler: SchedulerConfig,
     /// The preprocessing of its images.
     pub preprocessing: Preprocessing,
+    /// How its run draws samples; `None` if it has none.
+    pub sampling: Option<Sampling>,
     /// The folder or file that it was read from.
     pub root: PathBuf,
 }
@@ -59,7 +63,8 @@ impl Pipeline {
     pub fn from_files(located: &ModelFiles, device: &Device) -> Result<Self, Error> {
         if digest::is_sealed(&located.root) {
             // What only training needs may have been removed to save space.
-            digest::verify_files(&located.root, |name| !name.starts_with("training/"))?;
+            let is_read = |name: &str| name == Sampling::FILE && located.root.join(name).exists();
+            digest::verify_files(&located.root, |name| !name.starts_with("training/") || is_read(name))?;
         }
         let of_config = |message: String| Error::Pipeline { path: located.unet_config.clone(), message };
         let text = files::read_json_text(&located.unet_config)
@@ -84,7 +89,8 @@ impl Pipeline {
             .set_tensors(tensors)
             .map_err(|error| Error::Pipeline { path: located.unet_weights.clone(), message: error.to_string() })?;
         let preprocessing = Preprocessing::read(&located.root, &network.signature())?;
-        let pipeline = Self { network, scheduler, preprocessing, root: located.root.clone() };
+        let sampling = Sampling::of_model(&located.root)?;
+        let pipeline = Self { network, scheduler, preprocessing, sampling, root: located.root.clone() };
         pipeline.check().map_err(of_config)?;
         Ok(pipeline)
     }
@@ -111,7 +117,7 @@ impl Pipeline {
             channels: Some(signature.in_channels),
             ..Preprocessing::default()
         };
-        let pipeline = Self { network, scheduler, preprocessing, root: path.to_owned() };
+        let pipeline = Self { network, scheduler, preprocessing, sampling: None, root: path.to_owned() };
         pipeline.check().map_err(fail)?;
         Ok((pipeline, imported))
     }
@@ -179,12 +185,21 @@ impl Pipeline {
     /// # Errors
     /// If it exists, or a file cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), Error> {
+        self.save_as(folder, Precision::F32)
+    }
+
+    /// Writes the pipeline as [`Pipeline::save`] does, with weights of this precision.
+    ///
+    /// # Errors
+    /// As [`Pipeline::save`], and if a weight is too large for the precision.
+    pub fn save_as(&self, folder: impl AsRef<Path>, precision: Precision) -> Result<(), Error> {
         let tensors = self.network.tensors()?;
         let parts = PipelineParts {
             config: &self.network.config(),
             scheduler: &self.scheduler,
             preprocessing: &self.preprocessing,
             tensors: &tensors,
+            precision,
         };
         atomic::write_folder(folder.as_ref(), Existing::Refuse, |folder| parts.write(folder))
     }
@@ -310,6 +325,18 @@ pub struct PipelineParts<'a> {
     pub preprocessing: &'a Preprocessing,
     /// The parameters by name, in the layout on disk.
     pub tensors: &'a Tensors,
+    /// The precision of the parameters in the file.
+    pub precision: Precision,
+}
+
+/// The precision of weights in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floating point.
+    #[default]
+    F32,
+    /// 16-bit floating point (IEEE 754 binary16).
+    F16,
 }
 
 impl PipelineParts<'_> {
@@ -329,7 +356,11 @@ impl PipelineParts<'_> {
         let unet = create("unet")?;
         write(unet.join("config.json"), self.config)?;
         let path = unet.join("diffusion_pytorch_model.safetensors");
-        weights::write_safetensors(path, weights::views(self.tensors), &weights::Metadata::new())?;
+        let (views, metadata) = (weights::views(self.tensors), weights::Metadata::new());
+        match self.precision {
+            Precision::F32 => weights::write_safetensors(path, views, &metadata)?,
+            Precision::F16 => weights::write_safetensors_f16(path, views, &metadata)?,
+        }
         write(create("scheduler")?.join("scheduler_config.json"), &self.scheduler.to_json()?)?;
         write(folder.join(preprocessing::FILE), &self.preprocessing.to_json())?;
         folders::write_model_index(folder, self.scheduler.class.name())?;

@@ -6,7 +6,7 @@ use data::Dataset;
 use serde::{Deserialize, Serialize};
 use weights::atomic;
 
-use crate::Error;
+use crate::{Error, Sampling};
 
 /// The name of the file in a run's folder.
 pub const FILE: &str = "data.json";
@@ -64,7 +64,9 @@ impl TrainingData {
         let Ok(root) = std::fs::canonicalize(root) else { return Ok(None) };
         // Other programs have files of these names too.
         let is_run = |folder: &&Path| folder.join("checkpoints").is_dir();
-        for run in root.ancestors().take(4).filter(is_run) {
+        // The built-in model is a checkpoint without a run.
+        let own = Some(&*root).filter(|root| root.join(Sampling::FILE).is_file());
+        for run in own.into_iter().chain(root.ancestors().take(4).filter(is_run)) {
             let path = run.join(FILE);
             let fail = |message: String| Error::Pipeline { path: path.clone(), message };
             match files::read_json_text(&path) {

@@ -147,7 +147,7 @@ fn small() -> Pipeline {
         null_label: Some(2),
         ..Default::default()
     };
-    Pipeline { network, scheduler: SchedulerConfig::default(), preprocessing, root: "memory".into() }
+    Pipeline { network, scheduler: SchedulerConfig::default(), preprocessing, sampling: None, root: "memory".into() }
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub struct SaveOptions {
     pub animate: bool,
     /// The path of a PNG that shows the sampling process of the first images.
     pub sheet: Option<PathBuf>,
-    /// Gives each class its own row in a grid.
+    /// Gives each class its own row in a grid, or its own folder in a folder, with a `metadata.csv`.
     pub by_class: bool,
     /// Text to write into the files, in addition to the model, the sampler and the seed.
     pub info: Vec<(String, String)>,
@@ -125,17 +125,19 @@ struct Plan {
     shape: [usize; 3],
     /// The classes, repeated cyclically.
     labels: Option<Vec<u32>>,
+    guidance: Option<Guidance>,
     scheduler: SchedulerConfig,
 }
 
 impl<'a> Generation<'a> {
-    /// Creates a generation of `n` images with the sampler of the pipeline's scheduler, [`Sampler::of`].
+    /// Creates a generation of `n` images as the model's run draws its samples, or with the sampler of its
+    /// scheduler ([`Sampler::of_model`]).
     pub fn new(pipeline: &'a Pipeline, n: usize) -> Self {
         let options = GenerateOptions {
             n,
             first: 0,
             seed: 0,
-            sampler: SamplerChoice::Scheduler,
+            sampler: SamplerChoice::Model,
             steps: SamplerOptions::default(),
             timesteps: None,
             mse_profile: None,
@@ -280,7 +282,7 @@ impl<'a> Generation<'a> {
         let n = self.options.n;
         let shape = [n, plan.shape[0], plan.shape[1], plan.shape[2]];
         let rows = plan.table.rows.len();
-        let by_class = if save.by_class { Some(self.classes_of_rows(&plan, &output)?) } else { None };
+        let by_class = if save.by_class { Some(self.class_names(&plan, &output)?) } else { None };
         let writes = self.division.is_root() && !self.division.is_recorded();
         if writes {
             output.check_writable(shape)?;
@@ -306,7 +308,7 @@ impl<'a> Generation<'a> {
         let (identity, command) = (provenance.identity.clone(), save.command.clone());
         let request = WriteRequest { identity, first: self.options.first, shape, frames: spooled, command };
         let division = self.division.clone();
-        let mut writer = if writes { Some(Writer::open(&output, request)?) } else { None };
+        let mut writer = if writes { Some(Writer::open(&output, request, by_class)?) } else { None };
         let sheet_rows = frames::rows(rows, frames::SHEET);
         let progress_sheet = output.progress_sheet().filter(|_| save.animate);
         // A sheet shows all images of the first batch, also those that were there already.
@@ -380,7 +382,7 @@ impl<'a> Generation<'a> {
             return Err(Error::Stopped);
         }
         if let Some(writer) = writer {
-            writer.finish(by_class, self.labels_of(&plan, 0..n), &info)?;
+            writer.finish(self.labels_of(&plan, 0..n), &info)?;
         }
         Ok(Saved {
             path: output.path().to_owned(),
@@ -404,17 +406,23 @@ impl<'a> Generation<'a> {
         if let Some(until) = options.share_until.filter(|until| !(0.0..=total as f64).contains(until)) {
             return Err(Error::Request(format!("images cannot share noise until t = {until}; expected 0 to {total}")));
         }
-        let sampler = options.sampler.resolve(&self.pipeline.scheduler)?;
+        let (sampler, steps) = match (&options.sampler, &options.mse_profile) {
+            // The optimal chain is one of the scheduler's sampler.
+            (SamplerChoice::Model, Some(_)) => (Sampler::of(&self.pipeline.scheduler), None),
+            (choice, _) => choice.resolve(self.pipeline)?,
+        };
+        let steps = SamplerOptions { steps: options.steps.steps.or(steps), ..options.steps };
         let scheduler = self.pipeline.scheduler.clone();
         let scheduler = options.clip.map_or(scheduler.clone(), |clip| clip.apply(scheduler));
-        let table = self.solver_table(sampler, &scheduler)?;
+        let table = self.solver_table(sampler, &scheduler, steps)?;
         if options.share_until.is_some() && !table.rows.iter().any(|row| row.is_noisy()) {
             let name = &table.name;
             return Err(Error::Request(format!("{name} adds no noise, so images that share noise would be equal")));
         }
         let labels = options.labels.clone().or_else(|| self.pipeline.classes()).filter(|labels| !labels.is_empty());
-        let denoiser = Guidance::around_boxed(options.guidance, self.pipeline.denoiser()?);
-        let plan = Plan { denoiser, sampler, table, shape: self.shape()?, labels, scheduler };
+        let guidance = options.guidance(self.pipeline);
+        let denoiser = Guidance::around_boxed(guidance, self.pipeline.denoiser()?);
+        let plan = Plan { denoiser, sampler, table, shape: self.shape()?, labels, guidance, scheduler };
         self.check_memory(plan.shape)?;
         let first = self.start(&plan, 0..1)?;
         check(&*plan.denoiser, &plan.table, &first.with_labels(self.labels_of(&plan, 0..1)))?;
@@ -440,21 +448,26 @@ impl<'a> Generation<'a> {
         self.pipeline.network.check_memory(n, height, width).map_err(|error| fail(error.to_string()))
     }
 
-    fn solver_table(&self, sampler: Sampler, scheduler: &SchedulerConfig) -> Result<SolverTable, Error> {
+    fn solver_table(
+        &self,
+        sampler: Sampler,
+        scheduler: &SchedulerConfig,
+        steps: SamplerOptions,
+    ) -> Result<SolverTable, Error> {
         let options = &self.options;
         if let Some(profile) = &options.mse_profile {
-            let Some(steps) = options.steps.steps else {
+            let Some(steps) = steps.steps else {
                 return Err(Error::Request("an optimal sub-chain needs a number of steps".into()));
             };
             return sampler.optimal_table(scheduler, profile, steps);
         }
         match (&options.timesteps, &options.from) {
             (Some(list), _) => {
-                let variance_type = options.steps.variance.unwrap_or(scheduler.variance_type);
+                let variance_type = steps.variance.unwrap_or(scheduler.variance_type);
                 sampler.with_timesteps(&SchedulerConfig { variance_type, ..scheduler.clone() }, list)
             }
-            (None, Some((_, t))) => sampler.table_from(scheduler, options.steps, *t),
-            (None, None) => sampler.table(scheduler, options.steps),
+            (None, Some((_, t))) => sampler.table_from(scheduler, steps, *t),
+            (None, None) => sampler.table(scheduler, steps),
         }
     }
 
@@ -537,14 +550,17 @@ impl<'a> Generation<'a> {
         Some(range.map(|i| labels[(self.options.first as usize + i) % labels.len()]).collect())
     }
 
-    /// Returns the number of classes for a grid with one row per class.
+    /// Returns the names of the classes that images have in turn, for a grid with a row or a folder with a folder for each.
     ///
     /// # Errors
-    /// If the model has no classes, or the output is not a grid.
-    fn classes_of_rows(&self, plan: &Plan, output: &Output) -> Result<usize, Error> {
+    /// If the model has no classes, or the output is neither a grid nor a folder.
+    fn class_names(&self, plan: &Plan, output: &Output) -> Result<Vec<String>, Error> {
+        let names = &self.pipeline.preprocessing.id2label;
         match &plan.labels {
-            Some(labels) if matches!(output, Output::Grid(_)) => Ok(labels.len()),
-            _ => Err(Error::Request("a row for each class needs a model with classes, and a .png to write".into())),
+            Some(labels) if matches!(output, Output::Grid(_) | Output::Folder(_)) => {
+                Ok(labels.iter().map(|label| names.get(label).cloned().unwrap_or_else(|| label.to_string())).collect())
+            }
+            _ => Err(Error::Request("--by-class needs a model with classes, and a .png or a folder to write".into())),
         }
     }
 
@@ -556,7 +572,7 @@ impl<'a> Generation<'a> {
         identity.add("seed", &options.seed);
         identity.add("shape", &plan.shape);
         identity.add("labels", &plan.labels);
-        identity.add("guidance", &options.guidance.map(|g| (g.scale, g.null_label, g.interval)));
+        identity.add("guidance", &plan.guidance.map(|g| (g.scale, g.null_label, g.interval)));
         identity.add("share", &options.share_until.map(|until| (until, options.first)));
         let start = options.init.as_ref().or(options.from.as_ref().map(|(image, _)| image));
         identity.add("start", &start.map(|images| &images.pixels));
@@ -565,13 +581,13 @@ impl<'a> Generation<'a> {
 
     /// Returns what the images say about themselves.
     fn provenance(&self, plan: &Plan) -> Provenance {
-        let GenerateOptions { seed, first, guidance, .. } = self.options;
+        let GenerateOptions { seed, first, .. } = self.options;
         Provenance {
             sampler: plan.sampler.to_string(),
             steps: plan.table.rows.len(),
             seed,
             first,
-            guidance: guidance.map(|guidance| guidance.scale),
+            guidance: plan.guidance.map(|guidance| guidance.scale),
             identity: self.identity(plan).digest(),
             ..Provenance::new(self.pipeline, plan.shape)
         }

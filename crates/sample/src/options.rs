@@ -1,8 +1,8 @@
 //! The options of a generation.
 
 use diffusion::{MseProfile, SchedulerConfig};
-use model::Images;
 use model::guidance::Guidance;
+use model::{Images, Pipeline, Sampling};
 
 use crate::{Error, Sampler, SamplerOptions};
 
@@ -15,9 +15,9 @@ pub struct GenerateOptions {
     pub first: u64,
     /// Seed of the noise.
     pub seed: u64,
-    /// The sampler, by name or by value. Defaults to that of the model's scheduler.
+    /// The sampler, by name or by value. Defaults to that of the model, [`Sampler::of_model`].
     pub sampler: SamplerChoice,
-    /// The number and spacing of steps.
+    /// The number and spacing of steps. The model's own sampler defaults to the model's number of steps.
     pub steps: SamplerOptions,
     /// An explicit list of timesteps.
     pub timesteps: Option<Vec<usize>>,
@@ -29,7 +29,7 @@ pub struct GenerateOptions {
     pub batch_size: usize,
     /// The classes of the images, repeated cyclically. Defaults to all classes of the pipeline.
     pub labels: Option<Vec<u32>>,
-    /// Classifier-free guidance.
+    /// Classifier-free guidance. Defaults to that of the model's run; a scale of 1 is none.
     pub guidance: Option<Guidance>,
     /// Height and width. Defaults to the size of the pipeline, if it has one.
     pub size: Option<[usize; 2]>,
@@ -41,12 +41,24 @@ pub struct GenerateOptions {
     pub share_until: Option<f64>,
 }
 
+impl GenerateOptions {
+    /// Returns the guidance: by default that of the model's run, if the model knows the label that means "no class".
+    pub fn guidance(&self, pipeline: &Pipeline) -> Option<Guidance> {
+        self.guidance.or_else(|| {
+            let Sampling { guidance, guidance_interval, .. } = pipeline.sampling.as_ref()?;
+            let of_run = Guidance::new(*guidance, pipeline.preprocessing.null_label?);
+            let interval = guidance_interval.unwrap_or(of_run.interval);
+            (*guidance != 1.0).then_some(Guidance { interval, ..of_run })
+        })
+    }
+}
+
 /// A sampler, or the name of one that is resolved later.
 #[derive(Clone, Debug, Default)]
 pub enum SamplerChoice {
-    /// The sampler of the model's scheduler, [`Sampler::of`].
+    /// The sampler of the model: that of its run, or of its scheduler.
     #[default]
-    Scheduler,
+    Model,
     /// A name, such as `dpmpp-2m`.
     Name(String),
     /// A sampler.
@@ -54,15 +66,15 @@ pub enum SamplerChoice {
 }
 
 impl SamplerChoice {
-    /// Returns the sampler for a model with this scheduler.
+    /// Returns the sampler for a model, and the number of steps that the model draws its samples in, if it is the model's.
     ///
     /// # Errors
     /// If there is no sampler of this name.
-    pub fn resolve(&self, scheduler: &SchedulerConfig) -> Result<Sampler, Error> {
+    pub fn resolve(&self, pipeline: &Pipeline) -> Result<(Sampler, Option<usize>), Error> {
         match self {
-            Self::Scheduler => Ok(Sampler::of(scheduler)),
-            Self::Name(name) => name.parse(),
-            Self::Sampler(sampler) => Ok(*sampler),
+            Self::Model => Sampler::of_model(&pipeline.scheduler, pipeline.sampling.as_ref()),
+            Self::Name(name) => Ok((name.parse()?, None)),
+            Self::Sampler(sampler) => Ok((*sampler, None)),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! Files are written atomically. The options of the generation are stored in them: as text chunks in a PNG, as a
 //! comment in a GIF, as metadata in safetensors, and [what the images are](crate::Provenance) also in an `.npz`.
 
+pub(crate) mod class_folders;
 pub(crate) mod picture;
 
 pub use picture::sheet;
@@ -285,9 +286,19 @@ pub fn write(output: &Output, images: &Images, frames: &[Images], info: &[(Strin
 /// # Errors
 /// As [`write()`]; images before the failed one may have been written completely.
 pub fn write_folder(folder: &Path, images: &Images, first_index: u64, info: &[(String, String)]) -> Result<()> {
+    Output::Folder(folder.to_owned()).create_folder()?;
+    write_each(images, first_index, info, |index| folder.join(format!("{index:06}.png")))
+}
+
+/// Writes each image as its own PNG to the path of its number, with the text chunks of [`write_folder`].
+pub(crate) fn write_each(
+    images: &Images,
+    first_index: u64,
+    info: &[(String, String)],
+    path: impl Fn(u64) -> PathBuf + Sync,
+) -> Result<()> {
     check(images)?;
     let color = picture::color(images.channels)?;
-    Output::Folder(folder.to_owned()).create_folder()?;
     let pixels = images.bytes();
     let write_one = |(i, pixels): (usize, &[u8])| {
         let index = first_index.saturating_add(i as u64);
@@ -295,7 +306,7 @@ pub fn write_folder(folder: &Path, images: &Images, first_index: u64, info: &[(S
         info.push(("index".to_owned(), index.to_string()));
         info.extend(images.labels.as_ref().map(|labels| ("label".to_owned(), labels[i].to_string())));
         let size = [images.height, images.width];
-        atomic::write_file(folder.join(format!("{index:06}.png")), |file| {
+        atomic::write_file(path(index), |file| {
             let mut file = picture::png(file, size, color, &info)?.write_header()?;
             file.write_image_data(pixels)?;
             Ok(file.finish()?)

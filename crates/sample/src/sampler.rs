@@ -12,6 +12,7 @@ use diffusion::{
     timesteps,
 };
 
+use model::Sampling;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Error;
@@ -68,6 +69,18 @@ impl Sampler {
             SchedulerClass::Ddim | SchedulerClass::DdimParallel => Self::Ddim { eta: 0.0 },
             class if class.has_sampler() => Self::Scheduler(class),
             _ => Self::Ddpm,
+        }
+    }
+
+    /// Returns the sampler of a model and its number of steps: as its run draws samples, or else [`Sampler::of`] its scheduler
+    /// with the sampler's default number.
+    ///
+    /// # Errors
+    /// If the run names no sampler.
+    pub fn of_model(scheduler: &SchedulerConfig, run: Option<&Sampling>) -> Result<(Self, Option<usize>), Error> {
+        match run {
+            Some(Sampling { sampler, steps, eta, .. }) => Ok((sampler.parse::<Self>()?.with_eta(*eta), *steps)),
+            None => Ok((Self::of(scheduler), None)),
         }
     }
 

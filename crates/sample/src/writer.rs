@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash64;
 use weights::atomic;
 
+use crate::output::class_folders::ClassFolders;
 use crate::output::picture::{self, Layout, PixelSource};
 use crate::output::{self, Error, Output, Result, spool_folder};
 
@@ -61,35 +62,46 @@ pub(crate) struct Writer {
     first: u64,
     shape: [usize; 4],
     target: Target,
+    /// The number of classes in a grid with a row for each.
+    rows: Option<usize>,
 }
 
 enum Target {
-    /// A folder of PNGs, and the numbers of the existing images.
-    Folder { folder: PathBuf, existing: BTreeSet<usize>, _lock: Option<File> },
+    /// A folder of PNGs, or of a folder for each class, and the numbers of the existing images.
+    Folder { folder: PathBuf, classes: Option<ClassFolders>, existing: BTreeSet<usize>, _lock: Option<File> },
     /// Any other output, written from a spool.
     File { output: Output, spool: Spool },
 }
 
 impl Writer {
-    /// Opens an output, and finds which images are there.
+    /// Opens an output, and finds which images are there. `classes` are the names of the classes that images have in turn, if
+    /// each gets a row of a grid or a folder of its own.
     ///
     /// # Errors
     /// If other images are there, or images of another identity; and if nothing can be written.
-    pub fn open(output: &Output, request: WriteRequest) -> Result<Self> {
+    pub fn open(output: &Output, request: WriteRequest, classes: Option<Vec<String>>) -> Result<Self> {
         output.create_folder()?;
+        let mut classes = classes;
         let WriteRequest { identity, first, shape, .. } = request.clone();
         let target = match output {
             Output::Folder(folder) => {
                 let lock = lock(folder)?;
                 atomic::remove_leftovers(folder, Duration::ZERO)?;
-                let existing = existing_images(folder, &identity, &shape[1..])?;
+                let rows = classes.take().map(|names| ClassFolders::new(folder, names));
+                let parts = rows.as_ref().map_or_else(|| Ok(vec![folder.clone()]), ClassFolders::create)?;
+                let mut existing = Vec::new();
+                for part in parts {
+                    atomic::remove_leftovers(&part, Duration::ZERO)?;
+                    let is_here = |number: &u64| rows.as_ref().is_none_or(|rows| rows.path(*number).starts_with(&part));
+                    existing.extend(existing_images(&part, &identity, &shape[1..])?.into_iter().filter(is_here));
+                }
                 let here = |number: u64| usize::try_from(number.checked_sub(first)?).ok().filter(|&i| i < shape[0]);
                 let existing = existing.into_iter().filter_map(here).collect();
-                Target::Folder { folder: folder.clone(), existing, _lock: lock }
+                Target::Folder { folder: folder.clone(), classes: rows, existing, _lock: lock }
             }
             _ => Target::File { output: output.clone(), spool: Spool::open(output, request)? },
         };
-        Ok(Self { identity, first, shape, target })
+        Ok(Self { identity, first, shape, target, rows: classes.map(|names| names.len()) })
     }
 
     /// Returns the number of images that already existed.
@@ -118,10 +130,14 @@ impl Writer {
     ) -> Result<()> {
         output::check(images)?;
         match &mut self.target {
-            Target::Folder { folder, existing, .. } => {
+            Target::Folder { folder, classes, existing, .. } => {
                 let mut info = info.to_vec();
                 info.push((IDENTITY.to_owned(), self.identity.clone()));
-                output::write_folder(folder, images, self.first + start as u64, &info)?;
+                let first = self.first + start as u64;
+                match classes {
+                    Some(classes) => output::write_each(images, first, &info, |number| classes.path(number))?,
+                    None => output::write_folder(folder, images, first, &info)?,
+                }
                 existing.extend(start..start + images.n);
                 Ok(())
             }
@@ -129,13 +145,16 @@ impl Writer {
         }
     }
 
-    /// Writes the final file from the spool. `by_class` is the number of classes in a grid with one row per class.
-    pub fn finish(self, by_class: Option<usize>, labels: Option<Vec<u32>>, info: &[(String, String)]) -> Result<()> {
-        let Target::File { output, spool } = self.target else { return Ok(()) };
+    /// Writes the final file from the spool, or the list of a folder's classes.
+    pub fn finish(self, labels: Option<Vec<u32>>, info: &[(String, String)]) -> Result<()> {
+        let (output, spool) = match self.target {
+            Target::File { output, spool } => (output, spool),
+            Target::Folder { classes, .. } => return classes.map_or(Ok(()), |classes| classes.write_metadata()),
+        };
         let [n, height, width, _] = self.shape;
         match &output {
             Output::Grid(path) => {
-                let layout = match by_class {
+                let layout = match self.rows {
                     Some(classes) => Layout::by_class(n, classes, height, width)?,
                     None => Layout::grid(n, height, width)?,
                 };

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use diffusion::SchedulerConfig;
-use model::pipeline::PipelineParts;
+use model::pipeline::{PipelineParts, Precision};
 use model::{Network, NetworkConfig, Preprocessing};
 use weights::atomic::{self, Existing};
 use weights::pipeline::checkpoint_name;
@@ -83,7 +83,8 @@ pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
     let averages = network.tensors_of(optimizer.averages())?;
     atomic::write_folder(&target, Existing::Replace, |folder| {
         let config = &network.config();
-        PipelineParts { config, scheduler, preprocessing, tensors: &averages }.write(folder)?;
+        let precision = Precision::F32;
+        PipelineParts { config, scheduler, preprocessing, tensors: &averages, precision }.write(folder)?;
         let training = folder.join("training");
         std::fs::create_dir(&training).map_err(|source| Error::Write { path: training.clone(), source })?;
         let write = |file: &str, tensors: &Tensors| {

@@ -46,6 +46,8 @@ impl Default for ClassifierOptions {
 pub struct ClassifierData<'a> {
     /// Labelled training images.
     pub training: &'a Arc<ImageSet>,
+    /// Labelled images that are half of each step, such as samples of a model. Their classes are those of `training`.
+    pub extra: Option<&'a Arc<ImageSet>>,
     /// Labelled held-out images, if there are any.
     pub held_out: Option<&'a ImageSet>,
     /// The processes that divide the passes and the held-out images.
@@ -70,12 +72,14 @@ pub fn train_classifier(
     device: &Device,
     mut progress: impl FnMut(usize, f64) -> bool,
 ) -> Result<(Classifier, ClassifierInfo), Error> {
-    let ClassifierData { training: set, held_out, communicator } = data;
+    let ClassifierData { training: set, extra, held_out, communicator } = data;
     let [side, width, channels] = set.shape();
     let classes = set.class_names().to_vec();
     let labelled = |labels: &[u32]| labels.iter().all(|&label| (label as usize) < classes.len());
-    if !set.labels().is_some_and(labelled) || classes.len() < 2 {
-        return Err(Error::Run(format!("{} has no classes to distinguish", set.name())));
+    for set in std::iter::once(set).chain(extra) {
+        if !set.labels().is_some_and(labelled) || classes.len() < 2 {
+            return Err(Error::Run(format!("{} has no classes to distinguish", set.name())));
+        }
     }
     if side != width || ![1, 3].contains(&channels) {
         let name = set.name();
@@ -94,14 +98,22 @@ pub fn train_classifier(
     let device = device.clone().autodiff();
     let mut classifier = Classifier::new(channels, classes.len(), options.seed, &device);
     let mut optimizer = Optimizer::new(&classifier.flat_parameters());
-    let loader = DataLoader::new(set.clone(), Random::new(options.seed), options.batch_size);
-    let range = own.start * of_pass..own.end * of_pass;
-    let mut batches = DataLoader { flip: options.flip, labels: true, range, ..loader }.stream(0);
+    let of_extra = if extra.is_some() { of_pass / 2 } else { 0 };
+    // Each pass has images of both sets.
+    let stream = |set: &Arc<ImageSet>, of_pass: usize| {
+        let loader = DataLoader::new(set.clone(), Random::new(options.seed), passes * of_pass);
+        let range = own.start * of_pass..own.end * of_pass;
+        (DataLoader { flip: options.flip, labels: true, range, ..loader }.stream(0), of_pass)
+    };
+    let mut streams = vec![stream(set, of_pass - of_extra)];
+    streams.extend(extra.filter(|_| of_extra > 0).map(|extra| stream(extra, of_extra)));
     for step in 0..options.steps {
-        let images = batches.next()?.images;
+        let parts = streams.iter_mut().map(|(batches, size)| Ok((batches.next()?.images, *size)));
+        let parts = parts.collect::<Result<Vec<_>, Error>>()?;
         let mut losses = Vec::new();
         let mut leaf = |pass: usize| -> Result<Gradients, Error> {
-            let images = images.slice((pass - own.start) * of_pass, of_pass);
+            let mut images = Images::default();
+            parts.iter().for_each(|(part, size)| images.append(part.slice((pass - own.start) * size, *size)));
             let x = images.tensor(&device);
             let targets = one_hot(images.labels.as_deref().unwrap_or_default(), classes.len(), &device);
             let log_likelihoods = activation::log_softmax(classifier.logits(classifier.features(x)), 1);

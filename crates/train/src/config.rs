@@ -99,6 +99,12 @@ pub struct Data {
     pub background: Background,
     /// The numbers of a NumPy array that are black and white, such as `[-1, 1]`. Without it, arrays must be u8.
     pub range: Option<[f64; 2]>,
+    /// Train on this many images of each class only. Defaults to all images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_per_class: Option<usize>,
+    /// Which images of each class those are: 0 the first ones, 1 the next as many, and so on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fold: usize,
 }
 
 /// `[model]`: the network, with the keys of diffusers' `UNet2DModel`. Image size and channels come from [`Data`].
@@ -338,10 +344,17 @@ pub struct Sample {
     /// Scale of classifier-free guidance. 1 disables it.
     #[serde(default = "no_guidance")]
     pub guidance: f64,
+    /// First and last timestep of the guidance. Defaults to all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<(f64, f64)>,
 }
 
 fn evaluate_samples() -> usize {
     1000
+}
+
+fn is_zero(fold: &usize) -> bool {
+    *fold == 0
 }
 
 fn no_guidance() -> f64 {

@@ -6,11 +6,11 @@ use std::path::Path;
 use data::{Dataset, ImageSet, LabelFrom, ReadOptions, Split};
 use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
 use model::guidance::Guidance;
-use model::{NetworkConfig, Pipeline, Preprocessing, Process, TrainingData};
+use model::{NetworkConfig, Pipeline, Preprocessing, Process, Sampling, TrainingData};
 use sample::{Generation, Sampler, SamplerOptions};
 
 use crate::Error;
-use crate::config::{Loss, TrainingConfig};
+use crate::config::{Loss, Sample, TrainingConfig};
 use crate::objective::{LossKind, Objective};
 
 impl TrainingConfig {
@@ -33,7 +33,11 @@ impl TrainingConfig {
     /// # Errors
     /// Names the file and the fix.
     pub fn open(&self, split: Split) -> Result<ImageSet, Error> {
-        Ok(self.dataset().open(&self.read_options(split))?)
+        let set = self.dataset().open(&self.read_options(split))?;
+        match self.data.images_per_class {
+            Some(n) if split == Split::Train => Ok(set.per_class(n, self.data.fold)?),
+            _ => Ok(set),
+        }
     }
 
     /// Points `data.path` to the images of the run in a folder, where they are now, if nothing is at the path: that of the
@@ -164,6 +168,12 @@ impl TrainingConfig {
         Ok(objective.with_norm(self.diffusion.loss_norm, self.diffusion.huber_delta))
     }
 
+    /// Returns how samples are drawn, as a model of the run says it.
+    pub fn sampling(&self) -> Sampling {
+        let Sample { sampler, steps, eta, guidance, guidance_interval, .. } = self.sample;
+        Sampling { sampler: sampler.name().to_owned(), steps, eta, guidance, guidance_interval }
+    }
+
     /// Returns the sampler.
     pub fn sampler(&self) -> Sampler {
         self.sample.sampler.with_eta(self.sample.eta)
@@ -182,7 +192,9 @@ impl TrainingConfig {
     /// Returns the guidance of samples, if there is any.
     pub fn guidance(&self, set: &ImageSet) -> Option<Guidance> {
         let scale = self.sample.guidance;
-        (scale != 1.0).then(|| Guidance::new(scale, set.class_names().len() as u32))
+        let guidance = Guidance::new(scale, set.class_names().len() as u32);
+        let interval = self.sample.guidance_interval.unwrap_or(guidance.interval);
+        (scale != 1.0).then_some(Guidance { interval, ..guidance })
     }
 
     /// Returns `n` samples of a pipeline, still to be generated, with the run's sampler and always the same noise.

@@ -134,6 +134,7 @@ impl<'r, 'o> Context<'r, 'o> {
             network: self.session.trainer.averaged(),
             scheduler: self.session.config.scheduler(),
             preprocessing: self.session.preprocessing.clone(),
+            sampling: Some(self.session.config.sampling()),
             root: self.session.folder.clone(),
         }
     }

@@ -124,7 +124,7 @@ impl Optimizer {
 
 /// Computes the Euclidean norm of all gradients together.
 pub fn global_norm(gradients: &[Option<Tensor<1>>]) -> f64 {
-    gradients.iter().flatten().map(|g| ops::sum_of_squares(g.clone())).sum::<f64>().sqrt()
+    ops::sum_of_squares(gradients.iter().flatten().cloned()).sqrt()
 }
 
 #[cfg(test)]

@@ -427,13 +427,12 @@ impl Trainer {
         let Some(terms) = terms else {
             return Err(Error::Run("the network's `gradients` did not compute the loss".into()));
         };
-        let numbers = |values: Tensor<1>| values.into_data().iter::<f32>().collect();
-        Ok(Pass {
-            mean: terms.mean.into_scalar::<f32>(),
-            each: numbers(terms.each),
-            weighted: numbers(terms.weighted),
-            gradients,
-        })
+        // They are read at once, because each reading waits for a GPU.
+        let n = noised.images.n;
+        let numbers = Tensor::cat(vec![terms.each, terms.weighted, terms.mean.inner()], 0).into_data();
+        let numbers: Vec<f32> = numbers.iter::<f32>().collect();
+        let (each, weighted) = (numbers[..n].to_vec(), numbers[n..2 * n].to_vec());
+        Ok(Pass { mean: numbers[2 * n], each, weighted, gradients })
     }
 }
 

@@ -169,7 +169,7 @@ proptest! {
             prop_assert!(error < 1e-6, "{error:e}");
         }
         let sum = gradient.to_data().iter::<f64>().map(|v| v * v).sum::<f64>();
-        prop_assert!((ops::sum_of_squares(gradient) - sum).abs() < 1e-6 * sum);
+        prop_assert!((ops::sum_of_squares([gradient]) - sum).abs() < 1e-6 * sum);
     }
 }
 

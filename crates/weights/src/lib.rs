@@ -1,6 +1,6 @@
 //! Reads and writes checkpoint files, without a machine-learning framework.
 //!
-//! - [`read_safetensors`] and [`write_safetensors`] read tensors of any dtype as f32, and write f32;
+//! - [`read_safetensors`] and [`write_safetensors`] read tensors of any dtype as f32, and write f32 (or f16);
 //! - [`read_tensors`] and [`Archive`] also read `torch.save` files, TensorFlow checkpoints and sharded files, which
 //!   they recognize by their contents;
 //! - [`pickle`] decodes a Python pickle without running it;
@@ -27,6 +27,7 @@
 mod archive;
 pub mod atomic;
 mod budget;
+pub mod builtin;
 pub mod digest;
 mod dtype;
 mod error;
@@ -44,7 +45,7 @@ mod tensor;
 mod tensorflow;
 mod torch;
 
-pub use self::safetensors::{write_safetensors, write_safetensors_with};
+pub use self::safetensors::{write_safetensors, write_safetensors_f16, write_safetensors_with};
 pub use archive::{Archive, read_safetensors, read_tensors};
 pub use error::{Error, Result};
 pub use format::Format;

@@ -3,7 +3,7 @@
 mod hub_cache;
 mod kind;
 
-use crate::{Error, Result, atomic, digest, file};
+use crate::{Error, Result, atomic, builtin, digest, file};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,13 +52,18 @@ impl ModelFiles {
 /// - `checkpoints/latest` or `checkpoints/best` of a run, which stands for the checkpoint that it names;
 /// - a run, or its `checkpoints` folder, which stands for the checkpoint that `checkpoints/latest` names, or for a newer
 ///   one whose checksums are right, or for the newest complete one if it names none;
-/// - a `.safetensors` file with a `config.json` in the same folder.
+/// - a `.safetensors` file with a `config.json` in the same folder;
+/// - `fashion`, if nothing of this name is there: the model in this crate ([`builtin`]).
 ///
 /// # Errors
 /// [`Error::NoModel`] lists the files that were looked for; [`Error::Import`] if the file must be imported first;
 /// [`Error::File`] if the pipeline is of another kind, or the path is a pipe or a device.
 pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
     let path = path.as_ref();
+    if builtin::is_builtin(path) {
+        let note = format!("{} is the model in this program, clothes of 32x32 pixels", builtin::NAME);
+        return Ok(locate_folder(&builtin::folder()?)?.with_note(note));
+    }
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => locate_folder(path),
         Ok(_) => {

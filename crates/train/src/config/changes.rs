@@ -50,6 +50,8 @@ const KEYS: &[(&str, OnResume)] = &[
     ("data.fit", Free),
     ("data.background", Free),
     ("data.range", Fixed),
+    ("data.images_per_class", Free),
+    ("data.fold", Free),
     ("data.label_from", Fixed),
     ("data.labels", Fixed),
     ("model.block_out_channels", Fixed),
@@ -114,6 +116,7 @@ const KEYS: &[(&str, OnResume)] = &[
     ("sample.clip_sample", Free),
     ("sample.batch_size", Free),
     ("sample.guidance", Free),
+    ("sample.guidance_interval", Free),
 ];
 
 impl TrainingConfig {

@@ -32,6 +32,9 @@ fn data(data: &Data) -> Checked {
     check(SIZE.contains(&height) && SIZE.contains(&width), "data.resolution", || {
         format!("{height}×{width} is not a size: each side must be 1 to {}", SIZE.end())
     })?;
+    if let Some(images) = data.images_per_class {
+        between("data.images_per_class", images, COUNT)?;
+    }
     if let Some([low, high]) = data.range {
         check(low.is_finite() && high.is_finite() && low < high, "data.range", || {
             format!("got [{low}, {high}], expected two numbers, the lower first")
@@ -238,6 +241,10 @@ fn sample(config: &TrainingConfig) -> Checked {
     check(sample.guidance.is_finite(), "sample.guidance", || format!("got {}, expected a number", sample.guidance))?;
     check(sample.guidance == 1.0 || config.train.label_dropout > 0.0, "sample.guidance", || {
         "guidance requires training with dropped labels: set `train.label_dropout`".to_owned()
+    })?;
+    let interval = sample.guidance_interval.unwrap_or((0.0, 1.0));
+    check((0.0..=interval.1).contains(&interval.0) && interval.1.is_finite(), "sample.guidance_interval", || {
+        format!("got [{}, {}], expected the first and the last timestep", interval.0, interval.1)
     })?;
     between("sample.batch_size", sample.batch_size, SIZE)
 }

@@ -193,11 +193,23 @@ pub fn adam(state: AdamState, gradient: Tensor<1>, step: AdamStep) -> AdamState 
     }
 }
 
-/// Computes Σx². On the CPU, short sums are in f32 and their total in f64.
-pub fn sum_of_squares(x: Tensor<1>) -> f64 {
-    if !is_cpu(&x.device()) {
-        return x.clone().mul(x).sum().into_scalar::<f32>().into();
+/// Computes Σx² of all tensors together. On the CPU, short sums are in f32 and their total in f64. Elsewhere the sum of each
+/// tensor is in f32, and all of them are read at once, because each reading waits for the device.
+pub fn sum_of_squares(tensors: impl IntoIterator<Item = Tensor<1>>) -> f64 {
+    let (mut total, mut elsewhere) = (0.0, Vec::new());
+    for x in tensors {
+        match is_cpu(&x.device()) {
+            true => total += sum_of_squares_on_cpu(x),
+            false => elsewhere.push(x.clone().mul(x).sum()),
+        }
     }
+    if !elsewhere.is_empty() {
+        total += Tensor::cat(elsewhere, 0).into_data().iter::<f64>().sum::<f64>();
+    }
+    total
+}
+
+fn sum_of_squares_on_cpu(x: Tensor<1>) -> f64 {
     match Tensor::<1>::from_dispatch(<Dispatch as FlexOps>::sum_of_squares(x.into_dispatch()))
         .into_data()
         .as_slice::<f32>()

@@ -6,4 +6,4 @@ mod read;
 mod write;
 
 pub(crate) use read::{MAX_HEADER, read};
-pub use write::{write_safetensors, write_safetensors_with};
+pub use write::{write_safetensors, write_safetensors_f16, write_safetensors_with};

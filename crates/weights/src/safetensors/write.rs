@@ -1,10 +1,14 @@
-//! Writing safetensors, always as f32. Equal tensors give equal bytes, and only one buffer is allocated.
+//! Writing safetensors, as f32 or f16. Equal tensors give equal bytes, and only one buffer is allocated.
 
 use crate::tensor::elements;
 use crate::{Error, Metadata, Result, atomic};
+use half::f16;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::Path;
+
+/// A tensor that is written: name, shape and values.
+type View<'a> = (&'a str, &'a [usize], &'a [f32]);
 
 /// Writes tensors (name, shape, values) as a `.safetensors` file, atomically; an existing file is replaced.
 ///
@@ -15,10 +19,43 @@ use std::path::Path;
 /// If two tensors have the same name, a shape does not match the number of values, or the file cannot be written.
 pub fn write_safetensors<'a>(
     path: impl AsRef<Path>,
-    tensors: impl IntoIterator<Item = (&'a str, &'a [usize], &'a [f32])>,
+    tensors: impl IntoIterator<Item = View<'a>>,
     metadata: &Metadata,
 ) -> Result<()> {
-    let path = path.as_ref();
+    let (path, tensors) = (path.as_ref(), sorted(path.as_ref(), tensors)?);
+    let shapes: Vec<_> = tensors.iter().map(|&(name, shape, _)| (name, shape.to_vec())).collect();
+    write_safetensors_with(path, &shapes, metadata, |file| {
+        tensors.iter().try_for_each(|(.., data)| write_values(file, data))
+    })
+}
+
+/// Writes a `.safetensors` file as [`write_safetensors`] does, with the values rounded to f16: half the size.
+///
+/// # Errors
+/// As [`write_safetensors`], and if a value is too large for f16.
+pub fn write_safetensors_f16<'a>(
+    path: impl AsRef<Path>,
+    tensors: impl IntoIterator<Item = View<'a>>,
+    metadata: &Metadata,
+) -> Result<()> {
+    let (path, tensors) = (path.as_ref(), sorted(path.as_ref(), tensors)?);
+    let is_lost = |&value: &f32| value.is_finite() && f16::from_f32(value).is_infinite();
+    for &(name, _, data) in &tensors {
+        if let Some(value) = data.iter().find(|value| is_lost(value)) {
+            return Err(Error::tensor(path, name, format!("has the value {value:e}, which is too large for f16")));
+        }
+    }
+    let shapes: Vec<_> = tensors.iter().map(|&(name, shape, _)| (name, shape.to_vec())).collect();
+    write_with(path, &shapes, metadata, Dtype { name: "F16", bytes: 2 }, |file| {
+        tensors.iter().try_for_each(|(.., data)| {
+            let bytes: Vec<u8> = data.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+            file.write_all(&bytes)
+        })
+    })
+}
+
+/// Sorts tensors by their names, and checks their shapes.
+fn sorted<'a>(path: &Path, tensors: impl IntoIterator<Item = View<'a>>) -> Result<Vec<View<'a>>> {
     let mut tensors: Vec<_> = tensors.into_iter().collect();
     tensors.sort_by_key(|&(name, ..)| name);
     for &(name, shape, data) in &tensors {
@@ -27,10 +64,7 @@ pub fn write_safetensors<'a>(
             return Err(Error::tensor(path, name, reason));
         }
     }
-    let shapes: Vec<_> = tensors.iter().map(|&(name, shape, _)| (name, shape.to_vec())).collect();
-    write_safetensors_with(path, &shapes, metadata, |file| {
-        tensors.iter().try_for_each(|(.., data)| write_values(file, data))
-    })
+    Ok(tensors)
 }
 
 /// Writes a `.safetensors` file as [`write_safetensors`] does, from tensors (name, shape) in the order of their names
@@ -44,17 +78,33 @@ pub fn write_safetensors_with(
     metadata: &Metadata,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    let path = path.as_ref();
+    write_with(path.as_ref(), tensors, metadata, Dtype { name: "F32", bytes: size_of::<f32>() }, write)
+}
+
+/// A type of values.
+#[derive(Clone, Copy)]
+struct Dtype {
+    name: &'static str,
+    bytes: usize,
+}
+
+fn write_with(
+    path: &Path,
+    tensors: &[(&str, Vec<usize>)],
+    metadata: &Metadata,
+    dtype: Dtype,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
     let mut about = metadata.clone();
     about.entry("format".into()).or_insert_with(|| "pt".into());
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!(about))]);
     let mut begin = 0;
     for (name, shape) in tensors {
-        let bytes = elements(shape).and_then(|count| count.checked_mul(size_of::<f32>()));
+        let bytes = elements(shape).and_then(|count| count.checked_mul(dtype.bytes));
         let Some(end) = bytes.and_then(|bytes| bytes.checked_add(begin)) else {
             return Err(Error::tensor(path, name, format!("has shape {shape:?}, which is too large")));
         };
-        let info = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] });
+        let info = json!({ "dtype": dtype.name, "shape": shape, "data_offsets": [begin, end] });
         if header.insert((*name).to_owned(), info).is_some() {
             return Err(Error::tensor(path, name, "the name is used twice or reserved"));
         }
