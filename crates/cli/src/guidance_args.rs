@@ -34,7 +34,6 @@ impl GuidanceArgs {
         let Some(null_label) = null_label else {
             bail!("--guidance: the model does not say which label stands for no class; add --null-label");
         };
-        let guidance = Guidance::new(scale, null_label);
-        Ok(Some(Guidance { interval: self.guidance_interval.unwrap_or(guidance.interval), ..guidance }))
+        Ok(Some(Guidance::new(scale, null_label).within(self.guidance_interval)))
     }
 }

@@ -37,6 +37,11 @@ impl Guidance {
         Self { scale, null_label, interval: (f64::NEG_INFINITY, f64::INFINITY) }
     }
 
+    /// Limits the guidance to the timesteps of an interval, if one is given.
+    pub fn within(self, interval: Option<(f64, f64)>) -> Self {
+        Self { interval: interval.unwrap_or(self.interval), ..self }
+    }
+
     /// Adds guidance to a denoiser.
     pub fn around<D: Denoiser>(self, denoiser: D) -> ClassifierFree<D> {
         ClassifierFree { denoiser, guidance: self }

@@ -47,8 +47,7 @@ impl GenerateOptions {
         self.guidance.or_else(|| {
             let Sampling { guidance, guidance_interval, .. } = pipeline.sampling.as_ref()?;
             let of_run = Guidance::new(*guidance, pipeline.preprocessing.null_label?);
-            let interval = guidance_interval.unwrap_or(of_run.interval);
-            (*guidance != 1.0).then_some(Guidance { interval, ..of_run })
+            (*guidance != 1.0).then_some(of_run.within(*guidance_interval))
         })
     }
 }

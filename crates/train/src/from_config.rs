@@ -193,8 +193,7 @@ impl TrainingConfig {
     pub fn guidance(&self, set: &ImageSet) -> Option<Guidance> {
         let scale = self.sample.guidance;
         let guidance = Guidance::new(scale, set.class_names().len() as u32);
-        let interval = self.sample.guidance_interval.unwrap_or(guidance.interval);
-        (scale != 1.0).then_some(Guidance { interval, ..guidance })
+        (scale != 1.0).then_some(guidance.within(self.sample.guidance_interval))
     }
 
     /// Returns `n` samples of a pipeline, still to be generated, with the run's sampler and always the same noise.
