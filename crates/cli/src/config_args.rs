@@ -74,7 +74,8 @@ impl ConfigArgs {
             }
             return self.fit_to_images(given, global);
         };
-        let default = TrainingConfig::preset(DEFAULT_PRESET)?;
+        let mut default = TrainingConfig::preset(DEFAULT_PRESET)?;
+        default.without_labels(&[]);
         let mut taken = default.clone();
         taken.take_from(&source)?;
         let changes = default.changes(&taken)?;
@@ -115,6 +116,9 @@ impl ConfigArgs {
     /// Lets the images choose the keys about images that neither a preset nor the user states, and prints them.
     fn fit_to_images(&self, mut config: TrainingConfig, global: &Global) -> anyhow::Result<TrainingConfig> {
         let (stated, by_preset) = self.stated_keys()?;
+        if !config.data.labels {
+            config.without_labels(&stated);
+        }
         if !by_preset && config.data.path.is_some() {
             let chosen = config.fit_to_images(&stated).map_err(|error| match error {
                 // It begins with the name of the option, which is that of the key.

@@ -37,7 +37,7 @@ fn usage() {
     fs::write(place.path("bad.toml"), "[train]\nsteps = 3\nbatchsize = 4\n").unwrap();
     fails(place.ddpm(&["train", "--config", "bad.toml"]), 1, &["bad.toml:3", "`train.batch_size`"]);
     // The value of a file, and one of --set beside it.
-    fs::write(place.path("bad.toml"), "preset = \"fashion\"\n[train]\nlabel_dropout = 0.1\n").unwrap();
+    fs::write(place.path("bad.toml"), "preset = \"fashion-ho\"\n[train]\nlabel_dropout = 0.1\n").unwrap();
     mistaken(place.ddpm(&["train", "--config", "bad.toml"]), &["bad.toml: `train.label_dropout`"]);
     let set = ["train", "--config", "bad.toml", "--set", "train.label_dropout=0", "--set", "diffusion.beta_end=nan"];
     mistaken(place.ddpm(&set), &["error: `diffusion.beta_end`"]);

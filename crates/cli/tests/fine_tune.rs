@@ -72,13 +72,13 @@ fn a_resumed_fine_tuning_does_not_start_again() {
 #[test]
 fn the_network_is_that_of_the_source() {
     let place = Place::new();
-    let other = ["diffusion.schedule=cosine", "diffusion.prediction=v_prediction", "model.layers_per_block=2"];
+    let other = ["diffusion.schedule=cosine", "diffusion.prediction=sample", "model.layers_per_block=2"];
     let other: Vec<&str> = other.iter().flat_map(|set| ["--set", set]).collect();
     place.trained("first", 2, &other);
     let command = ["train", "--set", "train.init_from=first", "--data", "train-images-idx3-ubyte", "--out", "second"];
     let short = ["--set", "train.steps=1", "--set", "train.batch_size=2", "--set", "train.samples=0"];
     let said = contains("from first: model.block_out_channels = [8, 8]")
-        .and(contains("from first: diffusion.prediction = \"v_prediction\""))
+        .and(contains("from first: diffusion.prediction = \"sample\""))
         .and(contains("from first: diffusion.timesteps = 50"))
         .and(contains("warning").not());
     place.ddpm(&[&command[..], &short].concat()).assert().success().stderr(said);
@@ -123,15 +123,16 @@ fn what_does_not_fit_is_named() {
     let place = Place::new();
     place.trained("first", 2, &[]);
     let from = |more: &[&str]| place.train("second", 1, &[&["--set", "train.init_from=first"], more].concat());
-    let wider = ["--preset", "fashion", "--set", "model.block_out_channels=[8,16]"];
+    let wider = ["--preset", "fashion-ho", "--set", "model.block_out_channels=[8,16]"];
     let words = ["first", "another one", "`model.block_out_channels` is [8,8] there and [8,16] in the configuration"];
     fails(from(&wider), 1, &words);
-    let learned = ["--preset", "fashion", "--set", "diffusion.variance=learned", "--set", "diffusion.loss=hybrid"];
+    let learned = ["--preset", "fashion-ho", "--set", "diffusion.variance=learned", "--set", "diffusion.loss=hybrid"];
     fails(from(&learned), 1, &["first", "diffusion.variance"]);
     fails(place.train("second", 1, &["--set", "train.init_from=nowhere"]), 1, &["nowhere", "no such file"]);
     assert!(!place.path("second").exists());
     // Another noise schedule is possible, and said.
-    let cosine = ["--preset", "fashion", "--set", "diffusion.schedule=cosine", "--set", "diffusion.prediction=sample"];
+    let cosine =
+        ["--preset", "fashion-ho", "--set", "diffusion.schedule=cosine", "--set", "diffusion.prediction=sample"];
     let said = contains("warning: first: was trained with `diffusion.prediction` = epsilon, and this run has sample")
         .and(contains("`diffusion.schedule` = linear from 0.0001 to 0.02, and this run has squaredcos_cap_v2"));
     from(&cosine).assert().success().stderr(said);

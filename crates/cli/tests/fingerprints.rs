@@ -106,8 +106,10 @@ fn measure() -> Map<String, Value> {
     let place = Place::new();
     let mut found = Map::new();
     let set = ["train.steps=50", "train.checkpoint_every=0", "train.sample_every=0", "data.flip=true"];
-    let train: Vec<&str> =
-        ["train", "--quiet", "--out", "run"].into_iter().chain(set.iter().flat_map(|s| ["--set", s])).collect();
+    let train: Vec<&str> = ["train", "--preset", "fashion-ho", "--quiet", "--out", "run"]
+        .into_iter()
+        .chain(set.iter().flat_map(|s| ["--set", s]))
+        .collect();
     succeed(&place, &train);
     let checkpoint = place.path("run/checkpoints/000000050");
     for file in files(&checkpoint).into_iter().filter(|file| file.ends_with(".safetensors")) {

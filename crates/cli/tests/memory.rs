@@ -11,7 +11,7 @@ use predicates::str::contains;
 /// `ddpm train` on the built-in images without sample grids.
 fn train(place: &Place, out: &str, sets: &[&str]) -> Command {
     let sets = [&["train.steps=2", "train.samples=0", "train.warmup_steps=0", "data.path="], sets].concat();
-    let mut command = place.ddpm(&["train", "--preset", "fashion", "-q", "--out", out]);
+    let mut command = place.ddpm(&["train", "--preset", "fashion-ho", "-q", "--out", out]);
     command.args(sets.iter().flat_map(|set| ["--set", set]));
     command
 }
@@ -97,7 +97,7 @@ fn a_dry_run_prints_parameters_memory_and_time() {
 #[test]
 fn a_failed_allocation_is_an_error() {
     let place = Place::new();
-    let bench = ["bench", "--preset", "fashion", "--batch-size", "2048", "--threads", "2"];
+    let bench = ["bench", "--preset", "fashion-ho", "--batch-size", "2048", "--threads", "2"];
     fails(limited(&place, 1_000_000, &bench), 1, &["out of memory", "MiB", "batch size"]);
     let output = limited(&place, 1_000_000, &[&bench[..], &["--json"]].concat()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -124,7 +124,8 @@ fn however_little_memory_there_is_no_abort() {
         let sets = ["model.block_out_channels=[8,8]", "model.norm_num_groups=4", "model.attention_resolutions=[]"];
         let sets: Vec<&str> =
             sets.iter().chain(&["train.steps=3", "train.batch_size=4"]).flat_map(|set| ["--set", set]).collect();
-        let train = ["train", "--data", "train-images-idx3-ubyte", "--preset", "fashion", "--set", "data.resolution=8"];
+        let train =
+            ["train", "--data", "train-images-idx3-ubyte", "--preset", "fashion-ho", "--set", "data.resolution=8"];
         let output =
             limited(&place, kilobytes, &[&train[..], &["--threads", "2", "-q", "--out", &out], &sets].concat());
         let output = { output }.output().unwrap();
@@ -157,7 +158,7 @@ fn a_limit_of_memory_can_be_set() {
     let place = Place::new();
     let huge = ["train", "--memory", "1G", "--threads", "2", "--out", "run", "--set", "train.batch_size=4096"];
     fails(place.ddpm(&huge), 1, &["needs about", "the limit of --memory is 1.07 GB", "train.batch_size"]);
-    let bench = ["bench", "--preset", "fashion", "--batch-size", "2048", "--threads", "2", "--memory", "500M"];
+    let bench = ["bench", "--preset", "fashion-ho", "--batch-size", "2048", "--threads", "2", "--memory", "500M"];
     fails(place.ddpm(&bench), 1, &["out of memory", "MiB", "the limit of --memory (0.52 GB)", "batch size"]);
     mistaken(place.ddpm(&["train", "--memory", "1M"]), &["--memory", "64M or more"]);
     // What fits is not affected.

@@ -254,7 +254,7 @@ fn the_best_checkpoint_is_kept() {
         "train.learning_rate=0.3",
     ];
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
-    let mut command = place.ddpm(&["train", "--preset", "fashion", "--out", "run"]);
+    let mut command = place.ddpm(&["train", "--preset", "fashion-ho", "--out", "run"]);
     command.args(TINY.iter().flat_map(|set| ["--set", set])).args(["--set", "train.steps=12"]).args(&sets);
     command.assert().success().stderr(contains("validated: held-out images "));
     let lines = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
@@ -299,7 +299,7 @@ fn a_run_is_scored_while_it_trains() {
         "train.steps=6",
     ];
     let sets: Vec<&str> = TINY.iter().chain(&sets).flat_map(|set| ["--set", set]).collect();
-    let mut command = place.ddpm(&["train", "--preset", "fashion", "--out", "run"]);
+    let mut command = place.ddpm(&["train", "--preset", "fashion-ho", "--out", "run"]);
     command.args(&sets).assert().success().stderr(contains("bits/dim; FD (classifier of fashion-mnist) "));
     let measured = |place: &Place| -> Vec<(u64, f64)> {
         let lines = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
@@ -438,7 +438,7 @@ fn the_validation_subset_has_a_seed() {
     let validated = |run: &str, more: &[&str]| {
         let sets = ["train.evaluate_every=1", "train.evaluate_images=8", "train.steps=1", "train.samples=0"];
         let sets: Vec<&str> = TINY.iter().chain(&sets).chain(more).flat_map(|set| ["--set", set]).collect();
-        place.ddpm(&["train", "--preset", "fashion", "-q", "--out", run]).args(&sets).assert().success();
+        place.ddpm(&["train", "--preset", "fashion-ho", "-q", "--out", run]).args(&sets).assert().success();
         metrics(&place.path(run))[0]["held_out"].as_f64().unwrap()
     };
     let first = validated("first", &[]);

@@ -235,7 +235,7 @@ fn a_run_without_a_preset_takes_the_shape_of_its_images() {
     assert_eq!(
         printed.lines().next().unwrap(),
         "chosen by the images: data.resolution=64 data.channels=3 data.fit=crop \
-        model.attention_resolutions=[16] (change with --set)"
+        model.attention_resolutions=[16] data.labels=false (change with --set)"
     );
     assert_eq!(photos["data"]["channels"], 3);
     assert_eq!(photos["model"]["attention_resolutions"], serde_json::json!([16]));
@@ -245,10 +245,19 @@ fn a_run_without_a_preset_takes_the_shape_of_its_images() {
     assert_eq!(resolved("photos", &["--set", "data.channels=1"]).0["data"]["channels"], 1);
     fs::write(place.path("c.toml"), "[data]\nresolution = 16\n").unwrap();
     assert!(resolved("photos", &["--config", "c.toml"]).1.starts_with("chosen by the images: data.channels=3"));
-    let (preset, printed) = resolved("photos", &["--preset", "fashion"]);
+    let (preset, printed) = resolved("photos", &["--preset", "fashion-ho"]);
     assert_eq!((&preset["data"]["channels"], printed.contains("chosen by the images")), (&1.into(), false));
     let builtin = resolved("builtin", &[]).0;
     assert_eq!((&builtin["data"]["channels"], &builtin["data"]["path"]), (&1.into(), &Value::Null));
+    // The default network is class-conditional; without labels there are none to drop.
+    assert_eq!((&builtin["data"]["labels"], &builtin["train"]["label_dropout"]), (&true.into(), &0.1.into()));
+    for (data, more) in [("builtin", &["--set", "data.labels=false"][..]), ("photos", &[])] {
+        let unlabelled = resolved(data, more).0;
+        assert_eq!(
+            (&unlabelled["data"]["labels"], &unlabelled["train"]["label_dropout"]),
+            (&false.into(), &0.0.into())
+        );
+    }
     // What the default network is not for.
     let large = ["train", "--data", "photos", "--set", "data.resolution=256"];
     fails(place.ddpm(&large), 2, &["model.attention_resolutions", "celebahq256"]);
@@ -260,7 +269,7 @@ fn a_run_without_a_preset_takes_the_shape_of_its_images() {
         let command = [&["train", "--out", out, "--data", data], more, &sets[..]].concat();
         said(&place, &command)
     };
-    let warned = train("grey", "photos", &["--preset", "fashion"]);
+    let warned = train("grey", "photos", &["--preset", "fashion-ho"]);
     for words in
         ["6 of 6 images in color become grey; --set data.channels=3", "6 of 6 images are shrunk", "data.resolution"]
     {
@@ -268,7 +277,7 @@ fn a_run_without_a_preset_takes_the_shape_of_its_images() {
     }
     let line = "data:    photos (training part), 6 images, 90x120 RGB shrunk and padded to 32x32, made grey";
     assert!(warned.lines().any(|text| text == line), "{warned}");
-    let opaque = train("icons-run", "icons", &["--preset", "fashion", "--set", "data.channels=3", "-q"]);
+    let opaque = train("icons-run", "icons", &["--preset", "fashion-ho", "--set", "data.channels=3", "-q"]);
     assert_eq!(opaque, "", "a key that is set, and a shrink by less than half");
     let chosen = train("color", "photos", &[]);
     assert!(!chosen.contains("warning") && chosen.contains("90x120 RGB scaled and cropped to 64x64"), "{chosen}");

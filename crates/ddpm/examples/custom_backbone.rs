@@ -86,7 +86,7 @@ pub fn moons(first: usize, n: usize) -> Images {
 /// Trains for some steps; returns the losses (means of a hundred steps) and 500 samples.
 pub fn run(steps: usize) -> Result<(Vec<f64>, Images), Box<dyn std::error::Error>> {
     let device = Device::flex();
-    let mut config = TrainingConfig::preset("fashion")?;
+    let mut config = TrainingConfig::preset("fashion-ho")?;
     for setting in ["train.learning_rate=0.002", "train.warmup_steps=100", "train.ema_decay=0.99"] {
         config.set(setting)?;
     }

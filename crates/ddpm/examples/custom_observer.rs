@@ -31,7 +31,7 @@ impl Observer for Sparkline {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    run(Training::preset("fashion")?, "runs/observed".as_ref()).map(drop)
+    run(Training::preset("fashion-ho")?, "runs/observed".as_ref()).map(drop)
 }
 
 /// Trains until the loss is below 0.1; returns the number of records.

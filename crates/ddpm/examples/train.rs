@@ -7,7 +7,7 @@ use ddpm::prelude::*;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let photos = std::env::args().nth(1).ok_or("usage: train FOLDER")?;
     let device = ddpm::device(None)?;
-    Training::preset("fashion")?.data(&photos).set("train.steps=5000")?.run("runs/photos", &device)?;
+    Training::of_images(&photos)?.set("train.steps=5000")?.run("runs/photos", &device)?;
     let pipeline = Pipeline::load("runs/photos", &device)?;
     pipeline.sample(16).sampler("dpmpp-2m").steps(20).save("grid.png")?;
     let held_out = pipeline.open_data(&photos, Split::Test)?;

@@ -7,7 +7,7 @@
 //!
 //! # fn main() -> Result<(), ddpm::Error> {
 //! let device = ddpm::device(None)?;
-//! Training::preset("fashion")?.data("photos").set("train.steps=5000")?.run("runs/photos", &device)?;
+//! Training::of_images("photos")?.set("train.steps=5000")?.run("runs/photos", &device)?;
 //!
 //! let pipeline = Pipeline::load("runs/photos", &device)?;
 //! pipeline.sample(16).sampler("dpmpp-2m").steps(20).seed(7).save("grid.png")?;

@@ -15,7 +15,7 @@ use crate::Error;
 /// use ddpm::Training;
 /// # fn main() -> Result<(), ddpm::Error> {
 /// let device = ddpm::device(None)?;
-/// let finished = Training::preset("fashion")?.data("photos").set("train.steps=5000")?.run("runs/photos", &device)?;
+/// let finished = Training::of_images("photos")?.set("train.steps=5000")?.run("runs/photos", &device)?;
 /// println!("{}", finished.checkpoint.display());
 /// # Ok(())
 /// # }

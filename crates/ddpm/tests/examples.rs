@@ -32,7 +32,7 @@ const TINY: [&str; 7] = [
 ];
 
 fn training() -> Training<'static> {
-    TINY.iter().fold(Training::preset("fashion").unwrap(), |training, key| training.set(key).unwrap())
+    TINY.iter().fold(Training::preset("fashion-ho").unwrap(), |training, key| training.set(key).unwrap())
 }
 
 /// A folder of six images.

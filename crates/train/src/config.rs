@@ -44,8 +44,9 @@ pub const DEFAULT_PRESET: &str = "fashion";
 
 /// The built-in presets, `(name, TOML)`. Each states every key that is not optional, or names another preset and the keys
 /// in which it differs.
-pub const PRESETS: [(&str, &str); 11] = [
+pub const PRESETS: [(&str, &str); 12] = [
     ("fashion", include_str!("../presets/fashion.toml")),
+    ("fashion-ho", include_str!("../presets/fashion-ho.toml")),
     ("fashion-hybrid", include_str!("../presets/fashion-hybrid.toml")),
     ("fashion-vlb", include_str!("../presets/fashion-vlb.toml")),
     ("fashion-vdm", include_str!("../presets/fashion-vdm.toml")),

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn more_processes_than_passes_are_refused_with_the_keys_that_help() {
-        let mut config = TrainingConfig::preset("fashion").unwrap();
+        let mut config = TrainingConfig::preset("fashion-ho").unwrap();
         let error = |config: &TrainingConfig, size| {
             let errors = Threads::run(size, |threads| config.check_processes(&threads).err().map(|e| e.to_string()));
             errors[0].clone()
@@ -158,7 +158,7 @@ mod tests {
     fn processes_that_differ_are_named() {
         let errors = |sets: &[&str], images: fn(&mut Work)| {
             let found = Threads::run(2, |threads| {
-                let mut config = TrainingConfig::preset("fashion").unwrap();
+                let mut config = TrainingConfig::preset("fashion-ho").unwrap();
                 let set = config.open(data::Split::Test).unwrap();
                 let network = config.network(&set).unwrap();
                 let digest = ImagesDigest::new(&set).unwrap();

@@ -488,7 +488,7 @@ mod tests {
             "train.gradient_accumulation=2",
             "train.label_dropout=0.25",
         ];
-        let mut config = TrainingConfig::preset("fashion").unwrap();
+        let mut config = TrainingConfig::preset("fashion-ho").unwrap();
         tiny.iter().chain(sets).for_each(|set| config.set(set).unwrap());
         config.validate().unwrap();
         config

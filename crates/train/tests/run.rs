@@ -25,7 +25,7 @@ fn config(sets: &[&str]) -> TrainingConfig {
         "train.evaluate_every=3",
         "train.evaluate_images=2",
     ];
-    let mut config = TrainingConfig::preset("fashion").unwrap();
+    let mut config = TrainingConfig::preset("fashion-ho").unwrap();
     tiny.iter().chain(sets).for_each(|set| config.set(set).unwrap());
     config
 }

@@ -10,8 +10,16 @@ use assert_cmd::Command;
 use ddpm::weights::{self, Metadata, Tensor, Tensors};
 use tempfile::TempDir;
 
-/// The keys of a tiny run.
-pub const TINY: [&str; 12] = [
+/// The keys of a tiny run, in the recipe of the preset `fashion-ho`.
+pub const TINY: [&str; 20] = [
+    "data.labels=false",
+    "train.label_dropout=0",
+    "diffusion.prediction=epsilon",
+    "diffusion.timestep_sampler=uniform",
+    "train.learning_rate=1e-3",
+    "train.lr_schedule=constant",
+    "train.ema_decay=0.999",
+    "sample.sampler=ddim",
     "data.resolution=8",
     "model.block_out_channels=[8,8]",
     "model.norm_num_groups=4",

@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn changes_show_both_values() {
-        let old = TrainingConfig::preset("fashion").unwrap();
+        let old = TrainingConfig::preset("fashion-ho").unwrap();
         let mut new = old.clone();
         for set in ["train.learning_rate=1e-5", "diffusion.schedule=cosine", "sample.steps="] {
             new.set(set).unwrap();

@@ -1,4 +1,4 @@
-//! Resolution, channels and fit of a configuration that does not state them, by the images.
+//! Keys of a configuration that does not state them, by the images.
 
 use data::{ReadOptions, ReadReport, Split};
 
@@ -11,20 +11,22 @@ const LARGEST: usize = 64;
 const MULTIPLE: usize = 8;
 
 impl TrainingConfig {
-    /// Sets `data.resolution`, `data.channels` and `data.fit` by the images, but none of the keys in `given`; and
-    /// `model.attention_resolutions`, if no level of the network has the configured height. Returns the keys as
-    /// assignments.
+    /// Sets `data.resolution`, `data.channels`, `data.fit` and `data.labels` by the images, but none of the keys in
+    /// `given`; and `model.attention_resolutions`, if no level of the network has the configured height. Returns the keys
+    /// as assignments.
     ///
     /// - Images of one size of up to 64 pixels keep it, padded to multiples of 8 (28x28 to 32x32). Others are scaled and
     ///   cropped to squares of up to 64x64.
     /// - There are three channels if any image is in color, else one.
+    /// - `data.labels` is false, with what depends on it ([`without_labels`](Self::without_labels)): the subfolders of
+    ///   somebody's images need not be classes.
     ///
     /// # Errors
     /// If the images cannot be read.
     pub fn fit_to_images(&mut self, given: &[String]) -> Result<Vec<String>, Error> {
         let is_given = |key: &str| given.iter().any(|given| given == key);
         if ["data.resolution", "data.channels", "data.fit", "model.attention_resolutions"].into_iter().all(is_given) {
-            return Ok(Vec::new());
+            return Ok(self.unlabelled(given).into_iter().collect());
         }
         let report = self.probe()?;
         let mut chosen = Vec::new();
@@ -55,7 +57,30 @@ impl TrainingConfig {
             *attention = vec![last];
             chosen.push(format!("model.attention_resolutions=[{last}]"));
         }
+        chosen.extend(self.unlabelled(given));
         Ok(chosen)
+    }
+
+    /// Sets `data.labels` to false, unless it is in `given`.
+    fn unlabelled(&mut self, given: &[String]) -> Option<String> {
+        let chosen = self.data.labels && !given.iter().any(|key| key == "data.labels");
+        chosen.then(|| {
+            self.without_labels(given);
+            "data.labels=false".to_owned()
+        })
+    }
+
+    /// Makes the network unconditional: no labels, and no dropped labels and no guidance either, unless these keys are in
+    /// `given`; [`validate`](Self::validate) then says that they need labels.
+    pub fn without_labels(&mut self, given: &[String]) {
+        let is_given = |key: &str| given.iter().any(|given| given == key);
+        self.data.labels = false;
+        if !is_given("train.label_dropout") {
+            self.train.label_dropout = 0.0;
+        }
+        if !is_given("sample.guidance") {
+            self.sample.guidance = 1.0;
+        }
     }
 
     /// Reads the headers of the images.

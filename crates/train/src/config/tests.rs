@@ -5,12 +5,12 @@ fn preset(name: &str) -> TrainingConfig {
 }
 
 fn set_error(assignment: &str) -> String {
-    preset("fashion").set(assignment).unwrap_err().to_string()
+    preset("fashion-ho").set(assignment).unwrap_err().to_string()
 }
 
 /// Returns the error of the default preset with these assignments.
 fn invalid(assignments: &[&str]) -> String {
-    let mut config = preset("fashion");
+    let mut config = preset("fashion-ho");
     for assignment in assignments {
         config.set(assignment).unwrap();
     }
@@ -67,7 +67,7 @@ fn the_papers_presets_have_the_papers_numbers() {
 
 #[test]
 fn names_of_the_papers_and_of_diffusers_are_both_accepted() {
-    let mut config = preset("fashion");
+    let mut config = preset("fashion-ho");
     for (word, schedule) in [
         ("quad", Schedule::ScaledLinear),
         ("scaled_linear", Schedule::ScaledLinear),
@@ -86,7 +86,7 @@ fn names_of_the_papers_and_of_diffusers_are_both_accepted() {
 
 #[test]
 fn assignments_accept_toml_values_and_bare_words() {
-    let mut config = preset("fashion");
+    let mut config = preset("fashion-ho");
     for assignment in [
         "model.block_out_channels=[64,128]",
         " train.steps = 1_000 ",
@@ -276,7 +276,7 @@ fn values_out_of_range_are_named_with_what_they_may_be() {
         let error = invalid(assignments);
         assert!(error.contains(expected), "{assignments:?}: {error}");
     }
-    let mut config = preset("fashion");
+    let mut config = preset("fashion-ho");
     config.train.seed = u64::MAX;
     assert!(config.validate().unwrap_err().to_string().starts_with("`train.seed`: got 18446744073709551615"));
     assert!(config.to_toml().is_err());

@@ -205,7 +205,7 @@ fn train(config: &TrainingConfig) -> Checked {
         format!("got {}, expected a number from 0 to 1", train.label_dropout)
     })?;
     check(train.label_dropout == 0.0 || config.data.labels, "train.label_dropout", || {
-        "there are no labels to drop: set `data.labels = true`".to_owned()
+        "there are no labels to drop: set `data.labels = true`, or `train.label_dropout = 0`".to_owned()
     })?;
     check(i64::try_from(train.seed).is_ok(), "train.seed", || {
         format!("got {}, expected at most {}", train.seed, i64::MAX)

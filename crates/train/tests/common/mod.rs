@@ -41,7 +41,7 @@ pub fn config(path: &Path, sets: &[&str]) -> TrainingConfig {
         "train.samples=0",
         "train.seed=7",
     ];
-    let mut config = TrainingConfig::preset("fashion").unwrap();
+    let mut config = TrainingConfig::preset("fashion-ho").unwrap();
     config.data.path = Some(path.to_owned());
     tiny.iter().chain(sets).for_each(|set| config.set(set).unwrap());
     config.validate().unwrap();
