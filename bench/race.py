@@ -4,7 +4,7 @@
     race.py FOLDER [--minutes 10] [--seed 0]      FOLDER contains {train,t10k}-images-idx3-ubyte.gz
 
 Network (1,112,801 parameters), batch size, learning rate, warm-up, clipping, moving average and loss are those of the preset
-`fashion`. PyTorch runs in the faster of f32 and bf16, which is measured first. PyTorch's clock starts at its first step,
+`fashion-ho`. PyTorch runs in the faster of f32 and bf16, which is measured first. PyTorch's clock starts at its first step,
 ddpm's with the process. The same PyTorch code then scores and samples both averaged networks.
 Prints a table and writes bench/results/race.{md,json} and docs/pictures/race-{ddpm,pytorch}.png.
 """
@@ -97,7 +97,7 @@ def race_ours(folder, seconds, threads, seed):
     out = measure.RESULTS / "race"
     shutil.rmtree(out, ignore_errors=True)
     settings = ["train.steps=1000000000", "train.sample_every=0", "train.checkpoint_every=0", "train.samples=0"]
-    command = [measure.DDPM, "train", "--preset", "fashion", "--data", folder, "--out", out, "--seed", seed, "--device", "cpu"]
+    command = [measure.DDPM, "train", "--preset", "fashion-ho", "--data", folder, "--out", out, "--seed", seed, "--device", "cpu"]
     command += ["--threads", threads, "--json", "--quiet", *(word for setting in settings for word in ("--set", setting))]
     start = time.monotonic()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)

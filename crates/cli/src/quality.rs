@@ -52,12 +52,13 @@ pub struct QualityArgs {
     /// Draw the samples that are nearest to training images, and those: a PNG
     #[arg(long, value_name = "FILE")]
     pub neighbours: Option<PathBuf>,
-    /// Sampler of a model's samples
-    #[arg(long, default_value = "ddim", value_parser = values::sampler(), value_name = "NAME")]
-    pub sampler: Sampler,
-    /// Number of steps of --sampler
-    #[arg(long, default_value_t = 50, value_parser = values::positive, value_name = "K")]
-    pub sampler_steps: usize,
+    /// Sampler of a model's samples. Defaults to that of the run's [sample] section, whose guidance is the default of
+    /// --guidance, and to ddim for a model without a run
+    #[arg(long, value_parser = values::sampler(), value_name = "NAME")]
+    pub sampler: Option<Sampler>,
+    /// Number of steps. Defaults to that of the run with the run's sampler, else to 50
+    #[arg(long, value_parser = values::positive, value_name = "K")]
+    pub sampler_steps: Option<usize>,
     #[command(flatten)]
     pub guidance: GuidanceArgs,
 }

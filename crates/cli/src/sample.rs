@@ -8,9 +8,7 @@ use ddpm::data::Fit;
 use ddpm::evaluate::{MeasuredModel, read_mse_profile};
 use ddpm::model::Sampling;
 use ddpm::model::guidance::Guidance;
-use ddpm::sample::{
-    ClipChoice, GenerateOptions, Generation, Provenance, SamplerChoice, SaveOptions, Saved, read_noise,
-};
+use ddpm::sample::{ClipChoice, GenerateOptions, Generation, SamplerChoice, SaveOptions, Saved, read_noise};
 use ddpm::weights::builtin::NAME as BUILTIN;
 use ddpm::{Images, Output, Pipeline};
 
@@ -206,8 +204,8 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         command: Some(this_command()),
     };
     if let (Some(others), false) = (generation.replaces(output.path())?, arguments.shards.is_shard()) {
-        let (path, Provenance { model, sampler, steps, seed, .. }) = (output.path().display(), others);
-        warn(format!("{path}: samples of {model} ({sampler}, {steps} steps, seed {seed}) are replaced"));
+        let path = output.path().display();
+        warn(format!("{path}: samples of {} ({}) are replaced", others.model, others.how()));
     }
     let saved = unless_recorded(generation.save_with(&arguments.output, &save).map_err(Into::into))?;
     let seconds = progress.seconds();

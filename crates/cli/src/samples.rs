@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 use ddpm::data::{self, Dataset, Part, ReadOptions, Reading};
 use ddpm::evaluate::ImageSource;
-use ddpm::sample::{Generation, Provenance};
+use ddpm::sample::{Generation, Provenance, Sampler, SamplerChoice};
 use ddpm::weights::pipeline::{self, ModelFiles};
 use ddpm::{Device, Pipeline};
 
@@ -15,6 +15,9 @@ use crate::{Global, data_choice, model_source};
 
 /// Samples of a model where no number is given.
 const SAMPLES: usize = 10_000;
+
+/// Steps of a model's samples by default, if no run says how many.
+const STEPS: usize = 50;
 
 /// Samples that are still to be drawn, or those of a file.
 pub enum Samples {
@@ -113,9 +116,9 @@ impl Samples {
     pub fn announce(&self, global: &Global) -> Option<Reading> {
         let Self::File(file) = self else { return None };
         let SampleFile { reading, provenance, .. } = &**file;
-        let made = provenance.as_ref().map_or("from elsewhere".to_owned(), |made| {
-            format!("of {} ({}, {} steps, seed {})", made.model, made.sampler, made.steps, made.seed)
-        });
+        let made = provenance
+            .as_ref()
+            .map_or("from elsewhere".to_owned(), |made| format!("of {} ({})", made.model, made.how()));
         say(format!("samples: {reading}, {made}"), global);
         let size = reading.source_size;
         if let Some(made) =
@@ -183,19 +186,24 @@ fn draw(
     global: &Global,
 ) -> anyhow::Result<ImageSource> {
     let guidance = arguments.guidance.apply(pipeline)?;
-    // Models are compared by the same sampler, and without guidance unless it is asked for.
-    pipeline.sampling = None;
-    let mut progress = Progress::new("samples", "steps", global);
+    let (sampler, steps) = match (arguments.sampler, &pipeline.sampling) {
+        (None, Some(_)) => (SamplerChoice::Model, arguments.sampler_steps),
+        (named, _) => (named.unwrap_or(Sampler::Ddim { eta: 0.0 }).into(), arguments.sampler_steps.or(Some(STEPS))),
+    };
     let generation = Generation::new(pipeline, arguments.samples.unwrap_or(SAMPLES))
-        .sampler(arguments.sampler)
-        .steps(arguments.sampler_steps)
         .seed(shared.seed)
         .batch_size(shared.batch_size)
-        .with(|options| options.guidance = guidance)
-        .divided(shared.division.clone())
-        .on_progress(|now| {
-            progress.update_with(now.done, now.total, |seconds| rate(now.images / seconds, "images"));
-            true
-        });
+        .with(|options| {
+            options.sampler = sampler;
+            options.steps.steps = steps;
+            options.guidance = guidance;
+        })
+        .divided(shared.division.clone());
+    let mut progress = Progress::new("samples", "steps", global);
+    progress.say(format!("samples: {}", generation.description()?));
+    let generation = generation.on_progress(|now| {
+        progress.update_with(now.done, now.total, |seconds| rate(now.images / seconds, "images"));
+        true
+    });
     Ok(ImageSource::generate(generation)?)
 }

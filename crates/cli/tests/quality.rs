@@ -171,7 +171,7 @@ fn a_conditional_model_draws_guided_samples() {
     let guided = itself(&["--guidance", "3", "--batch-size", "5"]);
     assert_eq!(guided, drawn(&["--guidance", "3"]));
     assert_ne!(guided, itself(&[]));
-    // An evaluation does not follow the run's [sample]: figures of two runs are of one sampler, without guidance.
-    assert_eq!(itself(&[]), drawn(&["--guidance", "1"]));
-    assert_ne!(itself(&[]), drawn(&[]));
+    // Both are guided as the run's [sample] says.
+    assert_eq!(itself(&[]), drawn(&[]));
+    assert_ne!(itself(&[]), drawn(&["--guidance", "1"]));
 }

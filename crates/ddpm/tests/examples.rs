@@ -11,6 +11,8 @@ mod custom_backbone;
 mod custom_denoiser;
 #[path = "../examples/custom_observer.rs"]
 mod custom_observer;
+#[path = "../examples/forward.rs"]
+mod forward;
 #[path = "../examples/inpaint.rs"]
 mod inpaint;
 #[path = "../examples/likelihood.rs"]
@@ -101,4 +103,14 @@ fn an_observer_of_its_own_sees_a_run() {
     let place = tempfile::tempdir().unwrap();
     let seen = custom_observer::run(training().set("train.steps=6").unwrap(), &place.path().join("run")).unwrap();
     assert!(seen > 0);
+}
+
+#[test]
+fn the_forward_chain_ends_in_noise() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("forward.png");
+    let ratios = forward::run(&path).unwrap();
+    assert!(path.is_file() && ratios.is_sorted_by(|a, b| a > b), "{ratios:?}");
+    // Ho et al., section 4: at T, x has 4e-5 of the signal's power.
+    assert!((ratios[ratios.len() - 1] - 4.04e-5).abs() < 1e-7, "{ratios:?}");
 }

@@ -579,6 +579,14 @@ impl<'a> Generation<'a> {
         identity
     }
 
+    /// Returns the sampler, the number of steps, the guidance and the seed, in words.
+    ///
+    /// # Errors
+    /// If the options do not fit the model.
+    pub fn description(&self) -> Result<String, Error> {
+        Ok(self.provenance(&self.plan()?).how())
+    }
+
     /// Returns what the images say about themselves.
     fn provenance(&self, plan: &Plan) -> Provenance {
         let GenerateOptions { seed, first, .. } = self.options;

@@ -83,6 +83,12 @@ impl Provenance {
         }
     }
 
+    /// Returns how the images were drawn: sampler, steps, guidance and seed.
+    pub fn how(&self) -> String {
+        let guidance = self.guidance.map(|scale| format!("guidance {scale}, ")).unwrap_or_default();
+        format!("{}, {} steps, {guidance}seed {}", self.sampler, self.steps, self.seed)
+    }
+
     /// Reads what a file or a folder of images says; `None` if it says nothing, as images of other programs.
     ///
     /// # Errors

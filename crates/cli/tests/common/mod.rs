@@ -11,7 +11,7 @@ use ddpm::weights::{self, Metadata, Tensor, Tensors};
 use tempfile::TempDir;
 
 /// The keys of a tiny run, in the recipe of the preset `fashion-ho`.
-pub const TINY: [&str; 20] = [
+pub const TINY: [&str; 21] = [
     "data.labels=false",
     "train.label_dropout=0",
     "diffusion.prediction=epsilon",
@@ -20,6 +20,7 @@ pub const TINY: [&str; 20] = [
     "train.lr_schedule=constant",
     "train.ema_decay=0.999",
     "sample.sampler=ddim",
+    "sample.guidance=1",
     "data.resolution=8",
     "model.block_out_channels=[8,8]",
     "model.norm_num_groups=4",
