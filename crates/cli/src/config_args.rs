@@ -19,9 +19,10 @@ pub fn preset() -> PossibleValuesParser {
 }
 
 /// The images that each preset expects.
-const PRESET_DATA: [(&str, &str); 7] = [
+const PRESET_DATA: [(&str, &str); 8] = [
     ("mnist", "the IDX files of MNIST (train-images-idx3-ubyte and so on, as they are or as .gz)"),
-    ("emoji64", "a folder of PNG files"),
+    ("emoji32", "a folder of PNG files for each category"),
+    ("emoji64", "a folder of PNG files for each category"),
     ("cifar10", "the binary version of CIFAR-10 (the folder cifar-10-batches-bin, or cifar-10-binary.tar.gz)"),
     ("celebahq256", "a folder or archive of the 30,000 images"),
     ("lsun-bedroom", "a folder or archive of the images, exported from their LMDB"),

@@ -28,7 +28,7 @@ use crate::terminal::{Progress, duration, gigabytes, grouped, quoted, rate};
 /// pipeline folder that Python's diffusers loads. Ctrl-C, SIGTERM and SIGUSR1 save and exit; a second one aborts.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm train\n  ddpm train --preset cifar10 --data cifar-10-binary.tar.gz\n  \
-    ddpm train --preset emoji64 --data photos/ --set train.steps=20000 -o runs/photos\n  \
+    ddpm train --preset emoji64 --data pets/ --set train.steps=20000 -o runs/pets\n  \
     ddpm train -o runs/photos --resume                                continue where it stopped\n  \
     ddpm train -o runs/photos --resume --set train.steps=40000        for longer than planned")]
 pub struct TrainArgs {

@@ -44,13 +44,14 @@ pub const DEFAULT_PRESET: &str = "fashion";
 
 /// The built-in presets, `(name, TOML)`. Each states every key that is not optional, or names another preset and the keys
 /// in which it differs.
-pub const PRESETS: [(&str, &str); 12] = [
+pub const PRESETS: [(&str, &str); 13] = [
     ("fashion", include_str!("../presets/fashion.toml")),
     ("fashion-ho", include_str!("../presets/fashion-ho.toml")),
     ("fashion-hybrid", include_str!("../presets/fashion-hybrid.toml")),
     ("fashion-vlb", include_str!("../presets/fashion-vlb.toml")),
     ("fashion-vdm", include_str!("../presets/fashion-vdm.toml")),
     ("mnist", include_str!("../presets/mnist.toml")),
+    ("emoji32", include_str!("../presets/emoji32.toml")),
     ("emoji64", include_str!("../presets/emoji64.toml")),
     ("cifar10", include_str!("../presets/cifar10.toml")),
     ("celebahq256", include_str!("../presets/celebahq256.toml")),

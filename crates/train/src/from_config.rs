@@ -73,7 +73,11 @@ impl TrainingConfig {
         let num_class_embeds = match (self.data.labels, self.model.num_class_embeds) {
             (false, _) => None,
             (true, _) if classes == 0 => {
-                return Err(Error::Run(format!("`data.labels` is true, but {} has no labels", set.name())));
+                return Err(Error::Run(format!(
+                    "`data.labels` is true, but {} has no labels: give it a folder for each class, or set \
+                     data.labels=false",
+                    set.name()
+                )));
             }
             // The row after the classes stands for no class.
             (true, None) => Some(needed),

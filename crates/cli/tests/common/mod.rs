@@ -11,10 +11,11 @@ use ddpm::weights::{self, Metadata, Tensor, Tensors};
 use tempfile::TempDir;
 
 /// The keys of a tiny run, in the recipe of the preset `fashion-ho`.
-pub const TINY: [&str; 21] = [
+pub const TINY: [&str; 22] = [
     "data.labels=false",
     "train.label_dropout=0",
     "diffusion.prediction=epsilon",
+    "diffusion.loss=l_simple",
     "diffusion.timestep_sampler=uniform",
     "train.learning_rate=1e-3",
     "train.lr_schedule=constant",
