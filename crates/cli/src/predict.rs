@@ -14,8 +14,9 @@ use crate::{Global, model_source};
 /// `prediction` [N,C,H,W].
 #[derive(Args)]
 #[command(after_help = "Example:\n  ddpm predict runs/fashion --input in.safetensors -o out.safetensors\n\n\
-    In Python:\n  save_file({\"x\": x, \"t\": t}, \"in.safetensors\")\n  \
-    theirs = DDPMPipeline.from_pretrained(checkpoint).unet(x, t).sample\n  \
+    In Python:\n  save_file({\"x\": x, \"t\": t, \"labels\": labels}, \"in.safetensors\")\n  \
+    unet = UNet2DModel.from_pretrained(checkpoint, subfolder=\"unet\")\n  \
+    theirs = unet(x, t, class_labels=labels).sample\n  \
     ours = load_file(\"out.safetensors\")[\"prediction\"]")]
 pub struct PredictArgs {
     /// A run, a checkpoint or a diffusers folder

@@ -183,11 +183,12 @@ mod tests {
             chosen
         };
         write([2, 48, 64, 3]);
-        let keys = "data.resolution=[48, 64] data.channels=3 data.fit=crop model.attention_resolutions=[12]";
+        let keys =
+            "data.resolution=[48, 64] data.channels=3 data.fit=crop model.attention_resolutions=[12] data.labels=false";
         assert_eq!(fitted(&[], &[]), keys);
-        assert_eq!(fitted(&["data.resolution", "data.channels"], &[]), "data.fit=crop");
+        assert_eq!(fitted(&["data.resolution", "data.channels", "data.labels"], &[]), "data.fit=crop");
         write([2, 28, 28, 1]);
-        assert_eq!(fitted(&[], &[]), "data.resolution=32 data.channels=1 data.fit=pad");
+        assert_eq!(fitted(&[], &[]), "data.resolution=32 data.channels=1 data.fit=pad data.labels=false");
     }
 
     #[test]

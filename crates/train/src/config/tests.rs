@@ -172,7 +172,7 @@ fn a_wrong_type_names_the_key_what_was_given_and_what_is_expected() {
 fn an_unknown_preset_lists_the_known_ones() {
     let error = TrainingConfig::preset("cifar").unwrap_err().to_string();
     assert!(
-        error.starts_with("unknown preset `cifar`: did you mean `cifar10`? There are fashion, fashion-hybrid, "),
+        error.starts_with("unknown preset `cifar`: did you mean `cifar10`? There are fashion, fashion-ho, "),
         "{error}"
     );
     assert!(
