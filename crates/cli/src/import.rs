@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ddpm::diffusion::{BetaSchedule, Prediction, Variance};
-use ddpm::model::PipelineImport;
 use ddpm::model::pipeline::Precision;
+use ddpm::model::{PipelineImport, Sampling};
 use ddpm::weights::families::{Heads, ImportOptions, Imported};
 use ddpm::{Pipeline, weights};
 
 use crate::error::usage;
 use crate::interrupt::on_interrupt;
-use crate::terminal::{grouped, quoted};
+use crate::terminal::{grouped, quoted, say};
 use crate::{Global, model_source, values};
 
 /// Convert a checkpoint of another code base to a diffusers folder.
@@ -159,6 +159,16 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
     let pipeline = model_source::load(&arguments.model, global)?;
     let precision = if arguments.half { Precision::F16 } else { Precision::F32 };
     pipeline.save_as(&arguments.output, precision)?;
+    if let Some(Sampling { sampler, steps, guidance, .. }) = &pipeline.sampling {
+        let steps = steps.map(|steps| format!(" --steps {steps}")).unwrap_or_default();
+        let guidance = if *guidance == 1.0 { String::new() } else { format!(" --guidance {guidance}") };
+        say(
+            format!(
+                "a diffusers folder does not say how the run draws its samples: --sampler {sampler}{steps}{guidance}"
+            ),
+            global,
+        );
+    }
     if global.json {
         let parameters = pipeline.network.parameter_count();
         println!("{}", serde_json::json!({ "output": arguments.output.to_string_lossy(), "parameters": parameters }));
