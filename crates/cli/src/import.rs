@@ -143,6 +143,25 @@ pub struct ExportArgs {
     half: bool,
 }
 
+/// Returns the flags of `ddpm sample` that draw as a run does.
+fn sampling_flags(sampling: &Sampling) -> String {
+    let Sampling { sampler, steps, eta, guidance, guidance_interval } = sampling;
+    let mut flags = format!("--sampler {sampler}");
+    if let Some(steps) = steps {
+        flags += &format!(" --steps {steps}");
+    }
+    if *eta != 0.0 && sampler == "ddim" {
+        flags += &format!(" --eta {eta}");
+    }
+    if *guidance != 1.0 {
+        flags += &format!(" --guidance {guidance}");
+        if let Some((from, to)) = guidance_interval {
+            flags += &format!(" --guidance-interval {from},{to}");
+        }
+    }
+    flags
+}
+
 /// Extensions of files that people expect an export to be.
 const FILES: [&str; 8] = ["safetensors", "pt", "pth", "ckpt", "bin", "onnx", "zip", "tar"];
 
@@ -159,15 +178,9 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
     let pipeline = model_source::load(&arguments.model, global)?;
     let precision = if arguments.half { Precision::F16 } else { Precision::F32 };
     pipeline.save_as(&arguments.output, precision)?;
-    if let Some(Sampling { sampler, steps, guidance, .. }) = &pipeline.sampling {
-        let steps = steps.map(|steps| format!(" --steps {steps}")).unwrap_or_default();
-        let guidance = if *guidance == 1.0 { String::new() } else { format!(" --guidance {guidance}") };
-        say(
-            format!(
-                "a diffusers folder does not say how the run draws its samples: --sampler {sampler}{steps}{guidance}"
-            ),
-            global,
-        );
+    if let Some(sampling) = &pipeline.sampling {
+        let flags = sampling_flags(sampling);
+        say(format!("a diffusers folder does not say how the run draws its samples: {flags}"), global);
     }
     if global.json {
         let parameters = pipeline.network.parameter_count();
@@ -176,4 +189,24 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
         eprintln!("{}", arguments.output.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_say_all_that_decides_what_samples_look_like() {
+        let sampling = Sampling {
+            sampler: "ddim".into(),
+            steps: Some(50),
+            eta: 0.5,
+            guidance: 1.5,
+            guidance_interval: Some((200.0, 800.0)),
+        };
+        let all = "--sampler ddim --steps 50 --eta 0.5 --guidance 1.5 --guidance-interval 200,800";
+        assert_eq!(sampling_flags(&sampling), all);
+        let plain = Sampling { steps: None, eta: 0.0, guidance: 1.0, ..sampling };
+        assert_eq!(sampling_flags(&plain), "--sampler ddim");
+    }
 }
