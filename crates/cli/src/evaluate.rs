@@ -94,7 +94,7 @@ struct HeldOutArgs {
     /// Evaluate nll and ode on the first N images; 0 for all
     #[arg(short, long, default_value_t = 128, value_name = "N")]
     n: usize,
-    /// How images of another size are fitted to the network's or the samples'. Defaults to the fit that the model was
+    /// Fit of images of another size than the network's or the samples'. Defaults to the fit that the model was
     /// trained with
     #[arg(long, value_parser = values::fit(), value_name = "FIT")]
     fit: Option<Fit>,

@@ -23,7 +23,7 @@ pub struct ImageArgs {
     /// Images that go through the network at once; the result does not depend on it
     #[arg(long, default_value_t = 16, value_parser = values::positive, value_name = "B")]
     pub batch_size: usize,
-    /// How images of another size are fitted to the network's. Defaults to the fit that the model was trained with
+    /// Fit of images of another size than the network's. Defaults to the fit that the model was trained with
     #[arg(long, value_parser = values::fit(), value_name = "FIT")]
     pub fit: Option<Fit>,
 }

@@ -70,7 +70,7 @@ struct ProcessArgs {
     /// Noise schedule. Defaults to the code base's
     #[arg(long, alias = "schedule", value_parser = values::beta_schedule(), value_name = "NAME")]
     beta_schedule: Option<BetaSchedule>,
-    /// What the network predicts. Defaults to the code base's
+    /// Prediction of the network. Defaults to the code base's
     #[arg(long, value_parser = values::prediction(), value_name = "NAME")]
     prediction: Option<Prediction>,
     /// Variance of the reverse process. Defaults to the code base's

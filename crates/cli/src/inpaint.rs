@@ -33,10 +33,10 @@ pub struct InpaintArgs {
     /// Number of variants
     #[arg(short, long, default_value_t = 4, value_parser = values::positive, value_name = "N")]
     n: usize,
-    /// Where to write: .png (a grid), .npz, .safetensors, or a folder
+    /// Output: .png (a grid), .npz, .safetensors, or a folder
     #[arg(short, long, default_value = "inpainted.png", value_name = "OUT")]
     output: PathBuf,
-    /// How often each step is taken
+    /// Number of times that each step is taken
     #[arg(long, default_value_t = 1, value_parser = values::positive, value_name = "R")]
     resample: usize,
     #[command(flatten)]

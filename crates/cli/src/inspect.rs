@@ -44,7 +44,7 @@ pub struct InspectArgs {
     /// Read the held-out part of a set that has one
     #[arg(long, help_heading = "Images")]
     test: bool,
-    /// Where labels come from: folder, filename (cat_001.png) or column:NAME of a table. As data.label_from of a run
+    /// Source of labels: folder, filename (cat_001.png) or column:NAME of a table. As data.label_from of a run
     #[arg(long, default_value_t = LabelFrom::Folder, value_name = "FROM", help_heading = "Images")]
     label_from: LabelFrom,
     /// The numbers of an array that are black and white, such as -1,1. As data.range of a run

@@ -38,7 +38,7 @@ pub struct InterpolateArgs {
     /// Number of mixtures, including those with λ = 0 and λ = 1
     #[arg(long, default_value_t = 9, value_name = "N")]
     between: usize,
-    /// How two noisy images are mixed
+    /// Path along which two noisy images are mixed
     #[arg(long, default_value = "linear", value_name = "MIX")]
     mix: MixArg,
     /// Mix DDIM latents in place of noised images

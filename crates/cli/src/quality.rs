@@ -46,7 +46,7 @@ pub struct QualityArgs {
     /// Write the statistics of the real images as such an .npz
     #[arg(long, value_name = "FILE")]
     pub save_stats: Option<PathBuf>,
-    /// How images are resized to the network's size
+    /// Rule that resizes images to the network's size
     #[arg(long, default_value = "pytorch-fid", value_name = "RULE")]
     resize: ResizeArg,
     /// Draw the samples that are nearest to training images, and those: a PNG

@@ -53,7 +53,7 @@ pub struct SampleArgs {
     /// Number of images. Defaults to 16, or with --init to those in the file
     #[arg(short, long, value_parser = values::positive, value_name = "N")]
     n: Option<usize>,
-    /// Where to write: .png (a grid), .npz, .safetensors, .gif, or a folder
+    /// Output: .png (a grid), .npz, .safetensors, .gif, or a folder
     #[arg(short, long, default_value = "samples.png", value_name = "OUT")]
     output: PathBuf,
     /// Seed of the noise
@@ -128,7 +128,7 @@ struct StartArgs {
     /// Timestep of --from: the higher it is, the less is left of the image
     #[arg(long, requires = "from", value_name = "T")]
     at: Option<usize>,
-    /// How the image of --from is fitted to the network's size. Defaults to the fit that the model was trained with
+    /// Fit of the image of --from. Defaults to the fit that the model was trained with
     #[arg(long, requires = "from", value_parser = values::fit(), value_name = "FIT")]
     fit: Option<Fit>,
     /// Share all noise until x at this timestep; from there on each image has its own (for ddpm, or ddim with --eta)

@@ -103,7 +103,7 @@ fn interpolations_begin_and_end_at_the_images() {
     place.ddpm(&missing).assert().failure().code(1).stderr(contains("no.png"));
 }
 
-/// What is known stays to the byte; what is not is made, differently by each noise.
+/// Known pixels stay to the byte; each noise fills in the others differently.
 #[test]
 fn inpainting_keeps_what_is_known() {
     let place = place_with_model();
@@ -186,7 +186,7 @@ fn the_flows_likelihood_stands_beside_the_bound() {
     assert!((exact - many).abs() < 0.05 * exact.abs(), "{exact} {many}");
 }
 
-/// What DDIM makes of an image's latents is the image, the nearer the more steps.
+/// DDIM reconstructs an image from its latents, more closely with more steps.
 #[test]
 fn inversions_come_back() {
     let place = place_with_model();

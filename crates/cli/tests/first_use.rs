@@ -1,4 +1,4 @@
-//! What people type and have on their disks: each is done, or refused in words that say what to do.
+//! Commands that people type and files that they have: each works, or is refused in words that say what to do.
 
 mod common;
 

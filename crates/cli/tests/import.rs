@@ -13,7 +13,7 @@ fn family(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../unet/tests/goldens/families").join(name)
 }
 
-/// What other programs saved becomes a folder to sample from, and says what was found.
+/// A file of another program becomes a folder to sample from, and says what was found.
 #[test]
 fn checkpoints_of_others_become_models() {
     let place = Place::new();
@@ -128,7 +128,7 @@ fn the_schedule_in_the_file_is_used() {
     assert_eq!((&scheduler("n")["num_train_timesteps"], &scheduler("n")["trained_betas"]), (&100.into(), &().into()));
 }
 
-/// What is said about averages is what was found.
+/// The note about averages says what was found.
 #[test]
 fn an_average_by_its_file_name_is_called_one() {
     let place = Place::new();

@@ -93,7 +93,7 @@ fn a_dry_run_prints_parameters_memory_and_time() {
     assert_eq!(names(&place.path("")), ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]);
 }
 
-/// Where no estimate stands before it, an allocation that fails is an error of one line and not an abort.
+/// An allocation that fails without an estimate before it is an error of one line and not an abort.
 #[test]
 fn a_failed_allocation_is_an_error() {
     let place = Place::new();
@@ -109,7 +109,7 @@ fn a_failed_allocation_is_an_error() {
     fails(limited(&place, 1_000_000, &sample), 1, &["100000000 images of 8x8 ", "`ulimit -v`", "--batch-size"]);
 }
 
-/// What is left is too little even for the message, wherever the memory runs out.
+/// The memory that is left is too little even for the message, wherever it runs out.
 #[test]
 fn however_little_memory_there_is_no_abort() {
     let place = Place::new();

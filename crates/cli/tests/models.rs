@@ -1,4 +1,4 @@
-//! How a model is found, in every layout that others write, and what is refused.
+//! Models in every layout that others write, and those that are refused.
 
 mod common;
 

@@ -99,7 +99,7 @@ fn a_network_compares_samples_with_images_and_with_statistics() {
     assert!(nearest["nearest"]["features"]["value"].is_number() && nearest["nearest"]["pixels"].is_object());
 }
 
-/// What is drawn for a metric is what `ddpm sample` draws.
+/// A metric draws the images that `ddpm sample` draws.
 #[test]
 fn a_model_draws_its_samples_itself() {
     let place = place();

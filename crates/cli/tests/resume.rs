@@ -195,7 +195,7 @@ fn signals_end_a_run_in_order() {
     }
 }
 
-/// What a stopped run prints can be pasted into a shell, whatever its folder is called.
+/// The output of a stopped run can be pasted into a shell, whatever its folder is called.
 #[cfg(unix)]
 #[test]
 fn the_way_to_resume_is_quoted() {
@@ -327,7 +327,7 @@ fn copies_of_checkpoints_are_not_continued() {
     assert_ne!(place.weights("run", 12), whole);
 }
 
-/// Who takes the write permission of a checkpoint away wants to keep it.
+/// A checkpoint without write permission is kept.
 #[cfg(unix)]
 #[test]
 fn a_read_only_checkpoint_is_kept() {
@@ -384,7 +384,7 @@ fn a_reader_that_loses_its_checkpoint_looks_again() {
     }
 }
 
-/// What `nohup` does, and what a terminal does that is closed.
+/// `nohup` ignores SIGHUP, and a terminal that is closed sends it.
 #[cfg(unix)]
 #[test]
 fn a_signal_that_is_ignored_from_the_start_stays_ignored() {
@@ -603,7 +603,7 @@ fn a_full_disk_ends_a_run_and_costs_nothing() {
     fails(place.ddpm(&["sample", run, "--steps", "2", "-o", "disk/x.png"]), 1, &["disk", "Read-only"]);
 }
 
-/// What the weights mean is the run's; what the next steps do is the user's.
+/// A resumed run keeps the keys that its weights depend on, and takes the others from the user.
 #[test]
 fn a_changed_meaning_of_the_weights_is_refused_by_key() {
     let place = Place::new();

@@ -404,7 +404,7 @@ fn copies_in_a_folder_are_drawn_again() {
     assert_eq!(json(sample())["existing"], 6);
 }
 
-/// What lies in OUT.partial is used only if it is whole and of this command, and nothing of the user's is removed.
+/// The contents of OUT.partial are used only if they are whole and of this command, and nothing of the user's is removed.
 #[cfg(unix)]
 #[test]
 fn damaged_and_foreign_unfinished_images_are_not_used() {

@@ -151,7 +151,7 @@ fn a_scheduler_is_kept() {
     assert!(index.contains("DPMSolverSinglestepScheduler"), "{index}");
 }
 
-/// What is not supported is named, with the file.
+/// Errors name what is not supported, with the file.
 #[test]
 fn unsupported_schedulers_are_refused() {
     let place = place("");

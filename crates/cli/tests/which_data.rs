@@ -119,7 +119,7 @@ fn colors_that_differ_are_a_warning() {
     );
 }
 
-/// What samples say about themselves is how they are compared.
+/// Samples are compared as their provenance says.
 #[test]
 fn samples_are_compared_with_the_images_of_their_model_fitted_alike() {
     let place = place_with_padded_run();

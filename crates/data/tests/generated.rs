@@ -1,4 +1,4 @@
-//! What the program itself wrote is not training data.
+//! Outputs of the program are not training data.
 
 mod common;
 use common::*;

@@ -125,7 +125,7 @@ fn no_number_depends_on_the_batch_size() {
     assert_ne!(with(1, 1).each, with(1, 2).each);
 }
 
-/// Where the variance is learned, v at ±1 is β or β̃, and between the two the log-variance is.
+/// A learned variance is β or β̃ at v = ±1; between the two, its logarithm is interpolated.
 #[test]
 fn learned_variances_are_read_per_pixel() {
     let (denoiser, schedule) = (denoiser("learned_range"), schedule());

@@ -9,7 +9,7 @@
 //! | [`oracle`] | [`Oracle`], the exact denoiser of known data |
 //! | [`images`] | [`Images`], floating-point images with labels |
 //! | [`preprocessing`] | [`Preprocessing`], the image preprocessing of a model |
-//! | [`sampling`] | [`Sampling`], how the run of a model draws its samples |
+//! | [`sampling`] | [`Sampling`], the sampler and guidance of a model's run |
 //! | [`pipeline`] | [`Pipeline`], the contents of a checkpoint folder: network, scheduler, preprocessing |
 //!
 //! Crates above this one name no concrete network: they sample, score and train through these types. A new network

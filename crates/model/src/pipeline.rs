@@ -25,7 +25,7 @@ pub struct Pipeline {
     pub scheduler: SchedulerConfig,
     /// The preprocessing of its images.
     pub preprocessing: Preprocessing,
-    /// How its run draws samples; `None` if it has none.
+    /// The sampler and guidance of its run; `None` if it has no run.
     pub sampling: Option<Sampling>,
     /// The folder or file that it was read from.
     pub root: PathBuf,

@@ -1,4 +1,4 @@
-//! How the run of a model draws its samples, so that commands that sample it do the same.
+//! The sampler and guidance of a model's run, so that commands that sample the model use the same.
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -88,11 +88,11 @@ pub struct Data {
     pub channels: usize,
     /// Whether to mirror each training image left to right with probability ½.
     pub flip: bool,
-    /// How images of another size are brought to the resolution.
+    /// The fit of images of another size.
     pub fit: Fit,
     /// Whether to train a class-conditional network on the images' labels.
     pub labels: bool,
-    /// Where labels come from: `folder` (a label file, or the subfolders), `filename` (`cat_001.png`) or `column:NAME` of a
+    /// The source of labels: `folder` (a label file, or the subfolders), `filename` (`cat_001.png`) or `column:NAME` of a
     /// table. Defaults to `folder`.
     #[serde(default)]
     pub label_from: LabelFrom,
@@ -136,7 +136,7 @@ pub struct Model {
     pub freq_shift: f64,
     /// The time embedding.
     pub time_embedding_type: TimeEmbeddingType,
-    /// How the time embedding enters a residual block.
+    /// The way in which the time embedding enters a residual block.
     pub resnet_time_scale_shift: ResnetTimeScaleShift,
     /// Number of class embeddings. Defaults to none, or with [`Data::labels`] to the number that the data needs.
     pub num_class_embeds: Option<usize>,
@@ -148,7 +148,7 @@ pub struct Model {
 pub struct Diffusion {
     /// T, the number of timesteps.
     pub timesteps: usize,
-    /// How β runs from `beta_start` to `beta_end`.
+    /// The noise schedule from `beta_start` to `beta_end`.
     pub schedule: Schedule,
     /// The first β. It is not scaled with T.
     pub beta_start: f64,
@@ -156,7 +156,7 @@ pub struct Diffusion {
     pub beta_end: f64,
     /// All T values of β, instead of a schedule (diffusers' `trained_betas`).
     pub betas: Option<Vec<f64>>,
-    /// What the network predicts.
+    /// The prediction of the network.
     pub prediction: Prediction,
     /// The variance of the reverse process.
     pub variance: Variance,
@@ -166,7 +166,7 @@ pub struct Diffusion {
     pub min_snr_gamma: f64,
     /// The weight of each timestep for the loss `weights`.
     pub loss_weights: Option<Vec<f64>>,
-    /// How the timesteps of a batch are drawn.
+    /// The distribution of the timesteps of a batch.
     pub timestep_sampler: TimestepSampler,
     /// The penalty of the prediction's error, in every loss but the bound.
     #[serde(default)]
@@ -205,7 +205,7 @@ pub enum Loss {
     Weights,
 }
 
-/// How the timesteps of a batch are drawn.
+/// A distribution of the timesteps of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSampler {
@@ -286,7 +286,7 @@ pub struct Train {
     pub sample_every: usize,
     /// Steps between checkpoints. 0 saves only one, at the end.
     pub checkpoint_every: usize,
-    /// How many of the newest checkpoints to keep.
+    /// The number of newest checkpoints to keep.
     pub keep_checkpoints: usize,
     /// Number of consecutive steps with a loss or gradient that is not finite after which the run rolls back to the last
     /// checkpoint.

@@ -94,7 +94,7 @@ struct Source {
     name: String,
     /// Names and contents. One of them is mutated.
     files: Vec<(String, Vec<u8>)>,
-    /// What is opened: one of the files, or the folder if it is empty.
+    /// The file to open, or the folder if it is empty.
     open: String,
     /// Turns what is mutated into the file, such as by adding the checksums.
     pack: fn(&[u8]) -> Vec<u8>,

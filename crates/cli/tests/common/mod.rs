@@ -1,4 +1,4 @@
-//! What the tests of the program share: a place for files, tiny runs, images and inputs, and what an error must look like.
+//! Shared parts of the program's tests: a place for files, tiny runs, images and inputs, and what an error must look like.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::collections::BTreeMap;
