@@ -11,6 +11,7 @@ use crate::error::usage;
 use crate::foreign::{check_not_input, check_replaceable};
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::interrupt::on_interrupt;
+use crate::preview::PreviewArgs;
 use crate::sampler_args::SamplerArgs;
 use crate::terminal::Progress;
 use crate::{Global, model_source, values};
@@ -40,6 +41,8 @@ pub struct InpaintArgs {
     #[arg(long, default_value_t = 1, value_parser = values::positive, value_name = "R")]
     resample: usize,
     #[command(flatten)]
+    preview: PreviewArgs,
+    #[command(flatten)]
     images: ImageArgs,
     #[command(flatten)]
     sampler: SamplerArgs,
@@ -57,6 +60,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     if matches!(target, Output::Grid(_)) {
         check_replaceable(target.path())?;
     }
+    let preview = arguments.preview.preview_of(&arguments.output, global)?;
     check_not_input(target.path(), &[&arguments.image, &arguments.mask])?;
     let pipeline = model_source::load(&arguments.model, global)?;
     let (image, readings) = image_args::read(&pipeline, &[&arguments.image], fit, global)?;
@@ -86,6 +90,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
         ("seed", seed.to_string()),
     ]);
     output::write(&target, &images, &[], &info)?;
+    preview.show(target.path());
     let filled = unknown.iter().filter(|unknown| **unknown).count();
     if global.json {
         println!(

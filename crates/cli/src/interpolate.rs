@@ -10,6 +10,7 @@ use crate::error::usage;
 use crate::foreign::check_outputs;
 use crate::image_args::{self, ImageArgs, info, name_of};
 use crate::interrupt::on_interrupt;
+use crate::preview::PreviewArgs;
 use crate::terminal::Progress;
 use crate::{Global, model_source, values};
 
@@ -48,6 +49,8 @@ pub struct InterpolateArgs {
     #[arg(short, long, default_value = "interpolation.png", value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
+    preview: PreviewArgs,
+    #[command(flatten)]
     images: ImageArgs,
     /// Sampler that denoises the mixtures
     #[arg(long, default_value = "ddim", value_parser = values::sampler(), value_name = "NAME", help_heading = "Sampler")]
@@ -82,6 +85,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
             arguments.output.display()
         )));
     }
+    let preview = arguments.preview.preview_of(&arguments.output, global)?;
     check_outputs(&[Some(&*arguments.output)], &[&arguments.a, &arguments.b])?;
     on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
@@ -114,6 +118,7 @@ pub fn run(arguments: InterpolateArgs, global: &Global) -> anyhow::Result<()> {
     })?;
     drop(progress);
     write_sheet(&arguments, &pipeline, &at, &ends, mixtures)?;
+    preview.show(&arguments.output);
     if global.json {
         println!(
             "{}",

@@ -32,6 +32,7 @@ mod model_folder;
 mod model_source;
 mod output_streams;
 mod predict;
+mod preview;
 mod quality;
 mod quality_print;
 mod ranks;

@@ -17,6 +17,7 @@ use crate::foreign::{check_not_input, check_outputs};
 use crate::guidance_args::GuidanceArgs;
 use crate::image_args;
 use crate::interrupt::{on_interrupt, this_command};
+use crate::preview::PreviewArgs;
 use crate::sampler_args::{Line, SamplerArgs};
 use crate::shard_args::{ShardArgs, unless_recorded};
 use crate::terminal::{Progress, counted, duration, rate, warn};
@@ -68,6 +69,8 @@ pub struct SampleArgs {
     /// Require an interrupted run to continue; without it, the same command continues one if there is one
     #[arg(long = "continue", alias = "resume")]
     must_continue: bool,
+    #[command(flatten)]
+    preview: PreviewArgs,
     #[command(flatten)]
     sampler: SamplerArgs,
     #[command(flatten)]
@@ -158,6 +161,7 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         let path = arguments.output.display();
         bail!("{path}: there is no interrupted run to continue; leave out --continue to begin one");
     }
+    let preview = arguments.preview.preview_of(&arguments.output, global)?;
     let options = arguments.options()?;
     let frames = output.progress_sheet().filter(|_| arguments.trajectory.animate);
     let inputs = [&arguments.start.init, &arguments.start.from, &arguments.refinement.denoising].map(Option::as_deref);
@@ -214,6 +218,7 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         arguments.shards.print(&arguments.output, global);
         return Ok(());
     };
+    preview.show(&saved.path);
     print(&saved, seconds, global);
     if let Some(sheet) = save.sheet.filter(|_| !global.json && !global.quiet) {
         eprintln!("trajectory: {}", sheet.display());

@@ -97,9 +97,14 @@ impl Progress {
     }
 
     fn print(&self, line: &str) {
+        self.suspend(|| eprintln!("{line}"));
+    }
+
+    /// Prints something else than a line, above the bar if there is one.
+    pub fn suspend(&self, print: impl FnOnce()) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::Global;
 use crate::config_args::ConfigArgs;
 use crate::error::usage;
 use crate::interrupt::{INTERRUPTED, on_signals};
+use crate::preview::{Preview, PreviewArgs};
 use crate::ranks;
 use crate::terminal::{Progress, duration, gigabytes, grouped, quoted, rate};
 
@@ -41,6 +42,8 @@ pub struct TrainArgs {
     /// Print the resolved configuration, its parameters, memory and time of a step, and exit
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    preview: PreviewArgs,
     // Its heading is that of all flags below.
     #[command(flatten)]
     config: ConfigArgs,
@@ -66,7 +69,7 @@ pub fn run(arguments: TrainArgs, global: &Global) -> anyhow::Result<()> {
         return dry_run(&config, global);
     }
     let device = global.device()?;
-    let mut screen = Screen::new(global, &arguments.config, &config);
+    let mut screen = Screen::new(global, &arguments, &config);
     let mut hooks = Hooks::new().on_event(|event| screen.show(event)).commands(stop_on_signals()?);
     hooks = hooks.communicator(ranks::communicator());
     if arguments.config.sets("train.learning_rate") {
@@ -191,10 +194,7 @@ fn stop_on_signals() -> anyhow::Result<Receiver<Command>> {
             first = Some(Instant::now());
             // A launcher also sends signals to end a job of which a rank has failed, and then nothing is saved.
             if !ranks::is_joined() {
-                // A launcher also sends signals to end a job of which a rank has failed, and then nothing is saved.
-                if !ranks::is_joined() {
-                    eprintln!("stopping and saving; press Ctrl-C again to stop at once");
-                }
+                eprintln!("stopping and saving; press Ctrl-C again to stop at once");
             }
             // A run that has ended does not receive it.
             let _ = sender.send(Command::Stop);
@@ -241,6 +241,7 @@ fn print(folder: &Path, finished: &Finished, memory: Option<(f64, u64)>) {
 struct Screen<'a> {
     global: &'a Global,
     config: &'a ConfigArgs,
+    preview: Preview,
     progress: Progress,
     images_per_step: usize,
     steps: u64,
@@ -250,10 +251,11 @@ struct Screen<'a> {
 }
 
 impl<'a> Screen<'a> {
-    fn new(global: &'a Global, arguments: &'a ConfigArgs, config: &TrainingConfig) -> Self {
+    fn new(global: &'a Global, arguments: &'a TrainArgs, config: &TrainingConfig) -> Self {
         Self {
             global,
-            config: arguments,
+            config: &arguments.config,
+            preview: arguments.preview.preview(global),
             progress: Progress::new("train", "steps", global),
             images_per_step: config.train.batch_size * config.train.gradient_accumulation,
             steps: config.train.steps as u64,
@@ -304,7 +306,10 @@ impl<'a> Screen<'a> {
                 self.progress.message(|| format!("validating: {part} {done}/{total}"));
             }
             Event::Validated { metrics, best } => self.progress.say(validated(metrics, *best)),
-            Event::Sampled { path } => self.progress.say(format!("samples: {}", path.display())),
+            Event::Sampled { path } => {
+                self.progress.say(format!("samples: {}", path.display()));
+                self.progress.suspend(|| self.preview.show(path));
+            }
             Event::Saved { path } => self.progress.say(format!("saved:   {}", path.display())),
             Event::Changed(change) => self.progress.say(format!("changed: {change}")),
             Event::Notice { message } => self.progress.say(message),

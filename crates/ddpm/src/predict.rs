@@ -82,7 +82,7 @@ pub fn predict(network: &Network, input: &Path, output: &Path) -> Result<[usize;
     }
     let classes: Option<Vec<u32>> = labels.as_ref().map(|labels| labels.iter().map(|&v| v as u32).collect());
     let condition = match are_vectors {
-        true => Condition { labels: labels.as_deref().map(Labels::Vectors) },
+        true => Condition { labels: labels.as_deref().map(Labels::Vectors), ..Condition::default() },
         false => Condition::classes(classes.as_deref()),
     };
     network.check(x.dims(), condition)?;

@@ -132,7 +132,7 @@ impl Bench {
             });
         }
         for (n, tokens, heads, head_dim) in [(16, 256, 1, 256), (1, 256, 1, 256), (64, 64, 4, 16), (16, 1024, 1, 128)] {
-            let shape = AttentionShape { n, tokens, heads, head_dim };
+            let shape = AttentionShape { n, tokens, keys: tokens, heads, head_dim };
             let len = n * tokens * heads * head_dim;
             let x = ramp(len);
             let inputs = AttentionInputs { q: &x, k: &x, v: &x };

@@ -1,4 +1,4 @@
-//! Scaled dot-product attention (Vaswani et al. 2017) of q, k, v `[n, tokens, heads·head_dim]`.
+//! Scaled dot-product attention (Vaswani et al. 2017) of q `[n, tokens, heads·head_dim]` and k, v `[n, keys, heads·head_dim]`.
 //!
 //! Scores are computed for one block of queries at a time and never stored whole. The backward pass recomputes them.
 
@@ -18,8 +18,10 @@ const QUERIES: usize = 56;
 pub struct AttentionShape {
     /// Number of images.
     pub n: usize,
-    /// Tokens (pixels) per image.
+    /// Queries (pixels) per image.
     pub tokens: usize,
+    /// Keys and values per image: as many as queries in self-attention.
+    pub keys: usize,
     /// Number of heads.
     pub heads: usize,
     /// Channels per head.
@@ -31,23 +33,32 @@ impl AttentionShape {
         self.heads * self.head_dim
     }
 
-    fn check(&self, slices: &[&[f32]]) {
-        let len = self.n * self.tokens * self.channels();
-        assert!(slices.iter().all(|x| x.len() == len), "{self:?}: a slice does not have length {len}");
+    /// Checks the lengths of slices with a row for each query, and of those with a row for each key.
+    fn check(&self, of_queries: &[&[f32]], of_keys: &[&[f32]]) {
+        for (rows, slices) in [(self.tokens, of_queries), (self.keys, of_keys)] {
+            let len = self.n * rows * self.channels();
+            assert!(slices.iter().all(|x| x.len() == len), "{self:?}: a slice does not have length {len}");
+        }
     }
 
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// Returns the offset of a token's channels in head `index`, where `index` = image·heads + head.
-    fn at(&self, index: usize, token: usize) -> usize {
+    /// Returns the offset of a query's channels in head `index`, where `index` = image·heads + head.
+    fn query(&self, index: usize, query: usize) -> usize {
         let (image, head) = (index / self.heads, index % self.heads);
-        (image * self.tokens + token) * self.channels() + head * self.head_dim
+        (image * self.tokens + query) * self.channels() + head * self.head_dim
+    }
+
+    /// Returns the offset of a key's channels in head `index`.
+    fn key(&self, index: usize, key: usize) -> usize {
+        let (image, head) = (index / self.heads, index % self.heads);
+        (image * self.keys + key) * self.channels() + head * self.head_dim
     }
 }
 
-/// Queries, keys and values, each `[n, tokens, heads·head_dim]`.
+/// Queries `[n, tokens, heads·head_dim]`, and keys and values `[n, keys, heads·head_dim]`.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionInputs<'a, T = f32> {
     /// Queries.
@@ -69,18 +80,19 @@ pub struct AttentionGradients<'a> {
     pub dv: &'a mut [f32],
 }
 
-/// Computes out = softmax(q·kᵀ/√head_dim)·v for each head. All slices are `[n, tokens, heads·head_dim]`.
+/// Computes out = softmax(q·kᵀ/√head_dim)·v for each head. `out` is `[n, tokens, heads·head_dim]`.
 ///
 /// # Panics
-/// If the length of a slice does not match `shape`.
+/// If the length of a slice does not match `shape`, or if there are queries but no keys.
 pub fn attention(shape: &AttentionShape, inputs: AttentionInputs, out: &mut [f32]) {
     let AttentionInputs { q, k, v } = inputs;
-    shape.check(&[q, k, v, out]);
+    shape.check(&[q, out], &[k, v]);
     let heads = shape.n * shape.heads;
     if out.is_empty() {
         return;
     }
-    let _span = profile::span(|| "attention".into(), 4 * out.len() * shape.tokens, 4 * out.len());
+    assert!(shape.keys > 0, "{shape:?}: attention to no keys");
+    let _span = profile::span(|| "attention".into(), 4 * out.len() * shape.keys, 2 * (q.len() + k.len()));
     // Every task packs all keys and values of its head, so a head is split only if threads would be idle otherwise.
     let blocks = shape.tokens.div_ceil(QUERIES);
     let splits = (2 * parallel::threads()).div_ceil(heads).clamp(1, blocks);
@@ -105,11 +117,15 @@ pub fn attention_backward(
 ) {
     let AttentionInputs { q, k, v } = inputs;
     let AttentionGradients { dq, dk, dv } = gradients;
-    shape.check(&[q, k, v, dout, dq, dk, dv]);
+    shape.check(&[q, dout, dq], &[k, v, dk, dv]);
     if q.is_empty() {
+        dk.fill(0.0);
+        dv.fill(0.0);
         return;
     }
-    let _span = profile::span(|| "attention: gradients".into(), 10 * q.len() * shape.tokens, 7 * q.len());
+    assert!(shape.keys > 0, "{shape:?}: attention to no keys");
+    let bytes = 3 * q.len() + 4 * k.len();
+    let _span = profile::span(|| "attention: gradients".into(), 10 * q.len() * shape.keys, bytes);
     let gradients = [SharedSlice::new(dq), SharedSlice::new(dk), SharedSlice::new(dv)];
     parallel::for_each(shape.n * shape.heads, |head| {
         backward(shape, head, [q, k, v, dout], gradients);
@@ -133,14 +149,14 @@ fn split_work<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mu
     })
 }
 
-/// Packs one head of `x` as the transposed matrix [head_dim, tokens].
+/// Packs one head of the keys or values as the transposed matrix [head_dim, keys].
 #[inline(always)]
-fn pack_tokens_as_columns<S: Simd>(s: S, shape: &AttentionShape, x: &[f32], out: &mut [f32]) {
+fn pack_keys_as_columns<S: Simd>(s: S, shape: &AttentionShape, x: &[f32], out: &mut [f32]) {
     let d = shape.head_dim;
     for (block, out) in out.chunks_exact_mut(d * LANES).enumerate() {
         let token = block * LANES;
         let x = &x[token * shape.channels()..];
-        pack_transposed(s, d, LANES.min(shape.tokens - token), x, shape.channels(), out);
+        pack_transposed(s, d, LANES.min(shape.keys - token), x, shape.channels(), out);
     }
 }
 
@@ -155,43 +171,43 @@ fn forward_kernel<S: Simd>(
     [q, k, v]: [&[f32]; 3],
     out: SharedSlice,
 ) {
-    let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
-    let at = |token: usize| shape.at(head, token);
+    let (keys_len, d, channels) = (shape.keys, shape.head_dim, shape.channels());
+    let (query, key) = (|query: usize| shape.query(head, query), shape.key(head, 0));
     let lengths = [
-        blocked_len(d, tokens),
-        blocked_len(tokens, d),
+        blocked_len(d, keys_len),
+        blocked_len(keys_len, d),
         blocked_len(QUERIES, d),
-        blocked_len(QUERIES, tokens),
+        blocked_len(QUERIES, keys_len),
         blocked_len(QUERIES, d),
     ];
     let mut work = scratch::take(lengths.iter().sum());
     let work = &mut *work;
     let [keys, values, queries, scores, sums] = split_work(work, lengths);
-    pack_tokens_as_columns(s, shape, &k[at(0)..], keys);
-    pack(s, tokens, d, &v[at(0)..], channels, values);
+    pack_keys_as_columns(s, shape, &k[key..], keys);
+    pack(s, keys_len, d, &v[key..], channels, values);
     for start in (first..end).step_by(QUERIES) {
         let rows = QUERIES.min(end - start);
-        pack(s, rows, d, &q[at(start)..], channels, queries);
-        multiply(s, rows, d, tokens, queries, keys, scores, false);
+        pack(s, rows, d, &q[query(start)..], channels, queries);
+        multiply(s, rows, d, keys_len, queries, keys, scores, false);
         for r in 0..rows {
-            softmax(s, rows, r, tokens, shape.scale(), scores);
+            softmax(s, rows, r, keys_len, shape.scale(), scores);
         }
-        multiply(s, rows, tokens, d, scores, values, sums, false);
+        multiply(s, rows, keys_len, d, scores, values, sums, false);
         for r in 0..rows {
             // SAFETY: a task writes only the rows of its own queries.
-            let to = unsafe { out.part(at(start + r), d) };
+            let to = unsafe { out.part(query(start + r), d) };
             unpack_row(s, sums, rows, r, to);
         }
     }
 }
 
-/// Replaces row `r` of the blocked [rows, tokens] scores by its softmax.
+/// Replaces row `r` of the blocked [rows, keys] scores by its softmax.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, scores: &mut [f32]) {
-    let blocks = tokens.div_ceil(LANES);
+fn softmax<S: Simd>(s: S, rows: usize, r: usize, keys: usize, scale: f32, scores: &mut [f32]) {
+    let blocks = keys.div_ceil(LANES);
     let line = |block: usize| (block * rows + r) * LANES;
     let last = &mut scores[line(blocks - 1)..][..LANES];
-    let used = tokens - (blocks - 1) * LANES;
+    let used = keys - (blocks - 1) * LANES;
     last[used..].fill(f32::NEG_INFINITY);
     let mut largest = s.splat(f32::NEG_INFINITY);
     for block in 0..blocks {
@@ -232,60 +248,57 @@ fn backward_kernel<S: Simd>(
     [q, k, v, dout]: [&[f32]; 4],
     [dq, dk, dv]: [SharedSlice; 3],
 ) {
-    let (tokens, d, channels) = (shape.tokens, shape.head_dim, shape.channels());
-    let at = |token: usize| shape.at(head, token);
-    let (keys_len, query_len, score_len) = (
-        tokens.next_multiple_of(LANES) * d.next_multiple_of(LANES),
-        blocked_len(QUERIES, d),
-        blocked_len(QUERIES, tokens),
-    );
+    let (tokens, count, d, channels) = (shape.tokens, shape.keys, shape.head_dim, shape.channels());
+    let (query, key) = (|query: usize| shape.query(head, query), |key: usize| shape.key(head, key));
+    let padded = count.next_multiple_of(LANES);
+    let (keys_len, query_len, score_len) =
+        (padded * d.next_multiple_of(LANES), blocked_len(QUERIES, d), blocked_len(QUERIES, count));
     let lengths =
         [keys_len, keys_len, keys_len, keys_len, keys_len, query_len, query_len, query_len, score_len, score_len];
     let mut work = scratch::take(lengths.iter().sum());
     let work = &mut *work;
     let [keys_t, values_t, keys, dk_sums, dv_sums, queries, dout_rows, sums, p, ds] = split_work(work, lengths);
-    pack_tokens_as_columns(s, shape, &k[at(0)..], &mut keys_t[..blocked_len(d, tokens)]);
-    pack_tokens_as_columns(s, shape, &v[at(0)..], &mut values_t[..blocked_len(d, tokens)]);
-    pack(s, tokens, d, &k[at(0)..], channels, keys);
+    pack_keys_as_columns(s, shape, &k[key(0)..], &mut keys_t[..blocked_len(d, count)]);
+    pack_keys_as_columns(s, shape, &v[key(0)..], &mut values_t[..blocked_len(d, count)]);
+    pack(s, count, d, &k[key(0)..], channels, keys);
     dk_sums.fill(0.0);
     dv_sums.fill(0.0);
-    let padded = tokens.next_multiple_of(LANES);
     for start in (0..tokens).step_by(QUERIES) {
         let rows = QUERIES.min(tokens - start);
-        pack(s, rows, d, &q[at(start)..], channels, queries);
-        pack(s, rows, d, &dout[at(start)..], channels, dout_rows);
-        multiply(s, rows, d, tokens, queries, keys_t, p, false);
-        multiply(s, rows, d, tokens, dout_rows, values_t, ds, false);
+        pack(s, rows, d, &q[query(start)..], channels, queries);
+        pack(s, rows, d, &dout[query(start)..], channels, dout_rows);
+        multiply(s, rows, d, count, queries, keys_t, p, false);
+        multiply(s, rows, d, count, dout_rows, values_t, ds, false);
         for r in 0..rows {
-            softmax(s, rows, r, tokens, shape.scale(), p);
-            score_gradient(s, rows, r, tokens, shape.scale(), p, ds);
+            softmax(s, rows, r, count, shape.scale(), p);
+            score_gradient(s, rows, r, count, shape.scale(), p, ds);
         }
-        multiply(s, rows, tokens, d, ds, keys, sums, false);
+        multiply(s, rows, count, d, ds, keys, sums, false);
         for r in 0..rows {
             // SAFETY: a task writes only the gradients of its own head.
-            unpack_row(s, sums, rows, r, unsafe { dq.part(at(start + r), d) });
+            unpack_row(s, sums, rows, r, unsafe { dq.part(query(start + r), d) });
         }
         multiply_transposed(s, padded, rows, d, ds, queries, dk_sums, padded);
         multiply_transposed(s, padded, rows, d, p, dout_rows, dv_sums, padded);
     }
-    for token in 0..tokens {
+    for row in 0..count {
         // SAFETY: as above.
-        let (dk, dv) = unsafe { (dk.part(at(token), d), dv.part(at(token), d)) };
-        unpack_row(s, dk_sums, padded, token, dk);
-        unpack_row(s, dv_sums, padded, token, dv);
+        let (dk, dv) = unsafe { (dk.part(key(row), d), dv.part(key(row), d)) };
+        unpack_row(s, dk_sums, padded, row, dk);
+        unpack_row(s, dv_sums, padded, row, dv);
     }
 }
 
-/// Computes ds ← p·(ds − Σ ds·p)·scale in row `r`, and zeros beyond the last token.
+/// Computes ds ← p·(ds − Σ ds·p)·scale in row `r`, and zeros beyond the last key.
 ///
 /// Σ ds·p equals dout·out, which is cheaper to compute. But the equality holds only up to rounding, so the result would
 /// not sum to zero over keys, and a component common to all keys, such as a bias, would amplify the difference.
 #[inline(always)]
-fn score_gradient<S: Simd>(s: S, rows: usize, r: usize, tokens: usize, scale: f32, p: &[f32], ds: &mut [f32]) {
+fn score_gradient<S: Simd>(s: S, rows: usize, r: usize, keys: usize, scale: f32, p: &[f32], ds: &mut [f32]) {
     let line = |block: usize| (block * rows + r) * LANES;
-    let blocks = tokens.div_ceil(LANES);
-    // The product may leave anything, even NaN, beyond the last token.
-    ds[line(blocks - 1)..][..LANES][tokens - (blocks - 1) * LANES..].fill(0.0);
+    let blocks = keys.div_ceil(LANES);
+    // The product may leave anything, even NaN, beyond the last key.
+    ds[line(blocks - 1)..][..LANES][keys - (blocks - 1) * LANES..].fill(0.0);
     let mut shared = s.splat(0.0);
     for block in 0..blocks {
         shared = s.fma(s.load_up_to(&p[line(block)..]), s.load_up_to(&ds[line(block)..]), shared);

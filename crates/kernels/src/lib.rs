@@ -1,5 +1,5 @@
-//! CPU kernels for the network of a diffusion model, on plain slices of f32: convolution, group normalization with
-//! SiLU, attention, matrix products, resampling and the optimizer, forward and backward.
+//! CPU kernels for the network of a diffusion model, on plain slices of f32: convolution, group and RMS normalization
+//! with SiLU, attention, matrix products, resampling and the optimizer, forward and backward.
 //!
 //! # Conventions
 //! * **Layout**: images are N,H,W,C; convolution weights `[kernel height, kernel width, in, out]`; linear weights
@@ -34,6 +34,7 @@ mod profile;
 mod reduce;
 pub mod reference;
 mod resample;
+mod rms_norm;
 mod scratch;
 mod simd;
 mod winograd;
@@ -55,4 +56,5 @@ pub use optimizer::{AdamBuffers, AdamStep, adam};
 pub use profile::{ProfileEntry, start_profile, stop_profile};
 pub use reduce::{channel_sums, per_image_channel_sums, sum_of_squares};
 pub use resample::{upsample2x, upsample2x_backward};
+pub use rms_norm::{RmsNorm, RmsNormGradients, rms_norm, rms_norm_backward};
 pub use simd::{InstructionSet, instruction_set, limit_instruction_set};

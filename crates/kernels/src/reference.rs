@@ -8,6 +8,7 @@ use crate::conv::ConvShape;
 use crate::epilogue::Epilogue;
 use crate::matmul::MatMulShape;
 use crate::norm::{FusedGroupNorm, GroupNormShape};
+use crate::rms_norm::RmsNorm;
 
 /// Reference for [`crate::conv2d`] of an input in one part, without normalization.
 pub fn conv2d(shape: &ConvShape, x: &[f64], w: &[f64], epilogue: Epilogue<f64>) -> Vec<f64> {
@@ -115,24 +116,44 @@ pub fn group_norm(norm: &FusedGroupNorm<f64>, x: &[f64]) -> Vec<f64> {
     out
 }
 
+/// Reference for [`crate::rms_norm`].
+pub fn rms_norm(norm: &RmsNorm<f64>, x: &[f64]) -> Vec<f64> {
+    let RmsNorm { pixels, gain, scale_shift, silu: activate, .. } = *norm;
+    let channels = gain.len();
+    let mut out = vec![0.0; x.len()];
+    for (p, (x, out)) in x.chunks(channels).zip(out.chunks_mut(channels)).enumerate() {
+        let length = x.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
+        for c in 0..channels {
+            let mut y = x[c] / length * (channels as f64).sqrt() * gain[c];
+            if let Some((scale, shift)) = scale_shift {
+                let at = p / pixels * channels + c;
+                y = y * (1.0 + scale[at]) + shift[at];
+            }
+            out[c] = if activate { silu(y) } else { y };
+        }
+    }
+    out
+}
+
 /// Reference for [`crate::attention`].
 pub fn attention(shape: &AttentionShape, inputs: AttentionInputs<f64>) -> Vec<f64> {
     let AttentionInputs { q, k, v } = inputs;
-    let AttentionShape { n, tokens, heads, head_dim } = *shape;
+    let AttentionShape { n, tokens, keys, heads, head_dim } = *shape;
     let mut out = vec![0.0; q.len()];
     for image in 0..n {
         for head in 0..heads {
             let at = |token: usize| (image * tokens + token) * heads * head_dim + head * head_dim;
+            let key = |key: usize| (image * keys + key) * heads * head_dim + head * head_dim;
             for t in 0..tokens {
                 let score = |u: usize| {
-                    (0..head_dim).map(|c| q[at(t) + c] * k[at(u) + c]).sum::<f64>() / (head_dim as f64).sqrt()
+                    (0..head_dim).map(|c| q[at(t) + c] * k[key(u) + c]).sum::<f64>() / (head_dim as f64).sqrt()
                 };
-                let scores: Vec<f64> = (0..tokens).map(score).collect();
+                let scores: Vec<f64> = (0..keys).map(score).collect();
                 let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
                 let sum: f64 = weights.iter().sum();
                 for c in 0..head_dim {
-                    out[at(t) + c] = (0..tokens).map(|u| weights[u] / sum * v[at(u) + c]).sum();
+                    out[at(t) + c] = (0..keys).map(|u| weights[u] / sum * v[key(u) + c]).sum();
                 }
             }
         }

@@ -32,7 +32,7 @@ fn every_instruction_set_matches_the_reference() {
             let expected = reference::conv2d_grad_weight(&shape, &wide(&x), &wide(&dy));
             assert_close(&dw, &expected, 2e-5, &format!("{set:?} {shape:?}: grad_weight"));
         }
-        let shape = AttentionShape { n: 2, tokens: 37, heads: 2, head_dim: 19 };
+        let shape = AttentionShape { n: 2, tokens: 37, keys: 37, heads: 2, head_dim: 19 };
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(2 * 37 * 38, seed));
         let mut out = vec![f32::NAN; q.len()];
         attention(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &mut out);

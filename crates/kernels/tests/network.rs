@@ -131,12 +131,65 @@ proptest! {
     }
 
     #[test]
-    fn attention_matches_the_reference(
-        n in 1usize..4, tokens in prop_oneof![1usize..40, 60usize..140], heads in 1usize..4, head_dim in 1usize..40,
+    fn rms_norm_and_its_gradients_match_the_reference(
+        n in 1usize..4, pixels in prop_oneof![1usize..20, 100usize..140], channels in 1usize..40, scales: bool, silu: bool,
     ) {
-        let shape = AttentionShape { n, tokens, heads, head_dim };
-        let len = n * tokens * heads * head_dim;
-        let [q, k, v] = [1, 2, 3].map(|seed| numbers(len, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
+        let len = n * pixels * channels;
+        let [mut x, dy] = [1, 2].map(|seed| numbers(len, seed));
+        // A pixel of zeros stays zero, before the shift.
+        x[..channels].fill(0.0);
+        let gain = numbers(channels, 3);
+        let [scale, shift] = [4, 5].map(|seed| numbers(n * channels, seed));
+        let norm = RmsNorm { n, pixels, gain: &gain, scale_shift: scales.then_some((&scale, &shift)), silu };
+        let (wide_gain, wide_scale, wide_shift) = (wide(&gain), wide(&scale), wide(&shift));
+        let reference = |gain: &[f64], scale: &[f64], shift: &[f64], x: &[f64]| {
+            reference::rms_norm(&RmsNorm { n, pixels, gain, scale_shift: scales.then_some((scale, shift)), silu }, x)
+        };
+        let out = on_every_pool(|| {
+            let mut out = vec![f32::NAN; len];
+            rms_norm(&norm, &x, &mut out);
+            out
+        });
+        assert_close(&out, &reference(&wide_gain, &wide_scale, &wide_shift, &wide(&x)), 5e-6, "forward");
+
+        let gradients = on_every_pool(|| {
+            let mut dx = vec![f32::NAN; len];
+            let mut rest = vec![f32::NAN; channels + 2 * n * channels * usize::from(scales)];
+            let (dgain, of_image) = rest.split_at_mut(channels);
+            let (dscale, dshift) = of_image.split_at_mut(of_image.len() / 2);
+            let dscale_shift = scales.then_some((dscale, dshift));
+            rms_norm_backward(&norm, &x, &dy, RmsNormGradients { dx: &mut dx, dgain, dscale_shift });
+            [dx, rest].concat()
+        });
+        // Along a direction of everything together, but for the pixel of zeros, where the slope is 1e12.
+        let mut direction = numbers(gradients.len(), 6);
+        direction[..channels].fill(0.0);
+        let direction_of = |start: usize, len: usize| if start + len <= direction.len() { &direction[start..][..len] } else { &[] };
+        let parts = [(0, len), (len, channels), (len + channels, n * channels), (len + channels + n * channels, n * channels)];
+        let [dx, dgain, dscale, dshift] = parts.map(|(start, len)| direction_of(start, len));
+        let loss = |t: f64| -> f64 {
+            let moved = |x: &[f32], d: &[f32]| -> Vec<f64> {
+                let d = d.iter().copied().chain(std::iter::repeat(0.0));
+                x.iter().zip(d).map(|(&x, d)| f64::from(x) + t * f64::from(d)).collect()
+            };
+            let out = reference(&moved(&gain, dgain), &moved(&scale, dscale), &moved(&shift, dshift), &moved(&x, dx));
+            out.iter().zip(&dy).map(|(y, &dy)| y * f64::from(dy)).sum()
+        };
+        let expected = (loss(1e-6) - loss(-1e-6)) / 2e-6;
+        let actual: f64 = gradients.iter().zip(&direction).map(|(&g, &d)| f64::from(g) * f64::from(d)).sum();
+        // Of a single channel only the sign counts, so that gradients vanish.
+        prop_assert!((actual - expected).abs() < 1e-4 * expected.abs().max(1.0), "found {actual}; expected {expected}");
+    }
+
+    #[test]
+    fn attention_matches_the_reference(
+        n in 1usize..4, tokens in prop_oneof![1usize..40, 60usize..140], more_keys in prop_oneof![Just(0usize), 0usize..40],
+        heads in 1usize..4, head_dim in 1usize..40,
+    ) {
+        let shape = AttentionShape { n, tokens, keys: tokens + more_keys, heads, head_dim };
+        let [len, key_len] = [shape.tokens, shape.keys].map(|rows| n * rows * heads * head_dim);
+        let [q, k, v] = [(len, 1), (key_len, 2), (key_len, 3)]
+            .map(|(len, seed)| numbers(len, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
         let forward = |shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32]| {
             let mut out = vec![f32::NAN; q.len()];
             attention(shape, AttentionInputs { q, k, v }, &mut out);
@@ -144,17 +197,18 @@ proptest! {
         };
         let out = on_every_pool(|| forward(&shape, &q, &k, &v));
         assert_close(&out, &wide_attention(&shape, &q, &k, &v), 5e-6, "attention");
-        let (one, last) = (AttentionShape { n: 1, ..shape }, len / n * (n - 1));
-        assert_same_bits(&forward(&one, &q[last..], &k[last..], &v[last..]), &out[last..], "the last image alone");
+        let (one, last, last_key) = (AttentionShape { n: 1, ..shape }, len / n * (n - 1), key_len / n * (n - 1));
+        let alone = forward(&one, &q[last..], &k[last_key..], &v[last_key..]);
+        assert_same_bits(&alone, &out[last..], "the last image alone");
     }
 
     #[test]
     fn attention_gradients_match_finite_differences(
-        n in 1usize..3, tokens in 1usize..20, heads in 1usize..3, head_dim in 1usize..8,
+        n in 1usize..3, tokens in 1usize..20, keys in 1usize..25, heads in 1usize..3, head_dim in 1usize..8,
     ) {
-        let shape = AttentionShape { n, tokens, heads, head_dim };
-        let len = n * tokens * heads * head_dim;
-        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(len, seed));
+        let shape = AttentionShape { n, tokens, keys, heads, head_dim };
+        let [len, key_len] = [tokens, keys].map(|rows| n * rows * heads * head_dim);
+        let [q, k, v, dout] = [(len, 1), (key_len, 2), (key_len, 3), (len, 4)].map(|(len, seed)| numbers(len, seed));
         let gradients = attention_gradients(&shape, &q, &k, &v, &dout);
         let [wq, wk, wv] = [&q, &k, &v].map(|x| wide(x));
         let f = |q: &[f64], k: &[f64], v: &[f64]| reference::attention(&shape, AttentionInputs { q, k, v });
@@ -203,18 +257,16 @@ proptest! {
 }
 
 fn attention_gradients(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
-    let nan = || vec![f32::NAN; q.len()];
+    let [mut out, mut dq, mut dk, mut dv] = [q, q, k, v].map(|of| vec![f32::NAN; of.len()]);
     let inputs = AttentionInputs { q, k, v };
-    let mut out = nan();
     attention(shape, inputs, &mut out);
-    let [mut dq, mut dk, mut dv] = [nan(), nan(), nan()];
     attention_backward(shape, inputs, dout, AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv });
     [dq, dk, dv]
 }
 
 #[test]
 fn attention_gradients_of_many_tokens() {
-    let shape = AttentionShape { n: 1, tokens: 150, heads: 2, head_dim: 5 };
+    let shape = AttentionShape { n: 1, tokens: 150, keys: 150, heads: 2, head_dim: 5 };
     let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| numbers(1500, seed));
     let gradients = on_every_pool(|| attention_gradients(&shape, &q, &k, &v, &dout).concat());
     let loss = |q: &[f64], k: &[f64], v: &[f64]| -> f64 {
@@ -235,7 +287,7 @@ fn attention_gradients_of_many_tokens() {
 /// The unused lanes of the last vector of scores must not count as scores of zero.
 #[test]
 fn attention_handles_scores_far_below_zero() {
-    let shape = AttentionShape { n: 1, tokens: 5, heads: 1, head_dim: 1 };
+    let shape = AttentionShape { n: 1, tokens: 5, keys: 5, heads: 1, head_dim: 1 };
     let (q, k, v) = ([100.0f32; 5], [-30.0, -30.01, -30.02, -30.03, -30.04f32], numbers(5, 1));
     let mut out = vec![f32::NAN; 5];
     attention(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &mut out);

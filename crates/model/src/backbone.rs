@@ -15,12 +15,15 @@ use crate::Error;
 pub struct Condition<'a> {
     /// A class or a vector for each image.
     pub labels: Option<Labels<'a>>,
+    /// The previous prediction of x_0, `[N,H,W,C]`, for networks that take one (Chen et al. 2022, "self-conditioning"). Others
+    /// ignore it; those that take it read an absent one as zeros.
+    pub prediction: Option<&'a Tensor<4>>,
 }
 
 impl<'a> Condition<'a> {
     /// Creates a condition on classes, one for each image, or an empty condition for `None`.
     pub fn classes(classes: Option<&'a [u32]>) -> Self {
-        Self { labels: classes.map(Labels::Classes) }
+        Self { labels: classes.map(Labels::Classes), prediction: None }
     }
 }
 
@@ -50,12 +53,21 @@ pub struct Signature {
     pub labels: LabelKind,
     /// Number of timesteps, if the network has a table of them.
     pub timesteps: Option<usize>,
+    /// Whether the network takes the previous prediction of x_0.
+    pub takes_prediction: bool,
 }
 
 impl Signature {
     /// Returns the signature of an unconditional network for images of any size with `channels` channels.
     pub fn unconditional(channels: usize) -> Self {
-        Self { size: None, in_channels: channels, out_channels: channels, labels: LabelKind::None, timesteps: None }
+        Self {
+            size: None,
+            in_channels: channels,
+            out_channels: channels,
+            labels: LabelKind::None,
+            timesteps: None,
+            takes_prediction: false,
+        }
     }
 
     /// Returns the number of classes, if labels are classes of a known number.

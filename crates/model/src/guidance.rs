@@ -96,7 +96,8 @@ impl<D: Denoiser> Denoiser for ClassifierFree<D> {
         let [n, height, width, channels] = x_t.dims();
         let device = x_t.device();
         let none = vec![self.guidance.null_label; n];
-        let unconditional = self.denoiser.denoise(x_t, nodes, Condition::classes(Some(&none)))?.output().clone();
+        let condition = Condition { prediction: condition.prediction, ..Condition::classes(Some(&none)) };
+        let unconditional = self.denoiser.denoise(x_t, nodes, condition)?.output().clone();
         let difference = conditional.output().clone() - unconditional.clone();
         let mut guided = unconditional + difference.mul_scalar(self.guidance.scale);
         if !nodes.iter().all(|node| self.guidance.applies(node)) {

@@ -190,7 +190,8 @@ impl Batch<'_> {
         history: &mut History,
     ) -> Result<Tensor<4>, Error> {
         let (table, row) = (self.table, &self.table.rows[index]);
-        let denoised = self.denoiser.denoise(x.clone(), &[row.node], self.condition)?;
+        let condition = Condition { prediction: history.samples.front(), ..self.condition };
+        let denoised = self.denoiser.denoise(x.clone(), &[row.node], condition)?;
         let (mut sample, mut epsilon) = (denoised.sample(), denoised.epsilon());
         if let Some(clip) = table.clip_sample {
             sample = self.clipped(clip, sample);

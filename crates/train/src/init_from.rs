@@ -230,6 +230,7 @@ impl TrainingConfig {
             LabelKind::None
         };
         let signature = Signature {
+            takes_prediction: false,
             size: network.sample_size.map(|size| [size.height, size.width]),
             in_channels: network.in_channels,
             out_channels: network.out_channels,

@@ -20,6 +20,20 @@ pub struct Dropout {
     pub first_image: u64,
 }
 
+impl Dropout {
+    /// Sets activations `[N,H,W,C]` of block number `block` to zero with probability p, and divides the others by 1 − p.
+    pub(crate) fn apply(&self, h: Tensor<4>, block: usize, p: f64) -> Tensor<4> {
+        let dims = h.dims();
+        let mut mask = vec![1.0; dims.iter().product()];
+        for (i, image) in mask.chunks_mut((dims[1] * dims[2] * dims[3]).max(1)).enumerate() {
+            let index = (block as u64) << 32 | (self.first_image + i as u64);
+            self.random.dropout(Stream::Dropout, index, self.step, p as f32).apply(0, image);
+        }
+        let mask = Tensor::from_data(TensorData::new(mask, dims), &h.device());
+        h.mul(mask)
+    }
+}
+
 /// GN–SiLU–conv, time embedding, GN–SiLU–dropout–conv, and a shortcut (Ho et al. 2020, appendix B).
 #[derive(Module, Debug)]
 pub struct ResnetBlock {
@@ -145,14 +159,7 @@ impl ResnetBlock {
     }
 
     fn drop(&self, h: Tensor<4>, dropout: &Dropout) -> Tensor<4> {
-        let dims = h.dims();
-        let mut mask = vec![1.0; dims.iter().product()];
-        for (i, image) in mask.chunks_mut((dims[1] * dims[2] * dims[3]).max(1)).enumerate() {
-            let index = (self.number as u64) << 32 | (dropout.first_image + i as u64);
-            dropout.random.dropout(Stream::Dropout, index, dropout.step, self.dropout as f32).apply(0, image);
-        }
-        let mask = Tensor::from_data(TensorData::new(mask, dims), &h.device());
-        h.mul(mask)
+        dropout.apply(h, self.number, self.dropout)
     }
 }
 

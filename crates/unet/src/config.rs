@@ -5,7 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::sample_size::SampleSize;
+use crate::json;
+use crate::sample_size::{SampleSize, check_multiple};
 
 /// The embedding of timesteps as vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,6 +193,9 @@ fn fixed_keys() -> [(&'static str, &'static [&'static str]); 2] {
     [("act_fn", &["\"silu\"", "\"swish\""]), ("_class_name", &["\"UNet2DModel\""])]
 }
 
+/// The name of the class in Python.
+const CLASS: &str = "UNet2DModel";
+
 /// The settings of diffusers' `EMAModel`, which its `save_pretrained` adds to the configuration of averaged weights. They
 /// have no effect on the network.
 const EMA_KEYS: [&str; 7] =
@@ -256,45 +260,7 @@ impl UnetConfig {
     /// # Errors
     /// As [`UnetConfig::read`].
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let invalid = |message: String| Error::Config(message);
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| invalid(format!("invalid JSON: {e}")))?;
-        let serde_json::Value::Object(mut keys) = value else {
-            return Err(invalid("expected a JSON object".into()));
-        };
-        for (key, accepted) in fixed_keys() {
-            if let Some(value) = keys.remove(key) {
-                let value = value.to_string();
-                if !accepted.contains(&value.as_str()) {
-                    let accepted = accepted.join(" or ");
-                    return Err(invalid(format!("`{key}` is {value}; expected {accepted}")));
-                }
-            }
-        }
-        keys.retain(|key, _| !key.starts_with('_') && !EMA_KEYS.contains(&&**key));
-        let known = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
-        for (key, value) in &keys {
-            if known.get(key).is_none() && !value.is_null() {
-                return Err(invalid(format!("`{key}` (with value {value}) is not a supported key of UNet2DModel")));
-            }
-        }
-        // Fields are deserialized one by one, so that the error for a bad value names its key.
-        let mut config = serde_json::to_value(Self::default()).map_err(|e| invalid(e.to_string()))?;
-        for (key, value) in keys {
-            if known.get(&key).is_none() {
-                continue;
-            }
-            let mut one = config.clone();
-            one[&key] = value.clone();
-            serde_json::from_value::<Self>(one.clone()).map_err(|error| match value.as_f64() {
-                // serde would speak of a `usize`.
-                Some(number) if number < 0.0 || number.fract() != 0.0 => {
-                    invalid(format!("`{key}` is {value}; expected a whole number, 1 or more"))
-                }
-                _ => invalid(format!("`{key}` = {value}: {error}")),
-            })?;
-            config = one;
-        }
-        let config: Self = serde_json::from_value(config).map_err(|e| invalid(e.to_string()))?;
+        let config: Self = json::read(text, CLASS, &fixed_keys(), &EMA_KEYS)?;
         config.validate()?;
         Ok(config)
     }
@@ -407,18 +373,7 @@ impl UnetConfig {
     /// # Errors
     /// If height or width is 0 or not a multiple of 2^(levels − 1).
     pub fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
-        let multiple = 1 << (self.block_out_channels.len() - 1);
-        if height == 0 || width == 0 || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
-            let next = |n: usize| n.max(1).next_multiple_of(multiple);
-            return Err(Error::Config(format!(
-                "images of {height}x{width} do not fit {} levels: both sides must be multiples of {multiple}; \
-                 pad to {}x{} or use fewer levels",
-                self.block_out_channels.len(),
-                next(height),
-                next(width),
-            )));
-        }
-        Ok(())
+        check_multiple([height, width], self.block_out_channels.len())
     }
 
     /// Returns whether level `level` (0 is the finest) has attention on the down or up path.

@@ -56,7 +56,7 @@ pub(crate) const ZERO_INIT_SCALE: f64 = 1e-10;
 #[derive(Module, Debug)]
 pub struct Conv2d {
     weight: Param<Tensor<4>>,
-    bias: Param<Tensor<1>>,
+    bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     geometry: Geometry,
     #[module(skip)]
@@ -70,10 +70,15 @@ impl Conv2d {
         let fan_avg = (kh * kw * (c_in + c_out)) as f64 / 2.0;
         Self {
             weight: init.uniform(shape, fan_avg, scale),
-            bias: init.constant(0.0, c_out),
+            bias: Some(init.constant(0.0, c_out)),
             geometry,
             packed: PackedWeights::default(),
         }
+    }
+
+    /// Returns the convolution without biases.
+    pub fn without_bias(self) -> Self {
+        Self { bias: None, ..self }
     }
 
     /// Maps `[N,H,W,I]` to `[N,H′,W′,O]`.
@@ -83,8 +88,12 @@ impl Conv2d {
 
     /// Computes [`Conv2d::forward`] and the operations of `fusion`.
     pub(crate) fn forward_fused(&self, x: Tensor<4>, fusion: Fusion) -> Tensor<4> {
-        let weights = Weights { weight: self.weight.val(), bias: self.bias.val(), packed: &self.packed };
-        ops::conv2d(x, weights, self.geometry, fusion)
+        let weight = self.weight.val();
+        let bias = match &self.bias {
+            Some(bias) => bias.val(),
+            None => Tensor::zeros([weight.dims()[3]], &weight.device()),
+        };
+        ops::conv2d(x, Weights { weight, bias, packed: &self.packed }, self.geometry, fusion)
     }
 }
 
@@ -156,6 +165,34 @@ impl GroupNorm {
     }
 }
 
+/// Root mean square normalization of the channels of each pixel.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    g: Param<Tensor<1>>,
+}
+
+impl RmsNorm {
+    /// Creates a normalization of `channels`.
+    pub fn new(init: &mut Init, channels: usize) -> Self {
+        Self { g: init.constant(1.0, channels) }
+    }
+
+    /// Maps `[N,H,W,C]` to the same shape.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::rms_norm(x, self.g.val(), None, false)
+    }
+
+    /// Computes [`RmsNorm::forward`], applies ·(1 + scale) + shift if `scale_shift` `[N,2C]` is given, then SiLU.
+    pub fn forward_silu(&self, x: Tensor<4>, scale_shift: Option<Tensor<2>>) -> Tensor<4> {
+        ops::rms_norm(x, self.g.val(), scale_shift, true)
+    }
+}
+
+/// Draws a parameter of any shape from a normal distribution of deviation 1.
+pub(crate) fn normal_parameter<const D: usize>(init: &mut Init, shape: [usize; D]) -> Param<Tensor<D>> {
+    init.normal(shape, 1.0)
+}
+
 /// A table of vectors, one per class or timestep.
 #[derive(Module, Debug)]
 pub struct Embedding {
@@ -218,7 +255,7 @@ mod tests {
             let variance = scale / (9.0 * 48.0);
             assert!(mean.abs() < 4.0 * (variance / 18432.0).sqrt(), "{mean}");
             assert!((square / variance - 1.0).abs() < 0.03, "{square} {variance}");
-            assert_eq!(moments(&conv.bias), (0.0, 0.0));
+            assert_eq!(moments(conv.bias.as_ref().unwrap()), (0.0, 0.0));
             let linear = Linear::new(&mut init, 100, 300, scale);
             assert!((moments(&linear.weight).1 / (scale / 200.0) - 1.0).abs() < 0.03);
         }

@@ -1,6 +1,8 @@
 //! The network of denoising diffusion probabilistic models: diffusers' `UNet2DModel` on Burn, with activations in
 //! N,H,W,C.
 //!
+//! A second network, [`lucidrains`], has the parts and names of the most used PyTorch code.
+//!
 //! [`UnetConfig`] has the keys of diffusers, [`Unet`] its parameter names. On the CPU back end, the operations are the
 //! fused kernels of the crate `kernels`; all other back ends run the same definitions as ordinary Burn operations (see
 //! [`ops`]).
@@ -21,7 +23,9 @@ mod blocks;
 mod checkpointing;
 mod config;
 mod error;
+mod json;
 pub mod layers;
+pub mod lucidrains;
 mod model;
 pub mod ops;
 mod parameters;

@@ -1,4 +1,4 @@
-//! Access to the parameters by diffusers' names and in diffusers' layout.
+//! Access to the parameters by the names and in the layout of files.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ enum Layout {
     Linear,
     /// `[kh,kw,I,O]` in memory, `[O,I,kh,kw]` on disk.
     Convolution,
+    /// `[C]` in memory, `[1,C,1,1]` on disk.
+    Gain,
 }
 
 impl Layout {
@@ -25,24 +27,34 @@ impl Layout {
         match rank {
             // Embedding tables have a row for each class or timestep in both layouts.
             2 if !["class_embedding.weight", "time_proj.weight"].contains(&name) => Self::Linear,
-            4 => Self::Convolution,
+            4 if !name.ends_with(".mem_kv") => Self::Convolution,
+            1 if name.ends_with(".g") => Self::Gain,
             _ => Self::Same,
         }
     }
 
-    /// Returns the axes of the layout on disk, as axes of that in memory.
+    /// Returns the shape on disk.
+    fn shape_on_disk(self, shape: &[usize]) -> Vec<usize> {
+        match self {
+            Self::Same => shape.to_vec(),
+            Self::Gain => vec![1, shape[0], 1, 1],
+            Self::Linear | Self::Convolution => self.on_disk().iter().map(|&axis| shape[axis]).collect(),
+        }
+    }
+
+    /// Returns the axes of the layout on disk, as axes of that in memory. None means the same order of values.
     fn on_disk(self) -> &'static [usize] {
         match self {
-            Self::Same => &[],
+            Self::Same | Self::Gain => &[],
             Self::Linear => &[1, 0],
             Self::Convolution => &[3, 2, 0, 1],
         }
     }
 
-    /// Returns the axes of the layout in memory, as axes of that on disk.
+    /// Returns the axes of the layout in memory, as axes of that on disk. None means the same order of values.
     fn here(self) -> &'static [usize] {
         match self {
-            Self::Same => &[],
+            Self::Same | Self::Gain => &[],
             Self::Linear => &[1, 0],
             Self::Convolution => &[2, 3, 1, 0],
         }
@@ -81,7 +93,7 @@ struct NamePath(Vec<(String, bool)>);
 
 impl NamePath {
     fn enter(&mut self, name: &str, container: &str) {
-        // Two levels have no name in diffusers: the struct of the time and class embeddings, and enum variants.
+        // Two levels have no name in files: the struct of the time and class embeddings, and enum variants.
         let hidden = name == "time" || container.starts_with("Enum:");
         self.0.push((name.to_owned(), hidden));
     }
@@ -112,13 +124,13 @@ struct ParameterVisitor<F> {
     each: F,
 }
 
-impl<F: FnMut(&str, ParamId, Vec<usize>, Tensor<1>, bool)> ModuleVisitor for ParameterVisitor<F> {
+impl<F: FnMut(String, ParamId, Vec<usize>, Tensor<1>, bool)> ModuleVisitor for ParameterVisitor<F> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val();
         let shape = value.dims().to_vec();
         let len: usize = shape.iter().product();
         let trained = value.is_require_grad();
-        (self.each)(&self.path.name(), param.id, shape, value.inner().reshape([len]), trained);
+        (self.each)(self.path.name(), param.id, shape, value.inner().reshape([len]), trained);
     }
 
     fn enter_module(&mut self, name: &str, container: &str) {
@@ -135,13 +147,13 @@ struct ParameterMapper<F> {
     each: F,
 }
 
-impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for ParameterMapper<F> {
+impl<F: FnMut(String, Tensor<1>) -> Tensor<1>> ModuleMapper for ParameterMapper<F> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.name();
         let (id, value, mapper) = param.consume();
         let (shape, trained, autodiff) = (value.dims(), value.is_require_grad(), value.is_autodiff());
         let len: usize = shape.iter().product();
-        let new = (self.each)(&name, value.inner().reshape([len])).reshape(shape);
+        let new = (self.each)(name, value.inner().reshape([len])).reshape(shape);
         let new = if autodiff { Tensor::from_inner(new).set_require_grad(trained) } else { new };
         Param::from_mapped_value(id, new, mapper)
     }
@@ -186,10 +198,16 @@ impl ModuleVisitor for TakeGradients<'_> {
 
 /// A module whose parameters are read and replaced by name, in the layout of PyTorch.
 pub trait Parameters: Module {
+    /// Returns the name on disk of the parameter with a path of fields, such as `mid_block.resnets.0.conv1.weight`.
+    fn name_of(path: String) -> String {
+        path
+    }
+
     /// Returns all parameters in a fixed order: flattened, without autodiff, sharing memory with the network.
     fn flat_parameters(&self) -> Vec<FlatParameter> {
         let mut all = Vec::new();
-        let each = |name: &str, _, shape, values, _| all.push(FlatParameter { name: name.to_owned(), shape, values });
+        let each =
+            |path: String, _, shape, values, _| all.push(FlatParameter { name: Self::name_of(path), shape, values });
         self.visit(&mut ParameterVisitor { path: NamePath::default(), each });
         all
     }
@@ -210,7 +228,8 @@ pub trait Parameters: Module {
 
     /// Replaces each flattened parameter by the result of `each`, in the order of [`Parameters::flat_parameters`].
     /// `each` owns the old tensor and may modify it in place.
-    fn map_parameters(self, each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
+    fn map_parameters(self, mut each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
+        let each = |path: String, values| each(&Self::name_of(path), values);
         self.map(&mut ParameterMapper { path: NamePath::default(), each })
     }
 
@@ -223,8 +242,9 @@ pub trait Parameters: Module {
         let mut tensors = Tensors::new();
         for (flat, values) in self.flat_parameters().into_iter().zip(values) {
             let data = values.try_into_vec_as::<f32>().map_err(|e| Error::Device(flat.name.clone(), e.to_string()))?;
-            let axes = Layout::of(&flat.name, flat.shape.len()).on_disk();
-            let (data, shape) = permuted(&data, &flat.shape, axes);
+            let layout = Layout::of(&flat.name, flat.shape.len());
+            let (data, _) = permuted(&data, &flat.shape, layout.on_disk());
+            let shape = layout.shape_on_disk(&flat.shape);
             tensors.insert(flat.name, weights::Tensor { shape, data });
         }
         Ok(tensors)
@@ -251,10 +271,7 @@ pub trait Parameters: Module {
                 missing.push(flat.name);
                 continue;
             };
-            let expected = match layout {
-                Layout::Same => flat.shape.clone(),
-                _ => layout.on_disk().iter().map(|&a| flat.shape[a]).collect(),
-            };
+            let expected = layout.shape_on_disk(&flat.shape);
             if tensor.shape != expected {
                 return Err(Error::Shape { name: flat.name, found: tensor.shape, expected });
             }
@@ -281,7 +298,7 @@ pub trait Parameters: Module {
     /// Returns the device of the parameters, without autodiff.
     fn device(&self) -> Device {
         let mut device = None;
-        let each = |_: &str, _, _, values: Tensor<1>, _| device = Some(values.device());
+        let each = |_: String, _, _, values: Tensor<1>, _| device = Some(values.device());
         self.visit(&mut ParameterVisitor { path: NamePath::default(), each });
         device.unwrap_or_default().without_autodiff()
     }

@@ -26,6 +26,20 @@ impl SampleSize {
     }
 }
 
+/// Checks that images can be halved between a number of levels.
+pub(crate) fn check_multiple([height, width]: [usize; 2], levels: usize) -> Result<(), crate::Error> {
+    let multiple = 1 << (levels - 1);
+    if height == 0 || width == 0 || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
+        let next = |n: usize| n.max(1).next_multiple_of(multiple);
+        let (fit_height, fit_width) = (next(height), next(width));
+        return Err(crate::Error::Config(format!(
+            "images of {height}x{width} do not fit {levels} levels: both sides must be multiples of {multiple}; \
+             pad to {fit_height}x{fit_width} or use fewer levels"
+        )));
+    }
+    Ok(())
+}
+
 impl Serialize for SampleSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.height == self.width {

@@ -1,5 +1,6 @@
 //! The supported networks: one file and one entry of `NETWORKS` each.
 
+mod lucidrains;
 mod unet2d;
 
 use std::fmt::Debug;
@@ -12,7 +13,8 @@ use crate::{Error, Network};
 
 /// The networks by `_class_name`, each with the function that reads its `config.json`. The first entry also reads files
 /// without a `_class_name`, as in flat repositories of 2022.
-const NETWORKS: [(&str, ReadConfig); 1] = [(unet2d::CLASS_NAME, unet2d::read)];
+const NETWORKS: [(&str, ReadConfig); 2] =
+    [(unet2d::CLASS_NAME, unet2d::read), (lucidrains::CLASS_NAME, lucidrains::read)];
 
 type ReadConfig = fn(&str) -> Result<NetworkConfig, Error>;
 

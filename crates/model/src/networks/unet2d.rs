@@ -47,6 +47,7 @@ impl Backbone for Unet {
                 (Some(ClassEmbedType::Identity), _) => LabelKind::Vectors(config.time_embed_dim()),
             },
             timesteps: config.num_train_timesteps,
+            takes_prediction: false,
         }
     }
 

@@ -10,9 +10,11 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn_flex::FlexTensor;
-use kernels::{AdamStep, AttentionGradients, ConvInputs, GroupNormGradients, GroupNormSaved, MatMulShape};
+use kernels::{
+    AdamStep, AttentionGradients, ConvInputs, GroupNormGradients, GroupNormSaved, MatMulShape, RmsNormGradients,
+};
 
-use super::flex::{self, FlexNorm, FlexOps, OptionalTensor, PackedWeights, dims, tensor_with, values};
+use super::flex::{self, FlexNorm, FlexOps, FlexRmsNorm, OptionalTensor, PackedWeights, dims, tensor_with, values};
 use super::types::{Geometry, GradientObserver, NormOptions};
 
 /// A function that maps the gradient of the output to the gradients of those inputs that need one.
@@ -106,6 +108,32 @@ fn grad_bias(dy: &FlexTensor, per_image: Option<&FlexTensor>) -> FlexTensor {
     tensor_with([channels], |d| kernels::channel_sums(values(per_image.unwrap_or(dy)), d))
 }
 
+/// Joins scales and shifts, each `[N,C]`, to rows `[N,2C]`.
+fn join_scale_shift([scale, shift]: [Vec<f32>; 2], [n, c]: [usize; 2]) -> FlexTensor {
+    tensor_with([n, 2 * c], |d| {
+        for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
+            row[..c].copy_from_slice(scale);
+            row[c..].copy_from_slice(shift);
+        }
+    })
+}
+
+/// Computes the gradients of an RMS normalization: of x, gain, and, if present, scale and shift.
+fn grad_rms_norm(norm: &FlexRmsNorm, x: &FlexTensor, dy: &FlexTensor) -> [Option<FlexTensor>; 3] {
+    norm.with_kernel(x, |kernel| {
+        let (n, channels) = (kernel.n, kernel.gain.len());
+        let mut dgain = vec![0.0; channels];
+        let mut halves = kernel.scale_shift.map(|_| [(); 2].map(|()| vec![0.0; n * channels]));
+        let dx = tensor_with(dims::<4>(x), |dx| {
+            let dscale_shift = halves.as_mut().map(|[dscale, dshift]| (&mut dscale[..], &mut dshift[..]));
+            let gradients = RmsNormGradients { dx, dgain: &mut dgain, dscale_shift };
+            kernels::rms_norm_backward(kernel, values(x), values(dy), gradients);
+        });
+        let dscale_shift = halves.map(|halves| join_scale_shift(halves, [n, channels]));
+        [Some(dx), Some(flex::tensor([channels], dgain)), dscale_shift]
+    })
+}
+
 /// Computes the gradients of a group normalization: of x, gamma, beta, and, if present, scale and shift.
 fn grad_norm(norm: &FlexNorm, x: &FlexTensor, mean_rstd: &[f32], dy: &FlexTensor) -> [Option<FlexTensor>; 4] {
     norm.with_kernel(x, |norm| {
@@ -118,14 +146,7 @@ fn grad_norm(norm: &FlexNorm, x: &FlexTensor, mean_rstd: &[f32], dy: &FlexTensor
             let gradients = GroupNormGradients { dx, dgamma: &mut dgamma, dbeta: &mut dbeta, dscale_shift };
             kernels::group_norm_backward(norm, saved, values(dy), gradients);
         });
-        let dscale_shift = dhalves.map(|[scale, shift]| {
-            tensor_with([n, 2 * c], |d| {
-                for ((row, scale), shift) in d.chunks_mut(2 * c).zip(scale.chunks(c)).zip(shift.chunks(c)) {
-                    row[..c].copy_from_slice(scale);
-                    row[c..].copy_from_slice(shift);
-                }
-            })
-        });
+        let dscale_shift = dhalves.map(|halves| join_scale_shift(halves, [n, c]));
         [Some(dx), Some(flex::tensor([c], dgamma)), Some(flex::tensor([c], dbeta)), dscale_shift]
     })
 }
@@ -266,14 +287,27 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         record::<C, 4>(nodes, y, move |dy, _| grad_norm(&norm, &x, &mean_rstd, &dy))
     }
 
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        scale_shift: OptionalTensor<Self>,
+        silu: bool,
+    ) -> FloatTensor<Self> {
+        let (scale_shift, scale_shift_node) = tensor_and_node(scale_shift);
+        let nodes = [x.node(), gain.node(), scale_shift_node.unwrap_or_else(|| x.node())];
+        let x = x.into_primitive().to_contiguous();
+        let norm = FlexRmsNorm::new(gain.into_primitive(), scale_shift, silu);
+        record::<C, 3>(nodes, norm.forward(&x), move |dy, _| grad_rms_norm(&norm, &x, &dy))
+    }
+
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let [q, k, v] = [q, k, v].map(|x| x.into_primitive().to_contiguous());
         let out = flex::attention(&q, &k, &v, heads);
         record::<C, 3>(nodes, out, move |dy, _| {
-            let shape = flex::attention_shape(&q, heads);
+            let shape = flex::attention_shape(&q, &k, heads);
             let (mut dk, mut dv) = (Vec::new(), Vec::new());
-            let len = values(&q).len();
+            let len = values(&k).len();
             let dq = tensor_with(dims::<3>(&q), |dq| {
                 dk = kernels::init_with(len, |dk| {
                     dv = kernels::init_with(len, |dv| {

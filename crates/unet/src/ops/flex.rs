@@ -12,7 +12,7 @@ use burn::tensor::{Bytes, DType, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
 use kernels::{
     AdamBuffers, AdamStep, AttentionInputs, AttentionShape, ConvInputs, ConvShape, FusedGroupNorm, GroupNormShape,
-    Normalization, PackedFilter, Pad,
+    Normalization, PackedFilter, Pad, RmsNorm,
 };
 
 use super::types::{Geometry, GradientObserver, NormOptions};
@@ -126,6 +126,13 @@ pub trait FlexOps: Backend {
         #[extension_type] scale_shift: OptionalTensor<Self>,
         options: NormOptions,
     ) -> FloatTensor<Self>;
+    /// See [`super::rms_norm`].
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        #[extension_type] scale_shift: OptionalTensor<Self>,
+        silu: bool,
+    ) -> FloatTensor<Self>;
     /// See [`super::attention`].
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
     /// See [`super::silu`].
@@ -222,6 +229,10 @@ impl FlexOps for Flex {
         options: NormOptions,
     ) -> FlexTensor {
         FlexNorm::new(gamma, beta, contiguous(scale_shift), options).forward(&x.to_contiguous()).0
+    }
+
+    fn rms_norm(x: FlexTensor, gain: FlexTensor, scale_shift: OptionalTensor<Self>, silu: bool) -> FlexTensor {
+        FlexRmsNorm::new(gain, contiguous(scale_shift), silu).forward(&x.to_contiguous())
     }
 
     fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
@@ -371,6 +382,33 @@ impl FlexNorm {
     }
 }
 
+/// An RMS normalization with tensors of Flex, all contiguous.
+pub(super) struct FlexRmsNorm {
+    gain: FlexTensor,
+    scale_shift: Option<FlexTensor>,
+    silu: bool,
+}
+
+impl FlexRmsNorm {
+    /// Makes `gain` contiguous; `scale_shift` is contiguous.
+    pub(super) fn new(gain: FlexTensor, scale_shift: Option<FlexTensor>, silu: bool) -> Self {
+        Self { gain: gain.to_contiguous(), scale_shift, silu }
+    }
+
+    /// Calls `f` with the argument of the kernels for images of the size of `x`.
+    pub(super) fn with_kernel<T>(&self, x: &FlexTensor, f: impl FnOnce(&RmsNorm) -> T) -> T {
+        let [n, h, w, channels] = dims(x);
+        let halves = self.scale_shift.as_ref().map(|rows| split_scale_shift(values(rows), channels));
+        let scale_shift = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
+        f(&RmsNorm { n, pixels: h * w, gain: values(&self.gain), scale_shift, silu: self.silu })
+    }
+
+    /// Returns the normalized images.
+    pub(super) fn forward(&self, x: &FlexTensor) -> FlexTensor {
+        self.with_kernel(x, |norm| tensor_with(dims::<4>(x), |y| kernels::rms_norm(norm, values(x), y)))
+    }
+}
+
 /// A group normalization with the statistics of given images.
 pub(super) struct NormStats {
     pub normalization: Normalization,
@@ -414,9 +452,9 @@ pub(super) fn split_scale_shift(rows: &[f32], channels: usize) -> [Vec<f32>; 2] 
     [half(0), half(channels)]
 }
 
-pub(super) fn attention_shape(q: &FlexTensor, heads: usize) -> AttentionShape {
-    let [n, tokens, channels] = dims(q);
-    AttentionShape { n, tokens, heads, head_dim: channels / heads }
+pub(super) fn attention_shape(q: &FlexTensor, k: &FlexTensor, heads: usize) -> AttentionShape {
+    let ([n, tokens, channels], [_, keys, _]) = (dims(q), dims::<3>(k));
+    AttentionShape { n, tokens, keys, heads, head_dim: channels / heads }
 }
 
 pub(super) fn attention_inputs<'a>(q: &'a FlexTensor, k: &'a FlexTensor, v: &'a FlexTensor) -> AttentionInputs<'a> {
@@ -424,6 +462,6 @@ pub(super) fn attention_inputs<'a>(q: &'a FlexTensor, k: &'a FlexTensor, v: &'a 
 }
 
 pub(super) fn attention(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, heads: usize) -> FlexTensor {
-    let shape = attention_shape(q, heads);
+    let shape = attention_shape(q, k, heads);
     tensor_with(dims::<3>(q), |out| kernels::attention(&shape, attention_inputs(q, k, v), out))
 }

@@ -116,7 +116,7 @@ pub fn group_norm(x: Tensor<4>, norm: Norm) -> Tensor<4> {
 /// Computes scaled dot-product attention, softmax(q·kᵀ/√d)·v, for each head of d channels.
 ///
 /// # Shapes
-/// q, k, v and result `[N,tokens,C]`; head h has channels h·d to (h+1)·d.
+/// q and result `[N,tokens,C]`; k, v `[N,keys,C]`; head h has channels h·d to (h+1)·d.
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
     if !is_cpu(&q.device()) {
         return reference::attention(q, k, v, heads);
@@ -127,6 +127,35 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
         v.into_dispatch(),
         heads,
     ))
+}
+
+/// Computes linear attention (Shen et al. 2021) for each head of d channels: softmax(q)·(softmax(k)ᵀ·v)/√d, where the softmax
+/// of q is over its d channels and that of k over the tokens.
+///
+/// # Shapes
+/// q and result `[N,tokens,C]`; k, v `[N,keys,C]`; head h has channels h·d to (h+1)·d.
+pub fn linear_attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
+    reference::linear_attention(q, k, v, heads)
+}
+
+/// Divides each pixel by the root mean square of its channels (Zhang & Sennrich 2019) and multiplies it by `gain`, then, if
+/// given, computes ·(1 + scale) + shift per image and channel, then, if `silu`, SiLU.
+///
+/// # Shapes
+/// x and result `[N,H,W,C]`, gain `[C]`, scale_shift `[N,2C]`.
+pub fn rms_norm(x: Tensor<4>, gain: Tensor<1>, scale_shift: Option<Tensor<2>>, silu: bool) -> Tensor<4> {
+    if !is_cpu(&x.device()) {
+        return reference::rms_norm(x, gain, scale_shift, silu);
+    }
+    let (x, gain) = (x.into_dispatch(), gain.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as FlexOps>::rms_norm(x, gain, optional(scale_shift), silu))
+}
+
+/// Moves each square of 2×2 pixels into channels: `[N,H,W,C]` to `[N,H/2,W/2,4C]`, where the channels of a square are in the
+/// order (channel, row, column), as in PyTorch's `pixel_unshuffle`.
+pub fn space_to_depth(x: Tensor<4>) -> Tensor<4> {
+    let [n, h, w, c] = x.dims();
+    x.reshape([n, h / 2, 2, w / 2, 2, c]).permute([0, 1, 3, 5, 2, 4]).reshape([n, h / 2, w / 2, 4 * c])
 }
 
 /// Computes SiLU, x·sigmoid(x), also called swish.

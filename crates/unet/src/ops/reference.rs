@@ -55,23 +55,56 @@ pub fn group_norm(x: Tensor<4>, norm: Norm) -> Tensor<4> {
     let centered = grouped - mean;
     let variance = centered.clone().mul(centered.clone()).mean_dim(3).mean_dim(1);
     let normed = (centered / variance.add_scalar(epsilon).sqrt()).reshape([n, h, w, channels]);
-    let mut y = normed * gamma.reshape([1, 1, 1, channels]) + beta.reshape([1, 1, 1, channels]);
-    if let Some(scale_shift) = scale_shift {
-        let scale_shift = scale_shift.reshape([n, 1, 1, 2 * channels]);
-        let scale = scale_shift.clone().narrow(3, 0, channels);
-        let shift = scale_shift.narrow(3, channels, channels);
-        y = y * scale.add_scalar(1.0) + shift;
-    }
-    if silu { activation::silu(y) } else { y }
+    let y = normed * gamma.reshape([1, 1, 1, channels]) + beta.reshape([1, 1, 1, channels]);
+    activated(y, scale_shift, silu)
 }
 
 /// See [`super::attention`].
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
     let [n, tokens, channels] = q.dims();
-    let head_dim = channels / heads;
-    let split = |x: Tensor<3>| x.reshape([n, tokens, heads, head_dim]).swap_dims(1, 2);
-    let scores = split(q).matmul(split(k).transpose()).div_scalar((head_dim as f64).sqrt());
-    activation::softmax(scores, 3).matmul(split(v)).swap_dims(1, 2).reshape([n, tokens, channels])
+    let scores = by_head(q, heads).matmul(by_head(k, heads).transpose()).div_scalar(root_of_head_dim(channels, heads));
+    activation::softmax(scores, 3).matmul(by_head(v, heads)).swap_dims(1, 2).reshape([n, tokens, channels])
+}
+
+/// See [`super::linear_attention`].
+pub fn linear_attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [n, tokens, channels] = q.dims();
+    let (q, k) = (activation::softmax(by_head(q, heads), 3), activation::softmax(by_head(k, heads), 2));
+    let context = k.transpose().matmul(by_head(v, heads)).div_scalar(root_of_head_dim(channels, heads));
+    q.matmul(context).swap_dims(1, 2).reshape([n, tokens, channels])
+}
+
+/// Splits `[N,tokens,C]` into heads: `[N,heads,tokens,d]`.
+fn by_head(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [n, tokens, channels] = x.dims();
+    x.reshape([n, tokens, heads, channels / heads]).swap_dims(1, 2)
+}
+
+fn root_of_head_dim(channels: usize, heads: usize) -> f64 {
+    ((channels / heads) as f64).sqrt()
+}
+
+/// See [`super::rms_norm`].
+pub fn rms_norm(x: Tensor<4>, gain: Tensor<1>, scale_shift: Option<Tensor<2>>, silu: bool) -> Tensor<4> {
+    let [_, _, _, channels] = x.dims();
+    let length = x.clone().mul(x.clone()).sum_dim(3).sqrt().clamp_min(1e-12);
+    let normed = (x / length).mul_scalar((channels as f64).sqrt()) * gain.reshape([1, 1, 1, channels]);
+    activated(normed, scale_shift, silu)
+}
+
+/// Computes ·(1 + scale) + shift, if given, and SiLU, if `silu`.
+fn activated(x: Tensor<4>, scale_shift: Option<Tensor<2>>, silu: bool) -> Tensor<4> {
+    let [n, _, _, channels] = x.dims();
+    let y = match scale_shift {
+        None => x,
+        Some(scale_shift) => {
+            let scale_shift = scale_shift.reshape([n, 1, 1, 2 * channels]);
+            let scale = scale_shift.clone().narrow(3, 0, channels);
+            let shift = scale_shift.narrow(3, channels, channels);
+            x * scale.add_scalar(1.0) + shift
+        }
+    };
+    if silu { activation::silu(y) } else { y }
 }
 
 /// See [`super::silu`].

@@ -1,0 +1,68 @@
+//! The network `Unet` of denoising-diffusion-pytorch.
+
+use burn::tensor::{Device, Tensor};
+use unet::lucidrains::{LucidrainsConfig, LucidrainsUnet};
+use unet::{Dropout, Parameters};
+
+use super::{BackboneConfig, NetworkConfig};
+use crate::backbone::{Backbone, Condition, Inputs, LabelKind, Signature};
+use crate::{Error, Network};
+
+/// The value of `_class_name` in `config.json`.
+pub(super) const CLASS_NAME: &str = LucidrainsConfig::CLASS_NAME;
+
+/// Parses the text of a `config.json`.
+pub(super) fn read(text: &str) -> Result<NetworkConfig, Error> {
+    Ok(LucidrainsConfig::from_json(text)?.into())
+}
+
+impl BackboneConfig for LucidrainsConfig {
+    fn to_json(&self) -> String {
+        LucidrainsConfig::to_json(self)
+    }
+
+    fn parameter_count(&self) -> usize {
+        LucidrainsConfig::parameter_count(self)
+    }
+
+    fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
+        Ok(LucidrainsUnet::new(self, seed, device)?.into())
+    }
+}
+
+impl Backbone for LucidrainsUnet {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        LucidrainsUnet::forward(self, x, c_noise, condition.prediction.cloned(), dropout)
+    }
+
+    fn signature(&self) -> Signature {
+        let config = LucidrainsUnet::config(self);
+        Signature {
+            size: config.sample_size.map(|size| size.height_width().into()),
+            in_channels: config.channels,
+            out_channels: config.out_channels(),
+            labels: LabelKind::None,
+            timesteps: None,
+            takes_prediction: config.self_condition,
+        }
+    }
+
+    fn config(&self) -> String {
+        LucidrainsUnet::config(self).to_json()
+    }
+
+    // `sample_size` is the training size, but any size works that all levels can halve.
+    fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
+        Ok(LucidrainsUnet::config(self).check_size(height, width)?)
+    }
+
+    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
+        let Inputs { x, c_noise, condition, dropout, checkpointing: _, observer } = inputs;
+        let run = |network: &Self| Backbone::forward(network, x, c_noise, condition, dropout);
+        let loss = match observer {
+            Some(observer) => loss(run(&self.clone().observed(observer))),
+            None => loss(run(self)),
+        };
+        self.take_gradients(&mut loss.backward())
+    }
+}

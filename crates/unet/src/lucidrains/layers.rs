@@ -1,0 +1,118 @@
+//! Residual blocks and resampling.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use super::config::LucidrainsConfig;
+use crate::blocks::Dropout;
+use crate::layers::{Conv2d, INIT_SCALE, Init, Linear, RmsNorm};
+use crate::ops::{Fusion, Geometry};
+
+/// Conv–RMS norm–SiLU, with a scale and shift before SiLU in the first block of two.
+#[derive(Module, Debug)]
+pub struct Block {
+    proj: Conv2d,
+    norm: RmsNorm,
+}
+
+impl Block {
+    fn new(init: &mut Init, c_in: usize, c_out: usize) -> Self {
+        Self { proj: conv(init, 3, c_in, c_out), norm: RmsNorm::new(init, c_out) }
+    }
+
+    fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, scale_shift: Option<Tensor<2>>) -> Tensor<4> {
+        self.norm.forward_silu(self.proj.forward_fused(x, Fusion { skip, ..Fusion::default() }), scale_shift)
+    }
+}
+
+/// Two blocks and a shortcut. The timestep scales and shifts the first block.
+#[derive(Module, Debug)]
+pub struct ResnetBlock {
+    mlp: Linear,
+    block1: Block,
+    block2: Block,
+    res_conv: Option<Conv2d>,
+    dropout: f64,
+    number: usize,
+}
+
+/// What all residual blocks of a pass have in common.
+#[derive(Clone)]
+pub(super) struct Pass<'a> {
+    /// SiLU of the embedding of the timestep, `[N, 4·dim]`.
+    pub time: Tensor<2>,
+    pub dropout: Option<&'a Dropout>,
+}
+
+impl ResnetBlock {
+    /// Creates a block; `number` tells its dropout masks from those of others.
+    pub(super) fn new(
+        init: &mut Init,
+        config: &LucidrainsConfig,
+        number: &mut usize,
+        [c_in, c_out]: [usize; 2],
+    ) -> Self {
+        *number += 1;
+        Self {
+            mlp: Linear::new(init, config.time_width(), 2 * c_out, INIT_SCALE),
+            block1: Block::new(init, c_in, c_out),
+            block2: Block::new(init, c_out, c_out),
+            res_conv: (c_in != c_out).then(|| conv(init, 1, c_in, c_out)),
+            dropout: config.dropout,
+            number: *number,
+        }
+    }
+
+    /// Maps `[N,H,W,I]` to `[N,H,W,O]`. If `skip` is given, x holds the first of the I channels and `skip` the last.
+    pub(super) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+        let scale_shift = Some(self.mlp.forward(pass.time.clone()));
+        let mut h = self.block1.forward(x.clone(), skip.clone(), scale_shift);
+        if let Some(dropout) = pass.dropout.filter(|_| self.dropout > 0.0) {
+            h = dropout.apply(h, self.number, self.dropout);
+        }
+        let h = self.block2.forward(h, None, None);
+        match &self.res_conv {
+            Some(conv) => conv.forward_fused(x, Fusion { skip, residual: Some(h), ..Fusion::default() }),
+            None => h + x,
+        }
+    }
+}
+
+/// The layer between two levels, or after the last one.
+#[derive(Module, Debug)]
+pub struct Resample {
+    /// A convolution after space-to-depth downsampling, or after nearest-neighbor upsampling.
+    resized: Option<Conv2d>,
+    /// A convolution that keeps the size.
+    kept: Option<Conv2d>,
+}
+
+impl Resample {
+    /// Creates the layer after a level on the way down.
+    pub(super) fn down(init: &mut Init, c_in: usize, c_out: usize, is_last: bool) -> Self {
+        match is_last {
+            true => Self { resized: None, kept: Some(conv(init, 3, c_in, c_out)) },
+            false => Self { resized: Some(conv(init, 1, 4 * c_in, c_out)), kept: None },
+        }
+    }
+
+    /// Creates the layer after a level on the way up.
+    pub(super) fn up(init: &mut Init, c_in: usize, c_out: usize, is_last: bool) -> Self {
+        let conv = Some(conv(init, 3, c_in, c_out));
+        if is_last { Self { resized: None, kept: conv } } else { Self { resized: conv, kept: None } }
+    }
+
+    /// Applies the layer, after `resize` if it is one that resamples.
+    pub(super) fn forward(&self, x: Tensor<4>, resize: fn(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+        match (&self.resized, &self.kept) {
+            (Some(conv), _) => conv.forward(resize(x)),
+            (None, Some(conv)) => conv.forward(x),
+            (None, None) => x,
+        }
+    }
+}
+
+/// Creates a convolution that keeps the size.
+pub(super) fn conv(init: &mut Init, kernel: usize, c_in: usize, c_out: usize) -> Conv2d {
+    Conv2d::new(init, [kernel, kernel, c_in, c_out], Geometry::same(kernel), INIT_SCALE)
+}

@@ -1,0 +1,211 @@
+//! The complete network.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use super::attention::Attention;
+use super::config::LucidrainsConfig;
+use super::layers::{Pass, Resample, ResnetBlock, conv};
+use crate::blocks::Dropout;
+use crate::error::Error;
+use crate::layers::{Conv2d, INIT_SCALE, Init, Linear, normal_parameter};
+use crate::ops;
+use crate::parameters::Parameters;
+
+/// The embedding of timesteps.
+#[derive(Module, Debug)]
+pub struct TimeMlp {
+    frequencies: Option<Param<Tensor<1>>>,
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+/// A level of the way down or up.
+#[derive(Module, Debug)]
+pub struct Level {
+    resnet1: ResnetBlock,
+    resnet2: ResnetBlock,
+    attention: Attention,
+    resample: Resample,
+}
+
+/// The network `Unet` of denoising-diffusion-pytorch. Activations are in N,H,W,C.
+#[derive(Module, Debug)]
+pub struct LucidrainsUnet {
+    init_conv: Conv2d,
+    time_mlp: TimeMlp,
+    downs: Vec<Level>,
+    mid_block1: ResnetBlock,
+    mid_attn: Attention,
+    mid_block2: ResnetBlock,
+    ups: Vec<Level>,
+    final_res_block: ResnetBlock,
+    final_conv: Conv2d,
+    #[module(skip)]
+    config: LucidrainsConfig,
+}
+
+/// Names of fields that are other names or numbers in files, each as whole words of a path.
+const NAMES: [(&str, &str); 10] = [
+    ("frequencies", "0.weights"),
+    ("linear_1", "1"),
+    ("linear_2", "3"),
+    ("mlp", "mlp.1"),
+    ("resnet1", "0"),
+    ("resnet2", "1"),
+    ("attention", "2"),
+    ("resized", "1"),
+    ("projection", "0"),
+    ("resample", "3"),
+];
+
+impl Parameters for LucidrainsUnet {
+    fn name_of(path: String) -> String {
+        let words: Vec<&str> = path.split('.').collect();
+        let shown = words.iter().enumerate().filter_map(|(i, &word)| match word {
+            "kept" => None,
+            // The normalization after linear attention is the second layer of `to_out`.
+            "norm" if i > 0 && words[i - 1] == "to_out" => Some("1"),
+            _ => Some(NAMES.iter().find(|(field, _)| *field == word).map_or(word, |(_, name)| name)),
+        });
+        shown.collect::<Vec<&str>>().join(".")
+    }
+}
+
+impl LucidrainsUnet {
+    /// Creates a network with initial weights drawn from `seed`, of Ho et al.'s variance.
+    ///
+    /// # Errors
+    /// If the configuration is invalid.
+    pub fn new(config: &LucidrainsConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        let init = &mut Init::new(seed, device);
+        let number = &mut 0;
+        let levels = config.dim_mults.len();
+        let (first, time_width) = (config.first_width(), config.time_width());
+        let images = if config.self_condition { 2 * config.channels } else { config.channels };
+        let init_conv = conv(init, 7, images, first);
+        let frequencies = config.has_frequencies().then(|| {
+            let frequencies = normal_parameter(init, [config.learned_sinusoidal_dim / 2]);
+            if config.random_fourier_features { frequencies.set_require_grad(false) } else { frequencies }
+        });
+        let embedded = if config.has_frequencies() { config.learned_sinusoidal_dim + 1 } else { config.dim };
+        let time_mlp = TimeMlp {
+            frequencies,
+            linear_1: Linear::new(init, embedded, time_width, INIT_SCALE),
+            linear_2: Linear::new(init, time_width, time_width, INIT_SCALE),
+        };
+        let mut downs = Vec::new();
+        for level in 0..levels {
+            let (c_in, c_out) = (config.width_before(level), config.width(level));
+            downs.push(Level {
+                resnet1: ResnetBlock::new(init, config, number, [c_in, c_in]),
+                resnet2: ResnetBlock::new(init, config, number, [c_in, c_in]),
+                attention: Attention::new(init, config, level, c_in, config.has_full_attention(level)),
+                resample: Resample::down(init, c_in, c_out, level + 1 == levels),
+            });
+        }
+        let mid = config.width(levels - 1);
+        let mid_block1 = ResnetBlock::new(init, config, number, [mid, mid]);
+        let mid_attn = Attention::new(init, config, levels - 1, mid, true);
+        let mid_block2 = ResnetBlock::new(init, config, number, [mid, mid]);
+        let mut ups = Vec::new();
+        for level in (0..levels).rev() {
+            let (c_in, c_out) = (config.width_before(level), config.width(level));
+            ups.push(Level {
+                resnet1: ResnetBlock::new(init, config, number, [c_out + c_in, c_out]),
+                resnet2: ResnetBlock::new(init, config, number, [c_out + c_in, c_out]),
+                attention: Attention::new(init, config, level, c_out, config.has_full_attention(level)),
+                resample: Resample::up(init, c_out, c_in, level == 0),
+            });
+        }
+        Ok(Self {
+            init_conv,
+            time_mlp,
+            downs,
+            mid_block1,
+            mid_attn,
+            mid_block2,
+            ups,
+            final_res_block: ResnetBlock::new(init, config, number, [2 * first, first]),
+            final_conv: conv(init, 1, first, config.out_channels()),
+            config: config.clone(),
+        })
+    }
+
+    /// Returns the configuration of the network.
+    pub fn config(&self) -> &LucidrainsConfig {
+        &self.config
+    }
+
+    /// Computes the output of the network for noisy images.
+    ///
+    /// x and the previous prediction of x_0, if any, are `[N,H,W,channels]`, the result is `[N,H,W,out_channels]`. A network
+    /// with self-conditioning takes an absent prediction for zeros; one without ignores it. Dropout is applied only if
+    /// `dropout` is given, as in training.
+    ///
+    /// # Panics
+    /// If shapes do not match. Check sizes with [`LucidrainsConfig::check_size`] first.
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        timesteps: &[f32],
+        prediction: Option<Tensor<4>>,
+        dropout: Option<&Dropout>,
+    ) -> Tensor<4> {
+        assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
+        let x = match self.config.self_condition {
+            true => ops::concat(prediction.unwrap_or_else(|| x.zeros_like()), x),
+            false => x,
+        };
+        let pass = Pass { time: ops::silu(self.time(timesteps, &x.device())), dropout };
+        let first = self.init_conv.forward(x);
+        let (mut x, mut skips) = (first.clone(), Vec::new());
+        for level in &self.downs {
+            x = level.resnet1.forward(x, None, &pass);
+            skips.push(x.clone());
+            x = level.attention.forward(level.resnet2.forward(x, None, &pass));
+            skips.push(x.clone());
+            x = level.resample.forward(x, ops::space_to_depth);
+        }
+        x = self.mid_block1.forward(x, None, &pass);
+        x = self.mid_block2.forward(self.mid_attn.forward(x), None, &pass);
+        for level in &self.ups {
+            x = level.resnet1.forward(x, skips.pop(), &pass);
+            x = level.attention.forward(level.resnet2.forward(x, skips.pop(), &pass));
+            x = level.resample.forward(x, ops::upsample2x);
+        }
+        self.final_conv.forward(self.final_res_block.forward(x, Some(first), &pass))
+    }
+
+    /// Computes the embedding of timesteps, `[N, 4·dim]`.
+    fn time(&self, timesteps: &[f32], device: &Device) -> Tensor<2> {
+        let n = timesteps.len();
+        let embedded = match &self.time_mlp.frequencies {
+            None => {
+                let rows = sinusoidal(timesteps, self.config.dim, self.config.sinusoidal_pos_emb_theta);
+                Tensor::from_data(TensorData::new(rows, [n, self.config.dim / 2 * 2]), device)
+            }
+            Some(frequencies) => {
+                let t = Tensor::<2>::from_data(TensorData::new(timesteps.to_vec(), [n, 1]), device);
+                let arguments = (t.clone() * frequencies.val().unsqueeze::<2>()).mul_scalar(std::f64::consts::TAU);
+                Tensor::cat(vec![t, arguments.clone().sin(), arguments.cos()], 1)
+            }
+        };
+        let hidden = activation::gelu(self.time_mlp.linear_1.forward(embedded));
+        self.time_mlp.linear_2.forward(hidden)
+    }
+}
+
+/// Computes sines and cosines of t·θ^(−i/(dim/2 − 1)) as rows `[N,dim]`, in the order of f32 operations of the original.
+fn sinusoidal(timesteps: &[f32], dim: usize, theta: f64) -> Vec<f32> {
+    let half = dim / 2;
+    let slope = (theta.ln() / (half as f64 - 1.0)) as f32;
+    let frequencies: Vec<f32> = (0..half).map(|i| f64::from(i as f32 * -slope).exp() as f32).collect();
+    let mut rows = Vec::with_capacity(timesteps.len() * dim);
+    for &t in timesteps {
+        let arguments = || frequencies.iter().map(move |f| f64::from(t * f));
+        rows.extend(arguments().map(|a| a.sin() as f32).chain(arguments().map(|a| a.cos() as f32)));
+    }
+    rows
+}

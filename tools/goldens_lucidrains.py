@@ -1,0 +1,94 @@
+"""Writes goldens of denoising-diffusion-pytorch's Unet for crates/unet: outputs, losses and gradients."""
+
+import shutil
+
+import torch
+from goldens_common import CRATES, randn, readable, relative, seeded, write_json, write_tensors
+
+# name: (Unet's arguments, batch, (height, width), timesteps)
+CONFIGS = {
+    # The defaults, scaled down.
+    "lucidrains": (dict(dim=4, dim_mults=(1, 2, 3), attn_dim_head=8), 2, (8, 12), torch.tensor([0, 999])),
+    # Every argument of the levels, self-conditioning and a learned variance.
+    "lucidrains_options": (
+        dict(
+            dim=8,
+            init_dim=6,
+            dim_mults=(1, 2),
+            channels=1,
+            self_condition=True,
+            learned_variance=True,
+            sinusoidal_pos_emb_theta=300,
+            dropout=0.2,
+            attn_dim_head=(5, 3),
+            attn_heads=(2, 3),
+            full_attn=(True, False),
+        ),
+        2,
+        (6, 4),
+        torch.tensor([17, 640]),
+    ),
+    # Learned frequencies, an output of other channels, one level.
+    "lucidrains_learned": (
+        dict(dim=7, dim_mults=(2,), out_dim=5, learned_sinusoidal_cond=True, learned_sinusoidal_dim=6, attn_dim_head=4),
+        3,
+        (5, 3),
+        torch.tensor([0.25, -0.75, 3.0]),
+    ),
+    # Random frequencies, which are not trained.
+    "lucidrains_random": (
+        dict(dim=4, dim_mults=(1, 1), random_fourier_features=True, attn_dim_head=4, attn_heads=1, full_attn=(True, True)),
+        1,
+        (4, 4),
+        torch.tensor([0.5]),
+    ),
+}
+
+
+def run(model, x, t, prediction, target):
+    """Returns output, loss and gradients in the model's precision."""
+    dtype = next(model.parameters()).dtype
+    # The sinusoidal embedding of whole timesteps is always computed in float32.
+    hook = model.time_mlp[0].register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
+    x = x.detach().clone().to(dtype).requires_grad_()
+    model.zero_grad()
+    output = model(x, t.to(dtype) if t.is_floating_point() else t, None if prediction is None else prediction.to(dtype))
+    loss = ((output - target.to(dtype)) ** 2).mean()
+    loss.backward()
+    hook.remove()
+    grads = {"x": x.grad} | {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return output.detach(), loss.detach(), {k: v.clone() for k, v in grads.items()}
+
+
+def lucidrains():
+    from denoising_diffusion_pytorch import Unet
+
+    root = CRATES / "unet/tests/goldens"
+    for seed, (name, (config, batch, (h, w), t)) in enumerate(CONFIGS.items(), start=700):
+        folder = root / name
+        shutil.rmtree(folder, ignore_errors=True)
+        torch.manual_seed(seed)
+        model = Unet(**config).eval()
+        with torch.no_grad():
+            for p in model.parameters():
+                p += (0.2 if p.numel() == p.shape[min(1, p.dim() - 1)] else 0.2 * p.std()) * torch.randn(
+                    p.shape, generator=seeded(seed)
+                )
+        channels, out = model.channels, model.out_dim
+        x = randn((batch, channels, h, w), seed + 1000)
+        target = randn((batch, out, h, w), seed + 2000)
+        prediction = randn((batch, channels, h, w), seed + 3000) if model.self_condition else None
+        write_json(folder / "config.json", dict(config, _class_name="LucidrainsUnet", sample_size=[h, w]))
+        write_tensors(folder / "weights.safetensors", model.state_dict())
+        single = run(model, x, t, prediction, target)
+        output, loss, grads = run(model.double(), x, t, prediction, target)
+        errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
+        tensors = dict(x=x, t=t.float(), target=target, output=output, loss=loss)
+        if prediction is not None:
+            tensors["prediction"] = prediction
+        tensors |= {f"grad.{k}": v for k, v in grads.items()}
+        tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
+        write_tensors(folder / "golden.safetensors", tensors)
+        readable(folder)
+        count = sum(p.numel() for p in model.parameters())
+        print(f"{name:20} {count:7} parameters, float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")
