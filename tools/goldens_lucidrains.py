@@ -92,3 +92,64 @@ def lucidrains():
         readable(folder)
         count = sum(p.numel() for p in model.parameters())
         print(f"{name:20} {count:7} parameters, float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")
+
+
+# name: (Unet's arguments, GaussianDiffusion's arguments). A quarter of the timesteps with DDIM.
+PROCESSES = {
+    "v": (dict(self_condition=True), dict(objective="pred_v", beta_schedule="sigmoid", min_snr_loss_weight=True)),
+    "noise": (dict(channels=1), dict(objective="pred_noise", beta_schedule="linear")),
+    "x0": (dict(channels=1, self_condition=True), dict(objective="pred_x0", beta_schedule="cosine")),
+}
+T, SIZE, BATCH = 40, 8, 2
+
+
+def trajectory(diffusion, noise, step_noise):
+    """Returns x after each step of `GaussianDiffusion.sample`, in [-1, 1], with given noise in place of torch's."""
+    draws = iter([noise, *step_noise])
+    original = torch.randn, torch.randn_like
+    torch.randn = torch.randn_like = lambda *_, **__: next(draws).to(next(diffusion.parameters()).dtype)
+    try:
+        shape = (BATCH, diffusion.channels, SIZE, SIZE)
+        method = diffusion.ddim_sample if diffusion.is_ddim_sampling else diffusion.p_sample_loop
+        return method(shape, return_all_timesteps=True)[:, 1:] * 2 - 1
+    finally:
+        torch.randn, torch.randn_like = original
+
+
+def lucidrains_sampling():
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from denoising_diffusion_pytorch.version import __version__
+    from ema_pytorch import EMA
+
+    root = CRATES / "sample/tests/goldens/lucidrains"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    for seed, (name, (network, process)) in enumerate(PROCESSES.items(), start=750):
+        torch.manual_seed(seed)
+        unet = Unet(dim=4, dim_mults=(1, 2), attn_dim_head=4, attn_heads=2, **network)
+        diffusion = GaussianDiffusion(unet, image_size=SIZE, timesteps=T, **process)
+        optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-3, betas=(0.9, 0.99))
+        ema = EMA(diffusion, beta=0.995, update_every=10)
+        images = torch.rand((BATCH, diffusion.channels, SIZE, SIZE), generator=seeded(seed))
+        for _ in range(3):
+            diffusion(images).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        # What `Trainer.save` writes.
+        data = dict(step=3, model=diffusion.state_dict(), opt=optimizer.state_dict(), ema=ema.state_dict(), scaler=None)
+        torch.save(data | dict(version=__version__), root / f"{name}.pt")
+        averaged = ema.ema_model.eval()
+        noise = randn(images.shape, seed + 1)
+        step_noise = randn((T, *images.shape), seed + 2)
+        tensors = dict(noise=noise, step_noise=step_noise)
+        for key, steps in (("ancestral", T), ("ddim", T // 4)):
+            averaged.sampling_timesteps, averaged.is_ddim_sampling = steps, steps < T
+            single = trajectory(averaged.float(), noise, step_noise)
+            hook = averaged.model.time_mlp[0].register_forward_hook(lambda _module, _inputs, output: output.double())
+            exact = trajectory(averaged.double(), noise, step_noise)
+            hook.remove()
+            averaged.float()
+            tensors[key] = exact.transpose(0, 1)
+            print(f"{name:6} {key:9} float32 error {(single - exact).abs().max():.1e}, largest {exact.abs().max():.2f}")
+        write_tensors(root / f"{name}.safetensors", tensors)
+    readable(root)

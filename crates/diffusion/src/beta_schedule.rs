@@ -40,6 +40,9 @@ pub enum BetaSchedule {
     Laplace,
     /// Log-SNR falls evenly from 13.3 to −5, the end points that Kingma et al. (2021, VDM) learned; takes no β range.
     LogSnr,
+    /// ᾱ falls as a logistic function from −3 to 3, β capped at 0.999 (Jabri et al. 2022, arXiv 2212.11972), as
+    /// denoising-diffusion-pytorch computes its `sigmoid`; takes no β range.
+    SigmoidAlphaBar,
 }
 
 impl BetaSchedule {
@@ -47,7 +50,7 @@ impl BetaSchedule {
     pub const ALIASES: [(&'static str, Self); 2] = [("cosine", Self::SquaredcosCapV2), ("quad", Self::ScaledLinear)];
 
     /// Every schedule with its name.
-    pub const NAMES: [(&'static str, Self); 10] = [
+    pub const NAMES: [(&'static str, Self); 11] = [
         ("linear", Self::Linear),
         ("scaled_linear", Self::ScaledLinear),
         ("const", Self::Const),
@@ -58,7 +61,24 @@ impl BetaSchedule {
         ("sigmoid", Self::Sigmoid),
         ("laplace", Self::Laplace),
         ("log_snr", Self::LogSnr),
+        ("sigmoid_alpha_bar", Self::SigmoidAlphaBar),
     ];
+
+    /// Finds the schedule of betas that were computed by a formula and rounded to f32, and the β range if it takes one.
+    pub fn recognize(betas: &[f32]) -> Option<(Self, Option<(f64, f64)>)> {
+        let candidates = [
+            (Self::Linear, Some(scaled_beta_range(betas.len()))),
+            (Self::Linear, Some((0.0001, 0.02))),
+            (Self::SquaredcosCapV2, None),
+            (Self::SigmoidAlphaBar, None),
+        ];
+        let is_close = |beta: f64, rounded: f32| (f64::from(rounded) - beta).abs() <= 2e-7 * beta;
+        candidates.into_iter().find(|(schedule, range)| {
+            let (start, end) = range.unwrap_or_default();
+            let exact = schedule.betas(start, end, betas.len());
+            betas.len() > 1 && exact.iter().zip(betas).all(|(&beta, &rounded)| is_close(beta, rounded))
+        })
+    }
 
     /// Returns β_0 … β_{T−1} for T = `num_train_timesteps`.
     ///
@@ -87,6 +107,7 @@ impl BetaSchedule {
                 .map(|x| (beta_end - beta_start) / (1.0 + (-x).exp()) + beta_start)
                 .collect(),
             Self::Laplace => betas_for_alpha_bar(steps, laplace_alpha_bar),
+            Self::SigmoidAlphaBar => betas_for_alpha_bar(steps, sigmoid_alpha_bar),
             Self::LogSnr => {
                 // 1 − ᾱ_t/ᾱ_{t−1} for ᾱ = 1/(1 + e^{−log SNR}), without the cancellation near ᾱ = 1.
                 let noise: Vec<f64> = linspace(-13.3, 5.0, steps).into_iter().map(f64::exp).collect();
@@ -128,6 +149,12 @@ fn betas_for_alpha_bar(steps: usize, alpha_bar: fn(f64) -> f64) -> Vec<f64> {
 
 fn cosine_alpha_bar(t: f64) -> f64 {
     ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
+}
+
+/// Up to a factor, which cancels in the betas. The end point is an f32 in the original, where little is left of ᾱ.
+fn sigmoid_alpha_bar(t: f64) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    f64::from(sigmoid(3.0) as f32) - sigmoid(6.0 * t - 3.0)
 }
 
 fn laplace_alpha_bar(t: f64) -> f64 {

@@ -7,7 +7,7 @@ use data::{Fit, LabelFrom, ReadOptions};
 use diffusion::beta_schedule::scaled_beta_range;
 use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
 use weights::atomic::{self, Existing};
-use weights::families::{ImportOptions, Imported};
+use weights::families::{ImportOptions, Imported, Unrecorded};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline as folders};
 
@@ -107,6 +107,7 @@ impl Pipeline {
         let config = NetworkConfig::from_json(&imported.config.to_string()).map_err(|error| fail(error.to_string()))?;
         let scheduler =
             SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
+        options.check_recorded(&imported.unrecorded).map_err(fail)?;
         let scheduler = options.scheduler(scheduler, imported.family);
         scheduler.noise_schedule().map_err(|error| fail(error.to_string()))?;
         let mut network = config.build(0, device)?;
@@ -285,19 +286,37 @@ pub struct PipelineImport {
 }
 
 impl PipelineImport {
+    /// Checks that the options set what the file does not record.
+    fn check_recorded(&self, unrecorded: &[Unrecorded]) -> Result<(), String> {
+        let missing = unrecorded.iter().filter_map(|setting| match setting {
+            Unrecorded::Schedule => self.beta_schedule.is_none().then_some("its noise schedule (--beta-schedule)"),
+            Unrecorded::Prediction => self.prediction.is_none().then_some("what the network predicts (--prediction)"),
+        });
+        let missing: Vec<&str> = missing.collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!("the file has a network without its process; say {}", missing.join(" and ")))
+    }
+
     /// Applies the options to the scheduler of the code base.
     fn scheduler(&self, mut scheduler: SchedulerConfig, family: &str) -> SchedulerConfig {
+        let is_lucidrains = family.starts_with("lucidrains");
         if self.timesteps.is_some() || self.beta_schedule.is_some() {
             scheduler.trained_betas = None;
         }
         if let Some(timesteps) = self.timesteps {
-            // OpenAI scales the linear betas so that their sum does not depend on T.
-            if scheduler.beta_schedule == BetaSchedule::Linear && family.starts_with("openai") {
+            // OpenAI and lucidrains scale the linear betas so that their sum does not depend on T.
+            if scheduler.beta_schedule == BetaSchedule::Linear && (family.starts_with("openai") || is_lucidrains) {
                 (scheduler.beta_start, scheduler.beta_end) = scaled_beta_range(timesteps);
             }
             scheduler.num_train_timesteps = timesteps;
         }
-        scheduler.beta_schedule = self.beta_schedule.unwrap_or(scheduler.beta_schedule);
+        scheduler.beta_schedule = match self.beta_schedule {
+            // The code base has another schedule of this name than diffusers.
+            Some(BetaSchedule::Sigmoid) if is_lucidrains => BetaSchedule::SigmoidAlphaBar,
+            named => named.unwrap_or(scheduler.beta_schedule),
+        };
         scheduler.prediction_type = self.prediction.unwrap_or(scheduler.prediction_type);
         scheduler.variance_type = self.variance.unwrap_or(scheduler.variance_type);
         scheduler

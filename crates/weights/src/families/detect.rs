@@ -36,7 +36,7 @@ const MARKERS: [(Family, &str, &str); 7] = [
 impl Family {
     /// Returns whether networks of the family can be `UNet2DModel`s; [`layout`](super::layout) says why they cannot.
     fn is_supported(self) -> bool {
-        !matches!(self, Family::Hmdolatabadi | Family::Lucidrains)
+        self != Family::Hmdolatabadi
     }
 
     /// Returns the name of the family, for users.

@@ -1,4 +1,5 @@
-//! Converting networks of other code bases to diffusers' `UNet2DModel`: parameter names, shapes and `config.json`.
+//! Converting networks of other code bases to diffusers' `UNet2DModel`: parameter names, shapes and `config.json`. The network
+//! of lucidrains/denoising-diffusion-pytorch stays what it is and keeps its names.
 //!
 //! The family of a network is recognized by the names of its tensors. The family determines the settings that weights
 //! do not record (padding of convolutions, ε, the timestep embedding). Settings that vary within a family (attention
@@ -12,6 +13,7 @@ mod config;
 mod detect;
 mod ho;
 mod layout;
+mod lucidrains;
 mod openai;
 mod options;
 mod parameters;
@@ -50,6 +52,17 @@ pub struct Imported {
     pub tensors: Tensors,
     /// Assumptions and warnings for the user.
     pub notes: Vec<String>,
+    /// What neither the file nor its family says, and `scheduler` therefore has the defaults of, which may be wrong.
+    pub unrecorded: Vec<Unrecorded>,
+}
+
+/// A setting of the process that a file does not record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrecorded {
+    /// The noise schedule and its number of timesteps.
+    Schedule,
+    /// The quantity that the network predicts.
+    Prediction,
 }
 
 /// Reads a network of any supported family from a file of any format that [`Archive`] opens.
@@ -70,8 +83,10 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
                 .to_owned(),
         );
     }
-    if found.family == Family::Diffusers {
-        return diffusers(path, &archive, &found, notes);
+    match found.family {
+        Family::Diffusers => return diffusers(path, &archive, &found, notes),
+        Family::Lucidrains => return lucidrains::import(&archive, found, options, notes),
+        _ => {}
     }
     let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
     let family = layout(found.family).map_err(fail)?;
@@ -115,7 +130,8 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
     let betas = recorded_betas(&archive)?;
     let scheduler = assumptions::scheduler(found.family, &config, size, betas, &mut notes);
     let (ema, prefix) = (found.ema, found.prefix);
-    Ok(Imported { family: found.family.name(), ema, prefix, config, scheduler, tensors, notes })
+    let family = found.family.name();
+    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, unrecorded: Vec::new() })
 }
 
 /// Reads the betas of the process, which some programs store with the network: its tensor's name and values.
@@ -158,8 +174,8 @@ fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<St
     let mut loaded = archive.read(&wanted)?;
     let named = |(name, source): (&String, &Source)| Some((name.clone(), loaded.remove(&source.name)?));
     let tensors = names::modernize(path, found.names.iter().filter_map(named).collect())?;
-    let prefix = found.prefix.clone();
-    Ok(Imported { family: found.family.name(), ema: found.ema, prefix, config, scheduler, tensors, notes })
+    let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix.clone());
+    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, unrecorded: Vec::new() })
 }
 
 /// Returns the layout of a family, or the reason why its network cannot be a `UNet2DModel`.
@@ -173,12 +189,6 @@ fn layout(family: Family) -> Result<Layout, String> {
              which are split into three unequal parts; the third, the values, is not used, and the attention averages \
              the block's input itself. A UNet2DModel cannot compute that"
             .into()),
-        Family::Lucidrains => {
-            Err("it differs from Ho et al.'s network: RMSNorm instead of group normalization, linear \
-             attention at all levels but the innermost, learned memory keys and values (mem_kv), a 7x7 first \
-             convolution. A UNet2DModel cannot compute that"
-                .into())
-        }
-        Family::Diffusers => Err("its tensors already have diffusers' names".into()),
+        Family::Diffusers | Family::Lucidrains => Err("its tensors keep their names".into()),
     }
 }
