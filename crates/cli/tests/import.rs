@@ -146,15 +146,83 @@ fn known_families_are_those_that_are_read() {
     place.tensors("other.safetensors", [("encoder.layers.0.weight", &[1], vec![0.0])]);
     let error = fails(place.ddpm(&["import", "other.safetensors", "-o", "m"]), 1, &["other.safetensors"]);
     let (supported, refused) = error.split_once("Known, but not supported").unwrap();
-    for name in ["hojonathanho/diffusion", "pesser", "openai", "w86763777", "diffusers"] {
+    for name in ["hojonathanho/diffusion", "pesser", "openai", "w86763777", "diffusers", "lucidrains"] {
         assert!(supported.contains(name) && !refused.contains(name), "{error}");
     }
-    for (name, tensor) in [
-        ("lucidrains", "ema.ema_model.model.downs.0.0.block1.proj.weight"),
-        ("hmdolatabadi", "state_dict.ema.down.1.resblocks.norm1.weight"),
-    ] {
-        assert!(!supported.contains(name) && refused.contains(name), "{error}");
-        place.tensors("theirs.safetensors", [(tensor, &[1], vec![0.0])]);
-        fails(place.ddpm(&["import", "theirs.safetensors", "-o", "m"]), 1, &[name, "UNet2DModel cannot compute"]);
+    let (name, tensor) = ("hmdolatabadi", "state_dict.ema.down.1.resblocks.norm1.weight");
+    assert!(!supported.contains(name) && refused.contains(name), "{error}");
+    place.tensors("theirs.safetensors", [(tensor, &[1], vec![0.0])]);
+    fails(place.ddpm(&["import", "theirs.safetensors", "-o", "m"]), 1, &[name, "UNet2DModel cannot compute"]);
+}
+
+/// A file of the `Trainer` of denoising-diffusion-pytorch, with self-conditioning: see crates/sample/tests/lucidrains.rs.
+fn trainer_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sample/tests/goldens/lucidrains/v.pt")
+}
+
+#[test]
+fn a_network_of_lucidrains_runs_in_every_command() {
+    let place = Place::new();
+    std::fs::copy(trainer_file(), place.path("model-1.pt")).unwrap();
+    let said = contains("lucidrains/denoising-diffusion-pytorch: ")
+        .and(contains("averaged (EMA) weights"))
+        .and(contains("40 steps of the schedule sigmoid_alpha_bar"))
+        .and(contains("the network predicts v_prediction, and was trained with Min-SNR"));
+    place.ddpm(&["import", "model-1.pt", "-o", "m", "--size", "8"]).assert().success().stdout(said);
+    place.ddpm(&["inspect", "m"]).assert().success().stdout(contains("LucidrainsUnet").and(contains("8x8")));
+    place.ddpm(&["sample", "m", "-n", "3", "-o", "a.png"]).assert().success();
+    place
+        .ddpm(&[
+            "sample",
+            "m",
+            "-n",
+            "1",
+            "--sampler",
+            "dpmpp-1",
+            "--spacing",
+            "trailing",
+            "--steps",
+            "10",
+            "-o",
+            "images/",
+        ])
+        .assert()
+        .success();
+    let first = files(&place.path("images")).into_iter().find(|name| name.ends_with(".png")).unwrap();
+    let image = format!("images/{first}");
+    place
+        .ddpm(&["interpolate", "m", &image, &image, "--between", "3", "--steps", "10", "-o", "line.png"])
+        .assert()
+        .success();
+    image::GrayImage::from_pixel(8, 8, image::Luma([255])).save(place.path("mask.png")).unwrap();
+    place.ddpm(&["inpaint", "m", &image, "mask.png", "--steps", "5", "-o", "in.png"]).assert().success();
+    place.ddpm(&["invert", "m", &image, "--steps", "5", "-o", "latent.safetensors"]).assert().success();
+    place.ddpm(&["evaluate", "m", "--data", "images/", "-n", "1"]).assert().success().stdout(contains("bits/dim"));
+    // A copy is the same model.
+    place.ddpm(&["export", "m", "-o", "copy"]).assert().success();
+    place.ddpm(&["sample", "copy", "-n", "3", "-o", "b.png"]).assert().success();
+    let pixels = |name: &str| image::open(place.path(name)).unwrap().into_bytes();
+    assert!(pixels("a.png") == pixels("b.png"));
+}
+
+#[test]
+fn what_a_file_of_lucidrains_does_not_say_is_asked_for() {
+    let place = Place::new();
+    std::fs::copy(trainer_file(), place.path("model-1.pt")).unwrap();
+    // Without a size, sampling asks for it.
+    place.ddpm(&["import", "model-1.pt", "-o", "m"]).assert().success().stdout(contains("does not record the size"));
+    fails(place.ddpm(&["sample", "m"]), 1, &["--size"]);
+    place.ddpm(&["sample", "m", "--size", "8", "-n", "1", "-o", "x.png"]).assert().success();
+    fails(place.ddpm(&["sample", "m", "--size", "9"]), 1, &["9x9", "multiples of 2"]);
+    // A network alone has no process.
+    std::fs::copy(place.path("m/unet/diffusion_pytorch_model.safetensors"), place.path("net.safetensors")).unwrap();
+    fails(place.ddpm(&["import", "net.safetensors", "-o", "n"]), 1, &["--beta-schedule", "--prediction"]);
+    let flags =
+        ["--beta-schedule", "sigmoid", "--prediction", "v_prediction", "--train-timesteps", "40", "--size", "8"];
+    place.ddpm(&[&["import", "net.safetensors", "-o", "n"][..], &flags].concat()).assert().success();
+    for (folder, size) in [("m", "8"), ("n", "8")] {
+        place.ddpm(&["sample", folder, "--size", size, "-n", "2", "-o", &format!("{folder}.png")]).assert().success();
     }
+    let pixels = |name: &str| image::open(place.path(name)).unwrap().into_bytes();
+    assert!(pixels("m.png") == pixels("n.png"));
 }

@@ -67,6 +67,8 @@ pub enum Stream {
     Dequantize = 15,
     /// Probe vectors of a stochastic trace estimate; `index` is the image's number, `step` the vector's.
     Trace = 16,
+    /// Whether a training step gives the network its prediction of x_0 (self-conditioning).
+    SelfCondition = 17,
 }
 
 /// A seed: the source of every random number of a run.

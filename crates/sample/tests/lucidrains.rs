@@ -76,11 +76,8 @@ fn ddim_is_the_originals() {
         let (pipeline, _) = import(name);
         let golden = read_safetensors(file(&format!("{name}.safetensors"))).unwrap().0;
         // The original computes ε̂ anew from the clipped x̂0, as `dpmpp-1` does and `ddim` does not.
-        let options = SamplerOptions {
-            steps: Some(10),
-            spacing: Some(TimestepSpacing::Trailing),
-            ..SamplerOptions::default()
-        };
+        let options =
+            SamplerOptions { steps: Some(10), spacing: Some(TimestepSpacing::Trailing), ..SamplerOptions::default() };
         let sampler: Sampler = "dpmpp-1".parse().unwrap();
         let table = sampler.table(&pipeline.scheduler, options).unwrap();
         let noise = images(&golden["noise"]);

@@ -19,6 +19,7 @@ mod changes;
 mod error;
 mod from_images;
 mod keys;
+mod model;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -36,6 +37,7 @@ pub use data::{Background, Fit, LabelFrom};
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
 pub use from_images::stated_keys;
+pub use model::{LucidrainsKeys, Model, UnetKeys};
 pub use sample::Sampler;
 pub use unet::{ResnetTimeScaleShift, SampleSize, TimeEmbeddingType};
 
@@ -107,39 +109,6 @@ pub struct Data {
     /// Which images of each class those are: 0 the first ones, 1 the next as many, and so on.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fold: usize,
-}
-
-/// `[model]`: the network, with the keys of diffusers' `UNet2DModel`. Image size and channels come from [`Data`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// Channels of each level, from full resolution downwards. Each level has half the height and width of the one above.
-    pub block_out_channels: Vec<usize>,
-    /// Residual blocks per level on the way down; on the way up there is one more.
-    pub layers_per_block: usize,
-    /// Heights in pixels of the levels with self-attention (Ho et al.'s `attn_resolutions`). The middle block always has
-    /// it.
-    pub attention_resolutions: Vec<usize>,
-    /// Channels per attention head. Defaults to a single head.
-    pub attention_head_dim: Option<usize>,
-    /// Groups of each group normalization.
-    pub norm_num_groups: usize,
-    /// ε of the group normalizations: 1e-6 in Ho et al., 1e-5 in PyTorch.
-    pub norm_eps: f64,
-    /// Dropout before the second convolution of each residual block.
-    pub dropout: f64,
-    /// Padding of the stride-2 convolutions: 1 on all sides, or 0 for right and bottom only, as in Ho et al.
-    pub downsample_padding: usize,
-    /// Whether the cosines precede the sines in the time embedding. Ho et al. have the sines first.
-    pub flip_sin_to_cos: bool,
-    /// The embedding's frequencies fall to 1/10000 over (half its size − `freq_shift`): 1 in Ho et al., 0 in OpenAI's code.
-    pub freq_shift: f64,
-    /// The time embedding.
-    pub time_embedding_type: TimeEmbeddingType,
-    /// The way in which the time embedding enters a residual block.
-    pub resnet_time_scale_shift: ResnetTimeScaleShift,
-    /// Number of class embeddings. Defaults to none, or with [`Data::labels`] to the number that the data needs.
-    pub num_class_embeds: Option<usize>,
 }
 
 /// `[diffusion]`: the forward process, the prediction and the loss.
@@ -438,6 +407,10 @@ impl TrainingConfig {
             let mut table = self.to_table()?;
             if let Some(Value::Table(values)) = table.get_mut(section) {
                 match value {
+                    Some(value) if key == "model.class" => {
+                        change_class(values, &value);
+                        values.insert(name.to_owned(), value)
+                    }
                     Some(value) => values.insert(name.to_owned(), value),
                     None => values.remove(name),
                 };
@@ -512,18 +485,39 @@ fn preset_table(name: &str) -> Result<Table, ConfigError> {
     }
 }
 
+/// Replaces the keys of a network by the defaults of a class, if it is another one: those of the default preset, or none.
+fn change_class(model: &mut Table, class: &Value) {
+    let Some(class) = class.as_str().filter(|class| *class != model::class_of(model)) else { return };
+    let default = preset_table(DEFAULT_PRESET).ok().and_then(|mut preset| preset.remove("model"));
+    *model = match default {
+        Some(Value::Table(keys)) if model::class_of(&keys) == class => keys,
+        _ => Table::new(),
+    };
+}
+
 /// Replaces some keys of a configuration.
 fn merged(mut table: Table, given: Table) -> Table {
     for (section, values) in given {
         if let (Some(Value::Table(all)), Value::Table(some)) = (table.get_mut(&section), values) {
+            if let (true, Some(class)) = (section == "model", some.get("class")) {
+                change_class(all, class);
+            }
             all.extend(some);
         }
     }
     table
 }
 
-fn read(table: Table) -> Result<TrainingConfig, ConfigError> {
+fn read(mut table: Table) -> Result<TrainingConfig, ConfigError> {
     keys::check(&table)?;
+    if let Some(Value::Table(keys)) = table.get_mut("model") {
+        // First, so that errors about the other keys know their positions.
+        let class = keys.remove("class").unwrap_or_else(|| Value::String(model::class_of(keys).to_owned()));
+        let others = std::mem::take(keys);
+        keys.insert("class".to_owned(), class);
+        keys.extend(others);
+        keys::check_class(keys)?;
+    }
     serde_path_to_error::deserialize(Value::Table(table.clone()))
         .map_err(|e| error::wrong_value(&table, &e.path().to_string(), e.inner().message()))
 }

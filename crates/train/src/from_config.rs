@@ -10,7 +10,7 @@ use model::{NetworkConfig, Pipeline, Preprocessing, Process, Sampling, TrainingD
 use sample::{Generation, Sampler, SamplerOptions};
 
 use crate::Error;
-use crate::config::{Loss, Sample, TrainingConfig};
+use crate::config::{Loss, Model, Sample, TrainingConfig};
 use crate::objective::{LossKind, Objective};
 
 impl TrainingConfig {
@@ -70,7 +70,16 @@ impl TrainingConfig {
     pub fn network(&self, set: &ImageSet) -> Result<NetworkConfig, Error> {
         let classes = set.class_names().len();
         let needed = classes + usize::from(self.train.label_dropout > 0.0);
-        let num_class_embeds = match (self.data.labels, self.model.num_class_embeds) {
+        let keys = match &self.model {
+            Model::Unet2d(keys) => keys,
+            Model::Lucidrains(keys) => {
+                let size = unet::SampleSize { height: set.height(), width: set.width() };
+                let network = keys.network(size, self.data.channels, self.diffusion.variance.is_learned());
+                network.validate().map_err(model::Error::from)?;
+                return Ok(network.into());
+            }
+        };
+        let num_class_embeds = match (self.data.labels, keys.num_class_embeds) {
             (false, _) => None,
             (true, _) if classes == 0 => {
                 return Err(Error::Run(format!(
@@ -91,7 +100,6 @@ impl TrainingConfig {
             }
             (true, Some(rows)) => Some(rows),
         };
-        let keys = &self.model;
         let channels = self.data.channels;
         let network = unet::UnetConfig {
             sample_size: Some(unet::SampleSize { height: set.height(), width: set.width() }),

@@ -6,12 +6,13 @@ use diffusion::{SchedulerConfig, Variance};
 use model::backbone::{LabelKind, Signature};
 use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
+use unet::lucidrains::LucidrainsConfig;
 use unet::{DownBlockType, UnetConfig};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline};
 
 use crate::Error;
-use crate::config::{ConfigChange, Loss, TrainingConfig};
+use crate::config::{ConfigChange, Loss, LucidrainsKeys, Model, TrainingConfig, UnetKeys};
 use crate::event::Event;
 
 /// The start of the names of the class embedding's parameters.
@@ -223,7 +224,42 @@ impl TrainingConfig {
 
     fn take_from_files(&mut self, path: &Path, files: &ModelFiles) -> Result<(), Error> {
         let SourceConfig { network, scheduler } = SourceConfig::read(files)?;
-        let network = UnetConfig::from_json(&network).map_err(|error| fail(path, error))?;
+        let class = serde_json::from_str::<Value>(&network).unwrap_or_default()["_class_name"].clone();
+        let preprocessing = match class == LucidrainsConfig::CLASS_NAME {
+            true => self.take_lucidrains(&network, files).map_err(|error| fail(path, error))?,
+            false => self.take_unet(&network, files).map_err(|error| fail(path, error))?,
+        };
+        self.take_process(scheduler, preprocessing);
+        self.train.init_from = Some(path.to_owned());
+        Ok(())
+    }
+
+    /// Takes a `LucidrainsUnet`. Returns the model's preprocessing.
+    fn take_lucidrains(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
+        let network = LucidrainsConfig::from_json(network).map_err(model::Error::from)?;
+        if network.learned_sinusoidal_cond || network.random_fourier_features || network.out_dim.is_some() {
+            return Err(Error::Run(
+                "its network has learned or random frequencies, or an `out_dim`, which can be sampled but not trained"
+                    .into(),
+            ));
+        }
+        let signature = Signature {
+            size: network.sample_size.map(|size| [size.height, size.width]),
+            ..Signature::unconditional(network.channels)
+        };
+        let preprocessing = Preprocessing::read(&files.root, &signature)?;
+        self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
+        self.data.channels = network.channels;
+        self.data.labels = false;
+        self.train.label_dropout = 0.0;
+        self.sample.guidance = 1.0;
+        self.model = Model::Lucidrains(LucidrainsKeys::of(network));
+        Ok(preprocessing)
+    }
+
+    /// Takes a `UNet2DModel`. Returns the model's preprocessing.
+    fn take_unet(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
+        let network = UnetConfig::from_json(network).map_err(model::Error::from)?;
         let labels = if network.class_embed_type.is_none() && network.num_class_embeds.is_some() {
             LabelKind::Classes(network.num_class_embeds.unwrap_or(0))
         } else {
@@ -238,30 +274,39 @@ impl TrainingConfig {
             timesteps: None,
         };
         let preprocessing = Preprocessing::read(&files.root, &signature)?;
-
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.in_channels;
-        self.data.fit = preprocessing.fit;
         self.data.labels = labels != LabelKind::None;
         let height = self.data.resolution.height;
         let attends = |(level, kind): (usize, &DownBlockType)| {
             (*kind == DownBlockType::AttnDownBlock2D).then_some(height >> level)
         };
-        let model = &mut self.model;
-        model.attention_resolutions = network.down_block_types.iter().enumerate().filter_map(attends).collect();
-        model.block_out_channels = network.block_out_channels;
-        model.layers_per_block = network.layers_per_block;
-        model.attention_head_dim = network.attention_head_dim;
-        model.norm_num_groups = network.norm_num_groups;
-        model.norm_eps = network.norm_eps;
-        model.downsample_padding = network.downsample_padding;
-        model.flip_sin_to_cos = network.flip_sin_to_cos;
-        model.freq_shift = network.freq_shift;
-        model.time_embedding_type = network.time_embedding_type;
-        model.resnet_time_scale_shift = network.resnet_time_scale_shift;
-        // The images decide how many classes there are.
-        model.num_class_embeds = None;
+        self.model = Model::Unet2d(UnetKeys {
+            attention_resolutions: network.down_block_types.iter().enumerate().filter_map(attends).collect(),
+            block_out_channels: network.block_out_channels,
+            layers_per_block: network.layers_per_block,
+            attention_head_dim: network.attention_head_dim,
+            norm_num_groups: network.norm_num_groups,
+            norm_eps: network.norm_eps,
+            // That of the weights does not matter.
+            dropout: self.model.dropout(),
+            downsample_padding: network.downsample_padding,
+            flip_sin_to_cos: network.flip_sin_to_cos,
+            freq_shift: network.freq_shift,
+            time_embedding_type: network.time_embedding_type,
+            resnet_time_scale_shift: network.resnet_time_scale_shift,
+            // The images decide how many classes there are.
+            num_class_embeds: None,
+        });
+        if preprocessing.null_label.is_some() && self.train.label_dropout == 0.0 {
+            self.train.label_dropout = LABEL_DROPOUT;
+        }
+        Ok(preprocessing)
+    }
 
+    /// Takes the scheduler and the fit of images of a model.
+    fn take_process(&mut self, scheduler: SchedulerConfig, preprocessing: Preprocessing) {
+        self.data.fit = preprocessing.fit;
         let diffusion = &mut self.diffusion;
         diffusion.timesteps = scheduler.num_train_timesteps;
         diffusion.schedule = scheduler.beta_schedule;
@@ -275,11 +320,6 @@ impl TrainingConfig {
         } else if !diffusion.variance.is_learned() && diffusion.loss == Loss::Hybrid {
             diffusion.loss = Loss::LSimple;
         }
-        if preprocessing.null_label.is_some() && self.train.label_dropout == 0.0 {
-            self.train.label_dropout = LABEL_DROPOUT;
-        }
         self.sample.steps = self.sample.steps.map(|steps| steps.min(diffusion.timesteps));
-        self.train.init_from = Some(path.to_owned());
-        Ok(())
     }
 }

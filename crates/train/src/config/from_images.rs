@@ -48,9 +48,9 @@ impl TrainingConfig {
             self.data.fit = if is_padded { Fit::Pad } else { Fit::Crop };
             chosen.push(format!("data.fit={}", if self.data.fit == Fit::Pad { "pad" } else { "crop" }));
         }
-        let heights: Vec<usize> = (0..self.model.block_out_channels.len()).map(|level| height >> level).collect();
-        let attention = &mut self.model.attention_resolutions;
-        if let Some(&last) = heights.last().filter(|_| !is_given("model.attention_resolutions"))
+        let heights: Vec<usize> = (0..self.model.levels()).map(|level| height >> level).collect();
+        if let Model::Unet2d(UnetKeys { attention_resolutions: attention, .. }) = &mut self.model
+            && let Some(&last) = heights.last().filter(|_| !is_given("model.attention_resolutions"))
             && attention.iter().any(|height| !heights.contains(height))
             && height <= LARGEST
         {
@@ -96,7 +96,7 @@ impl TrainingConfig {
     }
 
     fn resolution_for(&self, report: &ReadReport) -> SampleSize {
-        let levels = self.model.block_out_channels.len() as u32;
+        let levels = self.model.levels() as u32;
         let multiple = MULTIPLE.max(1usize.checked_shl(levels.saturating_sub(1)).unwrap_or(MULTIPLE));
         let sizes = &report.sizes;
         if let (1, Some(&(height, width))) = (sizes.len(), sizes.keys().next())

@@ -3,17 +3,57 @@
 use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
-use super::{ConfigError, Data, Diffusion, Model, Sample, Train, TrainingConfig};
+use std::sync::LazyLock;
+
+use super::model::{CLASSES, class_of};
+use super::{ConfigError, Data, Diffusion, LucidrainsKeys, Sample, Train, TrainingConfig, UnetKeys};
 
 /// The sections, each with its keys.
 pub(super) fn sections() -> [(&'static str, &'static [&'static str]); 5] {
     [
         ("data", fields::<Data>()),
-        ("model", fields::<Model>()),
+        ("model", &MODEL),
         ("diffusion", fields::<Diffusion>()),
         ("train", fields::<Train>()),
         ("sample", fields::<Sample>()),
     ]
+}
+
+/// The keys of all classes of networks.
+static MODEL: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let mut names = vec!["class"];
+    names.extend(fields::<UnetKeys>());
+    names.extend(fields::<LucidrainsKeys>().iter().filter(|name| !fields::<UnetKeys>().contains(name)));
+    names
+});
+
+/// Checks that the keys of `[model]` are those of its class.
+pub(super) fn check_class(table: &Table) -> Result<(), ConfigError> {
+    let class = class_of(table);
+    let own = match CLASSES.iter().position(|known| *known == class) {
+        Some(0) => fields::<UnetKeys>(),
+        Some(_) => fields::<LucidrainsKeys>(),
+        None => {
+            let hint = nearest(class, &CLASSES).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            let message = format!("got \"{class}\", expected {}{hint}", CLASSES.join(" or "));
+            return Err(ConfigError::value("model.class", message));
+        }
+    };
+    match table.keys().find(|key| *key != "class" && !own.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => {
+            let other = CLASSES.iter().find(|known| **known != class).unwrap_or(&class);
+            let meant =
+                KNOWN_ELSEWHERE.iter().find(|(_, names)| names.contains(&key.as_str())).map(|(meant, _)| *meant);
+            let meant = meant
+                .filter(|_| class == CLASSES[0])
+                .map_or(String::new(), |meant| format!("did you mean `{meant}`? "));
+            let hint = format!(
+                "{meant}It is a key of {other}, which `model.class={other}` selects, and the network is a {class}"
+            );
+            Err(ConfigError::UnknownKey { key: format!("model.{key}"), hint })
+        }
+    }
 }
 
 /// The names of keys in other programs: diffusers, OpenAI's and Ho et al.'s code.

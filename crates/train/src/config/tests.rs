@@ -33,9 +33,9 @@ fn every_preset_is_complete_and_valid_and_survives_a_round_trip() {
 fn the_papers_presets_have_the_papers_numbers() {
     // Ho et al. 2020, appendix B, and their code.
     let cifar = preset("cifar10");
-    assert_eq!(cifar.model.block_out_channels, [128, 256, 256, 256]);
+    assert_eq!(cifar.model.unet().unwrap().block_out_channels, [128, 256, 256, 256]);
     assert_eq!((cifar.train.batch_size, cifar.train.learning_rate, cifar.train.steps), (128, 2e-4, 800_000));
-    assert_eq!((cifar.model.dropout, cifar.diffusion.variance), (0.1, Variance::FixedLarge));
+    assert_eq!((cifar.model.dropout(), cifar.diffusion.variance), (0.1, Variance::FixedLarge));
     for (name, steps, flip) in [
         ("celebahq256", 500_000, true),
         ("lsun-bedroom", 2_400_000, true),
@@ -43,15 +43,18 @@ fn the_papers_presets_have_the_papers_numbers() {
         ("lsun-cat", 1_800_000, false),
     ] {
         let large = preset(name);
-        assert_eq!(large.model.block_out_channels, [128, 128, 256, 256, 512, 512], "{name}");
+        assert_eq!(large.model.unet().unwrap().block_out_channels, [128, 128, 256, 256, 512, 512], "{name}");
         assert_eq!((large.train.batch_size, large.train.learning_rate, large.train.steps), (64, 2e-5, steps), "{name}");
-        assert_eq!((large.model.dropout, large.diffusion.variance), (0.0, Variance::FixedSmall), "{name}");
+        assert_eq!((large.model.dropout(), large.diffusion.variance), (0.0, Variance::FixedSmall), "{name}");
         assert_eq!(large.data.flip, flip, "{name}");
         // Everything else is as for CIFAR-10.
         let mut same = cifar.clone();
         same.data = large.data.clone();
-        same.model =
-            Model { block_out_channels: large.model.block_out_channels.clone(), dropout: 0.0, ..cifar.model.clone() };
+        same.model = Model::Unet2d(UnetKeys {
+            block_out_channels: large.model.unet().unwrap().block_out_channels.clone(),
+            dropout: 0.0,
+            ..cifar.model.unet().unwrap().clone()
+        });
         same.diffusion.variance = Variance::FixedSmall;
         same.train = Train { batch_size: 64, learning_rate: 2e-5, steps, samples: large.train.samples, ..same.train };
         same.sample.batch_size = large.sample.batch_size;
@@ -60,7 +63,7 @@ fn the_papers_presets_have_the_papers_numbers() {
     let (d, t) = (&cifar.diffusion, &cifar.train);
     assert_eq!((d.timesteps, d.schedule, d.beta_start, d.beta_end), (1000, Schedule::Linear, 1e-4, 0.02));
     assert_eq!((t.warmup_steps, t.ema_decay, t.ema_warmup, t.grad_clip), (5000, 0.9999, false, 1.0));
-    let m = &cifar.model;
+    let m = cifar.model.unet().unwrap();
     assert_eq!((m.norm_num_groups, m.norm_eps, m.downsample_padding, m.layers_per_block), (32, 1e-6, 0, 2));
     assert_eq!((m.flip_sin_to_cos, m.freq_shift, &m.attention_resolutions[..]), (false, 1.0, &[16][..]));
 }
@@ -100,12 +103,12 @@ fn assignments_accept_toml_values_and_bare_words() {
     ] {
         config.set(assignment).unwrap_or_else(|e| panic!("{assignment}: {e}"));
     }
-    assert_eq!(config.model.block_out_channels, [64, 128]);
+    assert_eq!(config.model.unet().unwrap().block_out_channels, [64, 128]);
     assert_eq!((config.train.steps, config.train.learning_rate), (1000, 1.0));
     assert_eq!(config.data.resolution, SampleSize { height: 16, width: 32 });
     assert_eq!(config.data.path.as_deref(), Some(Path::new("/tmp/my photos=1")));
     assert_eq!((config.diffusion.variance, config.diffusion.loss), (Variance::LearnedRange, Loss::Hybrid));
-    assert_eq!((config.model.attention_head_dim, config.sample.steps), (Some(8), None));
+    assert_eq!((config.model.unet().unwrap().attention_head_dim, config.sample.steps), (Some(8), None));
     config.validate().unwrap();
     assert_eq!(TrainingConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
 

@@ -46,7 +46,18 @@ fn data(data: &Data) -> Checked {
 }
 
 fn model(config: &TrainingConfig) -> Checked {
-    let model = &config.model;
+    match &config.model {
+        Model::Unet2d(keys) => unet(config, keys),
+        Model::Lucidrains(keys) => {
+            let Data { resolution, channels, labels, .. } = config.data;
+            check(!labels, "data.labels", || "a LucidrainsUnet has no classes; set data.labels=false".to_owned())?;
+            let network = keys.network(resolution, channels, config.diffusion.variance.is_learned());
+            network.validate().or_else(|error| fail("model.class", error.to_string()))
+        }
+    }
+}
+
+fn unet(config: &TrainingConfig, model: &UnetKeys) -> Checked {
     let channels = &model.block_out_channels;
     let levels = channels.len();
     check((1..=16).contains(&levels), "model.block_out_channels", || {

@@ -30,7 +30,8 @@ pub(super) fn import(
     let mut config = config(&found).map_err(fail)?;
     config["sample_size"] = json!(options.sample_size);
     if options.sample_size.is_none() {
-        notes.push("the file does not record the size of the images: give it when you import or sample (--size)".into());
+        notes
+            .push("the file does not record the size of the images: give it when you import or sample (--size)".into());
     }
     let wanted: Vec<&str> = found.names.values().map(|source| &*source.name).collect();
     let mut loaded = archive.read(&wanted)?;
@@ -58,7 +59,9 @@ fn config(found: &Detected) -> Result<Value, String> {
         other => Err(format!("tensor `{}` has shape {}", shown(name), shown_sizes(other))),
     };
     let levels = (0..64).take_while(|i| shape(&format!("downs.{i}.0.block1.proj.weight")).is_some()).count();
-    if let Some(old) = found.names.keys().find(|name| name.ends_with(".fn.norm.g") || name.ends_with("block1.norm.weight")) {
+    if let Some(old) =
+        found.names.keys().find(|name| name.ends_with(".fn.norm.g") || name.ends_with("block1.norm.weight"))
+    {
         return Err(format!(
             "it is of version 0 or 1, with group normalization and weight-standardized convolutions (tensor `{}`); only version \
              2 is supported",
@@ -156,7 +159,10 @@ fn process(archive: &Archive, prefix: &str, notes: &mut Vec<String>) -> Result<P
                 None => {
                     let values: Vec<f64> = betas.iter().map(|&beta| f64::from(beta)).collect();
                     process.keys.insert("trained_betas".into(), json!(values));
-                    notes.push(format!("the noise schedule is that of the tensor `{of}betas` in the file, of {} steps", betas.len()));
+                    notes.push(format!(
+                        "the noise schedule is that of the tensor `{of}betas` in the file, of {} steps",
+                        betas.len()
+                    ));
                 }
             }
         }
@@ -166,7 +172,8 @@ fn process(archive: &Archive, prefix: &str, notes: &mut Vec<String>) -> Result<P
         None => process.unrecorded.push(Unrecorded::Prediction),
         Some((prediction, gamma)) => {
             process.keys.insert("prediction_type".into(), json!(prediction));
-            let weighting = gamma.map_or(String::new(), |gamma| format!(", and was trained with Min-SNR, γ = {gamma:.3}"));
+            let weighting =
+                gamma.map_or(String::new(), |gamma| format!(", and was trained with Min-SNR, γ = {gamma:.3}"));
             notes.push(format!("the file's weights of the loss say that the network predicts {prediction}{weighting}"));
         }
     }
@@ -197,8 +204,7 @@ fn objective(betas: &[f32], weights: &[f32]) -> Option<(&'static str, Option<f64
         let limit = known.iter().map(|(_, clipped)| *clipped).fold(0.0, f64::max);
         let fits = |(snr, clipped): &(f64, f64)| (clipped / snr.min(limit) - 1.0).abs() < 1e-2;
         let is_limited = known.iter().any(|(snr, _)| *snr > 1.02 * limit);
-        (known.len() > 1 && known.iter().all(fits))
-            .then_some((prediction, is_limited.then_some(limit)))
+        (known.len() > 1 && known.iter().all(fits)).then_some((prediction, is_limited.then_some(limit)))
     })
 }
 

@@ -1,0 +1,101 @@
+//! Training the network of denoising-diffusion-pytorch, as a user does.
+
+mod common;
+
+use std::path::Path;
+
+use common::*;
+use predicates::str::contains;
+
+/// A small network with every part, and self-conditioning.
+const NETWORK: [&str; 12] = [
+    "--set",
+    "model.class=LucidrainsUnet",
+    "--set",
+    "model.dim=4",
+    "--set",
+    "model.dim_mults=[1, 2]",
+    "--set",
+    "model.attn_dim_head=4",
+    "--set",
+    "model.self_condition=true",
+    "--set",
+    "model.dropout=0.1",
+];
+
+#[test]
+fn a_resumed_run_has_the_same_weights_for_any_number_of_threads() {
+    let place = Place::new();
+    place.trained("whole", 8, &NETWORK);
+    place.trained("parts", 4, &[&NETWORK[..], &["--threads", "1"]].concat());
+    place.resume("parts", 8, &["-q"]).assert().success();
+    assert!(place.weights("whole", 8) == place.weights("parts", 8));
+    let config = std::fs::read_to_string(place.path("whole/config.toml")).unwrap();
+    assert!(config.contains("class = \"LucidrainsUnet\"") && !config.contains("block_out_channels"), "{config}");
+    // The averages are those of the network, by the original's names.
+    let unet = place.path("whole/checkpoints/000000008/unet/diffusion_pytorch_model.safetensors");
+    assert_eq!(tensor(&unet, "ups.1.2.to_out.1.g").shape, [1, 4, 1, 1]);
+    place.ddpm(&["sample", "whole", "-n", "2", "-o", "a.png"]).assert().success();
+    place.ddpm(&["evaluate", "whole", "-n", "2"]).assert().success().stdout(contains("bits/dim"));
+    // Another network is not the same run.
+    fails(place.resume("whole", 12, &["--set", "model.dim=8"]), 1, &["`model.dim`", "4", "8"]);
+    fails(place.resume("whole", 12, &["--set", "model.class=UNet2DModel"]), 1, &["`model.class`"]);
+}
+
+/// Self-conditioning makes a difference: with it, half of the steps know a prediction of x_0.
+#[test]
+fn self_conditioning_changes_training() {
+    let place = Place::new();
+    place.trained("with", 4, &NETWORK);
+    let without: Vec<&str> = NETWORK
+        .iter()
+        .map(|word| if *word == "model.self_condition=true" { "model.self_condition=false" } else { word })
+        .collect();
+    place.trained("without", 4, &without);
+    let shape = |run: &str| {
+        let unet = place.path(&format!("{run}/checkpoints/000000004/unet/diffusion_pytorch_model.safetensors"));
+        tensor(&unet, "init_conv.weight").shape
+    };
+    assert_eq!((shape("with"), shape("without")), (vec![4, 2, 7, 7], vec![4, 1, 7, 7]));
+}
+
+#[test]
+fn mistakes_in_the_network_are_named() {
+    let place = Place::new();
+    let train = |more: &[&str]| place.train("run", 1, more);
+    fails(
+        train(&["--set", "model.dim=8"]),
+        2,
+        &["`model.dim`", "model.class=LucidrainsUnet", "`model.block_out_channels`"],
+    );
+    let class = ["--set", "model.class=LucidrainsUnet"];
+    let with = |set| [&class[..], &["--set", set]].concat();
+    fails(train(&with("model.norm_num_groups=4")), 2, &["`model.norm_num_groups`", "UNet2DModel"]);
+    fails(train(&with("model.dim=many")), 2, &["`model.dim`", "\"many\"", "whole number"]);
+    fails(train(&with("model.dim=5")), 2, &["`dim` is 5", "even"]);
+    fails(train(&with("model.dim_mults=[1,2,4,8,8]")), 2, &["8x8", "5 levels"]);
+    fails(train(&with("data.labels=true")), 2, &["no classes"]);
+    fails(train(&["--set", "model.class=LucidrainUnet"]), 2, &["`model.class`", "LucidrainsUnet"]);
+}
+
+/// A run that continues the network of somebody's `Trainer`, with its process.
+#[test]
+fn a_trainers_network_is_trained_on() {
+    let place = Place::new();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sample/tests/goldens/lucidrains/noise.pt");
+    place.ddpm(&["import", file.to_str().unwrap(), "-o", "theirs", "--size", "8"]).assert().success();
+    write_idx(&place.path("train-images-idx3-ubyte"), 40, 8);
+    let command = ["train", "--data", "train-images-idx3-ubyte", "-o", "mine", "--set", "train.init_from=theirs"];
+    let more = ["--set", "train.steps=2", "--set", "train.batch_size=4", "--set", "train.samples=0"];
+    place
+        .ddpm(&[&command[..], &more].concat())
+        .assert()
+        .success()
+        .stderr(contains("starts from the weights of theirs"));
+    let config = std::fs::read_to_string(place.path("mine/config.toml")).unwrap();
+    for line in
+        ["class = \"LucidrainsUnet\"", "dim = 4", "timesteps = 40", "prediction = \"epsilon\"", "labels = false"]
+    {
+        assert!(config.contains(line), "{line}: {config}");
+    }
+}

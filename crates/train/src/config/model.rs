@@ -1,0 +1,226 @@
+//! `[model]`: the keys of each class of networks.
+
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::{Table, Value};
+use unet::lucidrains::{LucidrainsConfig, PerLevel};
+
+use super::{ResnetTimeScaleShift, TimeEmbeddingType};
+
+/// `[model]`: the network. `class` selects one of these; image size and channels come from [`Data`](super::Data).
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a configuration has one")]
+pub enum Model {
+    /// `UNet2DModel`, which is the default.
+    Unet2d(UnetKeys),
+    /// `LucidrainsUnet`.
+    Lucidrains(LucidrainsKeys),
+}
+
+/// The network of diffusers' `UNet2DModel`, with its keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnetKeys {
+    /// Channels of each level, from full resolution downwards. Each level has half the height and width of the one above.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per level on the way down; on the way up there is one more.
+    pub layers_per_block: usize,
+    /// Heights in pixels of the levels with self-attention (Ho et al.'s `attn_resolutions`). The middle block always has
+    /// it.
+    pub attention_resolutions: Vec<usize>,
+    /// Channels per attention head. Defaults to a single head.
+    pub attention_head_dim: Option<usize>,
+    /// Groups of each group normalization.
+    pub norm_num_groups: usize,
+    /// ε of the group normalizations: 1e-6 in Ho et al., 1e-5 in PyTorch.
+    pub norm_eps: f64,
+    /// Dropout before the second convolution of each residual block.
+    pub dropout: f64,
+    /// Padding of the stride-2 convolutions: 1 on all sides, or 0 for right and bottom only, as in Ho et al.
+    pub downsample_padding: usize,
+    /// Whether the cosines precede the sines in the time embedding. Ho et al. have the sines first.
+    pub flip_sin_to_cos: bool,
+    /// The embedding's frequencies fall to 1/10000 over (half its size − `freq_shift`): 1 in Ho et al., 0 in OpenAI's code.
+    pub freq_shift: f64,
+    /// The time embedding.
+    pub time_embedding_type: TimeEmbeddingType,
+    /// The way in which the time embedding enters a residual block.
+    pub resnet_time_scale_shift: ResnetTimeScaleShift,
+    /// Number of class embeddings. Defaults to none, or with [`Data::labels`](super::Data::labels) to the number that the
+    /// data needs.
+    pub num_class_embeds: Option<usize>,
+}
+
+/// The network `Unet` of denoising-diffusion-pytorch, with the arguments of its constructor and their defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LucidrainsKeys {
+    /// The width that the others are multiples of.
+    pub dim: usize,
+    /// Channels after the first convolution. Defaults to `dim`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_dim: Option<usize>,
+    /// Channels of each level, finest first, as multiples of `dim`.
+    pub dim_mults: Vec<usize>,
+    /// Whether the network gets its previous prediction of x_0: in half of the training steps, and while sampling.
+    pub self_condition: bool,
+    /// The base of the frequencies of the time embedding.
+    pub sinusoidal_pos_emb_theta: f64,
+    /// Dropout after the first half of each residual block.
+    pub dropout: f64,
+    /// Channels of a head of attention: of all levels, or a list with those of each.
+    pub attn_dim_head: PerLevel<usize>,
+    /// Heads of attention: of all levels, or a list with those of each.
+    pub attn_heads: PerLevel<usize>,
+    /// Whether all levels have softmax attention in place of linear attention, or a list for each. Defaults to the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_attn: Option<PerLevel<bool>>,
+}
+
+impl Default for LucidrainsKeys {
+    fn default() -> Self {
+        Self::of(LucidrainsConfig::default())
+    }
+}
+
+impl LucidrainsKeys {
+    /// Returns the keys that describe a network.
+    pub(crate) fn of(config: LucidrainsConfig) -> Self {
+        Self {
+            dim: config.dim,
+            init_dim: config.init_dim,
+            dim_mults: config.dim_mults,
+            self_condition: config.self_condition,
+            sinusoidal_pos_emb_theta: config.sinusoidal_pos_emb_theta,
+            dropout: config.dropout,
+            attn_dim_head: config.attn_dim_head,
+            attn_heads: config.attn_heads,
+            full_attn: config.full_attn,
+        }
+    }
+
+    /// Returns the network for images of a size, with or without a learned variance.
+    pub(crate) fn network(&self, size: unet::SampleSize, channels: usize, learned_variance: bool) -> LucidrainsConfig {
+        let keys = self.clone();
+        LucidrainsConfig {
+            sample_size: Some(size),
+            channels,
+            learned_variance,
+            dim: keys.dim,
+            init_dim: keys.init_dim,
+            dim_mults: keys.dim_mults,
+            self_condition: keys.self_condition,
+            sinusoidal_pos_emb_theta: keys.sinusoidal_pos_emb_theta,
+            dropout: keys.dropout,
+            attn_dim_head: keys.attn_dim_head,
+            attn_heads: keys.attn_heads,
+            full_attn: keys.full_attn,
+            ..LucidrainsConfig::default()
+        }
+    }
+}
+
+/// The values of `class`.
+pub(super) const CLASSES: [&str; 2] = [UNET, LucidrainsConfig::CLASS_NAME];
+
+const UNET: &str = "UNet2DModel";
+
+/// Returns the class of a table `[model]`.
+pub(super) fn class_of(table: &Table) -> &str {
+    table.get("class").and_then(Value::as_str).unwrap_or(UNET)
+}
+
+impl Model {
+    /// Returns the name of the class.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Unet2d(_) => UNET,
+            Self::Lucidrains(_) => LucidrainsConfig::CLASS_NAME,
+        }
+    }
+
+    /// Returns the keys of a `UNet2DModel`, if it is one.
+    pub fn unet(&self) -> Option<&UnetKeys> {
+        match self {
+            Self::Unet2d(keys) => Some(keys),
+            Self::Lucidrains(_) => None,
+        }
+    }
+
+    /// Returns the probability of dropout.
+    pub(crate) fn dropout(&self) -> f64 {
+        match self {
+            Self::Unet2d(keys) => keys.dropout,
+            Self::Lucidrains(keys) => keys.dropout,
+        }
+    }
+
+    /// Returns the number of levels.
+    pub(crate) fn levels(&self) -> usize {
+        match self {
+            Self::Unet2d(keys) => keys.block_out_channels.len(),
+            Self::Lucidrains(keys) => keys.dim_mults.len(),
+        }
+    }
+}
+
+/// The keys, preceded by `class` unless it is the default.
+impl Serialize for Model {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Tagged<'a> {
+            class: &'a str,
+            #[serde(flatten)]
+            keys: &'a LucidrainsKeys,
+        }
+        match self {
+            Self::Unet2d(keys) => keys.serialize(serializer),
+            Self::Lucidrains(keys) => Tagged { class: self.class(), keys }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Model {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ModelVisitor)
+    }
+}
+
+struct ModelVisitor;
+
+impl<'de> Visitor<'de> for ModelVisitor {
+    type Value = Model;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("the keys of a network")
+    }
+
+    /// If `class` is the first key, the others are read in place, so that errors know their position.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Model, A::Error> {
+        let mut read = Table::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "class" && read.is_empty() {
+                let class: String = map.next_value()?;
+                let rest = MapAccessDeserializer::new(map);
+                return match &*class {
+                    UNET => UnetKeys::deserialize(rest).map(Model::Unet2d),
+                    LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(rest).map(Model::Lucidrains),
+                    _ => Err(de::Error::unknown_variant(&class, &CLASSES)),
+                };
+            }
+            read.insert(key, map.next_value()?);
+        }
+        let class = class_of(&read).to_owned();
+        read.remove("class");
+        let rest = Value::Table(read);
+        let model = match &*class {
+            UNET => UnetKeys::deserialize(rest).map(Model::Unet2d),
+            LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(rest).map(Model::Lucidrains),
+            _ => return Err(de::Error::unknown_variant(&class, &CLASSES)),
+        };
+        model.map_err(de::Error::custom)
+    }
+}
