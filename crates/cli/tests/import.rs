@@ -198,6 +198,12 @@ fn a_network_of_lucidrains_runs_in_every_command() {
     place.ddpm(&["inpaint", "m", &image, "mask.png", "--steps", "5", "-o", "in.png"]).assert().success();
     place.ddpm(&["invert", "m", &image, "--steps", "5", "-o", "latent.safetensors"]).assert().success();
     place.ddpm(&["evaluate", "m", "--data", "images/", "-n", "1"]).assert().success().stdout(contains("bits/dim"));
+    // diffusers has no such network, and must not take it for another one.
+    let index = std::fs::read_to_string(place.path("m/model_index.json")).unwrap();
+    assert!(
+        index.contains("\"ddpm\",") && index.contains("LucidrainsUnet") && !index.contains("UNet2DModel"),
+        "{index}"
+    );
     // A copy is the same model.
     place.ddpm(&["export", "m", "-o", "copy"]).assert().success();
     place.ddpm(&["sample", "copy", "-n", "3", "-o", "b.png"]).assert().success();

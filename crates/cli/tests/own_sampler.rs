@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
 
@@ -157,4 +158,18 @@ fn the_model_in_the_program_has_a_name() {
     // A folder of this name comes first.
     fs::create_dir(place.path("fashion")).unwrap();
     ddpm(&["sample", "fashion"]).assert().failure().stderr(contains("fashion: "));
+}
+
+/// The picture is a file in any case; a terminal that cannot show it is a warning.
+#[test]
+fn a_preview_is_of_a_png_and_needs_a_terminal() {
+    let place = Place::new();
+    place.trained("run", 1, &[]);
+    let said = contains("warning: --preview: this terminal takes no pictures");
+    place.ddpm(&["sample", "run", "-n", "1", "--preview", "-o", "a.png"]).assert().success().stderr(said);
+    assert!(place.path("a.png").exists());
+    fails(place.ddpm(&["sample", "run", "--preview", "-o", "a.npz"]), 2, &["--preview shows a PNG", ".png"]);
+    let said = contains("takes no pictures").not();
+    let mut quiet = place.ddpm(&["sample", "run", "-n", "1", "--preview", "-q", "-o", "b.png"]);
+    quiet.env("TERM", "xterm-kitty").assert().success().stdout("").stderr(said);
 }

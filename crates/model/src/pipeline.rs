@@ -382,7 +382,9 @@ impl PipelineParts<'_> {
         }
         write(create("scheduler")?.join("scheduler_config.json"), &self.scheduler.to_json()?)?;
         write(folder.join(preprocessing::FILE), &self.preprocessing.to_json())?;
-        folders::write_model_index(folder, self.scheduler.class.name())?;
+        let config: serde_json::Value = serde_json::from_str(self.config).unwrap_or_default();
+        let network = config["_class_name"].as_str().unwrap_or("UNet2DModel");
+        folders::write_model_index(folder, network, self.scheduler.class.name())?;
         Ok(())
     }
 }

@@ -436,16 +436,18 @@ pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
     atomic::replace_file(folder.as_ref().join(BEST), |file| writeln!(file, "{name}"))
 }
 
-/// Writes `folder/model_index.json`, which tells diffusers that the folder is a `DDPMPipeline` with this scheduler class.
+/// Writes `folder/model_index.json`, which tells diffusers that the folder is a `DDPMPipeline` with a network and a scheduler of
+/// these classes. A network that diffusers does not have is of the library `ddpm`, so that diffusers refuses the folder.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_model_index(folder: impl AsRef<Path>, scheduler: &str) -> Result<()> {
+pub fn write_model_index(folder: impl AsRef<Path>, network: &str, scheduler: &str) -> Result<()> {
+    let library = if network == "UNet2DModel" { "diffusers" } else { "ddpm" };
     let index = serde_json::json!({
         "_class_name": "DDPMPipeline",
         "_diffusers_version": "0.35.0",
         "scheduler": ["diffusers", scheduler],
-        "unet": ["diffusers", "UNet2DModel"],
+        "unet": [library, network],
     });
     atomic::write_file(folder.as_ref().join("model_index.json"), |file| writeln!(file, "{index:#}"))
 }

@@ -165,7 +165,7 @@ fn missing_models_are_errors() {
 #[test]
 fn model_index() {
     let folder = folder(&[]);
-    write_model_index(folder.path(), "DDPMScheduler").unwrap();
+    write_model_index(folder.path(), "UNet2DModel", "DDPMScheduler").unwrap();
     let expected = r#"{
   "_class_name": "DDPMPipeline",
   "_diffusers_version": "0.35.0",

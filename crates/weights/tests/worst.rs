@@ -500,7 +500,7 @@ fn named_pipes_and_missing_targets_are_errors_of_their_file() {
         let folder = root.join(name);
         fs::create_dir_all(folder.join("unet")).unwrap();
         fs::create_dir_all(folder.join("scheduler")).unwrap();
-        ddpm_weights::pipeline::write_model_index(&folder, "DDPMScheduler").unwrap();
+        ddpm_weights::pipeline::write_model_index(&folder, "UNet2DModel", "DDPMScheduler").unwrap();
         fs::write(folder.join("scheduler/scheduler_config.json"), "{}").unwrap();
         fs::write(folder.join("unet/config.json"), "{}").unwrap();
         fs::write(folder.join("unet/diffusion_pytorch_model.safetensors"), safetensors("{}", 0)).unwrap();

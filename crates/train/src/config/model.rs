@@ -12,7 +12,6 @@ use super::{ResnetTimeScaleShift, TimeEmbeddingType};
 
 /// `[model]`: the network. `class` selects one of these; image size and channels come from [`Data`](super::Data).
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a configuration has one")]
 pub enum Model {
     /// `UNet2DModel`, which is the default.
     Unet2d(UnetKeys),

@@ -21,7 +21,6 @@ pub struct Attention {
 
 /// The layers after an attention, which tell its kind.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a network has a handful of them")]
 pub enum ToOut {
     /// A convolution, after softmax attention.
     Full(Conv2d),

@@ -33,6 +33,12 @@ pub(super) fn import(
         notes
             .push("the file does not record the size of the images: give it when you import or sample (--size)".into());
     }
+    if config["learned_sinusoidal_cond"] == false {
+        notes.push(
+            "the weights do not record the base of the timestep embedding: assumed sinusoidal_pos_emb_theta = 10000, the default"
+                .into(),
+        );
+    }
     let wanted: Vec<&str> = found.names.values().map(|source| &*source.name).collect();
     let mut loaded = archive.read(&wanted)?;
     let named = |(name, source): (&String, &Source)| Some((name.clone(), loaded.remove(&source.name)?));
@@ -193,8 +199,8 @@ fn objective(betas: &[f32], weights: &[f32]) -> Option<(&'static str, Option<f64
             alpha_bar / (1.0 - alpha_bar)
         })
         .collect();
-    let factors: [(&str, fn(f64) -> f64); 3] =
-        [("epsilon", |snr| snr), ("sample", |_| 1.0), ("v_prediction", |snr| snr + 1.0)];
+    type Factor = fn(f64) -> f64;
+    let factors: [(&str, Factor); 3] = [("epsilon", |snr| snr), ("sample", |_| 1.0), ("v_prediction", |snr| snr + 1.0)];
     factors.into_iter().find_map(|(prediction, factor)| {
         // Beyond these, the f32 of the file are too coarse.
         let known: Vec<(f64, f64)> = (snrs.iter().zip(weights))
