@@ -232,3 +232,24 @@ fn what_a_file_of_lucidrains_does_not_say_is_asked_for() {
     let pixels = |name: &str| image::open(place.path(name)).unwrap().into_bytes();
     assert!(pixels("m.png") == pixels("n.png"));
 }
+
+/// Small tensors can have the shapes of a network that fits into no memory.
+#[test]
+fn a_network_larger_than_its_file_is_not_built() {
+    let place = Place::new();
+    let shapes: [(&str, &[usize]); 7] = [
+        ("downs.0.0.block1.proj.weight", &[1, 1, 3, 3]),
+        ("init_conv.weight", &[1, 1, 7, 7]),
+        ("final_conv.weight", &[1, 1, 1, 1]),
+        ("time_mlp.1.weight", &[262_144, 1]),
+        ("downs.0.2.mem_kv", &[2, 1, 4, 1]),
+        ("downs.0.2.to_out.weight", &[1, 1, 1, 1]),
+        ("downs.0.3.weight", &[65_536, 1, 3, 3]),
+    ];
+    let zeros = |shape: &[usize]| vec![0.0; shape.iter().product()];
+    place.tensors("huge.safetensors", shapes.map(|(name, shape)| (name, shape, zeros(shape))));
+    let flags = ["--prediction", "epsilon", "--beta-schedule", "linear", "--size", "8"];
+    let command = place.ddpm(&[&["import", "huge.safetensors", "-o", "m"][..], &flags].concat());
+    fails(command, 1, &["huge.safetensors", "describes a network of"]);
+    assert!(!place.path("m").exists());
+}

@@ -45,6 +45,16 @@ pub fn check_finite(path: &Path, tensors: &Tensors) -> Result<(), Error> {
     }
 }
 
+/// Checks that a configuration does not describe a network that is far larger than its weights, before it is built: it might
+/// not fit into memory.
+fn check_count(config: &NetworkConfig, tensors: &Tensors) -> Result<(), String> {
+    let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
+    if asked / 2 > held + (1 << 20) {
+        return Err(format!("describes a network of {asked} parameters, but the weights beside it are {held}"));
+    }
+    Ok(())
+}
+
 impl Pipeline {
     /// Reads a model: a run, a checkpoint, a diffusers folder, a flat `google/ddpm-*` repository or a `unet` folder
     /// (see [`weights::pipeline::locate`]).
@@ -77,13 +87,7 @@ impl Pipeline {
         let tensors = weights::read_tensors(&located.unet_weights)?;
         let tensors = names::modernize(&located.unet_weights, tensors)?;
         check_finite(&located.unet_weights, &tensors)?;
-        // Compare first: a damaged configuration might describe a network that does not fit in memory.
-        let (asked, held) = (config.parameter_count(), tensors.values().map(|t| t.data.len()).sum::<usize>());
-        if asked / 2 > held + (1 << 20) {
-            return Err(of_config(format!(
-                "describes a network of {asked} parameters, but the weights beside it are {held}"
-            )));
-        }
+        check_count(&config, &tensors).map_err(of_config)?;
         let mut network = config.build(0, device)?;
         network
             .set_tensors(tensors)
@@ -110,8 +114,11 @@ impl Pipeline {
         options.check_recorded(&imported.unrecorded).map_err(fail)?;
         let scheduler = options.scheduler(scheduler, imported.family);
         scheduler.noise_schedule().map_err(|error| fail(error.to_string()))?;
+        let tensors = std::mem::take(&mut imported.tensors);
+        check_finite(path, &tensors)?;
+        check_count(&config, &tensors).map_err(fail)?;
         let mut network = config.build(0, device)?;
-        network.set_tensors(std::mem::take(&mut imported.tensors)).map_err(|error| fail(error.to_string()))?;
+        network.set_tensors(tensors).map_err(|error| fail(error.to_string()))?;
         let signature = network.signature();
         let preprocessing = Preprocessing {
             resolution: signature.size,
