@@ -212,8 +212,19 @@ mutate ops/mod.rs 'Some(skip) => concat(x, skip)' 'Some(skip) => concat(skip, x)
 mutate model.rs 'x.mul_scalar(2.0).sub_scalar(1.0)' 'x.mul_scalar(2.0).sub_scalar(2.0)'
 mutate ops/mod.rs 'pairs.mean_dim(4).mean_dim(2)' 'pairs.sum_dim(4).mean_dim(2)'
 tests unet --lib -- dropout
-mutate blocks.rs '(self.number as u64) << 32' '(1u64) << 32'
-mutate blocks.rs 'self.dropout as f32' '0.5 * self.dropout as f32'
+mutate blocks.rs '(block as u64) << 32' '(1u64) << 32'
+mutate blocks.rs 'self.step, p as f32' 'self.step, 0.5 * p as f32'
+
+tests unet --test lucidrains
+mutate lucidrains/model.rs '(half as f64 - 1.0)' '(half as f64)'
+mutate lucidrains/model.rs 'ops::concat(prediction.unwrap_or_else(|| x.zeros_like()), x)' 'ops::concat(x.clone(), prediction.unwrap_or_else(|| x.zeros_like()))'
+mutate lucidrains/model.rs 'level.resample.forward(x, ops::upsample2x)' 'level.resample.forward(x, |x| x.flip([1]).flip([1]))'
+mutate lucidrains/attention.rs 'vec![memory_k, part(1)]' 'vec![part(1), memory_v.clone()]'
+mutate lucidrains/layers.rs 'self.block2.forward(h, None, None)' 'self.block2.forward(h, None, Some(self.mlp.forward(pass.time.clone())))'
+mutate lucidrains/config.rs '_ => level + 1 == self.dim_mults.len()' '_ => level == self.dim_mults.len()'
+
+tests weights --lib -- lucidrains
+mutate families/lucidrains.rs '|snr| snr + 1.0' '|snr| snr'
 
 tests model --test seam
 mutate guidance.rs 'unconditional + difference' 'conditional.output().clone() + difference'

@@ -56,5 +56,5 @@ pub use optimizer::{AdamBuffers, AdamStep, adam};
 pub use profile::{ProfileEntry, start_profile, stop_profile};
 pub use reduce::{channel_sums, per_image_channel_sums, sum_of_squares};
 pub use resample::{upsample2x, upsample2x_backward};
-pub use rms_norm::{RmsNorm, RmsNormGradients, rms_norm, rms_norm_backward};
+pub use rms_norm::{FusedRmsNorm, RmsNormGradients, rms_norm, rms_norm_backward};
 pub use simd::{InstructionSet, instruction_set, limit_instruction_set};

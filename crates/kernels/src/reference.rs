@@ -8,7 +8,7 @@ use crate::conv::ConvShape;
 use crate::epilogue::Epilogue;
 use crate::matmul::MatMulShape;
 use crate::norm::{FusedGroupNorm, GroupNormShape};
-use crate::rms_norm::RmsNorm;
+use crate::rms_norm::FusedRmsNorm;
 
 /// Reference for [`crate::conv2d`] of an input in one part, without normalization.
 pub fn conv2d(shape: &ConvShape, x: &[f64], w: &[f64], epilogue: Epilogue<f64>) -> Vec<f64> {
@@ -117,8 +117,8 @@ pub fn group_norm(norm: &FusedGroupNorm<f64>, x: &[f64]) -> Vec<f64> {
 }
 
 /// Reference for [`crate::rms_norm`].
-pub fn rms_norm(norm: &RmsNorm<f64>, x: &[f64]) -> Vec<f64> {
-    let RmsNorm { pixels, gain, scale_shift, silu: activate, .. } = *norm;
+pub fn rms_norm(norm: &FusedRmsNorm<f64>, x: &[f64]) -> Vec<f64> {
+    let FusedRmsNorm { pixels, gain, scale_shift, silu: activate, .. } = *norm;
     let channels = gain.len();
     let mut out = vec![0.0; x.len()];
     for (p, (x, out)) in x.chunks(channels).zip(out.chunks_mut(channels)).enumerate() {

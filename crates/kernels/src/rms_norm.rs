@@ -19,7 +19,7 @@ const SMALLEST: f32 = 1e-12;
 /// A normalization of x `[n, pixels, channels]` and the operations fused into it: f(x/‖x‖·√channels·gain), where ‖x‖ is the
 /// length of a pixel and f(y) = y·(1 + scale) + shift if `scale_shift` is given, followed by SiLU if `silu`.
 #[derive(Clone, Copy, Debug)]
-pub struct RmsNorm<'a, T = f32> {
+pub struct FusedRmsNorm<'a, T = f32> {
     /// Number of images.
     pub n: usize,
     /// Pixels per image.
@@ -43,7 +43,7 @@ pub struct RmsNormGradients<'a> {
     pub dscale_shift: Option<(&'a mut [f32], &'a mut [f32])>,
 }
 
-impl<'a> RmsNorm<'a> {
+impl<'a> FusedRmsNorm<'a> {
     fn channels(&self) -> usize {
         self.gain.len()
     }
@@ -90,7 +90,7 @@ impl<'a> RmsNorm<'a> {
 ///
 /// # Panics
 /// If the length of a slice does not match `norm`.
-pub fn rms_norm(norm: &RmsNorm, x: &[f32], out: &mut [f32]) {
+pub fn rms_norm(norm: &FusedRmsNorm, x: &[f32], out: &mut [f32]) {
     norm.check(&[x, out]);
     if x.is_empty() {
         return;
@@ -111,7 +111,7 @@ pub fn rms_norm(norm: &RmsNorm, x: &[f32], out: &mut [f32]) {
 ///
 /// # Panics
 /// If the length of a slice does not match `norm`, or `dscale_shift` is given without `scale_shift`.
-pub fn rms_norm_backward(norm: &RmsNorm, x: &[f32], dy: &[f32], gradients: RmsNormGradients) {
+pub fn rms_norm_backward(norm: &FusedRmsNorm, x: &[f32], dy: &[f32], gradients: RmsNormGradients) {
     let RmsNormGradients { dx, dgain, dscale_shift } = gradients;
     norm.check(&[x, dy, dx]);
     let (n, c) = (norm.n, norm.channels());

@@ -140,10 +140,10 @@ proptest! {
         x[..channels].fill(0.0);
         let gain = numbers(channels, 3);
         let [scale, shift] = [4, 5].map(|seed| numbers(n * channels, seed));
-        let norm = RmsNorm { n, pixels, gain: &gain, scale_shift: scales.then_some((&scale, &shift)), silu };
+        let norm = FusedRmsNorm { n, pixels, gain: &gain, scale_shift: scales.then_some((&scale, &shift)), silu };
         let (wide_gain, wide_scale, wide_shift) = (wide(&gain), wide(&scale), wide(&shift));
         let reference = |gain: &[f64], scale: &[f64], shift: &[f64], x: &[f64]| {
-            reference::rms_norm(&RmsNorm { n, pixels, gain, scale_shift: scales.then_some((scale, shift)), silu }, x)
+            reference::rms_norm(&FusedRmsNorm { n, pixels, gain, scale_shift: scales.then_some((scale, shift)), silu }, x)
         };
         let out = on_every_pool(|| {
             let mut out = vec![f32::NAN; len];

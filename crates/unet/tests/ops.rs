@@ -130,9 +130,54 @@ proptest! {
     }
 
     #[test]
-    fn attention(n in 1usize..4, tokens in 1usize..40, heads in 1usize..4, head_dim in 1usize..20) {
+    fn rms_norm(
+        (n, h, w, c) in (1usize..4, 1usize..6, 1usize..6, 2usize..40), scales in any::<bool>(), silu in any::<bool>(),
+    ) {
+        let (x, gain) = (random([n, h, w, c]), random([c]));
+        match scales {
+            true => {
+                let rows = random([n, 2 * c]);
+                compare!(
+                    2e-5, [x, gain, rows],
+                    ops::rms_norm(x.clone(), gain.clone(), Some(rows.clone()), silu),
+                    reference::rms_norm(x.clone(), gain.clone(), Some(rows.clone()), silu)
+                );
+            }
+            false => compare!(
+                2e-5, [x, gain],
+                ops::rms_norm(x.clone(), gain.clone(), None, silu),
+                reference::rms_norm(x.clone(), gain.clone(), None, silu)
+            ),
+        }
+    }
+
+    /// Linear attention is that of its definition, Σ_t softmax(k)_t v_t weighted by softmax(q), for a single query.
+    #[test]
+    fn linear_attention_of_one_query((keys, d) in (1usize..12, 1usize..6)) {
+        let (q, k, v) = (random([1, 1, d]).inner(), random([1, keys, d]).inner(), random([1, keys, d]).inner());
+        let values = |x: &Tensor<3>| x.to_data().iter::<f64>().collect::<Vec<f64>>();
+        let (q, k, v, out) = (values(&q), values(&k), values(&v), values(&ops::linear_attention(q.clone(), k.clone(), v.clone(), 1)));
+        let softmax = |x: Vec<f64>| {
+            let sum: f64 = x.iter().map(|x| x.exp()).sum();
+            x.into_iter().map(|x| x.exp() / sum).collect::<Vec<f64>>()
+        };
+        let q = softmax(q);
+        for e in 0..d {
+            let of_channel = |c: usize| -> f64 {
+                softmax((0..keys).map(|t| k[t * d + c]).collect()).iter().enumerate().map(|(t, p)| p * v[t * d + e]).sum()
+            };
+            let expected = (0..d).map(|c| q[c] * of_channel(c)).sum::<f64>() / (d as f64).sqrt();
+            prop_assert!((out[e] - expected).abs() < 1e-5, "found {}; expected {expected}", out[e]);
+        }
+    }
+
+    #[test]
+    fn attention(
+        n in 1usize..4, tokens in 1usize..40, more_keys in 0usize..9, heads in 1usize..4, head_dim in 1usize..20,
+    ) {
         let shape = [n, tokens, heads * head_dim];
-        let (q, k, v) = (random(shape), random(shape), random(shape));
+        let keys = [n, tokens + more_keys, heads * head_dim];
+        let (q, k, v) = (random(shape), random(keys), random(keys));
         compare!(
             2e-5, [q, k, v],
             ops::attention(q.clone(), k.clone(), v.clone(), heads),

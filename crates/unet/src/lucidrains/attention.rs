@@ -10,7 +10,7 @@ use crate::ops::{self, Fusion};
 
 /// Attention over pixels and learned memory tokens, with a residual connection.
 #[derive(Module, Debug)]
-pub struct Attention {
+pub struct MemoryAttention {
     norm: RmsNorm,
     /// Keys and values of the memory: `[2,heads,tokens,d]`, or `[2,heads,d,tokens]` of linear attention.
     mem_kv: Param<Tensor<4>>,
@@ -35,7 +35,7 @@ pub struct NormedOutput {
     norm: RmsNorm,
 }
 
-impl Attention {
+impl MemoryAttention {
     /// Creates the attention of a level with `channels` channels.
     pub(super) fn new(
         init: &mut Init,

@@ -10,12 +10,12 @@ use crate::ops::{Fusion, Geometry};
 
 /// Conv–RMS norm–SiLU, with a scale and shift before SiLU in the first block of two.
 #[derive(Module, Debug)]
-pub struct Block {
+pub struct NormedConv {
     proj: Conv2d,
     norm: RmsNorm,
 }
 
-impl Block {
+impl NormedConv {
     fn new(init: &mut Init, c_in: usize, c_out: usize) -> Self {
         Self { proj: conv(init, 3, c_in, c_out), norm: RmsNorm::new(init, c_out) }
     }
@@ -27,10 +27,10 @@ impl Block {
 
 /// Two blocks and a shortcut. The timestep scales and shifts the first block.
 #[derive(Module, Debug)]
-pub struct ResnetBlock {
+pub struct ResidualBlock {
     mlp: Linear,
-    block1: Block,
-    block2: Block,
+    block1: NormedConv,
+    block2: NormedConv,
     res_conv: Option<Conv2d>,
     dropout: f64,
     number: usize,
@@ -38,13 +38,13 @@ pub struct ResnetBlock {
 
 /// What all residual blocks of a pass have in common.
 #[derive(Clone)]
-pub(super) struct Pass<'a> {
+pub(super) struct BlockInputs<'a> {
     /// SiLU of the embedding of the timestep, `[N, 4·dim]`.
     pub time: Tensor<2>,
     pub dropout: Option<&'a Dropout>,
 }
 
-impl ResnetBlock {
+impl ResidualBlock {
     /// Creates a block; `number` tells its dropout masks from those of others.
     pub(super) fn new(
         init: &mut Init,
@@ -55,8 +55,8 @@ impl ResnetBlock {
         *number += 1;
         Self {
             mlp: Linear::new(init, config.time_width(), 2 * c_out, INIT_SCALE),
-            block1: Block::new(init, c_in, c_out),
-            block2: Block::new(init, c_out, c_out),
+            block1: NormedConv::new(init, c_in, c_out),
+            block2: NormedConv::new(init, c_out, c_out),
             res_conv: (c_in != c_out).then(|| conv(init, 1, c_in, c_out)),
             dropout: config.dropout,
             number: *number,
@@ -64,7 +64,7 @@ impl ResnetBlock {
     }
 
     /// Maps `[N,H,W,I]` to `[N,H,W,O]`. If `skip` is given, x holds the first of the I channels and `skip` the last.
-    pub(super) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &BlockInputs) -> Tensor<4> {
         let scale_shift = Some(self.mlp.forward(pass.time.clone()));
         let mut h = self.block1.forward(x.clone(), skip.clone(), scale_shift);
         if let Some(dropout) = pass.dropout.filter(|_| self.dropout > 0.0) {
@@ -80,14 +80,14 @@ impl ResnetBlock {
 
 /// The layer between two levels, or after the last one.
 #[derive(Module, Debug)]
-pub struct Resample {
+pub struct LevelConv {
     /// A convolution after space-to-depth downsampling, or after nearest-neighbor upsampling.
     resized: Option<Conv2d>,
     /// A convolution that keeps the size.
     kept: Option<Conv2d>,
 }
 
-impl Resample {
+impl LevelConv {
     /// Creates the layer after a level on the way down.
     pub(super) fn down(init: &mut Init, c_in: usize, c_out: usize, is_last: bool) -> Self {
         match is_last {

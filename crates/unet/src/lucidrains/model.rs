@@ -3,9 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
-use super::attention::Attention;
+use super::attention::MemoryAttention;
 use super::config::LucidrainsConfig;
-use super::layers::{Pass, Resample, ResnetBlock, conv};
+use super::layers::{BlockInputs, LevelConv, ResidualBlock, conv};
 use crate::blocks::Dropout;
 use crate::error::Error;
 use crate::layers::{Conv2d, INIT_SCALE, Init, Linear, normal_parameter};
@@ -22,11 +22,11 @@ pub struct TimeMlp {
 
 /// A level of the way down or up.
 #[derive(Module, Debug)]
-pub struct Level {
-    resnet1: ResnetBlock,
-    resnet2: ResnetBlock,
-    attention: Attention,
-    resample: Resample,
+pub struct UnetLevel {
+    resnet1: ResidualBlock,
+    resnet2: ResidualBlock,
+    attention: MemoryAttention,
+    resample: LevelConv,
 }
 
 /// The network `Unet` of denoising-diffusion-pytorch. Activations are in N,H,W,C.
@@ -34,12 +34,12 @@ pub struct Level {
 pub struct LucidrainsUnet {
     init_conv: Conv2d,
     time_mlp: TimeMlp,
-    downs: Vec<Level>,
-    mid_block1: ResnetBlock,
-    mid_attn: Attention,
-    mid_block2: ResnetBlock,
-    ups: Vec<Level>,
-    final_res_block: ResnetBlock,
+    downs: Vec<UnetLevel>,
+    mid_block1: ResidualBlock,
+    mid_attn: MemoryAttention,
+    mid_block2: ResidualBlock,
+    ups: Vec<UnetLevel>,
+    final_res_block: ResidualBlock,
     final_conv: Conv2d,
     #[module(skip)]
     config: LucidrainsConfig,
@@ -98,25 +98,25 @@ impl LucidrainsUnet {
         let mut downs = Vec::new();
         for level in 0..levels {
             let (c_in, c_out) = (config.width_before(level), config.width(level));
-            downs.push(Level {
-                resnet1: ResnetBlock::new(init, config, number, [c_in, c_in]),
-                resnet2: ResnetBlock::new(init, config, number, [c_in, c_in]),
-                attention: Attention::new(init, config, level, c_in, config.has_full_attention(level)),
-                resample: Resample::down(init, c_in, c_out, level + 1 == levels),
+            downs.push(UnetLevel {
+                resnet1: ResidualBlock::new(init, config, number, [c_in, c_in]),
+                resnet2: ResidualBlock::new(init, config, number, [c_in, c_in]),
+                attention: MemoryAttention::new(init, config, level, c_in, config.has_full_attention(level)),
+                resample: LevelConv::down(init, c_in, c_out, level + 1 == levels),
             });
         }
         let mid = config.width(levels - 1);
-        let mid_block1 = ResnetBlock::new(init, config, number, [mid, mid]);
-        let mid_attn = Attention::new(init, config, levels - 1, mid, true);
-        let mid_block2 = ResnetBlock::new(init, config, number, [mid, mid]);
+        let mid_block1 = ResidualBlock::new(init, config, number, [mid, mid]);
+        let mid_attn = MemoryAttention::new(init, config, levels - 1, mid, true);
+        let mid_block2 = ResidualBlock::new(init, config, number, [mid, mid]);
         let mut ups = Vec::new();
         for level in (0..levels).rev() {
             let (c_in, c_out) = (config.width_before(level), config.width(level));
-            ups.push(Level {
-                resnet1: ResnetBlock::new(init, config, number, [c_out + c_in, c_out]),
-                resnet2: ResnetBlock::new(init, config, number, [c_out + c_in, c_out]),
-                attention: Attention::new(init, config, level, c_out, config.has_full_attention(level)),
-                resample: Resample::up(init, c_out, c_in, level == 0),
+            ups.push(UnetLevel {
+                resnet1: ResidualBlock::new(init, config, number, [c_out + c_in, c_out]),
+                resnet2: ResidualBlock::new(init, config, number, [c_out + c_in, c_out]),
+                attention: MemoryAttention::new(init, config, level, c_out, config.has_full_attention(level)),
+                resample: LevelConv::up(init, c_out, c_in, level == 0),
             });
         }
         Ok(Self {
@@ -127,7 +127,7 @@ impl LucidrainsUnet {
             mid_attn,
             mid_block2,
             ups,
-            final_res_block: ResnetBlock::new(init, config, number, [2 * first, first]),
+            final_res_block: ResidualBlock::new(init, config, number, [2 * first, first]),
             final_conv: conv(init, 1, first, config.out_channels()),
             config: config.clone(),
         })
@@ -158,7 +158,7 @@ impl LucidrainsUnet {
             true => ops::concat(prediction.unwrap_or_else(|| x.zeros_like()), x),
             false => x,
         };
-        let pass = Pass { time: ops::silu(self.time(timesteps, &x.device())), dropout };
+        let pass = BlockInputs { time: ops::silu(self.time(timesteps, &x.device())), dropout };
         let first = self.init_conv.forward(x);
         let (mut x, mut skips) = (first.clone(), Vec::new());
         for level in &self.downs {

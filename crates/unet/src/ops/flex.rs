@@ -11,8 +11,8 @@ use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
 use kernels::{
-    AdamBuffers, AdamStep, AttentionInputs, AttentionShape, ConvInputs, ConvShape, FusedGroupNorm, GroupNormShape,
-    Normalization, PackedFilter, Pad, RmsNorm,
+    AdamBuffers, AdamStep, AttentionInputs, AttentionShape, ConvInputs, ConvShape, FusedGroupNorm, FusedRmsNorm,
+    GroupNormShape, Normalization, PackedFilter, Pad,
 };
 
 use super::types::{Geometry, GradientObserver, NormOptions};
@@ -396,11 +396,11 @@ impl FlexRmsNorm {
     }
 
     /// Calls `f` with the argument of the kernels for images of the size of `x`.
-    pub(super) fn with_kernel<T>(&self, x: &FlexTensor, f: impl FnOnce(&RmsNorm) -> T) -> T {
+    pub(super) fn with_kernel<T>(&self, x: &FlexTensor, f: impl FnOnce(&FusedRmsNorm) -> T) -> T {
         let [n, h, w, channels] = dims(x);
         let halves = self.scale_shift.as_ref().map(|rows| split_scale_shift(values(rows), channels));
         let scale_shift = halves.as_ref().map(|[scale, shift]| (scale.as_slice(), shift.as_slice()));
-        f(&RmsNorm { n, pixels: h * w, gain: values(&self.gain), scale_shift, silu: self.silu })
+        f(&FusedRmsNorm { n, pixels: h * w, gain: values(&self.gain), scale_shift, silu: self.silu })
     }
 
     /// Returns the normalized images.

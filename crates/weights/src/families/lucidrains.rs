@@ -131,13 +131,13 @@ fn config(found: &Detected) -> Result<Value, String> {
 
 /// What the buffers of `GaussianDiffusion` say.
 #[derive(Default)]
-struct Process {
+struct RecordedProcess {
     /// Keys of the scheduler's configuration.
     keys: serde_json::Map<String, Value>,
     unrecorded: Vec<Unrecorded>,
 }
 
-fn process(archive: &Archive, prefix: &str, notes: &mut Vec<String>) -> Result<Process> {
+fn process(archive: &Archive, prefix: &str, notes: &mut Vec<String>) -> Result<RecordedProcess> {
     let of = prefix.strip_suffix("model.").unwrap_or(prefix);
     let buffer = |name: &str| -> Result<Option<Vec<f32>>> {
         let name = format!("{of}{name}");
@@ -147,7 +147,7 @@ fn process(archive: &Archive, prefix: &str, notes: &mut Vec<String>) -> Result<P
         }
         Ok(archive.read(&[&name])?.remove(&name).map(|tensor| tensor.data))
     };
-    let mut process = Process::default();
+    let mut process = RecordedProcess::default();
     let betas = buffer("betas")?;
     match &betas {
         None => process.unrecorded.push(Unrecorded::Schedule),
