@@ -53,7 +53,7 @@ fn self_conditioning_changes_training() {
         .collect();
     place.trained("without", 4, &without);
     let shape = |run: &str| {
-        let unet = place.path(&format!("{run}/checkpoints/000000004/unet/diffusion_pytorch_model.safetensors"));
+        let unet = place.path(format!("{run}/checkpoints/000000004/unet/diffusion_pytorch_model.safetensors"));
         tensor(&unet, "init_conv.weight").shape
     };
     assert_eq!((shape("with"), shape("without")), (vec![4, 2, 7, 7], vec![4, 1, 7, 7]));
