@@ -69,9 +69,11 @@ impl Preview {
     /// Shows a PNG file on standard error. Does nothing if that is not possible: the file is what counts.
     pub fn show(self, path: &Path) {
         let Some(protocol) = self.0.filter(|_| crate::ranks::rank() == 0) else { return };
-        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LARGEST) {
+            return;
+        }
         let Ok(png) = std::fs::read(path) else { return };
-        let Some((width, _)) = size_of_png(&png).filter(|_| size <= LARGEST) else { return };
+        let Some((width, _)) = size_of_png(&png) else { return };
         let _ = stderr().lock().write_all(protocol.sequence(&png, columns(width)).as_bytes());
     }
 }

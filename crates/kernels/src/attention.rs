@@ -47,14 +47,18 @@ impl AttentionShape {
 
     /// Returns the offset of a query's channels in head `index`, where `index` = image·heads + head.
     fn query(&self, index: usize, query: usize) -> usize {
-        let (image, head) = (index / self.heads, index % self.heads);
-        (image * self.tokens + query) * self.channels() + head * self.head_dim
+        self.offset(self.tokens, index, query)
     }
 
     /// Returns the offset of a key's channels in head `index`.
     fn key(&self, index: usize, key: usize) -> usize {
+        self.offset(self.keys, index, key)
+    }
+
+    /// Returns the offset of row `row` of head `index` in a slice with `rows` rows for each image.
+    fn offset(&self, rows: usize, index: usize, row: usize) -> usize {
         let (image, head) = (index / self.heads, index % self.heads);
-        (image * self.keys + key) * self.channels() + head * self.head_dim
+        (image * rows + row) * self.channels() + head * self.head_dim
     }
 }
 

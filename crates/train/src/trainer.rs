@@ -410,9 +410,16 @@ impl Trainer {
         self.network.check(noised.images.shape(), condition)?;
         let x_t = self.objective.q_sample(noised).tensor(&self.device);
         let process = self.objective.process();
-        let (x, c_noise) = process.inputs(x_t.clone(), &process.nodes(&noised.timesteps))?;
+        let nodes = process.nodes(&noised.timesteps);
+        let (x, c_noise) = process.inputs(x_t.clone(), &nodes)?;
         let dropout = Dropout { random: self.random(), step: self.state.step, first_image: noised.first as u64 };
-        let prediction = self.prediction(noised, condition, &dropout)?;
+        let prediction = match self.predicts_first() {
+            true => {
+                let output = self.network.valid().forward(x.clone().inner(), &c_noise, condition, Some(&dropout));
+                Some(Tensor::from_inner(process.denoised(x_t.clone().inner(), &nodes, output)?.sample()))
+            }
+            false => None,
+        };
         let condition = Condition { prediction: prediction.as_ref(), ..condition };
         let inputs = Inputs {
             x,
@@ -439,28 +446,14 @@ impl Trainer {
 }
 
 impl Trainer {
-    /// Computes the prediction of x_0 that a network with self-conditioning is given in half of the steps (Chen et al. 2022,
-    /// arXiv 2208.04202, algorithm 1): its own, without a prediction before, and without gradients.
-    fn prediction(
-        &self,
-        noised: &NoisedBatch,
-        condition: Condition,
-        dropout: &Dropout,
-    ) -> Result<Option<Tensor<4>>, Error> {
+    /// Returns whether the step first computes a prediction of x_0, without gradients, and gives it to the network: half of the
+    /// steps of a network with self-conditioning (Chen et al. 2022, arXiv 2208.04202, algorithm 1).
+    fn predicts_first(&self) -> bool {
         let mut coin = [1.0];
         if self.network.signature().takes_prediction {
             self.random().uniforms(Stream::SelfCondition, 0, self.state.step, &mut coin);
         }
-        if coin[0] >= 0.5 {
-            return Ok(None);
-        }
-        let network = self.network.valid();
-        let (process, x_t) = (self.objective.process(), self.objective.q_sample(noised).tensor(&network.device()));
-        let nodes = process.nodes(&noised.timesteps);
-        let (x, c_noise) = process.inputs(x_t.clone(), &nodes)?;
-        let output = network.forward(x, &c_noise, condition, Some(dropout));
-        let sample = process.denoised(x_t, &nodes, output)?.sample();
-        Ok(Some(if self.device.is_autodiff() { Tensor::from_inner(sample) } else { sample }))
+        coin[0] < 0.5
     }
 }
 

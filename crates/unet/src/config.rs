@@ -358,12 +358,7 @@ impl UnetConfig {
             ),
         )?;
         if let Some(size) = self.sample_size {
-            let (height, width) = size.height_width();
-            check(
-                height <= 1 << 16 && width <= 1 << 16,
-                format!("`sample_size` is {height}x{width}; expected at most 65536x65536"),
-            )?;
-            self.check_size(height, width)?;
+            size.check(self.block_out_channels.len())?;
         }
         Ok(())
     }

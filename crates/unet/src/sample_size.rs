@@ -20,6 +20,17 @@ impl SampleSize {
         Self { height: side, width: side }
     }
 
+    /// Checks that it is not too large, and that images can be halved between a number of levels.
+    pub(crate) fn check(self, levels: usize) -> Result<(), crate::Error> {
+        let Self { height, width } = self;
+        if height > 1 << 16 || width > 1 << 16 {
+            return Err(crate::Error::Config(format!(
+                "`sample_size` is {height}x{width}; expected at most 65536x65536"
+            )));
+        }
+        check_multiple([height, width], levels)
+    }
+
     /// Returns `(height, width)`.
     pub fn height_width(self) -> (usize, usize) {
         (self.height, self.width)

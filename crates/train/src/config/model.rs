@@ -141,6 +141,15 @@ impl Model {
         }
     }
 
+    /// Reads the keys of a class.
+    fn of_class<'de, D: Deserializer<'de>>(class: &str, keys: D) -> Result<Self, D::Error> {
+        match class {
+            UNET => UnetKeys::deserialize(keys).map(Self::Unet2d),
+            LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(keys).map(Self::Lucidrains),
+            _ => Err(de::Error::unknown_variant(class, &CLASSES)),
+        }
+    }
+
     /// Returns the keys of a `UNet2DModel`, if it is one.
     pub fn unet(&self) -> Option<&UnetKeys> {
         match self {
@@ -203,23 +212,12 @@ impl<'de> Visitor<'de> for ModelVisitor {
         while let Some(key) = map.next_key::<String>()? {
             if key == "class" && read.is_empty() {
                 let class: String = map.next_value()?;
-                let rest = MapAccessDeserializer::new(map);
-                return match &*class {
-                    UNET => UnetKeys::deserialize(rest).map(Model::Unet2d),
-                    LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(rest).map(Model::Lucidrains),
-                    _ => Err(de::Error::unknown_variant(&class, &CLASSES)),
-                };
+                return Model::of_class(&class, MapAccessDeserializer::new(map));
             }
             read.insert(key, map.next_value()?);
         }
         let class = class_of(&read).to_owned();
         read.remove("class");
-        let rest = Value::Table(read);
-        let model = match &*class {
-            UNET => UnetKeys::deserialize(rest).map(Model::Unet2d),
-            LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(rest).map(Model::Lucidrains),
-            _ => return Err(de::Error::unknown_variant(&class, &CLASSES)),
-        };
-        model.map_err(de::Error::custom)
+        Model::of_class(&class, Value::Table(read)).map_err(de::Error::custom)
     }
 }

@@ -4,9 +4,9 @@
 //! are found under the first two. Moving averages are recognized by their prefix.
 
 use super::layout;
-use crate::Archive;
 use crate::shown::{shown, shown_sizes};
 use crate::tensorflow::{EMA, prefer_ema};
+use crate::{Archive, Tensors};
 use std::collections::BTreeMap;
 
 /// A code base whose networks are recognized.
@@ -64,6 +64,16 @@ pub(super) struct Detected {
     pub prefix: String,
     /// The tensors by the family's names, without the prefix.
     pub names: BTreeMap<String, Source>,
+}
+
+impl Detected {
+    /// Reads the tensors of a network that keeps its names.
+    pub fn read(&self, archive: &Archive) -> crate::Result<Tensors> {
+        let wanted: Vec<&str> = self.names.values().map(|source| &*source.name).collect();
+        let mut loaded = archive.read(&wanted)?;
+        let named = |(name, source): (&String, &Source)| Some((name.clone(), loaded.remove(&source.name)?));
+        Ok(self.names.iter().filter_map(named).collect())
+    }
 }
 
 /// Finds the network in `archive`: the moving averages of its weights if there are any, unless `raw`.

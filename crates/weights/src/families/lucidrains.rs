@@ -6,11 +6,11 @@ use diffusion::BetaSchedule;
 use serde_json::{Value, json};
 
 use super::assumptions::ddpm;
-use super::detect::{Detected, Source};
+use super::detect::Detected;
 use super::options::ImportOptions;
 use super::{Imported, Unrecorded};
 use crate::shown::{shown, shown_sizes};
-use crate::{Archive, Error, Result, Tensors};
+use crate::{Archive, Error, Result};
 
 /// Larger tensors are no buffers of a process.
 const MAX_TIMESTEPS: usize = 100_000;
@@ -39,11 +39,7 @@ pub(super) fn import(
                 .into(),
         );
     }
-    let wanted: Vec<&str> = found.names.values().map(|source| &*source.name).collect();
-    let mut loaded = archive.read(&wanted)?;
-    let named = |(name, source): (&String, &Source)| Some((name.clone(), loaded.remove(&source.name)?));
-    let tensors: Tensors = found.names.iter().filter_map(named).collect();
-
+    let tensors = found.read(archive)?;
     let process = process(archive, &found.prefix, &mut notes)?;
     let learned = config["learned_variance"] == true;
     let mut scheduler = ddpm(if learned { "learned_range" } else { "fixed_small" }, 0.0001, 0.02);

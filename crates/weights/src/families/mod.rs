@@ -28,7 +28,7 @@ pub use options::{Heads, ImportOptions};
 
 use crate::shown::shown;
 use crate::{Archive, Error, Result, Tensors, names, pipeline};
-use detect::{Detected, Family, Source, detect};
+use detect::{Detected, Family, detect};
 use files::Reading;
 use layout::{Layout, Shapes};
 use serde_json::{Value, json};
@@ -170,10 +170,7 @@ fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<St
         Some(path) => read(path)?,
         None => assumptions::ddpm("fixed_small", 0.0001, 0.02),
     };
-    let wanted: Vec<&str> = found.names.values().map(|source| &*source.name).collect();
-    let mut loaded = archive.read(&wanted)?;
-    let named = |(name, source): (&String, &Source)| Some((name.clone(), loaded.remove(&source.name)?));
-    let tensors = names::modernize(path, found.names.iter().filter_map(named).collect())?;
+    let tensors = names::modernize(path, found.read(archive)?)?;
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix.clone());
     Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, unrecorded: Vec::new() })
 }
