@@ -260,7 +260,8 @@ impl UnetConfig {
     /// # Errors
     /// As [`UnetConfig::read`].
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let config: Self = json::read(text, CLASS, &fixed_keys(), &EMA_KEYS)?;
+        let keys = json::ClassKeys { class: CLASS, fixed: &fixed_keys(), ignored: &EMA_KEYS };
+        let config = json::read(text, &keys, &Self::default())?;
         config.validate()?;
         Ok(config)
     }

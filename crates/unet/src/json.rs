@@ -9,12 +9,23 @@ use crate::error::Error;
 /// Keys with a single supported value, and the accepted spellings of that value.
 pub(crate) type FixedKeys<'a> = &'a [(&'static str, &'static [&'static str])];
 
-/// Parses the configuration of the class `class`. Keys that begin with `_`, those of `ignored` and unknown ones that are null
-/// have no effect. Keys that are missing have their default.
-pub(crate) fn read<T>(text: &str, class: &str, fixed: FixedKeys, ignored: &[&str]) -> Result<T, Error>
+/// The keys of a class of networks besides the fields of its configuration.
+pub(crate) struct ClassKeys<'a> {
+    /// The name of the class, for errors.
+    pub class: &'a str,
+    /// Keys with one supported value.
+    pub fixed: FixedKeys<'a>,
+    /// Keys without effect.
+    pub ignored: &'a [&'a str],
+}
+
+/// Parses a configuration. Keys that begin with `_`, those without effect and unknown ones that are null are left out. Keys
+/// that are missing have their value in `defaults`.
+pub(crate) fn read<T>(text: &str, keys_of: &ClassKeys, defaults: &T) -> Result<T, Error>
 where
-    T: Default + Serialize + DeserializeOwned,
+    T: Serialize + DeserializeOwned,
 {
+    let ClassKeys { class, fixed, ignored } = *keys_of;
     let invalid = |message: String| Error::Config(message);
     let value: Value = serde_json::from_str(text).map_err(|e| invalid(format!("invalid JSON: {e}")))?;
     let Value::Object(mut keys) = value else {
@@ -30,7 +41,7 @@ where
         }
     }
     keys.retain(|key, _| !key.starts_with('_') && !ignored.contains(&&**key));
-    let known = serde_json::to_value(T::default()).map_err(|e| invalid(e.to_string()))?;
+    let known = serde_json::to_value(defaults).map_err(|e| invalid(e.to_string()))?;
     for (key, value) in &keys {
         if known.get(key).is_none() && !value.is_null() {
             return Err(invalid(format!("`{key}` (with value {value}) is not a supported key of {class}")));

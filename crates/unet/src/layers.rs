@@ -89,11 +89,15 @@ impl Conv2d {
     /// Computes [`Conv2d::forward`] and the operations of `fusion`.
     pub(crate) fn forward_fused(&self, x: Tensor<4>, fusion: Fusion) -> Tensor<4> {
         let weight = self.weight.val();
-        let bias = match &self.bias {
-            Some(bias) => bias.val(),
-            None => Tensor::zeros([weight.dims()[3]], &weight.device()),
-        };
+        let bias = bias_or_zeros(&self.bias, weight.dims()[3], &weight.device());
         ops::conv2d(x, Weights { weight, bias, packed: &self.packed }, self.geometry, fusion)
+    }
+}
+
+fn bias_or_zeros(bias: &Option<Param<Tensor<1>>>, len: usize, device: &Device) -> Tensor<1> {
+    match bias {
+        Some(bias) => bias.val(),
+        None => Tensor::zeros([len], device),
     }
 }
 
@@ -101,7 +105,7 @@ impl Conv2d {
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Param<Tensor<2>>,
-    bias: Param<Tensor<1>>,
+    bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     packed: PackedWeights,
 }
@@ -112,9 +116,14 @@ impl Linear {
         let fan_avg = (c_in + c_out) as f64 / 2.0;
         Self {
             weight: init.uniform([c_in, c_out], fan_avg, scale),
-            bias: init.constant(0.0, c_out),
+            bias: Some(init.constant(0.0, c_out)),
             packed: PackedWeights::default(),
         }
+    }
+
+    /// Returns the layer without biases.
+    pub fn without_bias(self) -> Self {
+        Self { bias: None, ..self }
     }
 
     /// Maps `[M,I]` to `[M,O]`.
@@ -124,8 +133,9 @@ impl Linear {
 
     /// Computes [`Linear::forward`] and adds `residual` `[M,O]`.
     pub(crate) fn forward_with(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
-        let weights = Weights { weight: self.weight.val(), bias: self.bias.val(), packed: &self.packed };
-        ops::linear(x, weights, residual)
+        let weight = self.weight.val();
+        let bias = bias_or_zeros(&self.bias, weight.dims()[1], &weight.device());
+        ops::linear(x, Weights { weight, bias, packed: &self.packed }, residual)
     }
 }
 
@@ -157,6 +167,11 @@ impl GroupNorm {
     /// Returns the normalization of [`GroupNorm::forward_silu`], to be fused into a convolution.
     pub(crate) fn with_silu(&self, scale_shift: Option<Tensor<2>>) -> Norm {
         self.norm(scale_shift, true)
+    }
+
+    /// Returns the normalization of [`GroupNorm::forward`], to be fused into a convolution.
+    pub(crate) fn plain(&self) -> Norm {
+        self.norm(None, false)
     }
 
     fn norm(&self, scale_shift: Option<Tensor<2>>, silu: bool) -> Norm {

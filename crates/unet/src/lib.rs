@@ -1,7 +1,7 @@
 //! The network of denoising diffusion probabilistic models: diffusers' `UNet2DModel` on Burn, with activations in
 //! N,H,W,C.
 //!
-//! A second network, [`lucidrains`], has the parts and names of the most used PyTorch code.
+//! Two other networks have the parts and names of their PyTorch code: [`lucidrains`] and [`edm`].
 //!
 //! [`UnetConfig`] has the keys of diffusers, [`Unet`] its parameter names. On the CPU back end, the operations are the
 //! fused kernels of the crate `kernels`; all other back ends run the same definitions as ordinary Burn operations (see
@@ -22,6 +22,7 @@ mod activations;
 mod blocks;
 mod checkpointing;
 mod config;
+pub mod edm;
 mod error;
 mod json;
 pub mod layers;

@@ -199,7 +199,7 @@ impl ModuleVisitor for TakeGradients<'_> {
 /// A module whose parameters are read and replaced by name, in the layout of PyTorch.
 pub trait Parameters: Module {
     /// Returns the name on disk of the parameter with a path of fields, such as `mid_block.resnets.0.conv1.weight`.
-    fn name_of(path: String) -> String {
+    fn name_of(&self, path: String) -> String {
         path
     }
 
@@ -207,7 +207,7 @@ pub trait Parameters: Module {
     fn flat_parameters(&self) -> Vec<FlatParameter> {
         let mut all = Vec::new();
         let each =
-            |path: String, _, shape, values, _| all.push(FlatParameter { name: Self::name_of(path), shape, values });
+            |path: String, _, shape, values, _| all.push(FlatParameter { name: self.name_of(path), shape, values });
         self.visit(&mut ParameterVisitor { path: NamePath::default(), each });
         all
     }
@@ -229,7 +229,9 @@ pub trait Parameters: Module {
     /// Replaces each flattened parameter by the result of `each`, in the order of [`Parameters::flat_parameters`].
     /// `each` owns the old tensor and may modify it in place.
     fn map_parameters(self, mut each: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
-        let each = |path: String, values| each(&Self::name_of(path), values);
+        let names: Vec<String> = self.flat_parameters().into_iter().map(|flat| flat.name).collect();
+        let mut names = names.into_iter();
+        let each = |path: String, values| each(&names.next().unwrap_or(path), values);
         self.map(&mut ParameterMapper { path: NamePath::default(), each })
     }
 

@@ -102,7 +102,7 @@ impl Positional {
 }
 
 /// Returns rows of `half` sines and `half` cosines of the arguments, cosines first if `cosines_first`.
-fn sines_and_cosines(arguments: impl Iterator<Item = f32>, half: usize, cosines_first: bool) -> Vec<f32> {
+pub(crate) fn sines_and_cosines(arguments: impl Iterator<Item = f32>, half: usize, cosines_first: bool) -> Vec<f32> {
     let arguments: Vec<f64> = arguments.map(f64::from).collect();
     let mut rows = Vec::with_capacity(2 * arguments.len());
     for row in arguments.chunks(half) {

@@ -7,37 +7,15 @@
 //! loss = ((output - target) ** 2).mean(); loss.backward()
 //! ```
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
+use common::{folder, gradient_tensors, nchw, nhwc, relative};
 use ddpm_unet::{ClassEmbedType, Dropout, Labels, Parameters, Unet, UnetConfig, UnetInputs};
 use weights::{Tensors, read_safetensors};
 
 const STORED: [&str; 9] =
     ["ho", "defaults", "learned_range", "adm", "attn_resample", "fourier", "odd", "learned_time", "large_eps"];
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
-}
-
-/// Converts a golden tensor from N,C,H,W to N,H,W,C.
-fn nhwc(tensor: &weights::Tensor, device: &Device) -> Tensor<4> {
-    let shape: [usize; 4] = tensor.shape.clone().try_into().unwrap();
-    Tensor::from_data(TensorData::new(tensor.data.clone(), shape), device).permute([0, 2, 3, 1])
-}
-
-fn nchw(tensor: Tensor<4>) -> Vec<f32> {
-    tensor.permute([0, 3, 1, 2]).into_data().iter::<f32>().collect()
-}
-
-/// Returns the largest difference relative to the largest value.
-fn relative(got: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(got.len(), expected.len());
-    let scale = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let worst = got.iter().zip(expected).fold(0f32, |m, (g, e)| m.max((g - e).abs()));
-    assert!(got.iter().all(|v| v.is_finite()));
-    worst / scale
-}
 
 /// Returns the Euclidean norm of the difference relative to that of the values.
 #[cfg(feature = "wgpu")]
@@ -83,20 +61,6 @@ fn run(config: &UnetConfig, weights: Tensors, golden: &Tensors, device: &Device)
         grad_x: nchw(x.grad(&gradients).unwrap()),
         gradients: gradient_tensors(&unet, &mut gradients),
     }
-}
-
-/// Returns the gradients of the trained parameters by name, in diffusers' layout.
-fn gradient_tensors(unet: &Unet, gradients: &mut Gradients) -> Tensors {
-    let (taken, flat) = (unet.take_gradients(gradients), unet.flat_parameters());
-    let trained: Vec<bool> = taken.iter().map(Option::is_some).collect();
-    let values = taken.into_iter().zip(&flat).map(|(gradient, flat)| gradient.unwrap_or(flat.values.zeros_like()));
-    let mut tensors = unet.tensors_of(values).unwrap();
-    for (flat, trained) in flat.iter().zip(trained) {
-        if !trained {
-            tensors.remove(&flat.name);
-        }
-    }
-    tensors
 }
 
 fn check_stored(name: &str, device: &Device, relative: Norm) {

@@ -1,92 +1,41 @@
 //! Compares output, loss and all gradients with the `Unet` of denoising-diffusion-pytorch 2.3.4 (PyTorch, float64).
 //! `tools/goldens_lucidrains.py` writes the golden files; `tools/README.md` describes them.
 
-use std::path::Path;
+mod common;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use common::{Golden, nchw};
 use ddpm_unet::Parameters;
 use ddpm_unet::lucidrains::{LucidrainsConfig, LucidrainsUnet};
-use weights::{Tensors, read_safetensors};
 
 const STORED: [&str; 4] = ["lucidrains", "lucidrains_options", "lucidrains_learned", "lucidrains_random"];
 
-/// Returns the configuration, the weights and the results of a golden.
-fn golden(name: &str) -> (LucidrainsConfig, Tensors, Tensors) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
-    let config = LucidrainsConfig::from_json(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
-    let read = |file: &str| read_safetensors(folder.join(file)).unwrap().0;
-    (config, read("weights.safetensors"), read("golden.safetensors"))
-}
-
-/// Converts a golden tensor from N,C,H,W to N,H,W,C.
-fn nhwc(tensor: &weights::Tensor, device: &Device) -> Tensor<4> {
-    let shape: [usize; 4] = tensor.shape.clone().try_into().unwrap();
-    Tensor::from_data(TensorData::new(tensor.data.clone(), shape), device).permute([0, 2, 3, 1])
-}
-
-fn nchw(tensor: Tensor<4>) -> Vec<f32> {
-    tensor.permute([0, 3, 1, 2]).into_data().iter::<f32>().collect()
-}
-
-/// Returns the largest difference relative to the largest value.
-fn relative(got: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(got.len(), expected.len());
-    assert!(got.iter().all(|v| v.is_finite()));
-    let scale = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
-    got.iter().zip(expected).fold(0f32, |m, (g, e)| m.max((g - e).abs())) / scale
-}
-
-fn check(name: &str, device: &Device) {
-    let device = device.clone().autodiff();
-    let (config, weights, golden) = golden(name);
-    let network = LucidrainsUnet::new(&config, 0, &device).unwrap().with_tensors(weights).unwrap();
-    let x = nhwc(&golden["x"], &device).require_grad();
-    let prediction = golden.get("prediction").map(|prediction| nhwc(prediction, &device));
-    let output = network.forward(x.clone(), &golden["t"].data, prediction, None);
-    let error = output.clone() - nhwc(&golden["target"], &device);
-    let loss = (error.clone() * error).mean();
-    let mut gradients = loss.backward();
-
-    let output = relative(&nchw(output.inner()), &golden["output"].data);
-    let loss = (loss.into_scalar::<f32>() - golden["loss"].data[0]).abs() / golden["loss"].data[0];
-    let mut worst = (relative(&nchw(x.grad(&gradients).unwrap()), &golden["grad.x"].data), "x".to_owned());
-    let flat = network.flat_parameters();
-    let taken = network.take_gradients(&mut gradients);
-    let trained: Vec<bool> = taken.iter().map(Option::is_some).collect();
-    let values = taken.into_iter().zip(&flat).map(|(gradient, flat)| gradient.unwrap_or(flat.values.zeros_like()));
-    let found = network.tensors_of(values).unwrap();
-    for (flat, trained) in flat.iter().zip(trained) {
-        // Random frequencies are not trained.
-        let Some(expected) = golden.get(&format!("grad.{}", flat.name)) else {
-            assert!(!trained && flat.name == "time_mlp.0.weights", "{name}: {}", flat.name);
-            continue;
-        };
-        assert_eq!(found[&flat.name].shape, expected.shape, "{name}: {}", flat.name);
-        let error = relative(&found[&flat.name].data, &expected.data);
-        if error > worst.0 {
-            worst = (error, flat.name.clone());
-        }
-    }
-    println!("{name}: output {output:.1e}, loss {loss:.1e}, worst gradient {:.1e} {}", worst.0, worst.1);
-    assert!(output <= 1e-5, "{name}: output is off by {output:e}");
-    assert!(loss <= 1e-5, "{name}: loss is off by {loss:e}");
-    assert!(worst.0 <= 1e-5, "{name}: the gradient of {} is off by {:e}", worst.1, worst.0);
+fn network(golden: &Golden, device: &Device) -> LucidrainsUnet {
+    let config = LucidrainsConfig::from_json(&golden.config).unwrap();
+    LucidrainsUnet::new(&config, 0, device).unwrap().with_tensors(golden.weights.clone()).unwrap()
 }
 
 #[test]
 fn networks_match_the_original() {
+    let device = Device::flex().autodiff();
     for name in STORED {
-        check(name, &Device::flex());
+        let golden = Golden::read(name);
+        let network = network(&golden, &device);
+        let prediction = golden.results.contains_key("prediction").then(|| golden.images("prediction", &device));
+        // Random frequencies are not trained.
+        golden.check(&network, &["time_mlp.0.weights"], |x: Tensor<4>| {
+            network.forward(x, &golden.results["t"].data, prediction.clone(), None)
+        });
     }
 }
 
 #[test]
 fn a_configuration_keeps_what_it_says() {
     for name in STORED {
-        let (config, weights, _) = golden(name);
+        let golden = Golden::read(name);
+        let config = LucidrainsConfig::from_json(&golden.config).unwrap();
         assert_eq!(LucidrainsConfig::from_json(&config.to_json()).unwrap(), config, "{name}");
-        let count = weights.values().map(|tensor| tensor.data.len()).sum::<usize>();
-        assert_eq!(config.parameter_count(), count, "{name}");
+        assert_eq!(config.parameter_count(), golden.parameter_count(), "{name}");
     }
 }
 
@@ -94,10 +43,10 @@ fn a_configuration_keeps_what_it_says() {
 #[test]
 fn an_absent_prediction_is_zero() {
     let device = Device::flex();
-    let (config, weights, golden) = golden("lucidrains_options");
-    let network = LucidrainsUnet::new(&config, 0, &device).unwrap().with_tensors(weights).unwrap();
-    let x = nhwc(&golden["x"], &device);
-    let run = |prediction| nchw(network.forward(x.clone(), &golden["t"].data, prediction, None));
+    let golden = Golden::read("lucidrains_options");
+    let network = network(&golden, &device);
+    let x = golden.images("x", &device);
+    let run = |prediction| nchw(network.forward(x.clone(), &golden.results["t"].data, prediction, None));
     assert_eq!(run(None), run(Some(x.zeros_like())));
     assert_ne!(run(None), run(Some(x.ones_like())));
 }

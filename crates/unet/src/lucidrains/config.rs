@@ -116,7 +116,9 @@ impl LucidrainsConfig {
     /// # Errors
     /// If a key or value is not supported; the error names it.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let config: Self = json::read(text, CLASS, &[("_class_name", &["\"LucidrainsUnet\""])], &["flash_attn"])?;
+        let fixed: json::FixedKeys = &[("_class_name", &["\"LucidrainsUnet\""])];
+        let keys = json::ClassKeys { class: CLASS, fixed, ignored: &["flash_attn"] };
+        let config = json::read(text, &keys, &Self::default())?;
         config.validate()?;
         Ok(config)
     }

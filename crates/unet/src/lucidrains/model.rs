@@ -60,7 +60,7 @@ const NAMES: [(&str, &str); 10] = [
 ];
 
 impl Parameters for LucidrainsUnet {
-    fn name_of(path: String) -> String {
+    fn name_of(&self, path: String) -> String {
         let words: Vec<&str> = path.split('.').collect();
         let shown = words.iter().enumerate().filter_map(|(i, &word)| match word {
             "kept" => None,

@@ -5,6 +5,7 @@
 //! gradient. The tests compare the two.
 
 mod autodiff;
+mod filter;
 mod flex;
 pub mod reference;
 mod types;
@@ -14,6 +15,7 @@ use burn::tensor::{Device, Tensor};
 
 use flex::{FlexOps, OptionalTensor};
 
+pub use filter::{filter_down2x, filter_up2x};
 pub use flex::{PackedWeights, Weights};
 pub use kernels::AdamStep;
 pub use types::{AdamState, Fusion, Geometry, GradientObserver, Norm, NormOptions};

@@ -1,0 +1,252 @@
+//! The complete network.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::block::{EdmBlock, HALF_VARIANCE, Resizing, conv, group_norm, linear};
+use super::config::{EdmClass, EdmConfig, EmbeddingType};
+use super::plan::{Layers, Piece, Resize, Role, plan};
+use crate::blocks::Dropout;
+use crate::error::Error;
+use crate::layers::{Conv2d, GroupNorm, Init, Linear, ZERO_INIT_SCALE, normal_parameter};
+use crate::ops::{self, Fusion, Geometry};
+use crate::parameters::Parameters;
+use crate::time_embedding::{Positional, sines_and_cosines};
+
+/// The layers of a [`Part`] with parameters.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has a handful of them")]
+pub enum PartLayers {
+    /// A convolution.
+    Conv(Conv2d),
+    /// A normalization.
+    Norm(GroupNorm),
+    /// A residual block.
+    Block(EdmBlock),
+}
+
+/// A part of the network with a name of its own.
+#[derive(Module, Debug)]
+pub struct Part {
+    layers: Option<PartLayers>,
+    #[module(skip)]
+    role: Role,
+    #[module(skip)]
+    name: String,
+}
+
+impl Part {
+    fn new(init: &mut Init, config: &EdmConfig, piece: Piece, number: usize) -> Self {
+        let Piece { name, role, layers } = piece;
+        let layers = match layers {
+            Layers::Conv { c_in, c_out, .. } if role == Role::AuxResidual => {
+                // The filter of the change of size comes after this convolution, so it computes its margin too.
+                let margin = 1 + (config.resample_filter.len() - 1) / 2;
+                let geometry = Geometry { stride: 1, before: margin, after: margin };
+                Some(PartLayers::Conv(Conv2d::new(init, [3, 3, c_in, c_out], geometry, 1.0)))
+            }
+            Layers::Conv { kernel, c_in, c_out } => {
+                let scale = if role == Role::Output { ZERO_INIT_SCALE } else { 1.0 };
+                Some(PartLayers::Conv(conv(init, config, [kernel, c_in, c_out], scale)))
+            }
+            Layers::Norm { channels } => Some(PartLayers::Norm(group_norm(init, config, channels))),
+            Layers::Block { .. } => EdmBlock::new(init, config, layers, number).map(PartLayers::Block),
+            Layers::Resize => None,
+        };
+        Self { layers, role, name }
+    }
+}
+
+/// Random frequencies, which are not trained.
+#[derive(Module, Debug)]
+pub struct NoiseFrequencies {
+    freqs: Param<Tensor<1>>,
+}
+
+/// The network `SongUNet` or `DhariwalUNet` of NVlabs/edm. Activations are in N,H,W,C.
+#[derive(Module, Debug)]
+pub struct EdmUnet {
+    map_noise: Option<NoiseFrequencies>,
+    map_label: Option<Linear>,
+    /// The layer for vectors that describe how images were augmented. Without augmentation, it has no effect.
+    map_augment: Option<Linear>,
+    map_layer0: Linear,
+    map_layer1: Linear,
+    enc: Vec<Part>,
+    dec: Vec<Part>,
+    #[module(skip)]
+    config: EdmConfig,
+}
+
+impl Parameters for EdmUnet {
+    fn name_of(&self, path: String) -> String {
+        let words: Vec<&str> = path.split('.').collect();
+        let parts = match words[0] {
+            "enc" => &self.enc,
+            "dec" => &self.dec,
+            _ => return path,
+        };
+        match words[1].parse::<usize>().ok().and_then(|index| parts.get(index)) {
+            // After the index comes the field `layers`.
+            Some(part) => [&[&*part.name], &words[3..]].concat().join("."),
+            None => path,
+        }
+    }
+}
+
+impl EdmUnet {
+    /// Creates a network with initial weights drawn from `seed`, of the original's distributions. The biases of `DhariwalUNet`
+    /// are zero.
+    ///
+    /// # Errors
+    /// If the configuration is invalid.
+    pub fn new(config: &EdmConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        let init = &mut Init::new(seed, device);
+        let (noise, embedding) = (config.noise_width(), config.embedding_width());
+        let is_song = config.class == EdmClass::SongUnet;
+        let map_noise = (config.embedding_type == EmbeddingType::Fourier).then(|| {
+            let freqs = normal_parameter::<1>(init, [noise / 2]);
+            let freqs = freqs.map(|freqs| freqs.mul_scalar(16.0)).set_require_grad(false);
+            NoiseFrequencies { freqs }
+        });
+        let map_label = (config.label_dim > 0).then(|| match is_song {
+            true => linear(init, config, [config.label_dim, noise]),
+            // Normally distributed in the original; this is uniform of the same variance, 1.
+            false => {
+                let fans = (config.label_dim + embedding) as f64 / 2.0;
+                Linear::new(init, config.label_dim, embedding, fans).without_bias()
+            }
+        });
+        let map_augment = (config.augment_dim > 0).then(|| {
+            let scale = if is_song { 1.0 } else { 0.0 };
+            Linear::new(init, config.augment_dim, noise, scale).without_bias()
+        });
+        let map_layer0 = linear(init, config, [noise, embedding]);
+        let map_layer1 = linear(init, config, [embedding, embedding]);
+        let pieces = plan(config);
+        let mut number = 0;
+        let mut parts = |pieces: Vec<Piece>| -> Vec<Part> {
+            let part = |piece: Piece| {
+                number += usize::from(matches!(piece.layers, Layers::Block { .. }));
+                Part::new(init, config, piece, number)
+            };
+            pieces.into_iter().map(part).collect()
+        };
+        let (enc, dec) = (parts(pieces.encoder), parts(pieces.decoder));
+        Ok(Self { map_noise, map_label, map_augment, map_layer0, map_layer1, enc, dec, config: config.clone() })
+    }
+
+    /// Returns the configuration of the network.
+    pub fn config(&self) -> &EdmConfig {
+        &self.config
+    }
+
+    /// Computes the output of the network for noisy images.
+    ///
+    /// x is `[N,H,W,in_channels]`, the result is `[N,H,W,out_channels]`. `noise_labels` has the preconditioner's c_noise for
+    /// each image. A class of `label_dim` means no class. Dropout is applied only if `dropout` is given, as in training.
+    ///
+    /// # Panics
+    /// If shapes do not match. Check sizes with [`EdmConfig::check_size`] first.
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        noise_labels: &[f32],
+        classes: Option<&[u32]>,
+        dropout: Option<&Dropout>,
+    ) -> Tensor<4> {
+        assert_eq!(x.dims()[0], noise_labels.len(), "expected one noise label per image");
+        let embedding = self.embedding(noise_labels, classes, &x.device());
+        let down = Resizing { resize: Resize::Down, filter: self.config.resample_filter.clone() };
+        let up = Resizing { resize: Resize::Up, ..down.clone() };
+
+        let (mut x, mut aux) = (x.clone(), x);
+        let mut skips: Vec<Tensor<4>> = Vec::new();
+        for part in &self.enc {
+            match (part.role, &part.layers) {
+                (Role::Aux, _) => aux = down.apply(aux),
+                (Role::AuxSkip, Some(PartLayers::Conv(conv))) => {
+                    x = conv.forward_fused(aux.clone(), Fusion { residual: Some(x), ..Fusion::default() });
+                    skips.pop();
+                    skips.push(x.clone());
+                }
+                (Role::AuxResidual, Some(PartLayers::Conv(conv))) => {
+                    let residual = ops::filter_down2x(conv.forward(aux), &down.filter, 0);
+                    x = (x + residual).mul_scalar(HALF_VARIANCE);
+                    aux = x.clone();
+                    skips.pop();
+                    skips.push(x.clone());
+                }
+                (_, Some(PartLayers::Conv(conv))) => {
+                    x = conv.forward(x);
+                    skips.push(x.clone());
+                }
+                (_, Some(PartLayers::Block(block))) => {
+                    x = block.forward(x, None, embedding.clone(), dropout);
+                    skips.push(x.clone());
+                }
+                (_, Some(PartLayers::Norm(_)) | None) => {}
+            }
+        }
+
+        let (mut output, mut norm) = (None, None);
+        for part in &self.dec {
+            match (part.role, &part.layers) {
+                (Role::Aux, _) => output = output.map(|output| up.apply(output)),
+                (_, Some(PartLayers::Norm(layer))) => norm = Some(layer.with_silu(None)),
+                (_, Some(PartLayers::Conv(conv))) => {
+                    let fusion = Fusion { norm: norm.take(), residual: output, ..Fusion::default() };
+                    output = Some(conv.forward_fused(x.clone(), fusion));
+                }
+                (_, Some(PartLayers::Block(block))) => {
+                    let skip = (x.dims()[3] != block.in_channels()).then(|| skips.pop()).flatten();
+                    x = block.forward(x, skip, embedding.clone(), dropout);
+                }
+                (_, None) => {}
+            }
+        }
+        output.unwrap_or(x)
+    }
+
+    /// Computes the embedding of noise levels and classes, `[N,E]`.
+    fn embedding(&self, noise_labels: &[f32], classes: Option<&[u32]>, device: &Device) -> Tensor<2> {
+        let is_song = self.config.class == EdmClass::SongUnet;
+        let width = self.config.noise_width();
+        let rows = match &self.map_noise {
+            // Sines first in `SongUNet`, cosines first in `DhariwalUNet`.
+            None => {
+                let freq_shift = if is_song { 1.0 } else { 0.0 };
+                Positional { width, freq_shift, flip_sin_to_cos: !is_song }.embed(noise_labels)
+            }
+            Some(NoiseFrequencies { freqs }) => {
+                let freqs: Vec<f32> =
+                    freqs.val().into_data().iter::<f32>().map(|f| std::f32::consts::TAU * f).collect();
+                let arguments = noise_labels.iter().flat_map(|t| freqs.iter().map(move |f| t * f));
+                sines_and_cosines(arguments, width / 2, false)
+            }
+        };
+        let mut embedding = Tensor::from_data(TensorData::new(rows, [noise_labels.len(), width]), device);
+        if let (Some(layer), true) = (&self.map_label, is_song) {
+            embedding = embedding + layer.forward(self.one_hot(noise_labels.len(), classes, device));
+        }
+        embedding = self.map_layer1.forward(ops::silu(self.map_layer0.forward(embedding)));
+        if let (Some(layer), false) = (&self.map_label, is_song) {
+            embedding = embedding + layer.forward(self.one_hot(noise_labels.len(), classes, device));
+        }
+        ops::silu(embedding)
+    }
+
+    /// Returns vectors `[N,label_dim]` with one value for the class, √label_dim in `SongUNet`, and zeros for no class.
+    fn one_hot(&self, images: usize, classes: Option<&[u32]>, device: &Device) -> Tensor<2> {
+        let width = self.config.label_dim;
+        let value = if self.config.class == EdmClass::SongUnet { (width as f32).sqrt() } else { 1.0 };
+        let mut rows = vec![0.0; images * width];
+        for (row, &class) in rows.chunks_mut(width.max(1)).zip(classes.unwrap_or_default()) {
+            if let Some(entry) = row.get_mut(class as usize) {
+                *entry = value;
+            }
+        }
+        Tensor::from_data(TensorData::new(rows, [images, width]), device)
+    }
+}

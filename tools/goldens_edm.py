@@ -1,0 +1,159 @@
+"""Writes goldens of NVlabs/edm's networks, preconditioner, pickles and samplers. Needs its repository: `EDM=FOLDER`."""
+
+import os
+import shutil
+import sys
+
+import torch
+from goldens_common import CRATES, randn, readable, relative, seeded, write_json, write_tensors
+from safetensors.torch import save_file
+
+# name: (class, arguments, batch, c_noise of each image, classes)
+SONG, DHARIWAL = "SongUNet", "DhariwalUNet"
+CONFIGS = {
+    # DDPM++, scaled down: labels, attention on one level, a layer for augmentation.
+    "edm_ddpmpp": (
+        SONG,
+        dict(img_resolution=8, in_channels=3, out_channels=3, label_dim=3, augment_dim=2, model_channels=8,
+             channel_mult=[1, 2], channel_mult_emb=2, num_blocks=2, attn_resolutions=[4], dropout=0.1),
+        3,
+        [-1.55, 0.1, 1.09],
+        [0, 2, 3],
+    ),
+    # NCSN++: random frequencies, a residual encoder, the filter 1-3-3-1, three levels.
+    "edm_ncsnpp": (
+        SONG,
+        dict(img_resolution=8, in_channels=1, out_channels=1, model_channels=8, channel_mult=[1, 1, 2], num_blocks=1,
+             attn_resolutions=[8, 2], embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
+             resample_filter=[1, 3, 3, 1]),
+        2,
+        [-0.7, 0.9],
+        None,
+    ),
+    # Skips of the images and of the output, a filter that is not symmetric, an output of other channels.
+    "edm_skip": (
+        SONG,
+        dict(img_resolution=8, in_channels=2, out_channels=4, model_channels=12, channel_mult=[2, 1, 1], channel_mult_emb=1,
+             num_blocks=1, attn_resolutions=[], encoder_type="skip", decoder_type="skip", resample_filter=[1, 2, 4, 1]),
+        2,
+        [0.0, 0.5],
+        None,
+    ),
+    # The residual encoder with the filter 1-1, whose convolution has no wider margin.
+    "edm_residual": (
+        SONG,
+        dict(img_resolution=4, in_channels=3, out_channels=3, label_dim=2, model_channels=4, channel_mult=[1, 2], num_blocks=1,
+             attn_resolutions=[4], encoder_type="residual", decoder_type="skip"),
+        2,
+        [-1.0, 0.25],
+        [1, 0],
+    ),
+    # ADM: scales and shifts, a head of 64 channels (none on the first level, which is narrower), labels.
+    "edm_adm": (
+        DHARIWAL,
+        dict(img_resolution=4, in_channels=3, out_channels=6, label_dim=4, augment_dim=3, model_channels=16, channel_mult=[1, 4],
+             channel_mult_emb=1, num_blocks=1, attn_resolutions=[4, 2], dropout=0.2),
+        2,
+        [-1.2, 0.6],
+        [4, 1],
+    ),
+}
+
+
+def repository():
+    """Makes the modules of NVlabs/edm importable."""
+    if "EDM" not in os.environ:
+        sys.exit("EDM=FOLDER is missing: a checkout of https://github.com/NVlabs/edm")
+    sys.path.insert(0, os.environ["EDM"])
+    from training import networks
+
+    return networks
+
+
+def perturbed(model, seed):
+    """Replaces the initial parameters, of which many are zero."""
+    with torch.no_grad():
+        for p in model.parameters():
+            deviation = 0.2 if p.dim() < 2 else 0.7 / p[0].numel() ** 0.5
+            p += deviation * torch.randn(p.shape, generator=seeded(seed))
+    return model
+
+
+def one_hot(classes, width):
+    """Returns the label vectors that `forward` takes; a class of `width` has zeros."""
+    if classes is None:
+        return None
+    rows = torch.zeros(len(classes), width)
+    for row, label in zip(rows, classes):
+        if label < width:
+            row[label] = 1
+    return rows
+
+
+def in_double(network):
+    """Lets the embedding of fixed frequencies, which the original computes in float32 alone, be computed in float64."""
+    network = network.double()
+    embedding = network.map_noise
+    if hasattr(embedding, "max_positions"):
+
+        def forward(x):
+            half = embedding.num_channels // 2
+            freqs = torch.arange(half, dtype=torch.float64) / (half - (1 if embedding.endpoint else 0))
+            arguments = x.double().ger((1 / embedding.max_positions) ** freqs)
+            return torch.cat([arguments.cos(), arguments.sin()], dim=1)
+
+        embedding.forward = forward
+    return network
+
+
+def run(model, x, c_noise, labels, target):
+    """Returns output, loss and gradients in the model's precision."""
+    dtype = next(model.parameters()).dtype
+    x = x.detach().clone().to(dtype).requires_grad_()
+    model.zero_grad()
+    output = model(x, c_noise.to(dtype), None if labels is None else labels.to(dtype))
+    loss = ((output - target.to(dtype)) ** 2).mean()
+    loss.backward()
+    grads = {"x": x.grad} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return output.detach(), loss.detach(), {k: v.clone() for k, v in grads.items()}
+
+
+def save_weights(path, model, dtype):
+    """Writes the parameters, and the random frequencies, which are a buffer."""
+    tensors = {k: v.to(dtype).contiguous() for k, v in model.state_dict().items() if not k.endswith("resample_filter")}
+    save_file(tensors, path)
+
+
+def edm():
+    networks = repository()
+    # The original's own backward pass of attention is in float32; autograd's is in the model's precision.
+    networks.AttentionOp.apply = staticmethod(
+        lambda q, k: torch.einsum("ncq,nck->nqk", q, k / k.shape[1] ** 0.5).softmax(dim=2)
+    )
+    root = CRATES / "unet/tests/goldens"
+    for seed, (name, (cls, config, batch, c_noise, classes)) in enumerate(CONFIGS.items(), start=800):
+        folder = root / name
+        shutil.rmtree(folder, ignore_errors=True)
+        torch.manual_seed(seed)
+        model = perturbed(getattr(networks, cls)(**config), seed).eval()
+        if cls == DHARIWAL:
+            # Half the size of the file.
+            model = model.half().float()
+        size, c_noise = config["img_resolution"], torch.tensor(c_noise)
+        x = randn((batch, config["in_channels"], size, size), seed + 1000)
+        target = randn((batch, config["out_channels"], size, size), seed + 2000)
+        labels = one_hot(classes, config.get("label_dim", 0))
+        write_json(folder / "config.json", dict(config, _class_name=cls))
+        save_weights(folder / "weights.safetensors", model, torch.float16 if cls == DHARIWAL else torch.float32)
+        single = run(model, x, c_noise, labels, target)
+        output, loss, grads = run(in_double(model), x, c_noise, labels, target)
+        errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
+        tensors = dict(x=x, c_noise=c_noise, target=target, output=output, loss=loss)
+        if classes is not None:
+            tensors["classes"] = torch.tensor(classes, dtype=torch.float32)
+        tensors |= {f"grad.{k}": v for k, v in grads.items()}
+        tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
+        write_tensors(folder / "golden.safetensors", tensors)
+        readable(folder)
+        count = sum(p.numel() for p in model.parameters())
+        print(f"{name:20} {count:7} parameters, float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")
