@@ -1,7 +1,9 @@
 //! Flags of a sampler and its steps.
 
 use clap::Args;
-use ddpm::diffusion::{Churn, OdeSolver, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance};
+use ddpm::diffusion::{
+    Churn, OdeSolver, Prediction, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance,
+};
 use ddpm::model::Sampling;
 use ddpm::sample::{Sampler, SamplerOptions};
 
@@ -109,6 +111,10 @@ impl SamplerArgs {
                 ", the run's sampler"
             };
             return Some(Line::Note(format!("sampler: {sampler}, {evaluations} evaluations{from}")));
+        }
+        if scheduler.prediction_type == Prediction::Edm {
+            let sampler = Sampler::of(scheduler);
+            return Some(Line::Note(format!("sampler: {sampler}, EDM's own, {evaluations} evaluations")));
         }
         if !class.has_sampler() {
             return Some(Line::Warning(format!(

@@ -156,7 +156,10 @@ fn a_scheduler_is_kept() {
 fn unsupported_schedulers_are_refused() {
     let place = place("");
     for (text, words) in [
-        (r#"{"_class_name": "EDMEulerScheduler"}"#, &["EDMEulerScheduler", "preconditioning"][..]),
+        (
+            r#"{"_class_name": "EDMDPMSolverMultistepScheduler"}"#,
+            &["EDMDPMSolverMultistepScheduler", "preconditioning"][..],
+        ),
         (r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#, &["velocity"]),
         (r#"{"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": true}"#, &["`use_flow_sigmas` is true"]),
         (r#"{"_class_name": "PNDMScheduler", "steps": 3}"#, &["`steps` is not a key of PNDMScheduler"]),

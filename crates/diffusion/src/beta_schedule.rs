@@ -43,6 +43,8 @@ pub enum BetaSchedule {
     /// ᾱ falls as a logistic function from −3 to 3, β capped at 0.999 (Jabri et al. 2022, arXiv 2212.11972), as
     /// denoising-diffusion-pytorch computes its `sigmoid`; takes no β range.
     SigmoidAlphaBar,
+    /// (σ/α)^(1/7) rises evenly from σ/α = 0.002 to 80 (Karras et al. 2022, eq. 5 with ρ = 7); takes no β range.
+    Karras,
 }
 
 impl BetaSchedule {
@@ -50,7 +52,7 @@ impl BetaSchedule {
     pub const ALIASES: [(&'static str, Self); 2] = [("cosine", Self::SquaredcosCapV2), ("quad", Self::ScaledLinear)];
 
     /// Every schedule with its name.
-    pub const NAMES: [(&'static str, Self); 11] = [
+    pub const NAMES: [(&'static str, Self); 12] = [
         ("linear", Self::Linear),
         ("scaled_linear", Self::ScaledLinear),
         ("const", Self::Const),
@@ -62,6 +64,7 @@ impl BetaSchedule {
         ("laplace", Self::Laplace),
         ("log_snr", Self::LogSnr),
         ("sigmoid_alpha_bar", Self::SigmoidAlphaBar),
+        ("karras", Self::Karras),
     ];
 
     /// Finds the schedule of betas that were computed by a formula and rounded to f32, and the β range if it takes one.
@@ -108,11 +111,11 @@ impl BetaSchedule {
                 .collect(),
             Self::Laplace => betas_for_alpha_bar(steps, laplace_alpha_bar),
             Self::SigmoidAlphaBar => betas_for_alpha_bar(steps, sigmoid_alpha_bar),
-            Self::LogSnr => {
-                // 1 − ᾱ_t/ᾱ_{t−1} for ᾱ = 1/(1 + e^{−log SNR}), without the cancellation near ᾱ = 1.
-                let noise: Vec<f64> = linspace(-13.3, 5.0, steps).into_iter().map(f64::exp).collect();
-                let before = std::iter::once(0.0).chain(noise.iter().copied());
-                before.zip(&noise).map(|(before, now)| (now - before) / (1.0 + now)).collect()
+            Self::LogSnr => betas_for_inverse_snr(linspace(-13.3, 5.0, steps).into_iter().map(f64::exp).collect()),
+            Self::Karras => {
+                let [low, high] = KARRAS_SIGMAS.map(|sigma| sigma.powf(1.0 / KARRAS_RHO));
+                let inverse_snr = |root: f64| root.powf(2.0 * KARRAS_RHO);
+                betas_for_inverse_snr(linspace(low, high, steps).into_iter().map(inverse_snr).collect())
             }
         }
     }
@@ -139,6 +142,17 @@ impl FromStr for BetaSchedule {
 pub fn scaled_beta_range(num_train_timesteps: usize) -> (f64, f64) {
     let scale = 1000.0 / num_train_timesteps as f64;
     (scale * 0.0001, scale * 0.02)
+}
+
+/// The least and the greatest σ/α of Karras et al. (2022).
+pub(crate) const KARRAS_SIGMAS: [f64; 2] = [0.002, 80.0];
+/// ρ of Karras et al. (2022).
+pub(crate) const KARRAS_RHO: f64 = 7.0;
+
+/// Returns β_t = 1 − ᾱ_t/ᾱ_{t−1} for ᾱ = 1/(1 + σ²/α²), without the cancellation near ᾱ = 1.
+fn betas_for_inverse_snr(inverse_snr: Vec<f64>) -> Vec<f64> {
+    let before = std::iter::once(0.0).chain(inverse_snr.iter().copied());
+    before.zip(&inverse_snr).map(|(before, now)| (now - before) / (1.0 + now)).collect()
 }
 
 /// Returns β_t = 1 − ᾱ((t+1)/T)/ᾱ(t/T), capped at 0.999 (Nichol & Dhariwal 2021, section 3.2).

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::prediction::SIGMA_DATA;
 use crate::{Error, NoiseSchedule, Prediction};
 
 /// The weight of the squared error at each timestep.
@@ -56,15 +57,16 @@ impl LossWeight {
 }
 
 /// Returns min(SNR, γ) divided by the ratio of the output's squared error to that of x̂0: SNR for ε, 1 for x̂0, SNR + 1
-/// for v.
+/// for v, SNR + 1/σ_data² for EDM.
 fn min_snr(snr: f64, gamma: f64, prediction: Prediction) -> Result<f64, Error> {
     match prediction {
         // min(SNR, γ)/SNR, in a form that is 1 at zero SNR.
         Prediction::Epsilon => Ok((gamma / snr).min(1.0)),
         Prediction::Sample => Ok(snr.min(gamma)),
         Prediction::VPrediction => Ok(snr.min(gamma) / (snr + 1.0)),
+        Prediction::Edm => Ok(snr.min(gamma) / (snr + SIGMA_DATA.powi(-2))),
         Prediction::PreviousMean => {
-            Err(Error::Unsupported("min-SNR weights are defined for epsilon, sample and v_prediction".to_owned()))
+            Err(Error::Unsupported("min-SNR weights are not defined for previous_mean".to_owned()))
         }
     }
 }

@@ -26,7 +26,14 @@ pub enum Prediction {
     VPrediction,
     /// The posterior mean of x_{t−1} in the training chain (Ho et al.'s μ̃).
     PreviousMean,
+    /// F of EDM: a mixture of x_0 and ε that has variance 1 at every noise level, if the data have the deviation
+    /// [`SIGMA_DATA`]. The network's input is scaled to variance 1 too, and its time input is ln(σ/α)/4 (Karras et al. 2022,
+    /// arXiv 2206.00364, table 1).
+    Edm,
 }
+
+/// The deviation of the data that EDM assumes, σ_data.
+pub const SIGMA_DATA: f64 = 0.5;
 
 /// A training target `sample·x_0 + epsilon·ε`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,11 +56,12 @@ impl TrainingTarget {
 
 impl Prediction {
     /// Every prediction with its name.
-    pub const NAMES: [(&'static str, Self); 4] = [
+    pub const NAMES: [(&'static str, Self); 5] = [
         ("epsilon", Self::Epsilon),
         ("sample", Self::Sample),
         ("v_prediction", Self::VPrediction),
         ("previous_mean", Self::PreviousMean),
+        ("edm", Self::Edm),
     ];
 
     /// Returns the noise level at t−1 of the training chain, the `previous` of [`Prediction::preconditioning`].
@@ -76,16 +84,17 @@ impl Prediction {
     /// Not finite for [`Prediction::Epsilon`] at α = 0, where x_t does not depend on x_0.
     pub fn preconditioning(self, node: Node, previous: NoiseLevel) -> Preconditioning {
         let NoiseLevel { alpha, sigma } = node.level;
-        let (c_skip, c_out) = match self {
-            Self::Epsilon => (1.0 / alpha, -sigma / alpha),
-            Self::Sample => (0.0, 1.0),
-            Self::VPrediction => (alpha, -sigma),
+        let chain = |c_skip: f64, c_out: f64| Preconditioning { c_skip, c_out, c_in: 1.0, c_noise: node.timestep };
+        match self {
+            Self::Epsilon => chain(1.0 / alpha, -sigma / alpha),
+            Self::Sample => chain(0.0, 1.0),
+            Self::VPrediction => chain(alpha, -sigma),
             Self::PreviousMean => {
                 let posterior = Posterior::between(node.level.alpha_cumprod(), previous.alpha_cumprod());
-                (-posterior.coef_xt / posterior.coef_x0, 1.0 / posterior.coef_x0)
+                chain(-posterior.coef_xt / posterior.coef_x0, 1.0 / posterior.coef_x0)
             }
-        };
-        Preconditioning { c_skip, c_out, c_in: 1.0, c_noise: node.timestep }
+            Self::Edm => edm(node.level),
+        }
     }
 
     /// Returns the map from x_t and the network's output to ε̂ at a node; arguments as in
@@ -95,7 +104,7 @@ impl Prediction {
         match self {
             Self::Epsilon => LinearMap { x: 0.0, output: 1.0 },
             Self::VPrediction => LinearMap { x: sigma, output: alpha },
-            Self::Sample | Self::PreviousMean => {
+            Self::Sample | Self::PreviousMean | Self::Edm => {
                 let sample = self.preconditioning(node, previous).sample_map();
                 let epsilon = epsilon_from_sample(node.level);
                 LinearMap { x: epsilon.x + epsilon.output * sample.x, output: epsilon.output * sample.output }
@@ -134,7 +143,24 @@ impl Prediction {
                     epsilon: posterior.coef_xt * sigma,
                 }
             }
+            Self::Edm => {
+                let ratio = sigma / alpha;
+                let length = ratio.hypot(SIGMA_DATA);
+                TrainingTarget { sample: ratio / (SIGMA_DATA * length), epsilon: -SIGMA_DATA / length }
+            }
         }
+    }
+}
+
+/// Returns EDM's coefficients for x_t = α·x_0 + σ·ε. Karras et al. give them for y = x_t/α, whose noise is σ/α.
+fn edm(level: NoiseLevel) -> Preconditioning {
+    let ratio = level.noise_ratio();
+    let length = ratio.hypot(SIGMA_DATA);
+    Preconditioning {
+        c_skip: (SIGMA_DATA / length).powi(2) / level.alpha,
+        c_out: ratio * SIGMA_DATA / length,
+        c_in: 1.0 / (length * level.alpha),
+        c_noise: ratio.ln() / 4.0,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every key is either supported, or without effect in the class, or an error that names it.
 
 mod class;
+mod edm;
 mod json;
 mod keys;
 mod nodes;
@@ -104,6 +105,10 @@ impl SchedulerConfig {
     pub fn from_json(text: &str) -> Result<Self, Error> {
         // Some editors begin a file with a byte order mark.
         let mut keys = json::read(text.trim_start_matches('\u{feff}')).map_err(error)?;
+        if keys.get("_class_name").is_some_and(|name| name == edm::CLASS_NAME) {
+            keys.retain(|key, _| !key.starts_with('_'));
+            return edm::read(keys);
+        }
         let class = match keys.get("_class_name") {
             Some(Value::String(name)) => SchedulerClass::read(name)?,
             Some(other) => return Err(error(format!("`_class_name` is {}, expected a name", json::show(other)))),
@@ -160,6 +165,12 @@ impl SchedulerConfig {
         written.retain(|key, _| own.contains_key(key));
         unused.extend(own.into_iter().filter(|(key, _)| !written.contains_key(key)));
         config.unused = unused;
+        if config.prediction_type == Prediction::Edm {
+            return Err(error(format!(
+                "`prediction_type` is edm, which {class} does not have; expected another class, {}",
+                edm::CLASS_NAME
+            )));
+        }
         config.check()?;
         Ok(config)
     }
@@ -235,6 +246,9 @@ impl SchedulerConfig {
     }
 
     fn value(&self) -> Result<Value, Error> {
+        if self.prediction_type == Prediction::Edm {
+            return edm::value(self);
+        }
         let mut config = self.clone();
         let is_ddpm = matches!(self.class, SchedulerClass::Ddpm | SchedulerClass::DdpmParallel);
         let known = DIFFUSERS_SCHEDULES.contains(&self.beta_schedule)
@@ -302,6 +316,11 @@ impl SchedulerConfig {
             None => NoiseSchedule::new(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps),
         }?;
         if self.rescale_betas_zero_snr { schedule.rescale_zero_terminal_snr() } else { Ok(schedule) }
+    }
+
+    /// Returns the name of the class under which the configuration is written.
+    pub fn class_name(&self) -> &'static str {
+        if self.prediction_type == Prediction::Edm { edm::CLASS_NAME } else { self.class.name() }
     }
 
     /// Returns the clipping of x̂0, if any.

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::beta_schedule::KARRAS_RHO;
 use crate::{Error, NoiseLevel, NoiseSchedule};
 
 /// A point at which a sampler evaluates the network: a noise level, and the timestep that stands for it.
@@ -68,7 +69,6 @@ impl TimestepGrid {
         if high.level.alpha == 0.0 {
             high.level = NoiseLevel::variance_preserving(NO_SIGNAL);
         }
-        const RHO: f64 = 7.0;
         let between = |from: f64, to: f64, share: f64| from + share * (to - from);
         let timestep = |share: f64| match self {
             TimestepGrid::Uniform => between(last, 0.0, share),
@@ -77,8 +77,8 @@ impl TimestepGrid {
                 schedule.timestep_of_lambda(between(high.level.lambda(), low.level.lambda(), share))
             }
             TimestepGrid::Karras => {
-                let root = |node: Node| node.level.noise_ratio().powf(1.0 / RHO);
-                schedule.timestep_of_lambda(-between(root(high), root(low), share).powf(RHO).ln())
+                let root = |node: Node| node.level.noise_ratio().powf(1.0 / KARRAS_RHO);
+                schedule.timestep_of_lambda(-between(root(high), root(low), share).powf(KARRAS_RHO).ln())
             }
         };
         let share = |i: usize| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };

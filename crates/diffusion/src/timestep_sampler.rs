@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Cdf, Error, NoiseSchedule};
 
 /// Returns t uniform on 0 … T−1, from one uniform.
 pub fn uniform(u: f64, num_train_timesteps: usize) -> usize {
@@ -37,16 +37,43 @@ impl TimestepDistribution {
         Self { probabilities, cumulative }
     }
 
+    /// Creates the distribution of the timestep whose ln(σ/α) is nearest to a normally distributed number (Karras et al.
+    /// 2022, table 1: mean −1.2, deviation 1.2).
+    ///
+    /// # Errors
+    /// If the mean is not finite, or the deviation is not a positive number.
+    pub fn log_normal(schedule: &NoiseSchedule, mean: f64, deviation: f64) -> Result<Self, Error> {
+        if !mean.is_finite() {
+            return Err(Error::Value { name: "mean of ln(σ/α)", value: mean, expected: "a finite number" });
+        }
+        if !(deviation > 0.0 && deviation.is_finite()) {
+            return Err(Error::Value {
+                name: "deviation of ln(σ/α)", value: deviation, expected: "a positive number"
+            });
+        }
+        let logs: Vec<f64> = (0..schedule.len()).map(|t| -schedule.level(t).lambda()).collect();
+        let below = |log: f64| Cdf::Erf.at((log - mean) / deviation);
+        // Between two timesteps, the nearest one changes half-way. The last ln(σ/α) may be infinite.
+        let borders = logs.windows(2).map(|pair| below(0.5 * (pair[0] + pair[1])));
+        let borders: Vec<f64> = [0.0].into_iter().chain(borders).chain([1.0]).collect();
+        Ok(Self::new(&borders.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>()))
+    }
+
     /// Returns p_0 … p_{T−1}, which sum to 1.
     pub fn probabilities(&self) -> &[f64] {
         &self.probabilities
     }
 
+    /// Draws t with one uniform.
+    pub fn draw(&self, u: f64) -> usize {
+        let last = self.cumulative.len() - 1;
+        self.cumulative.partition_point(|&c| c <= u * self.cumulative[last]).min(last)
+    }
+
     /// Draws t with one uniform. Returns t and the weight 1/(T p_t), which makes the weighted loss an unbiased estimate
     /// of its mean under uniform t.
     pub fn sample(&self, u: f64) -> (usize, f64) {
-        let last = self.cumulative.len() - 1;
-        let t = self.cumulative.partition_point(|&c| c <= u * self.cumulative[last]).min(last);
+        let t = self.draw(u);
         (t, 1.0 / (self.probabilities.len() as f64 * self.probabilities[t]))
     }
 }

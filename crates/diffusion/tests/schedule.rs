@@ -212,7 +212,10 @@ fn predictions_are_inverse_to_their_targets() {
                 close(to_sample.apply(x_t, output), x0, 1e-9);
                 close(to_epsilon.apply(x_t, output), epsilon, 1e-9);
                 let row = prediction.preconditioning(node, previous);
-                assert_eq!((row.sample_map(), row.c_in, row.c_noise), (to_sample, 1.0, node.timestep));
+                assert_eq!(row.sample_map(), to_sample);
+                if prediction != Prediction::Edm {
+                    assert_eq!((row.c_in, row.c_noise), (1.0, node.timestep));
+                }
             }
         }
     }
@@ -226,6 +229,34 @@ fn predictions_are_inverse_to_their_targets() {
     // The previous mean at t = 0 is the data.
     close(target(Prediction::PreviousMean).sample, 1.0, 1e-15);
     close(target(Prediction::PreviousMean).epsilon, 0.0, 1e-15);
+}
+
+/// Against the formulas of Karras et al. (2022, table 1), which are those of y = x/α with the noise σ/α. For data of the
+/// deviation ½, the network's input and its target have variance 1 at each noise level.
+#[test]
+fn edm_has_the_preconditioning_of_the_paper() {
+    let chain = NoiseSchedule::new(BetaSchedule::Karras, 0.0, 0.0, 1000).unwrap();
+    let ratio = |t: usize| chain.level(t).noise_ratio();
+    close(ratio(0), 0.002, 1e-12);
+    close(ratio(999), 80.0, 1e-9);
+    let root = |t: usize| ratio(t).powf(1.0 / 7.0);
+    close(root(333), root(0) + (root(999) - root(0)) / 3.0, 1e-9);
+    for t in [0, 1, 300, 600, 999] {
+        let node = Node { timestep: t as f64, level: chain.level(t) };
+        let (sigma, alpha) = (ratio(t), node.level.alpha);
+        let row = Prediction::Edm.preconditioning(node, NoiseLevel::DATA);
+        let total = sigma * sigma + 0.25;
+        close(row.c_skip * alpha, 0.25 / total, 1e-12);
+        close(row.c_out, sigma * 0.5 / total.sqrt(), 1e-12);
+        close(row.c_in * alpha, 1.0 / total.sqrt(), 1e-12);
+        close(row.c_noise, sigma.ln() / 4.0, 1e-9);
+        // Of x_0 with variance ¼ and ε with variance 1.
+        close(row.c_in.powi(2) * (0.25 * alpha.powi(2) + node.level.sigma.powi(2)), 1.0, 1e-12);
+        let target = Prediction::Edm.target(&chain, t);
+        close(0.25 * target.sample.powi(2) + target.epsilon.powi(2), 1.0, 1e-12);
+        // EDM's weight of the error of x̂0, (σ² + ¼)/(σ/2)², is 1 in terms of the output.
+        close(total / (0.5 * sigma).powi(2) * row.c_out.powi(2), 1.0, 1e-12);
+    }
 }
 
 /// The previous mean is defined between two timesteps of the training chain; other predictions at every noise level.

@@ -64,7 +64,7 @@ fn errors_name_the_key() {
     }
     assert!(refused(&with("num_train_timesteps", "-3")).contains("-3"));
     assert!(refused(&with("beta_start", "-0.1")).contains("betas[0]"));
-    assert!(refused(r#"{"_class_name": "EDMEulerScheduler"}"#).contains("EDMEulerScheduler"));
+    assert!(refused(r#"{"_class_name": "EDMDPMSolverMultistepScheduler"}"#).contains("EDMEulerScheduler"));
     assert!(refused("{}").contains("_class_name"));
     for broken in ["", "[]", "{", "nonsense", r#"{"_class_name": 3}"#] {
         assert!(refused(broken).starts_with("scheduler_config.json: "));

@@ -153,6 +153,7 @@ fn unsupported_values_are_refused_by_name() {
         ("DPMSolverMultistepScheduler", json!({ "solver_order": null })),
         ("DPMSolverMultistepScheduler", json!({ "algorithm_type": "euler" })),
         ("DPMSolverMultistepScheduler", json!({ "prediction_type": "flow_prediction" })),
+        ("DDPMScheduler", json!({ "prediction_type": "edm" })),
         ("DPMSolverSinglestepScheduler", json!({ "algorithm_type": "sde-dpmsolver++" })),
         ("DEISMultistepScheduler", json!({ "algorithm_type": "sde-dpmsolver" })),
         ("EulerDiscreteScheduler", json!({ "sigma_min": 0 })),
@@ -189,7 +190,7 @@ fn unsupported_values_are_refused_by_name() {
         SchedulerConfig::from_json(&json.to_string()).unwrap();
     }
     for (class, reason) in [
-        ("EDMEulerScheduler", "preconditioning"),
+        ("EDMDPMSolverMultistepScheduler", "preconditioning"),
         ("FlowMatchEulerDiscreteScheduler", "velocity"),
         ("IPNDMScheduler", "continuous time"),
         ("ScoreSdeVeScheduler", "variance-preserving"),
@@ -198,6 +199,45 @@ fn unsupported_values_are_refused_by_name() {
         let message = refused(class, json!({}));
         assert!(message.contains(class) && message.contains(reason), "{message}");
     }
+}
+
+/// A configuration of diffusers' class with its defaults, as diffusers 0.42.1 writes it, comes back as it was.
+#[test]
+fn networks_with_edms_preconditioning() {
+    let text = r#"{
+  "_class_name": "EDMEulerScheduler",
+  "final_sigmas_type": "zero",
+  "num_train_timesteps": 1000,
+  "prediction_type": "epsilon",
+  "rho": 7.0,
+  "sigma_data": 0.5,
+  "sigma_max": 80.0,
+  "sigma_min": 0.002,
+  "sigma_schedule": "karras"
+}
+"#;
+    let config = SchedulerConfig::from_json(text).unwrap();
+    assert_eq!(config, SchedulerConfig::edm(1000));
+    assert_eq!(config.to_json().unwrap(), text);
+    assert_eq!(SchedulerConfig::from_json(r#"{"_class_name": "EDMEulerScheduler", "_x": 1}"#).unwrap(), config);
+    let chain = config.noise_schedule().unwrap();
+    assert!((chain.level(999).noise_ratio() / 80.0 - 1.0).abs() < 1e-9);
+    for (from, to) in [
+        ("\"sigma_data\": 0.5", "\"sigma_data\": 1.0"),
+        ("\"rho\": 7.0", "\"rho\": 5"),
+        ("\"prediction_type\": \"epsilon\"", "\"prediction_type\": \"v_prediction\""),
+        ("\"sigma_max\": 80.0", "\"sigma_max\": \"80\""),
+        ("\"sigma_min\": 0.002", "\"sigma_mni\": 0.002"),
+        ("\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 0"),
+        ("\"num_train_timesteps\": 1000", "\"num_train_timesteps\": 1.5"),
+    ] {
+        assert!(text.contains(from));
+        let message = SchedulerConfig::from_json(&text.replace(from, to)).unwrap_err().to_string();
+        let key = to.split('"').nth(1).unwrap();
+        assert!(message.contains(key), "{to}: {message}");
+    }
+    let clipped = SchedulerConfig { clip_sample: true, ..config };
+    assert!(clipped.to_json().unwrap_err().to_string().contains("without clipping"));
 }
 
 /// Numbers of steps that a class cannot take are refused, with the way out.

@@ -1,6 +1,7 @@
 //! Samplers of training timesteps: exact coverage, unbiased weights, serialized state.
 
-use ddpm_diffusion::timestep_sampler::{LossSecondMoment, low_discrepancy, uniform};
+use ddpm_diffusion::timestep_sampler::{LossSecondMoment, TimestepDistribution, low_discrepancy, uniform};
+use ddpm_diffusion::{BetaSchedule, NoiseSchedule};
 
 const STEPS: usize = 8;
 
@@ -121,4 +122,32 @@ fn degenerate_losses_fall_back_to_uniform() {
     (0..2).for_each(|t| sampler.update(t, f64::MAX).unwrap());
     assert_eq!(sampler.distribution().probabilities(), [0.5, 0.5]);
     assert!(LossSecondMoment::new(0).is_err() && LossSecondMoment::with_history(1, 1, 1.5).is_err());
+}
+
+/// Drawn through the chain of σ/α, ln(σ/α) has the mean and the deviation that were asked for, and each image its own t.
+#[test]
+fn log_normal_timesteps_have_the_moments_of_the_normal_distribution() {
+    let schedule = NoiseSchedule::new(BetaSchedule::Karras, 0.0, 0.0, 1000).unwrap();
+    let distribution = TimestepDistribution::log_normal(&schedule, -1.2, 1.2).unwrap();
+    let sum: f64 = distribution.probabilities().iter().sum();
+    assert!((sum - 1.0).abs() < 1e-12, "{sum}");
+    let n = 100_000;
+    let logs: Vec<f64> =
+        (0..n).map(|i| -schedule.level(distribution.draw((f64::from(i) + 0.5) / f64::from(n))).lambda()).collect();
+    let mean = logs.iter().sum::<f64>() / f64::from(n);
+    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / f64::from(n);
+    // Levels differ by up to 3 % at the ends, which rounds ln σ by 1 % at most.
+    assert!((mean + 1.2).abs() < 1e-3 && (variance.sqrt() - 1.2).abs() < 2e-3, "{mean} {variance}");
+    // The quantiles of the normal distribution: Φ(1) and Φ(−2).
+    for (u, z) in [(0.8413447460685429, 1.0), (0.022750131948179195, -2.0)] {
+        let log = -schedule.level(distribution.draw(u)).lambda();
+        assert!((log - (-1.2 + 1.2 * z)).abs() < 0.02, "{u}: {log}");
+    }
+    for (mean, deviation) in [(f64::NAN, 1.0), (0.0, 0.0), (0.0, f64::INFINITY), (0.0, -1.0)] {
+        assert!(TimestepDistribution::log_normal(&schedule, mean, deviation).is_err());
+    }
+    // Without signal at the last timestep, everything far out belongs to it.
+    let zero = schedule.rescale_zero_terminal_snr().unwrap();
+    let distribution = TimestepDistribution::log_normal(&zero, 50.0, 0.1).unwrap();
+    assert_eq!(distribution.draw(0.5), 999);
 }

@@ -161,8 +161,11 @@ pub trait Backbone: Parameters + Sync + 'static {
     ///
     /// `inputs.checkpointing` saves memory by a second forward pass; networks without support for it ignore it.
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
-        let Inputs { x, c_noise, condition, dropout, checkpointing: _, observer: _ } = inputs;
-        let loss = loss(self.forward(x, c_noise, condition, dropout));
+        let Inputs { x, c_noise, condition, dropout, checkpointing: _, observer } = inputs;
+        let loss = match observer {
+            Some(observer) => loss(self.clone().observed(observer).forward(x, c_noise, condition, dropout)),
+            None => loss(self.forward(x, c_noise, condition, dropout)),
+        };
         self.take_gradients(&mut loss.backward())
     }
 }
@@ -180,8 +183,7 @@ pub struct Inputs<'a> {
     pub dropout: Option<&'a Dropout>,
     /// Recomputes activations in the backward pass (Chen et al. 2016, arXiv 1604.06174).
     pub checkpointing: bool,
-    /// Gets gradients during the backward pass, in place of the result: those are `None` then. Networks without support for
-    /// it ignore it.
+    /// Gets gradients during the backward pass, in place of the result: those are `None` then.
     pub observer: Option<&'a GradientObserver>,
 }
 

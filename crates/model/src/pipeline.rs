@@ -391,7 +391,7 @@ impl PipelineParts<'_> {
         write(folder.join(preprocessing::FILE), &self.preprocessing.to_json())?;
         let config: serde_json::Value = serde_json::from_str(self.config).unwrap_or_default();
         let network = config["_class_name"].as_str().unwrap_or("UNet2DModel");
-        folders::write_model_index(folder, network, self.scheduler.class.name())?;
+        folders::write_model_index(folder, network, self.scheduler.class_name())?;
         Ok(())
     }
 }

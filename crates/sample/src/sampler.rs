@@ -8,8 +8,8 @@ use diffusion::churn::edm_sde;
 use diffusion::scheduler::SchedulerClass;
 use diffusion::solver::AnalyticNoise;
 use diffusion::{
-    Churn, MseProfile, Node, OdeSolver, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance, solver,
-    timesteps,
+    Churn, MseProfile, Node, OdeSolver, Prediction, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing,
+    Variance, solver, timesteps,
 };
 
 use model::Sampling;
@@ -40,7 +40,7 @@ pub enum Sampler {
 }
 
 /// The number and spacing of a sampler's steps. Defaults to all T steps with the scheduler's spacing; for higher-order
-/// samplers to 20 steps uniform in log-SNR; and for [`Sampler::Scheduler`] to 50 steps, as in diffusers.
+/// samplers to 20 steps uniform in log-SNR, and in (σ/α)^(1/7) for networks with EDM's preconditioning; and for [`Sampler::Scheduler`] to 50 steps, as in diffusers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SamplerOptions {
     /// The number of steps.
@@ -62,8 +62,12 @@ impl Sampler {
     }
 
     /// Returns the sampler of a model's scheduler: `ddpm` and `ddim` for the schedulers of that name, else the class. A
-    /// class without a sampler here ([`SchedulerClass::has_sampler`]) is sampled by `ddpm`.
+    /// class without a sampler here ([`SchedulerClass::has_sampler`]) is sampled by `ddpm`. Networks with EDM's
+    /// preconditioning are sampled by Heun's method, as in Karras et al. (2022).
     pub fn of(scheduler: &SchedulerConfig) -> Self {
+        if scheduler.prediction_type == Prediction::Edm {
+            return Self::Ode(OdeSolver::Heun);
+        }
         match scheduler.class {
             SchedulerClass::Ddpm | SchedulerClass::DdpmParallel => Self::Ddpm,
             SchedulerClass::Ddim | SchedulerClass::DdimParallel => Self::Ddim { eta: 0.0 },
@@ -107,6 +111,7 @@ impl Sampler {
     pub fn table(self, scheduler: &SchedulerConfig, options: SamplerOptions) -> Result<SolverTable, Error> {
         let SamplerOptions { spacing, grid, snap, variance, .. } = options;
         let steps = self.steps(scheduler, options);
+        let is_edm = scheduler.prediction_type == Prediction::Edm;
         let scheduler = SchedulerConfig {
             timestep_spacing: spacing.unwrap_or(scheduler.timestep_spacing),
             variance_type: variance.unwrap_or(scheduler.variance_type),
@@ -135,7 +140,8 @@ impl Sampler {
                 if let (None, Some(_)) = (grid, spacing) {
                     return self.with_timesteps(&scheduler, &scheduler.timesteps(steps)?);
                 }
-                let nodes = grid.unwrap_or(TimestepGrid::LogSnr).nodes(&scheduler.noise_schedule()?, steps, snap)?;
+                let own = if is_edm { TimestepGrid::Karras } else { TimestepGrid::LogSnr };
+                let nodes = grid.unwrap_or(own).nodes(&scheduler.noise_schedule()?, steps, snap)?;
                 return self.with_nodes(&scheduler, &nodes);
             }
         };
@@ -187,6 +193,8 @@ impl Sampler {
         let total = scheduler.num_train_timesteps;
         options.steps.unwrap_or(match self {
             Self::Ddpm | Self::Ddim { .. } => total,
+            // The steps for CIFAR-10 in Karras et al. (2022).
+            Self::Ode(OdeSolver::Heun) if scheduler.prediction_type == Prediction::Edm => total.min(18),
             Self::Ode(_) | Self::EdmSde(_) => total.min(20),
             // With T steps, spacings that leave out t = 0 would repeat a timestep.
             Self::Scheduler(_) => 50.min(total - 1).max(1),

@@ -37,7 +37,8 @@ pub use data::{Background, Fit, LabelFrom};
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
 pub use from_images::stated_keys;
-pub use model::{LucidrainsKeys, Model, UnetKeys};
+pub(crate) use model::EdmImages;
+pub use model::{DhariwalKeys, LucidrainsKeys, Model, SongKeys, UnetKeys};
 pub use sample::Sampler;
 pub use unet::{ResnetTimeScaleShift, SampleSize, TimeEmbeddingType};
 
@@ -46,12 +47,13 @@ pub const DEFAULT_PRESET: &str = "fashion";
 
 /// The built-in presets, `(name, TOML)`. Each states every key that is not optional, or names another preset and the keys
 /// in which it differs.
-pub const PRESETS: [(&str, &str); 13] = [
+pub const PRESETS: [(&str, &str); 14] = [
     ("fashion", include_str!("../presets/fashion.toml")),
     ("fashion-ho", include_str!("../presets/fashion-ho.toml")),
     ("fashion-hybrid", include_str!("../presets/fashion-hybrid.toml")),
     ("fashion-vlb", include_str!("../presets/fashion-vlb.toml")),
     ("fashion-vdm", include_str!("../presets/fashion-vdm.toml")),
+    ("fashion-edm", include_str!("../presets/fashion-edm.toml")),
     ("mnist", include_str!("../presets/mnist.toml")),
     ("emoji32", include_str!("../presets/emoji32.toml")),
     ("emoji64", include_str!("../presets/emoji64.toml")),
@@ -137,6 +139,12 @@ pub struct Diffusion {
     pub loss_weights: Option<Vec<f64>>,
     /// The distribution of the timesteps of a batch.
     pub timestep_sampler: TimestepSampler,
+    /// The mean of ln(σ/α) for the timestep sampler `log_normal` (EDM's P_mean).
+    #[serde(default = "p_mean")]
+    pub p_mean: f64,
+    /// The deviation of ln(σ/α) for the timestep sampler `log_normal` (EDM's P_std).
+    #[serde(default = "p_std")]
+    pub p_std: f64,
     /// The penalty of the prediction's error, in every loss but the bound.
     #[serde(default)]
     pub loss_norm: LossNorm,
@@ -184,6 +192,8 @@ pub enum TimestepSampler {
     LowDiscrepancy,
     /// In proportion to the root mean square of each timestep's recent losses (Nichol & Dhariwal 2021, eq. 18).
     Importance,
+    /// Each independently: the timestep that is nearest to a normally distributed ln(σ/α) (Karras et al. 2022, table 1).
+    LogNormal,
 }
 
 /// `[train]`: the optimizer (Adam), the length of the run, and its output.
@@ -334,6 +344,14 @@ fn no_guidance() -> f64 {
 
 fn evaluate_images() -> usize {
     64
+}
+
+fn p_mean() -> f64 {
+    -1.2
+}
+
+fn p_std() -> f64 {
+    1.2
 }
 
 fn huber_delta() -> f64 {

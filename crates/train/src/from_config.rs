@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use data::{Dataset, ImageSet, LabelFrom, ReadOptions, Split};
-use diffusion::{LossWeight, SchedulerConfig, TimestepSpacing};
+use diffusion::{LossWeight, Prediction, SchedulerConfig, TimestepSpacing};
 use model::guidance::Guidance;
 use model::{NetworkConfig, Pipeline, Preprocessing, Process, Sampling, TrainingData};
 use sample::{Generation, Sampler, SamplerOptions};
 
 use crate::Error;
-use crate::config::{Loss, Model, Sample, TrainingConfig};
+use crate::config::{EdmImages, Loss, Model, Sample, TrainingConfig};
 use crate::objective::{LossKind, Objective};
 
 impl TrainingConfig {
@@ -70,8 +70,21 @@ impl TrainingConfig {
     pub fn network(&self, set: &ImageSet) -> Result<NetworkConfig, Error> {
         let classes = set.class_names().len();
         let needed = classes + usize::from(self.train.label_dropout > 0.0);
+        if self.data.labels && classes == 0 {
+            return Err(Error::Run(format!(
+                "`data.labels` is true, but {} has no labels: give it a folder for each class, or set data.labels=false",
+                set.name()
+            )));
+        }
         let keys = match &self.model {
             Model::Unet2d(keys) => keys,
+            Model::Song(_) | Model::Dhariwal(_) => {
+                let classes = if self.data.labels { classes } else { 0 };
+                let images = EdmImages { size: set.height(), channels: self.data.channels, classes };
+                let network = self.model.edm(images).unwrap_or_default();
+                network.validate().map_err(model::Error::from)?;
+                return Ok(network.into());
+            }
             Model::Lucidrains(keys) => {
                 let size = unet::SampleSize { height: set.height(), width: set.width() };
                 let network = keys.network(size, self.data.channels, self.diffusion.variance.is_learned());
@@ -81,13 +94,6 @@ impl TrainingConfig {
         };
         let num_class_embeds = match (self.data.labels, keys.num_class_embeds) {
             (false, _) => None,
-            (true, _) if classes == 0 => {
-                return Err(Error::Run(format!(
-                    "`data.labels` is true, but {} has no labels: give it a folder for each class, or set \
-                     data.labels=false",
-                    set.name()
-                )));
-            }
             // The row after the classes stands for no class.
             (true, None) => Some(needed),
             (true, Some(rows)) if rows < needed => {
@@ -125,6 +131,9 @@ impl TrainingConfig {
 
     /// Returns the chain as diffusers' scheduler describes it.
     pub fn scheduler(&self) -> SchedulerConfig {
+        if self.diffusion.prediction == Prediction::Edm {
+            return SchedulerConfig::edm(self.diffusion.timesteps);
+        }
         SchedulerConfig {
             num_train_timesteps: self.diffusion.timesteps,
             beta_start: self.diffusion.beta_start,

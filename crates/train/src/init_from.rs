@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{SchedulerConfig, Variance};
+use diffusion::{Prediction, SchedulerConfig, Variance};
 use model::backbone::{LabelKind, Signature};
 use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
+use unet::edm::{EdmClass, EdmConfig};
 use unet::lucidrains::LucidrainsConfig;
 use unet::{DownBlockType, UnetConfig};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline};
 
 use crate::Error;
-use crate::config::{ConfigChange, Loss, LucidrainsKeys, Model, TrainingConfig, UnetKeys};
+use crate::config::{ConfigChange, DhariwalKeys, Loss, LucidrainsKeys, Model, SongKeys, TrainingConfig, UnetKeys};
 use crate::event::Event;
 
 /// The start of the names of the class embedding's parameters.
@@ -225,10 +226,15 @@ impl TrainingConfig {
     fn take_from_files(&mut self, path: &Path, files: &ModelFiles) -> Result<(), Error> {
         let SourceConfig { network, scheduler } = SourceConfig::read(files)?;
         let class = serde_json::from_str::<Value>(&network).unwrap_or_default()["_class_name"].clone();
-        let preprocessing = match class == LucidrainsConfig::CLASS_NAME {
-            true => self.take_lucidrains(&network, files).map_err(|error| fail(path, error))?,
-            false => self.take_unet(&network, files).map_err(|error| fail(path, error))?,
+        let is_edm = EdmClass::NAMES.iter().any(|(name, _)| class == *name);
+        let preprocessing = if class == LucidrainsConfig::CLASS_NAME {
+            self.take_lucidrains(&network, files)
+        } else if is_edm {
+            self.take_edm(&network, files)
+        } else {
+            self.take_unet(&network, files)
         };
+        let preprocessing = preprocessing.map_err(|error| fail(path, error))?;
         self.take_process(scheduler, preprocessing);
         self.train.init_from = Some(path.to_owned());
         Ok(())
@@ -254,6 +260,26 @@ impl TrainingConfig {
         self.train.label_dropout = 0.0;
         self.sample.guidance = 1.0;
         self.model = Model::Lucidrains(LucidrainsKeys::of(network));
+        Ok(preprocessing)
+    }
+
+    /// Takes a network of NVlabs/edm. Returns the model's preprocessing.
+    fn take_edm(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
+        let network = EdmConfig::from_json(network).map_err(model::Error::from)?;
+        let size = network.img_resolution;
+        let labels = match network.label_dim {
+            0 => LabelKind::None,
+            classes => LabelKind::Classes(classes + 1),
+        };
+        let signature = Signature { size: Some([size; 2]), labels, ..Signature::unconditional(network.in_channels) };
+        let preprocessing = Preprocessing::read(&files.root, &signature)?;
+        self.data.resolution = unet::SampleSize::square(size);
+        self.data.channels = network.in_channels;
+        self.data.labels = labels != LabelKind::None;
+        self.model = match network.class {
+            EdmClass::SongUnet => Model::Song(SongKeys::of(network)),
+            EdmClass::DhariwalUnet => Model::Dhariwal(DhariwalKeys::of(network)),
+        };
         Ok(preprocessing)
     }
 
@@ -319,6 +345,9 @@ impl TrainingConfig {
             diffusion.loss = Loss::Hybrid;
         } else if !diffusion.variance.is_learned() && diffusion.loss == Loss::Hybrid {
             diffusion.loss = Loss::LSimple;
+        }
+        if diffusion.prediction == Prediction::Edm {
+            self.sample.clip_sample = false;
         }
         self.sample.steps = self.sample.steps.map(|steps| steps.min(diffusion.timesteps));
     }

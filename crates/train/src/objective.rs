@@ -250,9 +250,6 @@ mod tests {
     use burn::tensor::Device;
     use diffusion::{BetaSchedule, Cdf, LinearMap, Node, NoiseSchedule, Prediction, ReverseStep, VariationalBound};
 
-    const PREDICTIONS: [Prediction; 4] =
-        [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction, Prediction::PreviousMean];
-
     fn objective(kind: LossKind, prediction: Prediction, variance: Variance) -> Objective {
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 100).unwrap();
         Objective::new(Process { schedule, prediction }, variance, kind, vec![1.0; 100]).unwrap()
@@ -281,7 +278,7 @@ mod tests {
     #[test]
     fn the_bound_is_that_of_crate_diffusion() {
         let device = Device::flex();
-        for prediction in PREDICTIONS {
+        for (_, prediction) in Prediction::NAMES {
             for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Learned, Variance::LearnedRange] {
                 let objective = objective(LossKind::Bound, prediction, variance);
                 let noised = noised(vec![0, 1, 40, 99]);
@@ -386,7 +383,7 @@ mod tests {
     #[test]
     fn the_target_is_the_output_of_a_perfect_network() {
         let device = Device::flex();
-        for prediction in PREDICTIONS {
+        for (_, prediction) in Prediction::NAMES {
             let objective = objective(LossKind::SquaredError, prediction, Variance::FixedSmall);
             let noised = noised(vec![3, 70]);
             let x_t = objective.q_sample(&noised);

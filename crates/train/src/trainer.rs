@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use diffusion::timestep_sampler::{self, LossSecondMoment};
+use diffusion::timestep_sampler::{self, LossSecondMoment, TimestepDistribution};
 use model::backbone::Inputs;
 use model::{Condition, Dropout, Images, LabelKind, Network};
 use mpi::{Communicator, SingleProcess, tree};
@@ -29,6 +29,8 @@ pub struct Trainer {
     network: Network,
     optimizer: Optimizer,
     objective: Objective,
+    /// The distribution of the timesteps for `log_normal`.
+    log_normal: Option<TimestepDistribution>,
     state: TrainState,
     config: TrainingConfig,
     /// With autodiff.
@@ -74,6 +76,16 @@ struct GlobalLosses {
     images: Vec<[f64; 3]>,
 }
 
+/// Returns the distribution of the timesteps, if it is fixed and not uniform.
+fn log_normal(config: &TrainingConfig) -> Result<Option<TimestepDistribution>, Error> {
+    let diffusion = &config.diffusion;
+    if diffusion.timestep_sampler != TimestepSampler::LogNormal {
+        return Ok(None);
+    }
+    let schedule = config.scheduler().noise_schedule()?;
+    Ok(Some(TimestepDistribution::log_normal(&schedule, diffusion.p_mean, diffusion.p_std)?))
+}
+
 impl Trainer {
     /// Starts the training of a network, which must be on an autodiff device.
     ///
@@ -86,6 +98,7 @@ impl Trainer {
             network,
             optimizer,
             objective: config.objective()?,
+            log_normal: log_normal(config)?,
             state: TrainState::default(),
             config: config.clone(),
             device,
@@ -236,12 +249,13 @@ impl Trainer {
         let shared = random.uniform(Stream::Timestep, 0, step);
         let drawn = (*first..first + images.n).map(|place| {
             let u = || random.uniform(Stream::Timestep, place as u64, step);
-            match (&distribution, self.config.diffusion.timestep_sampler) {
-                (Some(distribution), _) => distribution.sample(u()),
-                (None, TimestepSampler::LowDiscrepancy) => {
+            match (&distribution, &self.log_normal, self.config.diffusion.timestep_sampler) {
+                (Some(distribution), ..) => distribution.sample(u()),
+                (None, Some(distribution), _) => (distribution.draw(u()), 1.0),
+                (None, None, TimestepSampler::LowDiscrepancy) => {
                     (timestep_sampler::low_discrepancy(shared, place, *global_size, total), 1.0)
                 }
-                (None, _) => (timestep_sampler::uniform(u(), total), 1.0),
+                (None, None, _) => (timestep_sampler::uniform(u(), total), 1.0),
             }
         });
         let (timesteps, importance) = drawn.unzip();
@@ -530,7 +544,7 @@ mod tests {
     /// Checks ε and each rule that draws t, for the two halves of a batch against the whole.
     #[test]
     fn parts_of_a_batch_have_the_timesteps_and_noise_of_the_whole_batch() {
-        for sampler in ["uniform", "low_discrepancy", "importance"] {
+        for sampler in ["uniform", "low_discrepancy", "importance", "log_normal"] {
             let config = config(&[&format!("diffusion.timestep_sampler={sampler}")]);
             let whole = loader(&config);
             let trainer = trainer(&config, &whole);

@@ -9,7 +9,7 @@
 
 mod common;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use common::{folder, gradient_tensors, nchw, nhwc, relative};
 use ddpm_unet::{ClassEmbedType, Dropout, Labels, Parameters, Unet, UnetConfig, UnetInputs};
 use weights::{Tensors, read_safetensors};

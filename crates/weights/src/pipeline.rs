@@ -437,17 +437,18 @@ pub fn set_best(folder: impl AsRef<Path>, name: &str) -> Result<()> {
 }
 
 /// Writes `folder/model_index.json`, which tells diffusers that the folder is a `DDPMPipeline` with a network and a scheduler of
-/// these classes. A network that diffusers does not have is of the library `ddpm`, so that diffusers refuses the folder.
+/// these classes. What that pipeline cannot sample is of the library `ddpm`, so that diffusers refuses the folder: a network
+/// that diffusers does not have, and `EDMEulerScheduler`, whose steps need the network's input scaled.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn write_model_index(folder: impl AsRef<Path>, network: &str, scheduler: &str) -> Result<()> {
-    let library = if network == "UNet2DModel" { "diffusers" } else { "ddpm" };
+    let library = |is_known: bool| if is_known { "diffusers" } else { "ddpm" };
     let index = serde_json::json!({
         "_class_name": "DDPMPipeline",
         "_diffusers_version": "0.35.0",
-        "scheduler": ["diffusers", scheduler],
-        "unet": [library, network],
+        "scheduler": [library(scheduler != "EDMEulerScheduler"), scheduler],
+        "unet": [library(network == "UNet2DModel"), network],
     });
     atomic::write_file(folder.as_ref().join("model_index.json"), |file| writeln!(file, "{index:#}"))
 }

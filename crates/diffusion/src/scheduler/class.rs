@@ -140,7 +140,7 @@ impl SchedulerClass {
             return Ok(class);
         }
         let reason = match name {
-            _ if name.starts_with("EDM") => "its network has EDM's preconditioning",
+            _ if name.starts_with("EDM") => "networks with EDM's preconditioning are read with EDMEulerScheduler",
             _ if name.starts_with("FlowMatch") || name.contains("Flow") => {
                 "its network predicts the velocity of a flow"
             }

@@ -4,6 +4,7 @@
 
 use super::keys::{FinalSigmasType, InterpolationType};
 use super::{SchedulerClass, SchedulerConfig, error};
+use crate::beta_schedule::KARRAS_RHO;
 use crate::linspace::linspace;
 use crate::timestep_grid::NO_SIGNAL;
 use crate::{BetaSchedule, Error, Node, NoiseLevel, TimestepSpacing};
@@ -209,14 +210,13 @@ fn trailing(start: f64, stride: f64) -> Vec<f64> {
 
 /// Returns noise ratios spaced by a rule in σ from the greatest to the least, if the configuration has one.
 fn respaced(config: &SchedulerConfig, [max, min]: [f64; 2], steps: usize) -> Option<Vec<f64>> {
-    const RHO: f64 = 7.0;
     let keys = config.keys();
     let (max, min) = (keys.sigma_max.unwrap_or(max), keys.sigma_min.unwrap_or(min));
     let spaced = |from: f64, to: f64, of: fn(f64) -> f64| linspace(from, to, steps).into_iter().map(of).collect();
     if keys.use_karras_sigmas {
-        let (from, to) = (max.powf(1.0 / RHO), min.powf(1.0 / RHO));
+        let (from, to) = (max.powf(1.0 / KARRAS_RHO), min.powf(1.0 / KARRAS_RHO));
         let ramp = linspace(0.0, 1.0, steps);
-        return Some(ramp.into_iter().map(|share| (from + share * (to - from)).powf(RHO)).collect());
+        return Some(ramp.into_iter().map(|share| (from + share * (to - from)).powf(KARRAS_RHO)).collect());
     }
     if keys.use_lu_lambdas || keys.use_exponential_sigmas {
         return Some(spaced(max.ln(), min.ln(), f64::exp));

@@ -1,11 +1,11 @@
 //! The network `Unet` of denoising-diffusion-pytorch.
 
 use burn::tensor::{Device, Tensor};
+use unet::Dropout;
 use unet::lucidrains::{LucidrainsConfig, LucidrainsUnet};
-use unet::{Dropout, Parameters};
 
 use super::{BackboneConfig, NetworkConfig};
-use crate::backbone::{Backbone, Condition, Inputs, LabelKind, Signature};
+use crate::backbone::{Backbone, Condition, LabelKind, Signature};
 use crate::{Error, Network};
 
 /// The value of `_class_name` in `config.json`.
@@ -54,15 +54,5 @@ impl Backbone for LucidrainsUnet {
     // `sample_size` is the training size, but any size works that all levels can halve.
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         Ok(LucidrainsUnet::config(self).check_size(height, width)?)
-    }
-
-    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
-        let Inputs { x, c_noise, condition, dropout, checkpointing: _, observer } = inputs;
-        let run = |network: &Self| Backbone::forward(network, x, c_noise, condition, dropout);
-        let loss = match observer {
-            Some(observer) => loss(run(&self.clone().observed(observer))),
-            None => loss(run(self)),
-        };
-        self.take_gradients(&mut loss.backward())
     }
 }

@@ -87,6 +87,8 @@ const KEYS: &[(&str, OnResume)] = &[
     ("diffusion.min_snr_gamma", Free),
     ("diffusion.loss_weights", Free),
     ("diffusion.timestep_sampler", Free),
+    ("diffusion.p_mean", Free),
+    ("diffusion.p_std", Free),
     ("diffusion.loss_norm", Free),
     ("diffusion.huber_delta", Free),
     ("train.init_from", Fixed),

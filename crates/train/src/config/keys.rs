@@ -6,7 +6,9 @@ use toml::{Table, Value};
 use std::sync::LazyLock;
 
 use super::model::{CLASSES, class_of};
-use super::{ConfigError, Data, Diffusion, LucidrainsKeys, Sample, Train, TrainingConfig, UnetKeys};
+use super::{
+    ConfigError, Data, DhariwalKeys, Diffusion, LucidrainsKeys, Sample, SongKeys, Train, TrainingConfig, UnetKeys,
+};
 
 /// The sections, each with its keys.
 pub(super) fn sections() -> [(&'static str, &'static [&'static str]); 5] {
@@ -22,27 +24,37 @@ pub(super) fn sections() -> [(&'static str, &'static [&'static str]); 5] {
 /// The keys of all classes of networks.
 static MODEL: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let mut names = vec!["class"];
-    names.extend(fields::<UnetKeys>());
-    names.extend(fields::<LucidrainsKeys>().iter().filter(|name| !fields::<UnetKeys>().contains(name)));
+    for name in CLASSES.iter().flat_map(|class| fields_of(class).unwrap_or_default()) {
+        if !names.contains(name) {
+            names.push(name);
+        }
+    }
     names
 });
+
+/// Returns the keys of a class of networks, if there is one of that name.
+fn fields_of(class: &str) -> Option<&'static [&'static str]> {
+    Some(match CLASSES.iter().position(|known| *known == class)? {
+        0 => fields::<UnetKeys>(),
+        1 => fields::<LucidrainsKeys>(),
+        2 => fields::<SongKeys>(),
+        _ => fields::<DhariwalKeys>(),
+    })
+}
 
 /// Checks that the keys of `[model]` are those of its class.
 pub(super) fn check_class(table: &Table) -> Result<(), ConfigError> {
     let class = class_of(table);
-    let own = match CLASSES.iter().position(|known| *known == class) {
-        Some(0) => fields::<UnetKeys>(),
-        Some(_) => fields::<LucidrainsKeys>(),
-        None => {
-            let hint = nearest(class, &CLASSES).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            let message = format!("got \"{class}\", expected {}{hint}", CLASSES.join(" or "));
-            return Err(ConfigError::value("model.class", message));
-        }
+    let Some(own) = fields_of(class) else {
+        let hint = nearest(class, &CLASSES).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let message = format!("got \"{class}\", expected {}{hint}", CLASSES.join(" or "));
+        return Err(ConfigError::value("model.class", message));
     };
     match table.keys().find(|key| *key != "class" && !own.contains(&key.as_str())) {
         None => Ok(()),
         Some(key) => {
-            let other = CLASSES.iter().find(|known| **known != class).unwrap_or(&class);
+            let has_key = |class: &&str| fields_of(class).is_some_and(|names| names.contains(&key.as_str()));
+            let other = CLASSES.into_iter().find(|known| has_key(&known)).unwrap_or(class);
             let meant =
                 KNOWN_ELSEWHERE.iter().find(|(_, names)| names.contains(&key.as_str())).map(|(meant, _)| *meant);
             let meant = meant
@@ -80,6 +92,8 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("diffusion.loss", &["loss_type", "use_kl"]),
     ("diffusion.huber_delta", &["huber_c"]),
     ("diffusion.timestep_sampler", &["schedule_sampler"]),
+    ("diffusion.p_mean", &["sigma_mean"]),
+    ("diffusion.p_std", &["sigma_std"]),
     ("train.init_from", &["pretrained_model_name_or_path", "init_checkpoint", "resume_checkpoint"]),
     ("train.steps", &["max_train_steps", "train_num_steps", "n_iter", "epochs", "num_epochs"]),
     ("train.batch_size", &["total_bs", "train_batch_size", "microbatch"]),

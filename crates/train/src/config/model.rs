@@ -6,6 +6,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
+use unet::edm::{DecoderType, EdmClass, EdmConfig, EmbeddingType, EncoderType};
 use unet::lucidrains::{LucidrainsConfig, PerLevel};
 
 use super::{ResnetTimeScaleShift, TimeEmbeddingType};
@@ -17,6 +18,10 @@ pub enum Model {
     Unet2d(UnetKeys),
     /// `LucidrainsUnet`.
     Lucidrains(LucidrainsKeys),
+    /// `SongUNet`.
+    Song(SongKeys),
+    /// `DhariwalUNet`.
+    Dhariwal(DhariwalKeys),
 }
 
 /// The network of diffusers' `UNet2DModel`, with its keys.
@@ -122,8 +127,163 @@ impl LucidrainsKeys {
     }
 }
 
+/// The network `SongUNet` of NVlabs/edm, with the arguments of its constructor and their defaults, which are those of DDPM++.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SongKeys {
+    /// The width that the others are multiples of.
+    pub model_channels: usize,
+    /// Channels of each level, finest first, as multiples of `model_channels`.
+    pub channel_mult: Vec<usize>,
+    /// Width of the embedding, as a multiple of `model_channels`.
+    pub channel_mult_emb: usize,
+    /// Residual blocks of each level.
+    pub num_blocks: usize,
+    /// Heights in pixels of the levels with attention.
+    pub attn_resolutions: Vec<usize>,
+    /// Dropout before the second convolution of each residual block.
+    pub dropout: f64,
+    /// Width of the layer for augmented images, which published networks have. It is not trained.
+    pub augment_dim: usize,
+    /// The embedding of the noise level.
+    pub embedding_type: EmbeddingType,
+    /// Width of the embedding of the noise level, as a multiple of `model_channels`.
+    pub channel_mult_noise: usize,
+    /// What the way down gets of the images.
+    pub encoder_type: EncoderType,
+    /// What the way up adds to the output.
+    pub decoder_type: DecoderType,
+    /// The filter of a change of size, in each direction.
+    pub resample_filter: Vec<f64>,
+}
+
+/// The network `DhariwalUNet` of NVlabs/edm, with the arguments of its constructor and their defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DhariwalKeys {
+    /// The width that the others are multiples of.
+    pub model_channels: usize,
+    /// Channels of each level, finest first, as multiples of `model_channels`.
+    pub channel_mult: Vec<usize>,
+    /// Width of the embedding, as a multiple of `model_channels`.
+    pub channel_mult_emb: usize,
+    /// Residual blocks of each level.
+    pub num_blocks: usize,
+    /// Heights in pixels of the levels with attention, in heads of 64 channels.
+    pub attn_resolutions: Vec<usize>,
+    /// Dropout before the second convolution of each residual block.
+    pub dropout: f64,
+    /// Width of the layer for augmented images, which published networks have. It is not trained.
+    pub augment_dim: usize,
+}
+
+impl Default for SongKeys {
+    fn default() -> Self {
+        Self::of(EdmConfig::of_class(EdmClass::SongUnet))
+    }
+}
+
+impl Default for DhariwalKeys {
+    fn default() -> Self {
+        Self::of(EdmConfig::of_class(EdmClass::DhariwalUnet))
+    }
+}
+
+/// What the data decide about a network of EDM.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EdmImages {
+    /// Height and width.
+    pub size: usize,
+    pub channels: usize,
+    /// Number of classes, 0 for none.
+    pub classes: usize,
+}
+
+impl EdmImages {
+    fn config(self, class: EdmClass) -> EdmConfig {
+        let Self { size, channels, classes } = self;
+        EdmConfig {
+            img_resolution: size,
+            in_channels: channels,
+            out_channels: channels,
+            label_dim: classes,
+            ..EdmConfig::of_class(class)
+        }
+    }
+}
+
+impl SongKeys {
+    /// Returns the keys that describe a network.
+    pub(crate) fn of(config: EdmConfig) -> Self {
+        Self {
+            model_channels: config.model_channels,
+            channel_mult: config.channel_mult,
+            channel_mult_emb: config.channel_mult_emb,
+            num_blocks: config.num_blocks,
+            attn_resolutions: config.attn_resolutions,
+            dropout: config.dropout,
+            augment_dim: config.augment_dim,
+            embedding_type: config.embedding_type,
+            channel_mult_noise: config.channel_mult_noise,
+            encoder_type: config.encoder_type,
+            decoder_type: config.decoder_type,
+            resample_filter: config.resample_filter,
+        }
+    }
+
+    /// Returns the network for images.
+    pub(crate) fn network(&self, images: EdmImages) -> EdmConfig {
+        let keys = self.clone();
+        EdmConfig {
+            model_channels: keys.model_channels,
+            channel_mult: keys.channel_mult,
+            channel_mult_emb: keys.channel_mult_emb,
+            num_blocks: keys.num_blocks,
+            attn_resolutions: keys.attn_resolutions,
+            dropout: keys.dropout,
+            augment_dim: keys.augment_dim,
+            embedding_type: keys.embedding_type,
+            channel_mult_noise: keys.channel_mult_noise,
+            encoder_type: keys.encoder_type,
+            decoder_type: keys.decoder_type,
+            resample_filter: keys.resample_filter,
+            ..images.config(EdmClass::SongUnet)
+        }
+    }
+}
+
+impl DhariwalKeys {
+    /// Returns the keys that describe a network.
+    pub(crate) fn of(config: EdmConfig) -> Self {
+        Self {
+            model_channels: config.model_channels,
+            channel_mult: config.channel_mult,
+            channel_mult_emb: config.channel_mult_emb,
+            num_blocks: config.num_blocks,
+            attn_resolutions: config.attn_resolutions,
+            dropout: config.dropout,
+            augment_dim: config.augment_dim,
+        }
+    }
+
+    /// Returns the network for images.
+    pub(crate) fn network(&self, images: EdmImages) -> EdmConfig {
+        let keys = self.clone();
+        EdmConfig {
+            model_channels: keys.model_channels,
+            channel_mult: keys.channel_mult,
+            channel_mult_emb: keys.channel_mult_emb,
+            num_blocks: keys.num_blocks,
+            attn_resolutions: keys.attn_resolutions,
+            dropout: keys.dropout,
+            augment_dim: keys.augment_dim,
+            ..images.config(EdmClass::DhariwalUnet)
+        }
+    }
+}
+
 /// The values of `class`.
-pub(super) const CLASSES: [&str; 2] = [UNET, LucidrainsConfig::CLASS_NAME];
+pub(super) const CLASSES: [&str; 4] = [UNET, LucidrainsConfig::CLASS_NAME, EdmClass::NAMES[0].0, EdmClass::NAMES[1].0];
 
 const UNET: &str = "UNet2DModel";
 
@@ -138,6 +298,17 @@ impl Model {
         match self {
             Self::Unet2d(_) => UNET,
             Self::Lucidrains(_) => LucidrainsConfig::CLASS_NAME,
+            Self::Song(_) => EdmClass::SongUnet.name(),
+            Self::Dhariwal(_) => EdmClass::DhariwalUnet.name(),
+        }
+    }
+
+    /// Returns the network of NVlabs/edm for images, if it is one.
+    pub(crate) fn edm(&self, images: EdmImages) -> Option<EdmConfig> {
+        match self {
+            Self::Unet2d(_) | Self::Lucidrains(_) => None,
+            Self::Song(keys) => Some(keys.network(images)),
+            Self::Dhariwal(keys) => Some(keys.network(images)),
         }
     }
 
@@ -146,6 +317,8 @@ impl Model {
         match class {
             UNET => UnetKeys::deserialize(keys).map(Self::Unet2d),
             LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(keys).map(Self::Lucidrains),
+            class if class == EdmClass::SongUnet.name() => SongKeys::deserialize(keys).map(Self::Song),
+            class if class == EdmClass::DhariwalUnet.name() => DhariwalKeys::deserialize(keys).map(Self::Dhariwal),
             _ => Err(de::Error::unknown_variant(class, &CLASSES)),
         }
     }
@@ -154,7 +327,7 @@ impl Model {
     pub fn unet(&self) -> Option<&UnetKeys> {
         match self {
             Self::Unet2d(keys) => Some(keys),
-            Self::Lucidrains(_) => None,
+            Self::Lucidrains(_) | Self::Song(_) | Self::Dhariwal(_) => None,
         }
     }
 
@@ -163,6 +336,8 @@ impl Model {
         match self {
             Self::Unet2d(keys) => keys.dropout,
             Self::Lucidrains(keys) => keys.dropout,
+            Self::Song(keys) => keys.dropout,
+            Self::Dhariwal(keys) => keys.dropout,
         }
     }
 
@@ -171,6 +346,8 @@ impl Model {
         match self {
             Self::Unet2d(keys) => keys.block_out_channels.len(),
             Self::Lucidrains(keys) => keys.dim_mults.len(),
+            Self::Song(keys) => keys.channel_mult.len(),
+            Self::Dhariwal(keys) => keys.channel_mult.len(),
         }
     }
 }
@@ -179,14 +356,17 @@ impl Model {
 impl Serialize for Model {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
-        struct Tagged<'a> {
+        struct Tagged<'a, K> {
             class: &'a str,
             #[serde(flatten)]
-            keys: &'a LucidrainsKeys,
+            keys: &'a K,
         }
+        let class = self.class();
         match self {
             Self::Unet2d(keys) => keys.serialize(serializer),
-            Self::Lucidrains(keys) => Tagged { class: self.class(), keys }.serialize(serializer),
+            Self::Lucidrains(keys) => Tagged { class, keys }.serialize(serializer),
+            Self::Song(keys) => Tagged { class, keys }.serialize(serializer),
+            Self::Dhariwal(keys) => Tagged { class, keys }.serialize(serializer),
         }
     }
 }

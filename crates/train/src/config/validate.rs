@@ -54,6 +54,19 @@ fn model(config: &TrainingConfig) -> Checked {
             let network = keys.network(resolution, channels, config.diffusion.variance.is_learned());
             network.validate().or_else(|error| fail("model.class", error.to_string()))
         }
+        Model::Song(_) | Model::Dhariwal(_) => {
+            let Data { resolution: SampleSize { height, width }, channels, labels, .. } = config.data;
+            let class = config.model.class();
+            check(height == width, "data.resolution", || {
+                format!("got {height}x{width}, but a {class} takes square images")
+            })?;
+            check(!config.diffusion.variance.is_learned(), "diffusion.variance", || {
+                format!("a {class} is trained with a fixed variance: use `fixed_small` or `fixed_large`")
+            })?;
+            let images = EdmImages { size: height, channels, classes: usize::from(labels) };
+            let network = config.model.edm(images);
+            network.map_or(Ok(()), |network| network.validate()).or_else(|error| fail("model.class", error.to_string()))
+        }
     }
 }
 
@@ -173,6 +186,19 @@ fn diffusion(diffusion: &Diffusion) -> Checked {
         }
         _ => (),
     }
+    if diffusion.prediction == Prediction::Edm {
+        check(diffusion.schedule == Schedule::Karras && diffusion.betas.is_none(), "diffusion.schedule", || {
+            "the prediction `edm` has the noise levels `karras`: set `diffusion.schedule = \"karras\"`, without \
+             `diffusion.betas`"
+                .to_owned()
+        })?;
+        check(diffusion.variance == Variance::FixedSmall, "diffusion.variance", || {
+            "the prediction `edm` has the variance of the posterior: set `diffusion.variance = \"fixed_small\"`"
+                .to_owned()
+        })?;
+    }
+    check(diffusion.p_mean.is_finite(), "diffusion.p_mean", || format!("got {}, expected a number", diffusion.p_mean))?;
+    positive("diffusion.p_std", diffusion.p_std)?;
     positive("diffusion.min_snr_gamma", diffusion.min_snr_gamma)?;
     positive("diffusion.huber_delta", diffusion.huber_delta)?;
     check(diffusion.loss != Loss::Vlb || diffusion.loss_norm == LossNorm::L2, "diffusion.loss_norm", || {
@@ -246,6 +272,9 @@ fn sample(config: &TrainingConfig) -> Checked {
             format!("got {steps}, expected 1 to `diffusion.timesteps`, which is {t}")
         })?;
     }
+    check(!sample.clip_sample || config.diffusion.prediction != Prediction::Edm, "sample.clip_sample", || {
+        "the prediction `edm` is sampled without clipping: set `sample.clip_sample = false`".to_owned()
+    })?;
     check((0.0..=1.0).contains(&sample.eta), "sample.eta", || {
         format!("got {}, expected a number from 0 (no noise) to 1 (the noise of DDPM)", sample.eta)
     })?;

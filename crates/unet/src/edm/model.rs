@@ -120,7 +120,8 @@ impl EdmUnet {
         });
         let map_augment = (config.augment_dim > 0).then(|| {
             let scale = if is_song { 1.0 } else { 0.0 };
-            Linear::new(init, config.augment_dim, noise, scale).without_bias()
+            // Images are not augmented here, so that it has no gradient.
+            Linear::new(init, config.augment_dim, noise, scale).without_bias().no_grad()
         });
         let map_layer0 = linear(init, config, [noise, embedding]);
         let map_layer1 = linear(init, config, [embedding, embedding]);

@@ -1,0 +1,66 @@
+//! The networks `SongUNet` and `DhariwalUNet` of NVlabs/edm.
+
+use burn::tensor::{Device, Tensor};
+use unet::edm::{EdmClass, EdmConfig, EdmUnet};
+use unet::{Dropout, Labels};
+
+use super::{BackboneConfig, NetworkConfig};
+use crate::backbone::{Backbone, Condition, LabelKind, Signature};
+use crate::{Error, Network};
+
+/// The values of `_class_name` in `config.json`.
+pub(super) const CLASS_NAMES: [&str; 2] = [EdmClass::NAMES[0].0, EdmClass::NAMES[1].0];
+
+/// Parses the text of a `config.json`.
+pub(super) fn read(text: &str) -> Result<NetworkConfig, Error> {
+    Ok(EdmConfig::from_json(text)?.into())
+}
+
+impl BackboneConfig for EdmConfig {
+    fn to_json(&self) -> String {
+        EdmConfig::to_json(self)
+    }
+
+    fn parameter_count(&self) -> usize {
+        EdmConfig::parameter_count(self)
+    }
+
+    fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
+        Ok(EdmUnet::new(self, seed, device)?.into())
+    }
+}
+
+impl Backbone for EdmUnet {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        let classes = match condition.labels {
+            Some(Labels::Classes(classes)) => Some(classes),
+            Some(Labels::Vectors(_)) | None => None,
+        };
+        EdmUnet::forward(self, x, c_noise, classes, dropout)
+    }
+
+    fn signature(&self) -> Signature {
+        let config = EdmUnet::config(self);
+        Signature {
+            size: Some([config.img_resolution; 2]),
+            in_channels: config.in_channels,
+            out_channels: config.out_channels,
+            // One more class means no class: the original gives the network a vector of zeros.
+            labels: match config.label_dim {
+                0 => LabelKind::None,
+                classes => LabelKind::Classes(classes + 1),
+            },
+            timesteps: None,
+            takes_prediction: false,
+        }
+    }
+
+    fn config(&self) -> String {
+        EdmUnet::config(self).to_json()
+    }
+
+    // `img_resolution` is the training size, but any size works that all levels can halve.
+    fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
+        Ok(EdmUnet::config(self).check_size(height, width)?)
+    }
+}
