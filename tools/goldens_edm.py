@@ -157,3 +157,74 @@ def edm():
         readable(folder)
         count = sum(p.numel() for p in model.parameters())
         print(f"{name:20} {count:7} parameters, float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")
+
+
+# name: (class, arguments, extension)
+PRECONDITIONED = {
+    "cond": (SONG, dict(label_dim=3, model_channels=8, channel_mult=[1, 2], channel_mult_emb=2, num_blocks=1,
+                        attn_resolutions=[4], augment_dim=9), "pkl"),
+    "adm": (DHARIWAL, dict(model_channels=8, channel_mult=[1, 2], channel_mult_emb=2, num_blocks=1, attn_resolutions=[8]), "pt"),
+}  # fmt: skip
+SIZE, BATCH = 8, 2
+# Algorithm 2 with noise, at 6 steps.
+CHURN = dict(num_steps=6, S_churn=3, S_min=0.05, S_max=20, S_noise=1.01)
+
+
+class Exact:
+    """`EDMPrecond` in float64, which itself computes in float32."""
+
+    sigma_min, sigma_max = 0, float("inf")
+
+    def __init__(self, net):
+        self.model, self.sigma_data, self.inputs = in_double(net.model), net.sigma_data, []
+
+    def round_sigma(self, sigma):
+        return torch.as_tensor(sigma)
+
+    def __call__(self, x, sigma, labels):
+        self.inputs.append(x)
+        sigma, data = sigma.double().reshape(-1, 1, 1, 1), self.sigma_data
+        total = sigma**2 + data**2
+        c_noise = (sigma.log() / 4).flatten().expand(len(x))
+        output = self.model(x / total.sqrt(), c_noise, None if labels is None else labels.double())
+        return data**2 / total * x + sigma * data / total.sqrt() * output
+
+
+def edm_sampling():
+    import pickle
+
+    networks = repository()
+    from generate import edm_sampler
+    from training.augment import AugmentPipe
+    from training.loss import EDMLoss
+
+    root = CRATES / "sample/tests/goldens/edm"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    for seed, (name, (cls, config, extension)) in enumerate(PRECONDITIONED.items(), start=850):
+        torch.manual_seed(seed)
+        net = networks.EDMPrecond(img_resolution=SIZE, img_channels=1, model_type=cls, **config).eval()
+        perturbed(net, seed).requires_grad_(False)
+        path = root / f"{name}.{extension}"
+        if extension == "pkl":
+            # What the training loop writes as `network-snapshot-*.pkl`.
+            kwargs = dict(class_name="training.dataset.ImageFolderDataset", path="data.zip", use_labels=True)
+            augment = AugmentPipe(p=0.12, xflip=1e8, yflip=1, scale=1)
+            with open(path, "wb") as file:
+                pickle.dump(dict(ema=net, loss_fn=EDMLoss(), augment_pipe=augment, dataset_kwargs=kwargs), file)
+        else:
+            # What it writes as `training-state-*.pt`.
+            torch.save(dict(net=net, optimizer_state=torch.optim.Adam(net.parameters()).state_dict()), path)
+        noise = randn((BATCH, 1, SIZE, SIZE), seed + 1)
+        churn_noise = randn((CHURN["num_steps"], *noise.shape), seed + 2)
+        labels = one_hot([0, 2], 3) if net.label_dim else None
+        single = edm_sampler(net, noise, labels)
+        exact = Exact(net)
+        tensors = dict(noise=noise, churn_noise=churn_noise, heun=edm_sampler(exact, noise, labels))
+        tensors["heun_inputs"], exact.inputs = torch.stack(exact.inputs), []
+        draws = iter(churn_noise)
+        tensors["churn"] = edm_sampler(exact, noise, labels, randn_like=lambda x: next(draws).double(), **CHURN)
+        tensors["churn_inputs"] = torch.stack(exact.inputs)
+        write_tensors(root / f"{name}.safetensors", tensors)
+        print(f"edm {name}: {path.stat().st_size} bytes, float32 error {relative(single, tensors['heun']):.1e}")
+    readable(root)

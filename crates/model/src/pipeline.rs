@@ -123,6 +123,7 @@ impl Pipeline {
         let preprocessing = Preprocessing {
             resolution: signature.size,
             channels: Some(signature.in_channels),
+            null_label: imported.null_label,
             ..Preprocessing::default()
         };
         let pipeline = Self { network, scheduler, preprocessing, sampling: None, root: path.to_owned() };

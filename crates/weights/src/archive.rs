@@ -1,8 +1,10 @@
 //! Reading weights files of any supported format.
 
+use crate::pickle::{Item, PickleValue};
 use crate::tensorflow::{TensorFlowFile, checkpoint_index};
 use crate::{Error, Format, Metadata, Result, Tensors, TorchFile, safetensors, shards};
 use files::Reading;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// A weights file whose names and shapes are known; values are read on demand.
@@ -18,6 +20,14 @@ enum Contents {
     Loaded(Tensors),
     Torch(TorchFile),
     TensorFlow(TensorFlowFile),
+}
+
+/// What a pickle says about a module besides its tensors.
+#[derive(Debug)]
+pub(crate) struct ModuleRecord {
+    pub class: String,
+    pub arguments: Map<String, Value>,
+    pub attributes: Map<String, Value>,
 }
 
 impl Archive {
@@ -45,6 +55,27 @@ impl Archive {
     /// Returns the path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the class of the pickled module at a dotted path, such as `ema.model`, with the arguments of its constructor
+    /// and its attributes that are plain values, if the file records them.
+    pub(crate) fn module(&self, path: &str) -> Option<ModuleRecord> {
+        let Contents::Torch(file) = &self.contents else {
+            return None;
+        };
+        let (object, pickle) = (file.object(path)?, file.pickle());
+        let entries = |item: Item| match pickle.node(item) {
+            Some(PickleValue::Dict(entries)) => entries.as_slice(),
+            Some(PickleValue::Object(object)) => object.entries.as_slice(),
+            _ => &[],
+        };
+        let plain = |item: Item| {
+            let values = entries(item).iter();
+            values.filter_map(|&(key, value)| Some((pickle.text(key)?.to_owned(), pickle.plain(value)?))).collect()
+        };
+        let class = object.class.rsplit('.').next().unwrap_or_default().to_owned();
+        let arguments = pickle.get(object.state, "_init_kwargs").map(plain).unwrap_or_default();
+        Some(ModuleRecord { class, arguments, attributes: plain(object.state) })
     }
 
     /// Returns the names and shapes of the tensors, in the order of their names.

@@ -19,11 +19,12 @@ pub(super) enum Family {
     W86763777,
     Hmdolatabadi,
     Lucidrains,
+    Edm,
 }
 
 /// The families with their names, and a tensor that no other family has. Some are recognized only to report why they are
 /// not supported.
-const MARKERS: [(Family, &str, &str); 7] = [
+const MARKERS: [(Family, &str, &str); 8] = [
     (Family::Diffusers, "diffusers", "down_blocks.0.resnets.0.norm1.weight"),
     (Family::HoTensorFlow, "hojonathanho/diffusion", "down_0/block_0/norm1/gamma"),
     (Family::HoTorch, "pesser/pytorch_diffusion", "down.0.block.0.norm1.weight"),
@@ -31,6 +32,7 @@ const MARKERS: [(Family, &str, &str); 7] = [
     (Family::W86763777, "w86763777/pytorch-ddpm", "downblocks.0.block1.0.weight"),
     (Family::Hmdolatabadi, "hmdolatabadi/denoising_diffusion", "down.1.resblocks.norm1.weight"),
     (Family::Lucidrains, "lucidrains/denoising-diffusion-pytorch", "downs.0.0.block1.proj.weight"),
+    (Family::Edm, "NVlabs/edm", "map_layer0.weight"),
 ];
 
 impl Family {

@@ -47,7 +47,17 @@ pub(super) fn import(
         scheduler[&key] = value;
     }
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix);
-    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, unrecorded: process.unrecorded })
+    Ok(Imported {
+        family,
+        ema,
+        prefix,
+        config,
+        scheduler,
+        tensors,
+        notes,
+        null_label: None,
+        unrecorded: process.unrecorded,
+    })
 }
 
 /// Derives the arguments of `Unet` from the tensors.

@@ -1,5 +1,5 @@
 //! Converting networks of other code bases to diffusers' `UNet2DModel`: parameter names, shapes and `config.json`. The network
-//! of lucidrains/denoising-diffusion-pytorch stays what it is and keeps its names.
+//! of lucidrains/denoising-diffusion-pytorch and those of NVlabs/edm stay what they are and keep their names.
 //!
 //! The family of a network is recognized by the names of its tensors. The family determines the settings that weights
 //! do not record (padding of convolutions, ε, the timestep embedding). Settings that vary within a family (attention
@@ -11,6 +11,7 @@
 mod assumptions;
 mod config;
 mod detect;
+mod edm;
 mod ho;
 mod layout;
 mod lucidrains;
@@ -52,6 +53,8 @@ pub struct Imported {
     pub tensors: Tensors,
     /// Assumptions and warnings for the user.
     pub notes: Vec<String>,
+    /// The label that stands for no class, if the network has one.
+    pub null_label: Option<u32>,
     /// What neither the file nor its family says, and `scheduler` therefore has the defaults of, which may be wrong.
     pub unrecorded: Vec<Unrecorded>,
 }
@@ -86,6 +89,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
     match found.family {
         Family::Diffusers => return diffusers(path, &archive, &found, notes),
         Family::Lucidrains => return lucidrains::import(&archive, found, options, notes),
+        Family::Edm => return edm::import(&archive, found, options, notes),
         _ => {}
     }
     let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
@@ -131,7 +135,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
     let scheduler = assumptions::scheduler(found.family, &config, size, betas, &mut notes);
     let (ema, prefix) = (found.ema, found.prefix);
     let family = found.family.name();
-    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, unrecorded: Vec::new() })
+    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, null_label: None, unrecorded: Vec::new() })
 }
 
 /// Reads the betas of the process, which some programs store with the network: its tensor's name and values.
@@ -172,7 +176,7 @@ fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<St
     };
     let tensors = names::modernize(path, found.read(archive)?)?;
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix.clone());
-    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, unrecorded: Vec::new() })
+    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, null_label: None, unrecorded: Vec::new() })
 }
 
 /// Returns the layout of a family, or the reason why its network cannot be a `UNet2DModel`.
@@ -186,6 +190,6 @@ fn layout(family: Family) -> Result<Layout, String> {
              which are split into three unequal parts; the third, the values, is not used, and the attention averages \
              the block's input itself. A UNet2DModel cannot compute that"
             .into()),
-        Family::Diffusers | Family::Lucidrains => Err("its tensors keep their names".into()),
+        Family::Diffusers | Family::Lucidrains | Family::Edm => Err("its tensors keep their names".into()),
     }
 }

@@ -74,6 +74,23 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
         ("torch._tensor._rebuild_from_type_v2", &[function, _, inner, _]) if is_tensor_function(machine, function) => {
             call(machine, function, inner)
         }
+        // A storage in a pickle that torch.save did not write.
+        ("torch.storage._load_from_bytes", &[bytes]) => match machine.add_nested_storage(bytes)? {
+            Some(storage) => Ok(storage),
+            None => Err(forbidden(machine, function, arguments)),
+        },
+        // An instance of a class whose source code is in the pickle (NVlabs' stylegan3, edm and edm2). The code is not run.
+        ("torch_utils.persistence._reconstruct_persistent_obj", &[meta]) => {
+            let [class, state] = ["class_name", "state"].map(|key| machine.pickle.get(meta, key));
+            match (machine.copy_text(class.unwrap_or(Item::None))?, state) {
+                (Some(class), Some(state)) => {
+                    let object = opaque(machine, &class, Item::None)?;
+                    build(machine, object, state)?;
+                    Ok(object)
+                }
+                _ => Err(forbidden(machine, function, arguments)),
+            }
+        }
         ("torch.Size" | "builtins.tuple", &[items]) => match copied(machine, items)? {
             Some(items) => machine.add_node(PickleValue::Tuple(items.into())),
             None => Err(forbidden(machine, function, arguments)),
@@ -170,7 +187,7 @@ pub(super) fn persistent(machine: &mut Machine, id: Item) -> Result<Item> {
                 return Err(wrong(machine));
             };
             let dtype = DTYPES.iter().find(|(name, ..)| *name == class).map(|&(.., dtype)| dtype);
-            let index = machine.add_storage(Storage { key, class, dtype, len, start })?;
+            let index = machine.add_storage(Storage { key, class, dtype, len, start, within: None })?;
             machine.add_node(PickleValue::Storage(index))
         }
         _ => Err(wrong(machine)),

@@ -1,6 +1,7 @@
 //! The state of the stack machine: the stack, its marks, the memo and the values built so far.
 
-use super::value::{Arena, Item, Object, Pickle, PickleValue, Storage};
+use super::saved;
+use super::value::{Arena, Item, Object, Pickle, PickleValue, Storage, Within};
 use crate::Error;
 use crate::budget::Budget;
 use std::collections::BTreeMap;
@@ -58,6 +59,8 @@ pub(super) struct Machine<'b> {
     temporary: u64,
     /// The position of the current opcode.
     pub byte: u64,
+    /// Whether the pickle is in the bytes of another one. Deeper ones are refused, since each takes a part of the call stack.
+    pub is_nested: bool,
 }
 
 impl<'b> Machine<'b> {
@@ -73,7 +76,13 @@ impl<'b> Machine<'b> {
             budget,
             temporary: 0,
             byte: 0,
+            is_nested: false,
         }
+    }
+
+    /// Creates a machine for a pickle in the bytes of another one.
+    pub fn nested(budget: &'b mut Budget) -> Self {
+        Self { is_nested: true, ..Self::new(budget) }
     }
 
     /// Makes an error that gives the position of the current opcode.
@@ -119,6 +128,19 @@ impl<'b> Machine<'b> {
             self.pickle.storages.push(storage);
         }
         Ok((self.pickle.storages.len() - 1) as u32)
+    }
+
+    /// Adds the storage whose file of `torch.save` is in the bytes `item`; `None` if it is no value of bytes.
+    pub fn add_nested_storage(&mut self, item: Item) -> Result<Option<Item>> {
+        let (Item::Node(node), Some(PickleValue::Bytes(bytes))) = (item, self.pickle.node(item)) else {
+            return Ok(None);
+        };
+        if self.is_nested {
+            return Err(self.error("a storage is in the bytes of another one"));
+        }
+        let (storage, begin) = saved::nested_storage(bytes, format!("bytes {node}"), self.budget)?;
+        let index = self.add_storage(Storage { within: Some(Within { node, begin }), ..storage })?;
+        self.add_node(PickleValue::Storage(index)).map(Some)
     }
 
     /// Joins the parts of the name of a class or function, and adds it to the arena.

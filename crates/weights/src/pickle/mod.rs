@@ -13,9 +13,11 @@ mod calls;
 mod escapes;
 mod machine;
 mod opcodes;
+pub(crate) mod saved;
 mod source;
 mod value;
 
+pub(crate) use machine::PickleError;
 pub(crate) use opcodes::read;
 pub(crate) use source::Source;
-pub use value::{Item, Object, Pickle, PickleValue, Storage, Strided};
+pub use value::{Item, Object, Pickle, PickleValue, Storage, Strided, Within};

@@ -11,7 +11,15 @@ use std::io::BufRead;
 
 /// Reads one pickle, and no byte after it. What it builds is taken from `budget`.
 pub(crate) fn read<R: BufRead>(source: &mut Source<R>, budget: &mut Budget) -> Result<Pickle> {
-    let mut machine = Machine::new(budget);
+    run(Machine::new(budget), source)
+}
+
+/// Reads a pickle in the bytes of another one, which has no others in it.
+pub(super) fn read_nested<R: BufRead>(source: &mut Source<R>, budget: &mut Budget) -> Result<Pickle> {
+    run(Machine::nested(budget), source)
+}
+
+fn run<R: BufRead>(mut machine: Machine, source: &mut Source<R>) -> Result<Pickle> {
     loop {
         machine.byte = source.position();
         let opcode = source.byte()?;

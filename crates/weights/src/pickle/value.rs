@@ -84,6 +84,17 @@ pub struct Storage {
     pub len: u64,
     /// The number of its first element in the stored array; nonzero only for views in the legacy format.
     pub start: u64,
+    /// The place of its values, if they are in the pickle.
+    pub within: Option<Within>,
+}
+
+/// A place in a value of bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Within {
+    /// The number of the value in the arena.
+    pub(crate) node: u32,
+    /// The position of the first byte.
+    pub(crate) begin: u64,
 }
 
 /// Values by number, in chunks: one vector would have to be moved to grow, and take three times its memory meanwhile.
@@ -137,6 +148,14 @@ impl Pickle {
         }
     }
 
+    /// Returns the bytes from a place to the end of their value.
+    pub(crate) fn bytes(&self, within: Within) -> Option<&[u8]> {
+        match self.nodes.get(within.node)? {
+            PickleValue::Bytes(bytes) => bytes.get(usize::try_from(within.begin).ok()?..),
+            _ => None,
+        }
+    }
+
     /// Returns `item` if it is a string.
     pub fn text(&self, item: Item) -> Option<&str> {
         match self.node(item)? {
@@ -162,6 +181,28 @@ impl Pickle {
             _ => return None,
         };
         entries.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|(_, value)| *value)
+    }
+
+    /// Returns a plain value as JSON: a number, a string, a boolean, none, or a list or tuple of them.
+    pub(crate) fn plain(&self, item: Item) -> Option<serde_json::Value> {
+        const LONGEST: usize = 1000;
+        Some(match item {
+            Item::None => serde_json::Value::Null,
+            Item::Bool(value) => value.into(),
+            Item::Int(value) => value.into(),
+            Item::Float(value) => serde_json::Number::from_f64(value)?.into(),
+            Item::Node(_) => match (self.text(item), self.sequence(item)) {
+                (Some(text), _) if text.len() <= LONGEST => text.into(),
+                (_, Some(items)) if items.len() <= LONGEST => {
+                    // A list in a list, which can be circular, is no plain value.
+                    let is_plain = |item: &&Item| self.sequence(**item).is_none();
+                    let values = items.iter().filter(is_plain).filter_map(|&item| self.plain(item));
+                    let values: Vec<serde_json::Value> = values.collect();
+                    (values.len() == items.len()).then_some(values)?.into()
+                }
+                _ => return None,
+            },
+        })
     }
 
     /// Formats `item` as Python would, abbreviated.

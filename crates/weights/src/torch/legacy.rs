@@ -3,17 +3,13 @@
 //! storage.
 
 use crate::budget::Budget;
-use crate::pickle::{self, Item, Pickle, PickleValue, Source};
+use crate::pickle::{self, Pickle, PickleError, Source, saved};
 use crate::shown::shown;
 use crate::{Error, Result, dtype};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
-
-/// The magic number 0x1950a86a20f9469cfc6c, little-endian.
-const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-const VERSION: i64 = 1001;
 
 /// The location of a storage in the file.
 #[derive(Debug)]
@@ -34,29 +30,30 @@ impl Location {
     }
 }
 
-/// Reads the pickles. Returns the storages by key, the object's pickle, and whether values are big-endian.
+/// Reads the pickles. Returns the storages by key, the object's pickle, and whether values are big-endian. A pickle that
+/// `torch.save` did not write has its storages in itself: there are no locations then.
 pub(super) fn open(
     path: &Path,
     file: &mut File,
     length: u64,
     budget: &mut Budget,
-) -> Result<(BTreeMap<String, Location>, Pickle, bool)> {
+) -> Result<(Option<BTreeMap<String, Location>>, Pickle, bool)> {
     let fail = |reason: String| Error::file(path, reason);
     file.seek(SeekFrom::Start(0)).map_err(Error::read(path))?;
     let mut source = Source::new(BufReader::new(file), length);
-    let mut next = || pickle::read(&mut source, budget).map_err(|error| error.at(path));
+    let at = |error: PickleError| error.at(path);
+    let mut next = || pickle::read(&mut source, budget);
 
-    let magic = next()?;
-    if !matches!(magic.node(magic.root), Some(PickleValue::Long(bytes)) if **bytes == MAGIC) {
-        let what = magic.describe(magic.root);
-        return Err(fail(format!("a pickle of {what}, not a file of torch.save; save weights with torch.save")));
+    let first = next().map_err(at)?;
+    if !saved::is_magic(&first) {
+        if first.storages.is_empty() {
+            let what = first.describe(first.root);
+            return Err(fail(format!("a pickle of {what}, without weights, and not a file of torch.save")));
+        }
+        return Ok((None, first, false));
     }
-    match next()?.root {
-        Item::Int(VERSION) => {}
-        _ => return Err(fail(format!("torch's legacy format in an unknown version; expected {VERSION}"))),
-    }
-    let machine = next()?;
-    let big_endian = machine.get(machine.root, "little_endian") == Some(Item::Bool(false));
+    let big_endian = saved::read_start(&mut next).map_err(at)?;
+    let mut next = || next().map_err(at);
     let object = next()?;
     let keys = next()?;
     let Some(list) = keys.sequence(keys.root) else {
@@ -81,5 +78,5 @@ pub(super) fn open(
         places.insert(key.to_owned(), Location { begin: source.position(), bytes });
         source.skip(bytes).map_err(fail_storage)?;
     }
-    Ok((places, object, big_endian))
+    Ok((Some(places), object, big_endian))
 }

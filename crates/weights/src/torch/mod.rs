@@ -1,4 +1,5 @@
-//! Reading files of `torch.save`: a zip archive or, before torch 1.6, a sequence of pickles.
+//! Reading files of `torch.save`: a zip archive or, before torch 1.6, a sequence of pickles. A pickle with tensors that
+//! `pickle.dump` wrote is read too.
 //!
 //! Both hold a pickle ([`crate::pickle`]) in which each tensor is a view of a storage, and the bytes of the storages.
 //! Views can overlap, be transposed or repeat values (stride 0), so the memory that tensors take is not bounded by the
@@ -12,7 +13,7 @@ mod names;
 mod zip;
 
 use crate::budget::{self, Budget, BufferCharge};
-use crate::pickle::{Pickle, Strided};
+use crate::pickle::{Item, Object, Pickle, PickleValue, Storage, Strided, Within};
 use crate::shown::{shown, shown_sizes};
 use crate::tensor::elements;
 use crate::{Error, Result, Tensor, Tensors, dtype, file};
@@ -22,6 +23,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// The most parts of a path of modules.
+const MAX_PARTS: usize = 64;
 
 /// Bytes that are converted at a time.
 const CHUNK: usize = 1 << 16;
@@ -51,6 +55,8 @@ pub struct TorchFile {
 enum Storages {
     Zip(zip::TorchZip),
     Legacy(File, BTreeMap<String, legacy::Location>),
+    /// The values are in the pickle, in these places.
+    Pickle(BTreeMap<String, Within>),
 }
 
 /// The limits of one call of [`TorchFile::read`].
@@ -63,7 +69,7 @@ struct Reads {
 }
 
 impl TorchFile {
-    /// Reads the pickle of a `.pt`, `.pth`, `.bin` or `.ckpt` file.
+    /// Reads the pickle of a `.pt`, `.pth`, `.bin`, `.ckpt` or `.pkl` file.
     ///
     /// # Errors
     /// If the file cannot be read or its format is not supported (tar archives of torch before 0.1.10 and TorchScript
@@ -84,7 +90,12 @@ impl TorchFile {
             return Err(Error::file(path, reason));
         } else if matches!(start.first(), Some(0x80 | b'(' | b'L')) {
             let (places, pickle, big_endian) = legacy::open(path, &mut file, length, &mut budget)?;
-            (pickle, Storages::Legacy(file, places), big_endian)
+            let within = |storage: &Storage| Some((storage.key.clone(), storage.within?));
+            let storages = match places {
+                Some(places) => Storages::Legacy(file, places),
+                None => Storages::Pickle(pickle.storages.iter().filter_map(within).collect()),
+            };
+            (pickle, storages, big_endian)
         } else {
             return Err(Error::file(path, "not a file of torch.save: neither a zip archive nor a pickle"));
         };
@@ -102,6 +113,24 @@ impl TorchFile {
     /// Returns the decoded pickle, which holds everything but the tensors' values.
     pub fn pickle(&self) -> &Pickle {
         &self.pickle
+    }
+
+    /// Returns the object at a dotted path of modules, such as `ema.model`, if there is one.
+    pub(crate) fn object(&self, path: &str) -> Option<&Object> {
+        let pickle = &self.pickle;
+        let inner = |item: Item, name: &str| match pickle.node(item)? {
+            PickleValue::Object(object) => {
+                let modules = pickle.get(object.state, "_modules").and_then(|modules| pickle.get(modules, name));
+                modules.or_else(|| pickle.get(object.state, name))
+            }
+            _ => pickle.get(item, name),
+        };
+        let parts = path.split('.').filter(|part| !part.is_empty()).take(MAX_PARTS);
+        let item = parts.fold(Some(pickle.root), |item, name| inner(item?, name))?;
+        match pickle.node(item)? {
+            PickleValue::Object(object) => Some(object),
+            _ => None,
+        }
     }
 
     /// Reads the named tensors, as f32 (see [`read_safetensors`](crate::read_safetensors)).
@@ -212,6 +241,13 @@ impl TorchFile {
             Storages::Zip(archive) => archive.with_bytes(key, read),
             Storages::Legacy(file, places) => match places.get(key) {
                 Some(place) => place.with_bytes(file, read),
+                None => Err("is not in the file".into()),
+            },
+            Storages::Pickle(places) => match places.get(key).and_then(|within| self.pickle.bytes(*within)) {
+                Some(mut bytes) => {
+                    let length = bytes.len() as u64;
+                    read(&mut bytes, length)
+                }
                 None => Err("is not in the file".into()),
             },
         }

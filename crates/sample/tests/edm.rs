@@ -1,0 +1,142 @@
+//! Files of NVlabs/edm: what is read from them, and whole trajectories of its sampler in float64, with and without noise.
+//! `tools/goldens_edm.py` makes the files.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use ddpm_sample::{Sampler, SamplerOptions};
+use diffusion::{Churn, Estimate, LinearMap, Node, NoiseLevel, SchedulerConfig, SolverTable};
+use model::{Condition, Images, LabelKind, Pipeline, PipelineImport};
+use unet::Labels;
+use weights::{Tensor as Stored, Tensors, read_safetensors};
+
+const FILES: [&str; 2] = ["cond.pkl", "adm.pt"];
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/edm").join(name)
+}
+
+fn import(name: &str) -> (Pipeline, Vec<String>) {
+    let (pipeline, report) = Pipeline::import(&file(name), &PipelineImport::default(), &Device::flex()).unwrap();
+    assert_eq!(report.family, "NVlabs/edm");
+    assert_eq!(
+        (report.ema, &*report.prefix),
+        if name == "cond.pkl" { (true, "ema.model.") } else { (false, "net.model.") }
+    );
+    (pipeline, report.notes)
+}
+
+/// Converts images of one channel, N,C,H,W, which have the same order as N,H,W,C.
+fn images(tensor: &Stored) -> Images {
+    let [n, channels, height, width]: [usize; 4] = tensor.shape.clone().try_into().unwrap();
+    assert_eq!(channels, 1);
+    Images::new([n, height, width, channels], tensor.data.clone())
+}
+
+fn golden(name: &str) -> Tensors {
+    let stem = Path::new(name).file_stem().unwrap().to_str().unwrap();
+    read_safetensors(file(&format!("{stem}.safetensors"))).unwrap().0
+}
+
+#[test]
+fn files_tell_network_and_process() {
+    for name in FILES {
+        let (pipeline, notes) = import(name);
+        assert_eq!(pipeline.scheduler, SchedulerConfig::edm(1000));
+        let config: serde_json::Value = serde_json::from_str(&pipeline.network.config()).unwrap();
+        let signature = pipeline.network.signature();
+        assert_eq!((config["img_resolution"].as_u64(), signature.size), (Some(8), Some([8, 8])));
+        assert_eq!((config["channel_mult"].to_string(), config["num_blocks"].as_u64()), ("[1,2]".into(), Some(1)));
+        if name == "cond.pkl" {
+            assert_eq!((config["_class_name"].as_str(), config["augment_dim"].as_u64()), (Some("SongUNet"), Some(9)));
+            assert_eq!((signature.labels, pipeline.preprocessing.null_label), (LabelKind::Classes(4), Some(3)));
+            assert_eq!(pipeline.classes(), Some(vec![0, 1, 2]));
+            assert!(notes.iter().any(|note| note.contains("augmented")), "{notes:?}");
+        } else {
+            assert_eq!(config["_class_name"].as_str(), Some("DhariwalUNet"));
+            assert_eq!((signature.labels, pipeline.preprocessing.null_label), (LabelKind::None, None));
+            assert!(notes.iter().any(|note| note.contains("EMA")), "{notes:?}");
+        }
+    }
+}
+
+/// Returns the images before each evaluation of the network but the first, in units of x/α, and the result.
+fn trajectory(
+    pipeline: &Pipeline,
+    table: &SolverTable,
+    golden: &Tensors,
+    labels: Option<&[u32]>,
+) -> (Vec<Vec<f64>>, Vec<f64>) {
+    let wide = |data: &[f32]| data.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+    let noise = images(&golden["noise"]);
+    let size = noise.pixels.len();
+    // The original begins with noise of the deviation σ in units of x/α, where a sample of x_T has √(1 + σ²).
+    let first = table.rows[0].node.level;
+    let start: Vec<f64> = wide(&noise.pixels).iter().map(|z| z * first.sigma).collect();
+    let seen = std::cell::RefCell::new(Vec::new());
+    let denoiser = |x: &[f64], node: Node| {
+        let NoiseLevel { alpha, .. } = node.level;
+        seen.borrow_mut().push(x.iter().map(|x| x / alpha).collect::<Vec<f64>>());
+        let (to_sample, to_epsilon) = pipeline.scheduler.prediction_type.maps(node, NoiseLevel::DATA)?;
+        let row = pipeline.scheduler.prediction_type.preconditioning(node, NoiseLevel::DATA);
+        let scaled: Vec<f32> = x.iter().map(|x| (x * row.c_in) as f32).collect();
+        let input = Tensor::<4>::from_data(TensorData::new(scaled, noise.shape()), &Device::flex());
+        let condition = Condition { labels: labels.map(Labels::Classes), ..Condition::default() };
+        let output = pipeline.network.forward(input, &vec![row.c_noise as f32; noise.n], condition, None);
+        let output: Vec<f64> = output.into_data().iter::<f64>().collect();
+        let apply = |map: LinearMap| x.iter().zip(&output).map(|(&x, &y)| map.apply(x, y)).collect::<Vec<f64>>();
+        Ok(Estimate { sample: apply(to_sample), epsilon: apply(to_epsilon), v: Vec::new() })
+    };
+    // Noise number k of the table belongs to the step after the row.
+    let noisy: Vec<usize> = (0..table.rows.len()).filter(|&row| table.rows[row].is_noisy()).collect();
+    let steps = table.rows.len().div_ceil(2);
+    let draw = |row: usize| {
+        assert!(noisy.contains(&row));
+        let step = row.div_ceil(2);
+        assert!(step < steps);
+        wide(&golden["churn_noise"].data[step * size..][..size])
+    };
+    let result = table.run(&start, denoiser, draw).unwrap();
+    (seen.into_inner(), result)
+}
+
+fn check(name: &str, kind: &str, table: &SolverTable) {
+    let (pipeline, _) = import(name);
+    let golden = golden(name);
+    let labels = (name == "cond.pkl").then_some(&[0, 2][..]);
+    let (seen, result) = trajectory(&pipeline, table, &golden, labels);
+    let inputs = &golden[&format!("{kind}_inputs")];
+    assert_eq!(seen.len(), inputs.shape[0], "{name} {kind}");
+    let size = inputs.data.len() / seen.len();
+    let states = seen.iter().zip(inputs.data.chunks(size)).chain([(&result, &golden[kind].data[..])]);
+    let mut worst = 0f64;
+    for (got, expected) in states {
+        // Relative to the largest value, which is 80 times that of images at the start.
+        let scale = expected.iter().fold(1f64, |scale, x| scale.max(f64::from(x.abs())));
+        let error = got.iter().zip(expected).fold(0f64, |worst, (g, e)| worst.max((g - f64::from(*e)).abs()));
+        worst = worst.max(error / scale);
+    }
+    println!("{name}: {kind} {worst:.1e}");
+    assert!(worst <= 1e-5, "{name} {kind}: {worst:e}");
+}
+
+#[test]
+fn the_default_sampler_is_the_originals() {
+    for name in FILES {
+        let (pipeline, _) = import(name);
+        let sampler = Sampler::of(&pipeline.scheduler);
+        let table = sampler.table(&pipeline.scheduler, SamplerOptions::default()).unwrap();
+        assert_eq!((sampler.name(), table.rows.len()), ("heun", 35));
+        check(name, "heun", &table);
+    }
+}
+
+#[test]
+fn sampling_with_noise_is_the_originals() {
+    for name in FILES {
+        let churn = Churn { s_churn: 3.0, s_tmin: 0.05, s_tmax: 20.0, s_noise: 1.01 };
+        let options = SamplerOptions { steps: Some(6), ..SamplerOptions::default() };
+        let table = Sampler::EdmSde(churn).table(&SchedulerConfig::edm(1000), options).unwrap();
+        check(name, "churn", &table);
+    }
+}
