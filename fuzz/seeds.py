@@ -65,6 +65,9 @@ for file in FILES.glob("legacy*.pt"):
             pickle.load(stream)
         put("pickle", file.name, stream.read())
 put("pickle", "plain", (FILES / "plain.pkl").read_bytes())
+put("torch", "tensors", (FILES / "tensors.pkl").read_bytes())
+for file in (CRATES / "sample/tests/goldens/edm").glob("*.p*"):
+    put("torch", file.name, file.read_bytes())
 for file in FILES.glob("protocol*.pt"):
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:

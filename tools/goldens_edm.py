@@ -27,7 +27,7 @@ CONFIGS = {
              attn_resolutions=[8, 2], embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
              resample_filter=[1, 3, 3, 1]),
         2,
-        [-0.7, 0.9],
+        [-0.2, 0.3],
         None,
     ),
     # Skips of the images and of the output, a filter that is not symmetric, an output of other channels.

@@ -111,6 +111,8 @@ def files():
     # Without the debug records, which contain source paths.
     out["script.pt"] = rewritten(script.getvalue(), leave_out=".debug_pkl")
     out["plain.pkl"] = pickle.dumps({"weights": [1.0, 2.0]})
+    # Not by torch.save: each storage is a file of torch.save within the pickle.
+    out["tensors.pkl"] = pickle.dumps(floats | {"module": module})
     for name, data in out.items():
         (FOLDER / name).write_bytes(data)
         print(f"files {name:20} {len(data):6} bytes")

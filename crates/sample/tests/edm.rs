@@ -140,3 +140,68 @@ fn sampling_with_noise_is_the_originals() {
         check(name, "churn", &table);
     }
 }
+
+/// Replaces bytes of a file wherever they are, and returns the error of its import.
+fn error_after(from: &[u8], to: &[u8]) -> String {
+    let bytes = std::fs::read(file("cond.pkl")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pkl");
+    let (mut changed, mut at, mut count) = (Vec::new(), 0, 0);
+    while at < bytes.len() {
+        if bytes[at..].starts_with(from) {
+            changed.extend(to);
+            at += from.len();
+            count += 1;
+        } else {
+            changed.push(bytes[at]);
+            at += 1;
+        }
+    }
+    assert!(count > 0, "{from:?} is not in the file");
+    // The lengths of frames no longer fit; a reader may ignore them.
+    std::fs::write(&path, changed).unwrap();
+    let error = Pipeline::import(&path, &PipelineImport::default(), &Device::flex()).unwrap_err().to_string();
+    assert!(error.contains("x.pkl"), "{error}");
+    error
+}
+
+/// Another network than EDM's, or the same with other numbers, is refused by name and not taken for EDM's.
+#[test]
+fn other_preconditioners_and_settings_are_refused() {
+    for (from, to, expected) in [
+        (&b"EDMPrecond"[..], &b"VP_Precond"[..], "its preconditioner is `VP_Precond`, which is not supported"),
+        (b"sigma_data\x94G\x3f\xe0", b"sigma_data\x94G\x3f\xd0", "its `sigma_data` is 0.25"),
+        (b"SongUNet", b"KongUNet", "`_class_name` is \"KongUNet\""),
+        (b"num_blocks", b"num_glocks", "`num_glocks` (with value 1) is not a supported key of SongUNet"),
+        (b"model_channels\x94K\x08", b"model_channels\x94K\x0c", "the configuration expects"),
+        (b"_reconstruct_persistent_obj", b"_reconstruct_persistent_obi", "calls `torch_utils.persistence."),
+    ] {
+        let error = error_after(from, to);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// The file with a byte changed or its end missing is read or refused, and nothing panics.
+#[test]
+fn damaged_files_do_not_panic() {
+    let whole = std::fs::read(file("cond.pkl")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pkl");
+    let mut refused = 0;
+    for i in 0..150 {
+        let mut bytes = whole.clone();
+        let at = (i * 7919 + 31) % bytes.len();
+        match i % 3 {
+            0 => bytes[at] ^= 1 << (i % 8),
+            // Where the structure of the pickle is.
+            1 => bytes[whole.len() - 1 - (i * 131) % 4000] = (i * 37) as u8,
+            _ => bytes.truncate(at),
+        }
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(error) = Pipeline::import(&path, &PipelineImport::default(), &Device::flex()) {
+            refused += 1;
+            assert!(error.to_string().contains("x.pkl"), "{error}");
+        }
+    }
+    assert!(refused >= 50, "{refused}");
+}

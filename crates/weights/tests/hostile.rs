@@ -89,6 +89,49 @@ fn malicious_torch_files_are_rejected() {
         }
     }
 
+    // Storages in the pickle itself.
+    let nested = |file: &[u8]| {
+        let length = (file.len() as u32).to_le_bytes();
+        [&b"\x80\x03ctorch.storage\n_load_from_bytes\nB"[..], &length, file, b"\x85R"].concat()
+    };
+    let of_tensor = |storage: &[u8]| {
+        [&b"\x80\x03ctorch._utils\n_rebuild_tensor_v2\n("[..], storage, b"K\0K\x04\x85K\x01\x85\x89}tR."].concat()
+    };
+    let stored = |elements: u64, values: &[u8]| {
+        let id = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ.";
+        [&legacy(id)[..], &elements.to_le_bytes(), values].concat()
+    };
+    let within = |file: &[u8]| of_tensor(&nested(file)[2..]);
+    fs::write(&place.path, within(&stored(4, &[0; 16]))).unwrap();
+    assert_eq!(read("a storage in a pickle", &place.path, 400), None);
+    let twice = nested(&stored(4, &[0; 16]));
+    for (what, bytes, reason) in [
+        (
+            "a nested storage of 4 EB",
+            within(&stored(1 << 60, &[0; 16])),
+            "a storage of 4 elements has 1152921504606846976",
+        ),
+        ("a nested storage that ends early", within(&stored(4, &[0; 15])), "a storage of 4 elements has 4 in 15 bytes"),
+        ("a nested storage without bytes", within(b""), "truncated"),
+        ("a nested pickle that is no storage", within(&legacy(b"N.")), "hold something else"),
+        ("a nested file of nothing", within(b"N."), "are not a file of torch.save"),
+        ("a storage in a nested one", within(&legacy(&[&twice[..], b"."].concat())), "in the bytes of another one"),
+        ("a call in a nested pickle", within(&legacy(b"cos\nsystem\nX\x01\0\0\0a\x85R.")), "calls `os.system('a')`"),
+        (
+            "text for bytes",
+            b"\x80\x03ctorch.storage\n_load_from_bytes\nX\x01\0\0\0a\x85R.".to_vec(),
+            "calls `torch.storage",
+        ),
+        (
+            "source code without a class",
+            b"\x80\x03ctorch_utils.persistence\n_reconstruct_persistent_obj\n}X\x0a\0\0\0module_srcX\x01\0\0\0as\x85R."
+                .to_vec(),
+            "calls `torch_utils.persistence._reconstruct_persistent_obj(",
+        ),
+    ] {
+        assert_rejected(&place, what, &bytes, reason);
+    }
+
     // Storages of another length than the pickle says, and tensors that exceed their storage.
     let bytes = [0; 64];
     let zip = |pickle: Vec<u8>| {

@@ -114,6 +114,9 @@ fn every_protocol_and_container_is_read() {
     // A pickled module: its classes are only names, but its parameters are found.
     let whole: Tensors = all(file("module.pt")).unwrap().into_iter().map(|(k, v)| (format!("module.{k}"), v)).collect();
     assert_eq!(whole, module);
+    // A pickle that torch.save did not write, with both.
+    let both: Tensors = floats.into_iter().chain(module).collect();
+    assert_eq!(all(file("tensors.pkl")).unwrap(), both);
 }
 
 /// Also those of a storage that several tensors share, or whose tensor is transposed.
@@ -234,7 +237,7 @@ fn malformed_pickles_are_errors() {
     }
     for (name, reason) in [
         ("script.pt", "a TorchScript program"),
-        ("plain.pkl", "not a file of torch.save"),
+        ("plain.pkl", "without weights"),
         ("expected.safetensors", "neither a zip archive nor a pickle"),
     ] {
         let error = all(file(name)).unwrap_err().to_string();
