@@ -16,10 +16,11 @@ use crate::{Global, model_source, values};
 
 /// Convert a checkpoint of another code base to a diffusers folder.
 ///
-/// FILE is a torch file (.pt, .pth, .bin, .ckpt; zip or legacy), .safetensors, an index of shards, or a TensorFlow checkpoint
-/// (its .index). No code in it is run: a pickle that calls anything but the constructors of tensors and plain values is
-/// refused by name. The code base is recognized by the names of the tensors: Ho et al.'s release and its ports to torch,
-/// improved- and guided-diffusion, w86763777/pytorch-ddpm, lucidrains/denoising-diffusion-pytorch 2, diffusers of any age.
+/// FILE is a torch file (.pt, .pth, .bin, .ckpt; zip or legacy), a pickle (.pkl), .safetensors, an index of shards, or a
+/// TensorFlow checkpoint (its .index). No code in it is run: a pickle that calls anything but the constructors of tensors and
+/// plain values is refused by name. The code base is recognized by the names of the tensors: Ho et al.'s release and its ports
+/// to torch, improved- and guided-diffusion, w86763777/pytorch-ddpm, lucidrains/denoising-diffusion-pytorch 2, NVlabs/edm,
+/// diffusers of any age.
 /// Averaged (EMA) weights are used if the file has them, also under the names of CompVis' `LitEma`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm import model.ckpt-790000.index -o ho-cifar10\n  \
@@ -27,6 +28,7 @@ use crate::{Global, model_source, values};
     ddpm import ckpt.pt -o mine --raw                       the weights of the last step, not their averages\n  \
     ddpm import ema_0.9999_500000.pt -o improved --beta-schedule cosine --train-timesteps 4000\n  \
     ddpm import results/model-100.pt -o mine --size 128     of lucidrains' Trainer\n  \
+    ddpm import edm-cifar10-32x32-cond-vp.pkl -o edm        of NVlabs/edm\n  \
     ddpm sample ho-cifar10 -n 64 -o grid.png")]
 pub struct ImportArgs {
     /// The checkpoint

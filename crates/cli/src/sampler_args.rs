@@ -40,9 +40,10 @@ pub struct SamplerArgs {
     /// Variance of ddpm. Defaults to the model's
     #[arg(long, value_parser = values::variance(), value_name = "KIND")]
     variance: Option<Variance>,
-    /// Noise of edm-sde, of all steps together: 0 is heun, 1000 the most
-    #[arg(long, value_parser = values::churn, value_name = "S")]
-    churn: Option<f64>,
+    /// Noise of edm-sde, of all steps together: 0 is heun, 1000 the most. Also with the range of σ/α in which noise is added
+    /// and its deviation, as in 40,0.05,50,1.003; by default 0.01, 1 and 1.007
+    #[arg(long, value_parser = values::churn, value_name = "S[,MIN,MAX,NOISE]")]
+    churn: Option<Churn>,
 }
 
 impl SamplerArgs {
@@ -68,7 +69,7 @@ impl SamplerArgs {
         }
         match (self.eta.map_or(sampler, |eta| sampler.with_eta(eta)), self.churn) {
             (sampler, None) => Ok(sampler),
-            (Sampler::EdmSde(churn), Some(s_churn)) => Ok(Sampler::EdmSde(Churn { s_churn, ..churn })),
+            (Sampler::EdmSde(_), Some(churn)) => Ok(Sampler::EdmSde(churn)),
             _ => Err(usage("--churn is for --sampler edm-sde")),
         }
     }

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ddpm::data::Fit;
-use ddpm::diffusion::{BetaSchedule, Clip, Prediction, TimestepGrid, TimestepSpacing, Variance};
+use ddpm::diffusion::{BetaSchedule, Churn, Clip, Prediction, TimestepGrid, TimestepSpacing, Variance};
 use ddpm::sample::Sampler;
 
 /// A value by its name.
@@ -121,12 +121,23 @@ pub fn timestep(text: &str) -> Result<usize, String> {
     text.trim().parse().map_err(|_| "expected whole timesteps, such as 999,500,0".into())
 }
 
-/// Parses the noise of edm-sde. A step of each scheduler adds at most √2 − 1 times its noise, which 1000 is enough for.
-pub fn churn(text: &str) -> Result<f64, String> {
-    finite(text)
-        .ok()
-        .filter(|churn| (0.0..=1000.0).contains(churn))
-        .ok_or_else(|| "expected a number, 0 to 1000".into())
+/// Parses the noise of edm-sde: `S`, or `S,MIN,MAX,NOISE`. A step of each scheduler adds at most √2 − 1 times its noise, which
+/// 1000 is enough for.
+pub fn churn(text: &str) -> Result<Churn, String> {
+    let numbers: Result<Vec<f64>, _> = text.split(',').map(finite).collect();
+    let churn = match numbers.as_deref() {
+        Ok(&[s_churn]) => Churn { s_churn, ..Churn::default() },
+        Ok(&[s_churn, s_tmin, s_tmax, s_noise]) => Churn { s_churn, s_tmin, s_tmax, s_noise },
+        _ => return Err("expected a number, 0 to 1000, or four as S,MIN,MAX,NOISE".into()),
+    };
+    let Churn { s_churn, s_tmin, s_tmax, s_noise } = churn;
+    if !(0.0..=1000.0).contains(&s_churn) {
+        return Err("expected a number, 0 to 1000".into());
+    }
+    if !(0.0 <= s_tmin && s_tmin <= s_tmax && (0.0..=10.0).contains(&s_noise)) {
+        return Err("expected 0 ≤ MIN ≤ MAX, and NOISE from 0 to 10".into());
+    }
+    Ok(churn)
 }
 
 /// Parses `32`, or `32x48` for height and width.

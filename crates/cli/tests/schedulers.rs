@@ -193,6 +193,9 @@ fn flags_that_do_not_fit() {
     fails(sample(&["--grid", "karras"]), 1, &["EulerDiscreteScheduler has timesteps of its own"]);
     fails(sample(&["--spacing", "quadratic"]), 1, &["EulerDiscreteScheduler", "spacing"]);
     mistaken(sample(&["--sampler", "edm-sde", "--churn", "1e300"]), &["'1e300'", "--churn", "0 to 1000"]);
+    for churn in ["3,1", "3,2,1,1", "3,0,1,inf", "3,0,1,-1", "3,0,1,1,1"] {
+        mistaken(sample(&["--sampler", "edm-sde", "--churn", churn]), &[&format!("'{churn}'"), "--churn", "expected"]);
+    }
     mistaken(sample(&["--timesteps", "999,abc"]), &["'abc'", "--timesteps", "999,500,0"]);
     for steps in ["1", "2", "3"] {
         fails(sample(&["--sampler", "pndm", "--steps", steps]), 1, &["too few for pndm", "at least 4"]);

@@ -112,6 +112,11 @@ impl Pipeline {
         let scheduler =
             SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
         options.check_recorded(&imported.unrecorded).map_err(fail)?;
+        if scheduler.prediction_type == Prediction::Edm && options.changes_process() {
+            return Err(fail(
+                "its process is EDM's, as the file says; leave out --beta-schedule, --prediction and --variance".into(),
+            ));
+        }
         let scheduler = options.scheduler(scheduler, imported.family);
         scheduler.noise_schedule().map_err(|error| fail(error.to_string()))?;
         let tensors = std::mem::take(&mut imported.tensors);
@@ -305,6 +310,11 @@ impl PipelineImport {
             return Ok(());
         }
         Err(format!("the file has a network without its process; say {}", missing.join(" and ")))
+    }
+
+    /// Returns whether an option replaces the process by another one, not only its number of timesteps.
+    fn changes_process(&self) -> bool {
+        self.beta_schedule.is_some() || self.prediction.is_some() || self.variance.is_some()
     }
 
     /// Applies the options to the scheduler of the code base.

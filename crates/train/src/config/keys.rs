@@ -175,8 +175,8 @@ pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str>
 
 /// Returns the edit distance of two words, if it is small enough; a part of a word counts as 1.
 fn distance(given: &str, known: &str) -> Option<usize> {
-    let given = given.to_lowercase();
-    let edits = strsim::damerau_levenshtein(&given, known);
+    let (given, known) = (given.to_lowercase(), known.to_lowercase());
+    let edits = strsim::damerau_levenshtein(&given, &known);
     if edits > 1 && given.len() > 2 && known.contains(&given) {
         return Some(1);
     }

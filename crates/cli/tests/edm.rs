@@ -1,0 +1,169 @@
+//! EDM's process and networks, as a user trains, samples, evaluates, imports and exports them.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::*;
+use predicates::str::contains;
+
+/// EDM's process around a small SongUNet with every part.
+const NETWORK: [&str; 15] = [
+    "diffusion.prediction=edm",
+    "diffusion.schedule=karras",
+    "diffusion.variance=fixed_small",
+    "diffusion.timestep_sampler=log_normal",
+    "sample.clip_sample=false",
+    "sample.sampler=heun",
+    "sample.steps=3",
+    "model.class=SongUNet",
+    "model.model_channels=8",
+    "model.channel_mult=[1, 2]",
+    "model.num_blocks=1",
+    "model.attn_resolutions=[4]",
+    "model.dropout=0.1",
+    "model.encoder_type=residual",
+    "model.embedding_type=fourier",
+];
+
+fn sets<'a>(assignments: &[&'a str]) -> Vec<&'a str> {
+    assignments.iter().flat_map(|set| ["--set", set]).collect()
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sample/tests/goldens/edm").join(name)
+}
+
+#[test]
+fn a_resumed_run_has_the_same_weights_for_any_number_of_threads() {
+    let place = Place::new();
+    let network = sets(&NETWORK);
+    place.trained("whole", 8, &network);
+    place.trained("parts", 4, &[&network[..], &["--threads", "1"]].concat());
+    place.resume("parts", 8, &["-q"]).assert().success();
+    assert!(place.weights("whole", 8) == place.weights("parts", 8));
+    let config = fs::read_to_string(place.path("whole/config.toml")).unwrap();
+    assert!(config.contains("class = \"SongUNet\"") && !config.contains("block_out_channels"), "{config}");
+    // The averages are those of the network, by the original's names. The random frequencies are not trained.
+    let checkpoint = |run: &str, step: usize| place.path(format!("{run}/checkpoints/{step:09}"));
+    let unet = checkpoint("whole", 8).join("unet/diffusion_pytorch_model.safetensors");
+    assert_eq!(tensor(&unet, "enc.4x4_aux_residual.weight").shape, [8, 1, 3, 3]);
+    place.trained("one", 1, &network);
+    let first = checkpoint("one", 1).join("unet/diffusion_pytorch_model.safetensors");
+    assert_eq!(tensor(&unet, "map_noise.freqs").data, tensor(&first, "map_noise.freqs").data);
+    // diffusers has the process, but not a pipeline that scales the input of the network.
+    let scheduler = fs::read_to_string(checkpoint("whole", 8).join("scheduler/scheduler_config.json")).unwrap();
+    assert!(scheduler.contains("EDMEulerScheduler"), "{scheduler}");
+    let index = fs::read_to_string(checkpoint("whole", 8).join("model_index.json")).unwrap();
+    assert!(!index.contains("\"diffusers\""), "{index}");
+    place.ddpm(&["sample", "whole", "-n", "2", "-o", "a.png"]).assert().success().stderr(contains("heun"));
+    for sampler in ["ddpm", "ddim", "dpmpp-2m", "edm-sde", "unipc-3"] {
+        let command = ["sample", "whole", "-n", "1", "--sampler", sampler, "--steps", "4", "-o", "b.png"];
+        place.ddpm(&command).assert().success();
+        fs::remove_file(place.path("b.png")).unwrap();
+    }
+    place.ddpm(&["evaluate", "whole", "-n", "2"]).assert().success().stdout(contains("bits/dim"));
+    fails(place.resume("whole", 12, &["--set", "model.num_blocks=2"]), 1, &["`model.num_blocks`"]);
+    fails(place.resume("whole", 12, &["--set", "diffusion.prediction=epsilon"]), 1, &["`diffusion.prediction`"]);
+}
+
+/// Also the network of the default class, whose folder diffusers' classes read one by one.
+#[test]
+fn an_exported_model_draws_the_same_images() {
+    let place = Place::new();
+    let process: Vec<&str> = NETWORK[..7].to_vec();
+    place.trained("run", 2, &sets(&process));
+    place.ddpm(&["export", "run", "-o", "model"]).assert().success();
+    let sample = |model: &str, out: &str| {
+        let command = ["sample", model, "-n", "2", "--steps", "3", "--sampler", "heun", "--grid", "karras", "-o", out];
+        place.ddpm(&command).assert().success();
+        ddpm::weights::read_safetensors(place.path(out)).unwrap().0
+    };
+    assert!(sample("run", "a.safetensors") == sample("model", "b.safetensors"));
+    // Without a run and a sampler, EDM's own.
+    place
+        .ddpm(&["sample", "model", "-n", "1", "-o", "c.png"])
+        .assert()
+        .success()
+        .stderr(contains("sampler: heun, EDM's own, 35 evaluations"));
+    place.ddpm(&["inspect", "model"]).assert().success().stdout(contains("edm"));
+}
+
+/// A pickle of NVlabs/edm in every command that takes a model.
+#[test]
+fn a_published_model_is_used() {
+    let place = Place::new();
+    let file = golden("cond.pkl");
+    let file = file.to_str().unwrap();
+    place.ddpm(&["import", file, "-o", "edm"]).assert().success().stdout(contains("NVlabs/edm"));
+    let commands: [&[&str]; 6] = [
+        &["sample", "edm", "-n", "3", "-o", "a.png"],
+        &["sample", "edm", "-n", "2", "--labels", "0,1", "--guidance", "2", "-o", "b.png"],
+        &["sample", "edm", "--by-class", "-n", "2", "-o", "classes/"],
+        &["inspect", "edm"],
+        &["export", "edm", "-o", "copy"],
+        &[
+            "sample",
+            "copy",
+            "-n",
+            "1",
+            "--sampler",
+            "edm-sde",
+            "--steps",
+            "4",
+            "--churn",
+            "3,0.05,20,1.01",
+            "-o",
+            "c.png",
+        ],
+    ];
+    for command in commands {
+        place.ddpm(command).assert().success();
+    }
+    assert!(!place.path("classes/3").exists() && place.path("classes/2").exists());
+    // The class that stands for none is no class of images.
+    fails(place.ddpm(&["sample", "edm", "--labels", "4", "-o", "d.png"]), 1, &["4"]);
+
+    for (flags, expected) in [
+        (["--prediction", "epsilon"], "its process is EDM's"),
+        (["--beta-schedule", "cosine"], "its process is EDM's"),
+        (["--size", "16"], "its size is 8"),
+    ] {
+        fails(place.ddpm(&[&["import", file, "-o", "other"][..], &flags].concat()), 1, &[expected, "cond.pkl"]);
+        assert!(!place.path("other").exists());
+    }
+
+    // Somebody's network is trained on, with its process and its layer for augmented images.
+    write_idx(&place.path("train-images-idx3-ubyte"), 40, 8);
+    place.ddpm(&["import", golden("adm.pt").to_str().unwrap(), "-o", "adm"]).assert().success();
+    let command = ["train", "--data", "train-images-idx3-ubyte", "-o", "mine", "--set", "train.init_from=adm"];
+    let more =
+        sets(&["train.steps=2", "train.batch_size=4", "train.samples=0", "diffusion.timestep_sampler=log_normal"]);
+    place.ddpm(&[&command[..], &more].concat()).assert().success().stderr(contains("starts from the weights of adm"));
+    let config = fs::read_to_string(place.path("mine/config.toml")).unwrap();
+    for line in ["class = \"DhariwalUNet\"", "model_channels = 8", "prediction = \"edm\"", "schedule = \"karras\""] {
+        assert!(config.contains(line), "{line}: {config}");
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let place = Place::new();
+    let with = |assignments: &[&str]| place.train("run", 1, &sets(assignments));
+    let process = &NETWORK[..7];
+    let edm = |more: &[&'static str]| [process, more].concat();
+    fails(with(&["diffusion.prediction=edm"]), 2, &["`diffusion.schedule`", "karras"]);
+    fails(with(&edm(&["diffusion.variance=learned_range"])), 2, &["`diffusion.", "variance"]);
+    fails(with(&edm(&["sample.clip_sample=true"])), 2, &["`sample.clip_sample`", "without clipping"]);
+    fails(with(&edm(&["diffusion.p_std=0"])), 2, &["`diffusion.p_std`"]);
+    fails(with(&edm(&["model.class=SongUNet", "model.dim=8"])), 2, &["`model.dim`", "LucidrainsUnet", "SongUNet"]);
+    fails(
+        with(&edm(&["model.class=DhariwalUNet", "model.encoder_type=skip"])),
+        2,
+        &["`model.encoder_type`", "SongUNet"],
+    );
+    fails(with(&edm(&["model.class=SongUNet", "model.model_channels=2"])), 2, &["`model_channels` is 2"]);
+    fails(with(&edm(&["model.class=SongUNet", "data.resolution=[8, 16]"])), 2, &["`data.resolution`", "square"]);
+    fails(with(&["model.class=SongUnet"]), 2, &["`model.class`", "did you mean `SongUNet`"]);
+}
