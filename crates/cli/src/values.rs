@@ -212,7 +212,9 @@ mod tests {
     fn counts_are_positive() {
         assert_eq!(positive("3"), Ok(3));
         assert!(positive("0").unwrap_err().contains("at least 1"));
-        assert!(churn("-1").is_err() && churn("1e300").is_err() && churn("30") == Ok(30.0));
+        assert!(
+            churn("-1").is_err() && churn("1e300").is_err() && churn("30").is_ok_and(|churn| churn.s_churn == 30.0)
+        );
         assert!(timestep("abc").unwrap_err().contains("999,500,0") && timestep(" 7") == Ok(7));
         assert!(positive("x").is_err() && finite("nan").is_err() && finite("-1.5") == Ok(-1.5));
     }

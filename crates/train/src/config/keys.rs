@@ -54,7 +54,7 @@ pub(super) fn check_class(table: &Table) -> Result<(), ConfigError> {
         None => Ok(()),
         Some(key) => {
             let has_key = |class: &&str| fields_of(class).is_some_and(|names| names.contains(&key.as_str()));
-            let other = CLASSES.into_iter().find(|known| has_key(&known)).unwrap_or(class);
+            let other = CLASSES.into_iter().find(|known| has_key(known)).unwrap_or(class);
             let meant =
                 KNOWN_ELSEWHERE.iter().find(|(_, names)| names.contains(&key.as_str())).map(|(meant, _)| *meant);
             let meant = meant

@@ -18,6 +18,9 @@ pub(super) struct Location {
     bytes: u64,
 }
 
+/// The locations of storages by key.
+pub(super) type Locations = BTreeMap<String, Location>;
+
 impl Location {
     /// Calls `read` with a reader of the storage's bytes and their number.
     pub fn with_bytes<T>(
@@ -37,7 +40,7 @@ pub(super) fn open(
     file: &mut File,
     length: u64,
     budget: &mut Budget,
-) -> Result<(Option<BTreeMap<String, Location>>, Pickle, bool)> {
+) -> Result<(Option<Locations>, Pickle, bool)> {
     let fail = |reason: String| Error::file(path, reason);
     file.seek(SeekFrom::Start(0)).map_err(Error::read(path))?;
     let mut source = Source::new(BufReader::new(file), length);

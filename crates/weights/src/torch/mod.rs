@@ -54,7 +54,7 @@ pub struct TorchFile {
 #[derive(Debug)]
 enum Storages {
     Zip(zip::TorchZip),
-    Legacy(File, BTreeMap<String, legacy::Location>),
+    Legacy(File, legacy::Locations),
     /// The values are in the pickle, in these places.
     Pickle(BTreeMap<String, Within>),
 }
@@ -125,8 +125,8 @@ impl TorchFile {
             }
             _ => pickle.get(item, name),
         };
-        let parts = path.split('.').filter(|part| !part.is_empty()).take(MAX_PARTS);
-        let item = parts.fold(Some(pickle.root), |item, name| inner(item?, name))?;
+        let mut parts = path.split('.').filter(|part| !part.is_empty()).take(MAX_PARTS);
+        let item = parts.try_fold(pickle.root, inner)?;
         match pickle.node(item)? {
             PickleValue::Object(object) => Some(object),
             _ => None,
