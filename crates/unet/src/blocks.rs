@@ -74,12 +74,11 @@ impl Resize {
 pub struct BlockCounter(usize);
 
 impl ResnetBlock {
-    fn new(
+    pub(crate) fn new(
         init: &mut Init,
         config: &UnetConfig,
         counter: &mut BlockCounter,
-        c_in: usize,
-        c_out: usize,
+        [c_in, c_out]: [usize; 2],
         output_scale: f64,
     ) -> Self {
         let (groups, epsilon) = (config.norm_num_groups, config.norm_eps);
@@ -115,13 +114,19 @@ impl ResnetBlock {
         channels: usize,
         to: Resize,
     ) -> Self {
-        Self { resize: to, ..Self::new(init, config, counter, channels, channels, 1.0) }
+        Self { resize: to, ..Self::new(init, config, counter, [channels; 2], 1.0) }
     }
 
     /// Maps x `[N,H,W,I]` and emb `[N,time_embed_dim]` (after SiLU) to `[N,H,W,O]`.
     ///
     /// If `skip` is given, x holds the first of the I channels and `skip` the last.
-    fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, emb: Tensor<2>, dropout: Option<&Dropout>) -> Tensor<4> {
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<4>,
+        skip: Option<Tensor<4>>,
+        emb: Tensor<2>,
+        dropout: Option<&Dropout>,
+    ) -> Tensor<4> {
         // Only the two convolutions that read the input accept it in two parts, and autodiff needs a single tensor.
         let (x, skip) = match (&self.conv_shortcut, self.resize) {
             (Some(_), Resize::None) if ops::fuses_concat(&x.device()) => (x, skip),
@@ -266,7 +271,7 @@ impl DownBlock {
         let c_out = config.block_out_channels[level];
         let layers = config.layers_per_block;
         let resnets = (0..layers)
-            .map(|j| ResnetBlock::new(init, config, counter, if j == 0 { c_in } else { c_out }, c_out, 1.0))
+            .map(|j| ResnetBlock::new(init, config, counter, [if j == 0 { c_in } else { c_out }, c_out], 1.0))
             .collect();
         let attentions = match config.down_block_types[level] {
             DownBlockType::AttnDownBlock2D => layers,
@@ -314,7 +319,7 @@ pub struct MidBlock {
 impl MidBlock {
     pub(crate) fn new(init: &mut Init, config: &UnetConfig, counter: &mut BlockCounter, channels: usize) -> Self {
         let scale = config.mid_block_scale_factor;
-        let mut resnet = |init: &mut Init| ResnetBlock::new(init, config, counter, channels, channels, scale);
+        let mut resnet = |init: &mut Init| ResnetBlock::new(init, config, counter, [channels; 2], scale);
         let first = resnet(init);
         let attentions = (0..usize::from(config.add_attention))
             .map(|_| AttentionBlock::new(init, config, channels, config.mid_attention_groups(), scale))
@@ -355,7 +360,7 @@ impl UpBlock {
             .map(|j| {
                 let from_below = if j == 0 { channels } else { c_out };
                 let c_in = from_below + skips.pop().unwrap_or(0);
-                ResnetBlock::new(init, config, counter, c_in, c_out, 1.0)
+                ResnetBlock::new(init, config, counter, [c_in, c_out], 1.0)
             })
             .collect();
         let attentions = match config.up_block_types[index] {
@@ -460,7 +465,7 @@ mod tests {
         let device = Device::flex();
         let config = UnetConfig { dropout: 0.25, norm_num_groups: 4, ..UnetConfig::ddpm([16, 16, 1], &[8], 1, &[]) };
         let (init, counter) = (&mut Init::new(0, &device), &mut BlockCounter::default());
-        let blocks = [0; 2].map(|_| ResnetBlock::new(init, &config, counter, 8, 8, 1.0));
+        let blocks = [0; 2].map(|_| ResnetBlock::new(init, &config, counter, [8, 8], 1.0));
         const SIZE: usize = 16 * 16 * 8;
         let masks = |block: &ResnetBlock, step: u64, first_image: u64| {
             let dropout = Dropout { random: Random::new(1), step, first_image };

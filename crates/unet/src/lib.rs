@@ -1,7 +1,7 @@
 //! The network of denoising diffusion probabilistic models: diffusers' `UNet2DModel` on Burn, with activations in
 //! N,H,W,C.
 //!
-//! Two other networks have the parts and names of their PyTorch code: [`lucidrains`] and [`edm`].
+//! Other networks have the parts and names of their PyTorch code: [`lucidrains`], [`edm`] and [`hmdolatabadi`].
 //!
 //! [`UnetConfig`] has the keys of diffusers, [`Unet`] its parameter names. On the CPU back end, the operations are the
 //! fused kernels of the crate `kernels`; all other back ends run the same definitions as ordinary Burn operations (see
@@ -24,6 +24,7 @@ mod checkpointing;
 mod config;
 pub mod edm;
 mod error;
+pub mod hmdolatabadi;
 mod json;
 pub mod layers;
 pub mod lucidrains;

@@ -15,14 +15,14 @@ pub struct TimestepEmbedding {
 }
 
 impl TimestepEmbedding {
-    fn new(init: &mut Init, c_in: usize, width: usize) -> Self {
+    pub(crate) fn new(init: &mut Init, c_in: usize, width: usize) -> Self {
         Self {
             linear_1: Linear::new(init, c_in, width, INIT_SCALE),
             linear_2: Linear::new(init, width, width, INIT_SCALE),
         }
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.linear_2.forward(ops::silu(self.linear_1.forward(x)))
     }
 }
@@ -99,6 +99,20 @@ impl Positional {
         }
         rows
     }
+}
+
+/// Computes sines and cosines of t·θ^(−i/(dim/2 − 1)) as rows `[N,dim]`, in the order of f32 operations of
+/// denoising-diffusion-pytorch and hmdolatabadi/denoising_diffusion.
+pub(crate) fn sinusoidal(timesteps: &[f32], dim: usize, theta: f64) -> Vec<f32> {
+    let half = dim / 2;
+    let slope = (theta.ln() / (half as f64 - 1.0)) as f32;
+    let frequencies: Vec<f32> = (0..half).map(|i| f64::from(i as f32 * -slope).exp() as f32).collect();
+    let mut rows = Vec::with_capacity(timesteps.len() * dim);
+    for &t in timesteps {
+        let arguments = || frequencies.iter().map(move |f| f64::from(t * f));
+        rows.extend(arguments().map(|a| a.sin() as f32).chain(arguments().map(|a| a.cos() as f32)));
+    }
+    rows
 }
 
 /// Returns rows of `half` sines and `half` cosines of the arguments, cosines first if `cosines_first`.

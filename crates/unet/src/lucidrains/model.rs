@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::layers::{Conv2d, INIT_SCALE, Init, Linear, normal_parameter};
 use crate::ops;
 use crate::parameters::Parameters;
+use crate::time_embedding::sinusoidal;
 
 /// The embedding of timesteps.
 #[derive(Module, Debug)]
@@ -166,7 +167,7 @@ impl LucidrainsUnet {
             skips.push(x.clone());
             x = level.attention.forward(level.resnet2.forward(x, None, &pass));
             skips.push(x.clone());
-            x = level.resample.forward(x, ops::space_to_depth);
+            x = level.resample.forward(x, |x| ops::space_to_depth(x, 2));
         }
         x = self.mid_block1.forward(x, None, &pass);
         x = self.mid_block2.forward(self.mid_attn.forward(x), None, &pass);
@@ -195,17 +196,4 @@ impl LucidrainsUnet {
         let hidden = activation::gelu(self.time_mlp.linear_1.forward(embedded));
         self.time_mlp.linear_2.forward(hidden)
     }
-}
-
-/// Computes sines and cosines of t·θ^(−i/(dim/2 − 1)) as rows `[N,dim]`, in the order of f32 operations of the original.
-fn sinusoidal(timesteps: &[f32], dim: usize, theta: f64) -> Vec<f32> {
-    let half = dim / 2;
-    let slope = (theta.ln() / (half as f64 - 1.0)) as f32;
-    let frequencies: Vec<f32> = (0..half).map(|i| f64::from(i as f32 * -slope).exp() as f32).collect();
-    let mut rows = Vec::with_capacity(timesteps.len() * dim);
-    for &t in timesteps {
-        let arguments = || frequencies.iter().map(move |f| f64::from(t * f));
-        rows.extend(arguments().map(|a| a.sin() as f32).chain(arguments().map(|a| a.cos() as f32)));
-    }
-    rows
 }

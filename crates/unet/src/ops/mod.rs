@@ -153,11 +153,25 @@ pub fn rms_norm(x: Tensor<4>, gain: Tensor<1>, scale_shift: Option<Tensor<2>>, s
     Tensor::from_dispatch(<Dispatch as FlexOps>::rms_norm(x, gain, optional(scale_shift), silu))
 }
 
-/// Moves each square of 2×2 pixels into channels: `[N,H,W,C]` to `[N,H/2,W/2,4C]`, where the channels of a square are in the
-/// order (channel, row, column), as in PyTorch's `pixel_unshuffle`.
-pub fn space_to_depth(x: Tensor<4>) -> Tensor<4> {
+/// Moves each square of `side`×`side` pixels into channels: `[N,H,W,C]` to `[N,H/side,W/side,side²·C]`, where the channels of a
+/// square are in the order (channel, row, column), as in PyTorch's `pixel_unshuffle`.
+pub fn space_to_depth(x: Tensor<4>, side: usize) -> Tensor<4> {
+    if side == 1 {
+        return x;
+    }
     let [n, h, w, c] = x.dims();
-    x.reshape([n, h / 2, 2, w / 2, 2, c]).permute([0, 1, 3, 5, 2, 4]).reshape([n, h / 2, w / 2, 4 * c])
+    let (h, w) = (h / side, w / side);
+    x.reshape([n, h, side, w, side, c]).permute([0, 1, 3, 5, 2, 4]).reshape([n, h, w, side * side * c])
+}
+
+/// Moves channels into squares of pixels: the inverse of [`space_to_depth`].
+pub fn depth_to_space(x: Tensor<4>, side: usize) -> Tensor<4> {
+    if side == 1 {
+        return x;
+    }
+    let [n, h, w, channels] = x.dims();
+    let c = channels / (side * side);
+    x.reshape([n, h, w, c, side, side]).permute([0, 1, 4, 2, 5, 3]).reshape([n, side * h, side * w, c])
 }
 
 /// Computes SiLU, x·sigmoid(x), also called swish.

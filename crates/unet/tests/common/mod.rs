@@ -56,14 +56,21 @@ impl Golden {
         let mut worst = (relative(&nchw(x.grad(&gradients).unwrap()), &results["grad.x"].data), "x".to_owned());
         let found = gradient_tensors(network, &mut gradients);
         for flat in network.flat_parameters() {
-            let Some(expected) = results.get(&format!("grad.{}", flat.name)) else {
-                let has_none = !found.contains_key(&flat.name) && untrained.contains(&&*flat.name);
-                assert!(has_none, "{name}: {} has no gradient in the golden", flat.name);
-                continue;
+            let name_of = |kind: &str| results.get(&format!("{kind}.{}", flat.name));
+            // Of large tensors, some goldens have every seventh value.
+            let (expected, stride) = match (name_of("grad"), name_of("grad7")) {
+                (Some(all), _) => (all, 1),
+                (None, Some(some)) => (some, 7),
+                (None, None) => {
+                    let has_none = !found.contains_key(&flat.name) && untrained.contains(&&*flat.name);
+                    assert!(has_none, "{name}: {} has no gradient in the golden", flat.name);
+                    continue;
+                }
             };
             let got = &found[&flat.name];
-            assert_eq!(got.shape, expected.shape, "{name}: {}", flat.name);
-            let error = relative(&got.data, &expected.data);
+            assert!(stride > 1 || got.shape == expected.shape, "{name}: {}", flat.name);
+            let got: Vec<f32> = got.data.iter().copied().step_by(stride).collect();
+            let error = relative(&got, &expected.data);
             if error > worst.0 {
                 worst = (error, flat.name.clone());
             }
