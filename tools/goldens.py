@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes the golden files of the Rust tests. See tools/README.md; not required to build or test.
 
-    python tools/goldens.py [unet] [formula] [sample] [schedules] [multistep] [schedulers] [files] [tensorflow] [families] [lucidrains] [lucidrains_sampling] [edm] [edm_sampling]      (default: all)
+    python tools/goldens.py [unet] [formula] [sample] [schedules] [multistep] [schedulers] [files] [tensorflow] [families] [lucidrains] [lucidrains_sampling] [edm] [edm_sampling] [hmdolatabadi]
+        [hmdolatabadi_sampling]      (default: all)
 
 All random numbers come from torch's CPU generator with fixed seeds, so the same torch and diffusers write the same bytes
 again. Networks run in float64 with float32 weights: a golden is the exact result, rounded once.
@@ -12,6 +13,7 @@ import sys
 from goldens_families import families
 from goldens_edm import edm, edm_sampling
 from goldens_files import files
+from goldens_hmdolatabadi import hmdolatabadi, hmdolatabadi_sampling
 from goldens_lucidrains import lucidrains, lucidrains_sampling
 from goldens_multistep import multistep
 from goldens_sample import sample
@@ -34,6 +36,8 @@ ALL = (
     lucidrains_sampling,
     edm,
     edm_sampling,
+    hmdolatabadi,
+    hmdolatabadi_sampling,
 )
 JOBS = {job.__name__: job for job in ALL}
 

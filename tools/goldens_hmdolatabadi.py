@@ -91,3 +91,57 @@ def hmdolatabadi():
         readable(folder)
         count = sum(p.numel() for p in network.parameters())
         print(f"{name:20} {count:7} parameters, float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")
+
+
+class obj:
+    """The class of the original's `diffusion_lightning.py` for its configuration, of which checkpoints have instances."""
+
+    __module__ = "__main__"
+
+    def __init__(self, values):
+        self.__dict__.update({k: obj(v) if isinstance(v, dict) else v for k, v in values.items()})
+
+
+T, SIZE, BATCH = 40, 8, 2
+MODEL = dict(in_channel=3, channel=32, channel_multiplier=[1], n_res_blocks=1, attn_strides=[16], dropout=0.1, fold=1)
+
+
+def trajectory(process, network, noise, step_noise):
+    """Returns x after each step of the original's sampling loop, with given noise in place of torch's."""
+    x, states = noise.to(next(network.parameters()).dtype), []
+    for t in reversed(range(T)):
+        draw = lambda shape, dtype: step_noise[T - 1 - t].to(dtype)
+        with torch.no_grad():
+            x = process.p_sample(network, x, torch.full((len(x),), t), draw)
+        states.append(x)
+    return torch.stack(states)
+
+
+def hmdolatabadi_sampling():
+    model, diffusion = repository()
+    root = CRATES / "sample/tests/goldens/hmdolatabadi"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    sys.modules["__main__"].obj = obj
+    torch.manual_seed(950)
+    betas = diffusion.make_beta_schedule("quad", 1e-4, 2e-2, T)
+    process = diffusion.GaussianDiffusion(betas, "eps", "fixedlarge", "mse")
+    networks = {name: perturbed(model.UNet(**MODEL), seed).half() for name, seed in (("model", 951), ("ema", 952))}
+    state = {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
+    state |= {f"diffusion.{k}": v for k, v in process.state_dict().items()}
+    schedule = dict(type="quad", beta_start=1e-4, beta_end=2e-2, n_timestep=T)
+    conf = dict(
+        dataset=dict(name="cifar10", path="/data/", resolution=SIZE),
+        model=MODEL | dict(mean_type="eps", var_type="fixedlarge", loss_type="mse", schedule=schedule, device="cuda", precision=16),
+    )
+    # What Lightning's callback writes with `save_weights_only`.
+    header = {"epoch": 3, "global_step": 400, "pytorch-lightning_version": "0.8.5", "checkpoint_callback_best_model_score": 0.1}
+    torch.save(header | dict(state_dict=state, hyper_parameters=dict(conf=obj(conf))), root / "last.ckpt")
+    network = networks["ema"].float().eval()
+    noise, step_noise = randn((BATCH, 3, SIZE, SIZE), 953), randn((T, BATCH, 3, SIZE, SIZE), 954)
+    single = trajectory(process, network, noise, step_noise)
+    exact = trajectory(process.double(), in_double(network), noise, step_noise)
+    write_tensors(root / "last.safetensors", dict(noise=noise, step_noise=step_noise, ancestral=exact))
+    readable(root)
+    size = (root / "last.ckpt").stat().st_size
+    print(f"hmdolatabadi: {size} bytes, float32 error {relative(single[-1], exact[-1]):.1e}")

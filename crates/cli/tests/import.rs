@@ -145,14 +145,70 @@ fn known_families_are_those_that_are_read() {
     let place = Place::new();
     place.tensors("other.safetensors", [("encoder.layers.0.weight", &[1], vec![0.0])]);
     let error = fails(place.ddpm(&["import", "other.safetensors", "-o", "m"]), 1, &["other.safetensors"]);
-    let (supported, refused) = error.split_once("Known, but not supported").unwrap();
-    for name in ["hojonathanho/diffusion", "pesser", "openai", "w86763777", "diffusers", "lucidrains"] {
-        assert!(supported.contains(name) && !refused.contains(name), "{error}");
+    for name in [
+        "hojonathanho/diffusion",
+        "pesser",
+        "openai",
+        "w86763777",
+        "diffusers",
+        "lucidrains",
+        "NVlabs/edm",
+        "hmdolatabadi",
+    ] {
+        assert!(error.contains(name), "{name}: {error}");
     }
-    let (name, tensor) = ("hmdolatabadi", "state_dict.ema.down.1.resblocks.norm1.weight");
-    assert!(!supported.contains(name) && refused.contains(name), "{error}");
-    place.tensors("theirs.safetensors", [(tensor, &[1], vec![0.0])]);
-    fails(place.ddpm(&["import", "theirs.safetensors", "-o", "m"]), 1, &[name, "UNet2DModel cannot compute"]);
+}
+
+#[test]
+fn a_network_of_hmdolatabadi_runs_in_every_command() {
+    let place = Place::new();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sample/tests/goldens/hmdolatabadi/last.ckpt");
+    let said = contains("hmdolatabadi/denoising_diffusion: ").and(contains("averaged (EMA) weights"));
+    place.ddpm(&["import", file.to_str().unwrap(), "-o", "m"]).assert().success().stdout(said);
+    place.ddpm(&["inspect", "m"]).assert().success().stdout(contains("HmdolatabadiUNet").and(contains("8x8")));
+    for command in [
+        &["sample", "m", "-n", "3", "-o", "a.png"][..],
+        &["sample", "m", "-n", "1", "--sampler", "dpmpp-2m", "--steps", "5", "-o", "b.png"],
+        &["export", "m", "-o", "copy"],
+        &["sample", "copy", "-n", "1", "-o", "c.png"],
+        &["evaluate", "m", "--data", "photos", "-n", "2"],
+    ] {
+        if command[0] == "evaluate" {
+            photos(&place);
+        }
+        place.ddpm(command).assert().success();
+    }
+    fails(place.ddpm(&["sample", "m", "--labels", "1", "-o", "e.png"]), 1, &["classes"]);
+
+    // Trained on, and stopped and resumed for the same bytes.
+    let train = |out: &str, steps: usize| {
+        let steps = format!("train.steps={steps}");
+        let command = ["train", "--data", "photos", "-o", out, "-q", "--set", "train.init_from=m", "--set", &steps];
+        let more = ["--set", "train.batch_size=2", "--set", "train.samples=0", "--set", "train.checkpoint_every=2"];
+        place.ddpm(&[&command[..], &more].concat()).assert().success();
+    };
+    train("whole", 4);
+    train("parts", 2);
+    place.resume("parts", 4, &["-q"]).assert().success();
+    assert!(place.weights("whole", 4) == place.weights("parts", 4));
+    let config = std::fs::read_to_string(place.path("whole/config.toml")).unwrap();
+    for line in
+        ["class = \"HmdolatabadiUNet\"", "schedule = \"scaled_linear\"", "variance = \"fixed_large\"", "timesteps = 40"]
+    {
+        assert!(config.contains(line), "{line}: {config}");
+    }
+    fails(place.resume("whole", 6, &["--set", "model.channel=64"]), 1, &["`model.channel`", "32", "64"]);
+    let mistaken = ["--set", "model.class=HmdolatabadiUNet"];
+    fails(place.train("other", 1, &mistaken), 2, &["`data.channels`", "three channels"]);
+}
+
+/// Writes a folder of eight color images of 8×8 pixels.
+fn photos(place: &Place) {
+    std::fs::create_dir(place.path("photos")).unwrap();
+    for i in 0..8u8 {
+        let pixels = (0..192u8).map(|p| p.wrapping_mul(7 + i)).collect();
+        image::RgbImage::from_raw(8, 8, pixels).unwrap().save(place.path(format!("photos/{i}.png"))).unwrap();
+    }
 }
 
 /// A file of the `Trainer` of denoising-diffusion-pytorch, with self-conditioning: see crates/sample/tests/lucidrains.rs.

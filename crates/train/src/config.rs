@@ -38,7 +38,7 @@ pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
 pub use from_images::stated_keys;
 pub(crate) use model::EdmImages;
-pub use model::{DhariwalKeys, LucidrainsKeys, Model, SongKeys, UnetKeys};
+pub use model::{DhariwalKeys, HmdolatabadiKeys, LucidrainsKeys, Model, SongKeys, UnetKeys};
 pub use sample::Sampler;
 pub use unet::{ResnetTimeScaleShift, SampleSize, TimeEmbeddingType};
 

@@ -78,6 +78,12 @@ impl TrainingConfig {
         }
         let keys = match &self.model {
             Model::Unet2d(keys) => keys,
+            Model::Hmdolatabadi(keys) => {
+                let size = unet::SampleSize { height: set.height(), width: set.width() };
+                let network = keys.network(size, self.data.channels);
+                network.validate().map_err(model::Error::from)?;
+                return Ok(network.into());
+            }
             Model::Song(_) | Model::Dhariwal(_) => {
                 let classes = if self.data.labels { classes } else { 0 };
                 let images = EdmImages { size: set.height(), channels: self.data.channels, classes };

@@ -7,13 +7,16 @@ use model::backbone::{LabelKind, Signature};
 use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
 use unet::edm::{EdmClass, EdmConfig};
+use unet::hmdolatabadi::HmdolatabadiConfig;
 use unet::lucidrains::LucidrainsConfig;
 use unet::{DownBlockType, UnetConfig};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline};
 
 use crate::Error;
-use crate::config::{ConfigChange, DhariwalKeys, Loss, LucidrainsKeys, Model, SongKeys, TrainingConfig, UnetKeys};
+use crate::config::{
+    ConfigChange, DhariwalKeys, HmdolatabadiKeys, Loss, LucidrainsKeys, Model, SongKeys, TrainingConfig, UnetKeys,
+};
 use crate::event::Event;
 
 /// The start of the names of the class embedding's parameters.
@@ -231,6 +234,8 @@ impl TrainingConfig {
             self.take_lucidrains(&network, files)
         } else if is_edm {
             self.take_edm(&network, files)
+        } else if class == HmdolatabadiConfig::CLASS_NAME {
+            self.take_hmdolatabadi(&network, files)
         } else {
             self.take_unet(&network, files)
         };
@@ -256,11 +261,31 @@ impl TrainingConfig {
         let preprocessing = Preprocessing::read(&files.root, &signature)?;
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.channels;
+        self.without_classes();
+        self.model = Model::Lucidrains(LucidrainsKeys::of(network));
+        Ok(preprocessing)
+    }
+
+    /// Takes a network of hmdolatabadi/denoising_diffusion. Returns the model's preprocessing.
+    fn take_hmdolatabadi(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
+        let network = HmdolatabadiConfig::from_json(network).map_err(model::Error::from)?;
+        let signature = Signature {
+            size: network.sample_size.map(|size| [size.height, size.width]),
+            ..Signature::unconditional(network.in_channel)
+        };
+        let preprocessing = Preprocessing::read(&files.root, &signature)?;
+        self.without_classes();
+        self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
+        self.data.channels = network.in_channel;
+        self.model = Model::Hmdolatabadi(HmdolatabadiKeys::of(network));
+        Ok(preprocessing)
+    }
+
+    /// Sets the keys of a network without classes.
+    fn without_classes(&mut self) {
         self.data.labels = false;
         self.train.label_dropout = 0.0;
         self.sample.guidance = 1.0;
-        self.model = Model::Lucidrains(LucidrainsKeys::of(network));
-        Ok(preprocessing)
     }
 
     /// Takes a network of NVlabs/edm. Returns the model's preprocessing.
@@ -275,7 +300,10 @@ impl TrainingConfig {
         let preprocessing = Preprocessing::read(&files.root, &signature)?;
         self.data.resolution = unet::SampleSize::square(size);
         self.data.channels = network.in_channels;
-        self.data.labels = labels != LabelKind::None;
+        match labels {
+            LabelKind::None => self.without_classes(),
+            _ => self.data.labels = true,
+        }
         self.model = match network.class {
             EdmClass::SongUnet => Model::Song(SongKeys::of(network)),
             EdmClass::DhariwalUnet => Model::Dhariwal(DhariwalKeys::of(network)),

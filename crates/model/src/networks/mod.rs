@@ -1,6 +1,7 @@
 //! The supported networks: one file and one entry of `NETWORKS` each.
 
 mod edm;
+mod hmdolatabadi;
 mod lucidrains;
 mod unet2d;
 
@@ -14,11 +15,12 @@ use crate::{Error, Network};
 
 /// The networks by `_class_name`, each with the function that reads its `config.json`. The first entry also reads files
 /// without a `_class_name`, as in flat repositories of 2022.
-const NETWORKS: [(&str, ReadConfig); 4] = [
+const NETWORKS: [(&str, ReadConfig); 5] = [
     (unet2d::CLASS_NAME, unet2d::read),
     (lucidrains::CLASS_NAME, lucidrains::read),
     (edm::CLASS_NAMES[0], edm::read),
     (edm::CLASS_NAMES[1], edm::read),
+    (hmdolatabadi::CLASS_NAME, hmdolatabadi::read),
 ];
 
 type ReadConfig = fn(&str) -> Result<NetworkConfig, Error>;

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use super::model::{CLASSES, class_of};
 use super::{
-    ConfigError, Data, DhariwalKeys, Diffusion, LucidrainsKeys, Sample, SongKeys, Train, TrainingConfig, UnetKeys,
+    ConfigError, Data, DhariwalKeys, Diffusion, HmdolatabadiKeys, LucidrainsKeys, Sample, SongKeys, Train,
+    TrainingConfig, UnetKeys,
 };
 
 /// The sections, each with its keys.
@@ -38,7 +39,8 @@ fn fields_of(class: &str) -> Option<&'static [&'static str]> {
         0 => fields::<UnetKeys>(),
         1 => fields::<LucidrainsKeys>(),
         2 => fields::<SongKeys>(),
-        _ => fields::<DhariwalKeys>(),
+        3 => fields::<DhariwalKeys>(),
+        _ => fields::<HmdolatabadiKeys>(),
     })
 }
 

@@ -7,6 +7,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 use unet::edm::{DecoderType, EdmClass, EdmConfig, EmbeddingType, EncoderType};
+use unet::hmdolatabadi::HmdolatabadiConfig;
 use unet::lucidrains::{LucidrainsConfig, PerLevel};
 
 use super::{ResnetTimeScaleShift, TimeEmbeddingType};
@@ -22,6 +23,8 @@ pub enum Model {
     Song(SongKeys),
     /// `DhariwalUNet`.
     Dhariwal(DhariwalKeys),
+    /// `HmdolatabadiUNet`.
+    Hmdolatabadi(HmdolatabadiKeys),
 }
 
 /// The network of diffusers' `UNet2DModel`, with its keys.
@@ -189,6 +192,59 @@ impl Default for DhariwalKeys {
     }
 }
 
+/// The network of hmdolatabadi/denoising_diffusion, with the keys of its configuration and the values for CIFAR-10.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HmdolatabadiKeys {
+    /// The width that the others are multiples of.
+    pub channel: usize,
+    /// Channels of each level, finest first, as multiples of `channel`.
+    pub channel_multiplier: Vec<usize>,
+    /// Residual blocks of each level on the way down.
+    pub n_res_blocks: usize,
+    /// Strides of the levels with attention: 1 for the finest, 2 for the next, 4, …
+    pub attn_strides: Vec<usize>,
+    /// Dropout before the second convolution of each residual block.
+    pub dropout: f64,
+    /// The side of the squares of pixels that are moved into channels before the first layer.
+    pub fold: usize,
+}
+
+impl Default for HmdolatabadiKeys {
+    fn default() -> Self {
+        Self::of(HmdolatabadiConfig::default())
+    }
+}
+
+impl HmdolatabadiKeys {
+    /// Returns the keys that describe a network.
+    pub(crate) fn of(config: HmdolatabadiConfig) -> Self {
+        Self {
+            channel: config.channel,
+            channel_multiplier: config.channel_multiplier,
+            n_res_blocks: config.n_res_blocks,
+            attn_strides: config.attn_strides,
+            dropout: config.dropout,
+            fold: config.fold,
+        }
+    }
+
+    /// Returns the network for images of a size.
+    pub(crate) fn network(&self, size: unet::SampleSize, channels: usize) -> HmdolatabadiConfig {
+        let keys = self.clone();
+        HmdolatabadiConfig {
+            sample_size: Some(size),
+            in_channel: channels,
+            channel: keys.channel,
+            channel_multiplier: keys.channel_multiplier,
+            n_res_blocks: keys.n_res_blocks,
+            attn_strides: keys.attn_strides,
+            dropout: keys.dropout,
+            fold: keys.fold,
+        }
+    }
+}
+
 /// What the data decide about a network of EDM.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EdmImages {
@@ -283,7 +339,8 @@ impl DhariwalKeys {
 }
 
 /// The values of `class`.
-pub(super) const CLASSES: [&str; 4] = [UNET, LucidrainsConfig::CLASS_NAME, EdmClass::NAMES[0].0, EdmClass::NAMES[1].0];
+pub(super) const CLASSES: [&str; 5] =
+    [UNET, LucidrainsConfig::CLASS_NAME, EdmClass::NAMES[0].0, EdmClass::NAMES[1].0, HmdolatabadiConfig::CLASS_NAME];
 
 const UNET: &str = "UNet2DModel";
 
@@ -300,13 +357,14 @@ impl Model {
             Self::Lucidrains(_) => LucidrainsConfig::CLASS_NAME,
             Self::Song(_) => EdmClass::SongUnet.name(),
             Self::Dhariwal(_) => EdmClass::DhariwalUnet.name(),
+            Self::Hmdolatabadi(_) => HmdolatabadiConfig::CLASS_NAME,
         }
     }
 
     /// Returns the network of NVlabs/edm for images, if it is one.
     pub(crate) fn edm(&self, images: EdmImages) -> Option<EdmConfig> {
         match self {
-            Self::Unet2d(_) | Self::Lucidrains(_) => None,
+            Self::Unet2d(_) | Self::Lucidrains(_) | Self::Hmdolatabadi(_) => None,
             Self::Song(keys) => Some(keys.network(images)),
             Self::Dhariwal(keys) => Some(keys.network(images)),
         }
@@ -317,6 +375,7 @@ impl Model {
         match class {
             UNET => UnetKeys::deserialize(keys).map(Self::Unet2d),
             LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(keys).map(Self::Lucidrains),
+            HmdolatabadiConfig::CLASS_NAME => HmdolatabadiKeys::deserialize(keys).map(Self::Hmdolatabadi),
             class if class == EdmClass::SongUnet.name() => SongKeys::deserialize(keys).map(Self::Song),
             class if class == EdmClass::DhariwalUnet.name() => DhariwalKeys::deserialize(keys).map(Self::Dhariwal),
             _ => Err(de::Error::unknown_variant(class, &CLASSES)),
@@ -327,7 +386,7 @@ impl Model {
     pub fn unet(&self) -> Option<&UnetKeys> {
         match self {
             Self::Unet2d(keys) => Some(keys),
-            Self::Lucidrains(_) | Self::Song(_) | Self::Dhariwal(_) => None,
+            Self::Lucidrains(_) | Self::Song(_) | Self::Dhariwal(_) | Self::Hmdolatabadi(_) => None,
         }
     }
 
@@ -338,6 +397,7 @@ impl Model {
             Self::Lucidrains(keys) => keys.dropout,
             Self::Song(keys) => keys.dropout,
             Self::Dhariwal(keys) => keys.dropout,
+            Self::Hmdolatabadi(keys) => keys.dropout,
         }
     }
 
@@ -348,6 +408,7 @@ impl Model {
             Self::Lucidrains(keys) => keys.dim_mults.len(),
             Self::Song(keys) => keys.channel_mult.len(),
             Self::Dhariwal(keys) => keys.channel_mult.len(),
+            Self::Hmdolatabadi(keys) => keys.channel_multiplier.len(),
         }
     }
 }
@@ -367,6 +428,7 @@ impl Serialize for Model {
             Self::Lucidrains(keys) => Tagged { class, keys }.serialize(serializer),
             Self::Song(keys) => Tagged { class, keys }.serialize(serializer),
             Self::Dhariwal(keys) => Tagged { class, keys }.serialize(serializer),
+            Self::Hmdolatabadi(keys) => Tagged { class, keys }.serialize(serializer),
         }
     }
 }

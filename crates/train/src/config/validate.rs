@@ -54,6 +54,19 @@ fn model(config: &TrainingConfig) -> Checked {
             let network = keys.network(resolution, channels, config.diffusion.variance.is_learned());
             network.validate().or_else(|error| fail("model.class", error.to_string()))
         }
+        Model::Hmdolatabadi(keys) => {
+            let Data { resolution, channels, labels, .. } = config.data;
+            check(!labels, "data.labels", || "a HmdolatabadiUNet has no classes; set data.labels=false".to_owned())?;
+            check(channels == 3, "data.channels", || {
+                format!("got {channels}, but a HmdolatabadiUNet has three channels of output; set data.channels=3")
+            })?;
+            check(!config.diffusion.variance.is_learned(), "diffusion.variance", || {
+                "a HmdolatabadiUNet has no channels for a learned variance: use `fixed_small` or `fixed_large`"
+                    .to_owned()
+            })?;
+            let network = keys.network(resolution, channels);
+            network.validate().or_else(|error| fail("model.class", error.to_string()))
+        }
         Model::Song(_) | Model::Dhariwal(_) => {
             let Data { resolution: SampleSize { height, width }, channels, labels, .. } = config.data;
             let class = config.model.class();

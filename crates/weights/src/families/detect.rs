@@ -22,8 +22,7 @@ pub(super) enum Family {
     Edm,
 }
 
-/// The families with their names, and a tensor that no other family has. Some are recognized only to report why they are
-/// not supported.
+/// The families with their names, and a tensor that no other family has.
 const MARKERS: [(Family, &str, &str); 8] = [
     (Family::Diffusers, "diffusers", "down_blocks.0.resnets.0.norm1.weight"),
     (Family::HoTensorFlow, "hojonathanho/diffusion", "down_0/block_0/norm1/gamma"),
@@ -36,11 +35,6 @@ const MARKERS: [(Family, &str, &str); 8] = [
 ];
 
 impl Family {
-    /// Returns whether networks of the family can be `UNet2DModel`s; [`layout`](super::layout) says why they cannot.
-    fn is_supported(self) -> bool {
-        self != Family::Hmdolatabadi
-    }
-
     /// Returns the name of the family, for users.
     pub fn name(self) -> &'static str {
         MARKERS.iter().find(|(family, ..)| *family == self).map_or("", |(_, name, _)| name)
@@ -160,17 +154,8 @@ const AUTOENCODER: &str = "first_stage_model";
 /// Describes a file without a known network.
 fn unknown(shapes: &BTreeMap<&str, &[usize]>) -> String {
     let first_names: Vec<String> = shapes.keys().take(4).map(|name| format!("`{}`", shown(name))).collect();
-    let families = |supported| {
-        let of_kind = MARKERS.iter().filter(|(family, ..)| family.is_supported() == supported);
-        of_kind.map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
-    };
-    format!(
-        "no network of a known family; its first tensors are {}. Supported are {}. Known, but not supported, \
-         since a UNet2DModel cannot compute them, are {}",
-        first_names.join(", "),
-        families(true),
-        families(false)
-    )
+    let families = MARKERS.map(|(_, name, _)| name).join(", ");
+    format!("no network of a known family; its first tensors are {}. Supported are {families}", first_names.join(", "))
 }
 
 fn no_tensor(_: &str) -> bool {

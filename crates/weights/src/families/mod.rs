@@ -1,5 +1,6 @@
 //! Converting networks of other code bases to diffusers' `UNet2DModel`: parameter names, shapes and `config.json`. The network
-//! of lucidrains/denoising-diffusion-pytorch and those of NVlabs/edm stay what they are and keep their names.
+//! of lucidrains/denoising-diffusion-pytorch, that of hmdolatabadi/denoising_diffusion and those of NVlabs/edm stay what they are
+//! and keep their names.
 //!
 //! The family of a network is recognized by the names of its tensors. The family determines the settings that weights
 //! do not record (padding of convolutions, ε, the timestep embedding). Settings that vary within a family (attention
@@ -12,6 +13,7 @@ mod assumptions;
 mod config;
 mod detect;
 mod edm;
+mod hmdolatabadi;
 mod ho;
 mod layout;
 mod lucidrains;
@@ -90,6 +92,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
         Family::Diffusers => return diffusers(path, &archive, &found, notes),
         Family::Lucidrains => return lucidrains::import(&archive, found, options, notes),
         Family::Edm => return edm::import(&archive, found, options, notes),
+        Family::Hmdolatabadi => return hmdolatabadi::import(&archive, found, options, notes),
         _ => {}
     }
     let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
@@ -186,10 +189,8 @@ fn layout(family: Family) -> Result<Layout, String> {
         Family::HoTensorFlow => Ok(ho::HO_TENSORFLOW),
         Family::OpenAi => Ok(openai::OPENAI),
         Family::W86763777 => Ok(w86763777::W86763777),
-        Family::Hmdolatabadi => Err("its attention differs from Ho et al.'s: one convolution makes 4·C channels, \
-             which are split into three unequal parts; the third, the values, is not used, and the attention averages \
-             the block's input itself. A UNet2DModel cannot compute that"
-            .into()),
-        Family::Diffusers | Family::Lucidrains | Family::Edm => Err("its tensors keep their names".into()),
+        Family::Diffusers | Family::Lucidrains | Family::Edm | Family::Hmdolatabadi => {
+            Err("its tensors keep their names".into())
+        }
     }
 }

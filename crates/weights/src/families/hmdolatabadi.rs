@@ -1,0 +1,146 @@
+//! The network of hmdolatabadi/denoising_diffusion, from its Lightning checkpoints.
+//!
+//! The names and shapes of the tensors tell the network. The configuration that the checkpoint records tells the process; if it
+//! has none, the betas are those of the tensors, and the rest is that of the published configurations.
+
+use diffusion::BetaSchedule;
+use serde_json::{Map, Value, json};
+
+use super::assumptions::ddpm;
+use super::detect::Detected;
+use super::options::ImportOptions;
+use super::{Imported, recorded_betas};
+use crate::shown::{shown, shown_sizes};
+use crate::{Archive, Error, Result};
+
+/// Channels of the output, for which the original has no argument.
+const OUT_CHANNELS: usize = 3;
+/// Where the checkpoint records its configuration.
+const CONFIGURATION: &str = "hyper_parameters.conf";
+
+/// Reads a network that was found in an archive.
+pub(super) fn import(
+    archive: &Archive,
+    found: Detected,
+    options: &ImportOptions,
+    mut notes: Vec<String>,
+) -> Result<Imported> {
+    let path = archive.path();
+    let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
+    let recorded = |section: &str| {
+        archive.module(&format!("{CONFIGURATION}.{section}")).map(|record| record.attributes).unwrap_or_default()
+    };
+    let mut config = config(&found).map_err(fail)?;
+    let size = options.sample_size.or_else(|| recorded("dataset").get("resolution")?.as_u64()?.try_into().ok());
+    config["sample_size"] = json!(size);
+    if size.is_none() {
+        notes
+            .push("the file does not record the size of the images: give it when you import or sample (--size)".into());
+    }
+    let mut scheduler = ddpm("fixed_large", 0.0001, 0.02);
+    let keys = process(&recorded("model"), &recorded("model.schedule")).map_err(fail)?;
+    match keys {
+        Some(keys) => scheduler.as_object_mut().into_iter().for_each(|all| all.extend(keys.clone())),
+        None => {
+            let betas = recorded_betas(archive)?.map(|(_, betas)| betas);
+            let found = if betas.is_some() { "the betas of the file" } else { "1,000 linear steps" };
+            notes.push(format!("the file does not record its configuration: assumed {found}, epsilon and fixed_large"));
+            if let Some(betas) = betas {
+                scheduler["num_train_timesteps"] = json!(betas.len());
+                scheduler["trained_betas"] = json!(betas.into_iter().map(f64::from).collect::<Vec<f64>>());
+            }
+        }
+    }
+    notes.push(
+        "it is the network of the original as it is: its attention averages its own input, and levels have it by their stride"
+            .into(),
+    );
+    let tensors = found.read(archive)?;
+    let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix);
+    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, null_label: None, unrecorded: Vec::new() })
+}
+
+/// Derives the arguments of the network from the tensors.
+fn config(found: &Detected) -> Result<Value, String> {
+    let shape = |name: &str| found.names.get(name).map(|source| &*source.shape);
+    let width = |name: &str| match shape(name) {
+        Some(&[outputs, inputs, _, _]) if outputs > 0 && inputs > 0 => Ok((outputs, inputs)),
+        Some(other) => Err(format!("tensor `{}` has shape {}", shown(name), shown_sizes(other))),
+        None => Err(format!("tensor `{}` is missing", shown(format_args!("{}{name}", found.prefix)))),
+    };
+    let (channel, inputs) = width("down.0.weight")?;
+    let (outputs, _) = width("out.2.weight")?;
+    let fold = (1..=64).find(|fold| OUT_CHANNELS * fold * fold == outputs);
+    let Some(fold) = fold.filter(|fold| inputs.is_multiple_of(fold * fold)) else {
+        return Err(format!("it has {inputs} input and {outputs} output channels, which are no folded images"));
+    };
+    let (mut multipliers, mut strides, mut blocks) = (vec![0], Vec::new(), vec![0]);
+    for index in 1..1000 {
+        let level = multipliers.len() - 1;
+        let block = format!("down.{index}.resblocks.conv1.weight");
+        if shape(&block).is_some() {
+            let (c_out, _) = width(&block)?;
+            if c_out % channel != 0 {
+                return Err(format!(
+                    "level {level} has {c_out} channels, which is no multiple of `channel` = {channel}"
+                ));
+            }
+            multipliers[level] = c_out / channel;
+            blocks[level] += 1;
+            let attends = shape(&format!("down.{index}.attention.qkv.weight")).is_some();
+            if attends && !strides.contains(&(1u64 << level.min(63))) {
+                strides.push(1u64 << level.min(63));
+            }
+        } else if shape(&format!("down.{index}.0.weight")).is_some() {
+            multipliers.push(0);
+            blocks.push(0);
+        } else {
+            break;
+        }
+    }
+    if blocks.iter().any(|count| *count != blocks[0]) {
+        return Err(format!("its levels have {blocks:?} residual blocks, expected the same number in each"));
+    }
+    Ok(json!({
+        "_class_name": "HmdolatabadiUNet",
+        "in_channel": inputs / (fold * fold),
+        "channel": channel,
+        "channel_multiplier": multipliers,
+        "n_res_blocks": blocks[0],
+        "attn_strides": strides,
+        "fold": fold,
+    }))
+}
+
+/// Returns the keys of the scheduler that a recorded configuration says; `None` if there is none.
+fn process(model: &Map<String, Value>, schedule: &Map<String, Value>) -> Result<Option<Map<String, Value>>, String> {
+    if model.is_empty() || schedule.is_empty() {
+        return Ok(None);
+    }
+    let word = |keys: &Map<String, Value>, key: &str, words: &[(&str, &str)]| {
+        let found = keys.get(key).and_then(Value::as_str).unwrap_or_default();
+        words.iter().find(|(theirs, _)| *theirs == found).map(|(_, ours)| json!(ours)).ok_or_else(|| {
+            let words: Vec<&str> = words.iter().map(|(theirs, _)| *theirs).collect();
+            format!("its `{key}` is \"{}\", expected {}", shown(found), words.join(", "))
+        })
+    };
+    let number = |key: &str| {
+        let found = schedule.get(key).cloned();
+        found.filter(Value::is_number).ok_or_else(|| format!("its schedule has no number `{key}`"))
+    };
+    let names: Vec<(&str, &str)> =
+        BetaSchedule::NAMES.iter().chain(&BetaSchedule::ALIASES).map(|(name, _)| (*name, *name)).collect();
+    let theirs = ["quad", "linear", "warmup10", "warmup50", "const", "jsd"];
+    let names: Vec<(&str, &str)> = names.into_iter().filter(|(name, _)| theirs.contains(name)).collect();
+    let means = [("eps", "epsilon"), ("xstart", "sample"), ("xprev", "previous_mean")];
+    let variances = [("fixedlarge", "fixed_large"), ("fixedsmall", "fixed_small")];
+    let keys = [
+        ("prediction_type", word(model, "mean_type", &means)?),
+        ("variance_type", word(model, "var_type", &variances)?),
+        ("beta_schedule", word(schedule, "type", &names)?),
+        ("beta_start", number("beta_start")?),
+        ("beta_end", number("beta_end")?),
+        ("num_train_timesteps", number("n_timestep")?),
+    ];
+    Ok(Some(keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
+}
