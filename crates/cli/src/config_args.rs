@@ -37,7 +37,8 @@ pub struct ConfigArgs {
     /// Start from a preset
     #[arg(long, value_parser = preset(), conflicts_with = "config", value_name = "NAME")]
     pub preset: Option<String>,
-    /// Start from a TOML file (which may name a preset: `preset = "cifar10"`)
+    /// Start from a TOML file (which may name a preset: `preset = "cifar10"`), or from a JSON file of
+    /// hmdolatabadi/denoising_diffusion
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The images: a folder, IDX, CIFAR binary, .npz …, or `builtin`. Defaults to the preset's, or the built-in ones.

@@ -18,6 +18,7 @@
 mod changes;
 mod error;
 mod from_images;
+mod hmdolatabadi;
 mod keys;
 mod model;
 #[cfg(test)]
@@ -389,12 +390,13 @@ impl TrainingConfig {
         })
     }
 
-    /// Parses a TOML text, as [`from_file`](Self::from_file) does.
+    /// Parses a TOML text, as [`from_file`](Self::from_file) does, or a configuration of hmdolatabadi/denoising_diffusion, which is
+    /// JSON.
     ///
     /// # Errors
     /// Names the key.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        let mut given: Table = toml::from_str(text).map_err(ConfigError::syntax)?;
+        let mut given = table_of(text)?;
         let base = match given.remove("preset") {
             None => {
                 if let Ok(complete) = read(given.clone()) {
@@ -491,6 +493,14 @@ pub fn planned_steps(checkpoint: &Path) -> Option<u64> {
     let folder = fs::canonicalize(checkpoint).ok()?;
     let config = |folder: &Path| TrainingConfig::from_file(&folder.join("config.toml")).ok();
     Some(folder.ancestors().take(4).find_map(config)?.train.steps as u64)
+}
+
+/// Parses a text into the keys that it states.
+fn table_of(text: &str) -> Result<Table, ConfigError> {
+    if text.trim_start().starts_with('{') {
+        return hmdolatabadi::table(text);
+    }
+    toml::from_str(text).map_err(ConfigError::syntax)
 }
 
 fn preset_table(name: &str) -> Result<Table, ConfigError> {

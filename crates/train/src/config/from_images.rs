@@ -134,7 +134,7 @@ fn shown(SampleSize { height, width }: SampleSize) -> String {
 pub fn stated_keys(path: &Path) -> Result<(Vec<String>, bool), ConfigError> {
     let text = files::read_text_up_to(path, files::MAX_TOML)
         .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-    let table: Table = toml::from_str(&text).map_err(ConfigError::syntax)?;
+    let table = table_of(&text)?;
     let names = |(section, values): (&String, &Value)| -> Vec<String> {
         values.as_table().into_iter().flatten().map(|(name, _)| format!("{section}.{name}")).collect()
     };
