@@ -127,19 +127,23 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Write a model as a plain diffusers folder.
+/// Write a model as a plain diffusers folder, or its weights as a file for PyTorch.
 ///
 /// MODEL is what `ddpm sample` takes: a run, a checkpoint, a diffusers folder of any age. FOLDER gets what
 /// `DDPMPipeline.from_pretrained` reads, and how images are preprocessed; exporting it again gives the same bytes.
+///
+/// A file that ends in .pt or .pth gets the state dictionary of the network alone, with the names of its code: diffusers'
+/// UNet2DModel, or the networks of denoising-diffusion-pytorch, NVlabs/edm and hmdolatabadi/denoising_diffusion.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm export runs/fashion -o fashion-ddpm\n  \
     ddpm export runs/fashion/checkpoints/best -o fashion-best\n  \
-    ddpm export fashion -o fashion --half                       the model in this program, weights in f16")]
+    ddpm export fashion -o fashion --half                       the model in this program, weights in f16\n  \
+    ddpm export mine -o mine.pt                                 network.load_state_dict(torch.load(\"mine.pt\"))")]
 pub struct ExportArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
-    /// The folder to write, which must not exist
-    #[arg(short, long, value_name = "FOLDER")]
+    /// The folder to write, which must not exist, or a file that ends in .pt or .pth
+    #[arg(short, long, value_name = "FOLDER|FILE.pt")]
     output: PathBuf,
     /// Write the weights in f16: half the size, rounded to 11 bits
     #[arg(long)]
@@ -166,24 +170,36 @@ fn sampling_flags(sampling: &Sampling) -> String {
 }
 
 /// Extensions of files that people expect an export to be.
-const FILES: [&str; 8] = ["safetensors", "pt", "pth", "ckpt", "bin", "onnx", "zip", "tar"];
+const FILES: [&str; 6] = ["safetensors", "ckpt", "bin", "onnx", "zip", "tar"];
+/// Extensions of files with a state dictionary.
+const STATE_DICTS: [&str; 2] = ["pt", "pth"];
 
 pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
     on_interrupt("nothing was written; start again with")?;
     let extension = arguments.output.extension().map(|end| end.to_string_lossy().to_lowercase());
-    if let Some(end) = extension.filter(|end| FILES.contains(&&**end)) {
+    if let Some(end) = extension.as_deref().filter(|end| FILES.contains(end)) {
         let path = arguments.output.display();
         return Err(usage(format!(
-            "{path}: export writes a folder, not a .{end} file; the weights are in it, as \
+            "{path}: export writes a folder or a .pt file, not a .{end} file; the weights are in the folder, as \
              unet/diffusion_pytorch_model.safetensors"
         )));
     }
+    let is_state_dict = extension.is_some_and(|end| STATE_DICTS.contains(&&*end));
+    if is_state_dict && arguments.output.exists() {
+        let path = arguments.output.display();
+        return Err(usage(format!("{path}: is there already; choose another file, or remove it")));
+    }
     let pipeline = model_source::load(&arguments.model, global)?;
     let precision = if arguments.half { Precision::F16 } else { Precision::F32 };
-    pipeline.save_as(&arguments.output, precision)?;
+    if is_state_dict {
+        pipeline.save_state_dict(&arguments.output, precision)?;
+    } else {
+        pipeline.save_as(&arguments.output, precision)?;
+    }
     if let Some(sampling) = &pipeline.sampling {
         let flags = sampling_flags(sampling);
-        say(format!("a diffusers folder does not say how the run draws its samples: {flags}"), global);
+        let what = if is_state_dict { "a state dictionary" } else { "a diffusers folder" };
+        say(format!("{what} does not say how the run draws its samples: {flags}"), global);
     }
     if global.json {
         let parameters = pipeline.network.parameter_count();

@@ -90,6 +90,25 @@ fn an_exported_model_draws_the_same_images() {
     place.ddpm(&["inspect", "model"]).assert().success().stdout(contains("edm"));
 }
 
+/// A state dictionary has the names and the buffers of the original, and the values of the model.
+#[test]
+fn the_weights_go_back_as_they_came() {
+    let place = Place::new();
+    for (name, prefix) in [("cond.pkl", "ema.model."), ("adm.pt", "net.model.")] {
+        place.ddpm(&["import", golden(name).to_str().unwrap(), "-o", name]).assert().success();
+        let out = format!("back-{name}.pt");
+        place.ddpm(&["export", name, "-o", &out]).assert().success();
+        let theirs = ddpm::weights::read_tensors(golden(name)).unwrap();
+        let own = theirs.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor)));
+        assert_eq!(ddpm::weights::read_tensors(place.path(&out)).unwrap(), own.collect());
+        fails(place.ddpm(&["export", name, "-o", &out]), 2, &["is there already"]);
+        let half = format!("half-{name}.pth");
+        place.ddpm(&["export", name, "-o", &half, "--half"]).assert().success();
+        let size = |name: &str| fs::metadata(place.path(name)).unwrap().len();
+        assert!(size(&half) < size(&out) * 2 / 3, "{} {}", size(&half), size(&out));
+    }
+}
+
 /// A pickle of NVlabs/edm in every command that takes a model.
 #[test]
 fn a_published_model_is_used() {

@@ -127,6 +127,11 @@ pub trait Backbone: Parameters + Sync + 'static {
     /// Returns the text of `config.json`, with the class of the network under `_class_name`.
     fn config(&self) -> String;
 
+    /// Returns the tensors that the state dictionary of the original code has besides the parameters.
+    fn buffers(&self) -> Tensors {
+        Tensors::new()
+    }
+
     /// Checks that images `[N,H,W,C]` and their condition match the network.
     ///
     /// # Errors
@@ -269,6 +274,16 @@ impl Network {
         Ok(self.0.tensors_of(values.into_iter().collect())?)
     }
 
+    /// Returns the state dictionary of the original code: the parameters and [`Backbone::buffers`].
+    ///
+    /// # Errors
+    /// If the back end cannot read a parameter.
+    pub fn state_dict(&self) -> Result<Tensors, Error> {
+        let mut tensors = self.tensors()?;
+        tensors.extend(self.0.buffers());
+        Ok(tensors)
+    }
+
     /// Returns the parameters by name, in the layout on disk.
     ///
     /// # Errors
@@ -325,6 +340,7 @@ trait AnyBackbone: Debug + Send + Sync {
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>>;
     fn signature(&self) -> Signature;
     fn config(&self) -> String;
+    fn buffers(&self) -> Tensors;
     fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error>;
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error>;
     fn flat_parameters(&self) -> Vec<FlatParameter>;
@@ -362,6 +378,10 @@ impl<B: Backbone> AnyBackbone for Owned<B> {
 
     fn config(&self) -> String {
         self.get().config()
+    }
+
+    fn buffers(&self) -> Tensors {
+        self.get().buffers()
     }
 
     fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
 use weights::atomic::{self, Existing};
 use weights::families::{ImportOptions, Imported, Unrecorded};
 use weights::pipeline::ModelFiles;
-use weights::{Tensors, digest, names, pipeline as folders};
+use weights::{Tensors, Values, digest, names, pipeline as folders};
 
 use crate::preprocessing::{self, Preprocessing};
 use crate::{
@@ -216,6 +216,18 @@ impl Pipeline {
             precision,
         };
         atomic::write_folder(folder.as_ref(), Existing::Refuse, |folder| parts.write(folder))
+    }
+
+    /// Writes the state dictionary of the network, as its original code names it, for `torch.load`. An existing file is replaced.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or a weight is too large for the precision.
+    pub fn save_state_dict(&self, path: impl AsRef<Path>, precision: Precision) -> Result<(), Error> {
+        let values = match precision {
+            Precision::F32 => Values::F32,
+            Precision::F16 => Values::F16,
+        };
+        Ok(weights::write_state_dict(path, &self.network.state_dict()?, values)?)
     }
 
     /// Returns the process that the network was trained for.

@@ -5,7 +5,7 @@
 //! ```
 
 use ddpm_weights::pickle::{Item, PickleValue};
-use ddpm_weights::{Error, Tensors, TorchFile, read_safetensors};
+use ddpm_weights::{Error, Tensor, Tensors, TorchFile, Values, read_safetensors, write_state_dict};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -246,6 +246,34 @@ fn malformed_pickles_are_errors() {
     let mut tar = vec![b'0'; 1024];
     tar[257..262].copy_from_slice(b"ustar");
     assert!(error(&tar).to_string().contains("a tar archive"));
+}
+
+/// Also a number, which has no sizes, and nothing; the bytes are the same each time.
+#[test]
+fn a_state_dictionary_is_read_as_it_was_written() {
+    let mut tensors = expected("more.safetensors");
+    tensors.insert("a.number".into(), Tensor { shape: vec![], data: vec![-2.5] });
+    tensors.insert("nothing".into(), Tensor { shape: vec![0, 3], data: vec![] });
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, values: Values| {
+        let path = folder.path().join(name);
+        write_state_dict(&path, &tensors, values).unwrap();
+        (fs::read(&path).unwrap(), all(path).unwrap())
+    };
+    let (bytes, read) = write("a.pt", Values::F32);
+    assert_eq!(read, tensors);
+    assert_eq!(bytes, write("b.pt", Values::F32).0);
+    let (_, halves) = write("c.pt", Values::F16);
+    let difference = |name: &String| {
+        let pairs = tensors[name].data.iter().zip(&halves[name].data);
+        pairs.map(|(a, b)| (a - b).abs() / a.abs().max(1e-3)).fold(0f32, f32::max)
+    };
+    let worst = tensors.keys().map(difference).fold(0f32, f32::max);
+    assert!(worst > 0.0 && worst < 1e-3, "{worst}");
+    let large = Tensors::from([("w".into(), Tensor { shape: vec![1], data: vec![1e6] })]);
+    let error = write_state_dict(folder.path().join("d.pt"), &large, Values::F16).unwrap_err().to_string();
+    assert!(error.contains("`w`") && error.contains("too large for f16"), "{error}");
+    assert!(!folder.path().join("d.pt").exists());
 }
 
 #[test]

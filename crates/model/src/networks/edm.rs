@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use unet::edm::{EdmClass, EdmConfig, EdmUnet};
 use unet::{Dropout, Labels};
+use weights::Tensors;
 
 use super::{BackboneConfig, NetworkConfig};
 use crate::backbone::{Backbone, Condition, LabelKind, Signature};
@@ -57,6 +58,10 @@ impl Backbone for EdmUnet {
 
     fn config(&self) -> String {
         EdmUnet::config(self).to_json()
+    }
+
+    fn buffers(&self) -> Tensors {
+        EdmUnet::config(self).buffers()
     }
 
     // `img_resolution` is the training size, but any size works that all levels can halve.

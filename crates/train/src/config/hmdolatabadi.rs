@@ -120,7 +120,7 @@ pub(super) fn table(text: &str) -> Result<Table, ConfigError> {
         };
         match target {
             Ignored => {}
-            Must(expected) if value.to_string() == *expected => {}
+            Must(expected) if serde_json::from_str(expected).is_ok_and(|expected: Json| expected == *value) => {}
             Must(expected) => {
                 return Err(wrong(key, format!("got {value}, which is not supported; expected {expected}")));
             }

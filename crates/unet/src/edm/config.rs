@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weights::Tensors;
 
-use super::plan::{Layers, Resize, plan};
+use super::plan::{Layers, Resize, Role, plan};
 use crate::error::Error;
 use crate::json;
 use crate::sample_size::check_multiple;
@@ -206,6 +207,24 @@ impl EdmConfig {
                 2 * (c_in + c_out) + conv(3, c_in, c_out) + conv(3, c_out, c_out) + affine + skip + attention
             }
         }
+    }
+
+    /// Returns the tensors that the original's state dictionary has besides the parameters: the filter of each change of size,
+    /// `[1,1,taps,taps]`.
+    pub fn buffers(&self) -> Tensors {
+        let (filter, taps) = (&self.resample_filter, self.resample_filter.len());
+        let sum: f64 = filter.iter().sum();
+        let data = filter.iter().flat_map(|a| filter.iter().map(move |b| (a * b / (sum * sum)) as f32)).collect();
+        let value = weights::Tensor { shape: vec![1, 1, taps, taps], data };
+        let plan = plan(self);
+        let names = plan.pieces().flat_map(|piece| match (piece.layers, piece.role) {
+            (Layers::Block { resize: Resize::Keep, .. } | Layers::Norm { .. }, _) => Vec::new(),
+            (Layers::Block { .. }, _) => [".conv0", ".skip"].map(|layer| format!("{}{layer}", piece.name)).to_vec(),
+            (Layers::Resize, _) | (Layers::Conv { .. }, Role::AuxResidual) => vec![piece.name.clone()],
+            (Layers::Conv { .. }, _) => Vec::new(),
+        });
+        let names: Vec<String> = names.map(|name| format!("{name}.resample_filter")).collect();
+        names.into_iter().map(|name| (name, value.clone())).collect()
     }
 
     /// Checks that the configuration describes a network.

@@ -10,7 +10,10 @@
 
 mod legacy;
 mod names;
+mod write;
 mod zip;
+
+pub use write::{Values, write_state_dict};
 
 use crate::budget::{self, Budget, BufferCharge};
 use crate::pickle::{Item, Object, Pickle, PickleValue, Storage, Strided, Within};
