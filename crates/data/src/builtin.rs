@@ -6,9 +6,9 @@ use crate::source::{Discovered, Source};
 use std::path::Path;
 
 /// Gzipped IDX files of images and labels; see `builtin/README.md`.
-const TRAIN: [&[u8]; 2] =
+static TRAIN: [&[u8]; 2] =
     [include_bytes!("../builtin/train-images-idx3-ubyte.gz"), include_bytes!("../builtin/train-labels-idx1-ubyte.gz")];
-const TEST: [&[u8]; 2] =
+static TEST: [&[u8]; 2] =
     [include_bytes!("../builtin/t10k-images-idx3-ubyte.gz"), include_bytes!("../builtin/t10k-labels-idx1-ubyte.gz")];
 
 /// Class names of Fashion-MNIST.

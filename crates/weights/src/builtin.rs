@@ -17,8 +17,9 @@ macro_rules! files {
     ($($name:literal),*) => { [$(($name, include_bytes!(concat!("../builtin/fashion/", $name)).as_slice())),*] };
 }
 
-/// The files; those whose names end in `.gz` are unpacked.
-const FILES: [(&str, &[u8]); 7] = files!(
+/// The files; those whose names end in `.gz` are unpacked. Not a constant, of which each part of the program that is compiled alone
+/// can have its own copy.
+static FILES: [(&str, &[u8]); 7] = files!(
     "data.json",
     "model_index.json",
     "preprocessing.json",
