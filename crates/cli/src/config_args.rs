@@ -81,7 +81,10 @@ impl ConfigArgs {
         let mut taken = default.clone();
         taken.take_from(&source)?;
         let changes = default.changes(&taken)?;
-        for ConfigChange { key, new, .. } in changes.iter().filter(|change| change.key != "train.init_from") {
+        // The keys of the default network, if the model has another one.
+        let is_gone = |change: &ConfigChange| change.key.starts_with("model.") && change.new == "none";
+        let shown = changes.iter().filter(|change| change.key != "train.init_from" && !is_gone(change));
+        for ConfigChange { key, new, .. } in shown {
             say(format!("from {}: {key} = {new}", source.display()), global);
         }
         self.apply(taken)

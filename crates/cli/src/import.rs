@@ -20,7 +20,7 @@ use crate::{Global, model_source, values};
 /// TensorFlow checkpoint (its .index). No code in it is run: a pickle that calls anything but the constructors of tensors and
 /// plain values is refused by name. The code base is recognized by the names of the tensors: Ho et al.'s release and its ports
 /// to torch, improved- and guided-diffusion, w86763777/pytorch-ddpm, lucidrains/denoising-diffusion-pytorch 2, NVlabs/edm,
-/// diffusers of any age.
+/// hmdolatabadi/denoising_diffusion, diffusers of any age.
 /// Averaged (EMA) weights are used if the file has them, also under the names of CompVis' `LitEma`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm import model.ckpt-790000.index -o ho-cifar10\n  \

@@ -309,7 +309,7 @@ fn print_network(pipeline: &Pipeline) {
         println!("levels:     {}, {} residual blocks each", config["block_out_channels"], config["layers_per_block"]);
         println!("blocks:     {} | {}", config["down_block_types"], config["up_block_types"]);
     }
-    if let Some(classes) = signature.classes() {
+    if let Some(classes) = pipeline.classes().map(|classes| classes.len()) {
         let names = &pipeline.preprocessing.id2label;
         let names: Vec<String> = names.iter().map(|(label, name)| format!("{label} {}", one_line(name))).collect();
         let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };

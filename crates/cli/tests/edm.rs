@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::*;
+use predicates::prelude::*;
 use predicates::str::contains;
 
 /// EDM's process around a small SongUNet with every part.
@@ -157,13 +158,54 @@ fn a_published_model_is_used() {
     write_idx(&place.path("train-images-idx3-ubyte"), 40, 8);
     place.ddpm(&["import", golden("adm.pt").to_str().unwrap(), "-o", "adm"]).assert().success();
     let command = ["train", "--data", "train-images-idx3-ubyte", "-o", "mine", "--set", "train.init_from=adm"];
-    let more =
-        sets(&["train.steps=2", "train.batch_size=4", "train.samples=0", "diffusion.timestep_sampler=log_normal"]);
+    let more = sets(&["train.steps=2", "train.batch_size=4", "train.samples=0"]);
     place.ddpm(&[&command[..], &more].concat()).assert().success().stderr(contains("starts from the weights of adm"));
     let config = fs::read_to_string(place.path("mine/config.toml")).unwrap();
-    for line in ["class = \"DhariwalUNet\"", "model_channels = 8", "prediction = \"edm\"", "schedule = \"karras\""] {
+    for line in
+        ["class = \"DhariwalUNet\"", "model_channels = 8", "prediction = \"edm\"", "timestep_sampler = \"log_normal\""]
+    {
         assert!(config.contains(line), "{line}: {config}");
     }
+}
+
+/// The vector of zeros of a conditional network is no class, even if it was never trained; other classes start anew.
+#[test]
+fn classes_are_those_of_the_images() {
+    let place = Place::new();
+    let conditional = |classes: usize, out: &str| {
+        for class in 0..classes {
+            write_png(&place, &format!("{out}-images/{class}/a.png"), class as u8);
+            write_png(&place, &format!("{out}-images/{class}/b.png"), class as u8 + 100);
+        }
+        let data = format!("{out}-images");
+        let images = ["data.labels=true", "data.channels=1", "data.fit=crop"];
+        let sets = sets(&[&NETWORK[..], &images].concat());
+        (data, sets.into_iter().map(str::to_owned).collect::<Vec<String>>())
+    };
+    let (data, keys) = conditional(3, "three");
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    place.train("run", 1, &[&["--data", &data, "-q"][..], &keys].concat()).assert().success();
+    place.ddpm(&["inspect", "run"]).assert().success().stdout(contains("classes:    3"));
+    place.ddpm(&["sample", "run", "--by-class", "-n", "1", "-o", "by-class/"]).assert().success();
+    assert_eq!(
+        fs::read_dir(place.path("by-class")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count(),
+        3
+    );
+
+    let (other, _) = conditional(2, "two");
+    let start = ["train", "--data", &other, "-o", "second", "--set", "train.init_from=run"];
+    let more = sets(&["train.steps=1", "train.batch_size=4", "train.samples=0"]);
+    place.ddpm(&[&start[..], &more].concat()).assert().success().stderr(
+        contains("its class embedding has 3 rows and the images need 2, so the class embedding starts anew")
+            .and(contains("from run: model.model_channels = 8"))
+            .and(contains("block_out_channels").not()),
+    );
+}
+
+fn write_png(place: &Place, name: &str, value: u8) {
+    let path = place.path(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::GrayImage::from_pixel(8, 8, image::Luma([value])).save(path).unwrap();
 }
 
 #[test]

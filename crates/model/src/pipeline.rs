@@ -117,7 +117,19 @@ impl Pipeline {
                 "its process is EDM's, as the file says; leave out --beta-schedule, --prediction and --variance".into(),
             ));
         }
-        let scheduler = options.scheduler(scheduler, imported.family);
+        let scheduler = match options.prediction {
+            // EDM's process is one of its own, whatever the family.
+            Some(Prediction::Edm)
+                if options.beta_schedule.or(Some(BetaSchedule::Karras)) != Some(BetaSchedule::Karras) =>
+            {
+                return Err(fail("--prediction edm has the schedule karras; leave out --beta-schedule".into()));
+            }
+            Some(Prediction::Edm) if options.variance.is_some() => {
+                return Err(fail("--prediction edm has the variance of the posterior; leave out --variance".into()));
+            }
+            Some(Prediction::Edm) => SchedulerConfig::edm(options.timesteps.unwrap_or(1000)),
+            _ => options.scheduler(scheduler, imported.family),
+        };
         scheduler.noise_schedule().map_err(|error| fail(error.to_string()))?;
         let tensors = std::mem::take(&mut imported.tensors);
         check_finite(path, &tensors)?;
@@ -260,6 +272,13 @@ impl Pipeline {
         let steps = self.scheduler.num_train_timesteps;
         if let Some(rows) = signature.timesteps.filter(|&rows| rows < steps) {
             return Err(format!("`num_train_timesteps` is {rows}, but the scheduler's is {steps}"));
+        }
+        // EDM's time input is ln(σ/α)/4, which is negative for half of the noise levels.
+        let embedding = &self.network.config_value()["time_embedding_type"];
+        if self.scheduler.prediction_type == Prediction::Edm && (embedding == "fourier" || embedding == "learned") {
+            return Err(format!(
+                "`time_embedding_type` is {embedding}; with EDM's process it should be \"positional\""
+            ));
         }
         self.check_preprocessing(&signature)
             .map_err(|problem| format!("does not fit {}: {problem}", preprocessing::FILE))?;

@@ -40,7 +40,8 @@ pub enum Sampler {
 }
 
 /// The number and spacing of a sampler's steps. Defaults to all T steps with the scheduler's spacing; for higher-order
-/// samplers to 20 steps uniform in log-SNR, and in (σ/α)^(1/7) for networks with EDM's preconditioning; and for [`Sampler::Scheduler`] to 50 steps, as in diffusers.
+/// samplers to 20 steps uniform in log-SNR; for networks with EDM's preconditioning, to steps uniform in (σ/α)^(1/7), of which
+/// Heun's method has 18; and for [`Sampler::Scheduler`] to 50 steps, as in diffusers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SamplerOptions {
     /// The number of steps.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use ddpm_sample::{Sampler, SamplerOptions};
-use diffusion::{Churn, Estimate, LinearMap, Node, NoiseLevel, SchedulerConfig, SolverTable};
-use model::{Condition, Images, LabelKind, Pipeline, PipelineImport};
+use diffusion::{Churn, Estimate, Node, NoiseLevel, SchedulerConfig, SolverTable};
+use model::denoiser::DenoisedImage;
+use model::{Condition, Denoiser, Images, LabelKind, Pipeline, PipelineImport};
 use unet::Labels;
 use weights::{Tensor as Stored, Tensors, read_safetensors};
 
@@ -74,18 +75,16 @@ fn trajectory(
     let first = table.rows[0].node.level;
     let start: Vec<f64> = wide(&noise.pixels).iter().map(|z| z * first.sigma).collect();
     let seen = std::cell::RefCell::new(Vec::new());
+    let model = pipeline.denoiser().unwrap();
     let denoiser = |x: &[f64], node: Node| {
         let NoiseLevel { alpha, .. } = node.level;
         seen.borrow_mut().push(x.iter().map(|x| x / alpha).collect::<Vec<f64>>());
-        let (to_sample, to_epsilon) = pipeline.scheduler.prediction_type.maps(node, NoiseLevel::DATA)?;
-        let row = pipeline.scheduler.prediction_type.preconditioning(node, NoiseLevel::DATA);
-        let scaled: Vec<f32> = x.iter().map(|x| (x * row.c_in) as f32).collect();
-        let input = Tensor::<4>::from_data(TensorData::new(scaled, noise.shape()), &Device::flex());
+        let x: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+        let x_t = Tensor::<4>::from_data(TensorData::new(x, noise.shape()), &Device::flex());
         let condition = Condition { labels: labels.map(Labels::Classes), ..Condition::default() };
-        let output = pipeline.network.forward(input, &vec![row.c_noise as f32; noise.n], condition, None);
-        let output: Vec<f64> = output.into_data().iter::<f64>().collect();
-        let apply = |map: LinearMap| x.iter().zip(&output).map(|(&x, &y)| map.apply(x, y)).collect::<Vec<f64>>();
-        Ok(Estimate { sample: apply(to_sample), epsilon: apply(to_epsilon), v: Vec::new() })
+        let denoised = model.denoise(x_t, &[node], condition).expect("a noise level of the process").images();
+        let all = |of: fn(&DenoisedImage) -> &[f64]| denoised.iter().flat_map(|image| of(image).to_vec()).collect();
+        Ok(Estimate { sample: all(|image| &image.sample), epsilon: all(|image| &image.epsilon), v: Vec::new() })
     };
     // Noise number k of the table belongs to the step after the row.
     let noisy: Vec<usize> = (0..table.rows.len()).filter(|&row| table.rows[row].is_noisy()).collect();
@@ -185,23 +184,42 @@ fn other_preconditioners_and_settings_are_refused() {
 #[test]
 fn damaged_files_do_not_panic() {
     let whole = std::fs::read(file("cond.pkl")).unwrap();
+    let marker = b"EDMPrecond\x94\x8c\x05state";
+    let attributes = whole.windows(marker.len()).position(|bytes| bytes == marker).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.pkl");
-    let mut refused = 0;
+    let mut refused = [0; 3];
     for i in 0..150 {
         let mut bytes = whole.clone();
         let at = (i * 7919 + 31) % bytes.len();
         match i % 3 {
             0 => bytes[at] ^= 1 << (i % 8),
-            // Where the structure of the pickle is.
-            1 => bytes[whole.len() - 1 - (i * 131) % 4000] = (i * 37) as u8,
+            // Among the attributes of the preconditioner and its network.
+            1 => bytes[attributes + (i * 131) % 4000] = (i * 37) as u8,
             _ => bytes.truncate(at),
         }
         std::fs::write(&path, bytes).unwrap();
         if let Err(error) = Pipeline::import(&path, &PipelineImport::default(), &Device::flex()) {
-            refused += 1;
+            refused[i % 3] += 1;
             assert!(error.to_string().contains("x.pkl"), "{error}");
         }
     }
-    assert!(refused >= 50, "{refused}");
+    assert!(refused[1] >= 10 && refused[2] == 50, "{refused:?}");
+}
+
+/// Several noise levels in one batch, as in training, are those of one image after the other.
+#[test]
+fn images_of_a_batch_have_noise_levels_of_their_own() {
+    let (pipeline, _) = import("adm.pt");
+    let model = pipeline.denoiser().unwrap();
+    let nodes = model.process.nodes(&[30, 700]);
+    let noise = images(&golden("adm.pt")["noise"]);
+    let tensor = |images: &Images| images.tensor(&Device::flex());
+    let both = model.denoise(tensor(&noise), &nodes, Condition::default()).unwrap().images();
+    for (i, node) in nodes.iter().enumerate() {
+        let one = model.denoise(tensor(&noise.slice(i, 1)), &[*node], Condition::default()).unwrap().images();
+        let pairs = one[0].sample.iter().zip(&both[i].sample);
+        let worst = pairs.fold(0f64, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst < 1e-5, "{i}: {worst:e}");
+    }
 }

@@ -15,14 +15,15 @@ use weights::{Tensors, digest, names, pipeline};
 
 use crate::Error;
 use crate::config::{
-    ConfigChange, DhariwalKeys, HmdolatabadiKeys, Loss, LucidrainsKeys, Model, SongKeys, TrainingConfig, UnetKeys,
+    ConfigChange, DhariwalKeys, HmdolatabadiKeys, Loss, LucidrainsKeys, Model, SongKeys, TimestepSampler,
+    TrainingConfig, UnetKeys,
 };
 use crate::event::Event;
 
-/// The start of the names of the class embedding's parameters.
-const CLASS_EMBEDDING: &str = "class_embedding.";
+/// The starts of the names of the class embedding's parameters: in `UNet2DModel`, and in the networks of NVlabs/edm.
+const CLASS_EMBEDDINGS: [&str; 2] = ["class_embedding.", "map_label."];
 /// Keys of a network's `config.json` that do not change what its weights mean.
-const FREE_KEYS: [&str; 3] = ["sample_size", "dropout", "num_class_embeds"];
+const FREE_KEYS: [&str; 4] = ["sample_size", "dropout", "num_class_embeds", "label_dim"];
 /// The probability with which labels are dropped for a model that has a null label.
 const LABEL_DROPOUT: f64 = 0.1;
 
@@ -113,14 +114,19 @@ impl Source {
     pub fn initialize(mut self, network: &mut Network, class_names: &[String]) -> Result<Vec<Event>, Error> {
         let path = self.path.display();
         let own = network.tensors()?;
-        let kept = |tensors: &Tensors| -> Vec<String> {
-            tensors.keys().filter(|name| name.starts_with(CLASS_EMBEDDING)).cloned().collect()
+        let is_embedding = |name: &str| CLASS_EMBEDDINGS.iter().any(|start| name.starts_with(start));
+        let kept =
+            |tensors: &Tensors| -> Vec<String> { tensors.keys().filter(|name| is_embedding(name)).cloned().collect() };
+        // A table has a row for each class, a layer a column.
+        let rows = |tensors: &Tensors| {
+            let row = |shape: &[usize]| shape.first().copied();
+            let table = tensors.get("class_embedding.weight").and_then(|tensor| row(&tensor.shape));
+            table.or_else(|| tensors.get("map_label.weight")?.shape.last().copied())
         };
-        let rows = |tensors: &Tensors| tensors.get("class_embedding.weight").map(|tensor| tensor.shape.clone());
         let mut notice = format!("network: starts from the weights of {path}");
         let other_names = !kept(&own).is_empty() && !self.class_names.is_empty() && self.class_names != class_names;
         if other_names || rows(&own) != rows(&self.tensors) || kept(&own) != kept(&self.tensors) {
-            let count = |tensors: &Tensors| rows(tensors).map_or(0, |shape| shape[0]);
+            let count = |tensors: &Tensors| rows(tensors).unwrap_or(0);
             if kept(&own).is_empty() {
                 return Err(fail(
                     &self.path,
@@ -139,8 +145,8 @@ impl Source {
                     count(&own)
                 ),
             };
-            self.tensors.retain(|name, _| !name.starts_with(CLASS_EMBEDDING));
-            let anew = own.into_iter().filter(|(name, _)| name.starts_with(CLASS_EMBEDDING));
+            self.tensors.retain(|name, _| !is_embedding(name));
+            let anew = own.into_iter().filter(|(name, _)| is_embedding(name));
             self.tensors.extend(anew);
         }
         network.set_tensors(self.tensors).map_err(|error| fail(&self.path, error))?;
@@ -167,10 +173,10 @@ pub(crate) fn network_differences(old: &str, new: &str) -> Vec<ConfigChange> {
     let changes = keys.into_iter().map(|key| {
         let key = key.as_str();
         let name = match key {
-            "in_channels" => "data.channels",
+            "in_channels" | "in_channel" | "channels" => "data.channels",
             "out_channels" => "diffusion.variance (channels of the output)",
             "down_block_types" | "up_block_types" => "model.attention_resolutions",
-            "sample_size" => "data.resolution",
+            "sample_size" | "img_resolution" => "data.resolution",
             _ => "",
         };
         let name = if name.is_empty() { format!("model.{key}") } else { name.to_owned() };
@@ -375,6 +381,8 @@ impl TrainingConfig {
             diffusion.loss = Loss::LSimple;
         }
         if diffusion.prediction == Prediction::Edm {
+            // EDM's loss has weight 1 in terms of the network's output.
+            (diffusion.loss, diffusion.timestep_sampler) = (Loss::LSimple, TimestepSampler::LogNormal);
             self.sample.clip_sample = false;
         }
         self.sample.steps = self.sample.steps.map(|steps| steps.min(diffusion.timesteps));

@@ -40,7 +40,7 @@ pub struct HmdolatabadiConfig {
     pub channel: usize,
     /// Channels of each level, finest first, as multiples of `channel`.
     pub channel_multiplier: Vec<usize>,
-    /// Residual blocks of each level on the way down.
+    /// Residual blocks of each level of the encoder.
     pub n_res_blocks: usize,
     /// Strides of the levels with attention: 1 for the finest, 2 for the next, 4, …
     pub attn_strides: Vec<usize>,
@@ -143,7 +143,7 @@ impl HmdolatabadiConfig {
             check(
                 (GROUPS..=1 << 16).contains(&width),
                 format!(
-                    "`channel_multiplier` has {multiplier}, so that a level has {width} channels; expected up to 65536"
+                    "`channel_multiplier` has {multiplier}, so that a level has {width} channels; expected 32 to 65536"
                 ),
             )?;
         }
@@ -168,7 +168,7 @@ impl HmdolatabadiConfig {
         check_multiple([height / fold, width / fold], self.channel_multiplier.len())
     }
 
-    /// Lists the layers of the way down, the middle and the way up.
+    /// Lists the layers of encoder, middle and decoder.
     fn plan(&self) -> Plan {
         let last = self.channel_multiplier.len() - 1;
         let attends = |level: usize| self.attn_strides.contains(&(1 << level));

@@ -91,7 +91,7 @@ fn mistakes_are_named() {
         (r#"{"dropout": 1.0}"#, "`dropout` is 1.0"),
         (
             r#"{"_class_name": "DhariwalUNet", "model_channels": 224, "channel_mult": [1]}"#,
-            "attention with 224 channels",
+            "attention with 224 channels, which its 3 heads do not divide",
         ),
         (
             r#"{"_class_name": "EDMPrecond"}"#,

@@ -1,6 +1,7 @@
 //! Reading weights files of any supported format.
 
 use crate::pickle::{Item, PickleValue};
+use crate::shown::shown;
 use crate::tensorflow::{TensorFlowFile, checkpoint_index};
 use crate::{Error, Format, Metadata, Result, Tensors, TorchFile, safetensors, shards};
 use files::Reading;
@@ -22,11 +23,18 @@ enum Contents {
     TensorFlow(TensorFlowFile),
 }
 
-/// What a pickle says about a module besides its tensors.
+/// The most attributes and arguments of a module together.
+const MAX_ATTRIBUTES: usize = 256;
+
+/// The class of a pickled object, the arguments of its constructor, and its attributes.
 #[derive(Debug)]
 pub(crate) struct ModuleRecord {
     pub class: String,
+    /// The arguments that are plain values.
     pub arguments: Map<String, Value>,
+    /// The names of the other arguments.
+    pub unread: Vec<String>,
+    /// The attributes that are plain values.
     pub attributes: Map<String, Value>,
 }
 
@@ -57,25 +65,47 @@ impl Archive {
         &self.path
     }
 
-    /// Returns the class of the pickled module at a dotted path, such as `ema.model`, with the arguments of its constructor
-    /// and its attributes that are plain values, if the file records them.
-    pub(crate) fn module(&self, path: &str) -> Option<ModuleRecord> {
+    /// Returns what the file records about the object at a dotted path, such as the module `ema.model`, if there is one.
+    ///
+    /// # Errors
+    /// If it has more attributes than a module has.
+    pub(crate) fn module(&self, path: &str) -> Result<Option<ModuleRecord>> {
         let Contents::Torch(file) = &self.contents else {
-            return None;
+            return Ok(None);
         };
-        let (object, pickle) = (file.object(path)?, file.pickle());
+        let (Some(item), pickle) = (file.item(path), file.pickle()) else {
+            return Ok(None);
+        };
+        let (class, state) = match pickle.node(item) {
+            Some(PickleValue::Object(object)) => (object.class.rsplit('.').next().unwrap_or_default(), object.state),
+            Some(PickleValue::Dict(_)) => ("", item),
+            _ => return Ok(None),
+        };
         let entries = |item: Item| match pickle.node(item) {
             Some(PickleValue::Dict(entries)) => entries.as_slice(),
             Some(PickleValue::Object(object)) => object.entries.as_slice(),
             _ => &[],
         };
-        let plain = |item: Item| {
+        let arguments = pickle.get(state, "_init_kwargs").unwrap_or(Item::None);
+        let count = entries(state).len() + entries(arguments).len();
+        if count > MAX_ATTRIBUTES {
+            let reason = format!("`{}` has {count} attributes, more than a module has", shown(path));
+            return Err(Error::file(&self.path, reason));
+        }
+        let named = |item: Item| {
             let values = entries(item).iter();
-            values.filter_map(|&(key, value)| Some((pickle.text(key)?.to_owned(), pickle.plain(value)?))).collect()
+            values.filter_map(|&(key, value)| Some((pickle.text(key)?.to_owned(), pickle.plain(value))))
         };
-        let class = object.class.rsplit('.').next().unwrap_or_default().to_owned();
-        let arguments = pickle.get(object.state, "_init_kwargs").map(plain).unwrap_or_default();
-        Some(ModuleRecord { class, arguments, attributes: plain(object.state) })
+        let plain = |item: Item| named(item).filter_map(|(key, value)| Some((key, value?))).collect();
+        let has_positional = pickle.get(state, "_init_args").and_then(|args| pickle.sequence(args));
+        let positional = has_positional.filter(|args| !args.is_empty()).map(|_| "its positional ones".to_owned());
+        let unread = named(arguments).filter(|(_, value)| value.is_none()).map(|(key, _)| key);
+        Ok(Some(ModuleRecord {
+            class: class.to_owned(),
+            arguments: plain(arguments),
+            unread: unread.chain(positional).collect(),
+            attributes: plain(state),
+        }))
     }
 
     /// Returns the names and shapes of the tensors, in the order of their names.

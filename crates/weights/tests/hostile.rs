@@ -92,7 +92,7 @@ fn malicious_torch_files_are_rejected() {
     // Storages in the pickle itself.
     let nested = |file: &[u8]| {
         let length = (file.len() as u32).to_le_bytes();
-        [&b"\x80\x03ctorch.storage\n_load_from_bytes\nB"[..], &length, file, b"\x85R"].concat()
+        [&b"\x80\x03ctorch.storage\n_load_from_bytes\nq\0B"[..], &length, file, b"q\x01\x85R"].concat()
     };
     let of_tensor = |storage: &[u8]| {
         [&b"\x80\x03ctorch._utils\n_rebuild_tensor_v2\n("[..], storage, b"K\0K\x04\x85K\x01\x85\x89}tR."].concat()
@@ -117,6 +117,23 @@ fn malicious_torch_files_are_rejected() {
         ("a nested file of nothing", within(b"N."), "are not a file of torch.save"),
         ("a storage in a nested one", within(&legacy(&[&twice[..], b"."].concat())), "in the bytes of another one"),
         ("a call in a nested pickle", within(&legacy(b"cos\nsystem\nX\x01\0\0\0a\x85R.")), "calls `os.system('a')`"),
+        (
+            "bytes that are read fifty thousand times",
+            [&twice[..], &repeated(b"0h\0h\x01\x85R", 50_000), b"."].concat(),
+            "allocation budget",
+        ),
+        (
+            "a large dictionary that is searched often",
+            [
+                &b"\x80\x03ctorch_utils.persistence\n_reconstruct_persistent_obj\nq\0}q\x01("[..],
+                &(0..2000u16).flat_map(|i| [b'M', i as u8, (i >> 8) as u8, b'N']).collect::<Vec<u8>>(),
+                b"u",
+                &repeated(b"0h\0h\x01\x85R", 50_000),
+                b".",
+            ]
+            .concat(),
+            "calls `torch_utils.persistence._reconstruct_persistent_obj(",
+        ),
         (
             "text for bytes",
             b"\x80\x03ctorch.storage\n_load_from_bytes\nX\x01\0\0\0a\x85R.".to_vec(),

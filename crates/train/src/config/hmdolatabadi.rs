@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 use super::ConfigError;
 
-/// Where a key goes.
+/// The use of a key.
 enum Target {
     /// To this key, as it is.
     Key(&'static str),
@@ -70,7 +70,8 @@ const KEYS: &[(&str, Target)] = &[
     ("evaluate.valid_every", Ignored),
 ];
 
-/// Data sets of the original that are read as they are.
+/// Data sets of the original without a crop of their own. Its formats, CIFAR-10 for Python and `.mat`, are not read: `--data`
+/// names the binary version of CIFAR-10, or an archive of SVHN's images.
 const DATA_SETS: [&str; 2] = ["cifar10", "svhn"];
 
 /// Converts a configuration. What the original has no keys for is as it is there: mirrored images but for SVHN, no warm-up, a

@@ -152,9 +152,9 @@ pub struct SongKeys {
     pub embedding_type: EmbeddingType,
     /// Width of the embedding of the noise level, as a multiple of `model_channels`.
     pub channel_mult_noise: usize,
-    /// What the way down gets of the images.
+    /// The copies of the images that the encoder gets.
     pub encoder_type: EncoderType,
-    /// What the way up adds to the output.
+    /// The terms of the output.
     pub decoder_type: DecoderType,
     /// The filter of a change of size, in each direction.
     pub resample_filter: Vec<f64>,
@@ -200,7 +200,7 @@ pub struct HmdolatabadiKeys {
     pub channel: usize,
     /// Channels of each level, finest first, as multiples of `channel`.
     pub channel_multiplier: Vec<usize>,
-    /// Residual blocks of each level on the way down.
+    /// Residual blocks of each level of the encoder.
     pub n_res_blocks: usize,
     /// Strides of the levels with attention: 1 for the finest, 2 for the next, 4, …
     pub attn_strides: Vec<usize>,
@@ -245,7 +245,7 @@ impl HmdolatabadiKeys {
     }
 }
 
-/// What the data decide about a network of EDM.
+/// The properties of a network of EDM that the data decide.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EdmImages {
     /// Height and width.

@@ -31,7 +31,7 @@ pub struct EdmBlock {
     style: Style,
 }
 
-/// What differs between the classes, and the change of size.
+/// The differences between the classes, and the change of size.
 #[derive(Clone, Debug)]
 struct Style {
     resizing: Resizing,

@@ -40,7 +40,7 @@ pub enum EmbeddingType {
     Fourier,
 }
 
-/// What the way down gets of the images besides the first convolution.
+/// The copies of the images that the encoder gets besides its first convolution.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EncoderType {
@@ -53,7 +53,7 @@ pub enum EncoderType {
     Residual,
 }
 
-/// What the way up adds to the output.
+/// The terms of the decoder's output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DecoderType {
@@ -99,9 +99,9 @@ pub struct EdmConfig {
     pub embedding_type: EmbeddingType,
     /// Width of the embedding of the noise level, as a multiple of `model_channels`.
     pub channel_mult_noise: usize,
-    /// What the way down gets of the images.
+    /// The copies of the images that the encoder gets.
     pub encoder_type: EncoderType,
-    /// What the way up adds to the output.
+    /// The terms of the decoder's output.
     pub decoder_type: DecoderType,
     /// The filter of a change of size, in each direction.
     pub resample_filter: Vec<f64>,
@@ -293,7 +293,11 @@ impl EdmConfig {
             if let Some(width) = attention {
                 check(
                     width.is_multiple_of(self.heads(width)),
-                    format!("`{}` has attention with {width} channels; expected a multiple of 64", piece.name),
+                    format!(
+                        "`{}` has attention with {width} channels, which its {} heads do not divide",
+                        piece.name,
+                        self.heads(width)
+                    ),
                 )?;
             }
         }

@@ -13,12 +13,12 @@ pub enum Resize {
     Up,
 }
 
-/// What a layer's result is for.
+/// The use of a layer's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It goes on to the next layer. On the way down, it is a skip connection too.
+    /// It goes on to the next layer. In the encoder, it is a skip connection too.
     Main,
-    /// It is the smaller copy of the images on the way down, or the larger output on the way up.
+    /// It is the smaller copy of the images in the encoder, or the larger output in the decoder.
     Aux,
     /// It is added to the main path.
     AuxSkip,

@@ -16,19 +16,21 @@ use crate::{Archive, Error, Result};
 const FILTER: &str = ".resample_filter";
 /// The only σ_data that is supported, that of all published networks.
 const SIGMA_DATA: f64 = 0.5;
+/// The range of σ/α of the process.
+const SIGMAS: [f64; 2] = [0.002, 80.0];
 
 /// Reads a network that was found in an archive.
 pub(super) fn import(
     archive: &Archive,
-    mut found: Detected,
+    found: Detected,
     options: &ImportOptions,
     mut notes: Vec<String>,
 ) -> Result<Imported> {
     let path = archive.path();
     let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
     let inside = found.prefix.trim_end_matches('.');
-    let around = inside.strip_suffix("model").unwrap_or(inside).trim_end_matches('.');
-    let (Some(network), Some(preconditioner)) = (archive.module(inside), archive.module(around)) else {
+    let around = inside.strip_suffix(".model").unwrap_or("");
+    let (Some(network), Some(preconditioner)) = (archive.module(inside)?, archive.module(around)?) else {
         return Err(fail(
             "the file has its weights without its configuration; import network-snapshot-*.pkl or training-state-*.pt, \
              which have both"
@@ -42,10 +44,28 @@ pub(super) fn import(
             shown(class)
         )));
     }
-    let sigma_data = preconditioner.attributes.get("sigma_data").and_then(Value::as_f64);
-    if sigma_data != Some(SIGMA_DATA) {
-        let found = preconditioner.attributes.get("sigma_data").map_or("missing".to_owned(), Value::to_string);
-        return Err(fail(format!("its `sigma_data` is {found}, which is not supported; expected {SIGMA_DATA}")));
+    if let Some(name) = network.unread.first() {
+        return Err(fail(format!(
+            "the arguments of its {} have {}, which is no plain value",
+            network.class,
+            shown(name)
+        )));
+    }
+    let attribute = |name: &str| preconditioner.attributes.get(name).and_then(Value::as_f64);
+    let expected = |name: &str, found: Option<f64>, expected: &str| {
+        let found = found.map_or("missing or not finite".to_owned(), |found| found.to_string());
+        fail(format!("its `{name}` is {found}, which is not supported; expected {expected}"))
+    };
+    if attribute("sigma_data") != Some(SIGMA_DATA) {
+        return Err(expected("sigma_data", attribute("sigma_data"), "0.5"));
+    }
+    // The original's sampler keeps to this range, which is unlimited unless it was given.
+    let [least, greatest] = SIGMAS;
+    if let Some(sigma) = attribute("sigma_min").filter(|sigma| *sigma > least) {
+        return Err(expected("sigma_min", Some(sigma), "0.002 at most"));
+    }
+    if let Some(sigma) = attribute("sigma_max").filter(|sigma| *sigma < greatest) {
+        return Err(expected("sigma_max", Some(sigma), "80 at least"));
     }
     let mut config = json!({ "_class_name": network.class });
     if let Some(keys) = config.as_object_mut() {
@@ -56,13 +76,24 @@ pub(super) fn import(
     {
         return Err(fail(format!("its size is {}, as the file says, not {size} (--size)", config["img_resolution"])));
     }
-    notes.push("σ/α of the process: 0.002 to 80, as the original samples; the file records no range".into());
+    notes.push("σ/α of the process: 0.002 to 80, the defaults of the original's generate.py".into());
     let label_dim = config["label_dim"].as_u64().unwrap_or(0);
     if config["augment_dim"].as_u64().is_some_and(|width| width > 0) {
         notes.push("it was trained with augmented images; it is sampled, and can be trained, without".into());
     }
-    found.names.retain(|name, _| !name.ends_with(FILTER));
-    let tensors = found.read(archive)?;
+    let mut tensors = found.read(archive)?;
+    let filter: Vec<f64> = config["resample_filter"]
+        .as_array()
+        .map_or(vec![1.0, 1.0], |taps| taps.iter().filter_map(Value::as_f64).collect());
+    let sum: f64 = filter.iter().sum();
+    let product: Vec<f64> = filter.iter().flat_map(|a| filter.iter().map(move |b| a * b / (sum * sum))).collect();
+    for (name, tensor) in tensors.iter().filter(|(name, _)| name.ends_with(FILTER)) {
+        let is_same = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() < 1e-6;
+        if tensor.data.len() != product.len() || !tensor.data.iter().zip(&product).all(is_same) {
+            return Err(fail(format!("tensor `{}` is not that of the argument `resample_filter`", shown(name))));
+        }
+    }
+    tensors.retain(|name, _| !name.ends_with(FILTER));
     let scheduler = json!({ "_class_name": "EDMEulerScheduler" });
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix);
     let null_label = (label_dim > 0).then(|| u32::try_from(label_dim)).and_then(std::result::Result::ok);

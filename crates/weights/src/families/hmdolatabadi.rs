@@ -15,7 +15,7 @@ use crate::{Archive, Error, Result};
 
 /// Channels of the output, for which the original has no argument.
 const OUT_CHANNELS: usize = 3;
-/// Where the checkpoint records its configuration.
+/// The path of the configuration in a checkpoint.
 const CONFIGURATION: &str = "hyper_parameters.conf";
 
 /// Reads a network that was found in an archive.
@@ -27,18 +27,23 @@ pub(super) fn import(
 ) -> Result<Imported> {
     let path = archive.path();
     let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
-    let recorded = |section: &str| {
-        archive.module(&format!("{CONFIGURATION}.{section}")).map(|record| record.attributes).unwrap_or_default()
+    let recorded = |section: &str| -> Result<Map<String, Value>> {
+        let record = archive.module(&format!("{CONFIGURATION}.{section}"))?;
+        Ok(record.map(|record| record.attributes).unwrap_or_default())
     };
+    let (dataset, model, schedule) = (recorded("dataset")?, recorded("model")?, recorded("model.schedule")?);
     let mut config = config(&found).map_err(fail)?;
-    let size = options.sample_size.or_else(|| recorded("dataset").get("resolution")?.as_u64()?.try_into().ok());
+    if let Some(dropout) = model.get("dropout") {
+        config["dropout"] = dropout.clone();
+    }
+    let size = options.sample_size.or_else(|| dataset.get("resolution")?.as_u64()?.try_into().ok());
     config["sample_size"] = json!(size);
     if size.is_none() {
         notes
             .push("the file does not record the size of the images: give it when you import or sample (--size)".into());
     }
     let mut scheduler = ddpm("fixed_large", 0.0001, 0.02);
-    let keys = process(&recorded("model"), &recorded("model.schedule")).map_err(fail)?;
+    let keys = process(&model, &schedule).map_err(fail)?;
     match keys {
         Some(keys) => scheduler.as_object_mut().into_iter().for_each(|all| all.extend(keys.clone())),
         None => {

@@ -88,15 +88,15 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
                 .to_owned(),
         );
     }
-    match found.family {
-        Family::Diffusers => return diffusers(path, &archive, &found, notes),
-        Family::Lucidrains => return lucidrains::import(&archive, found, options, notes),
-        Family::Edm => return edm::import(&archive, found, options, notes),
-        Family::Hmdolatabadi => return hmdolatabadi::import(&archive, found, options, notes),
-        _ => {}
-    }
+    let Some(family) = layout(found.family) else {
+        return match found.family {
+            Family::Lucidrains => lucidrains::import(&archive, found, options, notes),
+            Family::Edm => edm::import(&archive, found, options, notes),
+            Family::Hmdolatabadi => hmdolatabadi::import(&archive, found, options, notes),
+            _ => diffusers(path, &archive, &found, notes),
+        };
+    };
     let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
-    let family = layout(found.family).map_err(fail)?;
     let shapes = Shapes { family: &family, of: &found.names };
     let skeleton = (family.skeleton)(&shapes).map_err(fail)?;
     let mut config = config::config(&skeleton, &shapes).map_err(fail)?;
@@ -182,15 +182,13 @@ fn diffusers(path: &Path, archive: &Archive, found: &Detected, mut notes: Vec<St
     Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, null_label: None, unrecorded: Vec::new() })
 }
 
-/// Returns the layout of a family, or the reason why its network cannot be a `UNet2DModel`.
-fn layout(family: Family) -> Result<Layout, String> {
+/// Returns the layout of a family whose networks become a `UNet2DModel`; `None` for those that keep their names.
+fn layout(family: Family) -> Option<Layout> {
     match family {
-        Family::HoTorch => Ok(ho::HO),
-        Family::HoTensorFlow => Ok(ho::HO_TENSORFLOW),
-        Family::OpenAi => Ok(openai::OPENAI),
-        Family::W86763777 => Ok(w86763777::W86763777),
-        Family::Diffusers | Family::Lucidrains | Family::Edm | Family::Hmdolatabadi => {
-            Err("its tensors keep their names".into())
-        }
+        Family::HoTorch => Some(ho::HO),
+        Family::HoTensorFlow => Some(ho::HO_TENSORFLOW),
+        Family::OpenAi => Some(openai::OPENAI),
+        Family::W86763777 => Some(w86763777::W86763777),
+        Family::Diffusers | Family::Lucidrains | Family::Edm | Family::Hmdolatabadi => None,
     }
 }

@@ -81,6 +81,11 @@ pub(super) fn call(machine: &mut Machine, function: Item, arguments: Item) -> Re
         },
         // An instance of a class whose source code is in the pickle (NVlabs' stylegan3, edm and edm2). The code is not run.
         ("torch_utils.persistence._reconstruct_persistent_obj", &[meta]) => {
+            // Of a dictionary of many entries, which can be memoized, the search would take long.
+            let is_short = |dict: &PickleValue| matches!(dict, PickleValue::Dict(entries) if entries.len() <= 16);
+            if !machine.pickle.node(meta).is_some_and(is_short) {
+                return Err(forbidden(machine, function, arguments));
+            }
             let [class, state] = ["class_name", "state"].map(|key| machine.pickle.get(meta, key));
             match (machine.copy_text(class.unwrap_or(Item::None))?, state) {
                 (Some(class), Some(state)) => {

@@ -59,7 +59,7 @@ pub(super) struct Machine<'b> {
     temporary: u64,
     /// The position of the current opcode.
     pub byte: u64,
-    /// Whether the pickle is in the bytes of another one. Deeper ones are refused, since each takes a part of the call stack.
+    /// Set for a pickle in the bytes of another one. Deeper ones are refused, since each takes a part of the call stack.
     pub is_nested: bool,
 }
 
@@ -138,6 +138,11 @@ impl<'b> Machine<'b> {
         if self.is_nested {
             return Err(self.error("a storage is in the bytes of another one"));
         }
+        // For the time of reading them, since memoized bytes can be read often.
+        self.charge_temporary(bytes.len() as u64)?;
+        let Some(PickleValue::Bytes(bytes)) = self.pickle.node(item) else {
+            return Ok(None);
+        };
         let (storage, begin) = saved::nested_storage(bytes, format!("bytes {node}"), self.budget)?;
         let index = self.add_storage(Storage { within: Some(Within { node, begin }), ..storage })?;
         self.add_node(PickleValue::Storage(index)).map(Some)

@@ -183,9 +183,10 @@ impl Pickle {
         entries.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|(_, value)| *value)
     }
 
-    /// Returns a plain value as JSON: a number, a string, a boolean, none, or a list or tuple of them.
+    /// Returns a plain value as JSON: a number, a string, a boolean, none, or a list or tuple of them. It is short, since
+    /// memoized values can be asked for often.
     pub(crate) fn plain(&self, item: Item) -> Option<serde_json::Value> {
-        const LONGEST: usize = 1000;
+        const LONGEST: usize = 64;
         Some(match item {
             Item::None => serde_json::Value::Null,
             Item::Bool(value) => value.into(),
@@ -195,10 +196,8 @@ impl Pickle {
                 (Some(text), _) if text.len() <= LONGEST => text.into(),
                 (_, Some(items)) if items.len() <= LONGEST => {
                     // A list in a list, which can be circular, is no plain value.
-                    let is_plain = |item: &&Item| self.sequence(**item).is_none();
-                    let values = items.iter().filter(is_plain).filter_map(|&item| self.plain(item));
-                    let values: Vec<serde_json::Value> = values.collect();
-                    (values.len() == items.len()).then_some(values)?.into()
+                    let value = |&item: &Item| if self.sequence(item).is_some() { None } else { self.plain(item) };
+                    items.iter().map(value).collect::<Option<Vec<_>>>()?.into()
                 }
                 _ => return None,
             },

@@ -16,7 +16,7 @@ mod zip;
 pub use write::{Values, write_state_dict};
 
 use crate::budget::{self, Budget, BufferCharge};
-use crate::pickle::{Item, Object, Pickle, PickleValue, Storage, Strided, Within};
+use crate::pickle::{Item, Pickle, PickleValue, Storage, Strided, Within};
 use crate::shown::{shown, shown_sizes};
 use crate::tensor::elements;
 use crate::{Error, Result, Tensor, Tensors, dtype, file};
@@ -118,8 +118,8 @@ impl TorchFile {
         &self.pickle
     }
 
-    /// Returns the object at a dotted path of modules, such as `ema.model`, if there is one.
-    pub(crate) fn object(&self, path: &str) -> Option<&Object> {
+    /// Returns the value at a dotted path of modules and dictionaries, such as `ema.model`, if there is one.
+    pub(crate) fn item(&self, path: &str) -> Option<Item> {
         let pickle = &self.pickle;
         let inner = |item: Item, name: &str| match pickle.node(item)? {
             PickleValue::Object(object) => {
@@ -129,11 +129,7 @@ impl TorchFile {
             _ => pickle.get(item, name),
         };
         let mut parts = path.split('.').filter(|part| !part.is_empty()).take(MAX_PARTS);
-        let item = parts.try_fold(pickle.root, inner)?;
-        match pickle.node(item)? {
-            PickleValue::Object(object) => Some(object),
-            _ => None,
-        }
+        parts.try_fold(pickle.root, inner)
     }
 
     /// Reads the named tensors, as f32 (see [`read_safetensors`](crate::read_safetensors)).
