@@ -119,7 +119,7 @@ fn a_published_model_is_used() {
     place.ddpm(&["import", file, "-o", "edm"]).assert().success().stdout(contains("NVlabs/edm"));
     let commands: [&[&str]; 6] = [
         &["sample", "edm", "-n", "3", "-o", "a.png"],
-        &["sample", "edm", "-n", "2", "--labels", "0,1", "--guidance", "2", "-o", "b.png"],
+        &["sample", "edm", "-n", "2", "--labels", "0,1", "-o", "b.png"],
         &["sample", "edm", "--by-class", "-n", "2", "-o", "classes/"],
         &["inspect", "edm"],
         &["export", "edm", "-o", "copy"],
@@ -142,8 +142,19 @@ fn a_published_model_is_used() {
         place.ddpm(command).assert().success();
     }
     assert!(!place.path("classes/3").exists() && place.path("classes/2").exists());
-    // The class that stands for none is no class of images.
-    fails(place.ddpm(&["sample", "edm", "--labels", "4", "-o", "d.png"]), 1, &["4"]);
+    // The vector of zeros is no class, and was not trained without one.
+    fails(place.ddpm(&["sample", "edm", "-n", "1", "--labels", "4", "-o", "d.png"]), 1, &["4"]);
+    fails(
+        place.ddpm(&["sample", "edm", "-n", "1", "--guidance", "2", "-o", "d.png"]),
+        1,
+        &["no class", "--null-label"],
+    );
+
+    for class in 0..4 {
+        write_png(&place, &format!("images/{class}/a.png"), class);
+    }
+    let evaluate = ["evaluate", "edm", "--data", "images", "--metrics", "nll", "--steps", "3", "-n", "4"];
+    fails(place.ddpm(&evaluate), 1, &["images of class 3", "3 classes"]);
 
     for (flags, expected) in [
         (["--prediction", "epsilon"], "its process is EDM's"),

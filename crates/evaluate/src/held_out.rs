@@ -41,7 +41,7 @@ fn with_classes(pipeline: &Pipeline, set: ImageSet) -> Result<ImageSet, Error> {
 /// Reads the first `n` images of a set, or all if it has fewer, with labels where the network takes labels.
 ///
 /// # Errors
-/// If an image cannot be read, or the network takes labels and the set has none.
+/// If an image cannot be read, or the network takes labels and the set has none or other classes.
 pub fn read_images(pipeline: &Pipeline, set: &ImageSet, n: usize) -> Result<Images, Error> {
     let takes_labels = pipeline.network.signature().labels != LabelKind::None;
     if takes_labels && set.labels().is_none() {
@@ -49,5 +49,15 @@ pub fn read_images(pipeline: &Pipeline, set: &ImageSet, n: usize) -> Result<Imag
     }
     let indices: Vec<usize> = (0..n.min(set.len())).collect();
     let images = Images::read(set, &indices)?;
+    // The label that stands for no class is no class of images.
+    let classes = pipeline.classes().filter(|_| takes_labels);
+    if let (Some(classes), Some(labels)) = (classes, &images.labels)
+        && let Some(label) = labels.iter().find(|label| !classes.contains(label))
+    {
+        let (name, count) = (set.name(), classes.len());
+        return Err(Error::Request(format!(
+            "{name} has images of class {label}, counted from 0, but the model has {count} classes"
+        )));
+    }
     Ok(if takes_labels { images } else { images.with_labels(None) })
 }

@@ -34,6 +34,8 @@ pub enum LabelKind {
     None,
     /// Classes below this number.
     Classes(usize),
+    /// Classes below this number; the number itself means no class.
+    OptionalClass(usize),
     /// Class numbers of any size.
     AnyClass,
     /// Vectors of this width.
@@ -73,7 +75,7 @@ impl Signature {
     /// Returns the number of classes, if labels are classes of a known number.
     pub fn classes(&self) -> Option<usize> {
         match self.labels {
-            LabelKind::Classes(classes) => Some(classes),
+            LabelKind::Classes(classes) | LabelKind::OptionalClass(classes) => Some(classes),
             _ => None,
         }
     }
@@ -86,6 +88,7 @@ impl Signature {
         let expected = match self.labels {
             LabelKind::None => "none, since the network has no classes".to_owned(),
             LabelKind::Classes(classes) => format!("{images} class numbers below {classes}"),
+            LabelKind::OptionalClass(classes) => format!("{images} class numbers up to {classes}"),
             LabelKind::AnyClass => format!("{images} class numbers"),
             LabelKind::Vectors(width) => format!("{images} vectors of {width} numbers"),
         };
@@ -93,6 +96,9 @@ impl Signature {
             (LabelKind::None, labels) => labels.is_none(),
             (LabelKind::Classes(classes), Some(Labels::Classes(labels))) => {
                 labels.len() == images && labels.iter().all(|&label| (label as usize) < classes)
+            }
+            (LabelKind::OptionalClass(classes), Some(Labels::Classes(labels))) => {
+                labels.len() == images && labels.iter().all(|&label| label as usize <= classes)
             }
             (LabelKind::AnyClass, Some(Labels::Classes(labels))) => labels.len() == images,
             (LabelKind::Vectors(width), Some(Labels::Vectors(vectors))) => vectors.len() == images * width,

@@ -31,6 +31,9 @@ pub struct Pipeline {
     pub root: PathBuf,
 }
 
+/// The longest side of images, in pixels.
+const MAX_SIDE: usize = u16::MAX as usize;
+
 /// Checks that all values of a file are finite; those of a run that diverged are not.
 ///
 /// # Errors
@@ -299,6 +302,9 @@ impl Pipeline {
     fn check_preprocessing(&self, network: &Signature) -> Result<(), String> {
         let Preprocessing { resolution, channels, null_label, .. } = self.preprocessing;
         if let Some([height, width]) = resolution {
+            if height.max(width) > MAX_SIDE {
+                return Err(format!("`resolution` is {height}x{width}; each side must be 1 to {MAX_SIDE}"));
+            }
             self.network.check_size(height, width).map_err(|error| format!("`resolution`: {error}"))?;
         }
         if let Some(found) = channels.filter(|&found| found != network.in_channels) {
@@ -307,6 +313,9 @@ impl Pipeline {
         match (null_label, network.labels) {
             (Some(label), LabelKind::Classes(classes)) if label as usize >= classes => {
                 Err(format!("`null_label` is {label}, expected a class below {classes}"))
+            }
+            (Some(label), LabelKind::OptionalClass(classes)) if label as usize != classes => {
+                Err(format!("`null_label` is {label}, expected {classes}"))
             }
             (Some(label), LabelKind::None) => Err(format!("`null_label` is {label}, but the network has no classes")),
             _ => Ok(()),

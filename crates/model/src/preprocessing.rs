@@ -7,7 +7,7 @@ use std::path::Path;
 use data::{Background, Fit, LabelFrom};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Signature};
+use crate::{Error, LabelKind, Signature};
 
 /// The name of the file in a pipeline's folder. diffusers ignores it.
 pub const FILE: &str = "preprocessing.json";
@@ -96,7 +96,12 @@ impl Preprocessing {
             let text = files::read_text_up_to(folder.join("config.toml"), files::MAX_TOML).ok()?;
             toml::from_str(&text).ok()
         })?;
-        let null_label = network.classes().filter(|_| run.train.label_dropout > 0.0).map(|classes| classes as u32 - 1);
+        let null_label = match network.labels {
+            LabelKind::Classes(rows) => Some(rows as u32 - 1),
+            LabelKind::OptionalClass(classes) => Some(classes as u32),
+            LabelKind::None | LabelKind::AnyClass | LabelKind::Vectors(_) => None,
+        };
+        let null_label = null_label.filter(|_| run.train.label_dropout > 0.0);
         Some(Self { fit: run.data.fit.deterministic(), null_label, ..Self::default() })
     }
 

@@ -50,7 +50,7 @@ fn files_tell_network_and_process() {
         assert_eq!((config["channel_mult"].to_string(), config["num_blocks"].as_u64()), ("[1,2]".into(), Some(1)));
         if name == "cond.pkl" {
             assert_eq!((config["_class_name"].as_str(), config["augment_dim"].as_u64()), (Some("SongUNet"), Some(9)));
-            assert_eq!((signature.labels, pipeline.preprocessing.null_label), (LabelKind::Classes(4), Some(3)));
+            assert_eq!((signature.labels, pipeline.preprocessing.null_label), (LabelKind::OptionalClass(3), None));
             assert_eq!(pipeline.classes(), Some(vec![0, 1, 2]));
             assert!(notes.iter().any(|note| note.contains("augmented")), "{notes:?}");
         } else {
@@ -170,7 +170,7 @@ fn other_preconditioners_and_settings_are_refused() {
     for (from, to, expected) in [
         (&b"EDMPrecond"[..], &b"VP_Precond"[..], "its preconditioner is `VP_Precond`, which is not supported"),
         (b"sigma_data\x94G\x3f\xe0", b"sigma_data\x94G\x3f\xd0", "its `sigma_data` is 0.25"),
-        (b"SongUNet", b"KongUNet", "`_class_name` is \"KongUNet\""),
+        (b"SongUNet", b"KongUNet", "its network is a `KongUNet`"),
         (b"num_blocks", b"num_glocks", "`num_glocks` (with value 1) is not a supported key of SongUNet"),
         (b"model_channels\x94K\x08", b"model_channels\x94K\x0c", "the configuration expects"),
         (b"_reconstruct_persistent_obj", b"_reconstruct_persistent_obi", "calls `torch_utils.persistence."),

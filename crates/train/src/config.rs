@@ -497,6 +497,8 @@ pub fn planned_steps(checkpoint: &Path) -> Option<u64> {
 
 /// Parses a text into the keys that it states.
 fn table_of(text: &str) -> Result<Table, ConfigError> {
+    // Some editors begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
     if text.trim_start().starts_with('{') {
         return hmdolatabadi::table(text);
     }

@@ -160,7 +160,7 @@ impl TrainingConfig {
             resolution: Some([set.height(), set.width()]),
             channels: Some(set.channels()),
             fit: self.data.fit.deterministic(),
-            null_label: self.has_null_label().then(|| set.class_names().len() as u32),
+            null_label: (self.train.label_dropout > 0.0).then(|| set.class_names().len() as u32),
             id2label: match self.data.labels {
                 true => (0..).zip(set.class_names().iter().cloned()).collect(),
                 false => BTreeMap::new(),
@@ -169,13 +169,6 @@ impl TrainingConfig {
             background: self.data.background,
             range: self.data.range,
         }
-    }
-
-    /// Returns whether the network has a label that stands for no class. Those of NVlabs/edm always have one, which is trained
-    /// only if labels are dropped.
-    fn has_null_label(&self) -> bool {
-        let is_edm = matches!(self.model, Model::Song(_) | Model::Dhariwal(_));
-        self.train.label_dropout > 0.0 || is_edm && self.data.labels
     }
 
     /// Returns the loss.

@@ -300,7 +300,7 @@ impl TrainingConfig {
         let size = network.img_resolution;
         let labels = match network.label_dim {
             0 => LabelKind::None,
-            classes => LabelKind::Classes(classes + 1),
+            classes => LabelKind::OptionalClass(classes),
         };
         let signature = Signature { size: Some([size; 2]), labels, ..Signature::unconditional(network.in_channels) };
         let preprocessing = Preprocessing::read(&files.root, &signature)?;

@@ -118,7 +118,13 @@ pub(crate) fn check(
     let estimate = estimate.map(|estimate| MemoryEstimate { parameters: estimate.parameters + sent, ..estimate });
     let warning = match (&estimate, files::memory_limit()) {
         (Some(estimate), Some(limit)) => estimate.check(&limit)?,
-        _ => None,
+        // The activations of other networks are not estimated, but their parameters alone may not fit.
+        (None, Some(limit)) => {
+            let parameters = 4.0 * COPIES * network.parameter_count() as f64 + sent;
+            let least = MemoryEstimate { parameters, activations: 0.0, images: image_bytes(set), program: PROGRAM };
+            least.check(&limit)?
+        }
+        (_, None) => None,
     };
     Ok((estimate, warning))
 }

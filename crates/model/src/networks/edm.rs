@@ -46,10 +46,10 @@ impl Backbone for EdmUnet {
             size: Some([config.img_resolution; 2]),
             in_channels: config.in_channels,
             out_channels: config.out_channels,
-            // One more class means no class: the original gives the network a vector of zeros.
+            // No class is a vector of zeros in the original.
             labels: match config.label_dim {
                 0 => LabelKind::None,
-                classes => LabelKind::Classes(classes + 1),
+                classes => LabelKind::OptionalClass(classes),
             },
             timesteps: None,
             takes_prediction: false,

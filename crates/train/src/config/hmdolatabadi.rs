@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 use toml::{Table, Value};
+use weights::families::hmdolatabadi::{PREDICTIONS, SCHEDULES, VARIANCES};
 
 use super::ConfigError;
 
@@ -19,17 +20,7 @@ enum Target {
 
 use Target::{Ignored, Key, Must, Word};
 
-const PREDICTIONS: &[(&str, &str)] = &[("eps", "epsilon"), ("xstart", "sample"), ("xprev", "previous_mean")];
-const VARIANCES: &[(&str, &str)] = &[("fixedlarge", "fixed_large"), ("fixedsmall", "fixed_small")];
 const LOSSES: &[(&str, &str)] = &[("mse", "l_simple"), ("kl", "vlb")];
-const SCHEDULES: &[(&str, &str)] = &[
-    ("linear", "linear"),
-    ("quad", "scaled_linear"),
-    ("const", "const"),
-    ("jsd", "jsd"),
-    ("warmup10", "warmup10"),
-    ("warmup50", "warmup50"),
-];
 
 /// Every key of the original's configurations.
 const KEYS: &[(&str, Target)] = &[

@@ -67,6 +67,15 @@ pub(super) fn import(
     if let Some(sigma) = attribute("sigma_max").filter(|sigma| *sigma < greatest) {
         return Err(expected("sigma_max", Some(sigma), "80 at least"));
     }
+    if !["SongUNet", "DhariwalUNet"].contains(&&*network.class) {
+        let class = shown(network.class);
+        return Err(fail(format!(
+            "its network is a `{class}`, which is not supported; expected SongUNet or DhariwalUNet"
+        )));
+    }
+    if network.arguments.is_empty() {
+        return Err(fail("the file does not record the arguments of its network".into()));
+    }
     let mut config = json!({ "_class_name": network.class });
     if let Some(keys) = config.as_object_mut() {
         keys.extend(network.arguments);
@@ -96,6 +105,8 @@ pub(super) fn import(
     tensors.retain(|name, _| !name.ends_with(FILTER));
     let scheduler = json!({ "_class_name": "EDMEulerScheduler" });
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix);
-    let null_label = (label_dim > 0).then(|| u32::try_from(label_dim)).and_then(std::result::Result::ok);
+    // Without a class it was trained only if labels were dropped.
+    let drops_labels = config["label_dropout"].as_f64().is_some_and(|p| p > 0.0);
+    let null_label = u32::try_from(label_dim).ok().filter(|_| label_dim > 0 && drops_labels);
     Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, null_label, unrecorded: Vec::new() })
 }

@@ -18,6 +18,23 @@ const OUT_CHANNELS: usize = 3;
 /// The path of the configuration in a checkpoint.
 const CONFIGURATION: &str = "hyper_parameters.conf";
 
+/// A word of the original and ours.
+type Words = &'static [(&'static str, &'static str)];
+
+/// The values of `mean_type`, and the prediction that each is.
+pub const PREDICTIONS: Words = &[("eps", "epsilon"), ("xstart", "sample"), ("xprev", "previous_mean")];
+/// The values of `var_type` that are supported, and the variance that each is.
+pub const VARIANCES: Words = &[("fixedlarge", "fixed_large"), ("fixedsmall", "fixed_small")];
+/// The types of schedules, and the schedule that each is.
+pub const SCHEDULES: Words = &[
+    ("linear", "linear"),
+    ("quad", "scaled_linear"),
+    ("const", "const"),
+    ("jsd", "jsd"),
+    ("warmup10", "warmup10"),
+    ("warmup50", "warmup50"),
+];
+
 /// Reads a network that was found in an archive.
 pub(super) fn import(
     archive: &Archive,
@@ -44,10 +61,13 @@ pub(super) fn import(
     }
     let mut scheduler = ddpm("fixed_large", 0.0001, 0.02);
     let keys = process(&model, &schedule).map_err(fail)?;
+    let betas = recorded_betas(archive)?.map(|(_, betas)| betas);
+    if let (Some(keys), Some(betas)) = (&keys, &betas) {
+        check_betas(keys, betas).map_err(fail)?;
+    }
     match keys {
         Some(keys) => scheduler.as_object_mut().into_iter().for_each(|all| all.extend(keys.clone())),
         None => {
-            let betas = recorded_betas(archive)?.map(|(_, betas)| betas);
             let found = if betas.is_some() { "the betas of the file" } else { "1,000 linear steps" };
             notes.push(format!("the file does not record its configuration: assumed {found}, epsilon and fixed_large"));
             if let Some(betas) = betas {
@@ -63,6 +83,23 @@ pub(super) fn import(
     let tensors = found.read(archive)?;
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix);
     Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, null_label: None, unrecorded: Vec::new() })
+}
+
+/// Checks that betas are those of a scheduler's keys: the original takes them from the tensors.
+fn check_betas(keys: &Map<String, Value>, betas: &[f32]) -> Result<(), String> {
+    let number = |key: &str| keys.get(key).and_then(Value::as_f64).unwrap_or_default();
+    let schedule = keys.get("beta_schedule").and_then(Value::as_str).and_then(|name| name.parse::<BetaSchedule>().ok());
+    let expected = schedule.unwrap_or_default().betas(number("beta_start"), number("beta_end"), betas.len());
+    let is_same = expected.iter().zip(betas).all(|(a, &b)| (a - f64::from(b)).abs() <= 1e-6 * a.abs());
+    if number("num_train_timesteps") == betas.len() as f64 && is_same {
+        return Ok(());
+    }
+    Err(format!(
+        "the {} betas of its tensors are not those of the configuration that it records, {} of {}",
+        betas.len(),
+        number("num_train_timesteps"),
+        schedule.unwrap_or_default()
+    ))
 }
 
 /// Derives the arguments of the network from the tensors.
@@ -133,16 +170,10 @@ fn process(model: &Map<String, Value>, schedule: &Map<String, Value>) -> Result<
         let found = schedule.get(key).cloned();
         found.filter(Value::is_number).ok_or_else(|| format!("its schedule has no number `{key}`"))
     };
-    let names: Vec<(&str, &str)> =
-        BetaSchedule::NAMES.iter().chain(&BetaSchedule::ALIASES).map(|(name, _)| (*name, *name)).collect();
-    let theirs = ["quad", "linear", "warmup10", "warmup50", "const", "jsd"];
-    let names: Vec<(&str, &str)> = names.into_iter().filter(|(name, _)| theirs.contains(name)).collect();
-    let means = [("eps", "epsilon"), ("xstart", "sample"), ("xprev", "previous_mean")];
-    let variances = [("fixedlarge", "fixed_large"), ("fixedsmall", "fixed_small")];
     let keys = [
-        ("prediction_type", word(model, "mean_type", &means)?),
-        ("variance_type", word(model, "var_type", &variances)?),
-        ("beta_schedule", word(schedule, "type", &names)?),
+        ("prediction_type", word(model, "mean_type", PREDICTIONS)?),
+        ("variance_type", word(model, "var_type", VARIANCES)?),
+        ("beta_schedule", word(schedule, "type", SCHEDULES)?),
         ("beta_start", number("beta_start")?),
         ("beta_end", number("beta_end")?),
         ("num_train_timesteps", number("n_timestep")?),

@@ -13,7 +13,7 @@ mod assumptions;
 mod config;
 mod detect;
 mod edm;
-mod hmdolatabadi;
+pub mod hmdolatabadi;
 mod ho;
 mod layout;
 mod lucidrains;
