@@ -30,7 +30,14 @@ pub struct ImageArgs {
 
 impl ImageArgs {
     /// Returns the class of the images.
+    ///
+    /// # Errors
+    /// If it is unknown, or the network has classes and none is given.
     pub fn label(&self, pipeline: &Pipeline) -> anyhow::Result<Option<u32>> {
+        if let (None, Some(classes)) = (&self.label, pipeline.classes()) {
+            let count = classes.len();
+            return Err(usage(format!("the network has {count} classes; name that of the images with --label CLASS")));
+        }
         self.label.as_deref().map(|class| pipeline.preprocessing.label(class)).transpose().map_err(usage)
     }
 

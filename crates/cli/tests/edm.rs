@@ -156,6 +156,10 @@ fn a_published_model_is_used() {
     let evaluate = ["evaluate", "edm", "--data", "images", "--metrics", "nll", "--steps", "3", "-n", "4"];
     fails(place.ddpm(&evaluate), 1, &["images of class 3", "3 classes"]);
 
+    let invert = ["invert", "edm", "images/0/a.png", "-o", "z.safetensors"];
+    fails(place.ddpm(&invert), 2, &["3 classes", "--label CLASS"]);
+    place.ddpm(&[&invert[..], &["--label", "1", "--steps", "4"]].concat()).assert().success();
+
     for (flags, expected) in [
         (["--prediction", "epsilon"], "its process is EDM's"),
         (["--beta-schedule", "cosine"], "its process is EDM's"),
