@@ -313,7 +313,8 @@ fn print_network(pipeline: &Pipeline) {
         let names = &pipeline.preprocessing.id2label;
         let names: Vec<String> = names.iter().map(|(label, name)| format!("{label} {}", one_line(name))).collect();
         let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
-        println!("classes:    {classes}{names}");
+        let none = pipeline.preprocessing.null_label.map_or(String::new(), |label| format!("; {label} means no class"));
+        println!("classes:    {classes}{names}{none}");
     }
 }
 

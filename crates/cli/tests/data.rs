@@ -113,7 +113,11 @@ fn classes_have_names_from_training_to_sampling() {
     let model = json(place.ddpm(&["inspect", "run"]));
     let names = object!({ "0": "9", "1": "10", "2": "jay", "3": "owl" });
     assert_eq!(model["preprocessing"]["id2label"], names);
-    place.ddpm(&["inspect", "run"]).assert().success().stdout(contains("classes:    5: 0 9, 1 10, 2 jay, 3 owl"));
+    place
+        .ddpm(&["inspect", "run"])
+        .assert()
+        .success()
+        .stdout(contains("classes:    4: 0 9, 1 10, 2 jay, 3 owl; 4 means no class"));
     assert_eq!(json(place.ddpm(&["inspect", "birds"]))["images"]["id2label"], names);
     place
         .ddpm(&["inspect", "birds", "-o", "s.png"])
