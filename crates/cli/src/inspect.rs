@@ -322,12 +322,16 @@ fn print_process(pipeline: &Pipeline) -> anyhow::Result<()> {
     let scheduler = &pipeline.scheduler;
     let schedule = scheduler.noise_schedule()?;
     let last = schedule.len() - 1;
+    let betas = match (&scheduler.trained_betas, scheduler.beta_schedule) {
+        (Some(_), _) => "a list of betas".to_owned(),
+        (None, betas) if betas.takes_beta_range() => {
+            format!("{betas} {}..{}", scheduler.beta_start, scheduler.beta_end)
+        }
+        (None, betas) => betas.to_string(),
+    };
     println!(
-        "chain:      T = {}, {} {}..{}, predicts {}, variance {}, clip_sample {}",
+        "chain:      T = {}, {betas}, predicts {}, variance {}, clip_sample {}",
         schedule.len(),
-        scheduler.beta_schedule,
-        scheduler.beta_start,
-        scheduler.beta_end,
         scheduler.prediction_type,
         scheduler.variance_type,
         scheduler.clip_sample

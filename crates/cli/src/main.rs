@@ -66,7 +66,7 @@ static ALLOCATOR: ddpm::kernels::CachingAllocator =
     name = "ddpm",
     version,
     about,
-    after_help = "Examples:\n  ddpm train                                  train on the built-in images, a few minutes\n  \
+    after_help = "Examples:\n  ddpm train                                  train on the built-in images, about ten minutes\n  \
                   ddpm sample runs/fashion -n 64 -o grid.png   sample 64 images\n  \
                   ddpm evaluate runs/fashion                   bits/dim of held-out images\n  \
                   ddpm inspect runs/fashion                    what the model is\n\n\

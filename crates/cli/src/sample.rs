@@ -192,7 +192,10 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
         let interval = if from.is_finite() { format!(" from t = {from} to {to}") } else { String::new() };
         progress.say(format!("guidance: {scale}{interval}, as the run draws its samples"));
     }
-    arguments.sampler.warnings(sampler, &table).into_iter().for_each(|line| progress.warn(line));
+    // A chain from --at has fewer steps than the whole one.
+    if arguments.start.from.is_none() {
+        arguments.sampler.warnings(sampler, &table).into_iter().for_each(|line| progress.warn(line));
+    }
     let mut made = 0.0;
     let generation = generation.on_progress(|now| {
         progress.set_before(now.total * now.existing / n);
@@ -280,6 +283,13 @@ impl SampleArgs {
             options.n = options.n.saturating_mul(classes.len());
         }
         options.labels = self.labels(pipeline, options.n)?;
+        let is_related = self.start.from.is_some() || self.start.share_until.is_some();
+        if let (true, None, false, Some(classes)) =
+            (is_related, &options.labels, self.classes.by_class, pipeline.classes())
+        {
+            let count = classes.len();
+            return Err(usage(format!("the network has {count} classes; name that of the images with --labels CLASS")));
+        }
         if let Some(path) = &self.refinement.denoising {
             let read = read_mse_profile(path, &pipeline.scheduler.noise_schedule()?, &MeasuredModel::of(pipeline))?;
             if read.model.is_none() {

@@ -83,6 +83,16 @@ impl BetaSchedule {
         })
     }
 
+    /// Returns whether the betas depend on β_start or β_end.
+    pub fn takes_beta_range(self) -> bool {
+        match self {
+            Self::Linear | Self::ScaledLinear | Self::Const | Self::Warmup10 | Self::Warmup50 | Self::Sigmoid => true,
+            Self::Jsd | Self::SquaredcosCapV2 | Self::Laplace | Self::LogSnr | Self::SigmoidAlphaBar | Self::Karras => {
+                false
+            }
+        }
+    }
+
     /// Returns β_0 … β_{T−1} for T = `num_train_timesteps`.
     ///
     /// The range does not depend on T, as in Ho et al. and diffusers; improved-diffusion scales it, see

@@ -299,7 +299,7 @@ impl SchedulerConfig {
         });
         let shown: Vec<String> =
             shown.map(|(key, value)| format!("{key} {}", json::show(value).trim_matches('"'))).collect();
-        format!("{} ({})", self.class, shown.join(", "))
+        format!("{} ({})", self.class_name(), shown.join(", "))
     }
 
     /// Builds the noise schedule.

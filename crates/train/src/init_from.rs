@@ -130,7 +130,8 @@ impl Source {
             if kept(&own).is_empty() {
                 return Err(fail(
                     &self.path,
-                    "its network has class embeddings, and that of the configuration has none; set `data.labels` = true",
+                    "its network has class embeddings, and the images of this run have no classes (`data.labels` is false); \
+                     give images with classes, such as a folder for each class, or start from a model without classes",
                 ));
             }
             notice += &match rows(&own) == rows(&self.tensors) && other_names {
