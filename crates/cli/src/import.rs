@@ -81,6 +81,20 @@ struct ProcessArgs {
     variance: Option<Variance>,
 }
 
+impl ProcessArgs {
+    /// Returns a note about what replaces what the other notes say.
+    fn note(&self) -> Option<String> {
+        let given = [
+            self.train_timesteps.map(|steps| format!("{steps} timesteps")),
+            self.beta_schedule.map(|schedule| format!("the schedule {schedule}")),
+            self.prediction.map(|prediction| format!("the prediction {prediction}")),
+            self.variance.map(|variance| format!("the variance {variance}")),
+        ];
+        let given: Vec<String> = given.into_iter().flatten().collect();
+        (!given.is_empty()).then(|| format!("the options replace what is above: {}", given.join(", ")))
+    }
+}
+
 pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
     on_interrupt("nothing was written; start again with")?;
     if arguments.output.exists() {
@@ -109,7 +123,8 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
     let (pipeline, imported) = Pipeline::import(&arguments.file, &options, &global.device()?)?;
     pipeline.save(&arguments.output)?;
 
-    let Imported { family, ema, notes, .. } = &imported;
+    let Imported { family, ema, mut notes, .. } = imported;
+    notes.extend(process.note());
     let parameters = pipeline.network.parameter_count();
     if global.json {
         let object = serde_json::json!({
@@ -118,7 +133,7 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
         println!("{object}");
         return Ok(());
     }
-    let weights = if *ema { "averaged (EMA) weights" } else { "weights" };
+    let weights = if ema { "averaged (EMA) weights" } else { "weights" };
     println!("{family}: {} parameters, {weights}", grouped(parameters));
     for note in notes {
         println!("note: {note}");

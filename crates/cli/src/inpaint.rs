@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
+use ddpm::sample::model_name;
 use ddpm::sample::{Inpainting, Request, Sampler, initial_noise, inpaint};
 use ddpm::{Output, output};
 
@@ -84,7 +85,7 @@ pub fn run(arguments: InpaintArgs, global: &Global) -> anyhow::Result<()> {
     })?;
     drop(progress);
     let info = info([
-        ("model", name_of(&pipeline.root)),
+        ("model", model_name(&pipeline.root)),
         ("image", name_of(&arguments.image)),
         ("sampler", format!("{sampler}, {} steps, each {} times", table.rows.len(), arguments.resample)),
         ("seed", seed.to_string()),

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ddpm::sample::model_name;
 use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
 use ddpm::{Images, Output, Pipeline, output};
 
 use crate::error::usage;
 use crate::foreign::check_outputs;
-use crate::image_args::{self, ImageArgs, info, name_of};
+use crate::image_args::{self, ImageArgs, info};
 use crate::interrupt::on_interrupt;
 use crate::preview::PreviewArgs;
 use crate::terminal::Progress;
@@ -142,7 +143,7 @@ fn write_sheet(
     let columns: Vec<Images> = std::iter::once(a).chain(mixtures).chain([b]).collect();
     let sampler = if arguments.invert { "ddim, inverted".to_owned() } else { arguments.sampler.to_string() };
     let info = info([
-        ("model", name_of(&pipeline.root)),
+        ("model", model_name(&pipeline.root)),
         ("at", format!("{at:?}")),
         ("sampler", format!("{sampler}, {} steps", arguments.steps(pipeline))),
         ("seed", arguments.images.seed.to_string()),

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ddpm::sample::model_name;
 use ddpm::sample::{Inversion, Inverted, invert};
 use ddpm::{Images, Output, Pipeline, output, weights};
 
 use crate::error::usage;
 use crate::foreign::check_outputs;
-use crate::image_args::{self, ImageArgs, info, name_of};
+use crate::image_args::{self, ImageArgs, info};
 use crate::interrupt::on_interrupt;
 use crate::terminal::Progress;
 use crate::{Global, model_source, values};
@@ -96,8 +97,11 @@ fn write(
     images: &Images,
     inverted: &Inverted,
 ) -> anyhow::Result<()> {
-    let info =
-        info([("model", name_of(&pipeline.root)), ("t", at.to_string()), ("steps", arguments.steps(at).to_string())]);
+    let info = info([
+        ("model", model_name(&pipeline.root)),
+        ("t", at.to_string()),
+        ("steps", arguments.steps(at).to_string()),
+    ]);
     let latents = &inverted.latents;
     let shape = [latents.n, latents.channels, latents.height, latents.width];
     let noise = [("noise", &shape[..], &latents.nchw()[..])];

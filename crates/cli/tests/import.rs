@@ -124,7 +124,8 @@ fn the_schedule_in_the_file_is_used() {
     assert!((last - f64::from(betas[39])).abs() < 1e-9, "{last}");
     // Flags replace it.
     let flags = ["--heads", "2", "--beta-schedule", "cosine", "--train-timesteps", "100"];
-    place.ddpm(&[&["import", "x.ckpt", "-o", "n"][..], &flags].concat()).assert().success();
+    let said = contains("note: the options replace what is above: 100 timesteps, the schedule squaredcos_cap_v2");
+    place.ddpm(&[&["import", "x.ckpt", "-o", "n"][..], &flags].concat()).assert().success().stdout(said);
     assert_eq!((&scheduler("n")["num_train_timesteps"], &scheduler("n")["trained_betas"]), (&100.into(), &().into()));
 }
 

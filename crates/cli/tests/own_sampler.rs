@@ -128,6 +128,8 @@ fn the_model_in_the_program_has_a_name() {
         .success()
         .stderr(contains("note: fashion is the model in this program"));
     assert_eq!(names(&place.path("cache/ddpm")).len(), 1);
+    let picture = fs::read(place.path("samples.png")).unwrap();
+    assert!(String::from_utf8_lossy(&picture).contains(r#""model":"fashion""#), "files do not name the user's folders");
     let described = json(ddpm(&["inspect", "fashion"]));
     assert!(described["parameters"].as_u64().unwrap() < 1_500_000, "{described}");
     // The folder has the weights, and not how they are sampled.

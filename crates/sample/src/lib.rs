@@ -32,6 +32,6 @@ pub use interpolate::{Interpolation, Mix, interpolate};
 pub use invert::{Inversion, Inverted, inversion_tables, invert};
 pub use noise::{initial_noise, noised, read_noise};
 pub use options::{ClipChoice, GenerateOptions, SamplerChoice};
-pub use provenance::{Provenance, SourceData, portable_path};
+pub use provenance::{Provenance, SourceData, model_name, portable_path};
 pub use sampler::{Sampler, SamplerOptions};
 pub use solve::{Request, SamplerStep, SharedNoise, sample};

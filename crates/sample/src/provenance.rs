@@ -6,6 +6,7 @@ use data::{Dataset, Fit, read_npz_note};
 use model::{Pipeline, TrainingData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use weights::builtin;
 
 use crate::output::{self, picture};
 
@@ -68,7 +69,7 @@ impl Provenance {
         let data = pipeline.training_data().ok().flatten();
         Self {
             program: concat!("ddpm ", env!("CARGO_PKG_VERSION")).to_owned(),
-            model: portable_path(&pipeline.root),
+            model: model_name(&pipeline.root),
             data: data.map(|data| SourceData::from(&data)),
             fit: pipeline.preprocessing.fit,
             height,
@@ -148,6 +149,12 @@ impl From<&TrainingData> for SourceData {
         let path = found.as_ref().or(data.absolute.as_ref()).or(data.path.as_ref());
         Self { set: data.set.clone(), path: path.map(|path| portable_path(path)), images: data.images }
     }
+}
+
+/// Returns the name of a model for files: the path of its folder (see [`portable_path`]), or the [`NAME`](builtin::NAME) of the
+/// model in the program, whose folder is another on each machine.
+pub fn model_name(root: &Path) -> String {
+    if builtin::is_folder(root) { builtin::NAME.to_owned() } else { portable_path(root) }
 }
 
 /// Returns a path in the same spelling whichever way it was given: relative to the working directory if it is inside,

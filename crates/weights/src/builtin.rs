@@ -42,12 +42,29 @@ pub fn is_builtin(path: &Path) -> bool {
     path.as_os_str() == NAME && path.symlink_metadata().is_err()
 }
 
+/// Returns whether a folder is one that [`folder`] writes.
+pub fn is_folder(path: &Path) -> bool {
+    places().any(|place| place == path)
+}
+
 /// Returns a folder with the model's files: in the user's cache folder, or in that of temporary files if nothing can be
 /// written there.
 ///
 /// # Errors
 /// If the files can be written to neither.
 pub fn folder() -> Result<PathBuf> {
+    let mut failure = None;
+    for place in places() {
+        match write(&place) {
+            Ok(()) => return Ok(place),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.expect("there is a last place"))
+}
+
+/// Returns where the folder can be.
+fn places() -> impl Iterator<Item = PathBuf> {
     let digest = FILES.iter().fold(crc32fast::Hasher::new(), |mut hasher, (_, bytes)| {
         hasher.update(bytes);
         hasher
@@ -56,14 +73,7 @@ pub fn folder() -> Result<PathBuf> {
     let version = format!("{:08x}", digest.finalize());
     let in_cache = dirs::cache_dir().map(|cache| cache.join("ddpm").join(&version));
     let places = in_cache.into_iter().chain([std::env::temp_dir().join(format!("ddpm-{version}"))]);
-    let mut failure = None;
-    for place in places.map(|place| place.join(NAME)) {
-        match write(&place) {
-            Ok(()) => return Ok(place),
-            Err(error) => failure = Some(error),
-        }
-    }
-    Err(failure.expect("there is a last place"))
+    places.map(|place| place.join(NAME))
 }
 
 /// Writes the files to a folder, unless they are there.
