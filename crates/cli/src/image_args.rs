@@ -34,9 +34,8 @@ impl ImageArgs {
     /// # Errors
     /// If it is unknown, or the network has classes and none is given.
     pub fn label(&self, pipeline: &Pipeline) -> anyhow::Result<Option<u32>> {
-        if let (None, Some(classes)) = (&self.label, pipeline.classes()) {
-            let count = classes.len();
-            return Err(usage(format!("the network has {count} classes; name that of the images with --label CLASS")));
+        if self.label.is_none() {
+            check_without_class(pipeline, "--label")?;
         }
         self.label.as_deref().map(|class| pipeline.preprocessing.label(class)).transpose().map_err(usage)
     }
@@ -45,6 +44,16 @@ impl ImageArgs {
     pub fn labels(&self, pipeline: &Pipeline, n: usize) -> anyhow::Result<Option<Vec<u32>>> {
         Ok(self.label(pipeline)?.map(|label| vec![label; n]))
     }
+}
+
+/// Checks that the network has no classes, for images that are given without theirs.
+///
+/// # Errors
+/// If it has classes; the error names the flag.
+pub fn check_without_class(pipeline: &Pipeline, flag: &str) -> anyhow::Result<()> {
+    let Some(classes) = pipeline.classes() else { return Ok(()) };
+    let count = classes.len();
+    Err(usage(format!("the network has {count} classes; name that of the images with {flag} CLASS")))
 }
 
 /// Reads images as the model takes them, and says how they are fitted.

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
-use ddpm::sample::model_name;
-use ddpm::sample::{Inpainting, Request, Sampler, initial_noise, inpaint};
+use ddpm::sample::{Inpainting, Request, Sampler, initial_noise, inpaint, model_name};
 use ddpm::{Output, output};
 
 use crate::error::usage;

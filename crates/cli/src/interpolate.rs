@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use ddpm::sample::model_name;
-use ddpm::sample::{Interpolation, Mix, Sampler, interpolate};
+use ddpm::sample::{Interpolation, Mix, Sampler, interpolate, model_name};
 use ddpm::{Images, Output, Pipeline, output};
 
 use crate::error::usage;

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ddpm::sample::model_name;
-use ddpm::sample::{Inversion, Inverted, invert};
+use ddpm::sample::{Inversion, Inverted, invert, model_name};
 use ddpm::{Images, Output, Pipeline, output, weights};
 
 use crate::error::usage;

@@ -284,11 +284,8 @@ impl SampleArgs {
         }
         options.labels = self.labels(pipeline, options.n)?;
         let is_related = self.start.from.is_some() || self.start.share_until.is_some();
-        if let (true, None, false, Some(classes)) =
-            (is_related, &options.labels, self.classes.by_class, pipeline.classes())
-        {
-            let count = classes.len();
-            return Err(usage(format!("the network has {count} classes; name that of the images with --labels CLASS")));
+        if is_related && options.labels.is_none() && !self.classes.by_class {
+            image_args::check_without_class(pipeline, "--labels")?;
         }
         if let Some(path) = &self.refinement.denoising {
             let read = read_mse_profile(path, &pipeline.scheduler.noise_schedule()?, &MeasuredModel::of(pipeline))?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diffusion::{Prediction, SchedulerConfig, Variance};
-use model::backbone::{LabelKind, Signature};
+use model::backbone::Signature;
 use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
 use unet::edm::{EdmClass, EdmConfig};
@@ -261,11 +261,7 @@ impl TrainingConfig {
                     .into(),
             ));
         }
-        let signature = Signature {
-            size: network.sample_size.map(|size| [size.height, size.width]),
-            ..Signature::unconditional(network.channels)
-        };
-        let preprocessing = Preprocessing::read(&files.root, &signature)?;
+        let preprocessing = Preprocessing::read(&files.root, &Signature::from(&network))?;
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.channels;
         self.without_classes();
@@ -276,11 +272,7 @@ impl TrainingConfig {
     /// Takes a network of hmdolatabadi/denoising_diffusion. Returns the model's preprocessing.
     fn take_hmdolatabadi(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
         let network = HmdolatabadiConfig::from_json(network).map_err(model::Error::from)?;
-        let signature = Signature {
-            size: network.sample_size.map(|size| [size.height, size.width]),
-            ..Signature::unconditional(network.in_channel)
-        };
-        let preprocessing = Preprocessing::read(&files.root, &signature)?;
+        let preprocessing = Preprocessing::read(&files.root, &Signature::from(&network))?;
         self.without_classes();
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.in_channel;
@@ -298,18 +290,13 @@ impl TrainingConfig {
     /// Takes a network of NVlabs/edm. Returns the model's preprocessing.
     fn take_edm(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
         let network = EdmConfig::from_json(network).map_err(model::Error::from)?;
-        let size = network.img_resolution;
-        let labels = match network.label_dim {
-            0 => LabelKind::None,
-            classes => LabelKind::OptionalClass(classes),
-        };
-        let signature = Signature { size: Some([size; 2]), labels, ..Signature::unconditional(network.in_channels) };
+        let signature = Signature::from(&network);
         let preprocessing = Preprocessing::read(&files.root, &signature)?;
-        self.data.resolution = unet::SampleSize::square(size);
+        self.data.resolution = unet::SampleSize::square(network.img_resolution);
         self.data.channels = network.in_channels;
-        match labels {
-            LabelKind::None => self.without_classes(),
-            _ => self.data.labels = true,
+        match signature.classes() {
+            None => self.without_classes(),
+            Some(_) => self.data.labels = true,
         }
         self.model = match network.class {
             EdmClass::SongUnet => Model::Song(SongKeys::of(network)),
@@ -321,23 +308,11 @@ impl TrainingConfig {
     /// Takes a `UNet2DModel`. Returns the model's preprocessing.
     fn take_unet(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
         let network = UnetConfig::from_json(network).map_err(model::Error::from)?;
-        let labels = if network.class_embed_type.is_none() && network.num_class_embeds.is_some() {
-            LabelKind::Classes(network.num_class_embeds.unwrap_or(0))
-        } else {
-            LabelKind::None
-        };
-        let signature = Signature {
-            takes_prediction: false,
-            size: network.sample_size.map(|size| [size.height, size.width]),
-            in_channels: network.in_channels,
-            out_channels: network.out_channels,
-            labels,
-            timesteps: None,
-        };
+        let signature = Signature::from(&network);
         let preprocessing = Preprocessing::read(&files.root, &signature)?;
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.in_channels;
-        self.data.labels = labels != LabelKind::None;
+        self.data.labels = signature.classes().is_some();
         let height = self.data.resolution.height;
         let attends = |(level, kind): (usize, &DownBlockType)| {
             (*kind == DownBlockType::AttnDownBlock2D).then_some(height >> level)

@@ -31,18 +31,9 @@ impl BackboneConfig for EdmConfig {
     }
 }
 
-impl Backbone for EdmUnet {
-    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        let classes = match condition.labels {
-            Some(Labels::Classes(classes)) => Some(classes),
-            Some(Labels::Vectors(_)) | None => None,
-        };
-        EdmUnet::forward(self, x, c_noise, classes, dropout)
-    }
-
-    fn signature(&self) -> Signature {
-        let config = EdmUnet::config(self);
-        Signature {
+impl From<&EdmConfig> for Signature {
+    fn from(config: &EdmConfig) -> Self {
+        Self {
             size: Some([config.img_resolution; 2]),
             in_channels: config.in_channels,
             out_channels: config.out_channels,
@@ -54,6 +45,20 @@ impl Backbone for EdmUnet {
             timesteps: None,
             takes_prediction: false,
         }
+    }
+}
+
+impl Backbone for EdmUnet {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        let classes = match condition.labels {
+            Some(Labels::Classes(classes)) => Some(classes),
+            Some(Labels::Vectors(_)) | None => None,
+        };
+        EdmUnet::forward(self, x, c_noise, classes, dropout)
+    }
+
+    fn signature(&self) -> Signature {
+        EdmUnet::config(self).into()
     }
 
     fn config(&self) -> String {

@@ -30,18 +30,23 @@ impl BackboneConfig for HmdolatabadiConfig {
     }
 }
 
+impl From<&HmdolatabadiConfig> for Signature {
+    fn from(config: &HmdolatabadiConfig) -> Self {
+        Self {
+            size: config.sample_size.map(|size| size.height_width().into()),
+            out_channels: config.out_channels(),
+            ..Self::unconditional(config.in_channel)
+        }
+    }
+}
+
 impl Backbone for HmdolatabadiUnet {
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], _condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
         HmdolatabadiUnet::forward(self, x, c_noise, dropout)
     }
 
     fn signature(&self) -> Signature {
-        let config = HmdolatabadiUnet::config(self);
-        Signature {
-            size: config.sample_size.map(|size| size.height_width().into()),
-            out_channels: config.out_channels(),
-            ..Signature::unconditional(config.in_channel)
-        }
+        HmdolatabadiUnet::config(self).into()
     }
 
     fn config(&self) -> String {

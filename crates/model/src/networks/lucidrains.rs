@@ -30,14 +30,9 @@ impl BackboneConfig for LucidrainsConfig {
     }
 }
 
-impl Backbone for LucidrainsUnet {
-    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        LucidrainsUnet::forward(self, x, c_noise, condition.prediction.cloned(), dropout)
-    }
-
-    fn signature(&self) -> Signature {
-        let config = LucidrainsUnet::config(self);
-        Signature {
+impl From<&LucidrainsConfig> for Signature {
+    fn from(config: &LucidrainsConfig) -> Self {
+        Self {
             size: config.sample_size.map(|size| size.height_width().into()),
             in_channels: config.channels,
             out_channels: config.out_channels(),
@@ -45,6 +40,16 @@ impl Backbone for LucidrainsUnet {
             timesteps: None,
             takes_prediction: config.self_condition,
         }
+    }
+}
+
+impl Backbone for LucidrainsUnet {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        LucidrainsUnet::forward(self, x, c_noise, condition.prediction.cloned(), dropout)
+    }
+
+    fn signature(&self) -> Signature {
+        LucidrainsUnet::config(self).into()
     }
 
     fn config(&self) -> String {

@@ -29,14 +29,9 @@ impl BackboneConfig for unet::UnetConfig {
     }
 }
 
-impl Backbone for Unet {
-    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        Unet::forward(self, x, c_noise, condition.labels, dropout)
-    }
-
-    fn signature(&self) -> Signature {
-        let config = Unet::config(self);
-        Signature {
+impl From<&unet::UnetConfig> for Signature {
+    fn from(config: &unet::UnetConfig) -> Self {
+        Self {
             size: config.sample_size.map(|size| size.height_width().into()),
             in_channels: config.in_channels,
             out_channels: config.out_channels,
@@ -49,6 +44,16 @@ impl Backbone for Unet {
             timesteps: config.num_train_timesteps,
             takes_prediction: false,
         }
+    }
+}
+
+impl Backbone for Unet {
+    fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        Unet::forward(self, x, c_noise, condition.labels, dropout)
+    }
+
+    fn signature(&self) -> Signature {
+        Unet::config(self).into()
     }
 
     fn config(&self) -> String {

@@ -92,6 +92,10 @@ pub(super) fn sample_size(
     Some(size)
 }
 
+/// The note about a network whose file and family do not tell the size of the images.
+pub(super) const UNRECORDED_SIZE: &str =
+    "the file does not record the size of the images: give it when you import or sample (--size)";
+
 /// Returns the `scheduler_config.json` of the process: that of the betas in the file, or else the one that the family trains
 /// by default.
 pub(super) fn scheduler(

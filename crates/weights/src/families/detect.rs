@@ -6,7 +6,7 @@
 use super::layout;
 use crate::shown::{shown, shown_sizes};
 use crate::tensorflow::{EMA, prefer_ema};
-use crate::{Archive, Tensors};
+use crate::{Archive, Error, Tensors};
 use std::collections::BTreeMap;
 
 /// A code base whose networks are recognized.
@@ -63,6 +63,11 @@ pub(super) struct Detected {
 }
 
 impl Detected {
+    /// Returns an error about the network.
+    pub fn error(&self, archive: &Archive, reason: impl std::fmt::Display) -> Error {
+        Error::file(archive.path(), format!("a network of {}: {reason}", self.family.name()))
+    }
+
     /// Reads the tensors of a network that keeps its names.
     pub fn read(&self, archive: &Archive) -> crate::Result<Tensors> {
         let wanted: Vec<&str> = self.names.values().map(|source| &*source.name).collect();

@@ -10,7 +10,7 @@ use super::Imported;
 use super::detect::Detected;
 use super::options::ImportOptions;
 use crate::shown::shown;
-use crate::{Archive, Error, Result};
+use crate::{Archive, Result};
 
 /// Buffers that follow from the configuration.
 const FILTER: &str = ".resample_filter";
@@ -26,8 +26,7 @@ pub(super) fn import(
     options: &ImportOptions,
     mut notes: Vec<String>,
 ) -> Result<Imported> {
-    let path = archive.path();
-    let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
+    let fail = |reason: String| found.error(archive, reason);
     let inside = found.prefix.trim_end_matches('.');
     let around = inside.strip_suffix(".model").unwrap_or("");
     let (Some(network), Some(preconditioner)) = (archive.module(inside)?, archive.module(around)?) else {

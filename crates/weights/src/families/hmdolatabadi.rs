@@ -6,12 +6,12 @@
 use diffusion::BetaSchedule;
 use serde_json::{Map, Value, json};
 
-use super::assumptions::ddpm;
+use super::assumptions::{UNRECORDED_SIZE, ddpm};
 use super::detect::Detected;
 use super::options::ImportOptions;
 use super::{Imported, recorded_betas};
 use crate::shown::{shown, shown_sizes};
-use crate::{Archive, Error, Result};
+use crate::{Archive, Result};
 
 /// Channels of the output, for which the original has no argument.
 const OUT_CHANNELS: usize = 3;
@@ -42,8 +42,7 @@ pub(super) fn import(
     options: &ImportOptions,
     mut notes: Vec<String>,
 ) -> Result<Imported> {
-    let path = archive.path();
-    let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
+    let fail = |reason: String| found.error(archive, reason);
     let recorded = |section: &str| -> Result<Map<String, Value>> {
         let record = archive.module(&format!("{CONFIGURATION}.{section}"))?;
         Ok(record.map(|record| record.attributes).unwrap_or_default())
@@ -56,8 +55,7 @@ pub(super) fn import(
     let size = options.sample_size.or_else(|| dataset.get("resolution")?.as_u64()?.try_into().ok());
     config["sample_size"] = json!(size);
     if size.is_none() {
-        notes
-            .push("the file does not record the size of the images: give it when you import or sample (--size)".into());
+        notes.push(UNRECORDED_SIZE.into());
     }
     let mut scheduler = ddpm("fixed_large", 0.0001, 0.02);
     let keys = process(&model, &schedule).map_err(fail)?;

@@ -5,12 +5,12 @@
 use diffusion::BetaSchedule;
 use serde_json::{Value, json};
 
-use super::assumptions::ddpm;
+use super::assumptions::{UNRECORDED_SIZE, ddpm};
 use super::detect::Detected;
 use super::options::ImportOptions;
 use super::{Imported, Unrecorded};
 use crate::shown::{shown, shown_sizes};
-use crate::{Archive, Error, Result};
+use crate::{Archive, Result};
 
 /// Larger tensors are no buffers of a process.
 const MAX_TIMESTEPS: usize = 100_000;
@@ -25,13 +25,11 @@ pub(super) fn import(
     options: &ImportOptions,
     mut notes: Vec<String>,
 ) -> Result<Imported> {
-    let path = archive.path();
-    let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
+    let fail = |reason: String| found.error(archive, reason);
     let mut config = config(&found).map_err(fail)?;
     config["sample_size"] = json!(options.sample_size);
     if options.sample_size.is_none() {
-        notes
-            .push("the file does not record the size of the images: give it when you import or sample (--size)".into());
+        notes.push(UNRECORDED_SIZE.into());
     }
     if config["learned_sinusoidal_cond"] == false {
         notes.push(

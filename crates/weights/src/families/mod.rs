@@ -96,7 +96,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
             _ => diffusers(path, &archive, &found, notes),
         };
     };
-    let fail = |reason: String| Error::file(path, format!("a network of {}: {reason}", found.family.name()));
+    let fail = |reason: String| found.error(&archive, reason);
     let shapes = Shapes { family: &family, of: &found.names };
     let skeleton = (family.skeleton)(&shapes).map_err(fail)?;
     let mut config = config::config(&skeleton, &shapes).map_err(fail)?;
