@@ -398,21 +398,7 @@ fn log_snr_runs_evenly_between_vdms_end_points() {
 
 #[test]
 fn schedules_say_whether_they_take_a_beta_range() {
-    for name in [
-        "linear",
-        "scaled_linear",
-        "const",
-        "jsd",
-        "warmup10",
-        "warmup50",
-        "squaredcos_cap_v2",
-        "sigmoid",
-        "laplace",
-        "log_snr",
-        "sigmoid_alpha_bar",
-        "karras",
-    ] {
-        let schedule: BetaSchedule = serde_json::from_value(name.into()).unwrap();
+    for (name, schedule) in BetaSchedule::NAMES {
         let depends = schedule.betas(1e-4, 0.02, 100) != schedule.betas(2e-4, 0.03, 100);
         assert_eq!(schedule.takes_beta_range(), depends, "{name}");
     }
