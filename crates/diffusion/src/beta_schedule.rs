@@ -154,8 +154,8 @@ pub fn scaled_beta_range(num_train_timesteps: usize) -> (f64, f64) {
     (scale * 0.0001, scale * 0.02)
 }
 
-/// The least and the greatest σ/α of Karras et al. (2022).
-pub(crate) const KARRAS_SIGMAS: [f64; 2] = [0.002, 80.0];
+/// The least and the greatest σ/α of Karras et al. (2022), the range of [`BetaSchedule::Karras`].
+pub const KARRAS_SIGMAS: [f64; 2] = [0.002, 80.0];
 /// ρ of Karras et al. (2022).
 pub(crate) const KARRAS_RHO: f64 = 7.0;
 

@@ -11,13 +11,11 @@ use super::detect::Detected;
 use super::options::ImportOptions;
 use crate::shown::shown;
 use crate::{Archive, Result};
+use diffusion::beta_schedule::KARRAS_SIGMAS;
+use diffusion::prediction::SIGMA_DATA;
 
 /// Buffers that follow from the configuration.
 const FILTER: &str = ".resample_filter";
-/// The only σ_data that is supported, that of all published networks.
-const SIGMA_DATA: f64 = 0.5;
-/// The range of σ/α of the process.
-const SIGMAS: [f64; 2] = [0.002, 80.0];
 
 /// Reads a network that was found in an archive.
 pub(super) fn import(
@@ -59,7 +57,7 @@ pub(super) fn import(
         return Err(expected("sigma_data", attribute("sigma_data"), "0.5"));
     }
     // The original's sampler keeps to this range, which is unlimited unless it was given.
-    let [least, greatest] = SIGMAS;
+    let [least, greatest] = KARRAS_SIGMAS;
     if let Some(sigma) = attribute("sigma_min").filter(|sigma| *sigma > least) {
         return Err(expected("sigma_min", Some(sigma), "0.002 at most"));
     }
