@@ -20,7 +20,7 @@ fn with_shapes(shapes: &[(&str, &[usize])]) -> Tensors {
 #[test]
 fn unsupported_networks_are_errors() {
     for (name, reason) in [
-        ("state_dict.ema.down.1.resblocks.norm1.weight", "the values, is not used"),
+        ("state_dict.ema.down.1.resblocks.norm1.weight", "`state_dict.ema.down.0.weight` is missing"),
         ("ema.ema_model.model.downs.0.0.block1.proj.weight", "`ema.ema_model.model.init_conv.weight` is missing"),
         ("encoder.layers.0.weight", "no network of a known family"),
     ] {
