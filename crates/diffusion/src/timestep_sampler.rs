@@ -38,7 +38,8 @@ impl TimestepDistribution {
     }
 
     /// Creates the distribution of the timestep whose ln(σ/α) is nearest to a normally distributed number (Karras et al.
-    /// 2022, table 1: mean −1.2, deviation 1.2).
+    /// 2022, table 1: mean −1.2, deviation 1.2). Where the last timestep has no signal, it is drawn for numbers that lie
+    /// beyond the timestep before it.
     ///
     /// # Errors
     /// If the mean is not finite, or the deviation is not a positive number.
@@ -51,9 +52,15 @@ impl TimestepDistribution {
                 name: "deviation of ln(σ/α)", value: deviation, expected: "a positive number"
             });
         }
-        let logs: Vec<f64> = (0..schedule.len()).map(|t| -schedule.level(t).lambda()).collect();
+        let mut logs: Vec<f64> = (0..schedule.len()).map(|t| -schedule.level(t).lambda()).collect();
         let below = |log: f64| Cdf::Erf.at((log - mean) / deviation);
-        // Between two timesteps, the nearest one changes half-way. The last ln(σ/α) may be infinite.
+        // No number is nearest to infinity: a last timestep without signal counts as one more step of ln(σ/α).
+        if let [.., a, b, last] = &mut logs[..]
+            && last.is_infinite()
+        {
+            *last = 2.0 * *b - *a;
+        }
+        // Between two timesteps, the nearest one changes half-way.
         let borders = logs.windows(2).map(|pair| below(0.5 * (pair[0] + pair[1])));
         let borders: Vec<f64> = [0.0].into_iter().chain(borders).chain([1.0]).collect();
         Ok(Self::new(&borders.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>()))

@@ -146,8 +146,12 @@ fn log_normal_timesteps_have_the_moments_of_the_normal_distribution() {
     for (mean, deviation) in [(f64::NAN, 1.0), (0.0, 0.0), (0.0, f64::INFINITY), (0.0, -1.0)] {
         assert!(TimestepDistribution::log_normal(&schedule, mean, deviation).is_err());
     }
-    // Without signal at the last timestep, everything far out belongs to it.
+    // Without signal at the last timestep, everything far out belongs to it, and it is drawn at all.
     let zero = schedule.rescale_zero_terminal_snr().unwrap();
+    let log = |t: usize| -zero.level(t).lambda();
+    let border = 1.5 * log(998) - 0.5 * log(997);
+    let median = TimestepDistribution::log_normal(&zero, border, 1.0).unwrap();
+    assert!((median.probabilities()[999] - 0.5).abs() < 1e-9, "{:?}", &median.probabilities()[997..]);
     let distribution = TimestepDistribution::log_normal(&zero, 50.0, 0.1).unwrap();
     assert_eq!(distribution.draw(0.5), 999);
 }
