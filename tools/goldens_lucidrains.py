@@ -1,6 +1,10 @@
 """Writes goldens of denoising-diffusion-pytorch's Unet for crates/unet: outputs, losses and gradients."""
 
+import importlib
+import os
 import shutil
+import sys
+from pathlib import Path
 
 import torch
 from goldens_common import CRATES, randn, readable, relative, seeded, write_json, write_tensors
@@ -153,3 +157,87 @@ def lucidrains_sampling():
             print(f"{name:6} {key:9} float32 error {(single - exact).abs().max():.1e}, largest {exact.abs().max():.2f}")
         write_tensors(root / f"{name}.safetensors", tensors)
     readable(root)
+
+
+# version: (the oldest with the same network, Unet's arguments)
+VERSIONS = {
+    "0.28.0": ("0.28", dict(channels=1, self_condition=True)),
+    "1.5.8": ("0.32", dict(learned_variance=True)),
+    "1.7.1": ("1.7", dict()),
+    "1.8.15": ("1.7.4", dict(full_attn=(False, True), attn_heads=(2, 3), attn_dim_head=(5, 3))),
+    "1.11.1": ("1.9", dict(attn_dim_head=4, resnet_block_groups=2)),
+}
+
+
+def unet_of(version):
+    """Returns the module of an old version in the folder LUCIDRAINS, one folder for each version."""
+    for name in [name for name in sys.modules if name.startswith("denoising_diffusion_pytorch")]:
+        del sys.modules[name]
+    path = Path(os.environ["LUCIDRAINS"]) / version
+    sys.path.insert(0, str(path))
+    try:
+        return importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+    finally:
+        sys.path.remove(str(path))
+
+
+def layer_norm(self, x):
+    """LayerNorm.forward with the epsilon that it has in float32."""
+    var = torch.var(x, dim=1, unbiased=False, keepdim=True)
+    return (x - x.mean(dim=1, keepdim=True)) * (var + 1e-5).rsqrt() * self.g
+
+
+def standardize(module, kind, add):
+    """Replaces the weights of standardized convolutions by standardized ones, as they are used in float32."""
+    for conv in (m for m in module.modules() if isinstance(m, kind)):
+        weight = conv.weight.data.double()
+        var = weight.var(dim=(1, 2, 3), unbiased=False, keepdim=True)
+        conv.weight.data = ((weight - weight.mean(dim=(1, 2, 3), keepdim=True)) * (var + 1e-5 if add else var.clamp(min=1e-5)).rsqrt()).float()
+    kind.forward = torch.nn.Conv2d.forward
+
+
+def lucidrains_versions():
+    root = CRATES / "unet/tests/goldens"
+    for seed, (version, (key, options)) in enumerate(VERSIONS.items(), start=780):
+        folder = root / f"lucidrains_{key}"
+        shutil.rmtree(folder, ignore_errors=True)
+        module = unet_of(version)
+        torch.manual_seed(seed)
+        config = dict(dim=8, dim_mults=(1, 1)) | options
+        config |= {} if "resnet_block_groups" in config else dict(resnet_block_groups=4)
+        model = module.Unet(**config).eval()
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.2 * (p.std() if p.numel() > p.shape[min(1, p.dim() - 1)] else 1) * torch.randn(p.shape, generator=seeded(seed))
+        # What `Trainer.save` writes, with the version from 1.0 on; without an average.
+        state = {f"model.{name}": value.clone() for name, value in model.state_dict().items()}
+        data = dict(step=1, model=state, opt={}) | (dict(version=version) if version[0] != "0" else {})
+        folder.mkdir(parents=True)
+        torch.save(data, folder / "trainer.pt")
+        if hasattr(module, "LayerNorm"):
+            module.LayerNorm.forward = layer_norm
+        if hasattr(module, "WeightStandardizedConv2d"):
+            before = model(randn((1, model.channels, 8, 12), 1), torch.tensor([7])).detach()
+            standardize(model, module.WeightStandardizedConv2d, add=hasattr(module, "LayerNorm"))
+            error = relative(model(randn((1, model.channels, 8, 12), 1), torch.tensor([7])).detach(), before.double())
+            assert error < 1e-5, error
+        batch, (h, w), t = 2, (8, 12), torch.tensor([3, 940])
+        x = randn((batch, model.channels, h, w), seed + 1000)
+        target = randn((batch, model.out_dim, h, w), seed + 2000)
+        prediction = randn(x.shape, seed + 3000) if model.self_condition else None
+        # Before 1.8, attention had no arguments and was linear in all levels.
+        fixed = {} if key in ("1.7.4", "1.9") else dict(full_attn=(False, False))
+        write_json(folder / "config.json", config | fixed | dict(version=key, _class_name="LucidrainsUnet", sample_size=[h, w]))
+        renamed = lambda name: name.replace(".fn.fn.", ".").replace(".fn.norm.", ".norm.")
+        write_tensors(folder / "weights.safetensors", {renamed(k): v for k, v in model.state_dict().items()})
+        single = run(model, x, t, prediction, target)
+        output, loss, grads = run(model.double(), x, t, prediction, target)
+        errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
+        tensors = dict(x=x, t=t.float(), target=target, output=output, loss=loss)
+        if prediction is not None:
+            tensors["prediction"] = prediction
+        tensors |= {f"grad.{renamed(k)}": v for k, v in grads.items()}
+        tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
+        write_tensors(folder / "golden.safetensors", tensors)
+        readable(folder)
+        print(f"{version:8} float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")

@@ -19,7 +19,7 @@ use crate::{Global, model_source, values};
 /// FILE is a torch file (.pt, .pth, .bin, .ckpt; zip or legacy), a pickle (.pkl), .safetensors, an index of shards, or a
 /// TensorFlow checkpoint (its .index). No code in it is run: a pickle that calls anything but the constructors of tensors and
 /// plain values is refused by name. The code base is recognized by the names of the tensors: Ho et al.'s release and its ports
-/// to torch, improved- and guided-diffusion, w86763777/pytorch-ddpm, lucidrains/denoising-diffusion-pytorch 2, NVlabs/edm,
+/// to torch, improved- and guided-diffusion, w86763777/pytorch-ddpm, lucidrains/denoising-diffusion-pytorch from 0.28, NVlabs/edm,
 /// hmdolatabadi/denoising_diffusion, diffusers of any age.
 /// Averaged (EMA) weights are used if the file has them, also under the names of CompVis' `LitEma`.
 #[derive(Args)]
@@ -61,6 +61,9 @@ struct NetworkArgs {
     /// Height and width of the images, if the file does not say
     #[arg(long, value_name = "SIZE")]
     size: Option<usize>,
+    /// Version of denoising-diffusion-pytorch, if the file does not say
+    #[arg(long, value_name = "VERSION")]
+    code_version: Option<String>,
 }
 
 /// Settings of the process that the network was trained for.
@@ -114,7 +117,13 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
     let heads = network.heads.map(Heads::Count).or(network.head_channels.map(Heads::Channels));
     let new_attention_order = network.new_attention_order;
     let options = PipelineImport {
-        network: ImportOptions { raw: *raw, heads, new_attention_order, sample_size: network.size },
+        network: ImportOptions {
+            raw: *raw,
+            heads,
+            new_attention_order,
+            sample_size: network.size,
+            code_version: network.code_version.clone(),
+        },
         timesteps: process.train_timesteps,
         beta_schedule: process.beta_schedule,
         prediction: process.prediction,

@@ -203,6 +203,11 @@ impl RmsNorm {
     }
 }
 
+/// Creates a parameter of equal values.
+pub(crate) fn constant_parameter(init: &mut Init, value: f32, len: usize) -> Param<Tensor<1>> {
+    init.constant(value, len)
+}
+
 /// Draws a parameter of any shape from a normal distribution of deviation 1.
 pub(crate) fn normal_parameter<const D: usize>(init: &mut Init, shape: [usize; D]) -> Param<Tensor<D>> {
     init.normal(shape, 1.0)

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
+use ddpm_unet::Parameters;
+use ddpm_unet::lucidrains::{LucidrainsConfig, LucidrainsUnet};
 use serde_json::{Value, json};
 use weights::families::{Heads, ImportOptions, Imported, import};
 use weights::{Tensor, Tensors, read_tensors, views, write_safetensors};
@@ -131,5 +134,49 @@ fn missing_and_unexpected_tensors_are_errors() {
             write_safetensors(&path, views(&tensors), &Default::default()).unwrap();
             let _ = import(&path, &ImportOptions::default());
         }
+    }
+}
+
+/// Files of `Trainer` of old versions: names, standardized convolutions and versions, which are recorded from 1.0 on.
+#[test]
+fn old_networks_of_lucidrains_become_new_ones() {
+    let place =
+        |network: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/lucidrains_{network}"));
+    let with =
+        |version: Option<&str>| ImportOptions { code_version: version.map(str::to_owned), ..ImportOptions::default() };
+    for (network, version) in [("0.28", Some("0.30.1")), ("0.32", None), ("1.7", None), ("1.9", None)] {
+        let imported = import(place(network).join("trainer.pt"), &with(version)).unwrap();
+        let expected: Value =
+            serde_json::from_str(&fs::read_to_string(place(network).join("config.json")).unwrap()).unwrap();
+        for key in ["version", "dim", "dim_mults", "self_condition", "learned_variance"] {
+            let expected = expected.get(key).cloned().unwrap_or(json!(false));
+            assert_eq!(imported.config[key], expected, "{network}: {key}");
+        }
+        let tensors = read_tensors(place(network).join("weights.safetensors")).unwrap();
+        assert!(tensors.keys().eq(imported.tensors.keys()), "{network}");
+        for (name, tensor) in tensors {
+            let found = &imported.tensors[&name];
+            assert_eq!(found.shape, tensor.shape, "{network}: {name}");
+            let is_same = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b.abs().max(1.0);
+            assert!(found.data.iter().zip(&tensor.data).all(is_same), "{network}: {name}");
+        }
+        let config = LucidrainsConfig::from_json(&imported.config.to_string()).unwrap();
+        let device = Device::flex();
+        LucidrainsUnet::new(&config, 0, &device).unwrap().with_tensors(imported.tensors).unwrap();
+    }
+    let refused = [
+        ("0.28", None, "--code-version"),
+        ("0.28", Some("0.27.12"), "only versions from 0.28"),
+        ("0.28", Some("0.32.0"), "not those of version 0.32.0"),
+        ("0.32", Some("0.31.1"), "not those of version 0.31.1"),
+        ("0.32", Some("1.8"), "not those of version 1.8"),
+        ("1.9", Some("2"), "not those of version 2"),
+        ("1.9", Some("latest"), "expected one such as 1.5.8"),
+        // 2 heads of 5 channels, which no tensor tells.
+        ("1.7.4", None, "whose heads are not recorded"),
+    ];
+    for (network, version, reason) in refused {
+        let error = import(place(network).join("trainer.pt"), &with(version)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{network}, {version:?}: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Compares output, loss and all gradients with the `Unet` of denoising-diffusion-pytorch 2.3.4 (PyTorch, float64).
+//! Compares output, loss and all gradients with the `Unet` of denoising-diffusion-pytorch 2.3.4, and of older versions (PyTorch, float64).
 //! `tools/goldens_lucidrains.py` writes the golden files; `tools/README.md` describes them.
 
 mod common;
@@ -8,7 +8,18 @@ use common::{Golden, nchw};
 use ddpm_unet::Parameters;
 use ddpm_unet::lucidrains::{LucidrainsConfig, LucidrainsUnet};
 
-const STORED: [&str; 4] = ["lucidrains", "lucidrains_options", "lucidrains_learned", "lucidrains_random"];
+const STORED: [&str; 9] = [
+    "lucidrains",
+    "lucidrains_options",
+    "lucidrains_learned",
+    "lucidrains_random",
+    // The oldest version with each network, by versions 0.28.0, 1.5.8, 1.7.1, 1.8.15 and 1.11.1.
+    "lucidrains_0.28",
+    "lucidrains_0.32",
+    "lucidrains_1.7",
+    "lucidrains_1.7.4",
+    "lucidrains_1.9",
+];
 
 fn network(golden: &Golden, device: &Device) -> LucidrainsUnet {
     let config = LucidrainsConfig::from_json(&golden.config).unwrap();
@@ -60,6 +71,8 @@ fn mistakes_are_named() {
         (r#"{"dim_mults": []}"#, "`dim_mults` has 0 entries"),
         (r#"{"dim_mults": [1, 2], "attn_heads": [1, 2, 3]}"#, "`attn_heads`: expected one value"),
         (r#"{"dim": 65536, "dim_mults": [65536]}"#, "`dim`·`dim_mults[0]` is 4294967296"),
+        (r#"{"version": "1.9", "dim": 12}"#, "`resnet_block_groups` is 8, which does not divide 12 channels"),
+        (r#"{"version": "1.8"}"#, "`version`"),
         (r#"{"dropout": 1.0}"#, "`dropout` is 1.0"),
         (r#"{"sample_size": 28}"#, "images of 28x28 do not fit 4 levels"),
         (r#"{"_class_name": "Unet"}"#, "`_class_name` is \"Unet\"; expected \"LucidrainsUnet\""),

@@ -108,6 +108,14 @@ impl Archive {
         }))
     }
 
+    /// Returns a text that the file records at a dotted path, such as `version`, if there is one.
+    pub(crate) fn text(&self, path: &str) -> Option<&str> {
+        match &self.contents {
+            Contents::Torch(file) => file.pickle().text(file.item(path)?),
+            _ => None,
+        }
+    }
+
     /// Returns the names and shapes of the tensors, in the order of their names.
     pub fn shapes(&self) -> Box<dyn Iterator<Item = (&str, &[usize])> + '_> {
         match &self.contents {

@@ -3,20 +3,21 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use super::config::{LucidrainsConfig, MEMORY_TOKENS};
-use super::layers::conv;
-use crate::layers::{Conv2d, Init, RmsNorm, normal_parameter};
+use super::config::LucidrainsConfig;
+use super::layers::{AttentionNorm, conv};
+use crate::layers::{Conv2d, Init, normal_parameter};
 use crate::ops::{self, Fusion};
 
 /// Attention over pixels and learned memory tokens, with a residual connection.
 #[derive(Module, Debug)]
 pub struct MemoryAttention {
-    norm: RmsNorm,
-    /// Keys and values of the memory: `[2,heads,tokens,d]`, or `[2,heads,d,tokens]` of linear attention.
-    mem_kv: Param<Tensor<4>>,
+    norm: AttentionNorm,
+    /// Keys and values of the memory, if there is one: `[2,heads,tokens,d]`, or `[2,heads,d,tokens]` of linear attention.
+    mem_kv: Option<Param<Tensor<4>>>,
     to_qkv: Conv2d,
     to_out: ToOut,
     heads: usize,
+    averages_values: bool,
 }
 
 /// The layers after an attention, which tell its kind.
@@ -32,7 +33,7 @@ pub enum ToOut {
 #[derive(Module, Debug)]
 pub struct NormedOutput {
     projection: Conv2d,
-    norm: RmsNorm,
+    norm: AttentionNorm,
 }
 
 impl MemoryAttention {
@@ -46,21 +47,21 @@ impl MemoryAttention {
     ) -> Self {
         let (heads, d) = (config.heads(level), config.head_dim(level));
         let hidden = heads * d;
+        let tokens = config.version.memory_tokens();
+        let memory = if is_full { [2, heads, tokens, d] } else { [2, heads, d, tokens] };
         Self {
-            norm: RmsNorm::new(init, channels),
-            mem_kv: match is_full {
-                true => normal_parameter(init, [2, heads, MEMORY_TOKENS, d]),
-                false => normal_parameter(init, [2, heads, d, MEMORY_TOKENS]),
-            },
+            norm: AttentionNorm::new(init, config.version, channels),
+            mem_kv: (tokens > 0).then(|| normal_parameter(init, memory)),
             to_qkv: conv(init, 1, channels, 3 * hidden).without_bias(),
             to_out: match is_full {
                 true => ToOut::Full(conv(init, 1, hidden, channels)),
                 false => ToOut::Linear(NormedOutput {
                     projection: conv(init, 1, hidden, channels),
-                    norm: RmsNorm::new(init, channels),
+                    norm: AttentionNorm::new(init, config.version, channels),
                 }),
             },
             heads,
+            averages_values: config.version.averages_values(),
         }
     }
 
@@ -70,14 +71,20 @@ impl MemoryAttention {
         let qkv = self.to_qkv.forward(self.norm.forward(x.clone()));
         let hidden = qkv.dims()[3] / 3;
         let part = |i: usize| qkv.clone().narrow(3, i * hidden, hidden).reshape([n, h * w, hidden]);
-        let [memory_k, memory_v] = self.memory(n);
-        let (q, k, v) = (part(0), Tensor::cat(vec![memory_k, part(1)], 1), Tensor::cat(vec![memory_v, part(2)], 1));
+        let (q, mut k, mut v) = (part(0), part(1), part(2));
+        if let Some(mem_kv) = &self.mem_kv {
+            let [memory_k, memory_v] = self.memory(mem_kv.val(), n);
+            (k, v) = (Tensor::cat(vec![memory_k, k], 1), Tensor::cat(vec![memory_v, v], 1));
+        }
         match &self.to_out {
             ToOut::Full(conv) => {
                 let out = ops::attention(q, k, v, self.heads).reshape([n, h, w, hidden]);
                 conv.forward_fused(out, Fusion { residual: Some(x), ..Fusion::default() })
             }
             ToOut::Linear(NormedOutput { projection, norm }) => {
+                if self.averages_values {
+                    v = v.div_scalar((h * w) as f64);
+                }
                 let out = ops::linear_attention(q, k, v, self.heads).reshape([n, h, w, hidden]);
                 norm.forward(projection.forward(out)) + x
             }
@@ -85,8 +92,7 @@ impl MemoryAttention {
     }
 
     /// Returns keys and values of the memory, each `[n,tokens,heads·d]`.
-    fn memory(&self, n: usize) -> [Tensor<3>; 2] {
-        let memory = self.mem_kv.val();
+    fn memory(&self, memory: Tensor<4>, n: usize) -> [Tensor<3>; 2] {
         // To [2,tokens,heads,d].
         let memory = match self.to_out {
             ToOut::Full(_) => memory.permute([0, 2, 1, 3]),

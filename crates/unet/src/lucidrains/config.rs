@@ -2,15 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::version::Version;
 use crate::error::Error;
 use crate::json;
 use crate::sample_size::{SampleSize, check_multiple};
 
 /// The value of `_class_name`.
 pub(super) const CLASS: &str = "LucidrainsUnet";
-
-/// Memory tokens of each attention, as in the original, which has no argument for it.
-pub(super) const MEMORY_TOKENS: usize = 4;
 
 /// One value for all levels, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +50,10 @@ impl<T: Copy> PerLevel<T> {
 pub struct LucidrainsConfig {
     /// Height and width of the training images.
     pub sample_size: Option<SampleSize>,
+    /// The version of the original that has this network; the key is this program's.
+    pub version: Version,
+    /// Groups of the group normalization in residual blocks, which versions before 2 have.
+    pub resnet_block_groups: usize,
     /// The width that the others are multiples of. The original has no default.
     pub dim: usize,
     /// Channels after the first convolution, by default `dim`.
@@ -88,6 +90,8 @@ impl Default for LucidrainsConfig {
     fn default() -> Self {
         Self {
             sample_size: None,
+            version: Version::default(),
+            resnet_block_groups: 8,
             dim: 64,
             init_dim: None,
             out_dim: None,
@@ -134,16 +138,18 @@ impl LucidrainsConfig {
 
     /// Returns the number of parameters of the network.
     pub fn parameter_count(&self) -> usize {
+        let version = self.version;
         let conv = |kernel: usize, c_in: usize, c_out: usize| kernel * kernel * c_in * c_out + c_out;
         let linear = |c_in: usize, c_out: usize| c_in * c_out + c_out;
         let resnet = |c_in: usize, c_out: usize| {
             let shortcut = if c_in == c_out { 0 } else { conv(1, c_in, c_out) };
-            linear(self.time_width(), 2 * c_out) + conv(3, c_in, c_out) + conv(3, c_out, c_out) + 2 * c_out + shortcut
+            let norms = if version.has_group_norm() { 4 * c_out } else { 2 * c_out };
+            linear(self.time_width(), 2 * c_out) + conv(3, c_in, c_out) + conv(3, c_out, c_out) + norms + shortcut
         };
         let attention = |level: usize, c: usize, is_full: bool| {
             let hidden = self.heads(level) * self.head_dim(level);
             let normed = if is_full { 0 } else { c };
-            c + 2 * hidden * MEMORY_TOKENS + 3 * c * hidden + conv(1, hidden, c) + normed
+            c + 2 * hidden * version.memory_tokens() + 3 * c * hidden + conv(1, hidden, c) + normed
         };
         let (first, levels) = (self.first_width(), self.dim_mults.len());
         let images = if self.self_condition { 2 * self.channels } else { self.channels };
@@ -158,7 +164,11 @@ impl LucidrainsConfig {
         let level = |level: usize| {
             let (c_in, c_out) = (self.width_before(level), self.width(level));
             let is_full = self.has_full_attention(level);
-            let down = if level + 1 == levels { conv(3, c_in, c_out) } else { conv(1, 4 * c_in, c_out) };
+            let down = match level + 1 == levels {
+                true => conv(3, c_in, c_out),
+                false if version.has_strided_convs() => conv(4, c_in, c_out),
+                false => conv(1, 4 * c_in, c_out),
+            };
             2 * (resnet(c_in, c_in) + resnet(c_out + c_in, c_out))
                 + attention(level, c_in, is_full)
                 + attention(level, c_out, is_full)
@@ -210,6 +220,15 @@ impl LucidrainsConfig {
             let (width, hidden) = (self.width(level), self.heads(level) * self.head_dim(level));
             check(width <= 1 << 16, format!("`dim`·`dim_mults[{level}]` is {width}; expected at most 65536"))?;
             check(hidden <= 1 << 16, format!("`attn_heads`·`attn_dim_head` is {hidden}; expected at most 65536"))?;
+        }
+        if self.version.has_group_norm() {
+            let groups = self.resnet_block_groups;
+            let divides = |width: usize| groups > 0 && width.is_multiple_of(groups);
+            let uneven = (0..levels).flat_map(|level| [self.width_before(level), self.width(level)]);
+            if let Some(width) = uneven.into_iter().find(|&width| !divides(width)) {
+                let message = format!("`resnet_block_groups` is {groups}, which does not divide {width} channels");
+                return Err(Error::Config(message));
+            }
         }
         check((0.0..1.0).contains(&self.dropout), format!("`dropout` is {:?}; expected 0 ≤ p < 1", self.dropout))?;
         let theta = self.sinusoidal_pos_emb_theta;

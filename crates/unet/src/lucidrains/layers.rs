@@ -1,27 +1,74 @@
 //! Residual blocks and resampling.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::config::LucidrainsConfig;
+use super::version::Version;
 use crate::blocks::Dropout;
-use crate::layers::{Conv2d, INIT_SCALE, Init, Linear, RmsNorm};
-use crate::ops::{Fusion, Geometry};
+use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear, RmsNorm, constant_parameter};
+use crate::ops::{self, Fusion, Geometry};
 
-/// Conv–RMS norm–SiLU, with a scale and shift before SiLU in the first block of two.
+/// PyTorch's default, which the original has everywhere.
+const EPSILON: f64 = 1e-5;
+
+/// The normalization in a residual block.
+#[derive(Module, Debug)]
+pub enum BlockNorm {
+    /// Of version 2.
+    Rms(RmsNorm),
+    /// Of earlier versions.
+    Group(GroupNorm),
+}
+
+/// Conv–norm–SiLU, with a scale and shift before SiLU in the first block of two.
 #[derive(Module, Debug)]
 pub struct NormedConv {
     proj: Conv2d,
-    norm: RmsNorm,
+    norm: BlockNorm,
 }
 
 impl NormedConv {
-    fn new(init: &mut Init, c_in: usize, c_out: usize) -> Self {
-        Self { proj: conv(init, 3, c_in, c_out), norm: RmsNorm::new(init, c_out) }
+    fn new(init: &mut Init, config: &LucidrainsConfig, [c_in, c_out]: [usize; 2]) -> Self {
+        let proj = conv(init, 3, c_in, c_out);
+        let norm = match config.version.has_group_norm() {
+            true => BlockNorm::Group(GroupNorm::new(init, c_out, config.resnet_block_groups, EPSILON)),
+            false => BlockNorm::Rms(RmsNorm::new(init, c_out)),
+        };
+        Self { proj, norm }
     }
 
     fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, scale_shift: Option<Tensor<2>>) -> Tensor<4> {
-        self.norm.forward_silu(self.proj.forward_fused(x, Fusion { skip, ..Fusion::default() }), scale_shift)
+        let x = self.proj.forward_fused(x, Fusion { skip, ..Fusion::default() });
+        match &self.norm {
+            BlockNorm::Rms(norm) => norm.forward_silu(x, scale_shift),
+            BlockNorm::Group(norm) => norm.forward_silu(x, scale_shift),
+        }
+    }
+}
+
+/// The normalization of an attention: RMS normalization of the channels of each pixel, or layer normalization without a shift.
+#[derive(Module, Debug)]
+pub struct AttentionNorm {
+    g: Param<Tensor<1>>,
+    subtracts_mean: bool,
+}
+
+impl AttentionNorm {
+    /// Creates a normalization of `channels`.
+    pub(super) fn new(init: &mut Init, version: Version, channels: usize) -> Self {
+        Self { g: constant_parameter(init, 1.0, channels), subtracts_mean: version.has_layer_norm() }
+    }
+
+    /// Maps `[N,H,W,C]` to the same shape.
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let g = self.g.val();
+        if !self.subtracts_mean {
+            return ops::rms_norm(x, g, None, false);
+        }
+        let centered = x.clone() - x.mean_dim(3);
+        let variance = centered.clone().powi_scalar(2).mean_dim(3);
+        centered / variance.add_scalar(EPSILON).sqrt() * g.unsqueeze()
     }
 }
 
@@ -55,8 +102,8 @@ impl ResidualBlock {
         *number += 1;
         Self {
             mlp: Linear::new(init, config.time_width(), 2 * c_out, INIT_SCALE),
-            block1: NormedConv::new(init, c_in, c_out),
-            block2: NormedConv::new(init, c_out, c_out),
+            block1: NormedConv::new(init, config, [c_in, c_out]),
+            block2: NormedConv::new(init, config, [c_out, c_out]),
             res_conv: (c_in != c_out).then(|| conv(init, 1, c_in, c_out)),
             dropout: config.dropout,
             number: *number,
@@ -83,15 +130,19 @@ impl ResidualBlock {
 pub struct LevelConv {
     /// A convolution after space-to-depth downsampling, or after nearest-neighbor upsampling.
     resized: Option<Conv2d>,
-    /// A convolution that keeps the size.
+    /// A convolution alone, which keeps the size or has a stride of 2.
     kept: Option<Conv2d>,
 }
 
 impl LevelConv {
     /// Creates the layer after a level on the way down.
-    pub(super) fn down(init: &mut Init, c_in: usize, c_out: usize, is_last: bool) -> Self {
+    pub(super) fn down(init: &mut Init, version: Version, [c_in, c_out]: [usize; 2], is_last: bool) -> Self {
         match is_last {
             true => Self { resized: None, kept: Some(conv(init, 3, c_in, c_out)) },
+            false if version.has_strided_convs() => {
+                let geometry = Geometry { stride: 2, before: 1, after: 1 };
+                Self { resized: None, kept: Some(Conv2d::new(init, [4, 4, c_in, c_out], geometry, INIT_SCALE)) }
+            }
             false => Self { resized: Some(conv(init, 1, 4 * c_in, c_out)), kept: None },
         }
     }

@@ -103,7 +103,7 @@ impl LucidrainsUnet {
                 resnet1: ResidualBlock::new(init, config, number, [c_in, c_in]),
                 resnet2: ResidualBlock::new(init, config, number, [c_in, c_in]),
                 attention: MemoryAttention::new(init, config, level, c_in, config.has_full_attention(level)),
-                resample: LevelConv::down(init, c_in, c_out, level + 1 == levels),
+                resample: LevelConv::down(init, config.version, [c_in, c_out], level + 1 == levels),
             });
         }
         let mid = config.width(levels - 1);

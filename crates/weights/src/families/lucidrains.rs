@@ -1,12 +1,15 @@
-//! The networks of lucidrains/denoising-diffusion-pytorch, version 2: `Unet`, `GaussianDiffusion` and the files of `Trainer`.
+//! The networks of lucidrains/denoising-diffusion-pytorch, from version 0.28: `Unet`, `GaussianDiffusion` and the files of
+//! `Trainer`.
 //!
-//! The names and shapes of the tensors tell the configuration, and the buffers of `GaussianDiffusion` the process.
+//! The names and shapes of the tensors tell the configuration, and the buffers of `GaussianDiffusion` the process. Files of
+//! `Trainer` record their version from 1.0 on.
 
 use diffusion::BetaSchedule;
 use serde_json::{Value, json};
 
 use super::assumptions::{UNRECORDED_SIZE, ddpm};
 use super::detect::Detected;
+use super::lucidrains_versions::{self as versions, Version};
 use super::options::ImportOptions;
 use super::{Imported, Unrecorded};
 use crate::shown::{shown, shown_sizes};
@@ -17,16 +20,25 @@ const MAX_TIMESTEPS: usize = 100_000;
 
 /// Memory tokens of each attention, for which `Unet` has no argument.
 const MEMORY_TOKENS: usize = 4;
+/// Heads and their channels before version 1.8, where `Unet` had no argument for them.
+const HEADS: [usize; 2] = [4, 32];
+/// Groups of the group normalization, which weights do not record.
+const GROUPS: usize = 8;
 
 /// Reads a network that was found in an archive.
 pub(super) fn import(
     archive: &Archive,
-    found: Detected,
+    mut found: Detected,
     options: &ImportOptions,
     mut notes: Vec<String>,
 ) -> Result<Imported> {
+    if let Err(reason) = versions::modernize(&mut found.names) {
+        return Err(found.error(archive, reason));
+    }
     let fail = |reason: String| found.error(archive, reason);
-    let mut config = config(&found).map_err(fail)?;
+    let version = versions::find(archive, &found, options.code_version.as_deref()).map_err(fail)?;
+    let mut config = config(&found, &version).map_err(fail)?;
+    notes.extend(version.notes());
     config["sample_size"] = json!(options.sample_size);
     if options.sample_size.is_none() {
         notes.push(UNRECORDED_SIZE.into());
@@ -37,7 +49,8 @@ pub(super) fn import(
                 .into(),
         );
     }
-    let tensors = found.read(archive)?;
+    let mut tensors = found.read(archive)?;
+    versions::standardize(&mut tensors, &version);
     let process = process(archive, &found.prefix, &mut notes)?;
     let learned = config["learned_variance"] == true;
     let mut scheduler = ddpm(if learned { "learned_range" } else { "fixed_small" }, 0.0001, 0.02);
@@ -59,7 +72,7 @@ pub(super) fn import(
 }
 
 /// Derives the arguments of `Unet` from the tensors.
-fn config(found: &Detected) -> Result<Value, String> {
+fn config(found: &Detected, version: &Version) -> Result<Value, String> {
     let shape = |name: &str| found.names.get(name).map(|source| &*source.shape);
     let need = |name: &str| {
         shape(name).ok_or_else(|| format!("tensor `{}` is missing", shown(format_args!("{}{name}", found.prefix))))
@@ -69,15 +82,6 @@ fn config(found: &Detected) -> Result<Value, String> {
         other => Err(format!("tensor `{}` has shape {}", shown(name), shown_sizes(other))),
     };
     let levels = (0..64).take_while(|i| shape(&format!("downs.{i}.0.block1.proj.weight")).is_some()).count();
-    if let Some(old) =
-        found.names.keys().find(|name| name.ends_with(".fn.norm.g") || name.ends_with("block1.norm.weight"))
-    {
-        return Err(format!(
-            "it is of version 0 or 1, with group normalization and weight-standardized convolutions (tensor `{}`); only version \
-             2 is supported",
-            shown(old)
-        ));
-    }
     let (init_dim, in_channels) = width("init_conv.weight")?;
     let (out_channels, _) = width("final_conv.weight")?;
     let (time_width, _) = width("time_mlp.1.weight")?;
@@ -96,14 +100,28 @@ fn config(found: &Detected) -> Result<Value, String> {
         mults.push(c_out / dim);
         let is_full = shape(&format!("downs.{level}.2.to_out.weight")).is_some();
         let name = format!("downs.{level}.2.mem_kv");
-        let (own_heads, d, tokens) = match *need(&name)? {
-            [2, heads, tokens, d] if is_full => (heads, d, tokens),
-            [2, heads, d, tokens] => (heads, d, tokens),
-            ref other => return Err(format!("tensor `{name}` has shape {}", shown_sizes(other))),
+        let (own_heads, d) = if version.has_memory() {
+            let (own_heads, d, tokens) = match *need(&name)? {
+                [2, heads, tokens, d] if is_full => (heads, d, tokens),
+                [2, heads, d, tokens] => (heads, d, tokens),
+                ref other => return Err(format!("tensor `{name}` has shape {}", shown_sizes(other))),
+            };
+            if tokens != MEMORY_TOKENS {
+                return Err(format!("tensor `{name}` has {tokens} memory tokens; expected {MEMORY_TOKENS}"));
+            }
+            (own_heads, d)
+        } else {
+            let name = format!("downs.{level}.2.to_qkv.weight");
+            let [heads, d] = HEADS;
+            let (qkv, _) = width(&name)?;
+            if qkv != 3 * heads * d {
+                return Err(format!(
+                    "tensor `{name}` has {qkv} channels, whose heads are not recorded; expected {} for {heads} heads of {d} channels",
+                    3 * heads * d
+                ));
+            }
+            (heads, d)
         };
-        if tokens != MEMORY_TOKENS {
-            return Err(format!("tensor `{name}` has {tokens} memory tokens; expected {MEMORY_TOKENS}"));
-        }
         heads.push(own_heads);
         head_dims.push(d);
         full.push(is_full);
@@ -119,6 +137,8 @@ fn config(found: &Detected) -> Result<Value, String> {
     Ok(json!({
         "_class_name": "LucidrainsUnet",
         "sample_size": null,
+        "version": version.network(),
+        "resnet_block_groups": GROUPS,
         "dim": dim,
         "init_dim": (init_dim != dim).then_some(init_dim),
         "dim_mults": mults,

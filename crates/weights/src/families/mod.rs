@@ -17,6 +17,7 @@ pub mod hmdolatabadi;
 mod ho;
 mod layout;
 mod lucidrains;
+mod lucidrains_versions;
 mod openai;
 mod options;
 mod parameters;

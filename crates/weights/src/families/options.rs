@@ -21,4 +21,6 @@ pub struct ImportOptions {
     pub new_attention_order: bool,
     /// The height and width of the images.
     pub sample_size: Option<usize>,
+    /// The version of the code that trained the network, for lucidrains' only, such as `1.5.8`.
+    pub code_version: Option<String>,
 }
