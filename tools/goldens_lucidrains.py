@@ -64,6 +64,21 @@ def run(model, x, t, prediction, target):
     return output.detach(), loss.detach(), {k: v.clone() for k, v in grads.items()}
 
 
+def write_golden(folder, model, x, t, prediction, target, renamed=lambda name: name):
+    """Writes what the model computes in float64, with its parameters' new names, and returns the errors of float32."""
+    single = run(model, x, t, prediction, target)
+    output, loss, grads = run(model.double(), x, t, prediction, target)
+    errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
+    tensors = dict(x=x, t=t.float(), target=target, output=output, loss=loss)
+    if prediction is not None:
+        tensors["prediction"] = prediction
+    tensors |= {f"grad.{renamed(k)}": v for k, v in grads.items()}
+    tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
+    write_tensors(folder / "golden.safetensors", tensors)
+    readable(folder)
+    return errors
+
+
 def lucidrains():
     from denoising_diffusion_pytorch import Unet
 
@@ -84,16 +99,7 @@ def lucidrains():
         prediction = randn((batch, channels, h, w), seed + 3000) if model.self_condition else None
         write_json(folder / "config.json", dict(config, _class_name="LucidrainsUnet", sample_size=[h, w]))
         write_tensors(folder / "weights.safetensors", model.state_dict())
-        single = run(model, x, t, prediction, target)
-        output, loss, grads = run(model.double(), x, t, prediction, target)
-        errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
-        tensors = dict(x=x, t=t.float(), target=target, output=output, loss=loss)
-        if prediction is not None:
-            tensors["prediction"] = prediction
-        tensors |= {f"grad.{k}": v for k, v in grads.items()}
-        tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
-        write_tensors(folder / "golden.safetensors", tensors)
-        readable(folder)
+        errors = write_golden(folder, model, x, t, prediction, target)
         count = sum(p.numel() for p in model.parameters())
         print(f"{name:20} {count:7} parameters, float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")
 
@@ -230,14 +236,5 @@ def lucidrains_versions():
         write_json(folder / "config.json", config | fixed | dict(version=key, _class_name="LucidrainsUnet", sample_size=[h, w]))
         renamed = lambda name: name.replace(".fn.fn.", ".").replace(".fn.norm.", ".norm.")
         write_tensors(folder / "weights.safetensors", {renamed(k): v for k, v in model.state_dict().items()})
-        single = run(model, x, t, prediction, target)
-        output, loss, grads = run(model.double(), x, t, prediction, target)
-        errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
-        tensors = dict(x=x, t=t.float(), target=target, output=output, loss=loss)
-        if prediction is not None:
-            tensors["prediction"] = prediction
-        tensors |= {f"grad.{renamed(k)}": v for k, v in grads.items()}
-        tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
-        write_tensors(folder / "golden.safetensors", tensors)
-        readable(folder)
+        errors = write_golden(folder, model, x, t, prediction, target, renamed)
         print(f"{version:8} float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")

@@ -221,7 +221,7 @@ mutate lucidrains/model.rs 'ops::concat(prediction.unwrap_or_else(|| x.zeros_lik
 mutate lucidrains/model.rs 'level.resample.forward(x, ops::upsample2x)' 'level.resample.forward(x, |x| x.flip([1]).flip([1]))'
 mutate lucidrains/attention.rs 'vec![memory_k, k]' 'vec![k, memory_v.clone()]'
 mutate lucidrains/attention.rs '(h * w) as f64' '(h + w) as f64'
-mutate lucidrains/layers.rs 'let centered = x.clone() - x.mean_dim(3)' 'let centered = x'
+mutate layers.rs 'let centered = x.clone() - x.mean_dim(3)' 'let centered = x'
 mutate lucidrains/layers.rs 'stride: 2, before: 1, after: 1' 'stride: 2, before: 0, after: 2'
 mutate lucidrains/layers.rs 'self.block2.forward(h, None, None)' 'self.block2.forward(h, None, Some(self.mlp.forward(pass.time.clone())))'
 mutate lucidrains/config.rs '_ => level + 1 == self.dim_mults.len()' '_ => level == self.dim_mults.len()'

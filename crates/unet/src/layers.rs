@@ -203,9 +203,25 @@ impl RmsNorm {
     }
 }
 
-/// Creates a parameter of equal values.
-pub(crate) fn constant_parameter(init: &mut Init, value: f32, len: usize) -> Param<Tensor<1>> {
-    init.constant(value, len)
+/// Layer normalization of the channels of each pixel (Ba et al. 2016), without a shift.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    g: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Creates a normalization of `channels`.
+    pub fn new(init: &mut Init, channels: usize, epsilon: f64) -> Self {
+        Self { g: init.constant(1.0, channels), epsilon }
+    }
+
+    /// Maps `[N,H,W,C]` to the same shape.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let centered = x.clone() - x.mean_dim(3);
+        let variance = centered.clone().powi_scalar(2).mean_dim(3);
+        centered / variance.add_scalar(self.epsilon).sqrt() * self.g.val().unsqueeze()
+    }
 }
 
 /// Draws a parameter of any shape from a normal distribution of deviation 1.

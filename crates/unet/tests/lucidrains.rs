@@ -46,6 +46,9 @@ fn a_configuration_keeps_what_it_says() {
         let golden = Golden::read(name);
         let config = LucidrainsConfig::from_json(&golden.config).unwrap();
         assert_eq!(LucidrainsConfig::from_json(&config.to_json()).unwrap(), config, "{name}");
+        // The configuration of version 2 has only the arguments of its constructor.
+        assert_eq!(config.to_json().contains("resnet_block_groups"), name.contains('.'), "{name}");
+        assert_eq!(config.to_json().contains("version"), name.contains('.'), "{name}");
         assert_eq!(config.parameter_count(), golden.parameter_count(), "{name}");
     }
 }

@@ -132,6 +132,10 @@ impl LucidrainsConfig {
         let mut value = serde_json::json!({ "_class_name": CLASS });
         if let (Some(all), Ok(serde_json::Value::Object(own))) = (value.as_object_mut(), serde_json::to_value(self)) {
             all.extend(own);
+            // The constructor of version 2 has no such arguments.
+            if self.version == Version::V2 {
+                all.retain(|key, _| key != "version" && key != "resnet_block_groups");
+            }
         }
         format!("{value:#}\n")
     }

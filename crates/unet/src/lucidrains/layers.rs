@@ -1,13 +1,13 @@
 //! Residual blocks and resampling.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::config::LucidrainsConfig;
 use super::version::Version;
 use crate::blocks::Dropout;
-use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear, RmsNorm, constant_parameter};
-use crate::ops::{self, Fusion, Geometry};
+use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, LayerNorm, Linear, RmsNorm};
+use crate::ops::{Fusion, Geometry};
 
 /// PyTorch's default, which the original has everywhere.
 const EPSILON: f64 = 1e-5;
@@ -47,28 +47,30 @@ impl NormedConv {
     }
 }
 
-/// The normalization of an attention: RMS normalization of the channels of each pixel, or layer normalization without a shift.
+/// The normalization of an attention.
 #[derive(Module, Debug)]
-pub struct AttentionNorm {
-    g: Param<Tensor<1>>,
-    subtracts_mean: bool,
+pub enum AttentionNorm {
+    /// From version 1.7 on.
+    Rms(RmsNorm),
+    /// Of earlier versions.
+    Layer(LayerNorm),
 }
 
 impl AttentionNorm {
     /// Creates a normalization of `channels`.
     pub(super) fn new(init: &mut Init, version: Version, channels: usize) -> Self {
-        Self { g: constant_parameter(init, 1.0, channels), subtracts_mean: version.has_layer_norm() }
+        match version.has_layer_norm() {
+            true => Self::Layer(LayerNorm::new(init, channels, EPSILON)),
+            false => Self::Rms(RmsNorm::new(init, channels)),
+        }
     }
 
     /// Maps `[N,H,W,C]` to the same shape.
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let g = self.g.val();
-        if !self.subtracts_mean {
-            return ops::rms_norm(x, g, None, false);
+        match self {
+            Self::Rms(norm) => norm.forward(x),
+            Self::Layer(norm) => norm.forward(x),
         }
-        let centered = x.clone() - x.mean_dim(3);
-        let variance = centered.clone().powi_scalar(2).mean_dim(3);
-        centered / variance.add_scalar(EPSILON).sqrt() * g.unsqueeze()
     }
 }
 
