@@ -106,12 +106,13 @@ def in_double(network):
     return network
 
 
-def run(model, x, c_noise, labels, target):
+def run(model, x, c_noise, labels, target, augment):
     """Returns output, loss and gradients in the model's precision."""
     dtype = next(model.parameters()).dtype
     x = x.detach().clone().to(dtype).requires_grad_()
     model.zero_grad()
-    output = model(x, c_noise.to(dtype), None if labels is None else labels.to(dtype))
+    given = lambda labels: None if labels is None else labels.to(dtype)
+    output = model(x, c_noise.to(dtype), given(labels), given(augment))
     loss = ((output - target.to(dtype)) ** 2).mean()
     loss.backward()
     grads = {"x": x.grad} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -145,12 +146,16 @@ def edm():
         labels = one_hot(classes, config.get("label_dim", 0))
         write_json(folder / "config.json", dict(config, _class_name=cls))
         save_weights(folder / "weights.safetensors", model, torch.float16 if cls == DHARIWAL else torch.float32)
-        single = run(model, x, c_noise, labels, target)
-        output, loss, grads = run(in_double(model), x, c_noise, labels, target)
+        width = config.get("augment_dim", 0)
+        augment = randn((batch, width), seed + 3000) if width else None
+        single = run(model, x, c_noise, labels, target, augment)
+        output, loss, grads = run(in_double(model), x, c_noise, labels, target, augment)
         errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
         tensors = dict(x=x, c_noise=c_noise, target=target, output=output, loss=loss)
         if classes is not None:
             tensors["classes"] = torch.tensor(classes, dtype=torch.float32)
+        if augment is not None:
+            tensors["augment_labels"] = augment
         tensors |= {f"grad.{k}": v for k, v in grads.items()}
         tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
         write_tensors(folder / "golden.safetensors", tensors)
@@ -228,3 +233,65 @@ def edm_sampling():
         write_tensors(root / f"{name}.safetensors", tensors)
         print(f"edm {name}: {path.stat().st_size} bytes, float32 error {relative(single, tensors['heun']):.1e}")
     readable(root)
+
+
+# The draws of `AugmentPipe` in the order of its calls: a value, then whether it is used. Angles are in (-1, 1).
+AUGMENTATIONS = [
+    dict(mirrored=1, upside_down=1),
+    dict(scale=-1.3),
+    dict(scale=2.5),
+    dict(rotation=0.4),
+    dict(anisotropy=1.7, axis=0.3),
+    dict(anisotropy=-0.6),
+    dict(shift=[0.8, -2.1]),
+    dict(mirrored=1, scale=-3.0, rotation=-0.85, anisotropy=1.1, axis=-0.6, shift=[0.5, 1.4]),
+]
+AUGMENTED = (3, 10, 14)
+
+
+def edm_augment():
+    """`AugmentPipe` with given draws, in float64."""
+    repository()
+    import training.augment as module
+
+    torch.set_default_dtype(torch.float64)
+    image = randn((1, *AUGMENTED), 890).double()
+    tensors = dict(image=image[0])
+    for number, given in enumerate(AUGMENTATIONS):
+        value = lambda name: given.get(name, 0.0)
+        coin = lambda name: 0.0 if name in given else 0.999
+        of_angle = lambda angle: (angle + 1) / 2
+        # The coins of mirroring left to right are below any probability.
+        draws = dict(
+            randint=[value("mirrored"), value("upside_down")],
+            randn=[value("scale"), value("anisotropy"), given.get("shift", [0.0, 0.0])],
+            rand=[0.0, coin("upside_down"), coin("scale"), of_angle(value("rotation")), coin("rotation"),
+                  of_angle(value("axis")), coin("anisotropy"), coin("axis"), coin("shift")],
+        )  # fmt: skip
+
+        class Drawn:
+            """torch with these draws."""
+
+            def __getattr__(self, name):
+                return getattr(torch, name)
+
+        drawn = Drawn()
+        for name, values in draws.items():
+
+            def draw(*arguments, values=iter(values), device=None):
+                return torch.tensor(next(values), dtype=torch.float64).reshape(arguments[-1])
+
+            setattr(drawn, name, draw)
+        module.torch = drawn
+        pipe = module.AugmentPipe(p=0.5, xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)
+        output, labels = pipe(image)
+        module.torch = torch
+        drawn = [value("mirrored"), value("upside_down"), value("scale"), value("rotation"), value("anisotropy"), value("axis")]
+        tensors |= {f"{number}.draws": torch.tensor(drawn + given.get("shift", [0.0, 0.0])), f"{number}.labels": labels[0]}
+        tensors[f"{number}.output"] = output[0]
+    torch.set_default_dtype(torch.float32)
+    path = CRATES / "train/tests/goldens/augment.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    write_tensors(path, tensors)
+    readable(path.parent)
+    print(f"edm augment: {path.stat().st_size} bytes")

@@ -111,6 +111,9 @@ if [[ -z $check_only ]]; then
 fi
 
 tests diffusion --lib --tests
+mutate power_ema.rs '(gamma + 2.0).powi(2)' '(gamma + 2.0)'
+mutate power_ema.rs '((a + b + 1.0) * late.time)' '((a + b) * late.time)'
+mutate power_ema.rs 'others - 2.0 * p.dot' 'others - p.dot'
 mutate schedule.rs   '*product *= 1.0 - beta;'                '*product *= 1.0 + beta;'
 mutate posterior.rs  'coef_xt: alpha.sqrt() * noise_s / noise_t' 'coef_xt: alpha.sqrt() * noise_t / noise_s'
 mutate noise_level.rs 'sigma: (1.0 - alpha_cumprod).sqrt()' 'sigma: (1.0 - alpha_cumprod)'
@@ -287,7 +290,8 @@ mutate network/resize.rs '(i as f64 + 0.5) * scale - 0.5' '(i as f64 + 0.5) * sc
 tests train --test arithmetic
 mutate trainer.rs 'let n = self.state.updates as f64;' 'let n = self.state.updates as f64 + 1.0;'
 mutate trainer.rs '(1.0 + n) / (10.0 + n)' '(1.0 + n) / (11.0 + n)'
-mutate trainer.rs 'self.config.train.ema_decay.min((' 'self.config.train.ema_decay.max(('
+mutate trainer.rs 'train.ema_decay.min((' 'train.ema_decay.max(('
+mutate trainer.rs 'half_life.min(n * images' 'half_life.min(images'
 mutate config.rs '((done + 1.0) / warmup).min(1.0)' '(done / warmup).min(1.0)'
 mutate trainer.rs '0.5f64.powi(self.state.halvings' '0.1f64.powi(self.state.halvings'
 mutate trainer.rs '(clip / (gradient_norm + 1e-6)).min(1.0)' '(clip / (gradient_norm + 1e-6)).max(1.0)'
@@ -319,7 +323,18 @@ mutate data_loader.rs 'let no_class = set.class_names().len() as u32;' 'let no_c
 mutate data_loader.rs 'random.below(Stream::Flip, place as u64, step, 2) == 1' 'random.below(Stream::Flip, place as u64, step, 3) == 1'
 mutate data_loader.rs 'start + place as u64' 'start + place as u64 / 2'
 mutate data_loader.rs 'step * self.global_size as u64' 'step * range.len() as u64'
-mutate data_loader.rs 'row.swap(i * channels + c, (pixels - 1 - i) * channels + c)' 'row.swap(i * channels + c, (pixels - 1 - i) * channels + channels - 1 - c)'
+mutate augment.rs 'row.swap(i * channels + c, (pixels - 1 - i) * channels + c)' 'row.swap(i * channels + c, (pixels - 1 - i) * channels + channels - 1 - c)'
+tests train --test augment
+mutate augment.rs 'Affine::rotation(-self.axis)' 'Affine::rotation(self.axis)'
+mutate augment.rs 'coin < probability' 'coin > probability'
+mutate augment.rs 'FILTER.iter().rev()' 'FILTER.iter()'
+mutate augment.rs '2 * last - position' '2 * last - position - 1'
+mutate augment.rs '-x * width as f64' 'x * width as f64'
+mutate augment.rs 'self.rotation.cos() - 1.0' 'self.rotation.cos()'
+tests train --lib -- power_ema
+mutate power_ema.rs '.mul_scalar(1.0 - decay)' '.mul_scalar(decay)'
+mutate power_ema.rs '*sum += weight *' '*sum -= weight *'
+mutate power_ema.rs 'filter(|(of, _)| *of > step)' 'filter(|(of, _)| *of < step)'
 
 run
 for crate in "${!total_of[@]}"; do echo "$crate: ${caught_of[$crate]:-0} of ${total_of[$crate]} caught"; done | sort

@@ -19,11 +19,12 @@ pub fn preset() -> PossibleValuesParser {
 }
 
 /// The images that each preset expects.
-const PRESET_DATA: [(&str, &str); 8] = [
+const PRESET_DATA: [(&str, &str); 9] = [
     ("mnist", "the IDX files of MNIST (train-images-idx3-ubyte and so on, as they are or as .gz)"),
     ("emoji32", "a folder of PNG files for each category"),
     ("emoji64", "a folder of PNG files for each category"),
     ("cifar10", "the binary version of CIFAR-10 (the folder cifar-10-batches-bin, or cifar-10-binary.tar.gz)"),
+    ("cifar10-edm", "the binary version of CIFAR-10 (the folder cifar-10-batches-bin, or cifar-10-binary.tar.gz)"),
     ("celebahq256", "a folder or archive of the 30,000 images"),
     ("lsun-bedroom", "a folder or archive of the images, exported from their LMDB"),
     ("lsun-church", "a folder or archive of the images, exported from their LMDB"),

@@ -1,11 +1,12 @@
 //! `ddpm import` and `ddpm export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ddpm::diffusion::{BetaSchedule, Prediction, Variance};
 use ddpm::model::pipeline::Precision;
 use ddpm::model::{PipelineImport, Sampling};
+use ddpm::train::power_ema::{self, Reconstruction};
 use ddpm::weights::families::{Heads, ImportOptions, Imported};
 use ddpm::{Pipeline, weights};
 
@@ -162,6 +163,7 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
 #[command(after_help = "Examples:\n  ddpm export runs/fashion -o fashion-ddpm\n  \
     ddpm export runs/fashion/checkpoints/best -o fashion-best\n  \
     ddpm export fashion -o fashion --half                       the model in this program, weights in f16\n  \
+    ddpm export runs/fashion -o longer --ema-length 0.15        an average of another length\n  \
     ddpm export mine -o mine.pt                                 network.load_state_dict(torch.load(\"mine.pt\"))")]
 pub struct ExportArgs {
     /// A run, a checkpoint or a diffusers folder
@@ -172,6 +174,10 @@ pub struct ExportArgs {
     /// Write the weights in f16: half the size, rounded to 11 bits
     #[arg(long)]
     half: bool,
+    /// Average the parameters over another length, of a run with `train.ema_lengths`: 0.1 is the standard deviation of the average
+    /// relative to the length of the run (σ_rel of EDM2)
+    #[arg(long, value_name = "LENGTH")]
+    ema_length: Option<f64>,
 }
 
 /// Returns the flags of `ddpm sample` that draw as a run does.
@@ -213,7 +219,10 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: is there already; choose another file, or remove it")));
     }
-    let pipeline = model_source::load(&arguments.model, global)?;
+    let mut pipeline = model_source::load(&arguments.model, global)?;
+    if let Some(length) = arguments.ema_length {
+        say(reaverage(&mut pipeline, length)?, global);
+    }
     let precision = if arguments.half { Precision::F16 } else { Precision::F32 };
     if is_state_dict {
         pipeline.save_state_dict(&arguments.output, precision)?;
@@ -232,6 +241,36 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
         eprintln!("{}", arguments.output.display());
     }
     Ok(())
+}
+
+/// Replaces the weights of a run's checkpoint by an average of another length, and says of what it was made.
+fn reaverage(pipeline: &mut Pipeline, length: f64) -> anyhow::Result<String> {
+    /// A profile that lacks this much of its norm is not the one that was asked for.
+    const MOST_ERROR: f64 = 0.1;
+    let checkpoint = &pipeline.root;
+    let run = checkpoint.parent().and_then(Path::parent).filter(|run| run.join("checkpoints").is_dir());
+    let step = weights::pipeline::training_state_step(checkpoint);
+    let (Some(run), Some(step)) = (run, step) else {
+        return Err(usage(format!(
+            "{}: is not a run, and has no snapshots of averages, of which --ema-length makes one",
+            checkpoint.display()
+        )));
+    };
+    let made = power_ema::reconstruct(run, step, length)?;
+    let Reconstruction { step, snapshots, relative_error, tensors } = made;
+    if relative_error > MOST_ERROR {
+        return Err(usage(format!(
+            "{}: an average of length {length} cannot be made of these {snapshots} snapshots: its profile would be wrong by {:.0} %; \
+             choose a length nearer to those of `train.ema_lengths`",
+            run.display(),
+            100.0 * relative_error
+        )));
+    }
+    pipeline.network.set_tensors(tensors)?;
+    Ok(format!(
+        "an average of length {length} up to step {step}, of {snapshots} snapshots; its profile is exact to {:.1} %",
+        100.0 * relative_error
+    ))
 }
 
 #[cfg(test)]

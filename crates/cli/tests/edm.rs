@@ -36,6 +36,56 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../sample/tests/goldens/edm").join(name)
 }
 
+/// Augmentation, and averages of lengths that are chosen after training.
+#[test]
+fn averages_of_other_lengths_are_made_of_snapshots() {
+    let place = Place::new();
+    let more = ["model.augment_dim=9", "data.augment=0.3", "train.ema_lengths=[0.05, 0.1]", "train.ema_snapshots=4"];
+    let network = sets(&[&NETWORK[..], &more].concat());
+    place.trained("whole", 8, &network);
+    place.trained("parts", 6, &[&network[..], &["--threads", "1"]].concat());
+    // One of a step that is done again, as after a crash.
+    let snapshot = |run: &str, step: usize| place.path(format!("{run}/ema/{step:09}.safetensors"));
+    fs::write(snapshot("parts", 7), "stale").unwrap();
+    place.resume("parts", 8, &["-q"]).assert().success();
+    assert!(!snapshot("parts", 7).exists());
+    assert!(place.weights("whole", 8) == place.weights("parts", 8));
+    for step in [4, 6, 8] {
+        let [whole, parts] = ["whole", "parts"].map(|run| fs::read(snapshot(run, step)).unwrap());
+        assert!(whole == parts, "step {step}");
+    }
+    // The layer for augmentation is trained.
+    let checkpoint = |step: usize| place.path(format!("whole/checkpoints/{step:09}/training/weights.safetensors"));
+    let trained = tensor(&checkpoint(8), "map_augment.weight");
+    place.trained("plain", 8, &sets(&[&NETWORK[..], &more[..1]].concat()));
+    let plain = tensor(&place.path("plain/checkpoints/000000008/training/weights.safetensors"), "map_augment.weight");
+    assert_ne!(trained.data, plain.data);
+
+    let said = contains("an average of length 0.07 up to step 8, of 4 snapshots");
+    place.ddpm(&["export", "whole", "-o", "made", "--ema-length", "0.07"]).assert().success().stderr(said);
+    let unet = "unet/diffusion_pytorch_model.safetensors";
+    place.ddpm(&["export", "whole", "-o", "usual"]).assert().success();
+    assert!(fs::read(place.path("made").join(unet)).unwrap() != fs::read(place.path("usual").join(unet)).unwrap());
+    place.ddpm(&["sample", "made", "-n", "1", "-o", "made.png"]).assert().success();
+    // A profile that is one of those stored is that average, rounded to f16.
+    place.ddpm(&["export", "whole", "-o", "stored", "--ema-length", "0.1"]).assert().success();
+    let name = "enc.8x8_conv.weight";
+    let (made, stored) =
+        (tensor(&place.path("stored").join(unet), name), tensor(&snapshot("whole", 8), &format!("0.1/{name}")));
+    for (made, stored) in made.data.iter().zip(&stored.data) {
+        assert!((made - stored).abs() <= 1e-5, "{made} {stored}");
+    }
+
+    fails(place.ddpm(&["export", "plain", "-o", "no", "--ema-length", "0.1"]), 1, &["plain", "train.ema_lengths"]);
+    fails(place.ddpm(&["export", "made", "-o", "no", "--ema-length", "0.1"]), 2, &["made: is not a run"]);
+    fails(place.ddpm(&["export", "whole", "-o", "no", "--ema-length", "0.01"]), 2, &["length 0.01 cannot be made"]);
+    fails(place.ddpm(&["export", "whole", "-o", "no", "--ema-length", "0.5"]), 1, &["length of an average is 0.5"]);
+    let wrong = ["train", "-o", "no", "--set", "data.augment=0.1"];
+    fails(place.ddpm(&wrong), 2, &["data.augment", "SongUNet"]);
+    let change = ["train", "--resume", "-o", "whole", "--set", "train.ema_lengths=[0.2]"];
+    fails(place.ddpm(&change), 1, &["`train.ema_lengths` [0.05, 0.1] → [0.2]"]);
+}
+
 #[test]
 fn a_resumed_run_has_the_same_weights_for_any_number_of_threads() {
     let place = Place::new();

@@ -270,7 +270,7 @@ pub fn bench_training(
     let mut trainer = Trainer::new(&config, network)?.with_communicator(communicator.clone());
     let indices: Vec<usize> = (own.start * batch..own.end * batch).map(|i| i % set.len()).collect();
     let images = Images::read(&set, &indices)?.with_labels(None);
-    let part = Batch { images, first: own.start * batch, global_size: passes * batch };
+    let part = Batch { first: own.start * batch, global_size: passes * batch, ..Batch::whole(images) };
     let mut times = Vec::new();
     for run in 0..warmup + runs {
         communicator.barrier()?;

@@ -40,6 +40,8 @@ fn links_of_the_documentation_lead_somewhere() {
             let (file, heading) = link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
             let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             assert!(target.exists(), "{}: {link}", page.display());
+            let leaves_the_book = page.parent().unwrap().ends_with("docs") && file.starts_with("..");
+            assert!(!leaves_the_book, "{}: a page of the book cannot link to {link}; name the file", page.display());
             if let Some(heading) = heading {
                 let headings = std::fs::read_to_string(&target).unwrap();
                 let mut headings =

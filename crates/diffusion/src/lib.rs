@@ -13,6 +13,7 @@
 //! | [`variance`] | log-variance of p(x_s \| x_t): fixed, learned, learned_range, optimal | Nichol & Dhariwal 2021 |
 //! | [`loss`] | loss weights per timestep: L_simple, min-SNR-γ, a list | Ho et al., Hang et al. 2023 |
 //! | [`timestep_sampler`] | timesteps for training: uniform, low-discrepancy, by importance | VDM, improved-diffusion |
+//! | [`power_ema`] | averages of the parameters, of any length after training | Karras et al. 2024 |
 //! | [`bound`] | the variational bound, term by term, in bits/dim | Ho et al. 2020 |
 //! | [`mse_profile`] | optimal variances, optimal sub-chains and their bits/dim from the squared error per timestep | Watson et al., Bao et al. |
 //! | [`flow`] | the density of the probability flow | Song et al. 2021 |
@@ -63,6 +64,7 @@ pub mod noise_level;
 pub mod ode_solver;
 pub mod oracle;
 pub mod posterior;
+pub mod power_ema;
 pub mod preconditioning;
 pub mod prediction;
 pub mod schedule;

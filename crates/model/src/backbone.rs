@@ -18,12 +18,15 @@ pub struct Condition<'a> {
     /// The previous prediction of x_0, `[N,H,W,C]`, for networks that take one (Chen et al. 2022, "self-conditioning"). Others
     /// ignore it; those that take it read an absent one as zeros.
     pub prediction: Option<&'a Tensor<4>>,
+    /// The vectors that describe how training images were augmented, for networks that take them (Karras et al. 2022). Others ignore
+    /// them; those that take them read absent ones as zeros, which stand for images as they are.
+    pub augment_labels: Option<&'a [f32]>,
 }
 
 impl<'a> Condition<'a> {
     /// Creates a condition on classes, one for each image, or an empty condition for `None`.
     pub fn classes(classes: Option<&'a [u32]>) -> Self {
-        Self { labels: classes.map(Labels::Classes), prediction: None }
+        Self { labels: classes.map(Labels::Classes), ..Self::default() }
     }
 }
 

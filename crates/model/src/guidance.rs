@@ -96,7 +96,7 @@ impl<D: Denoiser> Denoiser for ClassifierFree<D> {
         let [n, height, width, channels] = x_t.dims();
         let device = x_t.device();
         let none = vec![self.guidance.null_label; n];
-        let condition = Condition { prediction: condition.prediction, ..Condition::classes(Some(&none)) };
+        let condition = Condition { labels: Some(Labels::Classes(&none)), ..condition };
         let unconditional = self.denoiser.denoise(x_t, nodes, condition)?.output().clone();
         let difference = conditional.output().clone() - unconditional.clone();
         let mut guided = unconditional + difference.mul_scalar(self.guidance.scale);

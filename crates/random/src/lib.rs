@@ -69,6 +69,10 @@ pub enum Stream {
     Trace = 16,
     /// Whether a training step gives the network its prediction of x_0 (self-conditioning).
     SelfCondition = 17,
+    /// Which augmentations a training image has, and their angles.
+    Augment = 18,
+    /// The sizes of a training image's augmentations.
+    AugmentSize = 19,
 }
 
 /// A seed: the source of every random number of a run.

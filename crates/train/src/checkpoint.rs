@@ -8,6 +8,7 @@
 //!   preprocessing.json                      how images are read for the model
 //!   training/weights.safetensors            the parameters themselves
 //!   training/optimizer.safetensors          Adam's moments
+//!   training/power_ema.safetensors          the averages of train.ema_lengths, if there are any
 //!   training/config.toml                    the configuration
 //!   training/state.json                     everything else
 //!   checksums.json                          of all of these
@@ -36,6 +37,8 @@ pub struct Checkpoint {
     pub network: Network,
     /// Moments and averages.
     pub optimizer: Optimizer,
+    /// The averages of `train.ema_lengths`, by name.
+    pub power_ema: Tensors,
     /// Everything else.
     pub state: TrainState,
     /// The chain that the network was trained for.
@@ -49,6 +52,8 @@ pub struct CheckpointParts<'a> {
     pub network: &'a Network,
     /// Moments and averages.
     pub optimizer: &'a Optimizer,
+    /// The averages of `train.ema_lengths`, by name.
+    pub power_ema: &'a Tensors,
     /// Everything else.
     pub state: &'a TrainState,
     /// The chain.
@@ -75,7 +80,7 @@ pub fn folder(run: &Path, step: u64) -> PathBuf {
 /// # Errors
 /// If a file cannot be written; earlier checkpoints are then unchanged.
 pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
-    let &CheckpointParts { network, optimizer, state, scheduler, preprocessing, config } = parts;
+    let &CheckpointParts { network, optimizer, power_ema, state, scheduler, preprocessing, config } = parts;
     let configuration = config.to_toml()?;
     let checkpoints = run.join("checkpoints");
     std::fs::create_dir_all(&checkpoints).map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
@@ -92,6 +97,9 @@ pub fn save(run: &Path, parts: &CheckpointParts) -> Result<PathBuf, Error> {
         };
         write("weights.safetensors", &network.tensors()?)?;
         write("optimizer.safetensors", &optimizer.tensors(network)?)?;
+        if !power_ema.is_empty() {
+            write("power_ema.safetensors", power_ema)?;
+        }
         atomic::write_file(training.join("config.toml"), |file| file.write_all(configuration.as_bytes()))?;
         atomic::write_file(training.join("state.json"), |file| {
             serde_json::to_writer_pretty(&mut *file, state)?;
@@ -194,7 +202,9 @@ pub fn load(folder: &Path, device: &Device) -> Result<Checkpoint, Error> {
     let averages = read("unet/diffusion_pytorch_model.safetensors")?;
     let optimizer = Optimizer::from_tensors(&network, moments, averages)?;
     let scheduler = model::pipeline::read_scheduler(&folder.join("scheduler/scheduler_config.json"))?;
-    Ok(Checkpoint { network, optimizer, state, scheduler })
+    let has_power_ema = folder.join("training/power_ema.safetensors").exists();
+    let power_ema = if has_power_ema { read("training/power_ema.safetensors")? } else { Tensors::new() };
+    Ok(Checkpoint { network, optimizer, power_ema, state, scheduler })
 }
 
 /// Reads the newest intact checkpoint of a run that `accept` accepts, if there is one. `damaged` is called with each one

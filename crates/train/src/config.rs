@@ -48,13 +48,14 @@ pub const DEFAULT_PRESET: &str = "fashion";
 
 /// The built-in presets, `(name, TOML)`. Each states every key that is not optional, or names another preset and the keys
 /// in which it differs.
-pub const PRESETS: [(&str, &str); 14] = [
+pub const PRESETS: [(&str, &str); 15] = [
     ("fashion", include_str!("../presets/fashion.toml")),
     ("fashion-ho", include_str!("../presets/fashion-ho.toml")),
     ("fashion-hybrid", include_str!("../presets/fashion-hybrid.toml")),
     ("fashion-vlb", include_str!("../presets/fashion-vlb.toml")),
     ("fashion-vdm", include_str!("../presets/fashion-vdm.toml")),
     ("fashion-edm", include_str!("../presets/fashion-edm.toml")),
+    ("cifar10-edm", include_str!("../presets/cifar10-edm.toml")),
     ("mnist", include_str!("../presets/mnist.toml")),
     ("emoji32", include_str!("../presets/emoji32.toml")),
     ("emoji64", include_str!("../presets/emoji64.toml")),
@@ -93,6 +94,10 @@ pub struct Data {
     pub channels: usize,
     /// Whether to mirror each training image left to right with probability ½.
     pub flip: bool,
+    /// The probability of each augmentation that the network is told of: mirroring, scaling, rotation, shifts (Karras et al. 2022).
+    /// It needs a network with `augment_dim = 9`. 0 for none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub augment: f64,
     /// The fit of images of another size.
     pub fit: Fit,
     /// Whether to train a class-conditional network on the images' labels.
@@ -234,6 +239,18 @@ pub struct Train {
     /// Whether the decay rises to `ema_decay` as (1+n)/(10+n) over the steps n, so that short runs do not average in the
     /// initial parameters.
     pub ema_warmup: bool,
+    /// Half-life of the moving average in images, instead of `ema_decay` and `ema_warmup` (Karras et al. 2022).
+    pub ema_half_life: Option<f64>,
+    /// The greatest half-life relative to the images seen so far.
+    #[serde(default = "ema_rampup", skip_serializing_if = "is_ema_rampup")]
+    pub ema_rampup: f64,
+    /// Lengths σ_rel of averages by power functions, of which snapshots are kept, for `ddpm export --ema-length` (Karras et al.
+    /// 2024, EDM2, which has 0.05 and 0.1). Empty for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ema_lengths: Vec<f64>,
+    /// The number of these snapshots over the run.
+    #[serde(default = "ema_snapshots", skip_serializing_if = "is_ema_snapshots")]
+    pub ema_snapshots: usize,
     /// Probability with which a label is dropped, for classifier-free guidance (Ho & Salimans 2022).
     pub label_dropout: f64,
     /// Whether to recompute activations in the backward pass: less memory, more time. Defaults to false in files that
@@ -339,12 +356,34 @@ fn is_zero(fold: &usize) -> bool {
     *fold == 0
 }
 
+/// serde passes references.
+fn is_none(probability: &f64) -> bool {
+    *probability == 0.0
+}
+
 fn no_guidance() -> f64 {
     1.0
 }
 
 fn evaluate_images() -> usize {
     64
+}
+
+/// EDM's.
+fn ema_rampup() -> f64 {
+    0.05
+}
+
+fn is_ema_rampup(value: &f64) -> bool {
+    *value == ema_rampup()
+}
+
+fn ema_snapshots() -> usize {
+    32
+}
+
+fn is_ema_snapshots(value: &usize) -> bool {
+    *value == ema_snapshots()
 }
 
 fn p_mean() -> f64 {

@@ -9,8 +9,10 @@ use std::time::Duration;
 use data::{Fit, ImageSet};
 use model::Images;
 use random::{Random, Stream};
+use rayon::prelude::*;
 
 use crate::Error;
+use crate::augment::{self, Augmentation, mirror};
 
 /// The images of one step, or the part of them that this process works on. All randomness of an image is indexed by its
 /// place in the global batch, so that dividing a batch changes no number.
@@ -18,6 +20,8 @@ use crate::Error;
 pub struct Batch {
     /// x_0 in [-1, 1], with a class for each image where the network has classes.
     pub images: Images,
+    /// The numbers that describe how each image was augmented, [`augment::WIDTH`] for each; empty without augmentation.
+    pub augment_labels: Vec<f32>,
     /// The place of the first image in the global batch.
     pub first: usize,
     /// The number of images of the global batch, over all processes.
@@ -27,7 +31,7 @@ pub struct Batch {
 impl Batch {
     /// A batch that is not divided.
     pub fn whole(images: Images) -> Self {
-        Self { first: 0, global_size: images.n, images }
+        Self { augment_labels: Vec::new(), first: 0, global_size: images.n, images }
     }
 }
 
@@ -44,6 +48,8 @@ pub struct DataLoader {
     pub range: Range<usize>,
     /// Whether each image is mirrored with probability ½.
     pub flip: bool,
+    /// The probability of each augmentation. 0 for none.
+    pub augment: f64,
     /// Whether images get their labels.
     pub labels: bool,
     /// The probability with which a label is replaced by the number of classes, which stands for no class
@@ -54,7 +60,7 @@ pub struct DataLoader {
 impl DataLoader {
     /// Batches of `size` images, neither mirrored nor labelled.
     pub fn new(set: Arc<ImageSet>, random: Random, size: usize) -> Self {
-        Self { set, random, global_size: size, range: 0..size, flip: false, labels: false, label_dropout: 0.0 }
+        Self { set, random, global_size: size, range: 0..size, flip: false, augment: 0.0, labels: false, label_dropout: 0.0 }
     }
 
     /// Returns the batch of a step.
@@ -89,12 +95,31 @@ impl DataLoader {
                 }
             }
         }
+        let augment_labels = self.augment_images(&mut images, step);
         let no_class = set.class_names().len() as u32;
         let labels = images.labels.take().filter(|_| self.labels).map(|labels| {
             let dropped = |place: usize| random.uniform(Stream::LabelDropout, place as u64, step) < self.label_dropout;
             range.clone().zip(labels).map(|(place, label)| if dropped(place) { no_class } else { label }).collect()
         });
-        Ok(Batch { images: images.with_labels(labels), first: range.start, global_size: self.global_size })
+        let (first, global_size) = (range.start, self.global_size);
+        Ok(Batch { images: images.with_labels(labels), augment_labels, first, global_size })
+    }
+
+    /// Augments the images of a step, and returns what describes it to the network.
+    fn augment_images(&self, images: &mut Images, step: u64) -> Vec<f32> {
+        if self.augment == 0.0 {
+            return Vec::new();
+        }
+        let [_, height, width, channels] = images.shape();
+        let size = height * width * channels;
+        let augment = |(place, image): (usize, &mut [f32])| {
+            let augmentation = Augmentation::draw(self.augment, &self.random, place as u64, step);
+            augmentation.apply(image, [height, width, channels]);
+            augmentation.labels()
+        };
+        let labels: Vec<[f32; augment::WIDTH]> =
+            self.range.clone().into_par_iter().zip(images.pixels.par_chunks_mut(size)).map(augment).collect();
+        labels.concat()
     }
 
     /// Prepares the batches of step `first` and all later ones on a thread, two of them in advance. The thread ends when
@@ -146,16 +171,6 @@ impl Batches {
                 Some(rayon::Yield::Idle) => PATIENCE,
                 None => return self.0.recv().unwrap_or_else(|_| ended()),
             };
-        }
-    }
-}
-
-/// Reverses the pixels of a row.
-fn mirror(row: &mut [f32], channels: usize) {
-    let pixels = row.len() / channels;
-    for i in 0..pixels / 2 {
-        for c in 0..channels {
-            row.swap(i * channels + c, (pixels - 1 - i) * channels + c);
         }
     }
 }

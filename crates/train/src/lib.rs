@@ -5,8 +5,10 @@
 //! | [`train()`] | a whole run in a folder, with its [`Hooks`]: observers of [`Event`]s and a channel of [`Command`]s |
 //! | [`TrainingConfig`] | the configuration of a run: presets, TOML files, single keys |
 //! | [`Trainer`] | one step on a [`Batch`] of the [`DataLoader`] |
+//! | [`augment`] | augmentations that the network is told of |
 //! | [`objective`] | L_simple and its weightings, the variational bound, L_hybrid |
 //! | [`optimizer`] | Adam with an exponential moving average |
+//! | [`power_ema`] | averages of other lengths, made after training |
 //! | [`checkpoint`] | diffusers pipeline folders with the state of training |
 //! | [`mpi::Communicator`] | the processes that divide a batch |
 //! | [`train_classifier`] | a small classifier, for the features that sample quality is measured by |
@@ -14,6 +16,7 @@
 //! A step depends on the seed and the step's number alone. So a run that was stopped or killed continues from its newest
 //! checkpoint to the same bytes as one that was not.
 
+pub mod augment;
 pub mod checkpoint;
 mod classifier;
 mod command;
@@ -32,6 +35,7 @@ mod observers;
 pub mod optimizer;
 mod plan;
 pub mod plot;
+pub mod power_ema;
 mod processes;
 pub mod records;
 mod reduction;

@@ -72,7 +72,8 @@ impl TrainingConfig {
         let (height, width) = self.data.resolution.height_width();
         let count = unet.activations(height, width);
         // The sums of the left siblings on the way down the tree of passes.
-        let copies = COPIES + f64::from(self.train.gradient_accumulation.max(1).ilog2());
+        let copies =
+            COPIES + f64::from(self.train.gradient_accumulation.max(1).ilog2()) + self.train.ema_lengths.len() as f64;
         let train = self.train.batch_size as f64
             * if self.train.gradient_checkpointing {
                 count.outputs + count.largest + RECOMPUTED * count.working

@@ -37,6 +37,8 @@ pub struct Objective {
 pub struct NoisedBatch {
     /// x_0 in [-1, 1], with labels.
     pub images: Images,
+    /// The numbers that describe how each image was augmented; empty without augmentation.
+    pub augment_labels: Vec<f32>,
     /// ε, in the order N,H,W,C.
     pub epsilon: Vec<f32>,
     /// t of each image.
@@ -50,9 +52,10 @@ pub struct NoisedBatch {
 impl NoisedBatch {
     /// Returns the images `first` to `first + count`.
     pub fn slice(&self, first: usize, count: usize) -> Self {
-        let size = self.images.pixels.len() / self.images.n.max(1);
+        let [size, width] = [self.images.pixels.len(), self.augment_labels.len()].map(|all| all / self.images.n.max(1));
         Self {
             images: self.images.slice(first, count),
+            augment_labels: self.augment_labels[first * width..][..count * width].to_vec(),
             epsilon: self.epsilon[first * size..][..count * size].to_vec(),
             timesteps: self.timesteps[first..][..count].to_vec(),
             importance: self.importance[first..][..count].to_vec(),
@@ -259,6 +262,7 @@ mod tests {
         let len = 4 * timesteps.len();
         // 8-bit values, both ends among them.
         let pixels = (0..len).map(|i| ((i * 85) % 256) as f32 / 127.5 - 1.0).collect();
+            augment_labels: Vec::new(),
         NoisedBatch {
             images: Images::new([timesteps.len(), 2, 2, 1], pixels),
             epsilon: (0..len).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 30.0).collect(),

@@ -62,6 +62,7 @@ impl Session {
         let loader = DataLoader {
             range: own.start * train.batch_size..own.end * train.batch_size,
             flip: self.config.data.flip,
+            augment: self.config.data.augment,
             labels: self.config.data.labels,
             label_dropout: train.label_dropout,
             ..DataLoader::new(self.set.clone(), self.trainer.random(), global_size)

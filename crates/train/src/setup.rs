@@ -21,7 +21,7 @@ use crate::images_digest::ImagesDigest;
 use crate::init_from::Source;
 use crate::memory;
 use crate::observer::{Context, Hooks, Observer};
-use crate::observers::{Checkpoints, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
+use crate::observers::{Checkpoints, EmaSnapshots, JsonLines, Plots, Recorder, SampleGrids, TensorBoard, Validator};
 use crate::processes::{self, Work};
 use crate::records;
 use crate::restore::{changes, resume};
@@ -113,12 +113,13 @@ pub(crate) fn set_up<'o>(
 fn observers<'o>(of_caller: Vec<Box<dyn Observer + 'o>>, validator: Option<Validator>, is_root: bool) -> Observers<'o> {
     let mut observers: Observers = of_caller.into_iter().map(Some).collect();
     observers.extend(validator.map(|validator| Some(Box::new(validator) as Box<dyn Observer>)));
-    let writers: [Box<dyn Observer>; 5] = [
+    let writers: [Box<dyn Observer>; 6] = [
         Box::new(Recorder::default()),
         Box::new(JsonLines),
         Box::new(TensorBoard::default()),
         Box::new(Plots),
         Box::new(Checkpoints::default()),
+        Box::new(EmaSnapshots),
     ];
     if is_root {
         observers.extend(writers.map(|observer| Some(observer as Box<dyn Observer + 'o>)));

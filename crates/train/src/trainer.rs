@@ -13,6 +13,7 @@ use random::{Random, Stream};
 use rayon::prelude::*;
 use serde::Serialize;
 use unet::ops::{AdamStep, GradientObserver};
+use weights::Tensors;
 
 use crate::Error;
 use crate::checkpoint::Checkpoint;
@@ -21,6 +22,7 @@ use crate::data_loader::Batch;
 use crate::init_from::{network_differences, process_differences};
 use crate::objective::{NoisedBatch, Objective};
 use crate::optimizer::{Optimizer, global_norm};
+use crate::power_ema::PowerEma;
 use crate::reduction::{Gradients, Reduction, add};
 use crate::state::TrainState;
 
@@ -28,6 +30,7 @@ use crate::state::TrainState;
 pub struct Trainer {
     network: Network,
     optimizer: Optimizer,
+    power_ema: PowerEma,
     objective: Objective,
     /// The distribution of the timesteps for `log_normal`.
     log_normal: Option<TimestepDistribution>,
@@ -93,10 +96,12 @@ impl Trainer {
     /// If the configuration does not describe a process or a loss.
     pub fn new(config: &TrainingConfig, network: Network) -> Result<Self, Error> {
         let optimizer = Optimizer::new(&network.flat_parameters());
+        let power_ema = PowerEma::new(&config.train.ema_lengths, &network);
         let device = network.device().autodiff();
         let mut trainer = Self {
             network,
             optimizer,
+            power_ema,
             objective: config.objective()?,
             log_normal: log_normal(config)?,
             state: TrainState::default(),
@@ -126,7 +131,8 @@ impl Trainer {
             let differences = differences.join(", ");
             return Err(Error::Checkpoint(format!("the configuration is not that of the checkpoint: {differences}")));
         }
-        let Checkpoint { network, optimizer, state, scheduler: _ } = checkpoint;
+        let Checkpoint { network, optimizer, power_ema, state, scheduler: _ } = checkpoint;
+        self.power_ema = PowerEma::from_tensors(&self.config.train.ema_lengths, &network, &power_ema)?;
         (self.network, self.optimizer, self.state) = (network, optimizer, state);
         self.adapt_importance()
     }
@@ -188,6 +194,14 @@ impl Trainer {
         self.network.with_parameters(self.optimizer.averages())
     }
 
+    /// Returns the averages of `train.ema_lengths` by name, `LENGTH/NAME`.
+    ///
+    /// # Errors
+    /// If a back end cannot read its values back.
+    pub fn power_averages(&self) -> Result<Tensors, Error> {
+        self.power_ema.tensors(&self.network)
+    }
+
     /// Returns the randomness of the run. Each roll-back changes it; otherwise the same step would fail again.
     pub fn random(&self) -> Random {
         Random::new(self.config.train.seed ^ (u64::from(self.state.rollbacks) << 48))
@@ -232,17 +246,19 @@ impl Trainer {
     /// average in the initial parameters.
     fn ema_decay(&self) -> f64 {
         let n = self.state.updates as f64;
-        if self.config.train.ema_warmup {
-            self.config.train.ema_decay.min((1.0 + n) / (10.0 + n))
-        } else {
-            self.config.train.ema_decay
+        let train = &self.config.train;
+        if let Some(half_life) = train.ema_half_life {
+            // As in NVlabs/edm: the first update takes the parameters as they are.
+            let images = (train.batch_size * train.gradient_accumulation) as f64;
+            return 0.5f64.powf(images / half_life.min(n * images * train.ema_rampup).max(1e-8));
         }
+        if train.ema_warmup { train.ema_decay.min((1.0 + n) / (10.0 + n)) } else { train.ema_decay }
     }
 
     /// Draws t and ε for the images of a batch. They depend on the seed, the step and the image's place in the global
     /// batch.
     pub fn noised(&self, batch: &Batch) -> NoisedBatch {
-        let Batch { images, first, global_size } = batch;
+        let Batch { images, augment_labels, first, global_size } = batch;
         let (random, step) = (self.random(), self.state.step);
         let total = self.objective.process().schedule.len();
         let distribution = self.state.importance.as_ref().map(LossSecondMoment::distribution);
@@ -265,7 +281,8 @@ impl Trainer {
             .par_chunks_mut(size)
             .enumerate()
             .for_each(|(i, image)| random.normals(Stream::Noise, (first + i) as u64, step, image));
-        NoisedBatch { images: images.clone(), epsilon, timesteps, importance, first: *first }
+        let (images, augment_labels) = (images.clone(), augment_labels.clone());
+        NoisedBatch { images, augment_labels, epsilon, timesteps, importance, first: *first }
     }
 
     /// Does one step on a batch. If the loss or the gradient is not finite, the parameters are not updated.
@@ -333,6 +350,7 @@ impl Trainer {
             };
             self.network.map_parameters(self.optimizer.update(gradients, step));
             self.state.updates += 1;
+            self.power_ema.update(&self.network, self.state.updates)?;
             self.state.skipped_in_a_row = 0;
         } else {
             self.state.skipped += 1;
@@ -413,6 +431,9 @@ impl Trainer {
         self.network.map_parameters(|_, old| parameters.next().unwrap_or(old));
         let [moments1, moments2, averages] = self.optimizer.values();
         self.optimizer = Optimizer::from_values([broadcast(moments1)?, broadcast(moments2)?, broadcast(averages)?]);
+        for values in self.power_ema.values_mut() {
+            *values = broadcast(std::mem::take(values))?;
+        }
         let state = communicator.broadcast(serde_json::to_vec(&self.state).map_err(unreadable)?)?;
         self.state = serde_json::from_slice(&state).map_err(unreadable)?;
         Ok(())
@@ -420,7 +441,8 @@ impl Trainer {
 
     /// Computes losses and gradients of one pass.
     fn pass(&self, noised: &NoisedBatch, observer: Option<&GradientObserver>) -> Result<Pass, Error> {
-        let condition = Condition::classes(noised.images.labels.as_deref());
+        let augment_labels = (!noised.augment_labels.is_empty()).then_some(&*noised.augment_labels);
+        let condition = Condition { augment_labels, ..Condition::classes(noised.images.labels.as_deref()) };
         self.network.check(noised.images.shape(), condition)?;
         let x_t = self.objective.q_sample(noised).tensor(&self.device);
         let process = self.objective.process();
@@ -489,7 +511,7 @@ fn unreadable(error: serde_json::Error) -> Error {
 
 /// Checks that a batch is made of whole passes, and has those of this process.
 fn check_divided(batch: &Batch, size: usize, passes: &Range<usize>) -> Result<(), Error> {
-    let Batch { images, first, global_size } = batch;
+    let Batch { images, first, global_size, .. } = batch;
     let last = first + images.n;
     if images.n > 0 && global_size.is_multiple_of(size) && (*first..last) == (passes.start * size..passes.end * size) {
         return Ok(());
@@ -642,7 +664,7 @@ mod tests {
         let images = loader.batch(0).unwrap().images;
         let error = trainer.step(&Batch::whole(images.slice(0, 6))).unwrap_err().to_string();
         assert!(error.contains("`train.batch_size` = 4"), "{error}");
-        let beyond = Batch { images: images.slice(0, 4), first: 8, global_size: 8 };
+        let beyond = Batch { first: 8, global_size: 8, ..Batch::whole(images.slice(0, 4)) };
         assert!(trainer.step(&beyond).is_err());
         let unlabelled = images.slice(0, 4).with_labels(None);
         assert!(trainer.step(&Batch::whole(unlabelled)).is_err());

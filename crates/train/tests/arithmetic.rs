@@ -120,6 +120,49 @@ fn steps_are_those_of_adam_with_clipping_and_averages() {
     assert!((1..6).contains(&clipped), "{clipped} of 6 steps are clipped, so one side is not tested");
 }
 
+/// The half-life of NVlabs/edm, which is short at first, and an average by a power function, whose exponent is that of the length 0.1.
+#[test]
+fn averages_have_the_half_life_in_images_and_the_lengths_that_are_asked_for() {
+    let place = tempfile::tempdir().unwrap();
+    let images = place.path().join("images.npz");
+    write_images(&images, 16, [4, 4, 1]);
+    let sets = [
+        "train.steps=5",
+        "train.batch_size=4",
+        "train.ema_half_life=6",
+        "train.ema_rampup=0.5",
+        "train.ema_lengths=[0.1, 0.05]",
+        "train.checkpoint_every=1",
+        "train.keep_checkpoints=9",
+        "train.sample_every=0",
+    ];
+    let config = config(&images, &sets);
+    let run = place.path().join("run");
+    let (states, _) = states(&config, &run);
+    let power_ema = |step: usize| {
+        read_safetensors(run.join(format!("checkpoints/{step:09}/training/power_ema.safetensors"))).unwrap().0
+    };
+    for (n, pair) in states.windows(2).enumerate() {
+        let [before, after] = pair else { unreachable!() };
+        let half_life = [0.0, 2.0, 4.0, 6.0, 6.0][n];
+        let decay = if n == 0 { 0.0 } else { 0.5f64.powf(4.0 / half_life) };
+        let powers = [n.max(1), n + 1].map(power_ema);
+        let power_decay = (1.0 - 1.0 / (n as f64 + 1.0)).powf(6.937203937601809 + 1.0);
+        for (name, tensor) in &after.parameters {
+            for (i, &parameter) in tensor.data.iter().enumerate() {
+                let check = |decay: f64, old: f32, found: f32| {
+                    let expected = decay * f64::from(old) + (1.0 - decay) * f64::from(parameter);
+                    let tolerance = 2e-7 * f64::from(old.abs() + parameter.abs());
+                    assert!((f64::from(found) - expected).abs() <= tolerance, "{n}, {name}: {found} {expected}");
+                };
+                check(decay, before.averages[name].data[i], after.averages[name].data[i]);
+                let old = if n == 0 { 0.0 } else { powers[0][&format!("0.1/{name}")].data[i] };
+                check(power_decay, old, powers[1][&format!("0.1/{name}")].data[i]);
+            }
+        }
+    }
+}
+
 /// A batch of the first images of a set.
 fn batch(config: &TrainingConfig, size: usize) -> Batch {
     let set = std::sync::Arc::new(config.open(data::Split::Train).unwrap());
@@ -178,7 +221,8 @@ fn the_learning_rate_rises_and_is_halved_by_roll_backs() {
 fn restore(trainer: &mut Trainer, config: &TrainingConfig, state: TrainState) {
     let network = common::trainer(config).network().clone();
     let optimizer = ddpm_train::optimizer::Optimizer::new(&network.flat_parameters());
-    trainer.restore(Checkpoint { network, optimizer, state, scheduler: config.scheduler() }).unwrap();
+    let (power_ema, scheduler) = (weights::Tensors::new(), config.scheduler());
+    trainer.restore(Checkpoint { network, optimizer, power_ema, state, scheduler }).unwrap();
 }
 
 /// The squared error of each image, with x_t and ε from the random numbers' addresses.

@@ -6,7 +6,7 @@ mod common;
 use burn::tensor::{Device, Tensor};
 use common::{Golden, nchw};
 use ddpm_unet::Parameters;
-use ddpm_unet::edm::{EdmConfig, EdmUnet};
+use ddpm_unet::edm::{EdmConfig, EdmLabels, EdmUnet};
 
 const STORED: [&str; 5] = ["edm_ddpmpp", "edm_ncsnpp", "edm_skip", "edm_residual", "edm_adm"];
 
@@ -25,9 +25,11 @@ fn networks_match_the_original() {
     for name in STORED {
         let golden = Golden::read(name);
         let (network, classes) = (network(&golden, &device), classes(&golden));
-        // Random frequencies are not trained, and no image is augmented.
-        golden.check(&network, &["map_noise.freqs", "map_augment.weight"], |x: Tensor<4>| {
-            network.forward(x, &golden.results["c_noise"].data, classes.as_deref(), None)
+        let augment = golden.results.get("augment_labels").map(|labels| &*labels.data);
+        let labels = EdmLabels { classes: classes.as_deref(), augment };
+        // Random frequencies are not trained.
+        golden.check(&network, &["map_noise.freqs"], |x: Tensor<4>| {
+            network.forward(x, &golden.results["c_noise"].data, labels, None)
         });
     }
 }
@@ -67,7 +69,8 @@ fn the_last_class_means_no_class() {
         let last = network.config().label_dim as u32;
         let run = |class: Option<u32>| {
             let classes = class.map(|class| vec![class; x.dims()[0]]);
-            nchw(network.forward(x.clone(), &golden.results["c_noise"].data, classes.as_deref(), None))
+            let labels = EdmLabels { classes: classes.as_deref(), augment: None };
+            nchw(network.forward(x.clone(), &golden.results["c_noise"].data, labels, None))
         };
         assert_eq!(run(None), run(Some(last)), "{name}");
         assert_ne!(run(None), run(Some(0)), "{name}");

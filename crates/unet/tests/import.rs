@@ -86,6 +86,20 @@ fn settings_that_are_not_in_the_weights_are_assumed() {
 }
 
 #[test]
+fn options_of_another_family_are_refused() {
+    let refused = |file, options: ImportOptions, expected: &str| {
+        let error = import(golden(file), &options).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let heads = ImportOptions { heads: Some(Heads::Count(2)), ..ImportOptions::default() };
+    refused("pesser.pt", heads, "a number of heads cannot be chosen for it, only for networks of OpenAI's programs");
+    let order = ImportOptions { new_attention_order: true, ..ImportOptions::default() };
+    refused("w86763777.pt", order, "an attention order cannot be chosen for it");
+    let version = ImportOptions { code_version: Some("1.5.8".to_owned()), ..ImportOptions::default() };
+    refused("improved.pt", version, "a version of the code cannot be chosen for it, only for lucidrains' networks");
+}
+
+#[test]
 fn moving_averages_are_preferred() {
     let raw = ImportOptions { raw: true, ..ImportOptions::default() };
     for (file, prefix, value) in [("w86763777.pt", "net_model.", 0.01), ("ddim.pt", "0.module.", 0.01)] {

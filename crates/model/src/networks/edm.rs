@@ -1,7 +1,7 @@
 //! The networks `SongUNet` and `DhariwalUNet` of NVlabs/edm.
 
 use burn::tensor::{Device, Tensor};
-use unet::edm::{EdmClass, EdmConfig, EdmUnet};
+use unet::edm::{EdmClass, EdmConfig, EdmLabels, EdmUnet};
 use unet::{Dropout, Labels};
 use weights::Tensors;
 
@@ -50,11 +50,12 @@ impl From<&EdmConfig> for Signature {
 
 impl Backbone for EdmUnet {
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
+        let augment = condition.augment_labels;
         let classes = match condition.labels {
             Some(Labels::Classes(classes)) => Some(classes),
             Some(Labels::Vectors(_)) | None => None,
         };
-        EdmUnet::forward(self, x, c_noise, classes, dropout)
+        EdmUnet::forward(self, x, c_noise, EdmLabels { classes, augment }, dropout)
     }
 
     fn signature(&self) -> Signature {

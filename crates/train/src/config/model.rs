@@ -146,7 +146,7 @@ pub struct SongKeys {
     pub attn_resolutions: Vec<usize>,
     /// Dropout before the second convolution of each residual block.
     pub dropout: f64,
-    /// Width of the layer for augmented images, which published networks have. It is not trained.
+    /// Width of the layer for vectors that describe augmentation, 9 for `data.augment`. Without augmentation, it is not trained.
     pub augment_dim: usize,
     /// The embedding of the noise level.
     pub embedding_type: EmbeddingType,
@@ -176,7 +176,7 @@ pub struct DhariwalKeys {
     pub attn_resolutions: Vec<usize>,
     /// Dropout before the second convolution of each residual block.
     pub dropout: f64,
-    /// Width of the layer for augmented images, which published networks have. It is not trained.
+    /// Width of the layer for vectors that describe augmentation, 9 for `data.augment`. Without augmentation, it is not trained.
     pub augment_dim: usize,
 }
 

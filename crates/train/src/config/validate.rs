@@ -2,7 +2,10 @@
 
 use std::ops::RangeInclusive;
 
+use diffusion::power_ema::exponent;
+
 use super::*;
+use crate::augment::WIDTH;
 
 /// A side of an image, a number of channels or of images. Products of them fit into 64 bits.
 const SIZE: RangeInclusive<usize> = 1..=65_535;
@@ -16,6 +19,7 @@ type Checked = Result<(), ConfigError>;
 pub(super) fn validate(config: &TrainingConfig) -> Checked {
     data(&config.data)?;
     model(config)?;
+    augment(config)?;
     diffusion(&config.diffusion)?;
     train(config)?;
     let SampleSize { height, width } = config.data.resolution;
@@ -42,6 +46,25 @@ fn data(data: &Data) -> Checked {
     }
     check(matches!(data.channels, 1 | 3 | 4), "data.channels", || {
         format!("got {}, expected 1 (grey), 3 (RGB) or 4 (RGBA)", data.channels)
+    })
+}
+
+/// Without being told of them, a network would draw augmented images.
+fn augment(config: &TrainingConfig) -> Checked {
+    let probability = config.data.augment;
+    check((0.0..=1.0).contains(&probability), "data.augment", || {
+        format!("got {probability}, expected a number from 0 to 1")
+    })?;
+    let width = match &config.model {
+        Model::Song(keys) => keys.augment_dim,
+        Model::Dhariwal(keys) => keys.augment_dim,
+        _ => 0,
+    };
+    check(probability == 0.0 || width == WIDTH, "data.augment", || {
+        format!(
+            "the network must be told how its images were augmented: set `model.class` to SongUNet or DhariwalUNet, and \
+             `model.augment_dim = {WIDTH}`; `data.flip` mirrors images for any network"
+        )
     })
 }
 
@@ -251,6 +274,15 @@ fn train(config: &TrainingConfig) -> Checked {
         format!("got {}, expected a number greater than 0, or 0 for none", train.grad_clip)
     })?;
     share("train.ema_decay", train.ema_decay)?;
+    train.ema_half_life.map_or(Ok(()), |images| positive("train.ema_half_life", images))?;
+    positive("train.ema_rampup", train.ema_rampup)?;
+    for (i, &length) in train.ema_lengths.iter().enumerate() {
+        let valid = exponent(length).is_ok() && !train.ema_lengths[..i].contains(&length);
+        check(valid, "train.ema_lengths", || {
+            format!("got {length}, expected different numbers above 0 and up to .2886, such as [0.05, 0.1]")
+        })?;
+    }
+    between("train.ema_snapshots", train.ema_snapshots, COUNT)?;
     check((0.0..=1.0).contains(&train.label_dropout), "train.label_dropout", || {
         format!("got {}, expected a number from 0 to 1", train.label_dropout)
     })?;

@@ -44,9 +44,11 @@ fn save(context: &mut Context, keep: usize) -> Result<(), Error> {
         return Ok(());
     }
     let (trainer, scheduler) = (context.trainer(), context.config().scheduler());
+    let power_ema = trainer.power_averages()?;
     let parts = CheckpointParts {
         network: trainer.network(),
         optimizer: trainer.optimizer(),
+        power_ema: &power_ema,
         state: trainer.state(),
         scheduler: &scheduler,
         preprocessing: &context.session.preprocessing,

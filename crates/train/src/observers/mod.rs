@@ -1,6 +1,7 @@
 //! The observers of every run.
 
 mod checkpoints;
+mod ema_snapshots;
 mod json_lines;
 mod plots;
 mod recorder;
@@ -9,6 +10,7 @@ mod tensorboard;
 mod validator;
 
 pub(crate) use checkpoints::Checkpoints;
+pub(crate) use ema_snapshots::EmaSnapshots;
 pub(crate) use json_lines::JsonLines;
 pub(crate) use plots::Plots;
 pub(crate) use recorder::Recorder;

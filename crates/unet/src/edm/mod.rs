@@ -11,5 +11,5 @@ mod plan;
 
 pub use block::EdmBlock;
 pub use config::{DecoderType, EdmClass, EdmConfig, EmbeddingType, EncoderType};
-pub use model::{EdmUnet, NoiseFrequencies, Part, PartLayers};
+pub use model::{EdmLabels, EdmUnet, NoiseFrequencies, Part, PartLayers};
 pub use plan::Role;

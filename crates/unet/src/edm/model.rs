@@ -63,12 +63,21 @@ pub struct NoiseFrequencies {
     freqs: Param<Tensor<1>>,
 }
 
+/// The labels of a batch. The default has none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EdmLabels<'a> {
+    /// The class of each image. A class of `label_dim` means no class.
+    pub classes: Option<&'a [u32]>,
+    /// `augment_dim` numbers for each image, which describe how it was augmented.
+    pub augment: Option<&'a [f32]>,
+}
+
 /// The network `SongUNet` or `DhariwalUNet` of NVlabs/edm. Activations are in N,H,W,C.
 #[derive(Module, Debug)]
 pub struct EdmUnet {
     map_noise: Option<NoiseFrequencies>,
     map_label: Option<Linear>,
-    /// The layer for vectors that describe how images were augmented. Without augmentation, it has no effect.
+    /// The layer for vectors that describe how images were augmented. Without them, it has no effect and no gradient.
     map_augment: Option<Linear>,
     map_layer0: Linear,
     map_layer1: Linear,
@@ -120,8 +129,7 @@ impl EdmUnet {
         });
         let map_augment = (config.augment_dim > 0).then(|| {
             let scale = if is_song { 1.0 } else { 0.0 };
-            // Images are not augmented here, so that it has no gradient.
-            Linear::new(init, config.augment_dim, noise, scale).without_bias().no_grad()
+            Linear::new(init, config.augment_dim, noise, scale).without_bias()
         });
         let map_layer0 = linear(init, config, [noise, embedding]);
         let map_layer1 = linear(init, config, [embedding, embedding]);
@@ -146,7 +154,7 @@ impl EdmUnet {
     /// Computes the output of the network for noisy images.
     ///
     /// x is `[N,H,W,in_channels]`, the result is `[N,H,W,out_channels]`. `noise_labels` has the preconditioner's c_noise for
-    /// each image. A class of `label_dim` means no class. Dropout is applied only if `dropout` is given, as in training.
+    /// each image. Dropout is applied only if `dropout` is given, as in training.
     ///
     /// # Panics
     /// If shapes do not match. Check sizes with [`EdmConfig::check_size`] first.
@@ -154,11 +162,11 @@ impl EdmUnet {
         &self,
         x: Tensor<4>,
         noise_labels: &[f32],
-        classes: Option<&[u32]>,
+        labels: EdmLabels,
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
         assert_eq!(x.dims()[0], noise_labels.len(), "expected one noise label per image");
-        let embedding = self.embedding(noise_labels, classes, &x.device());
+        let embedding = self.embedding(noise_labels, labels, &x.device());
         let down = Resizing { resize: Resize::Down, filter: self.config.resample_filter.clone() };
         let up = Resizing { resize: Resize::Up, ..down.clone() };
 
@@ -211,7 +219,8 @@ impl EdmUnet {
     }
 
     /// Computes the embedding of noise levels and classes, `[N,E]`.
-    fn embedding(&self, noise_labels: &[f32], classes: Option<&[u32]>, device: &Device) -> Tensor<2> {
+    fn embedding(&self, noise_labels: &[f32], labels: EdmLabels, device: &Device) -> Tensor<2> {
+        let EdmLabels { classes, augment } = labels;
         let is_song = self.config.class == EdmClass::SongUnet;
         let width = self.config.noise_width();
         let rows = match &self.map_noise {
@@ -230,6 +239,10 @@ impl EdmUnet {
         let mut embedding = Tensor::from_data(TensorData::new(rows, [noise_labels.len(), width]), device);
         if let (Some(layer), true) = (&self.map_label, is_song) {
             embedding = embedding + layer.forward(self.one_hot(noise_labels.len(), classes, device));
+        }
+        if let (Some(layer), Some(augment)) = (&self.map_augment, augment) {
+            let vectors = TensorData::new(augment.to_vec(), [noise_labels.len(), self.config.augment_dim]);
+            embedding = embedding + layer.forward(Tensor::from_data(vectors, device));
         }
         embedding = self.map_layer1.forward(ops::silu(self.map_layer0.forward(embedding)));
         if let (Some(layer), false) = (&self.map_label, is_song) {

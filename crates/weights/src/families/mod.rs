@@ -81,6 +81,7 @@ pub fn import(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Importe
     let _reading = Reading::new(path);
     let archive = Archive::open(path)?;
     let found = detect(&archive, options.raw).map_err(|reason| Error::file(path, reason))?;
+    options.check(found.family).map_err(|reason| found.error(&archive, reason))?;
     let mut notes = Vec::new();
     notes.extend(found.evidence.clone());
     if !options.raw && !found.ema {
