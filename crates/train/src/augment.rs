@@ -107,9 +107,15 @@ impl Augmentation {
             return;
         }
         for c in 0..channels {
-            let plane = Plane { height, width, values: image.iter().skip(c).step_by(channels).map(|&v| v.into()).collect() };
+            let plane =
+                Plane { height, width, values: image.iter().skip(c).step_by(channels).map(|&v| v.into()).collect() };
             let warped = warp(&plane, map);
-            image.iter_mut().skip(c).step_by(channels).zip(warped.values).for_each(|(pixel, value)| *pixel = value as f32);
+            image
+                .iter_mut()
+                .skip(c)
+                .step_by(channels)
+                .zip(warped.values)
+                .for_each(|(pixel, value)| *pixel = value as f32);
         }
     }
 
@@ -125,7 +131,10 @@ impl Augmentation {
         }
         if self.anisotropy != 0.0 {
             let s = (ANISOTROPY_DEVIATION * self.anisotropy).exp2();
-            map = map.after(Affine::rotation(-self.axis)).after(Affine::scale(1.0 / s, s)).after(Affine::rotation(self.axis));
+            map = map
+                .after(Affine::rotation(-self.axis))
+                .after(Affine::scale(1.0 / s, s))
+                .after(Affine::rotation(self.axis));
         }
         if self.shift != [0.0; 2] {
             let [x, y] = self.shift.map(|shift| SHIFT_DEVIATION * shift);
@@ -235,7 +244,13 @@ impl Plane {
 /// Reflects a position into 0 … n−1 at the pixels on the edges. It must be less than n outside.
 fn reflected(position: isize, n: usize) -> usize {
     let last = n as isize - 1;
-    (if position < 0 { -position } else if position > last { 2 * last - position } else { position }) as usize
+    (if position < 0 {
+        -position
+    } else if position > last {
+        2 * last - position
+    } else {
+        position
+    }) as usize
 }
 
 /// Draws the image whose points `source` maps to those of `plane`, with twice the resolution.
@@ -243,7 +258,8 @@ fn warp(plane: &Plane, source: Affine) -> Plane {
     let Plane { height, width, .. } = *plane;
     // The margin that the corners reach, mirrored, as far as there are pixels.
     let center = [(width as f64 - 1.0) / 2.0, (height as f64 - 1.0) / 2.0];
-    let corners = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]].map(|[x, y]| source.at([x * center[0], y * center[1]]));
+    let corners =
+        [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]].map(|[x, y]| source.at([x * center[0], y * center[1]]));
     let margin = |axis: usize, sign: f64, n: usize| {
         let reach = corners.iter().map(|corner| sign * corner[axis]).fold(f64::NEG_INFINITY, f64::max);
         (reach + 2.0 * REACH as f64 - center[axis]).clamp(0.0, n as f64 - 1.0).ceil() as usize

@@ -60,7 +60,16 @@ pub struct DataLoader {
 impl DataLoader {
     /// Batches of `size` images, neither mirrored nor labelled.
     pub fn new(set: Arc<ImageSet>, random: Random, size: usize) -> Self {
-        Self { set, random, global_size: size, range: 0..size, flip: false, augment: 0.0, labels: false, label_dropout: 0.0 }
+        Self {
+            set,
+            random,
+            global_size: size,
+            range: 0..size,
+            flip: false,
+            augment: 0.0,
+            labels: false,
+            label_dropout: 0.0,
+        }
     }
 
     /// Returns the batch of a step.

@@ -262,8 +262,8 @@ mod tests {
         let len = 4 * timesteps.len();
         // 8-bit values, both ends among them.
         let pixels = (0..len).map(|i| ((i * 85) % 256) as f32 / 127.5 - 1.0).collect();
-            augment_labels: Vec::new(),
         NoisedBatch {
+            augment_labels: Vec::new(),
             images: Images::new([timesteps.len(), 2, 2, 1], pixels),
             epsilon: (0..len).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 30.0).collect(),
             importance: vec![1.0; timesteps.len()],
