@@ -42,6 +42,8 @@ mod sampler_args;
 mod samples;
 mod schedule;
 mod shard_args;
+#[cfg(feature = "studio")]
+mod studio;
 mod terminal;
 mod train;
 mod values;
@@ -149,6 +151,8 @@ enum Command {
     Schedule(schedule::ScheduleArgs),
     Bench(bench::BenchArgs),
     Merge(shard_args::MergeArgs),
+    #[cfg(feature = "studio")]
+    Studio(studio::StudioArgs),
     Completions(reference::CompletionsArgs),
     Man(reference::ManArgs),
 }
@@ -273,6 +277,8 @@ impl Command {
             Self::Schedule(arguments) => schedule::run(arguments, global),
             Self::Bench(arguments) => bench::run(arguments, global),
             Self::Merge(arguments) => shard_args::merge(&arguments, global)?.run(global),
+            #[cfg(feature = "studio")]
+            Self::Studio(arguments) => studio::run(arguments, global),
             Self::Completions(arguments) => reference::completions(arguments, global),
             Self::Man(arguments) => reference::man(arguments, global),
         }

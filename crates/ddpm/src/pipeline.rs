@@ -7,7 +7,7 @@ use evaluate::{Evaluation, Likelihood};
 use model::{Images, Pipeline};
 use sample::{
     Generation, Inpainting, Interpolation, Inversion, Inverted, Mix, Request, Sampler, SamplerChoice, SamplerOptions,
-    initial_noise,
+    SamplerStep, initial_noise,
 };
 
 use crate::Error;
@@ -111,6 +111,7 @@ impl PipelineExt for Pipeline {
             resample: 1,
             label: None,
             batch_size: 16,
+            step: Box::new(|_, _| true),
         }
     }
 
@@ -126,6 +127,7 @@ impl PipelineExt for Pipeline {
             invert: false,
             label: None,
             seed: 0,
+            progress: Box::new(|_, _| true),
         }
     }
 
@@ -135,8 +137,13 @@ impl PipelineExt for Pipeline {
     }
 }
 
+/// A function that is called after each step of an inpainting, with the step and its timestep; it returns `false` to cancel.
+type OnStep<'a> = Box<dyn FnMut(&SamplerStep, f64) -> bool + 'a>;
+
+/// A function that is called after each evaluation of the network, with those done and all; it returns `false` to cancel.
+type OnProgress<'a> = Box<dyn FnMut(usize, usize) -> bool + 'a>;
+
 /// An inpainting that is still to be made. See [`sample::inpaint`](sample::inpaint()).
-#[derive(Clone, Debug)]
 pub struct Inpaint<'a> {
     pipeline: &'a Pipeline,
     image: &'a Images,
@@ -148,9 +155,10 @@ pub struct Inpaint<'a> {
     resample: usize,
     label: Option<u32>,
     batch_size: usize,
+    step: OnStep<'a>,
 }
 
-impl Inpaint<'_> {
+impl<'a> Inpaint<'a> {
     /// Sets how many different images are made; 1 by default.
     pub fn n(self, n: usize) -> Self {
         Self { n, ..self }
@@ -181,11 +189,16 @@ impl Inpaint<'_> {
         Self { label: Some(label), ..self }
     }
 
+    /// Calls `step` with each step and its timestep; it returns `false` to cancel.
+    pub fn on_step(self, step: impl FnMut(&SamplerStep, f64) -> bool + 'a) -> Self {
+        Self { step: Box::new(step), ..self }
+    }
+
     /// Makes the images.
     ///
     /// # Errors
-    /// As [`sample::inpaint`](sample::inpaint()).
-    pub fn run(self) -> Result<Images, Error> {
+    /// As [`sample::inpaint`](sample::inpaint()), and if `step` cancels.
+    pub fn run(mut self) -> Result<Images, Error> {
         let options = SamplerOptions { steps: self.steps, ..Default::default() };
         let table = self.sampler.resolve(self.pipeline)?.0.table(&self.pipeline.scheduler, options)?;
         let shape = [self.image.height, self.image.width, self.image.channels];
@@ -194,12 +207,12 @@ impl Inpaint<'_> {
         let request =
             Request { seed: self.seed, first_image: 0, noise: &noise, batch_size: self.batch_size, shared: None };
         let inpainting = Inpainting { image: self.image, unknown: self.unknown, resample: self.resample };
-        Ok(sample::inpaint(&self.pipeline.denoiser()?, &table, (&request, inpainting), |_| true)?)
+        let step = |step: &SamplerStep| (self.step)(step, table.rows[step.row].node.timestep);
+        Ok(sample::inpaint(&self.pipeline.denoiser()?, &table, (&request, inpainting), step)?)
     }
 }
 
 /// An interpolation that is still to be made. See [`sample::interpolate`](sample::interpolate()).
-#[derive(Clone, Debug)]
 pub struct Interpolate<'a> {
     pipeline: &'a Pipeline,
     ends: [&'a Images; 2],
@@ -211,9 +224,10 @@ pub struct Interpolate<'a> {
     invert: bool,
     label: Option<u32>,
     seed: u64,
+    progress: OnProgress<'a>,
 }
 
-impl Interpolate<'_> {
+impl<'a> Interpolate<'a> {
     /// Sets the timesteps to which the images are noised; T/2 by default.
     pub fn at(self, at: impl Into<Vec<usize>>) -> Self {
         Self { at: at.into(), ..self }
@@ -239,10 +253,25 @@ impl Interpolate<'_> {
         Self { seed, ..self }
     }
 
+    /// Sets the class of the images.
+    pub fn label(self, label: u32) -> Self {
+        Self { label: Some(label), ..self }
+    }
+
+    /// Sets the number of steps of the sampler; 100 by default.
+    pub fn steps(self, steps: usize) -> Self {
+        Self { steps, ..self }
+    }
+
+    /// Calls `progress` after each evaluation of the network, with those done and all; it returns `false` to cancel.
+    pub fn on_progress(self, progress: impl FnMut(usize, usize) -> bool + 'a) -> Self {
+        Self { progress: Box::new(progress), ..self }
+    }
+
     /// Makes the images: for each mixture the images at each timestep.
     ///
     /// # Errors
-    /// As [`sample::interpolate`](sample::interpolate()).
+    /// As [`sample::interpolate`](sample::interpolate()), and if `progress` cancels.
     pub fn run(self) -> Result<Vec<Images>, Error> {
         let last = self.frames.saturating_sub(1).max(1) as f64;
         let lambdas: Vec<f64> = (0..self.frames).map(|i| i as f64 / last).collect();
@@ -259,7 +288,7 @@ impl Interpolate<'_> {
             batch_size: 16,
         };
         let denoiser = self.pipeline.denoiser()?;
-        Ok(sample::interpolate(&denoiser, &self.pipeline.scheduler, &interpolation, |_, _| true)?)
+        Ok(sample::interpolate(&denoiser, &self.pipeline.scheduler, &interpolation, self.progress)?)
     }
 }
 

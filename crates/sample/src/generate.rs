@@ -30,6 +30,7 @@ pub struct Generation<'a> {
     options: GenerateOptions,
     division: Division,
     progress: Box<dyn FnMut(&GenerationProgress) -> bool + 'a>,
+    step: Box<dyn FnMut(&SamplerStep) + 'a>,
 }
 
 /// The progress of a generation.
@@ -150,7 +151,7 @@ impl<'a> Generation<'a> {
             from: None,
             share_until: None,
         };
-        Self { pipeline, options, division: Division::default(), progress: Box::new(|_| true) }
+        Self { pipeline, options, division: Division::default(), progress: Box::new(|_| true), step: Box::new(|_| {}) }
     }
 
     /// Sets the sampler, by name or by value.
@@ -216,6 +217,11 @@ impl<'a> Generation<'a> {
     /// Calls `progress` after each evaluation of the network; it returns `false` to cancel.
     pub fn on_progress(self, progress: impl FnMut(&GenerationProgress) -> bool + 'a) -> Self {
         Self { progress: Box::new(progress), ..self }
+    }
+
+    /// Calls `step` with x_t and x̂0 after each step of each batch that this process makes.
+    pub fn on_step(self, step: impl FnMut(&SamplerStep) + 'a) -> Self {
+        Self { step: Box::new(step), ..self }
     }
 
     /// Returns the solver table of the options.
@@ -512,9 +518,10 @@ impl<'a> Generation<'a> {
         let rows = plan.table.rows.len();
         let batches = n.div_ceil(batch_size);
         let (done, total) = self.division.progress(range.start / batch_size, batches, (rows, batches * rows));
-        let progress = &mut self.progress;
+        let (progress, on_step) = (&mut self.progress, &mut self.step);
         sample(&*plan.denoiser, &plan.table, &request, |step| {
             look(step);
+            on_step(step);
             progress(&GenerationProgress {
                 done: done + step.row + 1,
                 total,

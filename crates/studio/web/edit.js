@@ -1,0 +1,128 @@
+// Editing: fill in what is painted over, image-to-image, mixtures of two images, and an image's noise.
+
+import { ask, doing, field, h, imageChoice, modelChoice, number, query } from "/page.js";
+import { trajectory } from "/generate.js";
+
+export async function edit(place, about, wanted) {
+  let model = null;
+  let image = null;
+  let second = null;
+  const name = () => model?.model;
+  const canvas = h("canvas", { className: "draw", tabIndex: 0, ariaLabel: "Paint over what is to be made again. Keys: arrows move, space paints." });
+  const brush = h("input", { type: "range", min: 1, max: 12, value: 4 });
+  const result = trajectory();
+  const second_ = imageChoice(name, (chosen) => { second = chosen; });
+  const facts = h("p", { className: "quiet" });
+  let mask = null;
+  let pixels = null;
+  let [at, painting] = [[0, 0], false];
+
+  const first = imageChoice(name, (chosen) => {
+    image = chosen;
+    const picture = new Image();
+    picture.onload = () => {
+      [canvas.width, canvas.height] = [picture.width, picture.height];
+      mask = new Uint8Array(picture.width * picture.height);
+      pixels = picture;
+      at = [Math.floor(picture.width / 2), Math.floor(picture.height / 2)];
+      paint();
+    };
+    picture.src = `/api/image?${query({ model: name(), ...chosen })}`;
+  });
+
+  /** Draws the image, what is painted over, and where the keyboard's brush is. */
+  function paint() {
+    if (!pixels) return;
+    const context = canvas.getContext("2d");
+    context.drawImage(pixels, 0, 0);
+    const { width, height } = canvas;
+    context.fillStyle = "#e8336d";
+    for (let i = 0; i < mask.length; i += 1) if (mask[i]) context.fillRect(i % width, Math.floor(i / width), 1, 1);
+    if (document.activeElement === canvas) {
+      context.strokeStyle = "#1f9bff";
+      context.strokeRect(Math.min(width - 1, at[0]) + 0.5, Math.min(height - 1, at[1]) + 0.5, 0.01, 0.01);
+    }
+  }
+
+  function stroke() {
+    if (!mask) return;
+    const radius = Number(brush.value) / 2;
+    const { width, height } = canvas;
+    for (let y = 0; y < height; y += 1) {
+      for (let x = 0; x < width; x += 1) {
+        if ((x + 0.5 - at[0] - 0.5) ** 2 + (y + 0.5 - at[1] - 0.5) ** 2 <= radius * radius) mask[y * width + x] = 1;
+      }
+    }
+    paint();
+  }
+
+  const move = (event) => {
+    const box = canvas.getBoundingClientRect();
+    at = [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height].map(Math.floor);
+    if (painting) stroke();
+  };
+  canvas.addEventListener("pointerdown", (event) => { painting = true; canvas.setPointerCapture(event.pointerId); move(event); });
+  canvas.addEventListener("pointermove", move);
+  canvas.addEventListener("pointerup", () => { painting = false; });
+  canvas.addEventListener("focus", paint);
+  canvas.addEventListener("blur", paint);
+  canvas.addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const step = steps[event.key];
+    if (!step && event.key !== " ") return;
+    event.preventDefault();
+    if (step) at = [Math.max(0, Math.min(canvas.width - 1, at[0] + step[0])), Math.max(0, Math.min(canvas.height - 1, at[1] + step[1]))];
+    if (event.key === " ") stroke();
+    paint();
+  });
+
+  const [n, seed, steps, resample] = [["number", 4], ["number", 0], ["number", 100], ["number", 1]].map(([type, value]) => h("input", { type, min: 0, value }));
+  const cls = h("select");
+  const slider = (value) => {
+    const output = h("output", {}, value);
+    const input = h("input", { type: "range", min: 0, max: 999, value, oninput: () => { output.textContent = input.value; } });
+    return { input, element: h("label", {}, "t = ", output, input) };
+  };
+  const [noise, mix] = [slider(500), slider(500)];
+  const need = (given, what) => { if (!given) throw new Error(`choose ${what} first`); return given; };
+  const label = () => (cls.value === "" ? undefined : Number(cls.value));
+  const run = (request) => doing(async () => {
+    facts.textContent = "";
+    await ask({ model: need(name(), "a model"), ...request() }, (job) => {
+      result.show(job);
+      const { rmse, latent_rms: rms } = job.facts;
+      if (rmse) facts.textContent = `From left to right and below: the image, its noise, the image from that noise. Error of the reconstruction ${number(rmse[0])} of 255 (root mean square); root mean square of the noise ${number(rms[0])}, which is 1 for Gaussian noise.`;
+    });
+  });
+  const inpaint = run(() => ({ kind: "inpaint", image: need(image, "an image"), mask: [...mask].join(""), n: Number(n.value), seed: Number(seed.value), steps: Number(steps.value), resample: Number(resample.value), class: label() }));
+  const change = run(() => ({ kind: "generate", n: Number(n.value), seed: Number(seed.value), from: need(image, "an image"), at: Number(noise.input.value), classes: label() === undefined ? undefined : [label()] }));
+  const interpolate = run(() => ({ kind: "interpolate", ends: [need(image, "an image"), need(second, "a second image")], at: Number(mix.input.value), seed: Number(seed.value), steps: 50, class: label() }));
+  const invert = run(() => ({ kind: "invert", image: need(image, "an image"), steps: Number(steps.value), class: label() }));
+  const button = (text, onclick, main) => h("button", { type: "button", className: main ? "main" : "", onclick }, text);
+
+  const set = (info) => {
+    model = info;
+    for (const { input } of [noise, mix]) input.max = info.timesteps - 1;
+    cls.replaceChildren(h("option", { value: "" }, "none, or all"), ...info.classes.map((text, i) => h("option", { value: i }, text)));
+    cls.parentElement.hidden = !info.classes.length;
+    if (image && !image.job) first.show(image);
+  };
+  const ofClass = field("Class", cls);
+  const left = h("div");
+  place.append(h("div", { className: "columns" }, left, h("div", {}, h("div", { className: "card" }, result.element, facts))));
+  const choice = await modelChoice(set, localStorage.getItem("model"));
+  left.append(
+    h("div", { className: "card form" }, choice, h("h2", {}, "Image"), first.element),
+    h("div", { className: "card form" }, h("h2", {}, "Fill in"), h("p", { className: "quiet small" }, "Paint over what is to be made again."), canvas,
+      h("label", {}, "Brush", brush), h("div", { className: "row" }, button("Fill in", inpaint, true), button("Clear", () => { mask?.fill(0); paint(); }))),
+    h("div", { className: "card form" }, h("h2", {}, "Change"), h("p", { className: "quiet small" }, "The image is noised to t and denoised: the higher, the less is left of it."), noise.element, button("Change", change)),
+    h("div", { className: "card form" }, h("h2", {}, "Mix with another"), second_.element, mix.element, button("Mix", interpolate)),
+    h("div", { className: "card form" }, h("h2", {}, "Find its noise"), h("p", { className: "quiet small" }, "DDIM backwards, and forwards again."), button("Invert", invert)),
+    h("div", { className: "card form" }, h("h2", {}, "Options"), h("div", { className: "half" }, field("Variants", n), field("Seed", seed)),
+      h("div", { className: "half" }, field("Steps", steps), field("Times each (RePaint)", resample)), ofClass));
+  if (model) set(model);
+  if (wanted) {
+    const [job, number_] = wanted.split(":").map(Number);
+    first.show({ job, image: number_ });
+  } else first.show({ data: 0 });
+}

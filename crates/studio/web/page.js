@@ -1,0 +1,203 @@
+// What all views use: elements, requests, events, jobs.
+
+/** Makes an element: attributes, `on…` listeners, children. Texts are texts, never markup. */
+export function h(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key in element && key !== "list" && key !== "form") element[key] = value;
+    else element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** Shows an error until it is read. */
+export function tell(error) {
+  const text = error instanceof Error ? error.message : String(error);
+  const message = h("p", {}, h("span", {}, text), h("button", { onclick: () => message.remove(), ariaLabel: "Close" }, "×"));
+  document.getElementById("messages").append(message);
+  setTimeout(() => message.remove(), 15000);
+}
+
+/** Runs what a listener does, and shows its error. */
+export const doing = (work) => async (...given) => {
+  try {
+    return await work(...given);
+  } catch (error) {
+    tell(error);
+  }
+};
+
+export function query(parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  return new URLSearchParams(given).toString();
+}
+
+async function answered(response) {
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
+  return body;
+}
+
+export const read = async (path, parameters = {}) => answered(await fetch(`${path}?${query(parameters)}`));
+
+export const send = async (path, value, method = "POST") =>
+  answered(await fetch(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }));
+
+export const sendFile = async (path, file) => answered(await fetch(path, { method: "POST", body: file }));
+
+/** Follows a stream of states. Returns a function that ends it. */
+export function follow(path, each) {
+  const source = new EventSource(path);
+  source.onmessage = (event) => each(JSON.parse(event.data), () => source.close());
+  return () => source.close();
+}
+
+export const isFinished = (job) => !["waiting", "running"].includes(job.status);
+
+/** Asks for a job and follows it. `each` gets its states; a later call of the returned function cancels nothing. */
+export async function ask(request, each) {
+  const job = await send("/api/jobs", request);
+  each(job);
+  listJobs();
+  const end = follow(`/api/jobs/${job.id}/events`, (state, close) => {
+    each(state);
+    if (isFinished(state)) {
+      close();
+      listJobs();
+      if (state.error) tell(state.error);
+    }
+  });
+  return { id: job.id, end };
+}
+
+export const cancel = doing(async (id) => {
+  await send(`/api/jobs/${id}`, {}, "DELETE");
+  listJobs();
+});
+
+let shown = "";
+/** Draws the list of jobs. */
+export const listJobs = doing(async () => {
+  const jobs = await read("/api/jobs");
+  // Only what has changed is drawn, so that a button keeps its focus.
+  const state = JSON.stringify(jobs.map((job) => [job.id, job.status, job.done, job.message]));
+  if (state === shown) return;
+  shown = state;
+  const name = (job) => `${job.id}. ${job.request.kind} ${job.request.run ?? job.request.model}`;
+  const entry = (job) => h("div", { className: "job" },
+    h("div", { className: "row" }, h("strong", {}, name(job)), h("span", { className: "quiet" }, job.status)),
+    job.status === "running" && job.total > 0 && h("progress", { max: job.total, value: job.done, ariaLabel: "Progress" }),
+    job.message && h("div", { className: "quiet" }, job.message),
+    job.error && h("div", { className: "error" }, job.error),
+    !isFinished(job) && h("button", { onclick: () => cancel(job.id) }, job.request.kind === "train" ? "Stop and save" : "Cancel"));
+  document.getElementById("jobs").replaceChildren(h("h2", {}, "Jobs"),
+    ...(jobs.length ? jobs.slice(0, 12).map(entry) : [h("p", { className: "quiet small" }, "Nothing yet. One job is done at a time.")]));
+});
+
+/** A command line that can be copied. */
+export function command(text) {
+  const button = h("button", { type: "button", onclick: doing(async () => {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  }) }, "Copy");
+  return h("div", { className: "command" }, h("code", {}, text), button);
+}
+
+export const number = (value, digits = 3) =>
+  value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toLocaleString("en", { maximumFractionDigits: 6 });
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export const bytes = (value) => (value < 1e6 ? `${Math.round(value / 1e3)} kB` : value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(2)} GB`);
+
+/** A labelled field. */
+export const field = (text, input) => h("label", {}, text, input);
+
+export const select = (options, value, onchange) => {
+  const pairs = options.map((option) => (Array.isArray(option) ? option : [option, option]));
+  return h("select", { onchange }, pairs.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
+};
+
+/** Curves: uPlot with this page's colors. `series` are [label, values]. */
+export function plot(place, { x, series, log, logX, xLabel, height = 260, points }) {
+  const style = getComputedStyle(document.documentElement);
+  const color = (name) => style.getPropertyValue(name);
+  const text = matchMedia("(prefers-color-scheme: dark)").matches ? "#a0a4ab" : "#5d6066";
+  const colors = ["#3b7dd8", "#d9822b", "#2fa84f", "#a35bd0", "#c8434b", "#1aa3a3", "#8a7a2a", "#777"];
+  const axis = { stroke: text, grid: { stroke: "#8883", width: 1 }, ticks: { stroke: "#8883" } };
+  const chart = new uPlot({
+    width: Math.max(220, place.clientWidth || 600), height,
+    scales: { x: { time: false, distr: logX ? 3 : 1 }, y: { distr: log ? 3 : 1 } },
+    axes: [{ ...axis, label: xLabel, labelSize: 18, size: 34 }, { ...axis, size: 62 }],
+    series: [{ label: xLabel ?? "x" }, ...series.map(([label], i) => ({
+      label, stroke: colors[i % colors.length], width: 1.6, spanGaps: true, points: { show: points ?? false },
+    }))],
+    cursor: { drag: { x: true, y: false } },
+  }, [x, ...series.map(([, values]) => values.map((value) => (log && value !== null && value <= 0 ? null : value)))], place);
+  const observer = new ResizeObserver(() => {
+    if (!place.isConnected) observer.disconnect();
+    else chart.setSize({ width: Math.max(220, place.clientWidth), height });
+  });
+  observer.observe(place);
+  void color;
+  return chart;
+}
+
+let models;
+/** The models and their descriptions, read once and again on request. */
+export async function listModels(again) {
+  if (!models || again) models = read("/api/models").catch((error) => { models = undefined; throw error; });
+  return models;
+}
+
+/** A choice of the model; `onmodel` gets its description. */
+export async function modelChoice(onmodel, wanted) {
+  const all = await listModels(true);
+  const names = all.map(({ model, kind }) => [model, kind === "program" ? `${model} (in the program)` : model]);
+  const first = all.some(({ model }) => model === wanted) ? wanted : all[0]?.model;
+  const choose = doing(async (model) => {
+    localStorage.setItem("model", model);
+    onmodel(await read("/api/model", { model }));
+  });
+  const input = select(names, first, () => choose(input.value));
+  if (first) await choose(first);
+  return field("Model", input);
+}
+
+/** A place for an image: a file that is dropped or chosen, one of the training set, or one of a job. */
+export function imageChoice(model, onimage) {
+  const picture = h("img", { className: "picture", alt: "", width: 64, height: 64 });
+  const show = (image) => {
+    picture.src = `/api/image?${query({ model: model(), ...image })}`;
+    picture.alt = "The chosen image, as the model takes it";
+    onimage(image);
+  };
+  const upload = doing(async (file) => {
+    const { upload: number } = await sendFile("/api/uploads", file);
+    show({ upload: number });
+  });
+  const file = h("input", { type: "file", accept: "image/*", onchange: () => file.files[0] && upload(file.files[0]) });
+  const index = h("input", { type: "number", min: 0, value: 0, ariaLabel: "Number in the set" });
+  const drop = h("div", {
+    className: "drop",
+    ondragover: (event) => { event.preventDefault(); drop.classList.add("over"); },
+    ondragleave: () => drop.classList.remove("over"),
+    ondrop: (event) => {
+      event.preventDefault();
+      drop.classList.remove("over");
+      if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+    },
+  }, "Drop an image here, or ", file);
+  const element = h("div", { className: "form" }, picture, drop,
+    h("div", { className: "row small" }, "or number", index, h("button", { type: "button", onclick: () => show({ data: Number(index.value) }) }, "of the data")));
+  return { element, show };
+}

@@ -1,0 +1,187 @@
+// Training runs: curves while they grow, samples over the steps, configurations and their differences, checkpoints; a new run.
+
+import { ask, bytes, cancel, command, doing, duration, field, follow, h, number, plot, query, read, select, send, tell } from "/page.js";
+
+const CURVES = [
+  ["Loss", [["loss", (r) => r.loss]]],
+  ["Loss by quarter of the chain", [0, 1, 2, 3].map((q) => [["first quarter", "second", "third", "last"][q], (r) => r.loss_q[q]])],
+  ["Norm of the gradient", [["gradient norm", (r) => r.gradient_norm]]],
+  ["Learning rate", [["learning rate", (r) => r.learning_rate]]],
+  ["Images per second", [["images/s", (r) => r.images_per_second]]],
+  ["Bits/dim of held-out images", [["bits/dim", (r) => r.held_out ?? null]]],
+  ["Fréchet distance", [["Fréchet distance", (r) => r.frechet_distance ?? null]]],
+];
+
+/** An exponential moving average, which a missing value does not change. */
+function smoothed(values, share) {
+  let mean = null;
+  return values.map((value) => {
+    if (value === null || share === 0) return value;
+    mean = mean === null ? value : share * mean + (1 - share) * value;
+    return mean;
+  });
+}
+
+export async function runs(place, about) {
+  const followed = new Map();
+  const chosen = new Map();
+  let ended = false;
+  const curves = h("div", { className: "card" });
+  const details = h("div");
+  const list = h("ul", { className: "runs" });
+  const smooth = h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0, oninput: () => draw() });
+  const log = h("input", { type: "checkbox", onchange: () => draw() });
+  const logX = h("input", { type: "checkbox", onchange: () => draw() });
+  const which = select(CURVES.map(([name], i) => [String(i), name]), "0", () => draw());
+  const chart = h("div", { className: "plot" });
+
+  function draw() {
+    const [, parts] = CURVES[Number(which.value)];
+    const steps = [...new Set([...chosen.values()].flatMap((run) => run.records.map((r) => r.step)))].sort((a, b) => a - b);
+    const series = [...chosen].flatMap(([name, run]) => {
+      const at = new Map(run.records.map((record) => [record.step, record]));
+      return parts.map(([label, value]) => {
+        const values = steps.map((step) => (at.has(step) ? value(at.get(step)) : null));
+        return [chosen.size > 1 ? `${name}: ${label}` : label, smoothed(values, Number(smooth.value))];
+      });
+    });
+    chart.replaceChildren();
+    if (!steps.length) chart.append(h("p", { className: "quiet" }, chosen.size ? "No step is logged yet." : "Choose a run."));
+    else if (series.every(([, values]) => values.every((value) => value === null))) {
+      chart.append(h("p", { className: "quiet" }, "These runs did not measure it: train.evaluate_every sets how often they do."));
+    } else plot(chart, { x: steps, series, log: log.checked, logX: logX.checked, xLabel: "step", height: 320, points: steps.length < 40 });
+  }
+
+  let drawing = 0;
+  /** Follows a run, and draws at most twice a second however fast it grows. */
+  function choose(name) {
+    if (chosen.has(name)) {
+      followed.get(name)();
+      chosen.delete(name);
+      followed.delete(name);
+    } else {
+      const run = { records: [], details: null };
+      chosen.set(name, run);
+      followed.set(name, follow(`/api/run/events?${query({ run: name })}`, (event) => {
+        const first = run.details === null;
+        run.records.push(...event.records);
+        run.details = event.run;
+        if (first || event.records.length) {
+          clearTimeout(drawing);
+          drawing = setTimeout(draw, first ? 0 : 200);
+        }
+        if (first || event.records.length || event.run.samples.length !== run.samples) show(name);
+        run.samples = event.run.samples.length;
+      }));
+    }
+    mark();
+    draw();
+    show([...chosen.keys()].at(-1));
+  }
+
+  let at = null;
+  /** Describes a run; where two are chosen, also how their configurations differ. */
+  function show(name) {
+    const run = chosen.get(name);
+    if (!run?.details) {
+      if (!chosen.size) details.replaceChildren();
+      return;
+    }
+    const { details: about } = run;
+    const samples = about.samples;
+    const picture = h("img", { className: "picture", alt: "" });
+    const caption = h("figcaption");
+    const slider = h("input", { type: "range", min: 0, max: Math.max(0, samples.length - 1), step: 1, ariaLabel: "Step of the samples", oninput: () => turn(Number(slider.value)) });
+    const turn = (i) => {
+      at = i;
+      picture.src = `/api/run/samples?${query({ run: name, step: samples[i] })}`;
+      picture.alt = `Samples of ${name} after ${samples[i]} steps`;
+      caption.textContent = `step ${samples[i]}`;
+    };
+    const others = [...chosen].filter(([other, { details }]) => other !== name && details);
+    details.replaceChildren(
+      h("div", { className: "card" }, h("h2", {}, name),
+        h("p", { className: about.trains ? "live" : "" }, `step ${about.step} of ${about.steps}`,
+          about.trains && about.seconds_left !== null ? `, ${duration(about.seconds_left)} left` : about.trains ? "" : ", not training now"),
+        h("p", { className: "quiet small" }, `loss ${number(about.loss)} · bits/dim ${number(about.held_out)} · Fréchet distance ${number(about.frechet_distance)}`)),
+      h("div", { className: "pair" },
+        h("div", { className: "card" }, h("h3", {}, "Samples while it trains"),
+          samples.length ? h("figure", {}, picture, caption, slider) : h("p", { className: "quiet" }, "None yet."),
+          h("p", {}, h("a", { href: `#generate/${encodeURIComponent(name)}` }, "Generate with this model"))),
+        h("div", { className: "card scroll" }, h("h3", {}, "Checkpoints"),
+          about.checkpoints.length ? h("table", {}, about.checkpoints.map((c) => h("tr", {}, h("td", {}, `step ${c.step}`), h("td", {}, c.best ? "best" : ""), h("td", { className: "number" }, bytes(c.bytes))))) : h("p", { className: "quiet" }, "None yet."))),
+      ...others.map(([other, { details: theirs }]) => h("div", { className: "card scroll" }, h("h3", {}, `What differs from ${other}`), difference(about.keys, theirs.keys, name, other))),
+      h("details", { className: "card" }, h("summary", {}, "Configuration"), h("pre", {}, about.config)));
+    if (samples.length) {
+      slider.value = at !== null && at < samples.length - 1 ? at : samples.length - 1;
+      turn(Number(slider.value));
+    }
+  }
+
+  function difference(keys, theirs, name, other) {
+    const [a, b] = [new Map(keys), new Map(theirs)];
+    const all = [...new Set([...a.keys(), ...b.keys()])].filter((key) => a.get(key) !== b.get(key));
+    if (!all.length) return h("p", { className: "quiet" }, "Nothing: the configurations are equal.");
+    return h("table", {}, h("tr", {}, h("th", {}, "key"), h("th", {}, name), h("th", {}, other)),
+      all.map((key) => h("tr", {}, h("td", {}, key), h("td", {}, a.get(key) ?? "–"), h("td", {}, b.get(key) ?? "–"))));
+  }
+
+  const mark = () => list.querySelectorAll("button").forEach((button) => { button.ariaPressed = String(chosen.has(button.dataset.run)); });
+  let known = "";
+  const refresh = async () => {
+    const all = await read("/api/runs");
+    const state = JSON.stringify(all.map(({ run, step, trains }) => [run, step, trains]));
+    if (state === known || ended) return;
+    known = state;
+    list.replaceChildren(...all.map((run) => {
+      const button = h("button", { onclick: () => choose(run.run) }, run.run);
+      button.dataset.run = run.run;
+      return h("li", {}, button, h("span", { className: `quiet small ${run.trains ? "live" : ""}` }, `${run.step} of ${run.steps}`));
+    }));
+    if (!all.length) list.append(h("li", { className: "quiet" }, `No run below ${about.folder} yet. Start one here, or with ddpm train.`));
+    mark();
+    if (all.length && !chosen.size) choose(all[0].run);
+  };
+  place.append(h("div", { className: "columns" },
+    h("div", {}, h("div", { className: "card" }, h("h2", {}, "Runs"), list), newRun(about, () => refresh().catch(tell))),
+    h("div", {}, curves, details)));
+  curves.append(h("div", { className: "row" }, which, h("label", { className: "line" }, log, "log y"), h("label", { className: "line" }, logX, "log x"),
+    h("label", { className: "line" }, "smooth", smooth), h("span", { className: "quiet small" }, "drag to zoom, double-click to reset")), chart);
+  draw();
+  await refresh();
+  const timer = setInterval(() => refresh().catch(() => {}), 2000);
+  return () => {
+    ended = true;
+    clearInterval(timer);
+    followed.forEach((end) => end());
+  };
+}
+
+/** The form of a new run. */
+function newRun(about, started) {
+  const name = h("input", { required: true, value: "runs/studio", spellcheck: false });
+  const preset = select(about.presets, "fashion", () => {});
+  const steps = h("input", { type: "number", min: 1, placeholder: "of the preset" });
+  const data = h("input", { placeholder: "of the preset", spellcheck: false });
+  const more = h("textarea", { rows: 3, placeholder: "train.batch_size=32\ntrain.sample_every=100", spellcheck: false });
+  const state = h("div");
+  const request = () => {
+    const set = more.value.split("\n").map((line) => line.trim()).filter(Boolean);
+    if (steps.value) set.push(`train.steps=${steps.value}`);
+    if (data.value) set.push(`data.path=${data.value}`);
+    return { kind: "train", run: name.value, preset: preset.value, set };
+  };
+  const begin = doing(async (event) => {
+    event.preventDefault();
+    await ask(request(), (job) => {
+      const running = job.status === "running";
+      const say = (text) => h("button", { type: "button", onclick: doing(() => send(`/api/jobs/${job.id}/command`, { command: text })) }, `${text} now`);
+      state.replaceChildren(h("p", { className: job.error ? "error" : "quiet small" }, job.error ?? job.message ?? job.status),
+        running ? h("div", { className: "row" }, h("button", { type: "button", onclick: () => cancel(job.id) }, "Stop and save"), say("Save"), say("Sample")) : "", command(job.command));
+    });
+    setTimeout(started, 1500);
+  });
+  return h("details", { className: "card", open: true }, h("summary", {}, "New run"),
+    h("form", { onsubmit: begin }, field("Folder, below the studio's", name), field("Preset", preset), field("Steps", steps),
+      field("Images: a folder or an archive", data), field("Other keys, one in each line", more), h("button", { className: "main" }, "Train"), state));
+}
