@@ -18,6 +18,7 @@ ROWS = [
     ["evaluate"],
     ["train"],
     ["ddpm"],
+    ["studio"],
     ["cli"],
 ]
 SAYS = {
@@ -34,6 +35,7 @@ SAYS = {
     "evaluate": "bits/dim, sample quality",
     "train": "configuration, trainer, observers",
     "ddpm": "the facade",
+    "studio": "the page in the browser",
     "cli": "the program",
 }
 WIDTH, HEIGHT, GAP, ROW = 176, 52, 16, 92

@@ -57,7 +57,7 @@ pub struct ClassifierArgs {
     #[arg(long, value_name = "PATH")]
     extra: Option<PathBuf>,
     /// The file to write: a .safetensors
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_parser = values::safetensors, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,

@@ -129,7 +129,7 @@ struct BoundArgs {
     #[arg(long, conflicts_with_all = ["steps", "timesteps"], value_name = "FILE")]
     denoising: Option<PathBuf>,
     /// Draw the rate–distortion curve: a PNG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_parser = values::png, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
 

@@ -162,7 +162,7 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm export runs/fashion -o fashion-ddpm\n  \
     ddpm export runs/fashion/checkpoints/best -o fashion-best\n  \
-    ddpm export fashion -o fashion --half                       the model in this program, weights in f16\n  \
+    ddpm export fashion -o clothes --half                       the model in this program, weights in f16\n  \
     ddpm export runs/fashion -o longer --ema-length 0.15        an average of another length\n  \
     ddpm export mine -o mine.pt                                 network.load_state_dict(torch.load(\"mine.pt\"))")]
 pub struct ExportArgs {

@@ -36,7 +36,7 @@ pub struct InspectArgs {
     /// Images, a model or a classifier. Defaults to the built-in images
     path: Option<PathBuf>,
     /// The contact sheet of a set of images: a PNG. Defaults to contact-sheet.png
-    #[arg(short, long, value_name = "FILE", help_heading = "Images")]
+    #[arg(short, long, value_parser = values::png, value_name = "FILE", help_heading = "Images")]
     output: Option<PathBuf>,
     /// Height and width to which images are resized first: 32 or 32x48
     #[arg(long, alias = "resolution", value_parser = values::size, value_name = "SIZE", help_heading = "Images")]

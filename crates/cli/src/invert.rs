@@ -37,7 +37,7 @@ pub struct InvertArgs {
     #[arg(long, value_parser = values::two_or_more, value_name = "K")]
     steps: Option<usize>,
     /// Draw each image, its latents and its reconstruction: a PNG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_parser = values::png, value_name = "FILE")]
     sheet: Option<PathBuf>,
     #[command(flatten)]
     image_args: ImageArgs,

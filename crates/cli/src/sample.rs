@@ -147,7 +147,7 @@ struct TrajectoryArgs {
     #[arg(long, alias = "progress")]
     animate: bool,
     /// Draw the trajectory of the first 8 images, x_t above its prediction of the image, from left to right: a PNG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_parser = values::png, value_name = "FILE")]
     sheet: Option<PathBuf>,
 }
 

@@ -1,5 +1,7 @@
 //! Parsers of values. Those of a fixed set list it in errors, help and completions.
 
+use std::path::PathBuf;
+
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ddpm::data::Fit;
 use ddpm::diffusion::{BetaSchedule, Churn, Clip, Prediction, TimestepGrid, TimestepSpacing, Variance};
@@ -51,6 +53,26 @@ pub fn prediction() -> impl TypedValueParser<Value = Prediction> {
 /// `--fit`.
 pub fn fit() -> impl TypedValueParser<Value = Fit> {
     one_of(&[("crop", Fit::Crop), ("pad", Fit::Pad)], &[])
+}
+
+/// Parses the path of a file that is written as PNG, whatever its name: another extension would be wrong.
+pub fn png(text: &str) -> Result<PathBuf, String> {
+    written_as(text, "png")
+}
+
+/// Parses the path of a file that is written as safetensors.
+pub fn safetensors(text: &str) -> Result<PathBuf, String> {
+    written_as(text, "safetensors")
+}
+
+fn written_as(text: &str, format: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        Some(other) if !other.eq_ignore_ascii_case(format) => {
+            Err(format!("the file is written as {format}; give it a name that ends in .{format}"))
+        }
+        _ => Ok(path),
+    }
 }
 
 /// Parses a number that is at least 1.

@@ -339,3 +339,31 @@ fn a_pipe_in_the_place_of_any_file_of_a_set_does_not_hang() {
         }
     }
 }
+
+/// A picture in a file of another extension would be one that its viewer does not open.
+#[test]
+fn files_have_the_extension_of_what_is_written() {
+    let place = Place::new();
+    for words in [
+        &["sample", "-n", "1", "--sheet", "s.jpg"][..],
+        &["evaluate", "fashion", "--plot", "rd.jpg"],
+        &["invert", "fashion", "x.png", "--sheet", "there.webp"],
+        &["inspect", "x", "-o", "sheet.jpg"],
+    ] {
+        fails(place.ddpm(words), 2, &["is written as png", ".png"]);
+    }
+    fails(place.ddpm(&["classifier", "-o", "x.txt"]), 2, &["is written as safetensors"]);
+}
+
+#[test]
+fn a_folder_that_stands_in_for_the_model_in_the_program_is_said() {
+    let place = Place::new();
+    place.ddpm(&["export", "fashion", "-o", "fashion"]).assert().success();
+    let said = predicates::str::contains("fashion is the folder of this name here, not the model in this program");
+    place
+        .ddpm(&["sample", "fashion", "-n", "1", "--steps", "2", "-o", "x.png"])
+        .assert()
+        .success()
+        .stderr(said.clone());
+    place.ddpm(&["sample", "-n", "1", "--steps", "2", "-o", "y.png"]).assert().success().stderr(said);
+}

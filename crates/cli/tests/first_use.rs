@@ -227,3 +227,27 @@ fn a_grid_is_not_one_sample() {
     place.ddpm(&["sample", "run", "-n", "4", "-q", "-o", "grid.png"]).assert().success();
     fails(place.ddpm(&["evaluate", "grid.png"]), 1, &["grid.png", "is a grid of samples", ".npz"]);
 }
+
+#[test]
+fn a_studio_says_where_its_page_is_and_ends_at_a_signal() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let place = Place::new();
+    let command = place.ddpm(&["studio", "--port", "0"]);
+    let mut studio = std::process::Command::new(command.get_program());
+    studio.args(command.get_args()).current_dir(place.path(""));
+    let mut studio = studio.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(studio.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    assert!(address.starts_with("127.0.0.1:"), "{url}");
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.contains("<title>ddpm studio</title>"), "{page}");
+    let port = address.rsplit(':').next().unwrap();
+    fails(place.ddpm(&["studio", "--port", port]), 1, &["another program has this port", "--port"]);
+    fails(place.ddpm(&["studio", "nowhere", "--port", "0"]), 1, &["nowhere"]);
+    let ended = std::process::Command::new("kill").args(["-INT", &studio.id().to_string()]).status().unwrap();
+    assert!(ended.success() && studio.wait().unwrap().success());
+}

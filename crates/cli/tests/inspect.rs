@@ -7,7 +7,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "merge",
     "train",
     "sample",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 16] = [
     "predict",
     "schedule",
     "bench",
+    "studio",
     "completions",
     "man",
 ];

@@ -143,8 +143,10 @@ impl Preprocessing {
                 "the class {class} can be the one with this name, whose label is {other}, or the one with this label; write \
                  name:{class} or label:{class}"
             ))),
-            (_, Some(label)) | (Ok(label), None) => Ok(label),
-            (Err(_), None) => Err(unknown()),
+            (_, Some(label)) => Ok(label),
+            // Where all classes have names, others are none.
+            (Ok(label), None) if self.class_names().is_empty() || self.is_label(label) => Ok(label),
+            _ => Err(unknown()),
         }
     }
 
@@ -184,12 +186,12 @@ mod tests {
         let known = Preprocessing { id2label: (0..).zip(names).collect(), null_label: Some(4), ..Default::default() };
         let label = |class: &str| known.label(class).map_err(|error| error.to_string());
         // There is no label 10, so this is the name.
-        for (class, expected) in [("owl", 3), ("3", 3), ("10", 1), ("4", 4), ("name:0", 2), ("label:0", 0), ("7", 7)] {
+        for (class, expected) in [("owl", 3), ("3", 3), ("10", 1), ("4", 4), ("name:0", 2), ("label:0", 0)] {
             assert_eq!(label(class), Ok(expected), "{class}");
         }
         let ambiguous = label("0").unwrap_err();
         assert!(ambiguous.contains("name:0") && ambiguous.contains("label:0"), "{ambiguous}");
-        for wrong in ["Jai", "name:jai", "label:jay", "-1", ""] {
+        for wrong in ["7", "Jai", "name:jai", "label:jay", "-1", ""] {
             assert!(label(wrong).unwrap_err().contains("unknown class"), "{wrong}");
         }
         assert!(label("Jai").unwrap_err().contains("the classes are jay, "));

@@ -31,7 +31,7 @@ use crate::picture::{Pixels, text_of};
 use crate::requests::{ImageRef, JobRequest};
 use crate::runs;
 use crate::understand::{self, ScheduleQuery};
-use crate::work::image_of;
+use crate::work::{image_of, upload_path};
 
 /// The bytes of an upload.
 const MOST_UPLOAD: usize = 32 << 20;
@@ -356,7 +356,7 @@ async fn job_frame(
 async fn upload(Shared(state): Shared<State>, bytes: Bytes) -> Answer {
     blocking(move || {
         let number = state.uploaded.fetch_add(1, Ordering::Relaxed) + 1;
-        let path = |number: u64| state.uploads.join(number.to_string());
+        let path = |number: u64| upload_path(&state.uploads, number);
         std::fs::write(path(number), &bytes).map_err(|error| Failure::internal(error.to_string()))?;
         let check = || -> Answer<(usize, usize)> {
             let set = ddpm::data::open(&path(number), &ddpm::data::ReadOptions::default())

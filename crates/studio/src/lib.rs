@@ -124,7 +124,7 @@ impl Studio {
     }
 
     /// Returns a function that ends [`Studio::serve`], from any thread. Jobs are cancelled; a training run saves a checkpoint first.
-    pub fn ender(&self) -> impl Fn() + Send + 'static {
+    pub fn ender(&self) -> impl Fn() + Send + Sync + 'static {
         let queue = self.queue.clone();
         move || queue.end()
     }

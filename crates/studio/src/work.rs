@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -202,11 +202,16 @@ impl Places<'_> {
     }
 }
 
+/// Returns the file of an upload. Its contents decide how it is read, but only pictures have this extension.
+pub fn upload_path(uploads: &Path, number: u64) -> PathBuf {
+    uploads.join(format!("{number}.png"))
+}
+
 /// Returns the image of a request, as a model takes it.
 pub fn image_of(queue: &Queue, uploads: &Path, pipeline: &Pipeline, image: &ImageRef) -> Result<Images, Failure> {
     let signature = pipeline.network.signature();
     let images = match *image {
-        ImageRef::Upload { upload } => pipeline.read_images(&[uploads.join(upload.to_string())], None)?,
+        ImageRef::Upload { upload } => pipeline.read_images(&[upload_path(uploads, upload)], None)?,
         ImageRef::Job { job, image } => {
             let all = queue.images(job)?;
             if image >= all.n {

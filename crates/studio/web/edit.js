@@ -1,6 +1,6 @@
 // Editing: fill in what is painted over, image-to-image, mixtures of two images, and an image's noise.
 
-import { ask, doing, field, h, imageChoice, modelChoice, number, query } from "/page.js";
+import { ask, doing, field, h, imageChoice, modelChoice, number, query, slider } from "/page.js";
 import { trajectory } from "/generate.js";
 
 export async function edit(place, about, wanted) {
@@ -78,12 +78,7 @@ export async function edit(place, about, wanted) {
 
   const [n, seed, steps, resample] = [["number", 4], ["number", 0], ["number", 100], ["number", 1]].map(([type, value]) => h("input", { type, min: 0, value }));
   const cls = h("select");
-  const slider = (value) => {
-    const output = h("output", {}, value);
-    const input = h("input", { type: "range", min: 0, max: 999, value, oninput: () => { output.textContent = input.value; } });
-    return { input, element: h("label", {}, "t = ", output, input) };
-  };
-  const [noise, mix] = [slider(500), slider(500)];
+  const [noise, mix] = [500, 500].map((value) => slider("t =", { min: 0, max: 999, value }));
   const need = (given, what) => { if (!given) throw new Error(`choose ${what} first`); return given; };
   const label = () => (cls.value === "" ? undefined : Number(cls.value));
   const run = (request) => doing(async () => {

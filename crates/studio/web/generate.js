@@ -1,6 +1,6 @@
 // Images from noise: they appear while they are computed, and the way of each can be replayed.
 
-import { ask, cancel, command, doing, field, h, isFinished, modelChoice, number, query, read, select, sendFile } from "/page.js";
+import { ask, cancel, command, doing, field, h, isFinished, modelChoice, number, read, select, sendFile, slider } from "/page.js";
 
 /** Shows a job: its images while they are made, then the whole way from noise. `onpick` gets the number of an image. */
 export function trajectory({ onpick } = {}) {
@@ -109,12 +109,11 @@ export async function generate(place, about, wanted) {
   const sampler = h("select");
   const steps = h("input", { type: "number", min: 1, max: 4000 });
   const grid = select([["", "of the sampler"], "log-snr", "uniform", "quadratic", "karras"], "", () => {});
-  const guidance = h("input", { type: "range", min: 0, max: 6, step: 0.1, value: 1, oninput: () => { amount.textContent = guidance.value; } });
-  const amount = h("output", {}, "1");
+  const guidance = slider("Guidance", { min: 0, max: 6, step: 0.1, value: 1 });
   const from = h("input", { type: "number", min: 0, placeholder: "0" });
   const to = h("input", { type: "number", min: 0, placeholder: "T" });
   const classes = h("select", { multiple: true, size: 5 });
-  const ofGuidance = h("div", { className: "form" }, h("label", {}, "Guidance ", amount, guidance), h("div", { className: "half" }, field("from t", from), field("to t", to)));
+  const ofGuidance = h("div", { className: "form" }, guidance.element, h("div", { className: "half" }, field("from t", from), field("to t", to)));
   const result = trajectory({ onpick: pick });
   const below = h("div");
   const results = h("div", { className: "card" }, result.element);
@@ -124,8 +123,8 @@ export async function generate(place, about, wanted) {
     sampler.replaceChildren(...select([["", `of the model: ${info.sampler}`], ...about.samplers], "", () => {}).children);
     steps.value = "";
     steps.placeholder = info.steps ?? info.sampling?.steps ?? "of the sampler";
-    guidance.value = info.sampling?.guidance ?? 1;
-    amount.textContent = guidance.value;
+    sampler.value = "";
+    guidance.set(info.sampling?.guidance ?? 1);
     ofGuidance.hidden = !info.guides;
     classes.parentElement.hidden = !info.classes.length;
     classes.replaceChildren(...info.classes.map((name, i) => h("option", { value: i }, name)));
@@ -136,7 +135,7 @@ export async function generate(place, about, wanted) {
     const all = { kind: "generate", model: model.model, n: Number(n.value), seed: Number(seed.value), sampler: sampler.value || undefined,
       steps: value(steps), grid: grid.value || undefined, classes: chosen.length ? chosen : undefined };
     if (model.guides) {
-      all.guidance = Number(guidance.value);
+      all.guidance = Number(guidance.input.value);
       if (from.value !== "" || to.value !== "") all.guidance_interval = [value(from) ?? 0, value(to) ?? model.timesteps];
     }
     return all;
@@ -150,8 +149,7 @@ export async function generate(place, about, wanted) {
   /** Offers what can be done with an image of the result. */
   function pick(job, i) {
     if (job.request.kind !== "generate") return;
-    const t = h("input", { type: "range", min: 0, max: model.timesteps - 1, value: Math.round(model.timesteps * 0.6), oninput: () => { at.textContent = t.value; } });
-    const at = h("output", {}, t.value);
+    const t = slider("Noise it to t =", { min: 0, max: model.timesteps - 1, value: Math.round(model.timesteps * 0.6) });
     const other = select(about.samplers, "ddim", () => {});
     const place = h("div");
     const draw = (more) => doing(async () => {
@@ -164,8 +162,8 @@ export async function generate(place, about, wanted) {
       h("div", { className: "pair" },
         h("figure", {}, h("img", { className: "picture", alt: `Image ${i + 1}`, src: `/api/jobs/${job.id}/image/${i}` }), h("figcaption", {}, `seed ${job.request.seed}, number ${job.request.first + i}`)),
         h("div", { className: "form" },
-          h("label", {}, "Noise it to t = ", at, t),
-          h("button", { type: "button", onclick: () => draw({ n: 9, first: 0, seed: job.request.seed + 1, classes: label, from: { job: job.id, image: i }, at: Number(t.value) })() }, "Nine variations from there"),
+          t.element,
+          h("button", { type: "button", onclick: () => draw({ n: 9, first: 0, seed: job.request.seed + 1, classes: label, from: { job: job.id, image: i }, at: Number(t.input.value) })() }, "Nine variations from there"),
           field("The same seed with another sampler", other),
           h("button", { type: "button", onclick: () => draw({ sampler: other.value, grid: undefined, steps: job.request.steps })() }, "Draw beside it"),
           h("a", { href: `#edit/${job.id}:${i}` }, "Edit this image"))), place));

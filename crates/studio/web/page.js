@@ -119,6 +119,17 @@ export function duration(seconds) {
 
 export const bytes = (value) => (value < 1e6 ? `${Math.round(value / 1e3)} kB` : value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(2)} GB`);
 
+/** A slider with its value beside its name. `oninput` gets the value. */
+export function slider(text, { oninput = () => {}, ...attributes }) {
+  const output = h("output", {}, attributes.value);
+  const input = h("input", { type: "range", ...attributes, oninput: () => {
+    output.textContent = input.value;
+    oninput(input.value);
+  } });
+  const set = (value) => { input.value = value; output.textContent = input.value; };
+  return { input, set, element: h("label", {}, h("span", {}, text, " ", output), input) };
+}
+
 /** A labelled field. */
 export const field = (text, input) => h("label", {}, text, input);
 
@@ -129,15 +140,15 @@ export const select = (options, value, onchange) => {
 
 /** Curves: uPlot with this page's colors. `series` are [label, values]. */
 export function plot(place, { x, series, log, logX, xLabel, height = 260, points }) {
-  const style = getComputedStyle(document.documentElement);
-  const color = (name) => style.getPropertyValue(name);
   const text = matchMedia("(prefers-color-scheme: dark)").matches ? "#a0a4ab" : "#5d6066";
   const colors = ["#3b7dd8", "#d9822b", "#2fa84f", "#a35bd0", "#c8434b", "#1aa3a3", "#8a7a2a", "#777"];
+  // Powers of ten alone have a label on a logarithmic axis.
+  const power = (value) => (Number.isInteger(Math.round(Math.log10(value) * 1e6) / 1e6) ? `1e${Math.round(Math.log10(value))}` : "");
   const axis = { stroke: text, grid: { stroke: "#8883", width: 1 }, ticks: { stroke: "#8883" } };
   const chart = new uPlot({
     width: Math.max(220, place.clientWidth || 600), height,
     scales: { x: { time: false, distr: logX ? 3 : 1 }, y: { distr: log ? 3 : 1 } },
-    axes: [{ ...axis, label: xLabel, labelSize: 18, size: 34 }, { ...axis, size: 62 }],
+    axes: [{ ...axis, label: xLabel, labelSize: 18, size: 34 }, { ...axis, size: 62, ...(log ? { values: (_, splits) => splits.map((value) => (value === null ? "" : power(value))), grid: { show: false } } : {}) }],
     series: [{ label: xLabel ?? "x" }, ...series.map(([label], i) => ({
       label, stroke: colors[i % colors.length], width: 1.6, spanGaps: true, points: { show: points ?? false },
     }))],
@@ -148,7 +159,6 @@ export function plot(place, { x, series, log, logX, xLabel, height = 260, points
     else chart.setSize({ width: Math.max(220, place.clientWidth), height });
   });
   observer.observe(place);
-  void color;
   return chart;
 }
 
@@ -175,7 +185,7 @@ export async function modelChoice(onmodel, wanted) {
 
 /** A place for an image: a file that is dropped or chosen, one of the training set, or one of a job. */
 export function imageChoice(model, onimage) {
-  const picture = h("img", { className: "picture", alt: "", width: 64, height: 64 });
+  const picture = h("img", { className: "small picture", alt: "" });
   const show = (image) => {
     picture.src = `/api/image?${query({ model: model(), ...image })}`;
     picture.alt = "The chosen image, as the model takes it";

@@ -11,6 +11,7 @@ use crate::config::{ConfigChange, TrainingConfig};
 use crate::event::Event;
 use crate::images_digest::ImagesDigest;
 use crate::observer::Context;
+use crate::records;
 use crate::state::TrainState;
 
 /// The number of roll-backs after which a run ends.
@@ -88,6 +89,9 @@ pub(crate) fn resume(
         if let Some(difference) = before.and_then(|before| before.difference(&digest)) {
             context.warn(format!("the images are not those that the run was trained on: {difference}"))?;
         }
+    } else if !records::read(context.folder(), u64::MAX)?.is_empty() {
+        let message = "the run was interrupted before its first checkpoint, and begins again".to_owned();
+        context.emit(Event::Notice { message })?;
     }
     context.session.trainer.state_mut().images = Some(digest);
     Ok(())

@@ -65,6 +65,10 @@ pub fn locate(path: impl AsRef<Path>) -> Result<ModelFiles> {
         return Ok(locate_folder(&builtin::folder()?)?.with_note(note));
     }
     match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() && path.as_os_str() == builtin::NAME => {
+            let note = format!("{} is the folder of this name here, not the model in this program", builtin::NAME);
+            Ok(locate_folder(path)?.with_note(note))
+        }
         Ok(metadata) if metadata.is_dir() => locate_folder(path),
         Ok(_) => {
             file::open(path)?;

@@ -178,12 +178,12 @@ pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str>
     candidates.iter().filter_map(|c| Some((distance(word, c)?, *c))).min().map(|(_, c)| c)
 }
 
-/// Returns the edit distance of two words, if it is small enough; a part of a word counts as 1.
+/// Returns the edit distance of two words, if it is small enough; a part of a word counts as 2.
 fn distance(given: &str, known: &str) -> Option<usize> {
     let (given, known) = (given.to_lowercase(), known.to_lowercase());
     let edits = strsim::damerau_levenshtein(&given, &known);
     if edits > 1 && given.len() > 2 && known.contains(&given) {
-        return Some(1);
+        return Some(2);
     }
     (edits <= (given.len() / 3).clamp(1, 4)).then_some(edits)
 }

@@ -135,6 +135,7 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
         ("diffusion.steps", "train.steps"),
         ("smaple.steps", "sample.steps"),
         ("train.lr", "train.learning_rate"),
+        ("train.step", "train.steps"),
         ("lr", "train.learning_rate"),
         ("diffusion.beta_schedule", "diffusion.schedule"),
         ("model.ch_mult", "model.block_out_channels"),

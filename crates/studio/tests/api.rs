@@ -1,0 +1,247 @@
+//! The API as a client sees it: jobs, runs, images, and requests of strangers.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{Served, training};
+use ddpm::PipelineExt;
+use serde_json::Value;
+
+const GENERATE: &str = r#"{"kind": "generate", "model": "fashion", "n": 3, "seed": 5, "steps": 3, "classes": [7]}"#;
+
+#[test]
+fn images_are_those_of_the_library_and_can_be_made_again() {
+    let studio = Served::new();
+    let job = studio.finished(studio.job(GENERATE));
+    assert_eq!(job["status"], "done", "{job}");
+    assert_eq!(job["command"], "ddpm sample fashion -n 3 --seed 5 --steps 3 --labels 7 -o grid.png");
+    assert_eq!((job["shape"].to_string(), job["frames"].as_array().unwrap().len()), ("[3,32,32,1]".to_owned(), 3));
+
+    let folder = ddpm::weights::builtin::folder().unwrap();
+    let pipeline = ddpm::Pipeline::load(folder, &ddpm::Device::flex()).unwrap();
+    let expected = pipeline.sample(3).seed(5).steps(3).labels([7]).run().unwrap().bytes();
+    let picture = studio.get("/api/jobs/1/images");
+    assert!(picture.head.contains("content-type: image/png"), "{}", picture.head);
+    std::fs::write(studio.place.path().join("grid.png"), &picture.body).unwrap();
+    let grid = ddpm::data::open(&studio.place.path().join("grid.png"), &Default::default()).unwrap();
+    assert_eq!((grid.height(), grid.width()), (64, 64));
+    let pixels = grid.read([0]).unwrap();
+    // The third image is at the bottom left.
+    let third: Vec<u8> = (0..32).flat_map(|y| pixels[(32 + y) * 64..][..32].to_vec()).collect();
+    assert!(third == expected[2 * 1024..]);
+    assert_eq!(studio.get("/api/jobs/1/image/2").status, 200);
+    assert_eq!(studio.get("/api/jobs/1/image/3").status, 404);
+    for which in ["x", "sample"] {
+        assert_eq!(studio.get(&format!("/api/jobs/1/frames/2/{which}")).status, 200);
+    }
+    assert_eq!(studio.get("/api/jobs/1/frames/3/x").status, 404);
+    assert_eq!(studio.get("/api/jobs/1/frames/0/y").status, 404);
+
+    let request = studio.request("POST", "/api/reproduce", "image/png", &picture.body).json();
+    let again = studio.finished(studio.job(&request.to_string()));
+    assert_eq!(studio.get(&format!("/api/jobs/{}/images", again["id"])).body, picture.body);
+    let other = studio.request("POST", "/api/reproduce", "image/png", b"no picture");
+    assert_eq!((other.status, other.error().contains("no request is inside")), (422, true));
+}
+
+#[test]
+fn images_are_edited() {
+    let studio = Served::new();
+    let made = studio.job(GENERATE);
+    studio.finished(made);
+    // An image of the job, uploaded.
+    let image = studio.get(&format!("/api/jobs/{made}/image/0")).body;
+    let upload = studio.request("POST", "/api/uploads", "image/png", &image).json();
+    assert_eq!((&upload["height"], &upload["width"]), (&Value::from(32), &Value::from(32)));
+    let as_taken = studio.get(&format!("/api/image?model=fashion&upload={}", upload["upload"]));
+    assert_eq!(as_taken.status, 200);
+    let mask = ["0".repeat(512), "1".repeat(512)].concat();
+    let inpaint = format!(
+        r#"{{"kind": "inpaint", "model": "fashion", "image": {{"upload": {}}}, "mask": "{mask}", "n": 2, "steps": 3, "class": 7}}"#,
+        upload["upload"]
+    );
+    let job = studio.finished(studio.job(&inpaint));
+    assert_eq!((job["status"].as_str(), job["shape"].to_string()), (Some("done"), "[2,32,32,1]".to_owned()), "{job}");
+    // What is not painted over stays.
+    let pixels = |bytes: &[u8]| {
+        let path = studio.place.path().join("part.png");
+        std::fs::write(&path, bytes).unwrap();
+        ddpm::data::open(&path, &Default::default()).unwrap().read([0]).unwrap()
+    };
+    let filled = pixels(&studio.get(&format!("/api/jobs/{}/image/1", job["id"])).body);
+    assert!(filled[..512] == pixels(&image)[..512] && filled[512..] != pixels(&image)[512..]);
+
+    for (request, shape) in [
+        (
+            r#"{"kind": "interpolate", "model": "fashion", "ends": [{"job": 1, "image": 0}, {"data": 3}], "at": 500, "frames": 4, "steps": 3}"#,
+            "[4,32,32,1]",
+        ),
+        (r#"{"kind": "invert", "model": "fashion", "image": {"job": 1, "image": 1}, "steps": 3}"#, "[3,32,32,1]"),
+        (
+            r#"{"kind": "generate", "model": "fashion", "n": 2, "steps": 6, "from": {"data": 0}, "at": 400}"#,
+            "[2,32,32,1]",
+        ),
+    ] {
+        let job = studio.finished(studio.job(request));
+        assert_eq!((job["status"].as_str(), job["shape"].to_string()), (Some("done"), shape.to_owned()), "{job}");
+    }
+    let inverted = studio.get("/api/jobs/4").json();
+    assert!(inverted["facts"]["rmse"][0].as_f64().unwrap() > 0.0, "{inverted}");
+
+    for (request, expected) in [
+        (r#"{"kind": "generate", "model": "nothing", "n": 1}"#, "nothing: there is no such file or folder"),
+        (r#"{"kind": "generate", "model": "fashion", "n": 1, "sampler": "dimm"}"#, "dimm"),
+        (r#"{"kind": "generate", "model": "fashion", "n": 1, "classes": [10]}"#, "no class 10"),
+        (r#"{"kind": "invert", "model": "fashion", "image": {"job": 99, "image": 0}}"#, "no job 99"),
+        (r#"{"kind": "inpaint", "model": "fashion", "image": {"data": 0}, "mask": "01"}"#, "the mask has 2 pixels"),
+        (r#"{"kind": "train", "run": "x", "set": ["train.stpes=1"]}"#, "train.steps"),
+        (r#"{"kind": "train", "run": "../x"}"#, "not a path below"),
+    ] {
+        let job = studio.finished(studio.job(request));
+        assert_eq!(job["status"], "failed", "{request}");
+        assert!(job["error"].as_str().unwrap().contains(expected), "{job}");
+    }
+}
+
+#[test]
+fn a_training_is_followed_commanded_and_continued() {
+    let studio = Served::new();
+    let id = studio.job(&training("runs/a", 100_000));
+    let start = Instant::now();
+    let records = loop {
+        let answer = studio.get("/api/run/records?run=runs/a&after=1");
+        if answer.status == 200 && answer.json().as_array().unwrap().len() > 3 {
+            break answer.json();
+        }
+        assert!(start.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(records[0]["step"], 2);
+    let listed = studio.get("/api/runs").json();
+    assert_eq!(
+        (&listed[0]["run"], &listed[0]["trains"], &listed[0]["steps"]),
+        (&"runs/a".into(), &true.into(), &100_000.into())
+    );
+    assert!(listed[0]["seconds_left"].as_f64().unwrap() > 0.0);
+    assert_eq!(studio.post(&format!("/api/jobs/{id}/command"), r#"{"command": "Save"}"#).status, 200);
+    assert_eq!(studio.post(&format!("/api/jobs/{id}/command"), r#"{"command": "Jump"}"#).status, 422);
+    // A job that waits is cancelled at once.
+    let waiting = studio.job(GENERATE);
+    assert_eq!(studio.get(&format!("/api/jobs/{waiting}")).json()["status"], "waiting");
+    assert_eq!(
+        studio.request("DELETE", &format!("/api/jobs/{waiting}"), "text/plain", b"").json()["status"],
+        "cancelled"
+    );
+    studio.request("DELETE", &format!("/api/jobs/{id}"), "text/plain", b"");
+    let job = studio.finished(id);
+    assert!(job["message"].as_str().unwrap().contains("stopped after"), "{job}");
+    assert_eq!(studio.post(&format!("/api/jobs/{id}/command"), r#"{"command": "Save"}"#).status, 409);
+
+    let details = studio.get("/api/run?run=runs/a").json();
+    let (step, steps) = (details["step"].as_u64().unwrap(), details["samples"].as_array().unwrap());
+    assert!(
+        details["checkpoints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|c| c["step"] == step && c["bytes"].as_u64() > Some(10_000))
+    );
+    assert!(details["config"].as_str().unwrap().contains("log_every = 1"));
+    assert!(details["keys"].as_array().unwrap().iter().any(|pair| pair[0] == "train.steps" && pair[1] == "100000"));
+    assert_eq!(details["trains"], false);
+    let grid = studio.get(&format!("/api/run/samples?run=runs/a&step={}", steps[0]));
+    assert_eq!((grid.status, &grid.body[1..4]), (200, &b"PNG"[..]));
+    assert_eq!(studio.get("/api/run/samples?run=runs/a&step=1").status, 404);
+    // It is a model now, and the run continues.
+    let models = studio.get("/api/models").json();
+    assert!(
+        models.as_array().unwrap().iter().any(|model| model["model"] == "runs/a" && model["kind"] == "run"),
+        "{models}"
+    );
+    assert_eq!(studio.get("/api/model?model=runs/a").json()["timesteps"], 50);
+    let more = studio.finished(studio.job(&training("runs/a", step as usize + 3)));
+    assert_eq!(more["status"], "done", "{more}");
+    assert_eq!(studio.get("/api/run?run=runs/a").json()["step"], step + 3);
+}
+
+/// Each event has the newest state, however slowly they are read.
+#[test]
+fn a_slow_client_holds_up_nothing() {
+    let studio = Served::new();
+    let id = studio.job(r#"{"kind": "generate", "model": "fashion", "n": 1, "steps": 200}"#);
+    let mut slow = TcpStream::connect(studio.address).unwrap();
+    write!(slow, "GET /api/jobs/{id}/events HTTP/1.1\r\nhost: {}\r\n\r\n", studio.address).unwrap();
+    let half_open: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(studio.address).unwrap();
+            stream.write_all(b"GET /api/about HTTP/1.1\r\nho").unwrap();
+            stream
+        })
+        .collect();
+    // Fifty clients at once, each with several requests.
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                for path in ["/", "/api/about", "/api/jobs", "/api/runs", "/api/schedule?name=linear"] {
+                    assert_eq!(studio.get(path).status, 200, "{path}");
+                }
+            });
+        }
+    });
+    assert_eq!(studio.finished(id)["status"], "done");
+    drop(half_open);
+    slow.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (mut text, mut bytes) = (String::new(), [0; 4096]);
+    while !text.contains(r#""status":"done""#) {
+        match slow.read(&mut bytes) {
+            Ok(read @ 1..) => text += &String::from_utf8_lossy(&bytes[..read]),
+            end => panic!("{end:?} after {text}"),
+        }
+    }
+}
+
+#[test]
+fn requests_of_strangers_are_refused() {
+    let studio = Served::new();
+    std::fs::write(studio.place.path().join("notes.txt"), "private").unwrap();
+    let host = studio.address;
+    let with = |head: &str| studio.raw(format!("{head}\r\nconnection: close\r\n\r\n").as_bytes()).status;
+    assert_eq!(with(&format!("GET / HTTP/1.1\r\nhost: {host}")), 200);
+    assert_eq!(with("GET / HTTP/1.1\r\nhost: evil.example"), 421);
+    assert_eq!(with(&format!("GET /api/jobs HTTP/1.1\r\nhost: {host}\r\norigin: http://evil.example")), 403);
+    assert_eq!(with(&format!("DELETE /api/jobs/1 HTTP/1.1\r\nhost: {host}\r\nsec-fetch-site: cross-site")), 403);
+    assert_eq!(with("nonsense"), 400);
+    for path in [
+        "/api/run?run=..",
+        "/api/run?run=%2e%2e%2f",
+        "/api/run?run=/etc",
+        "/api/run?run=notes.txt",
+        "/notes.txt",
+        "/../notes.txt",
+        "/api/nothing",
+    ] {
+        let answer = studio.get(path);
+        assert!([400, 404].contains(&answer.status), "{path}: {}", answer.status);
+        assert!(!answer.body.windows(7).any(|bytes| bytes == b"private"), "{path}");
+    }
+    assert_eq!(studio.post("/api/jobs", "{").status, 400);
+    assert!(
+        studio
+            .post("/api/jobs", r#"{"kind": "generate", "model": "fashion", "n": 100000}"#)
+            .error()
+            .contains("expected 1 to 64")
+    );
+    assert_eq!(studio.request("POST", "/api/jobs", "text/plain", GENERATE.as_bytes()).status, 415);
+    let large = vec![b' '; 3 << 20];
+    assert_eq!(studio.request("POST", "/api/jobs", "application/json", &large).status, 413);
+    assert_eq!(studio.request("POST", "/api/uploads", "image/png", &vec![0; 33 << 20]).status, 413);
+    let upload = studio.request("POST", "/api/uploads", "image/png", b"no picture");
+    assert_eq!(upload.status, 415);
+    assert!(!upload.error().contains("/tmp"), "{}", upload.error());
+    for header in ["content-security-policy", "x-content-type-options", "cache-control"] {
+        assert!(studio.get("/").head.contains(header), "{header}");
+    }
+}
