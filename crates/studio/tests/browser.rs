@@ -174,8 +174,8 @@ async fn a_visitor_trains_generates_replays_and_repairs() {
     let canvas = page.find(Locator::Css("canvas.draw")).await.unwrap();
     let (left, top, width, height) = canvas.rectangle().await.unwrap();
     let scrolled = number(&page, "scrollY").await;
-    let at = |x: f64, y: f64| ((left + x * width) as i64, (top - scrolled + y * height) as i64);
-    let moved = |(x, y): (i64, i64)| PointerAction::MoveTo { duration: Some(Duration::from_millis(30)), x, y };
+    let at = |x: f64, y: f64| (left + x * width, top - scrolled + y * height);
+    let moved = |(x, y): (f64, f64)| PointerAction::MoveTo { duration: Some(Duration::from_millis(30)), x, y };
     let mut stroke =
         MouseActions::new("mouse".into()).then(moved(at(0.3, 0.55))).then(PointerAction::Down { button: 0 });
     for i in 1..=8 {

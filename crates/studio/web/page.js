@@ -78,23 +78,44 @@ export const cancel = doing(async (id) => {
   listJobs();
 });
 
-let shown = "";
+const entries = new Map();
+/** An entry of the list of jobs. What changes is changed in place, so that a button keeps its focus. */
+function entry(job) {
+  const [status, message, error] = [h("span", { className: "quiet" }), h("div", { className: "quiet" }), h("div", { className: "error" })];
+  const bar = h("progress", { ariaLabel: "Progress" });
+  const stop = h("button", { onclick: () => cancel(job.id) }, job.request.kind === "train" ? "Stop and save" : "Cancel");
+  const name = `${job.id}. ${job.request.kind} ${job.request.run ?? job.request.model}`;
+  const element = h("div", { className: "job" }, h("div", { className: "row" }, h("strong", {}, name), status), bar, message, error, stop);
+  const update = (now) => {
+    status.textContent = now.status;
+    message.textContent = now.message ?? "";
+    error.textContent = now.error ?? "";
+    bar.hidden = now.status !== "running" || !now.total;
+    if (now.total) [bar.max, bar.value] = [now.total, now.done];
+    stop.hidden = isFinished(now);
+  };
+  return { element, update };
+}
+
 /** Draws the list of jobs. */
 export const listJobs = doing(async () => {
-  const jobs = await read("/api/jobs");
-  // Only what has changed is drawn, so that a button keeps its focus.
-  const state = JSON.stringify(jobs.map((job) => [job.id, job.status, job.done, job.message]));
-  if (state === shown) return;
-  shown = state;
-  const name = (job) => `${job.id}. ${job.request.kind} ${job.request.run ?? job.request.model}`;
-  const entry = (job) => h("div", { className: "job" },
-    h("div", { className: "row" }, h("strong", {}, name(job)), h("span", { className: "quiet" }, job.status)),
-    job.status === "running" && job.total > 0 && h("progress", { max: job.total, value: job.done, ariaLabel: "Progress" }),
-    job.message && h("div", { className: "quiet" }, job.message),
-    job.error && h("div", { className: "error" }, job.error),
-    !isFinished(job) && h("button", { onclick: () => cancel(job.id) }, job.request.kind === "train" ? "Stop and save" : "Cancel"));
-  document.getElementById("jobs").replaceChildren(h("h2", {}, "Jobs"),
-    ...(jobs.length ? jobs.slice(0, 12).map(entry) : [h("p", { className: "quiet small" }, "Nothing yet. One job is done at a time.")]));
+  const jobs = (await read("/api/jobs")).slice(0, 12);
+  const place = document.getElementById("jobs");
+  if (!place.firstChild) place.append(h("h2", {}, "Jobs"), h("p", { className: "quiet small" }, "Nothing yet. One job is done at a time."));
+  place.children[1].hidden = jobs.length > 0;
+  for (const [id, { element }] of entries) {
+    if (!jobs.some((job) => job.id === id)) {
+      element.remove();
+      entries.delete(id);
+    }
+  }
+  for (const job of jobs.toReversed()) {
+    if (!entries.has(job.id)) {
+      entries.set(job.id, entry(job));
+      place.children[1].after(entries.get(job.id).element);
+    }
+    entries.get(job.id).update(job);
+  }
 });
 
 /** A command line that can be copied. */

@@ -70,8 +70,11 @@ export async function runs(place, about) {
           clearTimeout(drawing);
           drawing = setTimeout(draw, first ? 0 : 200);
         }
-        if (first || event.records.length || event.run.samples.length !== run.samples) show(name);
-        run.samples = event.run.samples.length;
+        // The rest is drawn again only where it changes, so that a slider keeps its focus and its place.
+        const state = JSON.stringify([event.run.samples.length, event.run.checkpoints, event.run.trains]);
+        if (run.state !== state) show(name);
+        else if (shown === name) tellState(event.run);
+        run.state = state;
       }));
     }
     mark();
@@ -80,6 +83,17 @@ export async function runs(place, about) {
   }
 
   let at = null;
+  let shown = null;
+  const progress = h("p");
+  const values = h("p", { className: "quiet small" });
+  /** Says how far a run is. */
+  function tellState(run) {
+    progress.className = run.trains ? "live" : "";
+    const left = run.trains && run.seconds_left !== null ? `, ${duration(run.seconds_left)} left` : run.trains ? "" : ", not training now";
+    progress.textContent = `step ${run.step} of ${run.steps}${left}`;
+    values.textContent = `loss ${number(run.loss)} · bits/dim ${number(run.held_out)} · Fréchet distance ${number(run.frechet_distance)}`;
+  }
+
   /** Describes a run; where two are chosen, also how their configurations differ. */
   function show(name) {
     const run = chosen.get(name);
@@ -89,6 +103,8 @@ export async function runs(place, about) {
     }
     const { details: about } = run;
     const samples = about.samples;
+    shown = name;
+    tellState(about);
     const picture = h("img", { className: "picture", alt: "" });
     const caption = h("figcaption");
     const slider = h("input", { type: "range", min: 0, max: Math.max(0, samples.length - 1), step: 1, ariaLabel: "Step of the samples", oninput: () => turn(Number(slider.value)) });
@@ -101,9 +117,7 @@ export async function runs(place, about) {
     const others = [...chosen].filter(([other, { details }]) => other !== name && details);
     details.replaceChildren(
       h("div", { className: "card" }, h("h2", {}, name),
-        h("p", { className: about.trains ? "live" : "" }, `step ${about.step} of ${about.steps}`,
-          about.trains && about.seconds_left !== null ? `, ${duration(about.seconds_left)} left` : about.trains ? "" : ", not training now"),
-        h("p", { className: "quiet small" }, `loss ${number(about.loss)} · bits/dim ${number(about.held_out)} · Fréchet distance ${number(about.frechet_distance)}`)),
+        progress, values),
       h("div", { className: "pair" },
         h("div", { className: "card" }, h("h3", {}, "Samples while it trains"),
           samples.length ? h("figure", {}, picture, caption, slider) : h("p", { className: "quiet" }, "None yet."),
@@ -171,13 +185,21 @@ function newRun(about, started) {
     if (data.value) set.push(`data.path=${data.value}`);
     return { kind: "train", run: name.value, preset: preset.value, set };
   };
+  // The buttons stay, and only texts change, so that they keep their focus.
+  let id = 0;
+  const say = (text) => h("button", { type: "button", onclick: doing(() => send(`/api/jobs/${id}/command`, { command: text })) }, `${text} now`);
+  const buttons = h("div", { className: "row", hidden: true }, h("button", { type: "button", onclick: () => cancel(id) }, "Stop and save"), say("Save"), say("Sample"));
+  const text = h("p", { ariaLive: "polite" });
+  const line = h("div");
+  state.append(text, buttons, line);
   const begin = doing(async (event) => {
     event.preventDefault();
     await ask(request(), (job) => {
-      const running = job.status === "running";
-      const say = (text) => h("button", { type: "button", onclick: doing(() => send(`/api/jobs/${job.id}/command`, { command: text })) }, `${text} now`);
-      state.replaceChildren(h("p", { className: job.error ? "error" : "quiet small" }, job.error ?? job.message ?? job.status),
-        running ? h("div", { className: "row" }, h("button", { type: "button", onclick: () => cancel(job.id) }, "Stop and save"), say("Save"), say("Sample")) : "", command(job.command));
+      if (id !== job.id) line.replaceChildren(command(job.command));
+      id = job.id;
+      text.textContent = job.error ?? job.message ?? job.status;
+      text.className = job.error ? "error" : "quiet small";
+      buttons.hidden = job.status !== "running";
     });
     setTimeout(started, 1500);
   });
