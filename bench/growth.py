@@ -72,6 +72,7 @@ def plot(results, path):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     kinds = {"seconds": "seconds of a training step", "gigabytes": "peak memory, GB"}
     figure, axes = plt.subplots(2, len(results), figsize=(11, 6.5), sharey="row", squeeze=False)
@@ -81,6 +82,9 @@ def plot(results, path):
                 row[column].loglog([p[name] for p in points], [p[kind][side] for p in points], style, label=who)
             ticks = [p[name] for p in points]
             row[column].set_xticks(ticks, [str(tick) for tick in ticks])
+            # The memory of all sizes lies within a factor of 30, in which powers of ten alone would say nothing.
+            row[column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            row[column].yaxis.set_major_formatter("{x:g}")
             row[column].minorticks_off()
             row[column].grid(alpha=0.3)
             row[column].set_xlabel(SWEEPS[name][0], fontsize=9)

@@ -27,6 +27,7 @@ use crate::folder::Folder;
 use crate::guard::{self, Guard};
 use crate::jobs::Queue;
 use crate::models::{self, Models};
+use crate::nearest::Nearest;
 use crate::picture::{Pixels, text_of};
 use crate::requests::{ImageRef, JobRequest};
 use crate::runs;
@@ -135,6 +136,8 @@ pub fn router(state: State, guard: Guard) -> Router {
         .route("/api/jobs/{id}/images", get(job_images))
         .route("/api/jobs/{id}/image/{number}", get(job_image))
         .route("/api/jobs/{id}/frames/{number}/{which}", get(job_frame))
+        .route("/api/jobs/{id}/nearest/{number}", get(nearest))
+        .route("/api/jobs/{id}/nearest/{number}/picture", get(nearest_picture))
         .route("/api/uploads", post(upload).layer(DefaultBodyLimit::max(MOST_UPLOAD)))
         .route("/api/image", get(image))
         .route("/api/reproduce", post(reproduce).layer(DefaultBodyLimit::max(MOST_UPLOAD)))
@@ -350,6 +353,27 @@ async fn job_frame(
         }
     })
     .await
+}
+
+/// Finds the training images that are nearest to an image of a job.
+fn find_nearest(state: &State, id: u64, number: usize) -> Answer<Nearest> {
+    let job = state.queue.get(id)?;
+    let model = job.model().ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("job {id} has no model")))?;
+    let pipeline = state.models.load(model)?;
+    let image = image_of(&state.queue, &state.uploads, &pipeline, &ImageRef::Job { job: id, image: number })?;
+    crate::nearest::nearest(&pipeline, &image)
+}
+
+async fn nearest(Shared(state): Shared<State>, Path((id, number)): Path<(u64, usize)>) -> Answer {
+    blocking(move || {
+        let Nearest { distances, compared, .. } = find_nearest(&state, id, number)?;
+        Ok(Json(json!({ "distances": distances, "compared": compared })))
+    })
+    .await
+}
+
+async fn nearest_picture(Shared(state): Shared<State>, Path((id, number)): Path<(u64, usize)>) -> Answer<Response> {
+    blocking(move || png(&Pixels::from(&find_nearest(&state, id, number)?.images), None)).await
 }
 
 /// Takes an image file. The oldest of too many is forgotten.

@@ -91,6 +91,19 @@ pub struct Snapshot {
     facts: BTreeMap<String, Vec<f64>>,
 }
 
+impl Snapshot {
+    /// Returns the model of the job, if it has one.
+    pub fn model(&self) -> Option<&str> {
+        match &self.request {
+            JobRequest::Generate(request) => Some(&request.model),
+            JobRequest::Inpaint(request) => Some(&request.model),
+            JobRequest::Interpolate(request) => Some(&request.model),
+            JobRequest::Invert(request) => Some(&request.model),
+            JobRequest::Train(_) => None,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Jobs {
     all: BTreeMap<u64, Job>,
@@ -355,7 +368,8 @@ impl Task {
             job.commands = None;
             match outcome {
                 Ok(Outcome { images, facts, message }) => {
-                    job.status = if cancelled && images.is_none() { Status::Cancelled } else { Status::Done };
+                    // A training that was stopped has saved what it did.
+                    job.status = Status::Done;
                     (job.images, job.facts) = (images, facts);
                     job.message = message.or(job.message.take());
                 }

@@ -15,6 +15,7 @@
 //! | `requests` | what a job can be asked for, and the command line that does the same |
 //! | `work` | the jobs themselves, by the builders of the crate `ddpm` |
 //! | `understand` | noise schedules, the forward process, tables of samplers |
+//! | `nearest` | the training images nearest to a sample |
 //! | `picture` | images as PNG |
 
 #![deny(missing_docs)]
@@ -25,6 +26,7 @@ mod folder;
 mod guard;
 mod jobs;
 mod models;
+mod nearest;
 mod picture;
 mod requests;
 mod runs;

@@ -40,6 +40,15 @@ fn images_are_those_of_the_library_and_can_be_made_again() {
     assert_eq!(studio.get("/api/jobs/1/frames/3/x").status, 404);
     assert_eq!(studio.get("/api/jobs/1/frames/0/y").status, 404);
 
+    let nearest = studio.get("/api/jobs/1/nearest/1").json();
+    assert_eq!(
+        (nearest["compared"].as_u64(), nearest["distances"].as_array().unwrap().len()),
+        (Some(10_000), 6),
+        "{nearest}"
+    );
+    assert_eq!(studio.get("/api/jobs/1/nearest/1/picture").status, 200);
+    assert_eq!(studio.get("/api/jobs/1/nearest/7").status, 404);
+
     let request = studio.request("POST", "/api/reproduce", "image/png", &picture.body).json();
     let again = studio.finished(studio.job(&request.to_string()));
     assert_eq!(studio.get(&format!("/api/jobs/{}/images", again["id"])).body, picture.body);

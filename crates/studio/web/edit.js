@@ -104,7 +104,7 @@ export async function edit(place, about, wanted) {
   };
   const ofClass = field("Class", cls);
   const left = h("div");
-  place.append(h("div", { className: "columns" }, left, h("div", {}, h("div", { className: "card" }, result.element, facts))));
+  place.append(h("div", { className: "columns" }, left, h("div", {}, h("div", { className: "card stays" }, result.element, facts))));
   const choice = await modelChoice(set, localStorage.getItem("model"));
   left.append(
     h("div", { className: "card form" }, choice, h("h2", {}, "Image"), first.element),

@@ -157,6 +157,11 @@ export async function generate(place, about, wanted) {
       place.replaceChildren(shown.element);
       await ask({ ...job.request, ...more }, shown.show);
     });
+    const neighbors = doing(async () => {
+      const { distances, compared } = await read(`/api/jobs/${job.id}/nearest/${i}`);
+      place.replaceChildren(h("figure", {}, h("img", { className: "picture", alt: "The nearest training images", src: `/api/jobs/${job.id}/nearest/${i}/picture` }),
+        h("figcaption", {}, `The nearest of ${compared.toLocaleString("en")} training images, from left to right and down. Root mean squared difference of the pixels, of 255: ${distances.map((d) => number(d)).join(", ")}. A copy would have 0.`)));
+    });
     const label = job.request.classes ? [job.request.classes[i % job.request.classes.length]] : model.classes.length ? [(i + job.request.first) % model.classes.length] : undefined;
     below.replaceChildren(h("div", { className: "card" }, h("h2", {}, `Image ${i + 1}`),
       h("div", { className: "pair" },
@@ -166,6 +171,7 @@ export async function generate(place, about, wanted) {
           h("button", { type: "button", onclick: () => draw({ n: 9, first: 0, seed: job.request.seed + 1, classes: label, from: { job: job.id, image: i }, at: Number(t.input.value) })() }, "Nine variations from there"),
           field("The same seed with another sampler", other),
           h("button", { type: "button", onclick: () => draw({ sampler: other.value, grid: undefined, steps: job.request.steps })() }, "Draw beside it"),
+          model.has_data && h("button", { type: "button", onclick: neighbors }, "Nearest training images"),
           h("a", { href: `#edit/${job.id}:${i}` }, "Edit this image"))), place));
   }
 
