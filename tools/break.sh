@@ -11,7 +11,7 @@ mutations=${1:-5000}
 seconds=${2:-1800}
 counts='faults at|mutated|with errors|test result'
 
-cargo test --release -p ddpm-cli -p ddpm --test faults -- --ignored --nocapture | grep -E "$counts"
+cargo test --release -p ddpm-cli -p ddpm --test cli faults:: -- --ignored --nocapture | grep -E "$counts"
 DDPM_MUTATIONS=$mutations cargo test --release -p ddpm-data --test hostile mutated -- --nocapture | grep -E "$counts"
 DDPM_MUTATIONS=$((20 * mutations)) cargo test --release -p ddpm-weights --test mutated -- --nocapture | grep -E "$counts"
 if cargo +nightly fuzz --version >/dev/null 2>&1; then

@@ -7,4 +7,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=$(realpath "${1:-target/release/ddpm}")
-DDPM=$binary cargo test --release -q -p ddpm-cli --test fingerprints -- --nocapture | sed -n '/^{/,/^}/p'
+DDPM=$binary cargo test --release -q -p ddpm-cli --test cli fingerprints:: -- --nocapture | sed -n '/^{/,/^}/p'

@@ -141,7 +141,7 @@ mutate oracle/multivariate.rs '*cell -= dot(gain, s_ab)'      '*cell += dot(gain
 mutate timestep_grid.rs '-between(root(high), root(low), share)' 'between(root(high), root(low), share)'
 mutate oracle/gaussian.rs 'self.variance * (1.0 - alpha_cumprod)'  'self.variance * (1.0 + alpha_cumprod)'
 
-tests data --test resize
+tests data --test data -- resize::
 mutate pixels.rs 'usize::from(rest % 4 == 3)' 'usize::from(rest % 2 == 1)'
 mutate pixels.rs 'b * (255 - a) + 127) / 255' 'b * (255 - a)) / 255'
 mutate pixels.rs 'u32::from(g) * 38470 + u32::from(b) * 7471' 'u32::from(b) * 38470 + u32::from(g) * 7471'
@@ -150,18 +150,18 @@ mutate pixels.rs 'composite(r, a, br), composite(g, a, bg)' 'composite(g, a, br)
 mutate pixels.rs 'if target.width * height >= target.height * width' 'if target.width * height < target.height * width'
 mutate pixels.rs '(top + y) * row + left * target.channels' '(top + y) * row + top * target.channels'
 mutate pixels.rs 'out.fill(target.padding)' 'out.fill(0)'
-tests data --test formats
+tests data --test data -- formats::
 mutate raw.rs '[i % channels * area + i / channels]' '[(channels - 1 - i % channels) * area + i / channels]'
 mutate formats/cifar.rs 'record[variant.label_bytes - 1]' 'record[0]'
 mutate formats/npz.rs 'bytes.iter().rev().fold(0, digits)' 'bytes.iter().fold(0, digits)'
 mutate formats/array.rs '[n, c @ (1 | 3 | 4), h, w] => ([n, h, w, c], true)' '[n, c @ (1 | 3 | 4), h, w] => ([n, w, h, c], true)'
 mutate formats/idx.rs 'let [count, height, width] = read_header' 'let [count, width, height] = read_header'
-tests data --test labels
+tests data --test data -- labels::
 mutate formats/labels.rs 'names.iter().zip(0..).map(|(name, label)| (*name, label))' 'names.iter().rev().zip(0..).map(|(name, label)| (*name, label))'
-tests data --test grid
+tests data --test data -- grid::
 mutate grid.rs '(index / columns * (height + gap), index % columns * (width + gap))' '(index % columns * (height + gap), index / columns * (width + gap))'
 mutate grid.rs 'composite(value, a, 255)' 'composite(value, a, 0)'
-tests data --test npz_arrays
+tests data --test data -- npz_arrays::
 mutate npz_arrays.rs '(_, true) => bytes.as_chunks().0.iter().map(|&b| f64::from_be_bytes(b))' '(_, true) => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b))'
 
 tests weights --test safetensors
@@ -255,7 +255,7 @@ tests sample --lib -- interpolate
 mutate interpolate.rs 'Mix::Linear => (1.0 - lambda, lambda)' 'Mix::Linear => (lambda, 1.0 - lambda)'
 mutate interpolate.rs '(lambda * angle).sin() / angle.sin())' '(lambda * angle).sin())'
 
-tests evaluate --test likelihood
+tests evaluate --test evaluate -- likelihood::
 mutate bound.rs 'let index = chain.timesteps.len() - 1 - place.row;' 'let index = place.row;'
 mutate bound.rs 'samples.len() as f64, decoder })' '(samples.len() - 1) as f64, decoder })'
 mutate bound.rs 'rate: bits_per_dim - distortion' 'rate: bits_per_dim'
@@ -264,14 +264,14 @@ mutate bound.rs '(point.mse.len() as f64 * count)' 'count'
 mutate likelihood.rs '(n - 1.0).max(1.0)' 'n'
 mutate likelihood.rs 'rates.sum::<f64>() / std::f64::consts::LN_2' 'rates.sum::<f64>()'
 mutate likelihood.rs 'rate += point.bits;' 'rate -= point.bits;'
-tests evaluate --test flow
+tests evaluate --test evaluate -- flow::
 mutate flow.rs '- alpha.ln() + 127.5_f64.ln()' '+ alpha.ln() + 127.5_f64.ln()'
 mutate flow.rs '(u - 0.5) / 127.5' 'u / 127.5'
 mutate flow.rs '-log_density / size as f64' '-log_density'
 mutate flow.rs '1.0 / probes as f64' '1.0'
-tests evaluate --test evaluation -- even_timesteps
+tests evaluate --test evaluate -- evaluation::even_timesteps
 mutate bound.rs 'i * (num_train_timesteps - 1) / (steps - 1).max(1)' 'i * num_train_timesteps / steps'
-tests evaluate --test quality
+tests evaluate --test evaluate -- quality::
 mutate quality/frechet.rs 'trace_b - 2.0 * overlap' 'trace_b - overlap'
 mutate quality/statistics.rs '1.0 / (self.count - 1) as f64' '1.0 / self.count as f64'
 mutate quality/kernel_distance.rs '(n * (n - 1)) as f64' '(n * n) as f64'

@@ -1,8 +1,6 @@
 //! Images as users have them: parts, classes, the program's own output, arrays, pipes.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::json as object;

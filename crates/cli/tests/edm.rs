@@ -1,11 +1,9 @@
 //! EDM's process and networks, as a user trains, samples, evaluates, imports and exports them.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use predicates::prelude::*;
 use predicates::str::contains;
 

@@ -1,8 +1,6 @@
 //! `ddpm evaluate`, `ddpm interpolate`, and the samplers of few steps, as a user calls them.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use predicates::str::contains;
 use serde_json::Value;
 

@@ -2,10 +2,8 @@
 //! same bytes.
 //!
 //! `cargo test` tries some calls of each command; the ignored tests try all of them:
-//! `cargo test --release -p ddpm-cli -p ddpm --test faults -- --ignored --nocapture`.
+//! `cargo test --release -p ddpm-cli -p ddpm --test cli faults:: -- --ignored --nocapture`.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,8 +11,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Output;
 
+use crate::common::*;
 use assert_cmd::Command;
-use common::*;
 
 const KINDS: [&str; 4] = ["kill", "tear", "full", "io"];
 

@@ -1,8 +1,6 @@
 //! `train.init_from`: runs that start from the weights of a model.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use ddpm::weights::Tensors;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;

@@ -4,12 +4,10 @@
 //! The record was written on a processor with AVX-512. Other instruction sets round differently, so there the means and
 //! root mean squares are compared, to 1 %. `tools/fingerprints.sh` prints the figures of any binary.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
+use crate::common::{Place, files, noise};
 use assert_cmd::Command;
-use common::{Place, files, noise};
 use ddpm::kernels::{InstructionSet, instruction_set};
 use serde_json::{Map, Value, json};
 

@@ -1,11 +1,9 @@
 //! Commands that people type and files that they have: each works, or is refused in words that say what to do.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::*;
+use crate::common::*;
 
 #[test]
 fn numbers_out_of_range_are_explained() {

@@ -1,10 +1,8 @@
 //! `ddpm import` and `ddpm export`, as a user calls them.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use ddpm::weights::{self, Tensor, Tensors};
 use predicates::prelude::*;
 use predicates::str::contains;

@@ -1,10 +1,8 @@
 //! Training the network of denoising-diffusion-pytorch, as a user does.
 
-mod common;
-
 use std::path::Path;
 
-use common::*;
+use crate::common::*;
 use predicates::str::contains;
 
 /// A small network with every part, and self-conditioning.

@@ -1,10 +1,8 @@
 //! The memory of a run: estimated before it begins, refused where it cannot fit, and an error where it fails all the same.
 #![cfg(target_os = "linux")]
 
-mod common;
-
+use crate::common::*;
 use assert_cmd::Command;
-use common::*;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 

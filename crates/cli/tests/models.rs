@@ -1,11 +1,9 @@
 //! Models in every layout that others write, and those that are refused.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::*;
+use crate::common::*;
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};

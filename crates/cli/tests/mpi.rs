@@ -1,10 +1,8 @@
 //! Several ranks under `mpirun`: the same bytes for any number of them, and ends that lose nothing.
 //!
 //! They need an MPI: `apt-get install openmpi-bin`, then
-//! `cargo test --release --workspace --test mpi -- --ignored --test-threads=1`. `MPIRUN` names another launcher.
+//! `cargo test --release --workspace --test cli mpi:: -- --ignored --test-threads=1`. `MPIRUN` names another launcher.
 #![cfg(target_os = "linux")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::common::*;
 use serde_json::Value;
 
 /// Everything random, with a number of passes that only 1 and 5 ranks divide.

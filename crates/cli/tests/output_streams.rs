@@ -2,9 +2,7 @@
 //! panics or loses a file.
 #![cfg(unix)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use std::fs;
 use std::process::{Command, Output};
 

@@ -1,8 +1,6 @@
 //! A model draws as its run does; the model in the program; samples in a folder for each class.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;

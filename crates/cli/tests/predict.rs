@@ -1,8 +1,6 @@
 //! `ddpm predict`: the bare network.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 
 const SHAPE: [usize; 4] = [3, 1, 8, 8];
 

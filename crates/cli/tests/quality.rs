@@ -1,11 +1,9 @@
 //! `ddpm evaluate` of samples beside real images, as a user calls it.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::*;
+use crate::common::*;
 use ddpm::weights::{self, Metadata, Tensor, Tensors};
 use predicates::str::contains;
 

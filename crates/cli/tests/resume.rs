@@ -1,9 +1,7 @@
 //! Stopping and going on: by order, by force, after damage, after divergence, on a full disk.
 
-mod common;
-
+use crate::common::*;
 use assert_cmd::Command;
-use common::*;
 use ddpm::weights;
 use predicates::prelude::*;
 use predicates::str::contains;

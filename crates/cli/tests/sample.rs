@@ -1,8 +1,6 @@
 //! `ddpm sample`: an image depends on its seed and number alone, and arrives in every form.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;

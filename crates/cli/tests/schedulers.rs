@@ -1,11 +1,9 @@
 //! The scheduler of a model's folder: it is the default sampler, with its own settings, and is kept when it is saved again.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use ddpm::diffusion::scheduler::SchedulerClass;
 use ddpm::weights;
 use predicates::prelude::PredicateBooleanExt;

@@ -1,10 +1,8 @@
 //! Work that is divided between independent runs, and joined: the same bytes as of one run.
 
-mod common;
-
 use std::fs;
 
-use common::*;
+use crate::common::*;
 use predicates::str::contains;
 
 /// A trained model of 8x8 images with held-out images.

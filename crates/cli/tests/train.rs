@@ -1,8 +1,6 @@
 //! `ddpm train`: what a run leaves behind, and what its result depends on.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;

@@ -1,10 +1,8 @@
 //! Which images a command reads: those that the model was trained on, fitted as for its training, unless others are given.
 
-mod common;
-
 use std::fs;
 
-use common::*;
+use crate::common::*;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;

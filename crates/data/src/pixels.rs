@@ -2,9 +2,6 @@
 
 use crate::encoded::Header;
 use crate::options::{Fit, MAX_IMAGE_BYTES};
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::{U8, U8x3, U8x4};
-use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use std::borrow::Cow;
 
 /// A decoded image, H,W,C, with 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA) channels.
@@ -133,8 +130,7 @@ fn fit_size(height: usize, width: usize, target: &Target) -> (usize, usize) {
     }
 }
 
-/// Resizes like PIL: a convolution with a triangle (bilinear) filter whose width grows with the reduction, which
-/// prevents aliasing.
+/// Resizes an image, unless that makes it larger than a file may decode to.
 fn resize<'a>(image: Pixels<'a>, height: usize, width: usize) -> Result<Pixels<'a>, String> {
     if (height, width) == (image.height, image.width) {
         return Ok(image);
@@ -151,30 +147,8 @@ fn resize<'a>(image: Pixels<'a>, height: usize, width: usize) -> Result<Pixels<'
     }
     let side = |n: usize| u32::try_from(n).map_err(|_| format!("a side of {n} pixels is too long"));
     let (from, to) = ((side(image.width)?, side(image.height)?), (side(width)?, side(height)?));
-    let mut data = vec![0; height * width * image.channels];
-    // Not by a type that is only known at run time, for which the crate compiles the code of all types.
-    let resample = match image.channels {
-        1 => resample::<U8>,
-        3 => resample::<U8x3>,
-        _ => resample::<U8x4>,
-    };
-    resample(&image.data, from, &mut data, to)?;
+    let data = resize::bilinear(&image.data, from, image.channels, to)?;
     Ok(Pixels { height, width, channels: image.channels, data: data.into() })
-}
-
-/// Resizes pixels; sizes are width and height.
-fn resample<P: PixelTrait>(
-    source: &[u8],
-    (width, height): (u32, u32),
-    resized: &mut [u8],
-    (new_width, new_height): (u32, u32),
-) -> Result<(), String> {
-    let source = TypedImageRef::<P>::from_buffer(width, height, source).map_err(|error| error.to_string())?;
-    let mut resized =
-        TypedImage::<P>::from_buffer(new_width, new_height, resized).map_err(|error| error.to_string())?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    // `use_alpha` is on by default: colours are weighted by alpha, so transparent pixels do not bleed.
-    Resizer::new().resize_typed(&source, &mut resized, &options).map_err(|error| error.to_string())
 }
 
 /// Returns the start of a centred window of `inner` in `outer`: Python's `round((outer − inner) / 2)`, as in

@@ -1,7 +1,6 @@
 //! Zip and tar archives and webdataset shards: the same images, splits and classes as in a folder.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Error, ImageSet, ReadOptions, Split, open};
 use std::path::Path;
 use tempfile::tempdir;

@@ -1,7 +1,6 @@
 //! NumPy arrays of u8 and of other numbers, in `.npy` and `.npz`.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Error, ReadOptions, open};
 use std::path::{Path, PathBuf};
 use tempfile::tempdir;

@@ -1,7 +1,6 @@
 //! The built-in images.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Fit, ReadOptions, Summary, builtin};
 
 #[test]

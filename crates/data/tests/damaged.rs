@@ -1,7 +1,6 @@
 //! Randomly corrupted files must result in an error or an image, never in a panic.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{ReadOptions, Summary, open};
 use proptest::prelude::*;
 use tempfile::tempdir;

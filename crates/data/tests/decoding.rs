@@ -1,7 +1,6 @@
 //! Every kind of image file is either decoded right or refused.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Background, Fit, ReadOptions, open};
 use image::{ExtendedColorType, ImageFormat};
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! Duplicates and leaks, in memory and streamed.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{DuplicateReport, Error, ReadOptions, duplicates, leaks, open};
 use image::ExtendedColorType;
 use std::path::Path;

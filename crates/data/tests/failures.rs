@@ -1,7 +1,6 @@
 //! Invalid input of every kind. Each error is one line that names the file and what was expected.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{BadFile, Error, ReadOptions, Summary, builtin, open};
 use image::ExtendedColorType;
 use std::fs;
@@ -117,7 +116,7 @@ fn invalid_npz_is_an_error() {
 fn bad_files_are_reported_and_skipped() {
     let folder = tempdir().unwrap();
     let good = grey_png(&noise(400), (20, 20));
-    let jpeg = common::encode(image::ImageFormat::Jpeg, &noise(400), (20, 20), ExtendedColorType::L8);
+    let jpeg = encode(image::ImageFormat::Jpeg, &noise(400), (20, 20), ExtendedColorType::L8);
     let mut corrupt = good.clone();
     corrupt[60] ^= 0x55;
     // A PNG of a few bytes that claims 60000x60000 pixels and has a correct checksum.

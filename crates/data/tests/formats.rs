@@ -1,7 +1,6 @@
 //! Every format returns the bytes that were written.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Error, ReadOptions, Summary, open, write_npz_images};
 use image::{ExtendedColorType, ImageFormat};
 use std::fs::File;

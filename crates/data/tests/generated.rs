@@ -1,7 +1,6 @@
 //! Outputs of the program are not training data.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{ReadOptions, mark_png, open};
 use tempfile::tempdir;
 

@@ -1,7 +1,6 @@
 //! Label files in image folders.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{LabelFrom, ReadOptions, open};
 use std::fs;
 use tempfile::tempdir;

@@ -1,7 +1,6 @@
 //! Arrays of floating-point numbers as NumPy writes them.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{NpzArray, read_npz_array};
 use tempfile::tempdir;
 

@@ -1,8 +1,7 @@
 //! Parquet files as on the Hugging Face hub: written by pyarrow, in several shards, and corrupted.
 #![cfg(feature = "parquet")]
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Error, ReadOptions, Summary, open};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};

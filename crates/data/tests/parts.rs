@@ -1,8 +1,7 @@
 //! Held-out images stay out of the training part, whatever else lies next to it, and where that cannot be known, a
 //! warning says so.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Error, ImageSet, ReadOptions, open};
 use std::path::Path;
 use tempfile::tempdir;

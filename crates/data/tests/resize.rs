@@ -1,7 +1,6 @@
 //! Resizing and color conversion, compared with Pillow, with an independent resampler in f64, and by properties.
 
-mod common;
-use common::*;
+use crate::common::*;
 use ddpm_data::{Fit, ReadOptions, write_npz_images};
 use image::ExtendedColorType;
 use proptest::prelude::*;

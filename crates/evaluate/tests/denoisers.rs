@@ -1,11 +1,9 @@
 //! Likelihoods of denoisers that are more than a network: guided ones, and exact ones of known data.
 
-mod common;
-
 use std::f64::consts::{E, LN_2, PI};
 
+use crate::common::{denoiser, images, schedule};
 use burn::tensor::Device;
-use common::{denoiser, images, schedule};
 use ddpm_evaluate::{Chain, Division, Flow, Likelihood, Trace, flow_likelihood, likelihood};
 use diffusion::oracle::{Gaussian, Mixture};
 use diffusion::variance::optimal_variance;

@@ -1,10 +1,8 @@
 //! The builder, shorter chains, and images as a pipeline takes them.
 
-mod common;
-
 use std::path::PathBuf;
 
-use common::{denoiser, images, network, schedule};
+use crate::common::{denoiser, images, network, schedule};
 use data::{Dataset, Part, Split};
 use ddpm_evaluate::{
     Chain, Division, Error, Evaluation, Flow, ImageSource, Trace, even_timesteps, flow_likelihood, likelihood,

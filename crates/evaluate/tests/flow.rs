@@ -1,9 +1,7 @@
 //! The likelihood under the probability flow of a small network with stored weights.
 
-mod common;
-
+use crate::common::{denoiser, denoiser_of, images, schedule};
 use burn::tensor::{Device, Tensor, TensorData};
-use common::{denoiser, denoiser_of, images, schedule};
 use ddpm_evaluate::{Division, Flow, Trace, flow_likelihood};
 use diffusion::{NoiseSchedule, Prediction};
 use model::{Condition, Images, Oracle};

@@ -1,10 +1,8 @@
 //! The bound of a small network with stored weights: compared with one image at a time computed here, with the prediction
 //! from the squared error, and for any batch size.
 
-mod common;
-
+use crate::common::{denoiser, images, schedule};
 use burn::tensor::{Device, Tensor, TensorData};
-use common::{denoiser, images, schedule};
 use ddpm_evaluate::{Chain, Division, Likelihood, likelihood};
 use diffusion::bound::discretized_gaussian_nll;
 use diffusion::{Cdf, Clip, NoiseSchedule, StepVariance, Variance};

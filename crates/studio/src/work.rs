@@ -13,7 +13,7 @@ use ddpm::diffusion::TimestepGrid;
 use ddpm::model::Images;
 use ddpm::model::guidance::Guidance;
 use ddpm::sample::{self, SamplerStep};
-use ddpm::train::{Event, RunFolder};
+use ddpm::train::{Event, RunFolder, TrainingConfig};
 use ddpm::{Device, Pipeline, PipelineExt, Training};
 
 use crate::api::Failure;
@@ -163,10 +163,18 @@ impl Places<'_> {
 
     fn train(&self, task: &Task, request: &Train) -> Result<Outcome, Failure> {
         let folder = self.folder.new_path(&request.run)?;
-        let mut training = Training::preset(&request.preset)?;
+        let mut config = TrainingConfig::preset(&request.preset)?;
         for assignment in &request.set {
-            training = training.set(assignment)?;
+            config.set(assignment)?;
         }
+        // What is read lies below the studio's folder, too.
+        let train = &mut config.train;
+        let read =
+            [&mut config.data.path, &mut train.init_from, &mut train.evaluate_features, &mut train.evaluate_reference];
+        for path in read.into_iter().flatten() {
+            *path = self.folder.find(&path.to_string_lossy())?;
+        }
+        let training = Training::config(config);
         let (commands, received) = channel();
         task.take_commands(commands);
         let mut last = Instant::now() - REPORTS;

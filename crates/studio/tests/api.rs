@@ -108,6 +108,9 @@ fn images_are_edited() {
         (r#"{"kind": "inpaint", "model": "fashion", "image": {"data": 0}, "mask": "01"}"#, "the mask has 2 pixels"),
         (r#"{"kind": "train", "run": "x", "set": ["train.stpes=1"]}"#, "train.steps"),
         (r#"{"kind": "train", "run": "../x"}"#, "not a path below"),
+        (r#"{"kind": "train", "run": "x", "set": ["data.path=/etc"]}"#, "not a path below"),
+        (r#"{"kind": "train", "run": "x", "set": ["train.init_from=../model"]}"#, "not a path below"),
+        (r#"{"kind": "train", "run": "x", "preset": "mnist"}"#, "data/mnist: there is no such file or folder"),
     ] {
         let job = studio.finished(studio.job(request));
         assert_eq!(job["status"], "failed", "{request}");

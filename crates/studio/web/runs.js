@@ -205,5 +205,5 @@ function newRun(about, started) {
   });
   return h("details", { className: "card", open: true }, h("summary", {}, "New run"),
     h("form", { onsubmit: begin }, field("Folder, below the studio's", name), field("Preset", preset), field("Steps", steps),
-      field("Images: a folder or an archive", data), field("Other keys, one in each line", more), h("button", { className: "main" }, "Train"), state));
+      field("Images: a folder or an archive below the studio's folder", data), field("Other keys, one in each line", more), h("button", { className: "main" }, "Train"), state));
 }
