@@ -10,7 +10,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Each row of the picture, from the bottom; a crate depends on crates of lower rows or to its left only.
 ROWS = [
-    ["diffusion", "random", "kernels", "mpi", "files"],
+    ["diffusion", "random", "kernels", "mpi", "files", "resize"],
     ["data", "weights"],
     ["unet"],
     ["model"],
@@ -27,6 +27,7 @@ SAYS = {
     "kernels": "CPU kernels",
     "mpi": "processes, division of work",
     "files": "opening, memory budget",
+    "resize": "resizing of images",
     "data": "image sets",
     "weights": "checkpoint files",
     "unet": "the U-Net on Burn",

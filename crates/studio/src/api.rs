@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
@@ -16,7 +15,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ddpm::train::{Command, config::PRESETS};
+use ddpm::train::{Command, LogRecord, config::PRESETS};
 use futures_util::stream::{self, Stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -30,7 +29,7 @@ use crate::models::{self, Models};
 use crate::nearest::Nearest;
 use crate::picture::{Pixels, text_of};
 use crate::requests::{ImageRef, JobRequest};
-use crate::runs;
+use crate::runs::{self, LOOKS, Runs};
 use crate::understand::{self, ScheduleQuery};
 use crate::work::{image_of, upload_path};
 
@@ -40,8 +39,6 @@ const MOST_UPLOAD: usize = 32 << 20;
 const MOST_UPLOADS: u64 = 64;
 /// The bytes of a request for a job.
 const MOST_REQUEST: usize = 2 << 20;
-/// The time between looks at the files of a run.
-const LOOKS: Duration = Duration::from_millis(700);
 
 /// An error of a request.
 #[derive(Debug)]
@@ -81,6 +78,7 @@ macro_rules! failures {
 failures!(
     ddpm::Error,
     ddpm::diffusion::Error,
+    ddpm::evaluate::Error,
     ddpm::model::Error,
     ddpm::sample::Error,
     ddpm::train::ConfigError,
@@ -105,6 +103,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 #[derive(Clone)]
 pub struct State {
     pub folder: Folder,
+    pub runs: Arc<Runs>,
     pub queue: Queue,
     pub models: Arc<Models>,
     pub uploads: PathBuf,
@@ -203,20 +202,26 @@ struct OfRun {
 }
 
 async fn list_runs(Shared(state): Shared<State>) -> Answer<Json<Vec<runs::Run>>> {
-    answer(move || Ok(runs::list(&state.folder))).await
+    answer(move || Ok(state.runs.list()?.to_vec())).await
 }
 
 async fn run(Shared(state): Shared<State>, Query(of): Query<OfRun>) -> Answer<Json<runs::Details>> {
-    answer(move || runs::details(&state.folder, &of.run)).await
+    answer(move || state.runs.details(&of.run)).await
 }
 
 async fn run_records(Shared(state): Shared<State>, Query(of): Query<OfRun>) -> Answer<impl IntoResponse> {
-    answer(move || runs::records_after(&state.folder, &of.run, of.after)).await
+    answer(move || Ok(after(&state.runs.records(&of.run)?, of.after).to_vec())).await
 }
 
 async fn run_samples(Shared(state): Shared<State>, Query(of): Query<OfRun>) -> Answer<Response> {
-    let bytes = blocking(move || runs::sample_grid(&state.folder, &of.run, of.step)).await?;
+    let bytes = blocking(move || state.runs.sample_grid(&of.run, of.step)).await?;
     Ok(([(CONTENT_TYPE, "image/png")], bytes).into_response())
+}
+
+/// Returns the records after a step.
+fn after(records: &[LogRecord], step: u64) -> &[LogRecord] {
+    // The steps of a log ascend.
+    &records[records.partition_point(|record| record.step <= step)..]
 }
 
 /// Follows the log of a run, from a step on. The client is sent what is new since its last event, however slow it is.
@@ -224,23 +229,26 @@ async fn run_events(
     Shared(state): Shared<State>,
     Query(of): Query<OfRun>,
 ) -> Answer<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
-    runs::find(&state.folder, &of.run)?;
-    let events = stream::unfold((state, of, true), |(state, mut of, first)| async move {
-        if !first {
-            tokio::time::sleep(LOOKS).await;
+    state.runs.find(&of.run)?;
+    let events = stream::unfold((state, of, None), |(state, mut of, before)| async move {
+        let mut before: Option<Value> = before;
+        loop {
+            if before.is_some() {
+                tokio::time::sleep(LOOKS).await;
+            }
+            let (runs, run) = (state.runs.clone(), of.run.clone());
+            let look = blocking(move || Ok((runs.records(&run)?, json!(runs.details(&run)?))));
+            // A run that was removed has no more events.
+            let (records, details) = look.await.ok()?;
+            let new = after(&records, of.after);
+            if new.is_empty() && before.as_ref() == Some(&details) {
+                continue;
+            }
+            let event = Event::default().json_data(json!({ "run": details, "records": new })).ok()?;
+            of.after = new.last().map_or(of.after, |last| last.step);
+            before = Some(details);
+            return Some((Ok(event), (state, of, before)));
         }
-        let (folder, run, after) = (state.folder.clone(), of.run.clone(), of.after);
-        let look = blocking(move || {
-            let records = runs::records_after(&folder, &run, after)?;
-            Ok((runs::details(&folder, &run)?, records))
-        });
-        // A run that was removed has no more events.
-        let (details, records) = look.await.ok()?;
-        if let Some(last) = records.last() {
-            of.after = last.step;
-        }
-        let event = Event::default().json_data(json!({ "run": details, "records": records })).ok()?;
-        Some((Ok(event), (state, of, false)))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }

@@ -1,7 +1,7 @@
 //! The page: its files are part of the program.
 
 /// The files of the page: path, type, contents.
-pub const FILES: [(&str, &str, &str); 10] = [
+pub const FILES: [(&str, &str, &str); 11] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
     ("/app.js", JAVASCRIPT, include_str!("../web/app.js")),
@@ -9,6 +9,7 @@ pub const FILES: [(&str, &str, &str); 10] = [
     ("/runs.js", JAVASCRIPT, include_str!("../web/runs.js")),
     ("/generate.js", JAVASCRIPT, include_str!("../web/generate.js")),
     ("/edit.js", JAVASCRIPT, include_str!("../web/edit.js")),
+    ("/bound.js", JAVASCRIPT, include_str!("../web/bound.js")),
     ("/understand.js", JAVASCRIPT, include_str!("../web/understand.js")),
     ("/uplot/uPlot.iife.min.js", JAVASCRIPT, include_str!("../web/uplot/uPlot.iife.min.js")),
     ("/uplot/uPlot.min.css", "text/css; charset=utf-8", include_str!("../web/uplot/uPlot.min.css")),

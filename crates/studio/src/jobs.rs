@@ -99,6 +99,7 @@ impl Snapshot {
             JobRequest::Inpaint(request) => Some(&request.model),
             JobRequest::Interpolate(request) => Some(&request.model),
             JobRequest::Invert(request) => Some(&request.model),
+            JobRequest::Bound(request) => Some(&request.model),
             JobRequest::Train(_) => None,
         }
     }

@@ -14,6 +14,7 @@
 //! | `jobs` | the queue: jobs are listed, followed, cancelled |
 //! | `requests` | what a job can be asked for, and the command line that does the same |
 //! | `work` | the jobs themselves, by the builders of the crate `ddpm` |
+//! | `bound` | the variational bound, term by term |
 //! | `understand` | noise schedules, the forward process, tables of samplers |
 //! | `nearest` | the training images nearest to a sample |
 //! | `picture` | images as PNG |
@@ -22,6 +23,7 @@
 
 mod api;
 mod assets;
+mod bound;
 mod folder;
 mod guard;
 mod jobs;
@@ -44,6 +46,7 @@ use crate::folder::Folder;
 use crate::guard::Guard;
 use crate::jobs::Queue;
 use crate::models::Models;
+use crate::runs::Runs;
 use crate::work::Places;
 
 /// An error of starting the studio.
@@ -141,6 +144,7 @@ impl Studio {
         let models = Arc::new(Models::new(self.folder.clone(), device.clone()));
         let state = api::State {
             folder: self.folder.clone(),
+            runs: Arc::new(Runs::new(self.folder.clone())),
             queue: queue.clone(),
             models: models.clone(),
             uploads: uploads.path().to_owned(),

@@ -22,6 +22,8 @@ pub enum JobRequest {
     Interpolate(Interpolate),
     /// Find the noise of an image, and reconstruct it from that.
     Invert(Invert),
+    /// Measure the variational bound.
+    Bound(Bound),
     /// Train.
     Train(Train),
 }
@@ -144,6 +146,25 @@ pub struct Invert {
     pub class: Option<u32>,
 }
 
+/// The variational bound of held-out images.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bound {
+    /// The model's name.
+    pub model: String,
+    /// The number of held-out images.
+    #[serde(default = "bound_images")]
+    pub n: usize,
+    /// The steps of the chain, evenly spaced.
+    #[serde(default = "bound_steps")]
+    pub steps: usize,
+    /// The seed.
+    #[serde(default)]
+    pub seed: u64,
+    /// The image that is shown at each term; the first of the held-out ones if there is none.
+    pub image: Option<ImageRef>,
+}
+
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -168,6 +189,14 @@ fn frames() -> usize {
 
 fn edit_steps() -> usize {
     50
+}
+
+fn bound_images() -> usize {
+    16
+}
+
+fn bound_steps() -> usize {
+    100
 }
 
 fn preset() -> String {
@@ -204,6 +233,10 @@ impl JobRequest {
                 between("steps", request.steps, MOST_STEPS)
             }
             Self::Invert(request) => between("steps", request.steps, MOST_STEPS),
+            Self::Bound(request) => {
+                between("n", request.n, MOST_IMAGES)?;
+                between("steps", request.steps, MOST_STEPS)
+            }
             Self::Train(_) => Ok(()),
         }
     }
@@ -260,6 +293,22 @@ impl JobRequest {
                     option("-o", Some("latents.safetensors".to_owned())),
                 ]
             }
+            Self::Bound(r) => {
+                add(&[
+                    "evaluate",
+                    &r.model,
+                    "--metrics",
+                    "nll",
+                    "-n",
+                    &r.n.to_string(),
+                    "--steps",
+                    &r.steps.to_string(),
+                ]);
+                vec![
+                    option("--seed", Some(r.seed.to_string())),
+                    option("--plot", Some("rate-distortion.png".to_owned())),
+                ]
+            }
             Self::Train(r) => {
                 add(&["train", "--preset", &r.preset, "-o", &r.run]);
                 r.set.iter().map(|set| option("--set", Some(set.clone()))).collect()
@@ -297,6 +346,9 @@ mod tests {
         .unwrap();
         request.check().unwrap();
         let command = "ddpm sample 'my runs/a' -n 4 --seed 7 --sampler dpmpp-2m --steps 20 --labels 1,3 -o grid.png";
+        assert_eq!(request.command(), command);
+        let request = parsed(r#"{"kind": "bound", "model": "m", "n": 2}"#).unwrap();
+        let command = "ddpm evaluate m --metrics nll -n 2 --steps 100 --seed 0 --plot rate-distortion.png";
         assert_eq!(request.command(), command);
         let request = parsed(r#"{"kind": "train", "run": "runs/x", "set": ["train.steps=5"]}"#).unwrap();
         assert_eq!(request.command(), "ddpm train --preset fashion -o runs/x --set train.steps=5");

@@ -1,8 +1,10 @@
-//! Runs below the folder: logs, sample grids, configurations, checkpoints. Their files are read anew for each request, so that runs of
-//! other processes are seen as they grow.
+//! Runs below the folder: logs, sample grids, configurations, checkpoints. Their files are looked at again and again, so that runs of
+//! other processes are seen as they grow, but never more often for many clients than for one.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use ddpm::files;
@@ -14,8 +16,11 @@ use crate::api::Failure;
 use crate::folder::Folder;
 use crate::models::search;
 
+/// The time between two looks at the files of a run.
+pub const LOOKS: Duration = Duration::from_millis(700);
+
 /// A run of the list.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Run {
     /// The name that requests have.
     pub run: String,
@@ -62,43 +67,152 @@ fn is_run(path: &Path) -> bool {
     path.join("config.toml").is_file() && (path.join("checkpoints").is_dir() || path.join(records::FILE).is_file())
 }
 
-/// Returns all runs, the one that was written last first.
-pub fn list(folder: &Folder) -> Vec<Run> {
-    let mut runs: Vec<Run> = search(folder, is_run).iter().filter_map(|path| describe(folder, path).ok()).collect();
-    runs.sort_by_key(|run| std::cmp::Reverse((run.trains, run.written)));
-    runs
+/// A value that is computed at most once in [`LOOKS`], whoever asks for it.
+struct Fresh<T>(Mutex<Option<(Instant, T)>>);
+
+impl<T> Default for Fresh<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
 }
 
-/// Returns the folder of a run.
-///
-/// # Errors
-/// If there is none of this name.
-pub fn find(folder: &Folder, run: &str) -> Result<PathBuf, Failure> {
-    let path = folder.find(run)?;
-    if is_run(&path) { Ok(path) } else { Err(Failure::new(StatusCode::NOT_FOUND, format!("{run}: is not a run"))) }
+impl<T: Clone> Fresh<T> {
+    /// Returns the value; `look` computes it from the one before.
+    fn get(&self, look: impl FnOnce(Option<&T>) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, value)) = known.as_ref().filter(|(at, _)| at.elapsed() < LOOKS) {
+            return Ok(value.clone());
+        }
+        let value = look(known.as_ref().map(|(_, value)| value))?;
+        *known = Some((Instant::now(), value.clone()));
+        Ok(value)
+    }
 }
 
-fn describe(folder: &Folder, path: &Path) -> Result<Run, Failure> {
-    let config = TrainingConfig::from_file(&path.join("config.toml"))?;
-    let all = records::read(path, u64::MAX)?;
-    let last = all.last();
-    let step = last.map(|record| record.step).max(steps_done(path)).unwrap_or(0);
-    let steps = config.train.steps as u64;
-    let trains = trains(path);
-    let images = (config.train.batch_size * config.train.gradient_accumulation) as f64;
-    let left = |record: &LogRecord| steps.saturating_sub(step) as f64 * images / record.images_per_second;
-    let newest = |value: fn(&LogRecord) -> Option<f64>| all.iter().rev().find_map(value);
-    Ok(Run {
-        run: folder.name_of(path),
-        step,
-        steps,
-        trains,
-        seconds_left: last.filter(|_| trains).map(left).filter(|seconds| seconds.is_finite()),
-        written: written(&path.join(records::FILE)),
-        loss: last.map(|record| record.loss),
-        held_out: newest(|record| record.held_out),
-        frechet_distance: newest(|record| record.frechet_distance),
-    })
+/// The log of a run, which is read again when its file has changed.
+#[derive(Clone)]
+struct Log {
+    stamp: Option<(u64, SystemTime)>,
+    records: Arc<Vec<LogRecord>>,
+}
+
+impl Log {
+    fn read(run: &Path, before: Option<&Self>) -> Result<Self, Failure> {
+        let stamp = std::fs::metadata(run.join(records::FILE)).ok();
+        let stamp = stamp.and_then(|data| Some((data.len(), data.modified().ok()?)));
+        match before {
+            Some(log) if stamp.is_some() && log.stamp == stamp => Ok(log.clone()),
+            _ => Ok(Self { stamp, records: Arc::new(records::read(run, u64::MAX)?) }),
+        }
+    }
+}
+
+/// The runs below a folder.
+pub struct Runs {
+    folder: Folder,
+    list: Fresh<Arc<Vec<Run>>>,
+    logs: Mutex<HashMap<PathBuf, Arc<Fresh<Log>>>>,
+}
+
+impl Runs {
+    /// The runs below a folder.
+    pub fn new(folder: Folder) -> Self {
+        Self { folder, list: Fresh::default(), logs: Mutex::default() }
+    }
+
+    /// Returns all runs, the one that was written last first.
+    ///
+    /// # Errors
+    /// None.
+    pub fn list(&self) -> Result<Arc<Vec<Run>>, Failure> {
+        self.list.get(|_| {
+            let paths = search(&self.folder, is_run);
+            // Logs of runs that are no longer there are forgotten.
+            self.logs.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| paths.contains(path));
+            let mut runs: Vec<Run> = paths.iter().filter_map(|path| self.describe(path).ok()).collect();
+            runs.sort_by_key(|run| std::cmp::Reverse((run.trains, run.written)));
+            Ok(Arc::new(runs))
+        })
+    }
+
+    /// Returns the folder of a run.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn find(&self, run: &str) -> Result<PathBuf, Failure> {
+        let path = self.folder.find(run)?;
+        if is_run(&path) { Ok(path) } else { Err(Failure::new(StatusCode::NOT_FOUND, format!("{run}: is not a run"))) }
+    }
+
+    /// Returns the records of a run.
+    ///
+    /// # Errors
+    /// If there is no such run, or its log cannot be read.
+    pub fn records(&self, run: &str) -> Result<Arc<Vec<LogRecord>>, Failure> {
+        self.log(&self.find(run)?)
+    }
+
+    fn log(&self, path: &Path) -> Result<Arc<Vec<LogRecord>>, Failure> {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = logs.entry(path.to_owned()).or_default().clone();
+        drop(logs);
+        Ok(log.get(|before| Log::read(path, before))?.records)
+    }
+
+    fn describe(&self, path: &Path) -> Result<Run, Failure> {
+        let config = TrainingConfig::from_file(&path.join("config.toml"))?;
+        let all = self.log(path)?;
+        let last = all.last();
+        let step = last.map(|record| record.step).max(steps_done(path)).unwrap_or(0);
+        let steps = config.train.steps as u64;
+        let trains = trains(path);
+        let images = (config.train.batch_size * config.train.gradient_accumulation) as f64;
+        let left = |record: &LogRecord| steps.saturating_sub(step) as f64 * images / record.images_per_second;
+        let newest = |value: fn(&LogRecord) -> Option<f64>| all.iter().rev().find_map(value);
+        Ok(Run {
+            run: self.folder.name_of(path),
+            step,
+            steps,
+            trains,
+            seconds_left: last.filter(|_| trains).map(left).filter(|seconds| seconds.is_finite()),
+            written: written(&path.join(records::FILE)),
+            loss: last.map(|record| record.loss),
+            held_out: newest(|record| record.held_out),
+            frechet_distance: newest(|record| record.frechet_distance),
+        })
+    }
+
+    /// Returns what is known about a run.
+    ///
+    /// # Errors
+    /// If there is no such run, or its files cannot be read.
+    pub fn details(&self, run: &str) -> Result<Details, Failure> {
+        let path = self.find(run)?;
+        let file = path.join("config.toml");
+        let read = |error: std::io::Error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{run}: {error}"));
+        let config = files::read_text_up_to(&file, files::MAX_TOML).map_err(read)?;
+        let parsed = TrainingConfig::from_file(&file)?;
+        Ok(Details {
+            run: self.describe(&path)?,
+            config,
+            keys: keys(&parsed)?,
+            checkpoints: checkpoints(&path),
+            samples: samples(&path),
+        })
+    }
+
+    /// Reads the sample grid of a step.
+    ///
+    /// # Errors
+    /// If there is no such run or grid.
+    pub fn sample_grid(&self, run: &str, step: u64) -> Result<Vec<u8>, Failure> {
+        let path = self.find(run)?.join("samples").join(format!("{}.png", pipeline::checkpoint_name(step)));
+        let missing = |_| Failure::new(StatusCode::NOT_FOUND, format!("{run}: has no samples of step {step}"));
+        let (mut file, _) = files::open_regular(&path).map_err(missing)?;
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut bytes).map_err(missing)?;
+        Ok(bytes)
+    }
 }
 
 fn written(path: &Path) -> Option<u64> {
@@ -110,34 +224,6 @@ fn written(path: &Path) -> Option<u64> {
 fn trains(path: &Path) -> bool {
     let locked = |file: &std::fs::File| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
     std::fs::File::open(path).is_ok_and(|file| locked(&file))
-}
-
-/// Returns the records of a run after a step.
-///
-/// # Errors
-/// If there is no such run, or its log cannot be read.
-pub fn records_after(folder: &Folder, run: &str, step: u64) -> Result<Vec<LogRecord>, Failure> {
-    let all = records::read(&find(folder, run)?, u64::MAX)?;
-    Ok(all.into_iter().filter(|record| record.step > step).collect())
-}
-
-/// Returns what is known about a run.
-///
-/// # Errors
-/// If there is no such run, or its files cannot be read.
-pub fn details(folder: &Folder, run: &str) -> Result<Details, Failure> {
-    let path = find(folder, run)?;
-    let file = path.join("config.toml");
-    let read = |error: std::io::Error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{run}: {error}"));
-    let config = files::read_text_up_to(&file, files::MAX_TOML).map_err(read)?;
-    let parsed = TrainingConfig::from_file(&file)?;
-    Ok(Details {
-        run: describe(folder, &path)?,
-        config,
-        keys: keys(&parsed)?,
-        checkpoints: checkpoints(&path),
-        samples: samples(&path),
-    })
 }
 
 /// Returns the keys of a configuration with their values, for comparisons.
@@ -180,17 +266,4 @@ fn samples(run: &Path) -> Vec<u64> {
     let mut steps: Vec<u64> = entries.filter_map(step).collect();
     steps.sort_unstable();
     steps
-}
-
-/// Reads the sample grid of a step.
-///
-/// # Errors
-/// If there is no such run or grid.
-pub fn sample_grid(folder: &Folder, run: &str, step: u64) -> Result<Vec<u8>, Failure> {
-    let path = find(folder, run)?.join("samples").join(format!("{}.png", pipeline::checkpoint_name(step)));
-    let missing = |_| Failure::new(StatusCode::NOT_FOUND, format!("{run}: has no samples of step {step}"));
-    let (mut file, _) = files::open_regular(&path).map_err(missing)?;
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut file, &mut bytes).map_err(missing)?;
-    Ok(bytes)
 }

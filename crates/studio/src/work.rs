@@ -17,6 +17,7 @@ use ddpm::train::{Event, RunFolder, TrainingConfig};
 use ddpm::{Device, Pipeline, PipelineExt, Training};
 
 use crate::api::Failure;
+use crate::bound;
 use crate::folder::Folder;
 use crate::jobs::{Frame, Outcome, Queue, Task};
 use crate::models::Models;
@@ -58,6 +59,7 @@ impl Places<'_> {
             JobRequest::Inpaint(request) => self.inpaint(task, request),
             JobRequest::Interpolate(request) => self.interpolate(task, request),
             JobRequest::Invert(request) => self.invert(task, request),
+            JobRequest::Bound(request) => bound::measure(self, task, request),
             JobRequest::Train(request) => self.train(task, request),
         }
     }
@@ -205,7 +207,7 @@ impl Places<'_> {
     }
 
     /// Returns the image of a request, as the model takes it.
-    fn image(&self, pipeline: &Pipeline, image: &ImageRef) -> Result<Images, Failure> {
+    pub(crate) fn image(&self, pipeline: &Pipeline, image: &ImageRef) -> Result<Images, Failure> {
         image_of(self.queue, self.uploads, pipeline, image)
     }
 }
@@ -248,7 +250,7 @@ fn builtin_as(pipeline: &Pipeline) -> Result<data::ImageSet, ddpm::Error> {
 }
 
 /// Returns the rows whose images are kept: at most [`MOST_FRAMES`], evenly spaced, the last one among them.
-fn kept_rows(rows: usize) -> Vec<usize> {
+pub fn kept_rows(rows: usize) -> Vec<usize> {
     let frames = rows.min(MOST_FRAMES);
     (1..=frames).map(|i| i * rows / frames - 1).collect()
 }
@@ -275,7 +277,7 @@ fn classes(pipeline: &Pipeline, classes: Option<&[u32]>) -> Result<Option<Vec<u3
 }
 
 /// Returns the class of one image: where the model has classes, the one that means no class by default, or the first.
-fn class(pipeline: &Pipeline, class: Option<u32>) -> Result<Option<u32>, Failure> {
+pub fn class(pipeline: &Pipeline, class: Option<u32>) -> Result<Option<u32>, Failure> {
     let one = class.map(|class| vec![class]);
     let asked = classes(pipeline, one.as_deref())?.map(|classes| classes[0]);
     let of_model = || pipeline.preprocessing.null_label.or_else(|| pipeline.classes()?.first().copied());

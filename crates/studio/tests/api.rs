@@ -57,6 +57,34 @@ fn images_are_those_of_the_library_and_can_be_made_again() {
 }
 
 #[test]
+fn the_bound_is_that_of_the_library() {
+    let studio = Served::new();
+    let request = r#"{"kind": "bound", "model": "fashion", "n": 3, "steps": 5, "image": {"data": 4}}"#;
+    let job = studio.finished(studio.job(request));
+    assert_eq!(job["status"], "done", "{job}");
+    let numbers = |name: &str| -> Vec<f64> {
+        job["facts"][name].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
+    };
+    let folder = ddpm::weights::builtin::folder().unwrap();
+    let pipeline = ddpm::Pipeline::load(folder, &ddpm::Device::flex()).unwrap();
+    let set = pipeline.open_training_data(ddpm::data::Split::Test).unwrap();
+    let bound = pipeline.evaluate().steps(5).likelihood(&pipeline.read_set(&set, 3).unwrap()).unwrap();
+    assert_eq!(numbers("bits_per_dim"), [bound.bits_per_dim, bound.standard_error]);
+    assert_eq!(numbers("mse"), bound.points.iter().map(|point| point.mse).collect::<Vec<_>>());
+    assert!((numbers("parts").iter().sum::<f64>() - bound.bits_per_dim).abs() < 1e-9);
+    assert_eq!(numbers("rate").len(), 5);
+    // At the last timesteps the image is nearly there; x and its prediction are those of image 4.
+    assert_eq!(job["frames"].as_array().unwrap().len(), 5);
+    let shown = ddpm::Images::read(&set, &[4]).unwrap().bytes();
+    let last = studio.get(&format!("/api/jobs/{}/frames/4/sample", job["id"]));
+    let path = studio.place.path().join("last.png");
+    std::fs::write(&path, last.body).unwrap();
+    let last = ddpm::data::open(&path, &Default::default()).unwrap().read([0]).unwrap();
+    let error = last.iter().zip(&shown).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / 1024.0;
+    assert!(error < 3.0, "{error}");
+}
+
+#[test]
 fn images_are_edited() {
     let studio = Served::new();
     let made = studio.job(GENERATE);
@@ -107,6 +135,10 @@ fn images_are_edited() {
         (r#"{"kind": "invert", "model": "fashion", "image": {"job": 99, "image": 0}}"#, "no job 99"),
         (r#"{"kind": "inpaint", "model": "fashion", "image": {"data": 0}, "mask": "01"}"#, "the mask has 2 pixels"),
         (r#"{"kind": "train", "run": "x", "set": ["train.stpes=1"]}"#, "train.steps"),
+        (
+            r#"{"kind": "bound", "model": "fashion", "image": {"job": 1, "image": 9}, "n": 1, "steps": 2}"#,
+            "none of number 9",
+        ),
         (r#"{"kind": "train", "run": "../x"}"#, "not a path below"),
         (r#"{"kind": "train", "run": "x", "set": ["data.path=/etc"]}"#, "not a path below"),
         (r#"{"kind": "train", "run": "x", "set": ["train.init_from=../model"]}"#, "not a path below"),

@@ -198,6 +198,12 @@ async fn a_visitor_trains_generates_replays_and_repairs() {
     fill(&page, "input[aria-label='Timestep']", "900").await;
     wait_for(&page, "document.querySelector('figure p').innerText.startsWith('t = 900')").await;
     assert!(before.as_str().unwrap().contains("t = 300"), "{before}");
+    // What the bits are spent on.
+    press(&page, "Measure").await;
+    wait_for(&page, "document.querySelectorAll('.u-over').length === 6").await;
+    fill(&page, "input[aria-label='Point of the curve']", "63").await;
+    wait_for(&page, "[...document.querySelectorAll('p.quiet')].some((p) => p.innerText.startsWith('t = 0: after'))")
+        .await;
     picture(&page, "understand-light").await;
 
     // Nothing is wider than the narrowest screens, and no view reports an error.

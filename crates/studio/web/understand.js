@@ -1,5 +1,6 @@
 // The two Markov chains by pictures: the forward process, noise schedules, and what a sampler computes.
 
+import { bound } from "/bound.js";
 import { doing, field, h, imageChoice, modelChoice, number, plot, query, read, select } from "/page.js";
 
 export async function understand(place, about) {
@@ -57,6 +58,7 @@ export async function understand(place, about) {
       all.map((row) => h("tr", {}, [number(row.timestep, 4), number(row.sigma), number(row.x), list(row.sample), list(row.epsilon), number(row.noise)].map((text) => h("td", {}, text))))));
   });
 
+  const terms = bound(name, () => image);
   const left = h("div", { className: "card form" });
   place.append(
     h("div", { className: "columns" }, left,
@@ -68,6 +70,7 @@ export async function understand(place, about) {
       h("p", { className: "formula" }, "ᾱ", h("sub", {}, "t"), " = ∏ (1−β", h("sub", {}, "s"), "),  SNR(t) = ᾱ", h("sub", {}, "t"), " / (1−ᾱ", h("sub", {}, "t"), ")"),
       h("p", { className: "quiet small" }, "Ho et al. 2020, section 2; Kingma et al. 2021, equation 2. With T = 1000."),
       h("div", { className: "row" }, field("One", a), field("Another", b)), h("div", { className: "pair" }, charts.map(({ place }) => place))),
+    terms.element,
     h("div", { className: "card" }, h("h2", {}, "What a sampler computes"),
       h("p", { className: "formula" }, "x ← a x + Σ b", h("sub", {}, "k"), " x̂₀", h("sup", {}, "(k)"), " + Σ c", h("sub", {}, "k"), " ε̂", h("sup", {}, "(k)"), " + σ z"),
       h("p", { className: "quiet small" }, "Every sampler is a table: in each row, the network is evaluated once, and x becomes a sum of x, of its predictions x̂₀ and ε̂ in this row and earlier ones, and of fresh noise z. Ho et al. 2020, equations 7 and 11, for ddpm; Song et al. 2021, equation 12, for ddim."),
@@ -77,4 +80,5 @@ export async function understand(place, about) {
   if (model) choice.show(image);
   await compare();
   await rows();
+  await terms.last();
 }
