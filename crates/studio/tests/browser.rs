@@ -190,6 +190,33 @@ async fn a_visitor_trains_generates_replays_and_repairs() {
     assert_eq!((job["request"]["kind"].as_str(), job["status"].as_str()), (Some("inpaint"), Some("done")), "{job}");
     let painted = job["request"]["mask"].as_str().unwrap().bytes().filter(|byte| *byte == b'1').count();
     assert!((20..200).contains(&painted), "{painted}");
+    // What is drawn on it with a color is part of the image that is changed.
+    page.execute(
+        "const tool = document.querySelector('canvas.draw ~ .half select'); tool.value = 'color'; \
+                  tool.dispatchEvent(new Event('change'))",
+        vec![],
+    )
+    .await
+    .unwrap();
+    page.execute("document.querySelector('canvas.draw').scrollIntoView({ block: 'center' })", vec![]).await.unwrap();
+    let (left, top, ..) = canvas.rectangle().await.unwrap();
+    let scrolled = number(&page, "scrollY").await;
+    let at = |x: f64, y: f64| (left + x * width, top - scrolled + y * height);
+    let mut stroke =
+        MouseActions::new("mouse".into()).then(moved(at(0.1, 0.1))).then(PointerAction::Down { button: 0 });
+    stroke = stroke.then(moved(at(0.5, 0.1)));
+    page.perform_actions(stroke.then(PointerAction::Up { button: 0 })).await.unwrap();
+    press(&page, "Change").await;
+    wait_for(&page, "document.querySelector('#view .columns > div:last-child .command').innerText.includes('--from')")
+        .await;
+    let job = studio.get("/api/jobs/5").json();
+    assert!(job["request"]["from"]["upload"].is_u64(), "{job}");
+    let upload = &job["request"]["from"]["upload"];
+    let drawn = studio.place.path().join("drawn.png");
+    std::fs::write(&drawn, studio.get(&format!("/api/image?model=fashion&upload={upload}")).body).unwrap();
+    let drawn = ddpm::data::open(&drawn, &Default::default()).unwrap().read([0]).unwrap();
+    let white = drawn.iter().filter(|byte| **byte > 250).count();
+    assert!(white >= 12, "{white}");
 
     open(&page, &studio, "understand").await;
     wait_for(&page, "document.querySelectorAll('.u-over').length === 4 && document.querySelectorAll('td').length > 20")

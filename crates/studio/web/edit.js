@@ -1,6 +1,6 @@
 // Editing: fill in what is painted over, image-to-image, mixtures of two images, and an image's noise.
 
-import { ask, doing, field, h, imageChoice, modelChoice, number, query, slider } from "/page.js";
+import { ask, doing, field, h, imageChoice, modelChoice, number, query, select, sendFile, slider } from "/page.js";
 import { trajectory } from "/generate.js";
 
 export async function edit(place, about, wanted) {
@@ -8,13 +8,17 @@ export async function edit(place, about, wanted) {
   let image = null;
   let second = null;
   const name = () => model?.model;
-  const canvas = h("canvas", { className: "draw", tabIndex: 0, ariaLabel: "Paint over what is to be made again. Keys: arrows move, space paints." });
+  const canvas = h("canvas", { className: "draw", tabIndex: 0, ariaLabel: "Paint on the image. Keys: arrows move, space paints." });
+  const tool = select([["mask", "what is to be made again"], ["color", "with a color"]], "mask", () => { color.hidden = tool.value !== "color"; });
+  const color = h("input", { type: "color", value: "#ffffff", ariaLabel: "Color", hidden: true });
   const brush = h("input", { type: "range", min: 1, max: 12, value: 4 });
   const result = trajectory();
   const second_ = imageChoice(name, (chosen) => { second = chosen; });
   const facts = h("p", { className: "quiet" });
   let mask = null;
+  // The image, and whether it was drawn on since it was chosen or sent.
   let pixels = null;
+  let drawn = false;
   let [at, painting] = [[0, 0], false];
 
   const first = imageChoice(name, (chosen) => {
@@ -23,7 +27,9 @@ export async function edit(place, about, wanted) {
     picture.onload = () => {
       [canvas.width, canvas.height] = [picture.width, picture.height];
       mask = new Uint8Array(picture.width * picture.height);
-      pixels = picture;
+      pixels = h("canvas", { width: picture.width, height: picture.height });
+      pixels.getContext("2d").drawImage(picture, 0, 0);
+      drawn = false;
       at = [Math.floor(picture.width / 2), Math.floor(picture.height / 2)];
       paint();
     };
@@ -48,9 +54,15 @@ export async function edit(place, about, wanted) {
     if (!mask) return;
     const radius = Number(brush.value) / 2;
     const { width, height } = canvas;
+    const context = pixels.getContext("2d");
+    context.fillStyle = color.value;
+    const draws = tool.value === "color";
+    drawn ||= draws;
     for (let y = 0; y < height; y += 1) {
       for (let x = 0; x < width; x += 1) {
-        if ((x + 0.5 - at[0] - 0.5) ** 2 + (y + 0.5 - at[1] - 0.5) ** 2 <= radius * radius) mask[y * width + x] = 1;
+        if ((x - at[0]) ** 2 + (y - at[1]) ** 2 > radius * radius) continue;
+        if (draws) context.fillRect(x, y, 1, 1);
+        else mask[y * width + x] = 1;
       }
     }
     paint();
@@ -83,6 +95,11 @@ export async function edit(place, about, wanted) {
   const label = () => (cls.value === "" ? undefined : Number(cls.value));
   const run = (request) => doing(async () => {
     facts.textContent = "";
+    if (drawn) {
+      const file = await new Promise((resolve) => { pixels.toBlob(resolve, "image/png"); });
+      image = { upload: (await sendFile("/api/uploads", file)).upload };
+      drawn = false;
+    }
     await ask({ model: need(name(), "a model"), ...request() }, (job) => {
       result.show(job);
       const { rmse, latent_rms: rms } = job.facts;
@@ -108,8 +125,9 @@ export async function edit(place, about, wanted) {
   const choice = await modelChoice(set, localStorage.getItem("model"));
   left.append(
     h("div", { className: "card form" }, choice, h("h2", {}, "Image"), first.element),
-    h("div", { className: "card form" }, h("h2", {}, "Fill in"), h("p", { className: "quiet small" }, "Paint over what is to be made again."), canvas,
-      h("label", {}, "Brush", brush), h("div", { className: "row" }, button("Fill in", inpaint, true), button("Clear", () => { mask?.fill(0); paint(); }))),
+    h("div", { className: "card form" }, h("h2", {}, "Fill in"), h("p", { className: "quiet small" }, "Paint over what is to be made again. Or draw on the image with a color, and change it below."), canvas,
+      h("div", { className: "half" }, field("Paint", tool), field("Brush", brush)), color,
+      h("div", { className: "row" }, button("Fill in", inpaint, true), button("Clear", () => { mask?.fill(0); paint(); }))),
     h("div", { className: "card form" }, h("h2", {}, "Change"), h("p", { className: "quiet small" }, "The image is noised to t and denoised: the higher, the less is left of it."), noise.element, button("Change", change)),
     h("div", { className: "card form" }, h("h2", {}, "Mix with another"), second_.element, mix.element, button("Mix", interpolate)),
     h("div", { className: "card form" }, h("h2", {}, "Find its noise"), h("p", { className: "quiet small" }, "DDIM backwards, and forwards again."), button("Invert", invert)),
