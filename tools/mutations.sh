@@ -156,6 +156,12 @@ mutate formats/cifar.rs 'record[variant.label_bytes - 1]' 'record[0]'
 mutate formats/npz.rs 'bytes.iter().rev().fold(0, digits)' 'bytes.iter().fold(0, digits)'
 mutate formats/array.rs '[n, c @ (1 | 3 | 4), h, w] => ([n, h, w, c], true)' '[n, c @ (1 | 3 | 4), h, w] => ([n, w, h, c], true)'
 mutate formats/idx.rs 'let [count, height, width] = read_header' 'let [count, width, height] = read_header'
+tests data --test data -- mat::
+mutate raw.rs 'let (channel, x) = (i / width, i % width);' 'let (channel, x) = (i % channels, i / channels);'
+mutate formats/mat.rs '*label %= 10' '*label %= 11'
+mutate formats/mat.rs '(1..=10).contains(label)' '(0..=10).contains(label)'
+mutate mat5.rs '.next_multiple_of(8) - tag' '.next_multiple_of(4) - tag'
+mutate mat5.rs "if is_big { '>' } else { '<' }" "if is_big { '<' } else { '>' }"
 tests data --test data -- labels::
 mutate formats/labels.rs 'names.iter().zip(0..).map(|(name, label)| (*name, label))' 'names.iter().rev().zip(0..).map(|(name, label)| (*name, label))'
 tests data --test data -- grid::

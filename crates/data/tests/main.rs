@@ -13,6 +13,7 @@ mod formats;
 mod generated;
 mod grid;
 mod labels;
+mod mat;
 mod npz_arrays;
 mod parquet;
 mod parts;

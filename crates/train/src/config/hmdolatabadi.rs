@@ -61,8 +61,8 @@ const KEYS: &[(&str, Target)] = &[
     ("evaluate.valid_every", Ignored),
 ];
 
-/// Data sets of the original without a crop of their own. Its formats, CIFAR-10 for Python and `.mat`, are not read: `--data`
-/// names the binary version of CIFAR-10, or an archive of SVHN's images.
+/// Data sets of the original without a crop of their own. CIFAR-10 for Python is not read: `--data` names
+/// the binary version.
 const DATA_SETS: [&str; 2] = ["cifar10", "svhn"];
 
 /// Converts a configuration. What the original has no keys for is as it is there: mirrored images but for SVHN, no warm-up, a
