@@ -150,6 +150,11 @@ mutate pixels.rs 'composite(r, a, br), composite(g, a, bg)' 'composite(g, a, br)
 mutate pixels.rs 'if target.width * height >= target.height * width' 'if target.width * height < target.height * width'
 mutate pixels.rs '(top + y) * row + left * target.channels' '(top + y) * row + top * target.channels'
 mutate pixels.rs 'out.fill(target.padding)' 'out.fill(0)'
+tests data --test data -- crop::
+mutate crop_box.rs '.skip(top).take(height)' '.skip(left).take(height)'
+mutate crop_box.rs '&row[left * channels..]' '&row[top * channels..]'
+mutate crop_box.rs 'height >= least_height && width >= least_width' 'height >= least_width && width >= least_height'
+mutate pixels.rs 'self.part.is_none() && (height' 'self.part.is_some() || (height'
 tests data --test data -- formats::
 mutate raw.rs '[i % channels * area + i / channels]' '[(channels - 1 - i % channels) * area + i / channels]'
 mutate formats/cifar.rs 'record[variant.label_bytes - 1]' 'record[0]'

@@ -57,6 +57,7 @@
 
 mod builtin;
 mod claims;
+mod crop_box;
 mod dataset;
 mod duplicates;
 mod encoded;
@@ -80,6 +81,7 @@ mod subset;
 mod summary;
 
 pub use builtin::builtin;
+pub use crop_box::CropBox;
 pub use dataset::Dataset;
 pub use duplicates::{DuplicateGroup, DuplicateReport, Leak, duplicates, leaks};
 pub use error::{Error, Result};

@@ -607,7 +607,8 @@ fn mutated_files_are_read_or_refused() {
             }
             put(&folder.path().join(name), &bytes);
             let fit = [Fit::Crop, Fit::Pad, Fit::RandomCrop][number % 3];
-            let options = ReadOptions { fit, split, range, memory_limit_bytes: 1 << 24, ..small() };
+            let crop = (number % 5 == 4).then(|| [1, 2, 7, 6].into());
+            let options = ReadOptions { crop, fit, split, range, memory_limit_bytes: 1 << 24, ..small() };
             let told = read(&format!("mutation {number} of {name}"), &path, &options, 400 * MIB);
             if number == 0 && !name.contains("plain.parquet") && !name.contains("snappy.parquet") {
                 // Compressed sets cannot be streamed.

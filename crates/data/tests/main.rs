@@ -5,6 +5,7 @@ mod common;
 mod archives;
 mod arrays;
 mod builtin;
+mod crop;
 mod damaged;
 mod decoding;
 mod duplicates;
