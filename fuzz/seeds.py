@@ -106,6 +106,8 @@ for name, files in {"classes": classes, "labelled": labelled, "listed": listed, 
     put("tar", name, tar(files))
     put("tar_gz", name, gzip.compress(tar(files)))
 put("parquet", "hub", (CRATES / "data/tests/hub.parquet").read_bytes())
+for file in (CRATES / "data/tests/goldens").glob("*.mat"):
+    put("mat", file.name, file.read_bytes())
 pixels = bytes(range(96))
 arrays = {"arr_0.npy": npy("|u1", (2, 4, 4, 3), pixels), "arr_1.npy": npy("<i8", (2,), bytes(16))}
 keras = {"x_train.npy": npy("|u1", (6, 4, 4), pixels), "y_train.npy": npy("|u1", (6,), bytes(6))}

@@ -150,12 +150,23 @@ mutate pixels.rs 'composite(r, a, br), composite(g, a, bg)' 'composite(g, a, br)
 mutate pixels.rs 'if target.width * height >= target.height * width' 'if target.width * height < target.height * width'
 mutate pixels.rs '(top + y) * row + left * target.channels' '(top + y) * row + top * target.channels'
 mutate pixels.rs 'out.fill(target.padding)' 'out.fill(0)'
+tests data --test data -- crop::
+mutate crop_box.rs '.skip(top).take(height)' '.skip(left).take(height)'
+mutate crop_box.rs '&row[left * channels..]' '&row[top * channels..]'
+mutate crop_box.rs 'height >= least_height && width >= least_width' 'height >= least_width && width >= least_height'
+mutate pixels.rs 'self.part.is_none() && (height' 'self.part.is_some() || (height'
 tests data --test data -- formats::
 mutate raw.rs '[i % channels * area + i / channels]' '[(channels - 1 - i % channels) * area + i / channels]'
 mutate formats/cifar.rs 'record[variant.label_bytes - 1]' 'record[0]'
 mutate formats/npz.rs 'bytes.iter().rev().fold(0, digits)' 'bytes.iter().fold(0, digits)'
 mutate formats/array.rs '[n, c @ (1 | 3 | 4), h, w] => ([n, h, w, c], true)' '[n, c @ (1 | 3 | 4), h, w] => ([n, w, h, c], true)'
 mutate formats/idx.rs 'let [count, height, width] = read_header' 'let [count, width, height] = read_header'
+tests data --test data -- mat::
+mutate raw.rs 'let (channel, x) = (i / width, i % width);' 'let (channel, x) = (i % channels, i / channels);'
+mutate formats/mat.rs '*label %= 10' '*label %= 11'
+mutate formats/mat.rs '(1..=10).contains(label)' '(0..=10).contains(label)'
+mutate mat5.rs '.next_multiple_of(8) - tag' '.next_multiple_of(4) - tag'
+mutate mat5.rs "if is_big { '>' } else { '<' }" "if is_big { '<' } else { '>' }"
 tests data --test data -- labels::
 mutate formats/labels.rs 'names.iter().zip(0..).map(|(name, label)| (*name, label))' 'names.iter().rev().zip(0..).map(|(name, label)| (*name, label))'
 tests data --test data -- grid::

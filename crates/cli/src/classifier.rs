@@ -21,8 +21,9 @@ fn extra_images(
     set: &ImageSet,
     global: &Global,
 ) -> anyhow::Result<Arc<ImageSet>> {
-    let options = config.read_options(Split::Train);
-    let extra = Dataset::Path(path.to_owned()).open(&options)?.with_class_names(set.class_names())?;
+    let dataset = Dataset::Path(path.to_owned());
+    let options = config.read_options(Split::Train).without_needless_crop(&dataset)?;
+    let extra = dataset.open(&options)?.with_class_names(set.class_names())?;
     announce("extra data", &Reading::new(&extra, &options), global);
     Ok(Arc::new(extra))
 }

@@ -63,10 +63,10 @@ pub fn read(
     fit: Option<Fit>,
     global: &Global,
 ) -> anyhow::Result<(Images, Vec<Reading>)> {
-    let options = pipeline.read_options(fit);
     let images = pipeline.read_images(paths, fit)?;
     let mut readings = Vec::new();
     for path in paths {
+        let options = pipeline.image_options(path.as_ref(), fit)?;
         let reading = Reading::new(&data::open(path.as_ref(), &options)?, &options).part(Part::All).first(1);
         announce("image", &reading, global);
         warn_of_colors(&reading);

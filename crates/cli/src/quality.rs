@@ -143,7 +143,10 @@ pub fn run(arguments: &QualityArgs, mut shared: Shared, global: &Global) -> anyh
     let mut readings = Readings { samples: samples.announce(global), ..Readings::default() };
     // Images that are not there are found out before samples are drawn.
     let dataset = if needs_images { Some(samples.dataset(shared)?) } else { None };
-    let options = samples.read_options(shared);
+    let options = match &dataset {
+        Some(dataset) => samples.read_options(shared).without_needless_crop(dataset)?,
+        None => samples.read_options(shared),
+    };
     let open = |split, role, limit| -> anyhow::Result<(Option<ImageSource>, Option<Reading>)> {
         let Some(dataset) = &dataset else { return Ok((None, None)) };
         let found = ImageSource::open(dataset, &ReadOptions { split, ..options.clone() })?;

@@ -105,6 +105,7 @@ impl Samples {
                 ReadOptions {
                     resolution: Some((height, width)),
                     channels: Some(channels),
+                    crop: file.provenance.as_ref().and_then(|known| known.crop),
                     fit: shared.fit.or(file.provenance.as_ref().map(|known| known.fit)).unwrap_or_default(),
                     ..ReadOptions::default()
                 }

@@ -156,6 +156,48 @@ fn samples_are_compared_with_the_images_of_their_model_fitted_alike() {
     place.ddpm(&["evaluate", "drawn.npz", "--data", "gone"]).assert().success().stderr(contains("padded to 12x12"));
 }
 
+/// A model of a part of each image reads the same part of them in every command.
+#[test]
+fn a_crop_is_that_of_the_training_images_everywhere() {
+    let place = Place::new();
+    write_pngs(&place.path("photos"), 12, 14, image::ColorType::L8);
+    fs::create_dir(place.path("parts")).unwrap();
+    for i in 0..6 {
+        let photo = image::open(place.path(&format!("photos/{i}.png"))).unwrap();
+        photo.crop_imm(3, 2, 8, 8).save(place.path(&format!("parts/{i}.png"))).unwrap();
+    }
+    place.trained("cropped", 2, &["--data", "photos", "--set", "data.crop=[3, 2, 8, 8]"]);
+    place.trained("plain", 2, &["--data", "parts"]);
+    assert_eq!(place.weights("cropped", 2), place.weights("plain", 2));
+    let known = |run: &str| json(place.ddpm(&["inspect", run]))["preprocessing"]["crop"].clone();
+    assert_eq!((known("cropped"), known("plain")), (serde_json::json!([3, 2, 8, 8]), Value::Null));
+    let config = |run: &str| fs::read_to_string(place.path(run).join("config.toml")).unwrap();
+    assert!(config("cropped").contains("crop = [") && !config("plain").contains("crop = ["));
+
+    // Likelihoods, and distances of a model's and of drawn samples, are those of the parts.
+    let text = "12x14 grey cropped to 8x8 at column 3, row 2";
+    let nll = |run: &str| json(place.ddpm(&["evaluate", run, "-n", "2", "--steps", "4"]))["nll"].clone();
+    assert_eq!(nll("cropped"), nll("plain"));
+    assert!(said(&place, &["evaluate", "cropped", "-n", "2", "--steps", "2"]).contains(text));
+    let draw = ["sample", "cropped", "-n", "5", "--sampler", "ddim", "--steps", "2", "-q", "-o", "drawn.npz"];
+    place.ddpm(&draw).assert().success();
+    let nearest = |arguments: &[&str]| json(place.ddpm(arguments))["nearest"].clone();
+    assert_eq!(
+        nearest(&["evaluate", "drawn.npz"]),
+        nearest(&["evaluate", "drawn.npz", "--data", "parts", "--fit", "crop"])
+    );
+    assert!(said(&place, &["evaluate", "drawn.npz"]).contains(text));
+    // An image of the network's size is such a part.
+    let invert = |image: &str, out: &str| {
+        place.ddpm(&["invert", "cropped", image, "--steps", "2", "-q", "-o", out]).assert().success();
+        tensor(&place.path(out), "noise")
+    };
+    assert_eq!(invert("photos/0.png", "a.safetensors"), invert("parts/0.png", "b.safetensors"));
+    fails(place.train("e", 2, &["--data", "photos", "--set", "data.crop=[3, 2, 8]"]), 2, &["data.crop"]);
+    let large = place.train("e", 2, &["--data", "photos", "--set", "data.crop=[3, 2, 12, 8]"]);
+    fails(large, 1, &["photos", "12x14", "smaller than the 10x15"]);
+}
+
 #[test]
 fn samples_from_elsewhere_are_compared_with_what_is_given() {
     let place = place_with_padded_run();

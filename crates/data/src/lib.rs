@@ -10,6 +10,7 @@
 //! | CIFAR-10, CIFAR-100 | the binary version: a folder, `.tar.gz` or `.tar` |
 //! | npz | u8 `arr_0` of N,H,W,C with labels `arr_1` (OpenAI's sample files); also the array names of Keras and MedMNIST; other numbers with [`ReadOptions::range`] |
 //! | npy | u8 N,H,W,C, N,C,H,W or N,H,W, if the shape can be read in one way only; other numbers with [`ReadOptions::range`] |
+//! | MAT | MATLAB's `.mat` of level 5 with u8 `X` of H,W,C,N and labels `y`; a folder with `train_32x32.mat` and `test_32x32.mat` (SVHN, whose label 10 is the digit 0) |
 //! | image folder | PNG, JPEG, WebP, GIF (first frame), BMP, TIFF (first page) and PNM at any depth; the first level of subfolders are the classes |
 //! | folder with labels | an image folder with `dataset.json` (StyleGAN, EDM), or `metadata.jsonl` or `metadata.csv` (`imagefolder` of the `datasets` library: `file_name`, `label`) |
 //! | Parquet | as on the Hugging Face hub: a `.parquet` or a folder of `train-*.parquet` etc., with columns `image` or `img` (`{bytes, path}`, or binary) and `label` (cargo feature `parquet`) |
@@ -17,7 +18,7 @@
 //! | tar | an archive of an image folder, read without unpacking; a `.tar.gz` is unpacked in memory, up to the memory limit |
 //! | webdataset | a `.tar` or a folder of shards (`*-train-*.tar`, `*-val-*.tar`); labels from `.cls`, or `label` in `.json` |
 //!
-//! LMDB (LSUN), TFRecord, Arrow and MATLAB files are not supported; the error says how to convert them.
+//! LMDB (LSUN), TFRecord and Arrow files are not supported; the error says how to convert them.
 //!
 //! Files that cannot be read are skipped, counted and listed in [`ImageSet::report`]. So are images and training runs of this
 //! program in a folder with other images. Folders `train` and `test` (or `val` etc.) are the parts of a set if no other folder
@@ -46,9 +47,9 @@
 //! | image | decoded to at most 64 MiB and 1100 times its file, and 512 MiB in all; four times that while it is decoded |
 //! | names in a folder or archive | 4096 bytes each; about 40 bytes for each byte of an archive's headers |
 //! | `dataset.json`, `metadata.jsonl`, `metadata.csv` | 64 times the file, which may have 256 MiB, and 128 MiB for the names of a million numbered classes |
-//! | `.tar.gz`, compressed npz, IDX and CIFAR | unpacked to at most 256 times the file and 64 MiB, and the memory limit |
+//! | `.tar.gz`, compressed npz, IDX, CIFAR and MAT | unpacked to at most 256 times the file and 64 MiB, and the memory limit |
 //! | Parquet | 64 times the file; a page is unpacked to at most 256 times its size and 64 MiB, and 512 MiB in all |
-//! | plain npy, npz and IDX | the labels: the pixels stay in the file |
+//! | plain npy, npz, IDX and MAT | the labels: the pixels stay in the file |
 //!
 //! # Cargo features
 //!
@@ -56,6 +57,7 @@
 
 mod builtin;
 mod claims;
+mod crop_box;
 mod dataset;
 mod duplicates;
 mod encoded;
@@ -63,6 +65,7 @@ mod error;
 mod formats;
 mod generated;
 mod grid;
+mod mat5;
 mod memory;
 mod npy;
 mod npz_arrays;
@@ -78,6 +81,7 @@ mod subset;
 mod summary;
 
 pub use builtin::builtin;
+pub use crop_box::CropBox;
 pub use dataset::Dataset;
 pub use duplicates::{DuplicateGroup, DuplicateReport, Leak, duplicates, leaks};
 pub use error::{Error, Result};

@@ -2,7 +2,7 @@ use crate::error::{Error, Result};
 use crate::formats::files::{file_not_downloaded, list_visible};
 #[cfg(feature = "parquet")]
 use crate::formats::parquet;
-use crate::formats::{cifar, folder, idx, npy, npz, tar, unsupported, zip};
+use crate::formats::{cifar, folder, idx, mat, npy, npz, tar, unsupported, zip};
 use crate::generated::is_generated;
 use crate::options::{LabelFrom, ReadOptions};
 use crate::set::ImageSet;
@@ -16,6 +16,7 @@ const FORMATS: &[Format] = &[
     cifar::FORMAT,
     npz::FORMAT,
     npy::FORMAT,
+    mat::FORMAT,
     #[cfg(feature = "parquet")]
     parquet::FORMAT,
     zip::FORMAT,

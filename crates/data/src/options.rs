@@ -1,3 +1,5 @@
+use crate::crop_box::CropBox;
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -7,10 +9,14 @@ use std::str::FromStr;
 /// Options for reading an image set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadOptions {
-    /// Height and width to which images are fitted. `None` requires all images to have the same size, and keeps it.
+    /// Height and width to which images are fitted. `None` requires all images to have the same size, and keeps
+    /// it, or keeps that of the crop.
     pub resolution: Option<(usize, usize)>,
     /// Number of channels: 1 (grey), 3 (RGB) or 4 (RGBA). `None` means 3 if any image has colour, else 1.
     pub channels: Option<usize>,
+    /// The part of each stored image that is read, before it is fitted to the resolution. Defaults to the whole image. A smaller
+    /// image is a bad file.
+    pub crop: Option<CropBox>,
     /// The method of fitting images of another size to the resolution.
     pub fit: Fit,
     /// Background colour (RGB) of transparent images when `channels` is 1 or 3. Defaults to white.
@@ -178,6 +184,7 @@ impl Default for ReadOptions {
         ReadOptions {
             resolution: None,
             channels: None,
+            crop: None,
             fit: Fit::Crop,
             background: [255; 3],
             padding: 0,
@@ -190,6 +197,24 @@ impl Default for ReadOptions {
 }
 
 impl ReadOptions {
+    /// Returns the options without the crop if all images of a set have the size of the resolution and are too small to be
+    /// cropped: samples, for instance, are such parts already.
+    ///
+    /// # Errors
+    /// As [`open`](crate::open()).
+    pub fn without_needless_crop(self, images: &Dataset) -> Result<Self> {
+        let Some(crop) = self.crop else { return Ok(self) };
+        // Sizes are in the headers. A compressed archive is unpacked in memory.
+        let any = ReadOptions { resolution: Some((1, 1)), crop: None, split: Split::Train, ..self.clone() };
+        let set = match images.open(&ReadOptions { memory_limit_bytes: 0, ..any.clone() }) {
+            Err(Error::TooLarge { .. }) => images.open(&any)?,
+            set => set?,
+        };
+        let is_part = |&(h, w): &(usize, usize)| self.resolution == Some((h, w)) && crop.check_image(h, w).is_err();
+        let is_needless = set.report().sizes.keys().all(is_part);
+        Ok(ReadOptions { crop: self.crop.filter(|_| !is_needless), ..self })
+    }
+
     /// Checks that each option has a value that it may have.
     ///
     /// # Errors
@@ -204,6 +229,9 @@ impl ReadOptions {
             && !(low.is_finite() && high.is_finite() && low < high)
         {
             return Err(Error::Argument(format!("range is [{low}, {high}]; expected two numbers, the lower first")));
+        }
+        if let Some(Err(message)) = self.crop.map(|crop| crop.check()) {
+            return Err(Error::Argument(format!("crop: {message}")));
         }
         match self.channels {
             None | Some(1 | 3 | 4) => Ok(()),

@@ -1,5 +1,6 @@
-//! Conversion of one image: channels, then size, then crop or border.
+//! Conversion of one image: the part that is read, then channels, then size, then crop or border.
 
+use crate::crop_box::CropBox;
 use crate::encoded::Header;
 use crate::options::{Fit, MAX_IMAGE_BYTES};
 use std::borrow::Cow;
@@ -18,6 +19,8 @@ pub(crate) struct Target {
     pub height: usize,
     pub width: usize,
     pub channels: usize,
+    /// The part of an image that is read. All else is about this part.
+    pub part: Option<CropBox>,
     pub fit: Fit,
     pub background: [u8; 3],
     pub padding: u8,
@@ -31,7 +34,15 @@ impl Target {
 
     /// Returns whether an image of this shape needs no conversion.
     pub fn matches(&self, height: usize, width: usize, channels: usize) -> bool {
-        (height, width, channels) == (self.height, self.width, self.channels)
+        self.part.is_none() && (height, width, channels) == (self.height, self.width, self.channels)
+    }
+
+    /// Returns the part of an image that is read.
+    fn part_of<'a>(&self, image: Pixels<'a>) -> Result<Pixels<'a>, String> {
+        match self.part {
+            Some(part) => part.apply(&image),
+            None => Ok(image),
+        }
     }
 }
 
@@ -40,7 +51,7 @@ pub(crate) fn convert(image: Pixels, target: &Target, out: &mut [u8]) -> Result<
     match target.fit {
         Fit::Crop | Fit::RandomCrop => crop(&cover(image, target)?, target, None, out),
         Fit::Pad => {
-            let image = convert_channels(image, target.channels, target.background);
+            let image = convert_channels(target.part_of(image)?, target.channels, target.background);
             let (height, width) = fit_size(image.height, image.width, target);
             pad(&resize(image, height, width)?, target, out);
         }
@@ -48,13 +59,20 @@ pub(crate) fn convert(image: Pixels, target: &Target, out: &mut [u8]) -> Result<
     Ok(())
 }
 
-/// Returns the memory that converting an image takes: other channels, a copy weighted by alpha, the rows after the first
-/// pass of resizing, and the resized image. Resizing to a cover of more than 512 MiB is an error.
+/// Returns the memory that converting an image takes: its part, other channels, a copy weighted by alpha, the rows after the
+/// first pass of resizing, and the resized image. Resizing to a cover of more than 512 MiB is an error.
 pub(crate) fn conversion_bytes(image: &Header, target: &Target) -> u64 {
     let bytes = |height: usize, width: usize| {
         (height as u64).saturating_mul(width as u64).saturating_mul(target.channels as u64)
     };
-    let channels = if image.channels == target.channels { 0 } else { bytes(image.height, image.width) };
+    let (part, image) = match target.part {
+        Some(CropBox { height, width, .. }) => {
+            let part = Header { height: height.min(image.height), width: width.min(image.width), ..*image };
+            ((part.height as u64).saturating_mul(part.width as u64).saturating_mul(part.channels as u64), part)
+        }
+        None => (0, *image),
+    };
+    let channels = part + if image.channels == target.channels { 0 } else { bytes(image.height, image.width) };
     let (height, width) = match target.fit {
         Fit::Crop | Fit::RandomCrop => cover_size(image.height, image.width, target),
         Fit::Pad => fit_size(image.height, image.width, target),
@@ -67,9 +85,9 @@ pub(crate) fn conversion_bytes(image: &Header, target: &Target) -> u64 {
     channels + weighted + bytes(image.height, width) + resized
 }
 
-/// Converts the channels of `image` and resizes it so that it covers `target`.
+/// Converts the channels of the part of `image` and resizes it so that it covers `target`.
 pub(crate) fn cover<'a>(image: Pixels<'a>, target: &Target) -> Result<Pixels<'a>, String> {
-    let image = convert_channels(image, target.channels, target.background);
+    let image = convert_channels(target.part_of(image)?, target.channels, target.background);
     let (height, width) = cover_size(image.height, image.width, target);
     resize(image, height, width)
 }

@@ -18,9 +18,19 @@ pub(crate) struct RawImages {
     pub height: usize,
     pub width: usize,
     pub channels: usize,
-    /// Whether the layout is C,H,W instead of H,W,C.
-    pub planar: bool,
+    pub order: Order,
     pub bytes: RawBytes,
+}
+
+/// The order of the bytes of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// H,W,C.
+    Interleaved,
+    /// C,H,W.
+    Planar,
+    /// C,W,H, which is H,W,C in MATLAB's column-major order.
+    ColumnMajor,
 }
 
 /// The location of the bytes.
@@ -45,7 +55,8 @@ impl RawBytes {
 impl RawImages {
     pub fn new(path: &Path, layout: Layout, bytes: RawBytes) -> Self {
         let Layout { count, height, width, channels, planar } = layout;
-        RawImages { path: path.to_owned(), count, height, width, channels, planar, bytes }
+        let order = if planar { Order::Planar } else { Order::Interleaved };
+        RawImages { path: path.to_owned(), count, height, width, channels, order, bytes }
     }
 
     pub fn header(&self) -> Header {
@@ -61,7 +72,7 @@ impl RawImages {
     pub fn decode(&self, index: usize, target: &Target, out: &mut [u8]) -> std::result::Result<(), String> {
         match &self.bytes {
             RawBytes::File { file, offset, unchanged }
-                if !self.planar && target.matches(self.height, self.width, self.channels) =>
+                if self.order == Order::Interleaved && target.matches(self.height, self.width, self.channels) =>
             {
                 let offset = offset + index as u64 * self.image_bytes() as u64;
                 unchanged.check(file).and_then(|()| read_exact_at(file, out, offset)).map_err(|e| e.to_string())
@@ -83,8 +94,13 @@ impl RawImages {
                 Cow::Owned(data)
             }
         };
-        let data = if self.planar { Cow::Owned(interleave(&data, self.channels)) } else { data };
-        Ok(Pixels { height: self.height, width: self.width, channels: self.channels, data })
+        let &Self { height, width, channels, .. } = self;
+        let data = match self.order {
+            Order::Interleaved => data,
+            Order::Planar => Cow::Owned(interleave(&data, channels)),
+            Order::ColumnMajor => Cow::Owned(transpose(&data, [height, width, channels])),
+        };
+        Ok(Pixels { height, width, channels, data })
     }
 
     fn image_bytes(&self) -> usize {
@@ -94,7 +110,7 @@ impl RawImages {
     /// Returns whether the pixels are in memory and need no conversion.
     pub fn is_unpacked(&self, target: &Target) -> bool {
         let is_in_memory = matches!(self.bytes, RawBytes::Memory(_));
-        is_in_memory && !self.planar && target.matches(self.height, self.width, self.channels)
+        is_in_memory && self.order == Order::Interleaved && target.matches(self.height, self.width, self.channels)
     }
 
     /// Returns all pixels if they are in memory and need no conversion.
@@ -118,6 +134,18 @@ pub(crate) fn checked_product(path: &Path, sizes: &[u64]) -> Result<u64> {
 fn interleave(planes: &[u8], channels: usize) -> Vec<u8> {
     let area = planes.len() / channels;
     (0..planes.len()).map(|i| planes[i % channels * area + i / channels]).collect()
+}
+
+/// Returns an image in column-major order as H,W,C.
+fn transpose(columns: &[u8], [height, width, channels]: [usize; 3]) -> Vec<u8> {
+    let mut pixels = vec![0; columns.len()];
+    for (i, column) in columns.chunks_exact(height).enumerate() {
+        let (channel, x) = (i / width, i % width);
+        for (y, &value) in column.iter().enumerate() {
+            pixels[(y * width + x) * channels + channel] = value;
+        }
+    }
+    pixels
 }
 
 #[cfg(unix)]

@@ -1,3 +1,4 @@
+use crate::crop_box::CropBox;
 use crate::options::{Fit, ReadOptions, Split};
 use crate::set::ImageSet;
 use serde::Serialize;
@@ -26,10 +27,13 @@ pub struct Reading {
     pub of: usize,
     /// The number of classes, 0 without labels.
     pub classes: usize,
-    /// Height and width of the images before fitting, if all have the same.
+    /// Height and width of the images before the crop and fitting, if all have the same.
     pub source_size: Option<[usize; 2]>,
     /// Channels of the images before conversion: 1 (grey), 2 (grey and alpha), 3 (RGB) and 4 (RGBA).
     pub source_channels: Vec<usize>,
+    /// The part of each image that is read, if it is not the whole image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<CropBox>,
     /// The height after fitting.
     pub height: usize,
     /// The width after fitting.
@@ -38,7 +42,7 @@ pub struct Reading {
     pub channels: usize,
     /// The method of fitting.
     pub fit: Fit,
-    /// The number of images by (height, width), before fitting.
+    /// The number of images by (height, width), after the crop and before fitting.
     #[serde(skip)]
     sizes: BTreeMap<(usize, usize), usize>,
     /// The number of images by channels, before conversion.
@@ -80,6 +84,7 @@ impl Reading {
     pub fn new(set: &ImageSet, options: &ReadOptions) -> Self {
         let report = set.report();
         let mut sizes = report.sizes.keys();
+        let of_crop = |crop: CropBox| BTreeMap::from([((crop.height, crop.width), set.len())]);
         Self {
             set: set.name().to_owned(),
             part: match options.split {
@@ -91,11 +96,12 @@ impl Reading {
             classes: set.class_names().len(),
             source_size: sizes.next().filter(|_| report.sizes.len() == 1).map(|&(height, width)| [height, width]),
             source_channels: report.channels.keys().copied().collect(),
+            crop: options.crop,
             height: set.height(),
             width: set.width(),
             channels: set.channels(),
             fit: options.fit,
-            sizes: report.sizes.clone(),
+            sizes: options.crop.map_or_else(|| report.sizes.clone(), of_crop),
             kinds: report.channels.clone(),
         }
     }
@@ -128,7 +134,7 @@ impl Reading {
         found.into_iter().filter(|&(_, count)| count > 0).collect()
     }
 
-    /// Returns whether the height or width of an image was changed.
+    /// Returns whether the height or width of an image was changed, after any crop.
     pub fn is_resized(&self) -> bool {
         self.sizes.keys().any(|&size| size != (self.height, self.width))
     }
@@ -177,6 +183,10 @@ impl fmt::Display for Reading {
         }
         let kinds: Vec<&str> = self.kinds.keys().map(|&kind| name(kind)).collect();
         write!(f, " {}", kinds.join(" and "))?;
+        if let Some(CropBox { left, top, width, height }) = self.crop {
+            let comma = if self.is_resized() { "," } else { "" };
+            write!(f, " cropped to {height}x{width} at column {left}, row {top}{comma}")?;
+        }
         if let Some(verb) = self.verb() {
             write!(f, " {verb} {}x{}", self.height, self.width)?;
         }
@@ -218,6 +228,7 @@ mod tests {
             classes: 0,
             source_size: (sizes.len() == 1).then(|| [sizes[0].0, sizes[0].1]),
             source_channels: kinds.to_vec(),
+            crop: None,
             height: to[0],
             width: to[1],
             channels: to[2],
@@ -240,6 +251,11 @@ mod tests {
         assert_eq!(text(&[(64, 28)], &[1], [32, 32, 1], Fit::Pad), "64x28 grey shrunk and padded to 32x32");
         let several = text(&[(64, 28), (9, 9)], &[3, 4], [32, 32, 3], Fit::Crop);
         assert_eq!(several, "of several sizes, RGB and RGBA scaled and cropped to 32x32, made RGB over the background");
+        let crop = Some([25, 50, 128, 128].into());
+        let cropped = |to| Reading { crop, ..reading(&[(128, 128)], &[3], to, Fit::Crop) }.to_string();
+        let text = "photos (training part), 1,234 images, 128x128 RGB cropped to 128x128 at column 25, row 50";
+        assert_eq!(cropped([128, 128, 3]), text);
+        assert_eq!(cropped([64, 64, 3]), format!("{text}, scaled to 64x64"));
         let few = reading(&[(1, 1)], &[1], [1, 1, 1], Fit::Crop).first(2).part(Part::Whole);
         assert!(few.to_string().starts_with("photos (all images, as it has no held-out part), 2 of 1,234 images, "));
     }

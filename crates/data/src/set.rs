@@ -1,3 +1,4 @@
+use crate::crop_box::CropBox;
 use crate::encoded::Header;
 use crate::error::{Error, Result};
 use crate::options::{Fit, ReadOptions};
@@ -54,14 +55,16 @@ impl ImageSet {
         } = found;
         charge.grow(source.index_bytes()).map_err(|e| Error::memory(path, e))?;
         let mut report = ReadReport { files, bad, other_files, generated, warnings, ..ReadReport::default() };
-        let mut kept = probe_all(path, &source, &mut report)?;
+        let mut kept = probe_all(path, &source, options.crop, &mut report)?;
 
-        let (height, width) = options.resolution.map_or_else(|| common_size(path, &report.sizes), Ok)?;
+        let of_crop = options.crop.map(|crop| (crop.height, crop.width));
+        let (height, width) = options.resolution.or(of_crop).map_or_else(|| common_size(path, &report.sizes), Ok)?;
         let has_color = report.channels.keys().any(|&channels| channels > 2);
         let target = Target {
             height,
             width,
             channels: options.channels.unwrap_or(if has_color { 3 } else { 1 }),
+            part: options.crop,
             fit: options.fit,
             background: options.background,
             padding: options.padding,
@@ -314,9 +317,12 @@ impl ImageSet {
     }
 }
 
-/// Reads the headers of all images in parallel, counts sizes and channels, and returns the indices of the readable
-/// ones.
-fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Vec<u32>> {
+/// Reads the headers of all images in parallel, counts sizes and channels, and returns the indices of those that can be
+/// read and are not smaller than the crop.
+fn probe_all(path: &Path, source: &Source, crop: Option<CropBox>, report: &mut ReadReport) -> Result<Vec<u32>> {
+    let check = |header: &Header| {
+        crop.map_or(Ok(()), |crop| crop.check_image(header.height, header.width)).map_err(Fault::OfImage)
+    };
     let count = source.len();
     if u32::try_from(count).is_err() {
         return Err(Error::malformed(path, format!("has {count} images; the maximum is 2^32 - 1")));
@@ -324,6 +330,7 @@ fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Ve
     if let Source::Raw(raw) = source
         && count > 0
     {
+        check(&raw.header()).map_err(|fault| source.error(0, fault))?;
         *report.sizes.entry((raw.height, raw.width)).or_default() += count;
         *report.channels.entry(raw.channels).or_default() += count;
         return Ok((0..count as u32).collect());
@@ -331,7 +338,7 @@ fn probe_all(path: &Path, source: &Source, report: &mut ReadReport) -> Result<Ve
     let headers: Vec<_> = (0..count).into_par_iter().map(|index| source.probe(index)).collect();
     let mut kept = Vec::with_capacity(count);
     for (index, header) in headers.into_iter().enumerate() {
-        match header {
+        match header.and_then(|header| check(&header).map(|()| header)) {
             Ok(header) => {
                 *report.sizes.entry((header.height, header.width)).or_default() += 1;
                 *report.channels.entry(header.channels).or_default() += 1;
@@ -401,6 +408,7 @@ fn decode_all(
 /// Returns the size of all images when they cover the target.
 fn cover_bytes(sizes: &BTreeMap<(usize, usize), usize>, target: &Target) -> u64 {
     let bytes = |(&(height, width), &count): (&(usize, usize), &usize)| {
+        let (height, width) = target.part.map_or((height, width), |part| (part.height, part.width));
         let (height, width) = cover_size(height, width, target);
         [height, width, target.channels, count].into_iter().fold(1u64, |bytes, n| bytes.saturating_mul(n as u64))
     };

@@ -118,6 +118,7 @@ fn a_file_that_changes_while_it_is_read_is_an_error() {
     put(&at("folder/2.png"), &image);
     put(&at("a.npy"), &npy("|u1", "(2, 2, 2, 3)", &noise(24)));
     put(&at("a.npz"), &npz_of("arr_0", "|u1", "(2, 2, 2, 3)", false, &noise(24), false));
+    put(&at("a.mat"), &mat_set([2, 2, 3, 2], &[0, 1], false));
     put(&at("train-images-idx3-ubyte"), &idx(&[2, 2, 2], &noise(8)));
     put(&at("a.tar"), &tar(&members));
     put(&at("a.zip"), &zip(&members, zip::CompressionMethod::Stored));
@@ -125,6 +126,7 @@ fn a_file_that_changes_while_it_is_read_is_an_error() {
         ("folder", "folder/2.png"),
         ("a.npy", "a.npy"),
         ("a.npz", "a.npz"),
+        ("a.mat", "a.mat"),
         ("train-images-idx3-ubyte", "train-images-idx3-ubyte"),
         ("a.tar", "a.tar"),
         ("a.zip", "a.zip"),

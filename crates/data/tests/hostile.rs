@@ -307,6 +307,18 @@ fn malicious_archives_are_bounded() {
     let cifar = gzip(&tar(&[("data_batch_1.bin", &zeros[..90 * MIB])]));
     let images = gzip(&idx(&[100 * 1024, 32, 32], &zeros));
     let arrays = npz_of("arr_0", "|u1", "(102400, 32, 32)", false, &zeros, true);
+    let matlab = |count: i32| {
+        let shape = [32, 32, 1, count];
+        let bytes = &zeros[..1024 * count as usize];
+        mat(&[MatVariable { name: "X", class: 9, kind: 2, shape: &shape, bytes }], true)
+    };
+    let (large, mut claim) = (matlab(100 * 1024), matlab(60 * 1024));
+    // A part of what follows the header.
+    claim.truncate(128 + 8 + 500);
+    claim[132..136].copy_from_slice(&500u32.to_le_bytes());
+    let variable = MatVariable { name: "y", class: 6, kind: 9, shape: &[1, 1], bytes: &[0; 8] };
+    let variable = &mat(&[variable], true)[128..];
+    let variables = [&large[..128], &variable.repeat(100_000)].concat();
     let stored = zip(&[("a.png", &zeros)], Deflated);
     drop(zeros);
     for (name, bytes, reason) in [
@@ -314,6 +326,9 @@ fn malicious_archives_are_bounded() {
         ("cifar.tar.gz", cifar, "expands"),
         ("train-images-idx3-ubyte.gz", images, "more than the"),
         ("zeros.npz", arrays, "expands from"),
+        ("zeros.mat", large, "expands from"),
+        ("claim.mat", claim, "is truncated"),
+        ("variables.mat", variables, "more than 1024 variables"),
         ("zeros.zip", stored, "not an image"),
     ] {
         let most = if name.ends_with(".zip") { 2 * 100 * MIB } else { 3 * (64 * MIB + 256 * bytes.len()) };
@@ -445,7 +460,8 @@ fn pipes_are_not_opened() {
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
         path
     };
-    let names = ["a.npz", "a.npy", "a.png", "a.tar", "a.tar.gz", "a.zip", "a.parquet", "train-images-idx3-ubyte"];
+    let names =
+        ["a.npz", "a.npy", "a.mat", "a.png", "a.tar", "a.tar.gz", "a.zip", "a.parquet", "train-images-idx3-ubyte"];
     let mut paths: Vec<_> = names.iter().map(|name| pipe(&format!("alone/{name}"))).collect();
     let link = folder.path().join("link.npz");
     std::os::unix::fs::symlink(&paths[0], &link).unwrap();
@@ -591,7 +607,8 @@ fn mutated_files_are_read_or_refused() {
             }
             put(&folder.path().join(name), &bytes);
             let fit = [Fit::Crop, Fit::Pad, Fit::RandomCrop][number % 3];
-            let options = ReadOptions { fit, split, range, memory_limit_bytes: 1 << 24, ..small() };
+            let crop = (number % 5 == 4).then(|| [1, 2, 7, 6].into());
+            let options = ReadOptions { crop, fit, split, range, memory_limit_bytes: 1 << 24, ..small() };
             let told = read(&format!("mutation {number} of {name}"), &path, &options, 400 * MIB);
             if number == 0 && !name.contains("plain.parquet") && !name.contains("snappy.parquet") {
                 // Compressed sets cannot be streamed.

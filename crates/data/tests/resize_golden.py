@@ -1,4 +1,4 @@
-"""Prints the numbers of tests/resize.rs: torchvision's Resize(shortest side) and CenterCrop, implemented with PIL.
+"""Prints the numbers of tests/resize.rs and crop.rs: torchvision's Resize(shortest side) and CenterCrop, implemented with PIL.
 
 python resize_golden.py    (made with Pillow 13.0.0, numpy 2.4.6)
 """
@@ -21,6 +21,11 @@ def resize_and_crop(pixels, size):
     left, top = int(round((new[0] - size) / 2.0)), int(round((new[1] - size) / 2.0))
     return numpy.asarray(picture.crop((left, top, left + size, top + size)))
 
+
+# A part of the image, as CelebA's faces are cut out, then the same.
+box = (5, 2, 16, 13)
+part = Image.fromarray(image(13, 22, 3)).crop(box)
+print(f"    crop {box}: &{resize_and_crop(numpy.asarray(part), 5).flatten().tolist()}")
 
 for shape, size in [((13, 22, 3), 5), ((22, 13, 1), 5), ((3, 4, 3), 6)]:
     numbers = resize_and_crop(image(*shape), size).flatten().tolist()

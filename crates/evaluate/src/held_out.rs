@@ -11,7 +11,7 @@ use crate::Error;
 /// # Errors
 /// If the set cannot be read.
 pub fn open_data(pipeline: &Pipeline, dataset: &Dataset, split: Split) -> Result<(ImageSet, Reading), Error> {
-    let options = ReadOptions { split, ..pipeline.preprocessing.read_options() };
+    let options = ReadOptions { split, ..pipeline.preprocessing.read_options().without_needless_crop(dataset)? };
     let (set, reading) = match dataset.open(&options) {
         Err(data::Error::NoHeldOut { .. }) => {
             let options = ReadOptions { split: Split::Train, ..options };

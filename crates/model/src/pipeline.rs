@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use data::{Fit, LabelFrom, ReadOptions};
+use data::{Dataset, Fit, LabelFrom, ReadOptions};
 use diffusion::beta_schedule::scaled_beta_range;
 use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
 use weights::atomic::{self, Existing};
@@ -158,6 +158,15 @@ impl Pipeline {
         ReadOptions { fit: fit.unwrap_or(options.fit), label_from: LabelFrom::Folder, ..options }
     }
 
+    /// Returns the options for reading an image file, as [`Pipeline::read_options`] does. If the preprocessing has a
+    /// crop, a file of the network's size that is too small for it, such as a sample, is not cropped.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn image_options(&self, path: &Path, fit: Option<Fit>) -> Result<ReadOptions, Error> {
+        Ok(self.read_options(fit).without_needless_crop(&Dataset::Path(path.to_owned()))?)
+    }
+
     /// Returns what the run of the model says about the images that it was trained on; `None` for a model without a run.
     ///
     /// # Errors
@@ -166,16 +175,16 @@ impl Pipeline {
         TrainingData::of_model(&self.root)
     }
 
-    /// Reads image files for the network, as one batch without labels.
+    /// Reads image files for the network, as one batch without labels, with their [`image_options`](Pipeline::image_options).
     ///
     /// # Errors
     /// If a file cannot be read, or its size differs from that of the others; the error names it.
     pub fn read_images(&self, paths: &[impl AsRef<Path>], fit: Option<Fit>) -> Result<Images, Error> {
-        let options = self.read_options(fit);
         let mut images = Images::default();
         for path in paths {
             let path = path.as_ref();
-            let image = Images { labels: None, ..Images::read(&data::open(path, &options)?, &[0])? };
+            let image =
+                Images { labels: None, ..Images::read(&data::open(path, &self.image_options(path, fit)?)?, &[0])? };
             if images.n > 0 && images.shape()[1..] != image.shape()[1..] {
                 let size = |images: &Images| format!("{}x{}x{}", images.height, images.width, images.channels);
                 let message = format!(
@@ -204,7 +213,7 @@ impl Pipeline {
                 format!("the mask is {h}x{w}, but {image} is {height}x{width}; give a mask of the image's size");
             return Err(Error::Pipeline { path: mask.to_owned(), message });
         }
-        let options = ReadOptions { channels: Some(1), ..self.read_options(fit) };
+        let options = ReadOptions { channels: Some(1), ..self.image_options(image, fit)? };
         let bytes = data::open(mask, &options)?.read([0])?;
         Ok(bytes.into_iter().map(|byte| byte >= 128).collect())
     }

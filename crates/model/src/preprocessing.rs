@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use data::{Background, Fit, LabelFrom};
+use data::{Background, CropBox, Fit, LabelFrom};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, LabelKind, Signature};
@@ -23,6 +23,9 @@ pub struct Preprocessing {
     pub resolution: Option<[usize; 2]>,
     /// Number of channels.
     pub channels: Option<usize>,
+    /// The part of each stored image that is read, if it is not the whole image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<CropBox>,
     /// The resizing of images with another size.
     pub fit: Fit,
     /// The label that means "no class", if the network was trained with label dropout.
@@ -85,6 +88,7 @@ impl Preprocessing {
         }
         #[derive(Deserialize)]
         struct Data {
+            crop: Option<CropBox>,
             fit: Fit,
         }
         #[derive(Deserialize)]
@@ -102,7 +106,8 @@ impl Preprocessing {
             LabelKind::None | LabelKind::AnyClass | LabelKind::Vectors(_) => None,
         };
         let null_label = null_label.filter(|_| run.train.label_dropout > 0.0);
-        Some(Self { fit: run.data.fit.deterministic(), null_label, ..Self::default() })
+        let Data { crop, fit } = run.data;
+        Some(Self { crop, fit: fit.deterministic(), null_label, ..Self::default() })
     }
 
     /// Returns the options for reading a set's images.
@@ -110,6 +115,7 @@ impl Preprocessing {
         data::ReadOptions {
             resolution: self.resolution.map(Into::into),
             channels: self.channels,
+            crop: self.crop,
             fit: self.fit,
             background: self.background.0,
             label_from: self.label_from.clone(),
@@ -208,7 +214,10 @@ mod tests {
         let read: Preprocessing = serde_json::from_str(old).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), old);
         let background = Background([1, 2, 3]);
-        let new = Preprocessing { background, range: Some([-1.0, 1.0]), label_from: LabelFrom::FileName, ..read };
+        let (crop, label_from) = (Some([25, 50, 128, 128].into()), LabelFrom::FileName);
+        let new = Preprocessing { background, range: Some([-1.0, 1.0]), crop, label_from, ..read };
         assert_eq!(serde_json::from_str::<Preprocessing>(&new.to_json()).unwrap(), new);
+        assert!(serde_json::to_string(&new).unwrap().contains(r#""crop":[25,50,128,128]"#));
+        assert_eq!(new.read_options().crop, crop);
     }
 }

@@ -167,6 +167,41 @@ fn a_saved_pipeline_keeps_its_preprocessing() {
     assert!(error.contains("preprocessing.json") && error.contains("stretch"), "{error}");
 }
 
+/// The crop is that of the training images' files. Samples have the network's size already.
+#[test]
+fn images_are_cropped_unless_they_have_the_networks_size() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("model");
+    let mut pipeline = small();
+    small().save(&folder).unwrap();
+    assert!(!std::fs::read_to_string(folder.join("preprocessing.json")).unwrap().contains("crop\":"));
+    pipeline.preprocessing.crop = Some([5, 2, 8, 8].into());
+    let folder = place.path().join("cropped");
+    pipeline.save(&folder).unwrap();
+    let loaded = Pipeline::load(&folder, &Device::flex()).unwrap();
+    assert_eq!(loaded.preprocessing, pipeline.preprocessing);
+
+    let pixel = |y: usize, x: usize| (y * 13 + x * 7) as u8;
+    let write = |name: &str, [top, left, height, width]: [usize; 4]| {
+        let pixels: Vec<u8> = (0..height * width).map(|i| pixel(top + i / width, left + i % width)).collect();
+        let path = place.path().join(name);
+        data::write_npz_images(std::fs::File::create(&path).unwrap(), &pixels, [1, height, width, 1], None).unwrap();
+        path
+    };
+    let (whole, part) = (write("whole.npz", [0, 0, 10, 13]), write("part.npz", [2, 5, 8, 8]));
+    assert_eq!(loaded.read_images(&[&whole], None).unwrap(), loaded.read_images(&[&part], None).unwrap());
+    let white: Vec<bool> = (0..64).map(|i| pixel(2 + i / 8, 5 + i % 8) >= 128).collect();
+    assert_eq!(loaded.read_mask(&whole, &whole, None).unwrap(), white);
+    assert_eq!(loaded.read_mask(&part, &part, None).unwrap(), white);
+    let small = write("small.npz", [0, 0, 9, 13]);
+    let error = loaded.read_images(&[&small], None).unwrap_err().to_string();
+    assert!(error.contains("small.npz") && error.contains("the 10x13 that the crop [5, 2, 8, 8] needs"), "{error}");
+
+    std::fs::write(folder.join("preprocessing.json"), r#"{"fit": "crop", "crop": [0, 0, 0, 8]}"#).unwrap();
+    let error = Pipeline::load(&folder, &Device::flex()).unwrap_err().to_string();
+    assert!(error.contains("preprocessing.json") && error.contains("[left, top, width, height]"), "{error}");
+}
+
 /// Older runs have no `preprocessing.json`; the preprocessing is then read from the configuration of the run.
 #[test]
 fn older_runs_have_the_preprocessing_in_their_configuration() {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use data::{Dataset, Fit, read_npz_note};
+use data::{CropBox, Dataset, Fit, read_npz_note};
 use model::{Pipeline, TrainingData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub struct Provenance {
     pub model: String,
     /// The images that the model was trained on, if its run says so.
     pub data: Option<SourceData>,
+    /// The part of those images that was used, if it was not the whole image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<CropBox>,
     /// The fit of those images.
     pub fit: Fit,
     /// The height of the generated images.
@@ -71,6 +74,7 @@ impl Provenance {
             program: concat!("ddpm ", env!("CARGO_PKG_VERSION")).to_owned(),
             model: model_name(&pipeline.root),
             data: data.map(|data| SourceData::from(&data)),
+            crop: pipeline.preprocessing.crop,
             fit: pipeline.preprocessing.fit,
             height,
             width,

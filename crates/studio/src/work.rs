@@ -246,6 +246,9 @@ pub fn image_of(queue: &Queue, uploads: &Path, pipeline: &Pipeline, image: &Imag
 /// The built-in images, as a model takes its own.
 fn builtin_as(pipeline: &Pipeline) -> Result<data::ImageSet, ddpm::Error> {
     let options = ReadOptions { split: Split::Test, ..pipeline.read_options(None) };
+    // A crop is a part of the images that the model was trained on; these, of 28x28 pixels, may be too small to have it.
+    let crop = options.crop.filter(|crop| crop.check_image(28, 28).is_ok());
+    let options = ReadOptions { crop, ..options };
     Ok(data::builtin(&options)?)
 }
 

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub use changes::ConfigChange;
-pub use data::{Background, Fit, LabelFrom};
+pub use data::{Background, CropBox, Fit, LabelFrom};
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
 pub use from_images::stated_keys;
@@ -98,6 +98,9 @@ pub struct Data {
     /// It needs a network with `augment_dim = 9`. 0 for none.
     #[serde(default, skip_serializing_if = "is_none")]
     pub augment: f64,
+    /// The part of each stored image that is used: `[left, top, width, height]` in pixels. Defaults to the whole image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<CropBox>,
     /// The fit of images of another size.
     pub fit: Fit,
     /// Whether to train a class-conditional network on the images' labels.

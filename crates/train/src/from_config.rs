@@ -19,6 +19,7 @@ impl TrainingConfig {
         ReadOptions {
             resolution: Some(self.data.resolution.height_width()),
             channels: Some(self.data.channels),
+            crop: self.data.crop,
             fit: if split == Split::Train { self.data.fit } else { self.data.fit.deterministic() },
             background: self.data.background.0,
             label_from: self.data.label_from.clone(),
@@ -159,6 +160,7 @@ impl TrainingConfig {
         Preprocessing {
             resolution: Some([set.height(), set.width()]),
             channels: Some(set.channels()),
+            crop: self.data.crop,
             fit: self.data.fit.deterministic(),
             null_label: (self.train.label_dropout > 0.0).then(|| set.class_names().len() as u32),
             id2label: match self.data.labels {

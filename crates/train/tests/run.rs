@@ -116,6 +116,11 @@ fn a_checkpoint_has_its_preprocessing() {
         ..Default::default()
     };
     assert_eq!(pipeline.preprocessing, preprocessing);
+    assert!(!std::fs::read_to_string(folder.path().join("config.toml")).unwrap().contains("crop = ["));
+    let cropped = tempfile::tempdir().unwrap();
+    let finished = run(&config(&["data.crop=[4, 2, 20, 24]", "train.evaluate_every=0"]), cropped.path(), Hooks::new());
+    let found = model::Pipeline::load(&finished.checkpoint, &Device::flex()).unwrap().preprocessing;
+    assert_eq!(found.crop, Some([4, 2, 20, 24].into()));
     assert_eq!((preprocessing.id2label.len(), &*preprocessing.id2label[&9]), (10, "Ankle boot"));
     assert_eq!(preprocessing.label("Bag").unwrap(), 8);
     assert_eq!(pipeline.classes(), Some((0..10).collect()));

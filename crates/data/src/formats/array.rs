@@ -69,15 +69,16 @@ fn bad_shape(path: &Path, name: &str, shape: &[u64]) -> Error {
 
 /// A type of numbers.
 #[derive(Clone, Copy)]
-struct NumberType {
+pub(crate) struct NumberType {
     kind: char,
-    size: usize,
+    /// Size in bytes.
+    pub size: usize,
     big: bool,
 }
 
 impl NumberType {
     /// Parses NumPy's name of a type, such as `<f4`.
-    fn parse(dtype: &str) -> Option<NumberType> {
+    pub fn parse(dtype: &str) -> Option<NumberType> {
         let mut chars = dtype.chars();
         let big = chars.next()? == '>';
         let kind = chars.next()?;
@@ -86,7 +87,8 @@ impl NumberType {
         known.then_some(NumberType { kind, size, big })
     }
 
-    fn value(self, bytes: &[u8]) -> f64 {
+    /// Returns the number of these bytes.
+    pub fn value(self, bytes: &[u8]) -> f64 {
         let mut word = [0; 8];
         word[..self.size].copy_from_slice(bytes);
         if self.big {

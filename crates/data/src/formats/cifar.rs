@@ -8,7 +8,7 @@ use super::tar;
 use crate::error::{Error, Result};
 use crate::memory::read_expected;
 use crate::options::{ReadOptions, Split};
-use crate::raw::{RawBytes, RawImages};
+use crate::raw::{Order, RawBytes, RawImages};
 use crate::source::{Discovered, Format, Source};
 use ::files::Charge;
 use std::collections::BTreeMap;
@@ -147,7 +147,7 @@ fn open(path: &Path, options: &ReadOptions) -> Result<Discovered> {
         height: SIDE,
         width: SIDE,
         channels: 3,
-        planar: true,
+        order: Order::Planar,
         bytes: RawBytes::Memory(pixels),
     };
     Ok(Discovered {

@@ -7,7 +7,7 @@ use super::files::{is_gzip, list_visible, lower_file_name, open_decompressed};
 use crate::error::{Error, Result};
 use crate::memory::read_expected;
 use crate::options::{MAX_SIDE, ReadOptions, Split};
-use crate::raw::{RawBytes, RawImages, checked_product};
+use crate::raw::{Order, RawBytes, RawImages, checked_product};
 use crate::source::{Discovered, Format, Source};
 use ::files::Charge;
 use std::io::Read;
@@ -110,7 +110,7 @@ fn open_images(path: &Path, limit: u64, charge: &mut Charge) -> Result<RawImages
         height,
         width,
         channels: 1,
-        planar: false,
+        order: Order::Interleaved,
         bytes: RawBytes::of_file(file, 16),
     })
 }
@@ -137,7 +137,7 @@ pub(crate) fn read_images(
         height,
         width,
         channels: 1,
-        planar: false,
+        order: Order::Interleaved,
         bytes: RawBytes::Memory(pixels),
     })
 }

@@ -6,6 +6,7 @@ pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod idx;
 pub(crate) mod labels;
+pub(crate) mod mat;
 pub(crate) mod npy;
 pub(crate) mod npz;
 #[cfg(feature = "parquet")]

@@ -7,7 +7,7 @@ use crate::generated::is_run;
 use std::path::Path;
 
 /// End of the file name, description, and how to convert the file.
-const UNSUPPORTED: [(&str, &str, &str); 8] = [
+const UNSUPPORTED: [(&str, &str, &str); 7] = [
     (
         "data.mdb",
         "an LMDB database (LSUN)",
@@ -16,7 +16,6 @@ const UNSUPPORTED: [(&str, &str, &str); 8] = [
     (".tfrecord", "a TFRecord file", "export the images to a folder or zip archive"),
     (".tfrecords", "a TFRecord file", "export the images to a folder or zip archive"),
     (".arrow", "an Arrow file", "save it as Parquet with Dataset.to_parquet"),
-    (".mat", "a MATLAB file", "save the images as .npz: u8 arr_0 of N,H,W,C, labels arr_1"),
     (".tar.xz", "compressed with xz", "unpack it with unxz"),
     (".tar.bz2", "compressed with bzip2", "unpack it with bunzip2"),
     (".tar.zst", "compressed with zstd", "unpack it with unzstd"),

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use ddpm_data::{Error, ImageSet, ReadOptions, Split, open, write_npz_images};
-use flate2::{Compression, write::GzEncoder};
+use flate2::{Compression, write::GzEncoder, write::ZlibEncoder};
 use image::{ExtendedColorType, ImageFormat};
 use std::fs;
 use std::io::{Cursor, Write};
@@ -44,6 +44,53 @@ pub fn npz_of(name: &str, dtype: &str, shape: &str, fortran: bool, bytes: &[u8],
     out.write_all(text.as_bytes()).unwrap();
     out.write_all(bytes).unwrap();
     out.finish().unwrap().into_inner()
+}
+
+/// A variable of a MAT-file: a class and a type of numbers, both by their numbers in the format.
+pub struct MatVariable<'a> {
+    pub name: &'a str,
+    pub class: u32,
+    pub kind: u32,
+    pub shape: &'a [i32],
+    pub bytes: &'a [u8],
+}
+
+/// A MAT-file of level 5, little-endian, with each variable packed or not.
+pub fn mat(variables: &[MatVariable], packed: bool) -> Vec<u8> {
+    let element = |kind: u32, bytes: &[u8]| {
+        let padding = vec![0; bytes.len().next_multiple_of(8) - bytes.len()];
+        [&kind.to_le_bytes()[..], &(bytes.len() as u32).to_le_bytes(), bytes, &padding].concat()
+    };
+    let mut out = format!("{:124}", "MATLAB 5.0 MAT-file").into_bytes();
+    out.extend(b"\x00\x01IM");
+    for MatVariable { name, class, kind, shape, bytes } in variables {
+        let flags = [class.to_le_bytes(), [0; 4]].concat();
+        let sizes: Vec<u8> = shape.iter().flat_map(|size| size.to_le_bytes()).collect();
+        // A value of up to four bytes is in the word after its type and length.
+        let name = match name.len() {
+            1 => vec![1, 0, 1, 0, name.as_bytes()[0], 0, 0, 0],
+            _ => element(1, name.as_bytes()),
+        };
+        let matrix = element(14, &[element(6, &flags), element(5, &sizes), name, element(*kind, bytes)].concat());
+        match packed {
+            true => {
+                let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+                zlib.write_all(&matrix).unwrap();
+                let packed = zlib.finish().unwrap();
+                out.extend([&15u32.to_le_bytes()[..], &(packed.len() as u32).to_le_bytes(), &packed].concat());
+            }
+            false => out.extend(matrix),
+        }
+    }
+    out
+}
+
+/// A MAT-file of u8 images and labels of `double`, stored as u8 as MATLAB does.
+pub fn mat_set(shape: [i32; 4], labels: &[u8], packed: bool) -> Vec<u8> {
+    let pixels = noise(shape.iter().product::<i32>() as usize);
+    let x = MatVariable { name: "X", class: 9, kind: 2, shape: &shape, bytes: &pixels };
+    let y = MatVariable { name: "y", class: 6, kind: 2, shape: &[labels.len() as i32, 1], bytes: labels };
+    mat(&[x, y], packed)
 }
 
 pub fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
@@ -177,6 +224,8 @@ pub fn valid_files() -> Vec<(&'static str, Vec<u8>)> {
         ("cifar.tar.gz", gzip(&tar(&members))),
         ("stored.npz", npz.into_inner()),
         ("deflated.npz", npz_of("arr_0", "|u1", "(1, 16, 16, 3)", false, &rgb, true)),
+        ("stored.mat", mat_set([16, 16, 3, 1], &[3], false)),
+        ("deflated.mat", mat_set([16, 16, 3, 1], &[3], true)),
         ("folder/1.png", picture(ImageFormat::Png)),
         ("folder/1.jpg", picture(ImageFormat::Jpeg)),
         ("folder/1.webp", picture(ImageFormat::WebP)),

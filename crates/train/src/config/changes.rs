@@ -48,6 +48,7 @@ const KEYS: &[(&str, OnResume)] = &[
     ("data.channels", Fixed),
     ("data.augment", Free),
     ("data.flip", Free),
+    ("data.crop", Free),
     ("data.fit", Free),
     ("data.background", Free),
     ("data.range", Fixed),

@@ -83,7 +83,7 @@ impl TrainingConfig {
         }
     }
 
-    /// Reads the headers of the images.
+    /// Reads the headers of the images. The sizes are those after the crop.
     fn probe(&self) -> Result<ReadReport, Error> {
         // Sizes may differ, and no pixel is needed.
         let any = ReadOptions { resolution: Some((1, 1)), channels: None, ..self.read_options(Split::Train) };
@@ -92,7 +92,11 @@ impl TrainingConfig {
             Err(data::Error::TooLarge { .. }) => self.dataset().open(&any)?,
             set => set?,
         };
-        Ok(set.report().clone())
+        let mut report = set.report().clone();
+        if let Some(crop) = self.data.crop {
+            report.sizes = [((crop.height, crop.width), set.len())].into();
+        }
+        Ok(report)
     }
 
     fn resolution_for(&self, report: &ReadReport) -> SampleSize {

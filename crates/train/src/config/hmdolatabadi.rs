@@ -61,9 +61,12 @@ const KEYS: &[(&str, Target)] = &[
     ("evaluate.valid_every", Ignored),
 ];
 
-/// Data sets of the original without a crop of their own. Its formats, CIFAR-10 for Python and `.mat`, are not read: `--data`
-/// names the binary version of CIFAR-10, or an archive of SVHN's images.
-const DATA_SETS: [&str; 2] = ["cifar10", "svhn"];
+/// Data sets of the original. CIFAR-10 for Python is not read: `--data` names the binary version. CelebA is a folder or an
+/// archive of its aligned images.
+const DATA_SETS: [&str; 3] = ["cifar10", "svhn", "celeba"];
+
+/// The part of CelebA's images of 178x218 that the original takes, by PIL's `crop((25, 50, 25 + 128, 50 + 128))`.
+const CELEBA: [i64; 4] = [25, 50, 128, 128];
 
 /// Converts a configuration. What the original has no keys for is as it is there: mirrored images but for SVHN, no warm-up, a
 /// gradient of norm 1 at most, averages of 0.9999.
@@ -87,13 +90,16 @@ pub(super) fn table(text: &str) -> Result<Table, ConfigError> {
         }
     };
     let name = json["dataset"]["name"].as_str().unwrap_or_default();
-    if name == "celeba" {
-        let message = "the original crops its images to 128x128 at column 25 and row 50, for which there is no key: crop them \
-                       first (magick mogrify -crop 128x128+25+50), and train with --data and --set model.class=HmdolatabadiUNet";
-        return Err(wrong("dataset.name", message.into()));
-    }
     if !DATA_SETS.contains(&name) {
         return Err(wrong("dataset.name", format!("got \"{name}\", expected {}", DATA_SETS.join(", "))));
+    }
+    if name == "celeba" {
+        let resolution = &json["dataset"]["resolution"];
+        if *resolution != 128 {
+            let message = format!("got {resolution}, expected 128, the size to which the original resizes CelebA");
+            return Err(wrong("dataset.resolution", message));
+        }
+        put("data.crop", CELEBA.to_vec().into());
     }
     put("model.class", "HmdolatabadiUNet".into());
     for (key, value) in [
@@ -188,11 +194,29 @@ mod tests {
         assert_eq!(TrainingConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
     }
 
+    /// The original's configuration for CelebA, in what differs.
+    #[test]
+    fn celeba_is_cropped_as_in_the_original() {
+        assert_eq!(TrainingConfig::from_toml(TEXT).unwrap().data.crop, None);
+        let text = TEXT.replace("cifar10\"", "celeba\"").replace("\"resolution\": 32", "\"resolution\": 128");
+        let text =
+            text.replace("[1, 2, 2]", "[1, 1, 2, 2, 4, 4]").replace("\"attn_strides\": [2]", "\"attn_strides\": [16]");
+        let config = TrainingConfig::from_toml(&text).unwrap();
+        config.validate().unwrap();
+        let data = &config.data;
+        assert_eq!((data.resolution.height_width(), data.flip, data.fit), ((128, 128), true, super::super::Fit::Crop));
+        assert_eq!(data.crop.map(<[usize; 4]>::from), Some([25, 50, 128, 128]));
+        assert!(config.to_toml().unwrap().contains("crop = ["));
+        assert_eq!(TrainingConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+        let missing = text.replace(", \"resolution\": 128", "");
+        assert!(TrainingConfig::from_toml(&missing).unwrap_err().to_string().contains("`dataset.resolution`"));
+    }
+
     #[test]
     fn what_has_no_counterpart_is_refused_by_name() {
         for (from, to, expected) in [
-            ("\"cifar10\"", "\"imagenet\"", "`dataset.name`: got \"imagenet\", expected cifar10, svhn"),
-            ("\"cifar10\"", "\"celeba\"", "`dataset.name`: the original crops its images"),
+            ("\"cifar10\"", "\"imagenet\"", "`dataset.name`: got \"imagenet\", expected cifar10, svhn, celeba"),
+            ("\"cifar10\"", "\"celeba\"", "`dataset.resolution`: got 32, expected 128"),
             ("\"precision\": 32", "\"precision\": 16", "`model.precision`: got 16"),
             ("\"adam\"", "\"sgd\"", "`training.optimizer.type`: got \"sgd\""),
             ("\"fixedsmall\"", "\"learned\"", "`model.var_type`: got \"learned\", expected fixedlarge, fixedsmall"),

@@ -69,6 +69,26 @@ fn the_papers_presets_have_the_papers_numbers() {
 }
 
 #[test]
+fn a_crop_is_four_numbers_and_is_not_written_without() {
+    let mut config = preset("fashion-ho");
+    assert!(!config.to_toml().unwrap().contains("crop ="), "{}", config.to_toml().unwrap());
+    config.set("data.crop=[4, 2, 20, 24]").unwrap();
+    config.validate().unwrap();
+    assert_eq!(config.data.crop, Some(CropBox { left: 4, top: 2, width: 20, height: 24 }));
+    assert_eq!(config.read_options(data::Split::Test).crop, config.data.crop);
+    assert_eq!(TrainingConfig::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    let changes = preset("fashion-ho").changes(&config).unwrap();
+    assert_eq!(changes[0].to_string(), "data.crop none → [4, 2, 20, 24]");
+    config.set("data.crop=[4, 2, 0, 24]").unwrap();
+    let error = config.validate().unwrap_err().to_string();
+    assert!(error.contains("data.crop") && error.contains("[left, top, width, height]"), "{error}");
+    for wrong in ["[4, 2, 20]", "[4, 2, -1, 24]", "20", "center", "[1, 2, 3, 4, 5]"] {
+        let error = config.set(&format!("data.crop={wrong}")).unwrap_err().to_string();
+        assert!(error.contains("data.crop"), "{error}");
+    }
+}
+
+#[test]
 fn names_of_the_papers_and_of_diffusers_are_both_accepted() {
     let mut config = preset("fashion-ho");
     for (word, schedule) in [

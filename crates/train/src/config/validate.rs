@@ -39,6 +39,9 @@ fn data(data: &Data) -> Checked {
     if let Some(images) = data.images_per_class {
         between("data.images_per_class", images, COUNT)?;
     }
+    if let Some(crop) = data.crop {
+        crop.check().or_else(|message| fail("data.crop", message))?;
+    }
     if let Some([low, high]) = data.range {
         check(low.is_finite() && high.is_finite() && low < high, "data.range", || {
             format!("got [{low}, {high}], expected two numbers, the lower first")
