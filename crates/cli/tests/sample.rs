@@ -375,7 +375,6 @@ fn an_output_is_neither_another_one_nor_an_input() {
             "both an input and an output",
         ),
         (&["evaluate", "run", "--plot", "e", "--denoising", "./e"], "two outputs"),
-        (&["invert", "run", "s.png", "-o", "l", "--sheet", "./l"], "two outputs"),
         (&["sample", "run", "-o", "x", "--sheet", "x/000001.png"], "one output lies in the other"),
         (&["sample", "run", "-o", "x", "--animate", "--sheet", "x-progress.png"], "two outputs"),
         (&["sample", "run", "-o", "x.png", "--sheet", "x.png"], "two outputs"),

@@ -1,9 +1,7 @@
 //! The routes, and errors as JSON.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
@@ -22,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::assets;
+use crate::embedded;
 use crate::folder::Folder;
 use crate::guard::{self, Guard};
 use crate::jobs::Queue;
@@ -31,12 +30,11 @@ use crate::picture::{Pixels, text_of};
 use crate::requests::{ImageRef, JobRequest};
 use crate::runs::{self, LOOKS, Runs};
 use crate::understand::{self, ScheduleQuery};
-use crate::work::{image_of, upload_path};
+use crate::uploads::Uploads;
+use crate::work::image_of;
 
 /// The bytes of an upload.
 const MOST_UPLOAD: usize = 32 << 20;
-/// The uploads that are kept.
-const MOST_UPLOADS: u64 = 64;
 /// The bytes of a request for a job.
 const MOST_REQUEST: usize = 2 << 20;
 
@@ -94,7 +92,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
         let parsed = Json::<T>::from_request(request, state).await;
-        let Json(value) = parsed.map_err(|error: JsonRejection| Failure::new(error.status(), error.body_text()))?;
+        let Json(value) = parsed.map_err(|error: JsonRejection| {
+            let text = error.body_text();
+            // What comes before is about this program.
+            let said = text.strip_prefix("Failed to deserialize the JSON body into the target type: ").unwrap_or(&text);
+            Failure::new(error.status(), format!("the request cannot be read: {said}"))
+        })?;
         Ok(Self(value))
     }
 }
@@ -106,8 +109,7 @@ pub struct State {
     pub runs: Arc<Runs>,
     pub queue: Queue,
     pub models: Arc<Models>,
-    pub uploads: PathBuf,
-    pub uploaded: Arc<AtomicU64>,
+    pub uploads: Arc<Uploads>,
     /// The name of the device.
     pub device: String,
 }
@@ -326,9 +328,8 @@ fn png(pixels: &Pixels, text: Option<&str>) -> Answer<Response> {
 async fn job_images(Shared(state): Shared<State>, Path(id): Path<u64>) -> Answer<Response> {
     blocking(move || {
         let images = state.queue.images(id)?;
-        let request =
-            serde_json::to_value(state.queue.get(id)?).map_err(|error| Failure::internal(error.to_string()))?;
-        let mut response = png(&Pixels::from(&images), Some(&request["request"].to_string()))?;
+        let request = embedded::request(&state.queue.get(id)?.request, &state.queue.sources(id)?)?;
+        let mut response = png(&Pixels::from(&images), Some(&request.to_string()))?;
         if let Ok(name) = format!("inline; filename=\"ddpm-{id}.png\"").parse() {
             response.headers_mut().insert(CONTENT_DISPOSITION, name);
         }
@@ -384,39 +385,9 @@ async fn nearest_picture(Shared(state): Shared<State>, Path((id, number)): Path<
     blocking(move || png(&Pixels::from(&find_nearest(&state, id, number)?.images), None)).await
 }
 
-/// Takes an image file. The oldest of too many is forgotten.
-async fn upload(Shared(state): Shared<State>, bytes: Bytes) -> Answer {
-    blocking(move || {
-        let number = state.uploaded.fetch_add(1, Ordering::Relaxed) + 1;
-        let path = |number: u64| upload_path(&state.uploads, number);
-        std::fs::write(path(number), &bytes).map_err(|error| Failure::internal(error.to_string()))?;
-        let check = || -> Answer<(usize, usize)> {
-            let set = ddpm::data::open(&path(number), &ddpm::data::ReadOptions::default())
-                .map_err(|error| Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.to_string()))?;
-            match set.len() {
-                1 => Ok((set.height(), set.width())),
-                n => Err(Failure::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    format!("the file has {n} images; expected one"),
-                )),
-            }
-        };
-        match check() {
-            Ok((height, width)) => {
-                let old = number.checked_sub(MOST_UPLOADS).map(path);
-                // It may have been refused.
-                old.map(std::fs::remove_file);
-                Ok(Json(json!({ "upload": number, "height": height, "width": width })))
-            }
-            Err(failure) => {
-                let _ = std::fs::remove_file(path(number));
-                // The page knows the file by another name.
-                let message = failure.message.replace(&path(number).display().to_string(), "the file");
-                Err(Failure { message, ..failure })
-            }
-        }
-    })
-    .await
+/// Takes an image file.
+async fn upload(Shared(state): Shared<State>, bytes: Bytes) -> Answer<impl IntoResponse> {
+    answer(move || state.uploads.store(&bytes)).await
 }
 
 /// An image of a request, in query parameters.
@@ -447,12 +418,17 @@ async fn image(Shared(state): Shared<State>, Query(of): Query<OfImage>) -> Answe
 }
 
 /// Returns the request inside a PNG that was downloaded.
-async fn reproduce(bytes: Bytes) -> Answer<Json<JobRequest>> {
+async fn reproduce(Shared(state): Shared<State>, bytes: Bytes) -> Answer<Json<JobRequest>> {
     let none =
         || Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "the file is no PNG of this studio: no request is inside");
-    let request: JobRequest = serde_json::from_str(&text_of(&bytes).ok_or_else(none)?).map_err(|_| none())?;
-    request.check()?;
-    Ok(Json(request))
+    let mut request: Value = serde_json::from_str(&text_of(&bytes).ok_or_else(none)?).map_err(|_| none())?;
+    answer(move || {
+        embedded::unpack(&mut request, &mut |png| Ok(state.uploads.store(png)?.upload))?;
+        let request: JobRequest = serde_json::from_value(request).map_err(|_| none())?;
+        request.check()?;
+        Ok(request)
+    })
+    .await
 }
 
 async fn schedule(Query(query): Query<ScheduleQuery>) -> Answer<impl IntoResponse> {

@@ -14,7 +14,7 @@ use crate::api::Failure;
 use crate::jobs::{Frame, Outcome, Task};
 use crate::picture::Pixels;
 use crate::requests::{Bound, ImageRef};
-use crate::work::{Places, class, kept_rows};
+use crate::work::{Places, class, kept_rows, of_set};
 
 /// Measures the bound of the first images of the held-out set. Then noises `image`, or the first of them, to some timesteps of the
 /// chain, and denoises it at once: the frames.
@@ -31,8 +31,10 @@ pub fn measure(places: &Places, task: &Task, request: &Bound) -> Result<Outcome,
         .likelihood(&images)?;
     let image = match &request.image {
         None => images.slice(0, 1),
-        Some(ImageRef::Data { data }) => labelled(Images::read(&set, &[data % set.len().max(1)])?, &images),
-        Some(image) => places.image(&pipeline, image)?.with_labels(class(&pipeline, None)?.map(|class| vec![class])),
+        Some(ImageRef::Data { data }) => labelled(of_set(&set, *data)?, &images),
+        Some(image) => {
+            places.image(task, &pipeline, image)?.with_labels(class(&pipeline, None)?.map(|class| vec![class]))
+        }
     };
     decode(task, &pipeline, (&image, request.seed), &bound)?;
     Ok(Outcome { facts: facts(&bound), message: Some(said(&bound, set.name())), images: None })

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::api::Failure;
 use crate::picture::Pixels;
-use crate::requests::JobRequest;
+use crate::requests::{ImageRef, JobRequest};
 
 /// Jobs that may wait.
 const MOST_WAITING: usize = 32;
@@ -62,6 +62,8 @@ struct Job {
     error: Option<String>,
     frames: Vec<Frame>,
     images: Option<Images>,
+    /// The images that the request names, but for those of data.
+    sources: Vec<(ImageRef, Pixels)>,
     /// Numbers beside the images, such as errors of reconstructions.
     facts: BTreeMap<String, Vec<f64>>,
     cancelled: Arc<AtomicBool>,
@@ -75,7 +77,7 @@ struct Job {
 pub struct Snapshot {
     id: u64,
     status: Status,
-    request: JobRequest,
+    pub request: JobRequest,
     command: String,
     done: usize,
     total: usize,
@@ -128,7 +130,8 @@ pub struct Task {
 impl Job {
     fn bytes(&self) -> usize {
         let frames: usize = self.frames.iter().map(|frame| frame.x.bytes.len() + frame.sample.bytes.len()).sum();
-        frames + self.images.as_ref().map_or(0, |images| 4 * images.pixels.len())
+        let sources: usize = self.sources.iter().map(|(_, pixels)| pixels.bytes.len()).sum();
+        frames + sources + self.images.as_ref().map_or(0, |images| 4 * images.pixels.len())
     }
 
     fn is_finished(&self) -> bool {
@@ -179,6 +182,17 @@ impl Queue {
             let message = format!("{MOST_WAITING} jobs wait already; cancel one, or wait for one to end");
             return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, message));
         }
+        let run = |request: &JobRequest| match request {
+            JobRequest::Train(request) => Some(request.run.clone()),
+            _ => None,
+        };
+        let same = |job: &&Job| !job.is_finished() && run(&job.request).is_some() && run(&job.request) == run(&request);
+        if let Some(run) = jobs.all.values().find(same).and_then(|job| run(&job.request)) {
+            return Err(Failure::new(
+                StatusCode::CONFLICT,
+                format!("{run} is being trained, or waits for that, already"),
+            ));
+        }
         jobs.last += 1;
         let job = Job {
             request,
@@ -191,6 +205,7 @@ impl Queue {
             error: None,
             frames: Vec::new(),
             images: None,
+            sources: Vec::new(),
             facts: BTreeMap::new(),
             cancelled: Arc::default(),
             commands: None,
@@ -261,6 +276,14 @@ impl Queue {
         images.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, format!("job {id} has no images, or no longer")))
     }
 
+    /// Returns the images that the request of a job names, but for those of data.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    pub fn sources(&self, id: u64) -> Result<Vec<(ImageRef, Pixels)>, Failure> {
+        self.with(id, |job| job.sources.clone())
+    }
+
     /// Returns a frame of a job.
     ///
     /// # Errors
@@ -317,7 +340,7 @@ impl Jobs {
                 break;
             }
             bytes -= job.bytes();
-            (job.frames, job.images) = (Vec::new(), None);
+            (job.frames, job.images, job.sources) = (Vec::new(), None, Vec::new());
         }
         while self.all.len() > MOST_JOBS {
             let Some(id) = self.all.iter().find(|(_, job)| job.is_finished()).map(|(id, _)| *id) else { break };
@@ -349,6 +372,11 @@ impl Task {
     /// Adds a frame.
     pub fn frame(&self, frame: Frame) {
         self.change(|job| job.frames.push(frame));
+    }
+
+    /// Keeps an image that the request names.
+    pub fn keep_source(&self, image: ImageRef, pixels: Pixels) {
+        self.change(|job| job.sources.push((image, pixels)));
     }
 
     /// Says what is being done.

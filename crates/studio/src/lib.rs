@@ -17,6 +17,8 @@
 //! | `bound` | the variational bound, term by term |
 //! | `understand` | noise schedules, the forward process, tables of samplers |
 //! | `nearest` | the training images nearest to a sample |
+//! | `uploads` | image files that were sent |
+//! | `embedded` | the request inside a PNG, with its images |
 //! | `picture` | images as PNG |
 
 #![deny(missing_docs)]
@@ -24,6 +26,7 @@
 mod api;
 mod assets;
 mod bound;
+mod embedded;
 mod folder;
 mod guard;
 mod jobs;
@@ -34,6 +37,7 @@ mod requests;
 mod runs;
 mod server;
 mod understand;
+mod uploads;
 mod work;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -47,6 +51,7 @@ use crate::guard::Guard;
 use crate::jobs::Queue;
 use crate::models::Models;
 use crate::runs::Runs;
+use crate::uploads::Uploads;
 use crate::work::Places;
 
 /// An error of starting the studio.
@@ -139,20 +144,20 @@ impl Studio {
     /// # Errors
     /// If the threads or the temporary folder of the server cannot be made.
     pub fn serve(self, device: &Device) -> Result<(), Error> {
-        let uploads = tempfile::tempdir()?;
+        let files = tempfile::tempdir()?;
         let queue = self.queue;
+        let uploads = Arc::new(Uploads::new(files.path()));
         let models = Arc::new(Models::new(self.folder.clone(), device.clone()));
         let state = api::State {
             folder: self.folder.clone(),
             runs: Arc::new(Runs::new(self.folder.clone())),
             queue: queue.clone(),
             models: models.clone(),
-            uploads: uploads.path().to_owned(),
-            uploaded: Arc::default(),
+            uploads: uploads.clone(),
             device: if ddpm::unet::ops::is_cpu(device) { "CPU".to_owned() } else { format!("{device:?}") },
         };
         let _server = server::start(self.listener, api::router(state, self.guard))?;
-        work::run(&Places { queue: &queue, folder: &self.folder, uploads: uploads.path(), models, device });
+        work::run(&Places { queue: &queue, folder: &self.folder, uploads, models, device });
         Ok(())
     }
 }

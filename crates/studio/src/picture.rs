@@ -5,7 +5,7 @@ use ddpm::Images;
 /// The key of the text chunk with the request that made the images.
 pub const REQUEST: &str = "ddpm-studio";
 /// The most text that is read from a PNG.
-const MAX_TEXT: usize = 1 << 20;
+const MAX_TEXT: usize = 8 << 20;
 
 /// The pixels of some images of one shape.
 #[derive(Clone, Debug, PartialEq, Eq)]

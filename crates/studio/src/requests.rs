@@ -169,11 +169,13 @@ pub struct Bound {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The run's folder, below that of the studio. A run that is there continues.
+    /// The run's folder, below that of the studio.
     pub run: String,
-    /// The preset.
-    #[serde(default = "preset")]
-    pub preset: String,
+    /// The preset of a new run; the default one if there is none.
+    pub preset: Option<String>,
+    /// Whether the run that is there continues, with its own configuration.
+    #[serde(default)]
+    pub resume: bool,
     /// Keys to set: `train.steps=500`.
     #[serde(default)]
     pub set: Vec<String>,
@@ -199,8 +201,11 @@ fn bound_steps() -> usize {
     100
 }
 
-fn preset() -> String {
-    ddpm::train::config::DEFAULT_PRESET.to_owned()
+impl Train {
+    /// Returns the preset of a new run.
+    pub fn preset(&self) -> &str {
+        self.preset.as_deref().unwrap_or(ddpm::train::config::DEFAULT_PRESET)
+    }
 }
 
 impl JobRequest {
@@ -217,6 +222,10 @@ impl JobRequest {
             Self::Generate(request) => {
                 between("n", request.n, MOST_IMAGES)?;
                 request.steps.map_or(Ok(()), |steps| between("steps", steps, MOST_STEPS))?;
+                if let Some((from, to)) = request.guidance_interval.filter(|(from, to)| from > to) {
+                    let message = format!("guidance is from t = {from} to t = {to}; expected the lower one first");
+                    return Err(Failure::new(StatusCode::BAD_REQUEST, message));
+                }
                 match (&request.from, request.at) {
                     (Some(_), None) => Err(Failure::new(StatusCode::BAD_REQUEST, "`from` needs the timestep `at`")),
                     (None, Some(_)) => Err(Failure::new(StatusCode::BAD_REQUEST, "`at` is for `from`")),
@@ -236,6 +245,10 @@ impl JobRequest {
             Self::Bound(request) => {
                 between("n", request.n, MOST_IMAGES)?;
                 between("steps", request.steps, MOST_STEPS)
+            }
+            Self::Train(request) if request.resume && request.preset.is_some() => {
+                let message = "a run continues with its own configuration: leave out `preset`, or `resume`";
+                Err(Failure::new(StatusCode::BAD_REQUEST, message))
             }
             Self::Train(_) => Ok(()),
         }
@@ -310,7 +323,10 @@ impl JobRequest {
                 ]
             }
             Self::Train(r) => {
-                add(&["train", "--preset", &r.preset, "-o", &r.run]);
+                match r.resume {
+                    true => add(&["train", "-o", &r.run, "--resume"]),
+                    false => add(&["train", "--preset", r.preset(), "-o", &r.run]),
+                }
                 r.set.iter().map(|set| option("--set", Some(set.clone()))).collect()
             }
         };
@@ -352,6 +368,9 @@ mod tests {
         assert_eq!(request.command(), command);
         let request = parsed(r#"{"kind": "train", "run": "runs/x", "set": ["train.steps=5"]}"#).unwrap();
         assert_eq!(request.command(), "ddpm train --preset fashion -o runs/x --set train.steps=5");
+        let request =
+            parsed(r#"{"kind": "train", "run": "runs/x", "resume": true, "set": ["train.steps=9"]}"#).unwrap();
+        assert_eq!(request.command(), "ddpm train -o runs/x --resume --set train.steps=9");
         for (text, expected) in [
             (r#"{"kind": "generate", "model": "m", "n": 4, "sed": 7}"#, "unknown field `sed`"),
             (r#"{"kind": "draw"}"#, "unknown variant `draw`"),
@@ -367,6 +386,8 @@ mod tests {
             r#"{"kind": "generate", "model": "m", "n": 1, "steps": 1000000}"#,
             r#"{"kind": "generate", "model": "m", "n": 1, "at": 5}"#,
             r#"{"kind": "invert", "model": "m", "image": {"upload": 1}, "steps": 0}"#,
+            r#"{"kind": "generate", "model": "m", "n": 1, "guidance_interval": [900, 100]}"#,
+            r#"{"kind": "train", "run": "x", "preset": "fashion", "resume": true}"#,
         ] {
             assert_eq!(parsed(text).unwrap().check().unwrap_err().status, StatusCode::BAD_REQUEST, "{text}");
         }

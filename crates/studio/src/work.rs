@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use ddpm::data::{self, ReadOptions, Split};
 use ddpm::diffusion::TimestepGrid;
 use ddpm::model::Images;
 use ddpm::model::guidance::Guidance;
+use ddpm::model::images::from_u8;
 use ddpm::sample::{self, SamplerStep};
 use ddpm::train::{Event, RunFolder, TrainingConfig};
 use ddpm::{Device, Pipeline, PipelineExt, Training};
@@ -23,6 +23,7 @@ use crate::jobs::{Frame, Outcome, Queue, Task};
 use crate::models::Models;
 use crate::picture::Pixels;
 use crate::requests::{Generate, ImageRef, Inpaint, Interpolate, Invert, JobRequest, Train};
+use crate::uploads::Uploads;
 
 /// The most frames of a trajectory that are kept.
 const MOST_FRAMES: usize = 64;
@@ -35,7 +36,7 @@ const REPORTS: Duration = Duration::from_millis(200);
 pub struct Places<'a> {
     pub queue: &'a Queue,
     pub folder: &'a Folder,
-    pub uploads: &'a Path,
+    pub uploads: Arc<Uploads>,
     pub models: Arc<Models>,
     pub device: &'a Device,
 }
@@ -73,7 +74,7 @@ impl Places<'_> {
         let grid = request.grid.as_deref().map(str::parse::<TimestepGrid>).transpose()?;
         let guidance =
             request.guidance.map(|scale| guidance(&pipeline, scale, request.guidance_interval)).transpose()?;
-        let from = request.from.as_ref().map(|image| self.image(&pipeline, image)).transpose()?;
+        let from = request.from.as_ref().map(|image| self.image(task, &pipeline, image)).transpose()?;
         let classes = classes(&pipeline, request.classes.as_deref())?;
         generation = generation.with(|options| {
             (options.first, options.steps.steps, options.steps.grid) = (request.first, request.steps, grid);
@@ -99,7 +100,7 @@ impl Places<'_> {
 
     fn inpaint(&self, task: &Task, request: &Inpaint) -> Result<Outcome, Failure> {
         let pipeline = self.models.load(&request.model)?;
-        let image = self.image(&pipeline, &request.image)?;
+        let image = self.image(task, &pipeline, &request.image)?;
         let unknown = mask(&request.mask, &image)?;
         let mut inpaint = pipeline.inpaint(&image, &unknown).n(request.n).seed(request.seed).resample(request.resample);
         if let Some(steps) = request.steps {
@@ -123,7 +124,7 @@ impl Places<'_> {
 
     fn interpolate(&self, task: &Task, request: &Interpolate) -> Result<Outcome, Failure> {
         let pipeline = self.models.load(&request.model)?;
-        let [a, b] = [&request.ends[0], &request.ends[1]].map(|image| self.image(&pipeline, image));
+        let [a, b] = [&request.ends[0], &request.ends[1]].map(|image| self.image(task, &pipeline, image));
         let (a, b) = (a?, b?);
         let total = pipeline.scheduler.num_train_timesteps;
         if request.at >= total {
@@ -148,7 +149,7 @@ impl Places<'_> {
     fn invert(&self, task: &Task, request: &Invert) -> Result<Outcome, Failure> {
         let pipeline = self.models.load(&request.model)?;
         let label = class(&pipeline, request.class)?;
-        let image = self.image(&pipeline, &request.image)?.with_labels(label.map(|label| vec![label]));
+        let image = self.image(task, &pipeline, &request.image)?.with_labels(label.map(|label| vec![label]));
         let inversion =
             sample::Inversion { at: pipeline.scheduler.num_train_timesteps - 1, steps: request.steps, batch_size: 1 };
         let inverted =
@@ -165,7 +166,10 @@ impl Places<'_> {
 
     fn train(&self, task: &Task, request: &Train) -> Result<Outcome, Failure> {
         let folder = self.folder.new_path(&request.run)?;
-        let mut config = TrainingConfig::preset(&request.preset)?;
+        let (run, mut config) = match request.resume {
+            true => (RunFolder::existing(&folder), TrainingConfig::from_file(&folder.join("config.toml"))?),
+            false => (RunFolder::new_run(&folder), TrainingConfig::preset(request.preset())?),
+        };
         for assignment in &request.set {
             config.set(assignment)?;
         }
@@ -199,7 +203,7 @@ impl Places<'_> {
                 Event::Warning { message } | Event::Notice { message } => task.say(message.clone()),
                 _ => {}
             })
-            .run(RunFolder::from(&folder), self.device)?;
+            .run(run, self.device)?;
         let message = if finished.stopped { "stopped" } else { "finished" };
         let message =
             format!("{message} after {} steps; saved in {}", finished.step, self.folder.name_of(&finished.checkpoint));
@@ -207,32 +211,34 @@ impl Places<'_> {
     }
 
     /// Returns the image of a request, as the model takes it.
-    pub(crate) fn image(&self, pipeline: &Pipeline, image: &ImageRef) -> Result<Images, Failure> {
-        image_of(self.queue, self.uploads, pipeline, image)
+    pub(crate) fn image(&self, task: &Task, pipeline: &Pipeline, image: &ImageRef) -> Result<Images, Failure> {
+        let images = image_of(self.queue, &self.uploads, pipeline, image)?;
+        // Files and jobs are forgotten; PNGs have what they were made from inside.
+        if !matches!(image, ImageRef::Data { .. }) {
+            task.keep_source(image.clone(), Pixels::from(&images));
+        }
+        Ok(images)
     }
 }
 
-/// Returns the file of an upload. Its contents decide how it is read, but only pictures have this extension.
-pub fn upload_path(uploads: &Path, number: u64) -> PathBuf {
-    uploads.join(format!("{number}.png"))
-}
-
 /// Returns the image of a request, as a model takes it.
-pub fn image_of(queue: &Queue, uploads: &Path, pipeline: &Pipeline, image: &ImageRef) -> Result<Images, Failure> {
+pub fn image_of(queue: &Queue, uploads: &Uploads, pipeline: &Pipeline, image: &ImageRef) -> Result<Images, Failure> {
     let signature = pipeline.network.signature();
     let images = match *image {
-        ImageRef::Upload { upload } => pipeline.read_images(&[upload_path(uploads, upload)], None)?,
+        ImageRef::Upload { upload } => pipeline.read_images(&[uploads.path(upload)], None)?,
         ImageRef::Job { job, image } => {
             let all = queue.images(job)?;
             if image >= all.n {
                 let message = format!("job {job} has {} images, and none of number {image}", all.n);
                 return Err(Failure::new(StatusCode::NOT_FOUND, message));
             }
-            all.slice(image, 1)
+            // As its PNG has it, so that the same comes out of the file.
+            let image = all.slice(image, 1);
+            Images::new(image.shape(), from_u8(&image.bytes()))
         }
         ImageRef::Data { data } => {
             let set = pipeline.open_training_data(Split::Test).or_else(|_| builtin_as(pipeline))?;
-            Images::read(&set, &[data % set.len().max(1)]).map_err(|error| Failure::internal(error.to_string()))?
+            of_set(&set, data)?
         }
     };
     if images.channels != signature.in_channels {
@@ -241,6 +247,15 @@ pub fn image_of(queue: &Queue, uploads: &Path, pipeline: &Pipeline, image: &Imag
         return Err(Failure::new(StatusCode::BAD_REQUEST, message));
     }
     Ok(images.with_labels(None))
+}
+
+/// Reads an image of a set.
+pub fn of_set(set: &data::ImageSet, number: usize) -> Result<Images, Failure> {
+    if number >= set.len() {
+        let message = format!("{} has {} images, numbered from 0, and none of number {number}", set.name(), set.len());
+        return Err(Failure::new(StatusCode::NOT_FOUND, message));
+    }
+    Ok(Images::read(set, &[number])?)
 }
 
 /// The built-in images, as a model takes its own.

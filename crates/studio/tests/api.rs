@@ -52,6 +52,25 @@ fn images_are_those_of_the_library_and_can_be_made_again() {
     let request = studio.request("POST", "/api/reproduce", "image/png", &picture.body).json();
     let again = studio.finished(studio.job(&request.to_string()));
     assert_eq!(studio.get(&format!("/api/jobs/{}/images", again["id"])).body, picture.body);
+    // A variation has its source inside: the number of the job means nothing elsewhere.
+    let vary =
+        r#"{"kind": "generate", "model": "fashion", "n": 2, "steps": 4, "from": {"job": 1, "image": 2}, "at": 600}"#;
+    let varied = studio.finished(studio.job(vary));
+    let picture = studio.get(&format!("/api/jobs/{}/images", varied["id"]));
+    let elsewhere = Served::new();
+    let request = elsewhere.request("POST", "/api/reproduce", "image/png", &picture.body).json();
+    assert_eq!(request["from"]["upload"], 1, "{request}");
+    let again = elsewhere.finished(elsewhere.job(&request.to_string()));
+    let pixels = |bytes: &[u8]| {
+        let path = studio.place.path().join("varied.png");
+        std::fs::write(&path, bytes).unwrap();
+        ddpm::data::open(&path, &Default::default()).unwrap().read([0]).unwrap()
+    };
+    let made = elsewhere.get(&format!("/api/jobs/{}/images", again["id"])).body;
+    assert!(pixels(&made) == pixels(&picture.body));
+    let beyond = studio.get("/api/image?model=fashion&data=1000000");
+    assert_eq!((beyond.status, beyond.error().contains("numbered from 0")), (404, true));
+
     let other = studio.request("POST", "/api/reproduce", "image/png", b"no picture");
     assert_eq!((other.status, other.error().contains("no request is inside")), (422, true));
 }
@@ -172,6 +191,8 @@ fn a_training_is_followed_commanded_and_continued() {
     assert!(listed[0]["seconds_left"].as_f64().unwrap() > 0.0);
     assert_eq!(studio.post(&format!("/api/jobs/{id}/command"), r#"{"command": "Save"}"#).status, 200);
     assert_eq!(studio.post(&format!("/api/jobs/{id}/command"), r#"{"command": "Jump"}"#).status, 422);
+    let twice = studio.post("/api/jobs", &training("runs/a", 5));
+    assert_eq!((twice.status, twice.error().contains("already")), (409, true));
     // A job that waits is cancelled at once.
     let waiting = studio.job(GENERATE);
     assert_eq!(studio.get(&format!("/api/jobs/{waiting}")).json()["status"], "waiting");
@@ -206,8 +227,14 @@ fn a_training_is_followed_commanded_and_continued() {
         "{models}"
     );
     assert_eq!(studio.get("/api/model?model=runs/a").json()["timesteps"], 50);
-    let more = studio.finished(studio.job(&training("runs/a", step as usize + 3)));
+    let again = studio.finished(studio.job(&training("runs/a", step as usize + 3)));
+    assert!(again["error"].as_str().unwrap().contains("runs/a"), "{again}");
+    let resume =
+        format!(r#"{{"kind": "train", "run": "runs/a", "resume": true, "set": ["train.steps={}"]}}"#, step + 3);
+    let more = studio.finished(studio.job(&resume));
     assert_eq!(more["status"], "done", "{more}");
+    let config = studio.get("/api/run?run=runs/a").json()["config"].to_string();
+    assert!(config.contains("log_every = 1") && config.contains("batch_size = 4"), "{config}");
     assert_eq!(studio.get("/api/run?run=runs/a").json()["step"], step + 3);
 }
 

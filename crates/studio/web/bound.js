@@ -1,11 +1,11 @@
 // The variational bound of a model, term by term: the error of x̂₀ over t, and the rate–distortion curve with an image at each point.
 
-import { ask, cancel, command, doing, field, h, isFinished, number, plot, read } from "/page.js";
+import { ask, cancel, command, doing, field, h, isFinished, number, plot, read, valued, watch } from "/page.js";
 
 /** A card; `model` and `image` return what is chosen. */
 export function bound(model, image) {
-  const n = h("input", { type: "number", min: 1, max: 64, value: 16 });
-  const steps = h("input", { type: "number", min: 2, max: 4000, value: 100 });
+  const n = h("input", { type: "number", min: 1, max: 64, value: 16, required: true });
+  const steps = h("input", { type: "number", min: 2, max: 4000, value: 100, required: true });
   const button = h("button", { type: "button", className: "main", onclick: () => (job && !isFinished(job) ? cancel(job.id) : measure()) }, "Measure");
   const bar = h("progress", { ariaLabel: "Progress", hidden: true });
   const state = h("p", { className: "quiet small", role: "status" });
@@ -61,7 +61,7 @@ export function bound(model, image) {
 
   const measure = doing(async () => {
     if (!model()) return;
-    await ask({ kind: "bound", model: model(), n: Number(n.value), steps: Number(steps.value), image: image() ?? undefined }, show);
+    await ask({ kind: "bound", model: model(), n: valued("Held-out images", n), steps: valued("Steps", steps), image: image() ?? undefined }, show);
   });
 
   const element = h("div", { className: "card" }, h("h2", {}, "What the bits are spent on"),
@@ -70,8 +70,8 @@ export function bound(model, image) {
     h("div", { className: "row" }, field("Held-out images", n), field("Steps", steps), button), bar, state, shown, line);
   /** Shows the last measurement of the model again. */
   const last = async () => {
-    const found = (await read("/api/jobs")).find((one) => one.request.kind === "bound" && one.request.model === model() && one.status === "done");
-    if (found) show(found);
+    const found = (await read("/api/jobs")).find((one) => one.request.kind === "bound" && one.request.model === model() && ["done", "running", "waiting"].includes(one.status));
+    if (found) watch(found, show);
   };
   return { element, last };
 }

@@ -1,6 +1,6 @@
 // Editing: fill in what is painted over, image-to-image, mixtures of two images, and an image's noise.
 
-import { ask, doing, field, h, imageChoice, modelChoice, number, query, select, sendFile, slider } from "/page.js";
+import { ask, doing, field, h, imageChoice, modelChoice, number, query, select, sendFile, slider, valued } from "/page.js";
 import { trajectory } from "/generate.js";
 
 export async function edit(place, about, wanted) {
@@ -9,7 +9,7 @@ export async function edit(place, about, wanted) {
   let second = null;
   const name = () => model?.model;
   const canvas = h("canvas", { className: "draw", tabIndex: 0, ariaLabel: "Paint on the image. Keys: arrows move, space paints." });
-  const tool = select([["mask", "what is to be made again"], ["color", "with a color"]], "mask", () => { color.hidden = tool.value !== "color"; });
+  const tool = select([["mask", "the mask"], ["erase", "erase the mask"], ["color", "with a color"]], "mask", () => { color.hidden = tool.value !== "color"; });
   const color = h("input", { type: "color", value: "#ffffff", ariaLabel: "Color", hidden: true });
   const brush = h("input", { type: "range", min: 1, max: 12, value: 4 });
   const result = trajectory();
@@ -42,7 +42,7 @@ export async function edit(place, about, wanted) {
     const context = canvas.getContext("2d");
     context.drawImage(pixels, 0, 0);
     const { width, height } = canvas;
-    context.fillStyle = "#e8336d";
+    context.fillStyle = "#e8336dc0";
     for (let i = 0; i < mask.length; i += 1) if (mask[i]) context.fillRect(i % width, Math.floor(i / width), 1, 1);
     if (document.activeElement === canvas) {
       context.strokeStyle = "#1f9bff";
@@ -57,12 +57,18 @@ export async function edit(place, about, wanted) {
     const context = pixels.getContext("2d");
     context.fillStyle = color.value;
     const draws = tool.value === "color";
+    if (model.channels === 1) {
+      // As the model will see it.
+      const [r, g, b] = [1, 3, 5].map((i) => parseInt(color.value.slice(i, i + 2), 16));
+      const gray = Math.round(0.299 * r + 0.587 * g + 0.114 * b);
+      context.fillStyle = `rgb(${gray} ${gray} ${gray})`;
+    }
     drawn ||= draws;
     for (let y = 0; y < height; y += 1) {
       for (let x = 0; x < width; x += 1) {
         if ((x - at[0]) ** 2 + (y - at[1]) ** 2 > radius * radius) continue;
         if (draws) context.fillRect(x, y, 1, 1);
-        else mask[y * width + x] = 1;
+        else mask[y * width + x] = tool.value === "mask" ? 1 : 0;
       }
     }
     paint();
@@ -70,8 +76,15 @@ export async function edit(place, about, wanted) {
 
   const move = (event) => {
     const box = canvas.getBoundingClientRect();
-    at = [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height].map(Math.floor);
-    if (painting) stroke();
+    const before = at;
+    const to = [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height].map(Math.floor);
+    // A fast mouse skips pixels: all on the way are painted.
+    const steps = painting === "moves" ? Math.max(1, ...to.map((end, i) => Math.abs(end - before[i]))) : 1;
+    for (let i = 1; i <= steps; i += 1) {
+      at = to.map((end, k) => Math.round(before[k] + ((end - before[k]) * i) / steps));
+      if (painting) stroke();
+    }
+    if (painting) painting = "moves";
   };
   canvas.addEventListener("pointerdown", (event) => { painting = true; canvas.setPointerCapture(event.pointerId); move(event); });
   canvas.addEventListener("pointermove", move);
@@ -88,7 +101,7 @@ export async function edit(place, about, wanted) {
     paint();
   });
 
-  const [n, seed, steps, resample] = [["number", 4], ["number", 0], ["number", 100], ["number", 1]].map(([type, value]) => h("input", { type, min: 0, value }));
+  const [n, seed, steps, resample] = [[1, 64, 4], [0, Number.MAX_SAFE_INTEGER, 0], [1, 4000, 100], [1, 100, 1]].map(([min, max, value]) => h("input", { type: "number", min, max, value, required: true }));
   const cls = h("select");
   const [noise, mix] = [500, 500].map((value) => slider("t =", { min: 0, max: 999, value }));
   const need = (given, what) => { if (!given) throw new Error(`choose ${what} first`); return given; };
@@ -100,16 +113,17 @@ export async function edit(place, about, wanted) {
       image = { upload: (await sendFile("/api/uploads", file)).upload };
       drawn = false;
     }
+    result.element.scrollIntoView({ block: "nearest" });
     await ask({ model: need(name(), "a model"), ...request() }, (job) => {
       result.show(job);
       const { rmse, latent_rms: rms } = job.facts;
       if (rmse) facts.textContent = `From left to right and below: the image, its noise, the image from that noise. Error of the reconstruction ${number(rmse[0])} of 255 (root mean square); root mean square of the noise ${number(rms[0])}, which is 1 for Gaussian noise.`;
     });
   });
-  const inpaint = run(() => ({ kind: "inpaint", image: need(image, "an image"), mask: [...mask].join(""), n: Number(n.value), seed: Number(seed.value), steps: Number(steps.value), resample: Number(resample.value), class: label() }));
-  const change = run(() => ({ kind: "generate", n: Number(n.value), seed: Number(seed.value), from: need(image, "an image"), at: Number(noise.input.value), classes: label() === undefined ? undefined : [label()] }));
-  const interpolate = run(() => ({ kind: "interpolate", ends: [need(image, "an image"), need(second, "a second image")], at: Number(mix.input.value), seed: Number(seed.value), steps: 50, class: label() }));
-  const invert = run(() => ({ kind: "invert", image: need(image, "an image"), steps: Number(steps.value), class: label() }));
+  const inpaint = run(() => ({ kind: "inpaint", image: need(image, "an image"), mask: [...mask].join(""), n: valued("Variants", n), seed: valued("Seed", seed), steps: valued("Steps", steps), resample: valued("Times each", resample), class: label() }));
+  const change = run(() => ({ kind: "generate", n: valued("Variants", n), seed: valued("Seed", seed), steps: valued("Steps", steps), from: need(image, "an image"), at: Number(noise.input.value), classes: label() === undefined ? undefined : [label()] }));
+  const interpolate = run(() => ({ kind: "interpolate", ends: [need(image, "an image"), need(second, "a second image")], at: Number(mix.input.value), seed: valued("Seed", seed), steps: valued("Steps", steps), class: label() }));
+  const invert = run(() => ({ kind: "invert", image: need(image, "an image"), steps: valued("Steps", steps), class: label() }));
   const button = (text, onclick, main) => h("button", { type: "button", className: main ? "main" : "", onclick }, text);
 
   const set = (info) => {

@@ -1,6 +1,6 @@
 // Images from noise: they appear while they are computed, and the way of each can be replayed.
 
-import { ask, cancel, command, doing, field, h, isFinished, modelChoice, number, read, select, sendFile, slider } from "/page.js";
+import { ask, cancel, command, doing, field, h, isFinished, modelChoice, number, read, select, sendFile, slider, valued, watch } from "/page.js";
 
 /** Shows a job: its images while they are made, then the whole way from noise. `onpick` gets the number of an image. */
 export function trajectory({ onpick } = {}) {
@@ -70,7 +70,15 @@ export function trajectory({ onpick } = {}) {
     const following = another || Number(slider.value) === before;
     const ended = isFinished(now) && (another || !isFinished(job));
     job = now;
-    if (another) picked = 0;
+    if (another) {
+      picked = 0;
+      clearInterval(timer);
+      [x, sample].forEach((picture) => { picture.removeAttribute("src"); picture.alt = ""; });
+      captions.forEach((caption) => { caption.textContent = ""; });
+      mark(0);
+      slider.value = slider.max = 0;
+      bar.removeAttribute("value");
+    }
     if (job.shape) reserve(job.shape);
     bar.hidden = isFinished(job);
     if (job.total) [bar.max, bar.value] = [job.total, job.done];
@@ -104,8 +112,8 @@ export function trajectory({ onpick } = {}) {
 export async function generate(place, about, wanted) {
   const stored = wanted || localStorage.getItem("model");
   let model = null;
-  const n = h("input", { type: "number", min: 1, max: 64, value: 16 });
-  const seed = h("input", { type: "number", min: 0, value: 0 });
+  const n = h("input", { type: "number", min: 1, max: 64, value: 16, required: true });
+  const seed = h("input", { type: "number", min: 0, max: Number.MAX_SAFE_INTEGER, value: 0, required: true });
   const sampler = h("select");
   const steps = h("input", { type: "number", min: 1, max: 4000 });
   const grid = select([["", "of the sampler"], "log-snr", "uniform", "quadratic", "karras"], "", () => {});
@@ -113,7 +121,7 @@ export async function generate(place, about, wanted) {
   const from = h("input", { type: "number", min: 0, placeholder: "0" });
   const to = h("input", { type: "number", min: 0, placeholder: "T" });
   const classes = h("select", { multiple: true, size: 5 });
-  const ofGuidance = h("div", { className: "form" }, guidance.element, h("div", { className: "half" }, field("from t", from), field("to t", to)));
+  const ofGuidance = h("div", { className: "form" }, guidance.element, h("div", { className: "half" }, field("Guidance from t", from), field("Guidance to t", to)));
   const result = trajectory({ onpick: pick });
   const below = h("div");
   const results = h("div", { className: "card" }, result.element);
@@ -129,14 +137,13 @@ export async function generate(place, about, wanted) {
     classes.parentElement.hidden = !info.classes.length;
     classes.replaceChildren(...info.classes.map((name, i) => h("option", { value: i }, name)));
   };
-  const value = (input) => (input.value === "" ? undefined : Number(input.value));
   const request = () => {
     const chosen = [...classes.selectedOptions].map((option) => Number(option.value));
-    const all = { kind: "generate", model: model.model, n: Number(n.value), seed: Number(seed.value), sampler: sampler.value || undefined,
-      steps: value(steps), grid: grid.value || undefined, classes: chosen.length ? chosen : undefined };
+    const all = { kind: "generate", model: model.model, n: valued("Images", n), seed: valued("Seed", seed), sampler: sampler.value || undefined,
+      steps: valued("Steps", steps), grid: grid.value || undefined, classes: chosen.length ? chosen : undefined };
     if (model.guides) {
       all.guidance = Number(guidance.input.value);
-      if (from.value !== "" || to.value !== "") all.guidance_interval = [value(from) ?? 0, value(to) ?? model.timesteps];
+      if (from.value !== "" || to.value !== "") all.guidance_interval = [valued("Guidance from t", from) ?? 0, valued("Guidance to t", to) ?? model.timesteps];
     }
     return all;
   };
@@ -178,9 +185,11 @@ export async function generate(place, about, wanted) {
   const reproduce = doing(async (file) => {
     const given = await sendFile("/api/reproduce", file);
     below.replaceChildren();
-    if (given.kind === "generate") {
-      n.value = given.n;
-      seed.value = given.seed;
+    if (given.kind === "generate" && given.model === model?.model) {
+      [n.value, seed.value, steps.value, sampler.value, grid.value] = [given.n, given.seed, given.steps ?? "", given.sampler ?? "", given.grid ?? ""];
+      guidance.set(given.guidance ?? model.sampling?.guidance ?? 1);
+      [from.value, to.value] = given.guidance_interval ?? ["", ""];
+      for (const option of classes.options) option.selected = given.classes?.includes(Number(option.value)) ?? false;
     }
     await ask(given, result.show);
   });
@@ -196,5 +205,5 @@ export async function generate(place, about, wanted) {
   if (model) set(model);
   // The last generation is shown again.
   const last = (await read("/api/jobs")).find((job) => job.request.kind === "generate" && job.shape);
-  if (last) result.show(last);
+  if (last) watch(last, result.show);
 }

@@ -13,9 +13,34 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
+/** The server cannot be reached, which the page says once. */
+class Lost extends Error {}
+
+/** Says that the server does not answer, until it does. A view that stayed empty meanwhile is drawn then. */
+function reached(answers) {
+  const banner = document.getElementById("lost");
+  if (banner.hidden === answers) return;
+  banner.hidden = answers;
+  banner.textContent = `The studio does not answer. Is it still running? What is shown is from ${new Date().toLocaleTimeString("en-GB")}.`;
+  if (answers && !document.getElementById("view").firstChild) dispatchEvent(new Event("hashchange"));
+}
+
+async function ask_(path, options) {
+  try {
+    const response = await fetch(path, options);
+    reached(true);
+    return response;
+  } catch {
+    reached(false);
+    throw new Lost();
+  }
+}
+
 /** Shows an error until it is read. */
 export function tell(error) {
+  if (error instanceof Lost) return;
   const text = error instanceof Error ? error.message : String(error);
+  if ([...document.querySelectorAll("#messages span")].some((shown) => shown.textContent === text)) return;
   const message = h("p", {}, h("span", {}, text), h("button", { onclick: () => message.remove(), ariaLabel: "Close" }, "×"));
   document.getElementById("messages").append(message);
   setTimeout(() => message.remove(), 15000);
@@ -41,12 +66,12 @@ async function answered(response) {
   return body;
 }
 
-export const read = async (path, parameters = {}) => answered(await fetch(`${path}?${query(parameters)}`));
+export const read = async (path, parameters = {}) => answered(await ask_(`${path}?${query(parameters)}`));
 
 export const send = async (path, value, method = "POST") =>
-  answered(await fetch(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }));
+  answered(await ask_(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }));
 
-export const sendFile = async (path, file) => answered(await fetch(path, { method: "POST", body: file }));
+export const sendFile = async (path, file) => answered(await ask_(path, { method: "POST", body: file }));
 
 /** Follows a stream of states. Returns a function that ends it. */
 export function follow(path, each) {
@@ -60,17 +85,33 @@ export const isFinished = (job) => !["waiting", "running"].includes(job.status);
 /** Asks for a job and follows it. `each` gets its states; a later call of the returned function cancels nothing. */
 export async function ask(request, each) {
   const job = await send("/api/jobs", request);
-  each(job);
   listJobs();
-  const end = follow(`/api/jobs/${job.id}/events`, (state, close) => {
+  return watch(job, each);
+}
+
+/** Follows a job. */
+export function watch(job, each) {
+  each(job);
+  if (isFinished(job)) return;
+  follow(`/api/jobs/${job.id}/events`, (state, close) => {
     each(state);
     if (isFinished(state)) {
       close();
       listJobs();
-      if (state.error) tell(state.error);
     }
   });
-  return { id: job.id, end };
+}
+
+/** Reads a field of a number. `from` and `to` are its limits; an empty field is `undefined` where it may be. */
+export function valued(name, input) {
+  const [from, to] = [input.min === "" ? 0 : Number(input.min), input.max === "" ? Number.MAX_SAFE_INTEGER : Number(input.max)];
+  const value = Number(input.value);
+  if (input.value === "" && !input.validity.badInput && !input.required) return undefined;
+  if (input.value === "" || !Number.isInteger(value) || value < from || value > to) {
+    input.focus();
+    throw new Error(`${name}: expected a whole number from ${from} to ${to}${input.required ? "" : ", or nothing"}`);
+  }
+  return value;
 }
 
 export const cancel = doing(async (id) => {
@@ -83,7 +124,7 @@ const entries = new Map();
 function entry(job) {
   const [status, message, error] = [h("span", { className: "quiet" }), h("div", { className: "quiet" }), h("div", { className: "error" })];
   const bar = h("progress", { ariaLabel: "Progress" });
-  const stop = h("button", { onclick: () => cancel(job.id) }, job.request.kind === "train" ? "Stop and save" : "Cancel");
+  const stop = h("button", { onclick: () => cancel(job.id) }, "Cancel");
   const name = `${job.id}. ${job.request.kind} ${job.request.run ?? job.request.model}`;
   const element = h("div", { className: "job" }, h("div", { className: "row" }, h("strong", {}, name), status), bar, message, error, stop);
   const update = (now) => {
@@ -93,6 +134,7 @@ function entry(job) {
     bar.hidden = now.status !== "running" || !now.total;
     if (now.total) [bar.max, bar.value] = [now.total, now.done];
     stop.hidden = isFinished(now);
+    stop.textContent = now.request.kind === "train" && now.status === "running" ? "Stop and save" : "Cancel";
   };
   return { element, update };
 }
@@ -207,17 +249,20 @@ export async function modelChoice(onmodel, wanted) {
 /** A place for an image: a file that is dropped or chosen, one of the training set, or one of a job. */
 export function imageChoice(model, onimage) {
   const picture = h("img", { className: "small picture", alt: "" });
-  const show = (image) => {
-    picture.src = `/api/image?${query({ model: model(), ...image })}`;
+  const show = doing(async (image) => {
+    const source = `/api/image?${query({ model: model(), ...image })}`;
+    const response = await ask_(source);
+    if (!response.ok) await answered(response);
+    picture.src = source;
     picture.alt = "The chosen image, as the model takes it";
     onimage(image);
-  };
+  });
   const upload = doing(async (file) => {
     const { upload: number } = await sendFile("/api/uploads", file);
     show({ upload: number });
   });
   const file = h("input", { type: "file", accept: "image/*", onchange: () => file.files[0] && upload(file.files[0]) });
-  const index = h("input", { type: "number", min: 0, value: 0, ariaLabel: "Number in the set" });
+  const index = h("input", { type: "number", min: 0, value: 0, required: true, ariaLabel: "Number in the set" });
   const drop = h("div", {
     className: "drop",
     ondragover: (event) => { event.preventDefault(); drop.classList.add("over"); },
@@ -229,6 +274,6 @@ export function imageChoice(model, onimage) {
     },
   }, "Drop an image here, or ", file);
   const element = h("div", { className: "form" }, picture, drop,
-    h("div", { className: "row small" }, "or number", index, h("button", { type: "button", onclick: () => show({ data: Number(index.value) }) }, "of the data")));
+    h("div", { className: "row small" }, "or number", index, h("button", { type: "button", onclick: doing(() => show({ data: valued("Number in the set", index) })) }, "of the data")));
   return { element, show };
 }

@@ -1,6 +1,6 @@
 // Training runs: curves while they grow, samples over the steps, configurations and their differences, checkpoints; a new run.
 
-import { ask, bytes, cancel, command, doing, duration, field, follow, h, number, plot, query, read, select, send, tell } from "/page.js";
+import { ask, bytes, cancel, command, doing, duration, field, follow, h, isFinished, number, plot, query, read, select, send, tell, valued } from "/page.js";
 
 const CURVES = [
   ["Loss", [["loss", (r) => r.loss]]],
@@ -116,8 +116,7 @@ export async function runs(place, about) {
     };
     const others = [...chosen].filter(([other, { details }]) => other !== name && details);
     details.replaceChildren(
-      h("div", { className: "card" }, h("h2", {}, name),
-        progress, values),
+      h("div", { className: "card" }, h("h2", {}, name), progress, values, orders(name, about)),
       h("div", { className: "pair" },
         h("div", { className: "card" }, h("h3", {}, "Samples while it trains"),
           samples.length ? h("figure", {}, picture, caption, slider) : h("p", { className: "quiet" }, "None yet."),
@@ -132,6 +131,36 @@ export async function runs(place, about) {
     }
   }
 
+  let ordered = {};
+  /** What can be asked of a run: commands while this studio trains it, and to continue it while nobody does. */
+  function orders(name, run) {
+    if (ordered.run === name && ordered.trains === run.trains) return ordered.place;
+    const place = h("div");
+    ordered = { run: name, trains: run.trains, place };
+    const say = (id, text) => h("button", { type: "button", onclick: doing(() => send(`/api/jobs/${id}/command`, { command: text })) }, `${text} now`);
+    const fill = doing(async () => {
+      const job = (await read("/api/jobs")).find((one) => one.request.kind === "train" && one.request.run === name && !isFinished(one));
+      if (job) {
+        place.replaceChildren(h("div", { className: "row" }, h("button", { type: "button", onclick: () => cancel(job.id) }, "Stop and save"), say(job.id, "Save"), say(job.id, "Sample")), command(job.command));
+        return;
+      }
+      if (run.trains) return;
+      const steps = h("input", { type: "number", min: run.step + 1, value: Math.max(run.steps, run.step + 1), required: true });
+      const state = h("p", { className: "quiet small", role: "status" });
+      const go = h("button", { type: "button", onclick: doing(async () => {
+        const asked = valued("Steps in all", steps);
+        await ask({ kind: "train", run: name, resume: true, set: asked === run.steps ? [] : [`train.steps=${asked}`] }, (now) => {
+          state.textContent = now.error ?? now.message ?? now.status;
+          state.className = now.error ? "error" : "quiet small";
+          go.disabled = !isFinished(now);
+        });
+      }) }, "Continue");
+      place.replaceChildren(h("div", { className: "row" }, h("label", { className: "line" }, "to step", steps), go, h("span", { className: "quiet small" }, "with its own configuration")), state);
+    });
+    fill();
+    return place;
+  }
+
   function difference(keys, theirs, name, other) {
     const [a, b] = [new Map(keys), new Map(theirs)];
     const all = [...new Set([...a.keys(), ...b.keys()])].filter((key) => a.get(key) !== b.get(key));
@@ -142,10 +171,21 @@ export async function runs(place, about) {
 
   const mark = () => list.querySelectorAll("button").forEach((button) => { button.ariaPressed = String(chosen.has(button.dataset.run)); });
   let known = "";
+  // A run that was started here, which is shown as soon as it is there.
+  let begun = null;
   const refresh = async () => {
     const all = await read("/api/runs");
     const state = JSON.stringify(all.map(({ run, step, trains }) => [run, step, trains]));
-    if (state === known || ended) return;
+    if (ended) return;
+    const wanted = all.find(({ run }) => run === begun);
+    if (wanted) {
+      begun = null;
+      if (!chosen.has(wanted.run)) {
+        [...chosen.keys()].forEach(choose);
+        choose(wanted.run);
+      }
+    }
+    if (state === known) return;
     known = state;
     list.replaceChildren(...all.map((run) => {
       const button = h("button", { onclick: () => choose(run.run) }, run.run);
@@ -157,7 +197,7 @@ export async function runs(place, about) {
     if (all.length && !chosen.size) choose(all[0].run);
   };
   place.append(h("div", { className: "columns" },
-    h("div", {}, h("div", { className: "card" }, h("h2", {}, "Runs"), list), newRun(about, () => refresh().catch(tell))),
+    h("div", {}, h("div", { className: "card" }, h("h2", {}, "Runs"), list), newRun(about, (run) => { begun = run; })),
     h("div", {}, curves, details)));
   curves.append(h("div", { className: "row" }, which, h("label", { className: "line" }, log, "log y"), h("label", { className: "line" }, logX, "log x"),
     h("label", { className: "line" }, "smooth", smooth), h("span", { className: "quiet small" }, "drag to zoom, double-click to reset")), chart);
@@ -181,17 +221,14 @@ function newRun(about, started) {
   const state = h("div");
   const request = () => {
     const set = more.value.split("\n").map((line) => line.trim()).filter(Boolean);
-    if (steps.value) set.push(`train.steps=${steps.value}`);
+    if (valued("Steps", steps) !== undefined) set.push(`train.steps=${valued("Steps", steps)}`);
     if (data.value) set.push(`data.path=${data.value}`);
     return { kind: "train", run: name.value, preset: preset.value, set };
   };
-  // The buttons stay, and only texts change, so that they keep their focus.
   let id = 0;
-  const say = (text) => h("button", { type: "button", onclick: doing(() => send(`/api/jobs/${id}/command`, { command: text })) }, `${text} now`);
-  const buttons = h("div", { className: "row", hidden: true }, h("button", { type: "button", onclick: () => cancel(id) }, "Stop and save"), say("Save"), say("Sample"));
   const text = h("p", { ariaLive: "polite" });
   const line = h("div");
-  state.append(text, buttons, line);
+  state.append(text, line);
   const begin = doing(async (event) => {
     event.preventDefault();
     await ask(request(), (job) => {
@@ -199,9 +236,8 @@ function newRun(about, started) {
       id = job.id;
       text.textContent = job.error ?? job.message ?? job.status;
       text.className = job.error ? "error" : "quiet small";
-      buttons.hidden = job.status !== "running";
     });
-    setTimeout(started, 1500);
+    started(request().run);
   });
   return h("details", { className: "card", open: true }, h("summary", {}, "New run"),
     h("form", { onsubmit: begin }, field("Folder, below the studio's", name), field("Preset", preset), field("Steps", steps),

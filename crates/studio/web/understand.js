@@ -1,7 +1,7 @@
 // The two Markov chains by pictures: the forward process, noise schedules, and what a sampler computes.
 
 import { bound } from "/bound.js";
-import { doing, field, h, imageChoice, modelChoice, number, plot, query, read, select } from "/page.js";
+import { doing, field, h, imageChoice, modelChoice, number, plot, query, read, select, valued } from "/page.js";
 
 export async function understand(place, about) {
   let model = null;
@@ -48,11 +48,11 @@ export async function understand(place, about) {
 
   // A sampler's table.
   const sampler = select(about.samplers, "ddim", () => rows());
-  const steps = h("input", { type: "number", min: 1, max: 1000, value: 8, onchange: () => rows() });
+  const steps = h("input", { type: "number", min: 1, max: 1000, value: 8, required: true, onchange: () => rows() });
   const table = h("div", { className: "scroll" });
   const rows = doing(async () => {
     if (!model) return;
-    const all = await read("/api/table", { model: name(), sampler: sampler.value, steps: steps.value });
+    const all = await read("/api/table", { model: name(), sampler: sampler.value, steps: valued("Steps", steps) });
     const list = (numbers) => numbers.map((value) => number(value)).join(", ");
     table.replaceChildren(h("table", {}, h("tr", {}, ["t", "σ/α", "x", "x̂₀ of this row and those before", "ε̂ of this row and those before", "fresh noise"].map((text) => h("th", {}, text))),
       all.map((row) => h("tr", {}, [number(row.timestep, 4), number(row.sigma), number(row.x), list(row.sample), list(row.epsilon), number(row.noise)].map((text) => h("td", {}, text))))));
