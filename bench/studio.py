@@ -11,6 +11,7 @@ import asyncio
 import json
 import pathlib
 import re
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -64,6 +65,17 @@ def memory(process):
     return {key: int(value) / 1024 for key, value in re.findall(r"(VmHWM|VmRSS):\s+(\d+) kB", text)}
 
 
+def seconds(process):
+    """The CPU time of a process."""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def own():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 async def train(url, address, run, steps, clients):
     request = {"kind": "train", "run": run, "set": [f"train.steps={steps}", "train.log_every=5"]}
     job = call(url, "/api/jobs", request)["id"]
@@ -104,10 +116,12 @@ def main():
             url = re.search(r"http://[\d.]+:\d+", line)[0]
             host, port = url.removeprefix("http://").split(":")
             speeds = {0: [], options.clients: []}
+            shares = {clients: [] for clients in speeds}
             failures = 0
             for i in range(options.rounds):
                 for clients in speeds:
                     run = f"{i}-{clients}"
+                    before = seconds(studio), own()
                     received = asyncio.run(train(url, (host, int(port)), run, options.steps, clients))
                     failures += sum(isinstance(one, BaseException) for one in received)
                     for one in received:
@@ -115,13 +129,17 @@ def main():
                             print(f"a client failed: {one!r}")
                     speeds[clients].append(speed(folder, run))
                     count = sum(one for one in received if isinstance(one, int))
-                    print(f"{clients} clients: {speeds[clients][-1]:.1f} images/s, {count / 1e6:.2f} MB sent, memory {memory(studio)}", flush=True)
+                    print(f"{clients} clients: {speeds[clients][-1]:.1f} images/s, {count / 1e6:.2f} MB sent, "
+                          f"CPU of the clients {own() - before[1]:.1f} s, of the studio {seconds(studio) - before[0]:.1f} s, memory {memory(studio)}", flush=True)
+                    shares[clients].append((own() - before[1]) / (seconds(studio) - before[0]))
                     time.sleep(2)
         finally:
             studio.terminate()
             studio.wait()
     alone, followed = (statistics.median(values) for values in speeds.values())
     print(f"alone {alone:.1f} images/s, with {options.clients} clients and a slow one {followed:.1f}: {followed / alone:.3f} of the speed; {failures} clients failed")
+    share = statistics.median(shares[options.clients]) - statistics.median(shares[0])
+    print(f"the clients, which run on the same machine, took {share:.1%} as much CPU as the studio")
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ async fn list_runs(Shared(state): Shared<State>) -> Answer<Json<Vec<runs::Run>>>
     answer(move || Ok(state.runs.list()?.to_vec())).await
 }
 
-async fn run(Shared(state): Shared<State>, Query(of): Query<OfRun>) -> Answer<Json<runs::Details>> {
+async fn run(Shared(state): Shared<State>, Query(of): Query<OfRun>) -> Answer<impl IntoResponse> {
     answer(move || state.runs.details(&of.run)).await
 }
 
@@ -233,20 +233,20 @@ async fn run_events(
 ) -> Answer<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
     state.runs.find(&of.run)?;
     let events = stream::unfold((state, of, None), |(state, mut of, before)| async move {
-        let mut before: Option<Value> = before;
+        let mut before: Option<Arc<Value>> = before;
         loop {
             if before.is_some() {
                 tokio::time::sleep(LOOKS).await;
             }
             let (runs, run) = (state.runs.clone(), of.run.clone());
-            let look = blocking(move || Ok((runs.records(&run)?, json!(runs.details(&run)?))));
+            let look = blocking(move || Ok((runs.records(&run)?, runs.followed(&run)?)));
             // A run that was removed has no more events.
             let (records, details) = look.await.ok()?;
             let new = after(&records, of.after);
             if new.is_empty() && before.as_ref() == Some(&details) {
                 continue;
             }
-            let event = Event::default().json_data(json!({ "run": details, "records": new })).ok()?;
+            let event = Event::default().json_data(json!({ "run": *details, "records": new })).ok()?;
             of.after = new.last().map_or(of.after, |last| last.step);
             before = Some(details);
             return Some((Ok(event), (state, of, before)));

@@ -11,6 +11,7 @@ use ddpm::files;
 use ddpm::train::{LogRecord, TrainingConfig, records, steps_done};
 use ddpm::weights::pipeline;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::api::Failure;
 use crate::folder::Folder;
@@ -112,12 +113,13 @@ pub struct Runs {
     folder: Folder,
     list: Fresh<Arc<Vec<Run>>>,
     logs: Mutex<HashMap<PathBuf, Arc<Fresh<Log>>>>,
+    details: Mutex<HashMap<PathBuf, Arc<Fresh<Arc<Value>>>>>,
 }
 
 impl Runs {
     /// The runs below a folder.
     pub fn new(folder: Folder) -> Self {
-        Self { folder, list: Fresh::default(), logs: Mutex::default() }
+        Self { folder, list: Fresh::default(), logs: Mutex::default(), details: Mutex::default() }
     }
 
     /// Returns all runs, the one that was written last first.
@@ -129,6 +131,7 @@ impl Runs {
             let paths = search(&self.folder, is_run);
             // Logs of runs that are no longer there are forgotten.
             self.logs.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| paths.contains(path));
+            self.details.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| paths.contains(path));
             let mut runs: Vec<Run> = paths.iter().filter_map(|path| self.describe(path).ok()).collect();
             runs.sort_by_key(|run| std::cmp::Reverse((run.trains, run.written)));
             Ok(Arc::new(runs))
@@ -187,17 +190,32 @@ impl Runs {
     /// # Errors
     /// If there is no such run, or its files cannot be read.
     pub fn details(&self, run: &str) -> Result<Details, Failure> {
+        self.look(run, &self.find(run)?)
+    }
+
+    /// Returns the same for those who follow the run: as it was at the last look.
+    ///
+    /// # Errors
+    /// As [`Runs::details`].
+    pub fn followed(&self, run: &str) -> Result<Arc<Value>, Failure> {
         let path = self.find(run)?;
+        let mut all = self.details.lock().unwrap_or_else(PoisonError::into_inner);
+        let details = all.entry(path.clone()).or_default().clone();
+        drop(all);
+        details.get(|_| Ok(Arc::new(json!(self.look(run, &path)?))))
+    }
+
+    fn look(&self, run: &str, path: &Path) -> Result<Details, Failure> {
         let file = path.join("config.toml");
         let read = |error: std::io::Error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{run}: {error}"));
         let config = files::read_text_up_to(&file, files::MAX_TOML).map_err(read)?;
         let parsed = TrainingConfig::from_file(&file)?;
         Ok(Details {
-            run: self.describe(&path)?,
+            run: self.describe(path)?,
             config,
             keys: keys(&parsed)?,
-            checkpoints: checkpoints(&path),
-            samples: samples(&path),
+            checkpoints: checkpoints(path),
+            samples: samples(path),
         })
     }
 

@@ -30,7 +30,7 @@ const MOST_FRAMES: usize = 64;
 /// The images of a trajectory that are kept: those of the first batch.
 const BATCH: usize = 16;
 /// The time between reports of a training.
-const REPORTS: Duration = Duration::from_millis(200);
+const REPORTS: Duration = Duration::from_millis(500);
 
 /// Where images of requests are.
 pub struct Places<'a> {

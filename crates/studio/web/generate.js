@@ -204,6 +204,6 @@ export async function generate(place, about, wanted) {
     h("div", { className: "half" }, field("Steps", steps), field("Grid of timesteps", grid)), ofGuidance, ofClasses, h("button", { className: "main" }, "Generate"));
   if (model) set(model);
   // The last generation is shown again.
-  const last = (await read("/api/jobs")).find((job) => job.request.kind === "generate" && job.shape);
+  const last = (await read("/api/jobs")).find((job) => job.request.kind === "generate" && !job.request.from && job.shape);
   if (last) watch(last, result.show);
 }
