@@ -163,8 +163,8 @@ fn a_crop_is_that_of_the_training_images_everywhere() {
     write_pngs(&place.path("photos"), 12, 14, image::ColorType::L8);
     fs::create_dir(place.path("parts")).unwrap();
     for i in 0..6 {
-        let photo = image::open(place.path(&format!("photos/{i}.png"))).unwrap();
-        photo.crop_imm(3, 2, 8, 8).save(place.path(&format!("parts/{i}.png"))).unwrap();
+        let photo = image::open(place.path(format!("photos/{i}.png"))).unwrap();
+        photo.crop_imm(3, 2, 8, 8).save(place.path(format!("parts/{i}.png"))).unwrap();
     }
     place.trained("cropped", 2, &["--data", "photos", "--set", "data.crop=[3, 2, 8, 8]"]);
     place.trained("plain", 2, &["--data", "parts"]);
