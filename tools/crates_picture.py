@@ -65,7 +65,8 @@ def direct(crate, all_of):
 def main():
     all_of = dependencies()
     assert set(all_of) == set(SAYS), set(all_of) ^ set(SAYS)
-    total_width = 5 * WIDTH + 6 * GAP
+    most = max(map(len, ROWS))
+    total_width = most * WIDTH + (most + 1) * GAP
     total_height = len(ROWS) * ROW + GAP
     boxes = {}
     for row, crates in enumerate(ROWS):

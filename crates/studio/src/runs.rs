@@ -2,6 +2,7 @@
 //! other processes are seen as they grow, but never more often for many clients than for one.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -79,7 +80,7 @@ impl<T> Default for Fresh<T> {
 
 impl<T: Clone> Fresh<T> {
     /// Returns the value; `look` computes it from the one before.
-    fn get(&self, look: impl FnOnce(Option<&T>) -> Result<T, Failure>) -> Result<T, Failure> {
+    fn get<E>(&self, look: impl FnOnce(Option<&T>) -> Result<T, E>) -> Result<T, E> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, value)) = known.as_ref().filter(|(at, _)| at.elapsed() < LOOKS) {
             return Ok(value.clone());
@@ -87,6 +88,26 @@ impl<T: Clone> Fresh<T> {
         let value = look(known.as_ref().map(|(_, value)| value))?;
         *known = Some((Instant::now(), value.clone()));
         Ok(value)
+    }
+}
+
+/// A value for each of some paths.
+struct FreshAt<T>(Mutex<HashMap<PathBuf, Arc<Fresh<T>>>>);
+
+impl<T> Default for FreshAt<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> FreshAt<T> {
+    fn at(&self, path: &Path) -> Arc<Fresh<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(path.to_owned()).or_default().clone()
+    }
+
+    /// Forgets the values of other paths.
+    fn keep(&self, paths: &[PathBuf]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| paths.contains(path));
     }
 }
 
@@ -112,30 +133,27 @@ impl Log {
 pub struct Runs {
     folder: Folder,
     list: Fresh<Arc<Vec<Run>>>,
-    logs: Mutex<HashMap<PathBuf, Arc<Fresh<Log>>>>,
-    details: Mutex<HashMap<PathBuf, Arc<Fresh<Arc<Value>>>>>,
+    logs: FreshAt<Log>,
+    details: FreshAt<Arc<Value>>,
 }
 
 impl Runs {
     /// The runs below a folder.
     pub fn new(folder: Folder) -> Self {
-        Self { folder, list: Fresh::default(), logs: Mutex::default(), details: Mutex::default() }
+        Self { folder, list: Fresh::default(), logs: FreshAt::default(), details: FreshAt::default() }
     }
 
     /// Returns all runs, the one that was written last first.
-    ///
-    /// # Errors
-    /// None.
-    pub fn list(&self) -> Result<Arc<Vec<Run>>, Failure> {
-        self.list.get(|_| {
+    pub fn list(&self) -> Arc<Vec<Run>> {
+        let Ok(list) = self.list.get(|_| {
             let paths = search(&self.folder, is_run);
-            // Logs of runs that are no longer there are forgotten.
-            self.logs.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| paths.contains(path));
-            self.details.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| paths.contains(path));
+            self.logs.keep(&paths);
+            self.details.keep(&paths);
             let mut runs: Vec<Run> = paths.iter().filter_map(|path| self.describe(path).ok()).collect();
             runs.sort_by_key(|run| std::cmp::Reverse((run.trains, run.written)));
-            Ok(Arc::new(runs))
-        })
+            Ok::<_, Infallible>(Arc::new(runs))
+        });
+        list
     }
 
     /// Returns the folder of a run.
@@ -156,10 +174,7 @@ impl Runs {
     }
 
     fn log(&self, path: &Path) -> Result<Arc<Vec<LogRecord>>, Failure> {
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = logs.entry(path.to_owned()).or_default().clone();
-        drop(logs);
-        Ok(log.get(|before| Log::read(path, before))?.records)
+        Ok(self.logs.at(path).get(|before| Log::read(path, before))?.records)
     }
 
     fn describe(&self, path: &Path) -> Result<Run, Failure> {
@@ -199,10 +214,7 @@ impl Runs {
     /// As [`Runs::details`].
     pub fn followed(&self, run: &str) -> Result<Arc<Value>, Failure> {
         let path = self.find(run)?;
-        let mut all = self.details.lock().unwrap_or_else(PoisonError::into_inner);
-        let details = all.entry(path.clone()).or_default().clone();
-        drop(all);
-        details.get(|_| Ok(Arc::new(json!(self.look(run, &path)?))))
+        self.details.at(&path).get(|_| Ok(Arc::new(json!(self.look(run, &path)?))))
     }
 
     fn look(&self, run: &str, path: &Path) -> Result<Details, Failure> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -170,15 +171,16 @@ impl Places<'_> {
             true => (RunFolder::existing(&folder), TrainingConfig::from_file(&folder.join("config.toml"))?),
             false => (RunFolder::new_run(&folder), TrainingConfig::preset(request.preset())?),
         };
+        let mut own = request.resume.then(|| config.clone());
         for assignment in &request.set {
             config.set(assignment)?;
         }
-        // What is read lies below the studio's folder, too.
-        let train = &mut config.train;
-        let read =
-            [&mut config.data.path, &mut train.init_from, &mut train.evaluate_features, &mut train.evaluate_reference];
-        for path in read.into_iter().flatten() {
-            *path = self.folder.find(&path.to_string_lossy())?;
+        // What is read lies below the studio's folder, too, but for what a run that continues has read before.
+        let before = own.as_mut().map(paths_of).map_or([const { None }; 4], |paths| paths.map(|path| path.clone()));
+        for (path, before) in paths_of(&mut config).into_iter().zip(before) {
+            if let Some(path) = path.as_mut().filter(|path| before.as_ref() != Some(*path)) {
+                *path = self.folder.find(&path.to_string_lossy())?;
+            }
         }
         let training = Training::config(config);
         let (commands, received) = channel();
@@ -219,6 +221,12 @@ impl Places<'_> {
         }
         Ok(images)
     }
+}
+
+/// The paths that a training reads.
+fn paths_of(config: &mut TrainingConfig) -> [&mut Option<PathBuf>; 4] {
+    let train = &mut config.train;
+    [&mut config.data.path, &mut train.init_from, &mut train.evaluate_features, &mut train.evaluate_reference]
 }
 
 /// Returns the image of a request, as a model takes it.

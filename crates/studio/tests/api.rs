@@ -238,6 +238,27 @@ fn a_training_is_followed_commanded_and_continued() {
     assert_eq!(studio.get("/api/run?run=runs/a").json()["step"], step + 3);
 }
 
+/// The configuration of a run has the whole path of its images, which a request must not have.
+#[test]
+fn a_training_on_images_below_the_folder_continues() {
+    let studio = Served::new();
+    let photos = studio.place.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    studio.finished(studio.job(GENERATE));
+    for i in 0..3 {
+        std::fs::write(photos.join(format!("{i}.png")), studio.get(&format!("/api/jobs/1/image/{i}")).body).unwrap();
+    }
+    let begin = training("runs/p", 2).replace("\"set\": [", "\"set\": [\"data.path=photos\", \"data.labels=false\", ");
+    let begun = studio.finished(studio.job(&begin));
+    assert_eq!(begun["status"], "done", "{begun}");
+    let resume = r#"{"kind": "train", "run": "runs/p", "resume": true, "set": ["train.steps=4"]}"#;
+    let more = studio.finished(studio.job(resume));
+    assert_eq!(more["status"], "done", "{more}");
+    let elsewhere = r#"{"kind": "train", "run": "runs/p", "resume": true, "set": ["train.steps=6", "data.path=/etc"]}"#;
+    let refused = studio.finished(studio.job(elsewhere));
+    assert!(refused["error"].as_str().unwrap().contains("not a path below"), "{refused}");
+}
+
 /// Each event has the newest state, however slowly they are read.
 #[test]
 fn a_slow_client_holds_up_nothing() {

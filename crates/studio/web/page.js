@@ -25,7 +25,7 @@ function reached(answers) {
   if (answers && !document.getElementById("view").firstChild) dispatchEvent(new Event("hashchange"));
 }
 
-async function ask_(path, options) {
+async function fetched(path, options) {
   try {
     const response = await fetch(path, options);
     reached(true);
@@ -66,12 +66,12 @@ async function answered(response) {
   return body;
 }
 
-export const read = async (path, parameters = {}) => answered(await ask_(`${path}?${query(parameters)}`));
+export const read = async (path, parameters = {}) => answered(await fetched(`${path}?${query(parameters)}`));
 
 export const send = async (path, value, method = "POST") =>
-  answered(await ask_(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }));
+  answered(await fetched(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }));
 
-export const sendFile = async (path, file) => answered(await ask_(path, { method: "POST", body: file }));
+export const sendFile = async (path, file) => answered(await fetched(path, { method: "POST", body: file }));
 
 /** Follows a stream of states. Returns a function that ends it. */
 export function follow(path, each) {
@@ -250,10 +250,9 @@ export async function modelChoice(onmodel, wanted) {
 export function imageChoice(model, onimage) {
   const picture = h("img", { className: "small picture", alt: "" });
   const show = doing(async (image) => {
-    const source = `/api/image?${query({ model: model(), ...image })}`;
-    const response = await ask_(source);
-    if (!response.ok) await answered(response);
-    picture.src = source;
+    picture.src = `/api/image?${query({ model: model(), ...image })}`;
+    // A picture does not say why it cannot be had; its address does.
+    await picture.decode().catch(async () => answered(await fetched(picture.src)));
     picture.alt = "The chosen image, as the model takes it";
     onimage(image);
   });
