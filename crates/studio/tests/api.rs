@@ -248,7 +248,10 @@ fn a_training_on_images_below_the_folder_continues() {
     for i in 0..3 {
         std::fs::write(photos.join(format!("{i}.png")), studio.get(&format!("/api/jobs/1/image/{i}")).body).unwrap();
     }
-    let begin = training("runs/p", 2).replace("\"set\": [", "\"set\": [\"data.path=photos\", \"data.labels=false\", ");
+    let begin = training("runs/p", 2).replace(
+        "\"set\": [",
+        "\"set\": [\"data.path=photos\", \"data.labels=false\", \"train.label_dropout=0\", \"sample.guidance=1\", ",
+    );
     let begun = studio.finished(studio.job(&begin));
     assert_eq!(begun["status"], "done", "{begun}");
     let resume = r#"{"kind": "train", "run": "runs/p", "resume": true, "set": ["train.steps=4"]}"#;
