@@ -13,7 +13,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ddpm::train::{Command, LogRecord, config::PRESETS};
+use ddpm::train::{Command, LogRecord, TrainingConfig, config::PRESETS};
 use futures_util::stream::{self, Stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -168,7 +168,7 @@ async fn answer<T: Serialize + Send + 'static>(
 }
 
 async fn about(Shared(state): Shared<State>) -> Answer {
-    let presets: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+    let presets: Vec<Value> = PRESETS.iter().filter_map(|(name, _)| preset(&state.folder, name)).collect();
     Ok(Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "folder": state.folder.path(),
@@ -178,6 +178,13 @@ async fn about(Shared(state): Shared<State>) -> Answer {
         "schedules": understand::schedules(),
         "load": load(),
     })))
+}
+
+/// Describes a preset: where it expects its images, if not those in the program, and whether they are there.
+fn preset(folder: &Folder, name: &str) -> Option<Value> {
+    let images = TrainingConfig::preset(name).ok()?.data.path;
+    let found = images.as_ref().is_none_or(|path| folder.find(&path.to_string_lossy()).is_ok());
+    Some(json!({ "name": name, "images": images, "found": found }))
 }
 
 /// Returns the mean number of processes that want the processors, and the memory in use and in all, where the system tells.

@@ -37,7 +37,7 @@ pub fn measure(places: &Places, task: &Task, request: &Bound) -> Result<Outcome,
         }
     };
     decode(task, &pipeline, (&image, request.seed), &bound)?;
-    Ok(Outcome { facts: facts(&bound), message: Some(said(&bound, set.name())), images: None })
+    Ok(Outcome { facts: facts(&bound), message: Some(said(&bound, set.name())), ..Outcome::default() })
 }
 
 /// Leaves an image its label only where the model takes labels, as the images of the bound have them.

@@ -66,6 +66,8 @@ struct Job {
     sources: Vec<(ImageRef, Pixels)>,
     /// Numbers beside the images, such as errors of reconstructions.
     facts: BTreeMap<String, Vec<f64>>,
+    /// The name of the class of each image, where they have classes.
+    classes: Vec<String>,
     cancelled: Arc<AtomicBool>,
     commands: Option<Sender<Command>>,
     /// The number of changes, which followers wait for.
@@ -90,6 +92,8 @@ pub struct Snapshot {
     shape: Option<[usize; 4]>,
     /// The columns of its grid.
     columns: Option<usize>,
+    /// The name of the class of each image, where they have classes.
+    classes: Vec<String>,
     facts: BTreeMap<String, Vec<f64>>,
 }
 
@@ -157,6 +161,7 @@ impl Job {
             frames: self.frames.iter().map(|frame| frame.timestep).collect(),
             shape: shape.or_else(|| Some(self.frames.last()?.x.shape)),
             columns: shape.map(|[n, ..]| crate::picture::columns(n)),
+            classes: self.classes.clone(),
             facts: self.facts.clone(),
         }
     }
@@ -207,6 +212,7 @@ impl Queue {
             images: None,
             sources: Vec::new(),
             facts: BTreeMap::new(),
+            classes: Vec::new(),
             cancelled: Arc::default(),
             commands: None,
             changes: watch::Sender::new(0),
@@ -354,6 +360,7 @@ impl Jobs {
 pub struct Outcome {
     pub images: Option<Images>,
     pub facts: BTreeMap<String, Vec<f64>>,
+    pub classes: Vec<String>,
     pub message: Option<String>,
 }
 
@@ -396,10 +403,10 @@ impl Task {
             job.seconds = job.started.map_or(0.0, |at| at.elapsed().as_secs_f64());
             job.commands = None;
             match outcome {
-                Ok(Outcome { images, facts, message }) => {
+                Ok(Outcome { images, facts, classes, message }) => {
                     // A training that was stopped has saved what it did.
                     job.status = Status::Done;
-                    (job.images, job.facts) = (images, facts);
+                    (job.images, job.facts, job.classes) = (images, facts, classes);
                     job.message = message.or(job.message.take());
                 }
                 Err(_) if cancelled => job.status = Status::Cancelled,

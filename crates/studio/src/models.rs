@@ -37,8 +37,8 @@ pub struct Info {
     channels: usize,
     parameters: usize,
     timesteps: usize,
-    /// The names of its classes, or their numbers.
-    classes: Vec<String>,
+    /// The classes that it draws.
+    classes: Vec<Class>,
     /// Whether guidance is possible.
     guides: bool,
     /// The sampler that is used where none is named, and its steps.
@@ -47,7 +47,19 @@ pub struct Info {
     sampling: Option<Sampling>,
     /// Whether its training images are known, and can be found.
     has_data: bool,
-    notes: Vec<String>,
+}
+
+/// A class of a model.
+#[derive(Debug, Serialize)]
+struct Class {
+    label: u32,
+    /// Its name, or its number.
+    name: String,
+}
+
+/// Returns the name of a class, or its number where it has none.
+pub fn class_name(pipeline: &Pipeline, label: u32) -> String {
+    pipeline.preprocessing.class_names().get(label as usize).cloned().unwrap_or_else(|| label.to_string())
 }
 
 /// Copies of the parameters that a model needs in memory while it is read.
@@ -88,22 +100,19 @@ impl Models {
         let signature = pipeline.network.signature();
         let sampling = pipeline.sampling.clone();
         let (sampler, steps) = ddpm::sample::Sampler::of_model(&pipeline.scheduler, sampling.as_ref())?;
-        let names = pipeline.preprocessing.class_names();
         let classes = pipeline.classes().unwrap_or_default();
-        let name_of = |class: u32| names.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
         Ok(Info {
             model: name.to_owned(),
             size: pipeline.preprocessing.resolution.or(signature.size),
             channels: signature.in_channels,
             parameters: pipeline.network.parameter_count(),
             timesteps: pipeline.scheduler.num_train_timesteps,
-            classes: classes.into_iter().map(name_of).collect(),
+            classes: classes.into_iter().map(|label| Class { label, name: class_name(&pipeline, label) }).collect(),
             guides: pipeline.preprocessing.null_label.is_some(),
             sampler: sampler.name().to_owned(),
             steps,
             sampling,
             has_data: pipeline.training_data().ok().flatten().is_some_and(|data| data.find().is_ok()),
-            notes: Vec::new(),
         })
     }
 }

@@ -171,8 +171,10 @@ pub struct Bound {
 pub struct Train {
     /// The run's folder, below that of the studio.
     pub run: String,
-    /// The preset of a new run; the default one if there is none.
+    /// The preset of a new run; the default one, fitted to the images of `data`, if there is none.
     pub preset: Option<String>,
+    /// The images, below the studio's folder; those of the preset if there are none.
+    pub data: Option<String>,
     /// Whether the run that is there continues, with its own configuration.
     #[serde(default)]
     pub resume: bool,
@@ -205,6 +207,11 @@ impl Train {
     /// Returns the preset of a new run.
     pub fn preset(&self) -> &str {
         self.preset.as_deref().unwrap_or(ddpm::train::config::DEFAULT_PRESET)
+    }
+
+    /// Returns the keys that it sets.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.set.iter().filter_map(|set| set.split_once('=')).map(|(key, _)| key.trim())
     }
 }
 
@@ -323,9 +330,16 @@ impl JobRequest {
                 ]
             }
             Self::Train(r) => {
-                match r.resume {
-                    true => add(&["train", "-o", &r.run, "--resume"]),
-                    false => add(&["train", "--preset", r.preset(), "-o", &r.run]),
+                add(&["train"]);
+                if let Some(preset) = &r.preset {
+                    add(&["--preset", preset]);
+                }
+                if let Some(data) = &r.data {
+                    add(&["--data", data]);
+                }
+                add(&["-o", &r.run]);
+                if r.resume {
+                    add(&["--resume"]);
                 }
                 r.set.iter().map(|set| option("--set", Some(set.clone()))).collect()
             }
@@ -367,7 +381,10 @@ mod tests {
         let command = "ddpm evaluate m --metrics nll -n 2 --steps 100 --seed 0 --plot rate-distortion.png";
         assert_eq!(request.command(), command);
         let request = parsed(r#"{"kind": "train", "run": "runs/x", "set": ["train.steps=5"]}"#).unwrap();
-        assert_eq!(request.command(), "ddpm train --preset fashion -o runs/x --set train.steps=5");
+        assert_eq!(request.command(), "ddpm train -o runs/x --set train.steps=5");
+        let request =
+            parsed(r#"{"kind": "train", "run": "runs/x", "preset": "emoji32", "data": "my images"}"#).unwrap();
+        assert_eq!(request.command(), "ddpm train --preset emoji32 --data 'my images' -o runs/x");
         let request =
             parsed(r#"{"kind": "train", "run": "runs/x", "resume": true, "set": ["train.steps=9"]}"#).unwrap();
         assert_eq!(request.command(), "ddpm train -o runs/x --resume --set train.steps=9");

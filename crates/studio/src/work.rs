@@ -1,6 +1,5 @@
 //! The jobs themselves, by the builders of the crate `ddpm`.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::api::Failure;
 use crate::bound;
 use crate::folder::Folder;
 use crate::jobs::{Frame, Outcome, Queue, Task};
-use crate::models::Models;
+use crate::models::{Models, class_name};
 use crate::picture::Pixels;
 use crate::requests::{Generate, ImageRef, Inpaint, Interpolate, Invert, JobRequest, Train};
 use crate::uploads::Uploads;
@@ -96,7 +95,9 @@ impl Places<'_> {
             .on_progress(|progress| task.progress(progress.done, progress.total))
             .run()?;
         let message = format!("{}, {rows} evaluations of the network", table.name);
-        Ok(Outcome { images: Some(images), message: Some(message), ..Outcome::default() })
+        let labels = images.labels.iter().flatten();
+        let classes = labels.map(|&label| class_name(&pipeline, label)).collect();
+        Ok(Outcome { images: Some(images), classes, message: Some(message), ..Outcome::default() })
     }
 
     fn inpaint(&self, task: &Task, request: &Inpaint) -> Result<Outcome, Failure> {
@@ -162,7 +163,7 @@ impl Places<'_> {
         images.append(inverted.latents.with_labels(images.labels.clone()));
         images.append(inverted.reconstruction.with_labels(images.labels.as_ref().map(|labels| labels[..1].to_vec())));
         let facts = facts.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
-        Ok(Outcome { images: Some(images), facts, message: None })
+        Ok(Outcome { images: Some(images), facts, ..Outcome::default() })
     }
 
     fn train(&self, task: &Task, request: &Train) -> Result<Outcome, Failure> {
@@ -172,6 +173,9 @@ impl Places<'_> {
             false => (RunFolder::new_run(&folder), TrainingConfig::preset(request.preset())?),
         };
         let mut own = request.resume.then(|| config.clone());
+        if let Some(data) = &request.data {
+            config.data.path = Some(data.into());
+        }
         for assignment in &request.set {
             config.set(assignment)?;
         }
@@ -182,6 +186,7 @@ impl Places<'_> {
                 *path = self.folder.find(&path.to_string_lossy())?;
             }
         }
+        let chosen = if request.resume { Vec::new() } else { fit(&mut config, request)? };
         let training = Training::config(config);
         let (commands, received) = channel();
         task.take_commands(commands);
@@ -193,7 +198,10 @@ impl Places<'_> {
                 Event::Started { step, steps: all, device, .. } => {
                     steps = *all;
                     task.progress(*step as usize, steps as usize);
-                    task.say(format!("training on {device}"));
+                    task.say(match chosen.is_empty() {
+                        true => format!("training on {device}"),
+                        false => format!("training on {device}; chosen by the images: {}", chosen.join(" ")),
+                    });
                 }
                 Event::Step { report, .. } if last.elapsed() >= REPORTS || report.step == steps => {
                     last = Instant::now();
@@ -209,7 +217,7 @@ impl Places<'_> {
         let message = if finished.stopped { "stopped" } else { "finished" };
         let message =
             format!("{message} after {} steps; saved in {}", finished.step, self.folder.name_of(&finished.checkpoint));
-        Ok(Outcome { message: Some(message), facts: BTreeMap::new(), images: None })
+        Ok(Outcome { message: Some(message), ..Outcome::default() })
     }
 
     /// Returns the image of a request, as the model takes it.
@@ -220,6 +228,18 @@ impl Places<'_> {
             task.keep_source(image.clone(), Pixels::from(&images));
         }
         Ok(images)
+    }
+}
+
+/// Lets the images choose what the request leaves open, as `ddpm train` does. Returns what they chose.
+fn fit(config: &mut TrainingConfig, request: &Train) -> Result<Vec<String>, Failure> {
+    let keys: Vec<String> = request.keys().map(str::to_owned).collect();
+    if !config.data.labels {
+        config.without_labels(&keys);
+    }
+    match request.preset.is_none() && config.data.path.is_some() {
+        true => Ok(config.fit_to_images(&keys)?),
+        false => Ok(Vec::new()),
     }
 }
 

@@ -19,6 +19,9 @@ fn images_are_those_of_the_library_and_can_be_made_again() {
     assert_eq!(job["status"], "done", "{job}");
     assert_eq!(job["command"], "ddpm sample fashion -n 3 --seed 5 --steps 3 --labels 7 -o grid.png");
     assert_eq!((job["shape"].to_string(), job["frames"].as_array().unwrap().len()), ("[3,32,32,1]".to_owned(), 3));
+    assert_eq!(job["classes"], serde_json::json!(["Sneaker", "Sneaker", "Sneaker"]));
+    let info = studio.get("/api/model?model=fashion").json();
+    assert_eq!(info["classes"][7], serde_json::json!({"label": 7, "name": "Sneaker"}));
 
     let folder = ddpm::weights::builtin::folder().unwrap();
     let pipeline = ddpm::Pipeline::load(folder, &ddpm::Device::flex()).unwrap();
@@ -248,12 +251,19 @@ fn a_training_on_images_below_the_folder_continues() {
     for i in 0..3 {
         std::fs::write(photos.join(format!("{i}.png")), studio.get(&format!("/api/jobs/1/image/{i}")).body).unwrap();
     }
-    let begin = training("runs/p", 2).replace(
-        "\"set\": [",
-        "\"set\": [\"data.path=photos\", \"data.labels=false\", \"train.label_dropout=0\", \"sample.guidance=1\", ",
-    );
+    let begin = training("runs/p", 2).replace("\"set\": [", "\"data\": \"photos\", \"set\": [");
     let begun = studio.finished(studio.job(&begin));
     assert_eq!(begun["status"], "done", "{begun}");
+    // Without a preset, the images choose: they have no classes, and so nothing is dropped or guided.
+    let config = studio.get("/api/run?run=runs/p").json();
+    for (key, value) in [("data.labels", "false"), ("train.label_dropout", "0.0"), ("sample.guidance", "1.0")] {
+        let keys = config["keys"].as_array().unwrap();
+        assert!(keys.iter().any(|pair| pair[0] == key && pair[1] == value), "{key}: {config}");
+    }
+    let presets = studio.get("/api/about").json()["presets"].take();
+    let found =
+        |name: &str| presets.as_array().unwrap().iter().find(|preset| preset["name"] == name).unwrap()["found"].clone();
+    assert_eq!((found("fashion"), found("cifar10")), (true.into(), false.into()));
     let resume = r#"{"kind": "train", "run": "runs/p", "resume": true, "set": ["train.steps=4"]}"#;
     let more = studio.finished(studio.job(resume));
     assert_eq!(more["status"], "done", "{more}");

@@ -162,7 +162,7 @@ async fn a_visitor_trains_generates_replays_and_repairs() {
     wait_for(&page, "document.querySelector('.tiles img').src.includes('/frames/0/')").await;
     wait_for(&page, "document.querySelector('.tiles img').src.endsWith('/images')").await;
     // An image is chosen, and varied.
-    click(&page, "button[aria-label='Image 8']").await;
+    click(&page, "button[aria-label='Image 8: Sneaker']").await;
     wait_for(&page, "document.querySelector('#view').innerText.includes('number 7')").await;
     press(&page, "Nine variations from there").await;
     wait_for(&page, "[...document.querySelectorAll('.tiles img')].at(-1).src.match(/jobs\\/3\\/images/)").await;

@@ -129,7 +129,7 @@ export async function edit(place, about, wanted) {
   const set = (info) => {
     model = info;
     for (const { input } of [noise, mix]) input.max = info.timesteps - 1;
-    cls.replaceChildren(h("option", { value: "" }, "none, or all"), ...info.classes.map((text, i) => h("option", { value: i }, text)));
+    cls.replaceChildren(h("option", { value: "" }, "none, or all"), ...info.classes.map(({ label, name }) => h("option", { value: label }, name)));
     cls.parentElement.hidden = !info.classes.length;
     if (image && !image.job) first.show(image);
   };

@@ -2,6 +2,9 @@
 
 import { ask, cancel, command, doing, field, h, isFinished, modelChoice, number, read, select, sendFile, slider, valued, watch } from "/page.js";
 
+/** The most images whose classes are named beneath the grid; pointing at an image names its own. */
+const NAMED = 16;
+
 /** Shows a job: its images while they are made, then the whole way from noise. `onpick` gets the number of an image. */
 export function trajectory({ onpick } = {}) {
   const state = h("p", { className: "quiet small", ariaLive: "polite" }, "Nothing is drawn yet.");
@@ -31,7 +34,7 @@ export function trajectory({ onpick } = {}) {
     sample.src = last && job.status === "done" ? `/api/jobs/${job.id}/images` : `/api/jobs/${job.id}/frames/${Math.min(i, job.frames.length - 1)}/sample`;
     const t = number(job.frames[Math.min(i, job.frames.length - 1)], 4);
     captions[0].textContent = `x after the step from t = ${t}`;
-    captions[1].textContent = last ? "the images" : `x̂₀, what the network makes of it`;
+    captions[1].textContent = last ? ["the images", ...(job.classes.length ? [job.classes.slice(0, NAMED).join(", ")] : [])].join(": ") : `x̂₀, what the network makes of it`;
     x.alt = `Noisy images at timestep ${t}`;
     sample.alt = last ? "The finished images" : `Predictions of the images at timestep ${t}`;
     slider.value = i;
@@ -53,7 +56,8 @@ export function trajectory({ onpick } = {}) {
     const columns = Math.ceil(Math.sqrt(n));
     const rows = Math.ceil(n / columns);
     for (let i = 0; i < n; i += 1) {
-      const tile = h("button", { type: "button", ariaLabel: `Image ${i + 1}`, ariaPressed: String(i === picked), onclick: () => {
+      const name = [`Image ${i + 1}`, job.classes[i]].filter(Boolean).join(": ");
+      const tile = h("button", { type: "button", ariaLabel: name, title: name, ariaPressed: String(i === picked), onclick: () => {
         picked = i;
         mark(n);
         onpick(job, i);
@@ -135,7 +139,7 @@ export async function generate(place, about, wanted) {
     guidance.set(info.sampling?.guidance ?? 1);
     ofGuidance.hidden = !info.guides;
     classes.parentElement.hidden = !info.classes.length;
-    classes.replaceChildren(...info.classes.map((name, i) => h("option", { value: i }, name)));
+    classes.replaceChildren(...info.classes.map(({ label, name }) => h("option", { value: label }, name)));
   };
   const request = () => {
     const chosen = [...classes.selectedOptions].map((option) => Number(option.value));
@@ -159,25 +163,32 @@ export async function generate(place, about, wanted) {
     const t = slider("Noise it to t =", { min: 0, max: model.timesteps - 1, value: Math.round(model.timesteps * 0.6) });
     const other = select(about.samplers, "ddim", () => {});
     const place = h("div");
-    const draw = (more) => doing(async () => {
+    /** Adds a result, with what it is, below those before it. */
+    const add = (title, element) => {
+      const close = h("button", { type: "button", ariaLabel: `Remove: ${title}`, onclick: () => all.remove() }, "×");
+      const all = h("section", { className: "result" }, h("div", { className: "row" }, h("h3", {}, title), close), element);
+      place.append(all);
+      all.scrollIntoView({ block: "nearest" });
+    };
+    const draw = (title, more) => doing(async () => {
       const shown = trajectory();
-      place.replaceChildren(shown.element);
+      add(title, shown.element);
       await ask({ ...job.request, ...more }, shown.show);
     });
     const neighbors = doing(async () => {
       const { distances, compared } = await read(`/api/jobs/${job.id}/nearest/${i}`);
-      place.replaceChildren(h("figure", {}, h("img", { className: "picture", alt: "The nearest training images", src: `/api/jobs/${job.id}/nearest/${i}/picture` }),
+      add("Nearest training images", h("figure", {}, h("img", { className: "picture", alt: "The nearest training images", src: `/api/jobs/${job.id}/nearest/${i}/picture` }),
         h("figcaption", {}, `The nearest of ${compared.toLocaleString("en")} training images, from left to right and down. Root mean squared difference of the pixels, of 255: ${distances.map((d) => number(d)).join(", ")}. A copy would have 0.`)));
     });
-    const label = job.request.classes ? [job.request.classes[i % job.request.classes.length]] : model.classes.length ? [(i + job.request.first) % model.classes.length] : undefined;
+    const label = job.request.classes ? [job.request.classes[i % job.request.classes.length]] : model.classes.length ? [model.classes[(i + job.request.first) % model.classes.length].label] : undefined;
     below.replaceChildren(h("div", { className: "card" }, h("h2", {}, `Image ${i + 1}`),
       h("div", { className: "pair" },
-        h("figure", {}, h("img", { className: "picture", alt: `Image ${i + 1}`, src: `/api/jobs/${job.id}/image/${i}` }), h("figcaption", {}, `seed ${job.request.seed}, number ${job.request.first + i}`)),
+        h("figure", {}, h("img", { className: "picture", alt: `Image ${i + 1}`, src: `/api/jobs/${job.id}/image/${i}` }), h("figcaption", {}, [job.classes[i], `seed ${job.request.seed}`, `number ${job.request.first + i}`].filter(Boolean).join(", "))),
         h("div", { className: "form" },
           t.element,
-          h("button", { type: "button", onclick: () => draw({ n: 9, first: 0, seed: job.request.seed + 1, classes: label, from: { job: job.id, image: i }, at: Number(t.input.value) })() }, "Nine variations from there"),
+          h("button", { type: "button", onclick: () => draw(`Variations from t = ${t.input.value}`, { n: 9, first: 0, seed: job.request.seed + 1, classes: label, from: { job: job.id, image: i }, at: Number(t.input.value) })() }, "Nine variations from there"),
           field("The same seed with another sampler", other),
-          h("button", { type: "button", onclick: () => draw({ sampler: other.value, grid: undefined, steps: job.request.steps })() }, "Draw beside it"),
+          h("button", { type: "button", onclick: () => draw(`With ${other.value}`, { sampler: other.value, grid: undefined, steps: job.request.steps })() }, "Draw beside it"),
           model.has_data && h("button", { type: "button", onclick: neighbors }, "Nearest training images"),
           h("a", { href: `#edit/${job.id}:${i}` }, "Edit this image"))), place));
   }

@@ -139,12 +139,23 @@ function entry(job) {
   return { element, update };
 }
 
+/** The jobs that are listed until all are asked for. */
+const NEWEST = 12;
+let listsAll = false;
+
 /** Draws the list of jobs. */
 export const listJobs = doing(async () => {
-  const jobs = (await read("/api/jobs")).slice(0, 12);
+  const all = await read("/api/jobs");
+  const jobs = listsAll ? all : all.slice(0, NEWEST);
   const place = document.getElementById("jobs");
-  if (!place.firstChild) place.append(h("h2", {}, "Jobs"), h("p", { className: "quiet small" }, "Nothing yet. One job is done at a time."));
+  if (!place.firstChild) {
+    const more = h("button", { className: "small", hidden: true, onclick: () => { listsAll = !listsAll; listJobs(); } });
+    place.append(h("h2", {}, "Jobs"), h("p", { className: "quiet small" }, "Nothing yet. One job is done at a time."), more);
+  }
   place.children[1].hidden = jobs.length > 0;
+  const more = place.lastChild;
+  more.hidden = all.length <= NEWEST;
+  more.textContent = listsAll ? "Only the newest jobs" : `All ${all.length} jobs`;
   for (const [id, { element }] of entries) {
     if (!jobs.some((job) => job.id === id)) {
       element.remove();
@@ -201,10 +212,10 @@ export const select = (options, value, onchange) => {
   return h("select", { onchange }, pairs.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
 };
 
-/** Curves: uPlot with this page's colors. `series` are [label, values]. */
+/** Curves: uPlot with this page's colors. `series` are [label, values, color's number, whether faint]; a faint one has no legend. */
 export function plot(place, { x, series, log, logX, xLabel, height = 260, points }) {
   const text = matchMedia("(prefers-color-scheme: dark)").matches ? "#a0a4ab" : "#5d6066";
-  const colors = ["#3b7dd8", "#d9822b", "#2fa84f", "#a35bd0", "#c8434b", "#1aa3a3", "#8a7a2a", "#777"];
+  const colors = ["#3b7dd8", "#d9822b", "#2fa84f", "#a35bd0", "#c8434b", "#1aa3a3", "#8a7a2a", "#777777"];
   // Powers of ten alone have a label on a logarithmic axis.
   const power = (value) => (Number.isInteger(Math.round(Math.log10(value) * 1e6) / 1e6) ? `1e${Math.round(Math.log10(value))}` : "");
   const axis = { stroke: text, grid: { stroke: "#8883", width: 1 }, ticks: { stroke: "#8883" } };
@@ -212,8 +223,9 @@ export function plot(place, { x, series, log, logX, xLabel, height = 260, points
     width: Math.max(220, place.clientWidth || 600), height,
     scales: { x: { time: false, distr: logX ? 3 : 1 }, y: { distr: log ? 3 : 1 } },
     axes: [{ ...axis, label: xLabel, labelSize: 18, size: 34 }, { ...axis, size: 62, ...(log ? { values: (_, splits) => splits.map((value) => (value === null ? "" : power(value))), grid: { show: false } } : {}) }],
-    series: [{ label: xLabel ?? "x" }, ...series.map(([label], i) => ({
-      label, stroke: colors[i % colors.length], width: 1.6, spanGaps: true, points: { show: points ?? false },
+    series: [{ label: xLabel ?? "x" }, ...series.map(([label, , color, faint], i) => ({
+      label, stroke: colors[(color ?? i) % colors.length] + (faint ? "55" : ""), width: faint ? 1 : 1.6, spanGaps: true,
+      points: { show: points ?? false }, class: faint ? "faint" : undefined,
     }))],
     cursor: { drag: { x: true, y: false } },
   }, [x, ...series.map(([, values]) => values.map((value) => (log && value !== null && value <= 0 ? null : value)))], place);

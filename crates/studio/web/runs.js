@@ -38,11 +38,14 @@ export async function runs(place, about) {
   function draw() {
     const [, parts] = CURVES[Number(which.value)];
     const steps = [...new Set([...chosen.values()].flatMap((run) => run.records.map((r) => r.step)))].sort((a, b) => a - b);
+    const share = Number(smooth.value);
     const series = [...chosen].flatMap(([name, run]) => {
       const at = new Map(run.records.map((record) => [record.step, record]));
-      return parts.map(([label, value]) => {
+      return parts.flatMap(([label, value], i) => {
         const values = steps.map((step) => (at.has(step) ? value(at.get(step)) : null));
-        return [chosen.size > 1 ? `${name}: ${label}` : label, smoothed(values, Number(smooth.value))];
+        const [text, color] = [chosen.size > 1 ? `${name}: ${label}` : label, run.color * parts.length + i];
+        // What was measured stays visible behind what is smoothed.
+        return [...(share > 0 ? [[text, values, color, true]] : []), [text, smoothed(values, share), color]];
       });
     });
     chart.replaceChildren();
@@ -60,7 +63,9 @@ export async function runs(place, about) {
       chosen.delete(name);
       followed.delete(name);
     } else {
-      const run = { records: [], details: null };
+      // A run keeps its color while others come and go.
+      const taken = [...chosen.values()].map((other) => other.color);
+      const run = { records: [], details: null, color: [...taken.keys(), taken.length].find((color) => !taken.includes(color)) };
       chosen.set(name, run);
       followed.set(name, follow(`/api/run/events?${query({ run: name })}`, (event) => {
         const first = run.details === null;
@@ -214,16 +219,23 @@ export async function runs(place, about) {
 /** The form of a new run. */
 function newRun(about, started) {
   const name = h("input", { required: true, value: "runs/studio", spellcheck: false });
-  const preset = select(about.presets, "fashion", () => {});
+  const presets = [["", "default, fitted to the images"], ...about.presets.map(({ name, images, found }) => [name, images && !found ? `${name} (of images in ${images})` : name])];
+  const preset = select(presets, "", () => expect());
   const steps = h("input", { type: "number", min: 1, placeholder: "of the preset" });
-  const data = h("input", { placeholder: "of the preset", spellcheck: false });
+  const data = h("input", { spellcheck: false });
+  /** Says which images are taken where none are named. */
+  const expect = () => {
+    const { images, found } = about.presets.find(({ name }) => name === preset.value) ?? {};
+    data.placeholder = images ?? "the clothes in the program";
+    data.required = Boolean(images) && !found;
+  };
+  expect();
   const more = h("textarea", { rows: 3, placeholder: "train.batch_size=32\ntrain.sample_every=100", spellcheck: false });
   const state = h("div");
   const request = () => {
     const set = more.value.split("\n").map((line) => line.trim()).filter(Boolean);
     if (valued("Steps", steps) !== undefined) set.push(`train.steps=${valued("Steps", steps)}`);
-    if (data.value) set.push(`data.path=${data.value}`);
-    return { kind: "train", run: name.value, preset: preset.value, set };
+    return { kind: "train", run: name.value, preset: preset.value || undefined, data: data.value || undefined, set };
   };
   let id = 0;
   const text = h("p", { ariaLive: "polite" });
