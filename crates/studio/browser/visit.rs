@@ -1,18 +1,65 @@
-//! The page in a real browser: Debian's Chromium, driven by chromedriver. `cargo test -p ddpm-studio --test browser -- --ignored`.
+//! The page of a program that runs, in a real browser: Debian's Chromium, driven by chromedriver.
 //!
-//! `STUDIO_PICTURES=FOLDER` writes pictures of each view, for docs/pictures/studio.
+//! `DDPM=FILE` names the program; the default is the one that a release build of the workspace leaves. `STUDIO_PICTURES=FOLDER` writes
+//! pictures of each view, for docs/pictures/studio.
 
-mod common;
-
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::Served;
 use fantoccini::actions::{InputSource, MouseActions, PointerAction};
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
+
+/// `ddpm studio` on a new folder and a port of its own, which ends with its test.
+struct Served {
+    _place: tempfile::TempDir,
+    address: String,
+    program: Child,
+}
+
+impl Served {
+    fn new() -> Self {
+        let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../target/release/ddpm");
+        let program = std::env::var_os("DDPM").unwrap_or(built.into());
+        let place = tempfile::tempdir().unwrap();
+        let mut command = Command::new(&program);
+        command
+            .args(["studio", "--port", "0", "--json"])
+            .arg(place.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut program = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let mut line = String::new();
+        BufReader::new(program.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+        let address = said["url"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/').to_owned();
+        Self { _place: place, address, program }
+    }
+
+    fn get(&self, path: &str) -> Vec<u8> {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.address).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&answer));
+        answer.split_off(end + 4)
+    }
+
+    fn job(&self, id: u64) -> Value {
+        serde_json::from_slice(&self.get(&format!("/api/jobs/{id}"))).unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
 
 /// chromedriver, which ends with its test.
 struct Driver(Child, u16);
@@ -117,7 +164,6 @@ async fn open(page: &Client, studio: &Served, view: &str) {
 }
 
 #[tokio::test]
-#[ignore = "needs Chromium and chromedriver"]
 async fn a_visitor_trains_generates_replays_and_repairs() {
     let studio = Served::new();
     let driver = Driver::start();
@@ -186,7 +232,7 @@ async fn a_visitor_trains_generates_replays_and_repairs() {
     wait_for(&page, "document.querySelector('#view .columns > div:last-child p').innerText.startsWith('done in')")
         .await;
     picture(&page, "edit-light").await;
-    let job = studio.get("/api/jobs/4").json();
+    let job = studio.job(4);
     assert_eq!((job["request"]["kind"].as_str(), job["status"].as_str()), (Some("inpaint"), Some("done")), "{job}");
     let painted = job["request"]["mask"].as_str().unwrap().bytes().filter(|byte| *byte == b'1').count();
     assert!((20..200).contains(&painted), "{painted}");
@@ -209,13 +255,15 @@ async fn a_visitor_trains_generates_replays_and_repairs() {
     press(&page, "Change").await;
     wait_for(&page, "document.querySelector('#view .columns > div:last-child .command').innerText.includes('--from')")
         .await;
-    let job = studio.get("/api/jobs/5").json();
+    let job = studio.job(5);
     assert!(job["request"]["from"]["upload"].is_u64(), "{job}");
     let upload = &job["request"]["from"]["upload"];
-    let drawn = studio.place.path().join("drawn.png");
-    std::fs::write(&drawn, studio.get(&format!("/api/image?model=fashion&upload={upload}")).body).unwrap();
-    let drawn = ddpm::data::open(&drawn, &Default::default()).unwrap().read([0]).unwrap();
-    let white = drawn.iter().filter(|byte| **byte > 250).count();
+    let drawn = studio.get(&format!("/api/image?model=fashion&upload={upload}"));
+    let mut reader = png::Decoder::new(std::io::Cursor::new(&drawn)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    assert_eq!(reader.info().color_type, png::ColorType::Grayscale);
+    let white = pixels.iter().filter(|byte| **byte > 250).count();
     assert!(white >= 12, "{white}");
 
     open(&page, &studio, "understand").await;
