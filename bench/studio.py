@@ -2,13 +2,15 @@
 
     python3 bench/studio.py [--ddpm target/release/ddpm] [--clients 50] [--steps 60] [--rounds 3]
 
-Alone and with clients take turns. Half of the clients follow the run, half the job, and each asks for the lists every two seconds, as the
-page does. One more client reads a byte a second. Needs Python only.
+Alone and with clients take turns. The clients yield the processors to the training (nice 19), as if they ran elsewhere, where browsers
+do. Half of them follow the run, half the job, and each asks for the lists every two seconds, as the page does. One more client reads a
+byte a second. Needs Python only.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import pathlib
 import re
 import resource
@@ -111,6 +113,7 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
         studio = subprocess.Popen([options.ddpm, "studio", place, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        os.nice(19)
         try:
             line = studio.stdout.readline()
             url = re.search(r"http://[\d.]+:\d+", line)[0]

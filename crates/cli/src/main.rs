@@ -51,9 +51,10 @@ mod values;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ddpm::Device;
 use ddpm::files::{self, MemoryLimit};
+use ddpm::kernels::{InstructionSet, limit_instruction_set};
 
 use crate::error::usage;
 
@@ -94,6 +95,9 @@ struct Global {
     /// Threads on the CPU. Defaults to one for each core; results do not depend on it
     #[arg(long, global = true, value_parser = values::threads, value_name = "N")]
     threads: Option<usize>,
+    /// Most of the processor's vector instructions to use; results do not depend on it, but the speed does
+    #[arg(long, global = true, value_enum, hide = true, value_name = "SET")]
+    instructions: Option<Instructions>,
     /// Most memory to use, such as 4G or 500M. Defaults to that of the machine or of its control group; what does not fit is
     /// an error
     #[arg(long, global = true, value_parser = values::memory, value_name = "SIZE")]
@@ -104,6 +108,24 @@ struct Global {
     /// Suppress progress output
     #[arg(long, short, global = true)]
     quiet: bool,
+}
+
+/// The instruction sets of the kernels.
+#[derive(Clone, Copy, ValueEnum)]
+enum Instructions {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+impl From<Instructions> for InstructionSet {
+    fn from(instructions: Instructions) -> Self {
+        match instructions {
+            Instructions::Portable => Self::Portable,
+            Instructions::Avx2 => Self::Avx2,
+            Instructions::Avx512 => Self::Avx512,
+        }
+    }
 }
 
 impl Global {
@@ -235,6 +257,9 @@ fn run(Cli { command, global }: Cli) -> anyhow::Result<()> {
         ranks::join()?;
     }
     global.limit_memory()?;
+    if let Some(most) = global.instructions {
+        limit_instruction_set(most.into());
+    }
     // 0 is one for each core.
     let threads = match (global.threads, std::env::var("RAYON_NUM_THREADS")) {
         (Some(threads), _) => threads,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ddpm::files::{self, MemoryLimit};
-use ddpm::kernels::instruction_set;
 use ddpm::mpi::{Communicator, Launch, Mpi, SingleProcess};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,24 +29,18 @@ pub fn launch() -> Option<&'static Launch> {
 /// Joins the job that this process belongs to, if any.
 ///
 /// # Errors
-/// If there is no library of MPI, it is that of another launcher, or the ranks run other versions of the program or round
-/// differently.
+/// If there is no library of MPI, it is that of another launcher, or the ranks run other versions of the program.
 pub fn join() -> anyhow::Result<()> {
     let Some(launch) = launch() else { return Ok(()) };
     // Joined once, by `main`.
     let _ = JOB.set(Arc::new(Mpi::join(launch)?));
-    let (place, mine) =
-        (cores_of_process(), (env!("CARGO_PKG_VERSION").to_owned(), format!("{:?}", instruction_set())));
+    let (place, mine) = (cores_of_process(), env!("CARGO_PKG_VERSION").to_owned());
     let places = communicator().all_gather_values(&place)?;
     // Set once, as above.
     let _ = SHARING.set(places.iter().filter(|other| **other == place).count());
     let all = communicator().all_gather_values(&mine)?;
     if let Some(rank) = all.iter().position(|other| *other != all[0]) {
-        let [(here, here_set), (there, there_set)] = [&all[0], &all[rank]];
-        bail!(
-            "rank {rank} runs ddpm {there} with {there_set}, but rank 0 runs {here} with {here_set}, which rounds differently; \
-             use machines of one kind"
-        );
+        bail!("rank {rank} runs ddpm {}, but rank 0 runs {}; use one version", all[rank], all[0]);
     }
     Ok(())
 }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context;
 use clap::{Args, FromArgMatches};
 use ddpm::evaluate;
-use ddpm::kernels::instruction_set;
 use ddpm::mpi::{self, Division, Error, Recording, Shards};
 use ddpm::sample;
 
@@ -21,7 +20,7 @@ use crate::{Cli, Global, ranks};
 #[command(next_help_heading = "Division of the work")]
 pub struct ShardArgs {
     /// Compute only part I of N, counted from 1, as in a job array: a share of the batches of --batch-size. Parts run at any
-    /// time, on any machine of one kind, and continue when they are repeated; `ddpm merge` joins them to the result of a
+    /// time, on any machine, and continue when they are repeated; `ddpm merge` joins them to the result of a
     /// single run
     #[arg(long, value_parser = shard, value_name = "I/N")]
     shard: Option<Shard>,
@@ -41,11 +40,12 @@ struct Shard {
 const MOST: usize = 100_000;
 
 /// The flags that have no influence on the result, and the number of values that each takes.
-const FREE: [(&str, usize); 10] = [
+const FREE: [(&str, usize); 11] = [
     ("--shard", 1),
     ("--shard-file", 1),
     ("--threads", 1),
     ("--memory", 1),
+    ("--instructions", 1),
     ("--device", 1),
     ("--json", 0),
     ("--quiet", 0),
@@ -90,7 +90,7 @@ impl ShardArgs {
         };
         let shard = mpi::Shard {
             command: serde_json::to_string(&common_arguments(arguments.into_iter()))?,
-            machine: format!("{:?} and {}", instruction_set(), global.device.as_deref().unwrap_or(ddpm::devices()[0])),
+            machine: global.device.as_deref().unwrap_or(ddpm::devices()[0]).to_owned(),
             index,
             of,
         };

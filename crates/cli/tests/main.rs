@@ -12,6 +12,7 @@ mod fingerprints;
 mod first_use;
 mod import;
 mod inspect;
+mod instructions;
 mod lucidrains;
 mod memory;
 mod models;

@@ -9,8 +9,8 @@
 //!   other images of the batch, except for sums over images (gradients of weights, biases and normalization
 //!   parameters), whose order is fixed by the shape.
 //! * **Threads** are those of the current rayon pool.
-//! * **Instruction sets**: AVX-512, AVX2 or the target's baseline, detected at run time ([`instruction_set`]). Bits may
-//!   differ between instruction sets.
+//! * **Instruction sets**: AVX-512, AVX2 or the target's baseline, detected at run time ([`instruction_set`]). All give the
+//!   same bits. That makes the baseline of x86-64 slow, which has no multiply-add.
 //!
 //! [`mod@reference`] defines the same operations as plain loops in f64. The tests compare the kernels with it.
 

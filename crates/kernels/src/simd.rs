@@ -1,6 +1,9 @@
 //! Vectors of sixteen `f32`. The implementation is chosen at run time: AVX-512, AVX2 with FMA, or plain arrays, which
 //! the compiler turns into the vectors of the target (NEON on aarch64, SSE2 on old x86).
 //!
+//! All three give the same bits: vectors have sixteen lanes everywhere, sums over lanes have one order, and a multiply-add is
+//! rounded once, also where the processor has no instruction for it.
+//!
 //! Kernels are written once, generic over [`Simd`], and [`dispatch!`] makes ordinary functions of them. A value of a
 //! `Simd` type proves that the processor has the instructions, so its methods are safe to call. Kernels must be
 //! `#[inline(always)]`, because the instructions are only enabled inside the function that `dispatch!` generates.
@@ -37,9 +40,6 @@ pub fn instruction_set() -> InstructionSet {
 }
 
 /// Limits the kernels of this process to at most `limit`, for tests and for comparing instruction sets.
-///
-/// Do not call this while other threads compute: the last bits differ between instruction sets, since some fuse
-/// multiply-adds and some do not.
 pub fn limit_instruction_set(limit: InstructionSet) {
     LIMIT.store(limit as u8, Ordering::Relaxed);
 }
@@ -79,9 +79,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
-    /// Computes a·b + c, rounded once if the processor supports it.
+    /// Computes a·b + c, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// Computes c − a·b, rounded once if the processor supports it.
+    /// Computes c − a·b, rounded once.
     fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Returns the larger of `a` and `b`, or `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
@@ -208,6 +208,26 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+/// Computes a·b + c in f32, rounded once, by operations on f64 that processors without an instruction for it have.
+///
+/// The product of two f32 is exact in f64. Its sum with c is rounded to odd (Boldo & Melquiond 2008, "Emulation of a FMA and
+/// correctly rounded sums"): of the two f64 beside an inexact sum, the one with an odd last bit, which no second
+/// rounding takes for a tie.
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    // What the sum lacks, exactly (Knuth's TwoSum); NaN where the sum is infinite.
+    let of_c = sum - product;
+    let rest = (product - (sum - of_c)) + (c - of_c);
+    let bits = sum.to_bits();
+    let is_even_and_inexact = rest.abs() > 0.0 && bits & 1 == 0;
+    // Away from zero if the rest has the sign of the sum.
+    let away = (rest.to_bits() ^ bits) >> 63 == 0;
+    let odd = if away { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    f64::from_bits(if is_even_and_inexact { odd } else { bits }) as f32
+}
+
 impl Simd for Portable {
     type V = [f32; LANES];
     const TILE_ROWS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
@@ -247,11 +267,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // Without a hardware instruction, mul_add is a slow library call.
+        // Without an instruction, `mul_add` is a call of a library for each lane.
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
             std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
         } else {
-            std::array::from_fn(|i| a[i] * b[i] + c[i])
+            std::array::from_fn(|i| multiply_add(a[i], b[i], c[i]))
         }
     }
     #[inline(always)]
@@ -492,3 +512,59 @@ macro_rules! dispatch {
     )*};
 }
 pub(crate) use dispatch;
+
+#[cfg(test)]
+mod tests {
+    use super::multiply_add;
+
+    /// The standard library's is exact on every machine.
+    #[test]
+    fn a_product_is_added_with_one_rounding() {
+        let same = |a: f32, b: f32, c: f32| {
+            let (found, expected) = (multiply_add(a, b, c), a.mul_add(b, c));
+            assert!(
+                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                "{a:e}·{b:e} + {c:e}"
+            );
+        };
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        for i in 0..3_000_000u32 {
+            let [mut a, mut b, mut c] = [next(), next(), next()].map(f32::from_bits);
+            if i % 3 > 0 {
+                // Of like exponents and few bits, so that sums cancel and end between two numbers.
+                let small = |bits: u32| ((bits >> 8) as f32 - 8_388_608.0) / 8_388_608.0;
+                (a, b) = (small(next()), small(next() & 0xfff0_0000));
+                c = small(next()) * 2f32.powi(next() as i32 % 30);
+            }
+            if i % 3 == 2 {
+                c = -(a * b) + c * 1e-7;
+            }
+            same(a, b, c);
+        }
+        // The product is a little less than half of the last bit of c: its sum in f64 is a tie, which would be rounded up.
+        for i in 0..24 {
+            let (a, b) = ((1.0 + f32::EPSILON) * 2f32.powi(-i), (1.0 - f32::EPSILON) * 2f32.powi(i - 24));
+            for odd in [1.0, 3.0, 12_345.0, 8_388_607.0] {
+                let c = 1.0 + odd * f32::EPSILON;
+                same(a, b, c);
+                same(-a, b, -c);
+                assert_eq!(multiply_add(a, b, c), c);
+                assert!((f64::from(a) * f64::from(b) + f64::from(c)) as f32 > c);
+            }
+        }
+        let edges =
+            [0.0, -0.0, 1.0, -1.0, f32::MIN_POSITIVE, 1e-45, f32::MAX, f32::INFINITY, f32::NAN, 1.0 + f32::EPSILON];
+        for a in edges {
+            for b in edges {
+                for c in edges {
+                    same(a, b, c);
+                    same(a, b, -c);
+                }
+            }
+        }
+    }
+}

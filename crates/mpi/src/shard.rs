@@ -70,7 +70,7 @@ struct Contents {
 pub struct Shard {
     /// The command, as a JSON value that all shards have in common.
     pub command: String,
-    /// Anything else that decides the last bits, such as the instruction set. All shards must have the same.
+    /// Anything else that decides the last bits, such as the device. All shards must have the same.
     pub machine: String,
     /// The number of the shard, from 0.
     pub index: usize,
