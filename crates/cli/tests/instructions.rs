@@ -16,7 +16,8 @@ fn every_instruction_set_gives_the_same_bits() {
             output.stdout
         };
         // Learned variances and a loss-aware choice of timesteps depend on the values of losses, not on gradients alone.
-        let keys = ["diffusion.variance=learned_range", "diffusion.loss=hybrid", "diffusion.timestep_sampler=importance"];
+        let keys =
+            ["diffusion.variance=learned_range", "diffusion.loss=hybrid", "diffusion.timestep_sampler=importance"];
         let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
         place.train(&run, 8, &keys).args(["--quiet", "--instructions", set]).assert().success();
         let mut all: Vec<(String, Vec<u8>)> = place.weights(&run, 8).into_iter().collect();

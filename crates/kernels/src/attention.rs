@@ -11,7 +11,7 @@ use crate::simd::{LANES, Simd, dispatch};
 
 /// Queries per block: four tiles of rows. It is no power of two, which would map the lines of a row to the same cache
 /// set. It affects the bits of the gradients of k and v, which are summed block by block.
-const QUERIES: usize = 56;
+pub(crate) const QUERIES: usize = 56;
 
 /// The shape of an attention. Scores are scaled by 1/√`head_dim`.
 #[derive(Clone, Copy, Debug)]
@@ -29,29 +29,29 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    fn channels(&self) -> usize {
+    pub(crate) fn channels(&self) -> usize {
         self.heads * self.head_dim
     }
 
     /// Checks the lengths of slices with a row for each query, and of those with a row for each key.
-    fn check(&self, of_queries: &[&[f32]], of_keys: &[&[f32]]) {
+    pub(crate) fn check(&self, of_queries: &[&[f32]], of_keys: &[&[f32]]) {
         for (rows, slices) in [(self.tokens, of_queries), (self.keys, of_keys)] {
             let len = self.n * rows * self.channels();
             assert!(slices.iter().all(|x| x.len() == len), "{self:?}: a slice does not have length {len}");
         }
     }
 
-    fn scale(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
     /// Returns the offset of a query's channels in head `index`, where `index` = image·heads + head.
-    fn query(&self, index: usize, query: usize) -> usize {
+    pub(crate) fn query(&self, index: usize, query: usize) -> usize {
         self.offset(self.tokens, index, query)
     }
 
     /// Returns the offset of a key's channels in head `index`.
-    fn key(&self, index: usize, key: usize) -> usize {
+    pub(crate) fn key(&self, index: usize, key: usize) -> usize {
         self.offset(self.keys, index, key)
     }
 
@@ -145,7 +145,7 @@ dispatch! {
 
 /// Splits `work` into consecutive parts of the given lengths.
 #[inline(always)]
-fn split_work<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+pub(crate) fn split_work<const N: usize>(mut work: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
     lengths.map(|len| {
         let (part, rest) = std::mem::take(&mut work).split_at_mut(len);
         work = rest;
@@ -207,7 +207,7 @@ fn forward_kernel<S: Simd>(
 
 /// Replaces row `r` of the blocked [rows, keys] scores by its softmax.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, rows: usize, r: usize, keys: usize, scale: f32, scores: &mut [f32]) {
+pub(crate) fn softmax<S: Simd>(s: S, rows: usize, r: usize, keys: usize, scale: f32, scores: &mut [f32]) {
     let blocks = keys.div_ceil(LANES);
     let line = |block: usize| (block * rows + r) * LANES;
     let last = &mut scores[line(blocks - 1)..][..LANES];
@@ -238,7 +238,7 @@ fn softmax<S: Simd>(s: S, rows: usize, r: usize, keys: usize, scale: f32, scores
 
 /// Copies row `r` of the blocked matrix `x`, whose blocks have `rows` rows.
 #[inline(always)]
-fn unpack_row<S: Simd>(s: S, x: &[f32], rows: usize, r: usize, out: &mut [f32]) {
+pub(crate) fn unpack_row<S: Simd>(s: S, x: &[f32], rows: usize, r: usize, out: &mut [f32]) {
     for (block, out) in out.chunks_mut(LANES).enumerate() {
         s.store_up_to(s.load_up_to(&x[(block * rows + r) * LANES..]), out);
     }
@@ -298,7 +298,7 @@ fn backward_kernel<S: Simd>(
 /// Σ ds·p equals dout·out, which is cheaper to compute. But the equality holds only up to rounding, so the result would
 /// not sum to zero over keys, and a component common to all keys, such as a bias, would amplify the difference.
 #[inline(always)]
-fn score_gradient<S: Simd>(s: S, rows: usize, r: usize, keys: usize, scale: f32, p: &[f32], ds: &mut [f32]) {
+pub(crate) fn score_gradient<S: Simd>(s: S, rows: usize, r: usize, keys: usize, scale: f32, p: &[f32], ds: &mut [f32]) {
     let line = |block: usize| (block * rows + r) * LANES;
     let blocks = keys.div_ceil(LANES);
     // The product may leave anything, even NaN, beyond the last key.

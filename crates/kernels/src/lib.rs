@@ -26,6 +26,7 @@ mod epilogue;
 mod gemm;
 mod im2col;
 mod kn2row;
+mod linear_attention;
 mod matmul;
 mod norm;
 mod optimizer;
@@ -48,6 +49,7 @@ pub use conv::{
     ConvInputs, ConvShape, PackedFilter, Pad, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_packed,
 };
 pub use epilogue::Epilogue;
+pub use linear_attention::{linear_attention, linear_attention_backward};
 pub use matmul::{MatMulShape, matmul};
 pub use norm::{
     FusedGroupNorm, GroupNormGradients, GroupNormSaved, GroupNormShape, Normalization, group_norm, group_norm_backward,

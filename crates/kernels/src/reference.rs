@@ -160,3 +160,33 @@ pub fn attention(shape: &AttentionShape, inputs: AttentionInputs<f64>) -> Vec<f6
     }
     out
 }
+
+/// Reference for [`crate::linear_attention`].
+pub fn linear_attention(shape: &AttentionShape, inputs: AttentionInputs<f64>) -> Vec<f64> {
+    let AttentionInputs { q, k, v } = inputs;
+    let AttentionShape { n, tokens, keys, heads, head_dim } = *shape;
+    let softmax = |scores: Vec<f64>| {
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.into_iter().map(|weight| weight / sum).collect::<Vec<_>>()
+    };
+    let mut out = vec![0.0; q.len()];
+    for image in 0..n {
+        for head in 0..heads {
+            let at = |token: usize| (image * tokens + token) * heads * head_dim + head * head_dim;
+            let key = |key: usize| (image * keys + key) * heads * head_dim + head * head_dim;
+            let of_channel: Vec<Vec<f64>> =
+                (0..head_dim).map(|c| softmax((0..keys).map(|u| k[key(u) + c]).collect())).collect();
+            for t in 0..tokens {
+                let of_query = softmax(q[at(t)..][..head_dim].to_vec());
+                for c in 0..head_dim {
+                    let context = |e: usize| (0..keys).map(|u| of_channel[e][u] * v[key(u) + c]).sum::<f64>();
+                    let sum: f64 = (0..head_dim).map(|e| of_query[e] * context(e)).sum();
+                    out[at(t) + c] = sum / (head_dim as f64).sqrt();
+                }
+            }
+        }
+    }
+    out
+}

@@ -54,7 +54,16 @@ fn results(set: InstructionSet) -> Vec<(String, Vec<f32>)> {
     let (dout, mut gradients) = (numbers(q.len(), 4), [1, 2, 3].map(|_| vec![f32::NAN; q.len()]));
     let [dq, dk, dv] = &mut gradients;
     attention_backward(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &dout, AttentionGradients { dq, dk, dv });
-    keep("attention", [vec![out], gradients.to_vec()].concat().concat());
+    keep("attention", [vec![out.clone()], gradients.to_vec()].concat().concat());
+    let [dq, dk, dv] = &mut gradients;
+    linear_attention(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &mut out);
+    linear_attention_backward(
+        &shape,
+        AttentionInputs { q: &q, k: &k, v: &v },
+        &dout,
+        AttentionGradients { dq, dk, dv },
+    );
+    keep("linear attention", [vec![out], gradients.to_vec()].concat().concat());
     let shape = GroupNormShape { n: 2, pixels: 70, channels: 24, groups: 8, eps: 1e-5 };
     let x = numbers(2 * 70 * 24, 1);
     let (gamma, beta) = (numbers(24, 2), numbers(24, 3));

@@ -226,6 +226,53 @@ proptest! {
     }
 
     #[test]
+    fn linear_attention_and_its_gradients_match_the_reference(
+        n in 1usize..3, tokens in prop_oneof![1usize..12, 55usize..60], keys in prop_oneof![1usize..12, 62usize..70],
+        heads in 1usize..3, head_dim in prop_oneof![1usize..6, 15usize..19],
+    ) {
+        let shape = AttentionShape { n, tokens, keys, heads, head_dim };
+        let [len, key_len] = [tokens, keys].map(|rows| n * rows * heads * head_dim);
+        let [q, k, v, dout] = [(len, 1), (key_len, 2), (key_len, 3), (len, 4)]
+            .map(|(len, seed)| numbers(len, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>());
+        let out = on_every_pool(|| {
+            let mut out = vec![f32::NAN; len];
+            linear_attention(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &mut out);
+            out
+        });
+        let [wq, wk, wv] = [&q, &k, &v].map(|x| wide(x));
+        let f = |q: &[f64], k: &[f64], v: &[f64]| reference::linear_attention(&shape, AttentionInputs { q, k, v });
+        assert_close(&out, &f(&wq, &wk, &wv), 3e-6, "linear attention");
+        let gradients = on_every_pool(|| {
+            let [mut dq, mut dk, mut dv] = [len, key_len, key_len].map(|len| vec![f32::NAN; len]);
+            let gradients = AttentionGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+            linear_attention_backward(&shape, AttentionInputs { q: &q, k: &k, v: &v }, &dout, gradients);
+            [dq, dk, dv].concat()
+        });
+        // Some of the derivatives: the reference is slow.
+        let derivative = |x: &[f64], i: usize, f: &dyn Fn(&[f64]) -> Vec<f64>| {
+            let at = |step: f64| {
+                let mut x = x.to_vec();
+                x[i] += step;
+                f(&x).iter().zip(&dout).map(|(y, &dy)| y * f64::from(dy)).sum::<f64>()
+            };
+            (at(1e-5) - at(-1e-5)) / 2e-5
+        };
+        for i in (0..len).step_by(1 + len / 20) {
+            let expected = derivative(&wq, i, &|q| f(q, &wk, &wv));
+            prop_assert!((f64::from(gradients[i]) - expected).abs() < 1e-5, "dq {}; expected {expected}", gradients[i]);
+        }
+        for i in (0..key_len).step_by(1 + key_len / 20) {
+            for (from, expected) in [
+                (len, derivative(&wk, i, &|k| f(&wq, k, &wv))),
+                (len + key_len, derivative(&wv, i, &|v| f(&wq, &wk, v))),
+            ] {
+                let found = f64::from(gradients[from + i]);
+                prop_assert!((found - expected).abs() < 1e-5 * (1.0 + expected.abs()), "found {found}; expected {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn sums_and_upsampling_match_their_definitions(n in 1usize..5, h in 1usize..9, w in 1usize..20, c in 1usize..40) {
         let x = numbers(n * h * w * c, 1);
         let mut expected = vec![0.0; n * c];

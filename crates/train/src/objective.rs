@@ -5,6 +5,7 @@ use diffusion::{Variance, loss};
 use model::denoiser::per_image;
 use model::{Denoised, Images, Process};
 use rayon::prelude::*;
+use unet::ops;
 
 use crate::Error;
 use crate::config::LossNorm;
@@ -151,7 +152,7 @@ impl Objective {
             }
         };
         let importance = column(noised.importance.clone());
-        let mean = row_means((weighted.clone() * importance).reshape([1, noised.images.n]));
+        let mean = ops::row_means((weighted.clone() * importance).reshape([1, noised.images.n]));
         LossTerms { mean, each: each.inner(), weighted: weighted.inner() }
     }
 
@@ -218,21 +219,7 @@ impl Objective {
 /// The mean over all values of each image: `[N,H,W,C]` to `[N]`.
 fn image_mean(x: Tensor<4>) -> Tensor<1> {
     let [n, h, w, c] = x.dims();
-    row_means(x.reshape([n, h * w * c]))
-}
-
-/// The mean of each row: `[rows, columns]` to `[rows]`. The second half of each row is added to the first, and so on, because the
-/// order of a back end's own sum depends on the processor.
-fn row_means(mut x: Tensor<2>) -> Tensor<1> {
-    let [rows, columns] = x.dims();
-    let mut left = columns;
-    while left > 1 {
-        let half = left / 2;
-        let sums = x.clone().narrow(1, 0, half) + x.clone().narrow(1, left - half, half);
-        x = if left.is_multiple_of(2) { sums } else { Tensor::cat(vec![sums, x.narrow(1, half, 1)], 1) };
-        left -= half;
-    }
-    x.div_scalar(columns as f64).reshape([rows])
+    ops::row_means(x.reshape([n, h * w * c]))
 }
 
 fn floats(values: &[f64]) -> Vec<f32> {
@@ -266,24 +253,6 @@ fn discretized_gaussian_nll(x0: Tensor<4>, images: &Images, mean: Tensor<4>, log
 mod tests {
     use super::*;
 
-    #[test]
-    fn means_of_rows_and_their_gradients() {
-        let device = Device::flex();
-        for columns in [1, 2, 3, 7, 64, 3 * 1024] {
-            let values: Vec<f32> = (0..2 * columns).map(|i| (i as f32 * 0.37).sin()).collect();
-            let x = Tensor::<2>::from_data(TensorData::new(values.clone(), [2, columns]), &device.clone().autodiff());
-            let x = x.require_grad();
-            let means = row_means(x.clone());
-            let gradients = means.clone().sum().backward();
-            let gradient: Vec<f32> = x.grad(&gradients).unwrap().into_data().to_vec().unwrap();
-            assert!(gradient.iter().all(|&g| g == (1.0 / columns as f64) as f32), "{columns}");
-            let means: Vec<f32> = means.into_data().to_vec().unwrap();
-            for (row, mean) in values.chunks(columns).zip(means) {
-                let expected = row.iter().map(|&v| f64::from(v)).sum::<f64>() / columns as f64;
-                assert!((f64::from(mean) - expected).abs() < 1e-7, "{columns}: {mean}, {expected}");
-            }
-        }
-    }
     use burn::tensor::Device;
     use diffusion::{BetaSchedule, Cdf, LinearMap, Node, NoiseSchedule, Prediction, ReverseStep, VariationalBound};
 

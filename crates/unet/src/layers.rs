@@ -218,8 +218,10 @@ impl LayerNorm {
 
     /// Maps `[N,H,W,C]` to the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let centered = x.clone() - x.mean_dim(3);
-        let variance = centered.clone().powi_scalar(2).mean_dim(3);
+        let [n, h, w, channels] = x.dims();
+        let mean = |x: Tensor<4>| ops::row_means(x.reshape([n * h * w, channels])).reshape([n, h, w, 1]);
+        let centered = x.clone() - mean(x);
+        let variance = mean(centered.clone().powi_scalar(2));
         centered / variance.add_scalar(self.epsilon).sqrt() * self.g.val().unsqueeze()
     }
 }

@@ -183,6 +183,17 @@ proptest! {
             ops::attention(q.clone(), k.clone(), v.clone(), heads),
             reference::attention(q.clone(), k.clone(), v.clone(), heads)
         );
+        compare!(
+            2e-5, [q, k, v],
+            ops::linear_attention(q.clone(), k.clone(), v.clone(), heads),
+            reference::linear_attention(q.clone(), k.clone(), v.clone(), heads)
+        );
+    }
+
+    #[test]
+    fn row_means(rows in 1usize..5, columns in prop_oneof![1usize..20, 60usize..70, 1000usize..1030]) {
+        let x = random([rows, columns]);
+        compare!(2e-6, [x], ops::row_means(x.clone()), x.clone().mean_dim(1).reshape([rows]));
     }
 
     #[test]

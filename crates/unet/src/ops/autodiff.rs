@@ -15,7 +15,7 @@ use kernels::{
 };
 
 use super::flex::{self, FlexNorm, FlexOps, FlexRmsNorm, OptionalTensor, PackedWeights, dims, tensor_with, values};
-use super::types::{Geometry, GradientObserver, NormOptions};
+use super::types::{AttentionKind, Geometry, GradientObserver, NormOptions};
 
 /// A function that maps the gradient of the output to the gradients of those inputs that need one.
 type Pullback<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
@@ -300,10 +300,20 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         record::<C, 3>(nodes, norm.forward(&x), move |dy, _| grad_rms_norm(&norm, &x, &dy))
     }
 
-    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        kind: AttentionKind,
+    ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let [q, k, v] = [q, k, v].map(|x| x.into_primitive().to_contiguous());
-        let out = flex::attention(&q, &k, &v, heads);
+        let out = flex::attention([&q, &k, &v], heads, kind);
+        let backward = match kind {
+            AttentionKind::Full => kernels::attention_backward,
+            AttentionKind::Linear => kernels::linear_attention_backward,
+        };
         record::<C, 3>(nodes, out, move |dy, _| {
             let shape = flex::attention_shape(&q, &k, heads);
             let (mut dk, mut dv) = (Vec::new(), Vec::new());
@@ -312,7 +322,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                 dk = kernels::init_with(len, |dk| {
                     dv = kernels::init_with(len, |dv| {
                         let inputs = flex::attention_inputs(&q, &k, &v);
-                        kernels::attention_backward(&shape, inputs, values(&dy), AttentionGradients { dq, dk, dv });
+                        backward(&shape, inputs, values(&dy), AttentionGradients { dq, dk, dv });
                     });
                 });
             });

@@ -15,7 +15,7 @@ use kernels::{
     GroupNormShape, Normalization, PackedFilter, Pad,
 };
 
-use super::types::{Geometry, GradientObserver, NormOptions};
+use super::types::{AttentionKind, Geometry, GradientObserver, NormOptions};
 
 /// The parameters of a convolution, whose weights have D = 4 dimensions, or of a linear layer (D = 2).
 #[derive(Clone, Debug)]
@@ -133,8 +133,14 @@ pub trait FlexOps: Backend {
         #[extension_type] scale_shift: OptionalTensor<Self>,
         silu: bool,
     ) -> FloatTensor<Self>;
-    /// See [`super::attention`].
-    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+    /// See [`super::attention`] and [`super::linear_attention`].
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        kind: AttentionKind,
+    ) -> FloatTensor<Self>;
     /// See [`super::silu`].
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::observe`].
@@ -235,8 +241,8 @@ impl FlexOps for Flex {
         FlexRmsNorm::new(gain, contiguous(scale_shift), silu).forward(&x.to_contiguous())
     }
 
-    fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
-        attention(&q.to_contiguous(), &k.to_contiguous(), &v.to_contiguous(), heads)
+    fn attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize, kind: AttentionKind) -> FlexTensor {
+        attention([&q.to_contiguous(), &k.to_contiguous(), &v.to_contiguous()], heads, kind)
     }
 
     fn observe(x: FlexTensor, _: usize, _: GradientObserver) -> FlexTensor {
@@ -461,7 +467,11 @@ pub(super) fn attention_inputs<'a>(q: &'a FlexTensor, k: &'a FlexTensor, v: &'a 
     AttentionInputs { q: values(q), k: values(k), v: values(v) }
 }
 
-pub(super) fn attention(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, heads: usize) -> FlexTensor {
+pub(super) fn attention([q, k, v]: [&FlexTensor; 3], heads: usize, kind: AttentionKind) -> FlexTensor {
     let shape = attention_shape(q, k, heads);
-    tensor_with(dims::<3>(q), |out| kernels::attention(&shape, attention_inputs(q, k, v), out))
+    let forward = match kind {
+        AttentionKind::Full => kernels::attention,
+        AttentionKind::Linear => kernels::linear_attention,
+    };
+    tensor_with(dims::<3>(q), |out| forward(&shape, attention_inputs(q, k, v), out))
 }

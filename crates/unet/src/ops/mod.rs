@@ -18,6 +18,7 @@ use flex::{FlexOps, OptionalTensor};
 pub use filter::{filter_down2x, filter_up2x};
 pub use flex::{PackedWeights, Weights};
 pub use kernels::AdamStep;
+use types::AttentionKind;
 pub use types::{AdamState, Fusion, Geometry, GradientObserver, Norm, NormOptions};
 
 /// Returns whether a device is the CPU back end, which runs the fused kernels.
@@ -128,6 +129,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
         k.into_dispatch(),
         v.into_dispatch(),
         heads,
+        AttentionKind::Full,
     ))
 }
 
@@ -137,7 +139,11 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tens
 /// # Shapes
 /// q and result `[N,tokens,C]`; k, v `[N,keys,C]`; head h has channels h·d to (h+1)·d.
 pub fn linear_attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
-    reference::linear_attention(q, k, v, heads)
+    if !is_cpu(&q.device()) {
+        return reference::linear_attention(q, k, v, heads);
+    }
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as FlexOps>::attention(q, k, v, heads, AttentionKind::Linear))
 }
 
 /// Divides each pixel by the root mean square of its channels (Zhang & Sennrich 2019) and multiplies it by `gain`, then, if
@@ -212,6 +218,20 @@ pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
     let [n, h, w, c] = x.dims();
     let pairs = x.narrow(1, 0, h / 2 * 2).narrow(2, 0, w / 2 * 2).reshape([n, h / 2, 2, w / 2, 2, c]);
     pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
+}
+
+/// Computes the mean of each row: `[rows, columns]` to `[rows]`. The second half of each row is added to the first, and so on, because the
+/// order of a back end's own sum depends on the processor.
+pub fn row_means(mut x: Tensor<2>) -> Tensor<1> {
+    let [rows, columns] = x.dims();
+    let mut left = columns;
+    while left > 1 {
+        let half = left / 2;
+        let sums = x.clone().narrow(1, 0, half) + x.clone().narrow(1, left - half, half);
+        x = if left.is_multiple_of(2) { sums } else { Tensor::cat(vec![sums, x.narrow(1, half, 1)], 1) };
+        left -= half;
+    }
+    x.div_scalar(columns as f64).reshape([rows])
 }
 
 /// Performs one Adam step and updates the exponential moving average.

@@ -78,6 +78,15 @@ pub struct NormOptions {
     pub silu: bool,
 }
 
+/// A kind of attention: [`attention`](super::attention) or [`linear_attention`](super::linear_attention).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionKind {
+    /// Every query looks at every key.
+    Full,
+    /// Every query looks at a context of all keys.
+    Linear,
+}
+
 /// A function that is called with the gradient of each parameter as soon as the backward pass has computed it: with the
 /// parameter's number, in the order of [`Parameters::flat_parameters`](crate::Parameters::flat_parameters), and its values.
 #[derive(Clone)]
