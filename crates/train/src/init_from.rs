@@ -361,9 +361,14 @@ impl TrainingConfig {
         } else if !diffusion.variance.is_learned() && diffusion.loss == Loss::Hybrid {
             diffusion.loss = Loss::LSimple;
         }
-        if diffusion.prediction == Prediction::Edm {
-            // EDM's loss has weight 1 in terms of the network's output.
-            (diffusion.loss, diffusion.timestep_sampler) = (Loss::LSimple, TimestepSampler::LogNormal);
+        if let Some(schedule) = diffusion.prediction.own_schedule() {
+            // The losses of NVlabs/edm have weight 1 in terms of the network's output. Its VP and VE chains are evenly spaced in
+            // what they draw uniformly.
+            (diffusion.schedule, diffusion.betas, diffusion.loss) = (schedule, None, Loss::LSimple);
+            diffusion.timestep_sampler = match diffusion.prediction {
+                Prediction::Edm => TimestepSampler::LogNormal,
+                _ => TimestepSampler::Uniform,
+            };
             self.sample.clip_sample = false;
         }
         self.sample.steps = self.sample.steps.map(|steps| steps.min(diffusion.timesteps));

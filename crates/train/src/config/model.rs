@@ -253,15 +253,17 @@ pub(crate) struct EdmImages {
     pub channels: usize,
     /// Number of classes, 0 for none.
     pub classes: usize,
+    /// Whether the network has channels for a variance, as those of `iDDPMPrecond`.
+    pub has_variance: bool,
 }
 
 impl EdmImages {
     fn config(self, class: EdmClass) -> EdmConfig {
-        let Self { size, channels, classes } = self;
+        let Self { size, channels, classes, has_variance } = self;
         EdmConfig {
             img_resolution: size,
             in_channels: channels,
-            out_channels: channels,
+            out_channels: if has_variance { 2 * channels } else { channels },
             label_dim: classes,
             ..EdmConfig::of_class(class)
         }
