@@ -72,8 +72,43 @@ fn mistakes_in_the_network_are_named() {
     fails(train(&with("model.dim=many")), 2, &["`model.dim`", "\"many\"", "whole number"]);
     fails(train(&with("model.dim=5")), 2, &["`dim` is 5", "even"]);
     fails(train(&with("model.dim_mults=[1,2,4,8,8]")), 2, &["8x8", "5 levels"]);
-    fails(train(&with("data.labels=true")), 2, &["no classes"]);
+    let labels = [&with("data.labels=true")[..], &["--set", "model.self_condition=true"]].concat();
+    fails(train(&labels), 2, &["`self_condition`", "classes"]);
     fails(train(&["--set", "model.class=LucidrainUnet"]), 2, &["`model.class`", "LucidrainsUnet"]);
+}
+
+/// The network with classes, guided by them, and networks of older versions.
+#[test]
+fn networks_with_classes_and_of_older_versions_are_trained() {
+    let place = Place::new();
+    for class in ["a", "b"] {
+        write_pngs(&place.path(&format!("images/{class}")), 8, 8, image::ColorType::L8);
+    }
+    let common = ["train", "--data", "images", "--set", "data.resolution=8", "--set", "train.batch_size=2"];
+    let network = ["--set", "model.class=LucidrainsUnet", "--set", "model.dim=8", "--set", "model.dim_mults=[1, 2]"];
+    let steps = ["--set", "train.steps=2", "--set", "train.samples=0", "--set", "train.warmup_steps=1"];
+    let train = |run: &str, more: &[&str]| {
+        let command = [&common[..], &network, &steps, &["-o", run], more].concat();
+        place.ddpm(&command).assert().success();
+    };
+    train(
+        "classes",
+        &["--set", "data.labels=true", "--set", "train.label_dropout=0.2", "--set", "diffusion.offset_noise=0.1"],
+    );
+    let config = place.path("classes/checkpoints/latest");
+    assert!(config.exists());
+    let sample = ["sample", "classes", "-n", "2", "--labels", "a,b", "--guidance", "2", "--steps", "3", "-o", "a.png"];
+    place.ddpm(&sample).assert().success();
+    let older =
+        ["--set", "model.version=\"0.32\"", "--set", "model.resnet_block_groups=4", "--set", "data.labels=false"];
+    train("older", &older);
+    train("random", &["--set", "model.random_fourier_features=true", "--set", "data.labels=false"]);
+    for run in ["older", "random"] {
+        let (image, again, from) = (format!("{run}.png"), format!("{run}-more"), format!("train.init_from={run}"));
+        place.ddpm(&["sample", run, "-n", "1", "--steps", "3", "-o", &image]).assert().success();
+        let more = ["-o", &again, "--set", &from, "--set", "data.labels=false"];
+        place.ddpm(&[&common[..], &steps, &more].concat()).assert().success();
+    }
 }
 
 /// A run that continues the network of somebody's `Trainer`, with its process.

@@ -95,7 +95,8 @@ impl TrainingConfig {
             }
             Model::Lucidrains(keys) => {
                 let size = unet::SampleSize { height: set.height(), width: set.width() };
-                let network = keys.network(size, self.data.channels, self.diffusion.variance.is_learned());
+                let mut network = keys.network(size, self.data.channels, self.diffusion.variance.is_learned());
+                network.num_classes = if self.data.labels { classes } else { 0 };
                 network.validate().map_err(model::Error::from)?;
                 return Ok(network.into());
             }

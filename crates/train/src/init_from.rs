@@ -8,7 +8,7 @@ use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
 use unet::edm::{EdmClass, EdmConfig};
 use unet::hmdolatabadi::HmdolatabadiConfig;
-use unet::lucidrains::{LucidrainsConfig, Version};
+use unet::lucidrains::LucidrainsConfig;
 use unet::{DownBlockType, UnetConfig};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline};
@@ -255,21 +255,20 @@ impl TrainingConfig {
     /// Takes a `LucidrainsUnet`. Returns the model's preprocessing.
     fn take_lucidrains(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
         let network = LucidrainsConfig::from_json(network).map_err(model::Error::from)?;
-        if network.version != Version::default() {
-            return Err(Error::Run(
-                "its network is of an older version than 2 of the code, which can be sampled but not trained".into(),
-            ));
+        let (out, channels) = (network.out_channels(), network.channels);
+        if out != if network.learned_variance { 2 * channels } else { channels } {
+            return Err(Error::Run(format!(
+                "its network has an `out_dim` of {out} for {channels} channels, which can be sampled but not trained"
+            )));
         }
-        if network.learned_sinusoidal_cond || network.random_fourier_features || network.out_dim.is_some() {
-            return Err(Error::Run(
-                "its network has learned or random frequencies, or an `out_dim`, which can be sampled but not trained"
-                    .into(),
-            ));
-        }
-        let preprocessing = Preprocessing::read(&files.root, &Signature::from(&network))?;
+        let signature = Signature::from(&network);
+        let preprocessing = Preprocessing::read(&files.root, &signature)?;
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.channels;
-        self.without_classes();
+        match signature.classes() {
+            None => self.without_classes(),
+            Some(_) => self.data.labels = true,
+        }
         self.model = Model::Lucidrains(LucidrainsKeys::of(network));
         Ok(preprocessing)
     }

@@ -77,8 +77,9 @@ fn model(config: &TrainingConfig) -> Checked {
         Model::Unet2d(keys) => unet(config, keys),
         Model::Lucidrains(keys) => {
             let Data { resolution, channels, labels, .. } = config.data;
-            check(!labels, "data.labels", || "a LucidrainsUnet has no classes; set data.labels=false".to_owned())?;
-            let network = keys.network(resolution, channels, config.diffusion.variance.is_learned());
+            let mut network = keys.network(resolution, channels, config.diffusion.variance.is_learned());
+            // The number of classes does not matter here.
+            network.num_classes = usize::from(labels);
             network.validate().or_else(|error| fail("model.class", error.to_string()))
         }
         Model::Hmdolatabadi(keys) => {
@@ -245,6 +246,11 @@ fn diffusion(diffusion: &Diffusion) -> Checked {
             format!("the prediction `{prediction}` has {EDM_IDDPM_TIMESTEPS} timesteps, found {t}")
         })?;
     }
+    let offset = diffusion.offset_noise;
+    check((0.0..=1e3).contains(&offset), "diffusion.offset_noise", || format!("got {offset}, expected 0 to 1000"))?;
+    check(offset == 0.0 || !matches!(diffusion.loss, Loss::Vlb | Loss::Hybrid), "diffusion.offset_noise", || {
+        "the losses `vlb` and `hybrid` are bounds for independent noise: leave the key out".to_owned()
+    })?;
     check(diffusion.p_mean.is_finite(), "diffusion.p_mean", || format!("got {}, expected a number", diffusion.p_mean))?;
     positive("diffusion.p_std", diffusion.p_std)?;
     positive("diffusion.min_snr_gamma", diffusion.min_snr_gamma)?;
