@@ -82,7 +82,7 @@ fn mistakes_in_the_network_are_named() {
 fn networks_with_classes_and_of_older_versions_are_trained() {
     let place = Place::new();
     for class in ["a", "b"] {
-        write_pngs(&place.path(&format!("images/{class}")), 8, 8, image::ColorType::L8);
+        write_pngs(&place.path(format!("images/{class}")), 8, 8, image::ColorType::L8);
     }
     let common = ["train", "--data", "images", "--set", "data.resolution=8", "--set", "train.batch_size=2"];
     let network = ["--set", "model.class=LucidrainsUnet", "--set", "model.dim=8", "--set", "model.dim_mults=[1, 2]"];
