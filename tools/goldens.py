@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the golden files of the Rust tests. See tools/README.md; not required to build or test.
 
-    python tools/goldens.py [unet] [formula] [sample] [schedules] [multistep] [schedulers] [files] [tensorflow] [families] [lucidrains] [lucidrains_versions] [lucidrains_sampling] [edm] [edm_sampling] [edm_augment] [hmdolatabadi]
+    python tools/goldens.py [unet] [formula] [sample] [schedules] [multistep] [schedulers] [files] [tensorflow] [families] [lucidrains] [lucidrains_versions] [lucidrains_classes] [lucidrains_sampling] [edm] [edm_sampling] [edm_augment] [edm_preconditioners] [hmdolatabadi]
         [hmdolatabadi_sampling]      (default: all)
 
 All random numbers come from torch's CPU generator with fixed seeds, so the same torch and diffusers write the same bytes
@@ -11,10 +11,10 @@ again. Networks run in float64 with float32 weights: a golden is the exact resul
 import sys
 
 from goldens_families import families
-from goldens_edm import edm, edm_augment, edm_sampling
+from goldens_edm import edm, edm_augment, edm_preconditioners, edm_sampling
 from goldens_files import files
 from goldens_hmdolatabadi import hmdolatabadi, hmdolatabadi_sampling
-from goldens_lucidrains import lucidrains, lucidrains_sampling, lucidrains_versions
+from goldens_lucidrains import lucidrains, lucidrains_classes, lucidrains_sampling, lucidrains_versions
 from goldens_multistep import multistep
 from goldens_sample import sample
 from goldens_schedulers import schedulers
@@ -34,10 +34,12 @@ ALL = (
     families,
     lucidrains,
     lucidrains_versions,
+    lucidrains_classes,
     lucidrains_sampling,
     edm,
     edm_sampling,
     edm_augment,
+    edm_preconditioners,
     hmdolatabadi,
     hmdolatabadi_sampling,
 )

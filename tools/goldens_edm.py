@@ -65,6 +65,10 @@ def repository():
     if "EDM" not in os.environ:
         sys.exit("EDM=FOLDER is missing: a checkout of https://github.com/NVlabs/edm")
     sys.path.insert(0, os.environ["EDM"])
+    from torch_utils import persistence
+
+    # Pickles carry the source of their modules, which is not ours to copy; readers ignore it.
+    persistence._module_to_src = lambda module: "# left out"
     from training import networks
 
     return networks
@@ -232,6 +236,79 @@ def edm_sampling():
         tensors["churn_inputs"] = torch.stack(exact.inputs)
         write_tensors(root / f"{name}.safetensors", tensors)
         print(f"edm {name}: {path.stat().st_size} bytes, float32 error {relative(single, tensors['heun']):.1e}")
+    readable(root)
+
+
+# name: (preconditioner, class, arguments, discretization of `ablation_sampler`)
+OTHERS = {
+    "vp": ("VPPrecond", SONG, dict(label_dim=3, model_channels=8, channel_mult=[1, 2], channel_mult_emb=1, num_blocks=1,
+                                   attn_resolutions=[4]), "vp"),
+    "ve": ("VEPrecond", SONG, dict(model_channels=8, channel_mult=[1, 2], channel_mult_emb=1, num_blocks=1, attn_resolutions=[],
+                                   embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
+                                   resample_filter=[1, 3, 3, 1]), "ve"),
+    "iddpm": ("iDDPMPrecond", DHARIWAL, dict(model_channels=8, channel_mult=[1, 2], channel_mult_emb=1, num_blocks=1,
+                                             attn_resolutions=[]), "iddpm"),
+}  # fmt: skip
+SIGMAS = [0.0065, 0.02, 0.3, 1.7, 12.0, 80.0]
+
+
+class Double:
+    """torch whose float32 is float64, so that the original's own code computes in float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+def edm_preconditioners():
+    """Other preconditioners than EDM's: their output and trajectories of both samplers."""
+    import pickle
+
+    networks = repository()
+    from generate import ablation_sampler, edm_sampler
+
+    root = CRATES / "sample/tests/goldens/edm_preconditioners"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    for seed, (name, (precond, cls, config, discretization)) in enumerate(OTHERS.items(), start=870):
+        torch.manual_seed(seed)
+        kwargs = dict(img_resolution=SIZE, img_channels=1, model_type=cls, **config)
+        net = getattr(networks, precond)(**kwargs).eval()
+        perturbed(net, seed).requires_grad_(False)
+        path = root / f"{name}.pkl"
+        with open(path, "wb") as file:
+            pickle.dump(dict(ema=net), file)
+        torch.set_default_dtype(torch.float64)
+        exact = getattr(networks, precond)(**kwargs).eval().requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+        exact.model.load_state_dict(net.model.state_dict())
+        in_double(exact.model)
+        noise = randn((BATCH, 1, SIZE, SIZE), seed + 1)
+        churn_noise = randn((CHURN["num_steps"], *noise.shape), seed + 2)
+        labels = one_hot([0, 2], 3) if net.label_dim else None
+
+        def outputs(net, dtype):
+            sigmas = net.round_sigma(torch.tensor(SIGMAS, dtype=dtype))
+            given = None if labels is None else labels.to(dtype)
+            draws = iter(churn_noise)
+            euler = dict(num_steps=10, solver="euler", discretization=discretization, epsilon_s=1e-5)
+            return dict(
+                sigmas=sigmas,
+                denoised=torch.stack([net(s * noise.to(dtype), s, given) for s in sigmas]),
+                heun=edm_sampler(net, noise, given),
+                churn=edm_sampler(net, noise, given, randn_like=lambda x: next(draws).double(), **CHURN),
+                euler=ablation_sampler(net, noise, given, **euler),
+            )
+
+        single = outputs(net, torch.float32)
+        networks.torch = Double()
+        tensors = outputs(exact, torch.float64)
+        networks.torch = torch
+        errors = {k: relative(single[k], v) for k, v in tensors.items()}
+        write_tensors(root / f"{name}.safetensors", dict(noise=noise, churn_noise=churn_noise, **tensors))
+        shown = ", ".join(f"{k} {error:.1e}" for k, error in errors.items())
+        print(f"edm {name}: {path.stat().st_size} bytes, float32 error: {shown}")
     readable(root)
 
 

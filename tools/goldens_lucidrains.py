@@ -50,13 +50,17 @@ CONFIGS = {
 
 
 def run(model, x, t, prediction, target):
-    """Returns output, loss and gradients in the model's precision."""
+    """Returns output, loss and gradients in the model's precision. `prediction` may be the arguments of a network with classes."""
     dtype = next(model.parameters()).dtype
     # The sinusoidal embedding of whole timesteps is always computed in float32.
     hook = model.time_mlp[0].register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
     x = x.detach().clone().to(dtype).requires_grad_()
     model.zero_grad()
-    output = model(x, t.to(dtype) if t.is_floating_point() else t, None if prediction is None else prediction.to(dtype))
+    t = t.to(dtype) if t.is_floating_point() else t
+    if isinstance(prediction, dict):
+        output = model(x, t, **{name: value for name, value in prediction.items() if name != "shown"})
+    else:
+        output = model(x, t, None if prediction is None else prediction.to(dtype))
     loss = ((output - target.to(dtype)) ** 2).mean()
     loss.backward()
     hook.remove()
@@ -70,7 +74,9 @@ def write_golden(folder, model, x, t, prediction, target, renamed=lambda name: n
     output, loss, grads = run(model.double(), x, t, prediction, target)
     errors = [relative(single[0], output), max(relative(single[2][k], g) for k, g in grads.items())]
     tensors = dict(x=x, t=t.float(), target=target, output=output, loss=loss)
-    if prediction is not None:
+    if isinstance(prediction, dict):
+        tensors["classes"] = prediction["shown"].float()
+    elif prediction is not None:
         tensors["prediction"] = prediction
     tensors |= {f"grad.{renamed(k)}": v for k, v in grads.items()}
     tensors |= {"f32_error.output": torch.tensor(errors[0]), "f32_error.grad": torch.tensor(errors[1])}
@@ -165,6 +171,85 @@ def lucidrains_sampling():
     readable(root)
 
 
+def lucidrains_classes():
+    """The `Unet` of classifier_free_guidance.py, which has classes."""
+    import denoising_diffusion_pytorch.classifier_free_guidance as newest
+
+    shutil.rmtree(CRATES / "sample/tests/goldens/lucidrains_classes", ignore_errors=True)
+    old = unet_of("1.5.8", "classifier_free_guidance")
+    configs = {
+        "lucidrains_classes": (newest, dict(init_dim=6), "2"),
+        "lucidrains_classes_0.32": (old, dict(dim=8, dim_mults=(1, 1), resnet_block_groups=4, channels=1), "0.32"),
+    }
+    for seed, (name, (module, options, key)) in enumerate(configs.items(), start=790):
+        folder = CRATES / "unet/tests/goldens" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        torch.manual_seed(seed)
+        config = dict(dim=4, dim_mults=(1, 2), num_classes=3) | options
+        model = module.Unet(**config).eval()
+        with torch.no_grad():
+            for p in model.parameters():
+                # As of the other versions; the weights of normalizations are near 1.
+                scale = p.std() if p.numel() > p.shape[min(1, p.dim() - 1)] else 1
+                p += 0.2 * scale * torch.randn(p.shape, generator=seeded(seed))
+        batch, (h, w) = 3, (8, 12)
+        x, t = randn((batch, model.channels, h, w), seed + 1000), torch.tensor([3, 500, 940])
+        target = randn((batch, model.out_dim, h, w), seed + 2000)
+        folder.mkdir(parents=True)
+        if module is newest:
+            arguments = dict(classes=torch.tensor([2, 0, 1]), cond_keep_mask=torch.tensor([True, False, True]))
+            trajectories_with_classes(module, model, seed)
+        else:
+            arguments = dict(classes=torch.tensor([2, 0, 1]))
+            module.prob_mask_like = lambda *_, **__: torch.tensor([True, False, True])
+            # What a user saves, who has to know the version.
+            torch.save({k: v.clone() for k, v in model.state_dict().items()}, folder / "network.pt")
+            module.LayerNorm.forward = layer_norm
+            standardize(model, module.WeightStandardizedConv2d, add=True)
+        write_json(folder / "config.json", config | dict(version=key, _class_name="LucidrainsUnet", sample_size=[h, w]))
+        renamed = lambda name: name.replace(".fn.fn.", ".").replace(".fn.norm.", ".norm.")
+        write_tensors(folder / "weights.safetensors", {renamed(k): v for k, v in model.state_dict().items()})
+        # The class 3 stands for none.
+        shown = torch.tensor([2, 3, 1])
+        errors = write_golden(folder, model, x, t, arguments | dict(shown=shown), target, renamed)
+        print(f"{name:24} float32 error: output {errors[0]:.1e}, gradients {errors[1]:.1e}")
+
+
+def trajectories_with_classes(module, unet, seed):
+    """Writes the state of `GaussianDiffusion` and its samples with guidance alone, of which later versions remove a part."""
+    from functools import partial
+
+    root = CRATES / "sample/tests/goldens/lucidrains_classes"
+    root.mkdir(parents=True)
+    diffusion = module.GaussianDiffusion(unet, image_size=SIZE, timesteps=T, objective="pred_v", beta_schedule="linear").eval()
+    torch.save(diffusion.state_dict(), root / "guided.pt")
+    unet.forward_with_cond_scale = partial(unet.forward_with_cond_scale, remove_parallel_component=False)
+    noise = randn((BATCH, 3, SIZE, SIZE), seed + 1)
+    step_noise = randn((T, *noise.shape), seed + 2)
+    classes = torch.tensor([2, 0])
+
+    def run():
+        draws = iter([noise, *step_noise])
+        original = torch.randn, torch.randn_like
+        torch.randn = torch.randn_like = lambda *_, **__: next(draws).to(next(diffusion.parameters()).dtype)
+        try:
+            return diffusion.p_sample_loop(classes, noise.shape, cond_scale=2.5, rescaled_phi=0.0) * 2 - 1
+        finally:
+            torch.randn, torch.randn_like = original
+
+    with torch.no_grad():
+        single = run()
+        hook = unet.time_mlp[0].register_forward_hook(lambda _module, _inputs, output: output.double())
+        diffusion.double()
+        exact = run()
+        hook.remove()
+        diffusion.float()
+    write_tensors(root / "guided.safetensors", dict(noise=noise, step_noise=step_noise, ancestral=exact))
+    readable(root)
+    print(f"guided: float32 error {(single - exact).abs().max():.1e}, largest {exact.abs().max():.2f}")
+    del unet.forward_with_cond_scale
+
+
 # version: (the oldest with the same network, Unet's arguments)
 VERSIONS = {
     "0.28.0": ("0.28", dict(channels=1, self_condition=True)),
@@ -175,14 +260,14 @@ VERSIONS = {
 }
 
 
-def unet_of(version):
-    """Returns the module of an old version in the folder LUCIDRAINS, one folder for each version."""
+def unet_of(version, file="denoising_diffusion_pytorch"):
+    """Returns a module of an old version in the folder LUCIDRAINS, one folder for each version."""
     for name in [name for name in sys.modules if name.startswith("denoising_diffusion_pytorch")]:
         del sys.modules[name]
     path = Path(os.environ["LUCIDRAINS"]) / version
     sys.path.insert(0, str(path))
     try:
-        return importlib.import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch")
+        return importlib.import_module(f"denoising_diffusion_pytorch.{file}")
     finally:
         sys.path.remove(str(path))
 

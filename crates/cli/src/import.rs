@@ -164,13 +164,18 @@ pub fn import(arguments: ImportArgs, global: &Global) -> anyhow::Result<()> {
     ddpm export runs/fashion/checkpoints/best -o fashion-best\n  \
     ddpm export fashion -o clothes --half                       the model in this program, weights in f16\n  \
     ddpm export runs/fashion -o longer --ema-length 0.15        an average of another length\n  \
-    ddpm export mine -o mine.pt                                 network.load_state_dict(torch.load(\"mine.pt\"))")]
+    ddpm export mine -o mine.pt                                 network.load_state_dict(torch.load(\"mine.pt\"))\n  \
+    ddpm export runs/lu -o results/model-1.pt --trainer         trainer.load(1)")]
 pub struct ExportArgs {
     /// A run, a checkpoint or a diffusers folder
     model: PathBuf,
     /// The folder to write, which must not exist, or a file that ends in .pt or .pth
     #[arg(short, long, value_name = "FOLDER|FILE.pt")]
     output: PathBuf,
+    /// Write a checkpoint of a run as the Trainer of denoising-diffusion-pytorch saves it (model-N.pt): parameters, averages and the
+    /// state of the optimizer, for a network of that code
+    #[arg(long, conflicts_with_all = ["half", "ema_length"])]
+    trainer: bool,
     /// Write the weights in f16: half the size, rounded to 11 bits
     #[arg(long)]
     half: bool,
@@ -219,12 +224,18 @@ pub fn export(arguments: ExportArgs, global: &Global) -> anyhow::Result<()> {
         let path = arguments.output.display();
         return Err(usage(format!("{path}: is there already; choose another file, or remove it")));
     }
+    if arguments.trainer && !is_state_dict {
+        let path = arguments.output.display();
+        return Err(usage(format!("{path}: --trainer writes a file, such as model-1.pt")));
+    }
     let mut pipeline = model_source::load(&arguments.model, global)?;
     if let Some(length) = arguments.ema_length {
         say(reaverage(&mut pipeline, length)?, global);
     }
     let precision = if arguments.half { Precision::F16 } else { Precision::F32 };
-    if is_state_dict {
+    if arguments.trainer {
+        ddpm::train::lucidrains_file::write_trainer_file(&pipeline.root, &arguments.output)?;
+    } else if is_state_dict {
         pipeline.save_state_dict(&arguments.output, precision)?;
     } else {
         pipeline.save_as(&arguments.output, precision)?;

@@ -1,9 +1,7 @@
 //! Flags of a sampler and its steps.
 
 use clap::Args;
-use ddpm::diffusion::{
-    Churn, OdeSolver, Prediction, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance,
-};
+use ddpm::diffusion::{Churn, OdeSolver, SchedulerConfig, SolverTable, TimestepGrid, TimestepSpacing, Variance};
 use ddpm::model::Sampling;
 use ddpm::sample::{Sampler, SamplerOptions};
 
@@ -113,7 +111,7 @@ impl SamplerArgs {
             };
             return Some(Line::Note(format!("sampler: {sampler}, {evaluations} evaluations{from}")));
         }
-        if scheduler.prediction_type == Prediction::Edm {
+        if scheduler.prediction_type.is_edm() {
             let sampler = Sampler::of(scheduler);
             return Some(Line::Note(format!("sampler: {sampler}, EDM's own, {evaluations} evaluations")));
         }

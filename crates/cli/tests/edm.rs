@@ -158,6 +158,52 @@ fn the_weights_go_back_as_they_came() {
     }
 }
 
+/// Networks with the preconditioners VP, VE and iDDPM are imported, sampled by every kind of sampler, scored and trained on.
+#[test]
+fn other_preconditioners_are_used() {
+    let place = Place::new();
+    write_png(&place, "images/a.png", 0);
+    write_png(&place, "images/b.png", 1);
+    for name in ["vp", "ve", "iddpm"] {
+        let file = golden("../edm_preconditioners").join(format!("{name}.pkl"));
+        place.ddpm(&["import", file.to_str().unwrap(), "-o", name]).assert().success().stdout(contains("Precond"));
+        place.ddpm(&["inspect", name]).assert().success().stdout(contains(format!("edm_{name}")));
+        let out = format!("{name}.png");
+        let said = contains("sampler: heun, EDM's own, 35 evaluations");
+        place.ddpm(&["sample", name, "-n", "1", "-o", &out]).assert().success().stderr(said);
+        for sampler in ["ddpm", "ddim", "heun", "dpmpp-2m", "unipc-3", "edm-sde"] {
+            let out = format!("{name}-{sampler}.png");
+            place
+                .ddpm(&["sample", name, "-n", "1", "--sampler", sampler, "--steps", "4", "-o", &out])
+                .assert()
+                .success();
+        }
+    }
+    let nll = ["evaluate", "iddpm", "--data", "images", "--metrics", "nll", "--steps", "3", "-n", "2"];
+    place.ddpm(&nll).assert().success().stdout(contains("bits/dim"));
+    let train = |model: &str| {
+        let from = format!("train.init_from={model}");
+        let keys = [&*from, "train.steps=1", "train.batch_size=2", "data.resolution=8", "train.warmup_steps=1"];
+        place.ddpm(&[&["train", "--data", "images", "-o", &format!("runs/{model}")], &sets(&keys)[..]].concat())
+    };
+    for name in ["ve", "iddpm"] {
+        train(name).assert().success();
+        let config = fs::read_to_string(place.path(format!("runs/{name}/config.toml"))).unwrap();
+        assert!(config.contains(&format!("prediction = \"edm_{name}\"")) && !config.contains("betas"), "{config}");
+        place.ddpm(&["sample", &format!("runs/{name}"), "-n", "1", "-o", &format!("{name}2.png")]).assert().success();
+    }
+    fails(
+        place.ddpm(&["import", "x.pkl", "-o", "y", "--prediction", "edm_iddpm", "--train-timesteps", "9"]),
+        1,
+        &["x.pkl"],
+    );
+    let wrong = ["diffusion.prediction=edm_iddpm", "diffusion.schedule=cosine", "diffusion.timesteps=100"];
+    let wrong = [&wrong[..], &["diffusion.variance=fixed_small", "sample.clip_sample=false"]].concat();
+    fails(place.ddpm(&[&["train", "-o", "no"], &sets(&wrong)[..]].concat()), 2, &["`diffusion.timesteps`", "1000"]);
+    let wrong = sets(&["diffusion.prediction=edm_ve"]);
+    fails(place.ddpm(&[&["train", "-o", "no"], &wrong[..]].concat()), 2, &["`diffusion.schedule`", "edm_ve"]);
+}
+
 /// A pickle of NVlabs/edm in every command that takes a model.
 #[test]
 fn a_published_model_is_used() {

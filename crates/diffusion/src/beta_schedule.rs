@@ -45,6 +45,12 @@ pub enum BetaSchedule {
     SigmoidAlphaBar,
     /// (σ/α)^(1/7) rises evenly from σ/α = 0.002 to 80 (Karras et al. 2022, eq. 5 with ρ = 7); takes no β range.
     Karras,
+    /// The continuous variance-preserving process of Song et al. (2021) at times evenly spaced from 1e-5 to 1, with the
+    /// constants of EDM's `VPPrecond` (Karras et al. 2022, table 1); takes no β range.
+    EdmVp,
+    /// ln(σ/α) rises evenly from σ/α = 0.02 to 100, the noise levels of EDM's `VEPrecond` (Song et al. 2021; Karras et al.
+    /// 2022, table 1); takes no β range.
+    EdmVe,
 }
 
 impl BetaSchedule {
@@ -52,7 +58,7 @@ impl BetaSchedule {
     pub const ALIASES: [(&'static str, Self); 2] = [("cosine", Self::SquaredcosCapV2), ("quad", Self::ScaledLinear)];
 
     /// Every schedule with its name.
-    pub const NAMES: [(&'static str, Self); 12] = [
+    pub const NAMES: [(&'static str, Self); 14] = [
         ("linear", Self::Linear),
         ("scaled_linear", Self::ScaledLinear),
         ("const", Self::Const),
@@ -65,6 +71,8 @@ impl BetaSchedule {
         ("log_snr", Self::LogSnr),
         ("sigmoid_alpha_bar", Self::SigmoidAlphaBar),
         ("karras", Self::Karras),
+        ("edm_vp", Self::EdmVp),
+        ("edm_ve", Self::EdmVe),
     ];
 
     /// Finds the schedule of betas that were computed by a formula and rounded to f32, and the β range if it takes one.
@@ -87,9 +95,8 @@ impl BetaSchedule {
     pub fn takes_beta_range(self) -> bool {
         match self {
             Self::Linear | Self::ScaledLinear | Self::Const | Self::Warmup10 | Self::Warmup50 | Self::Sigmoid => true,
-            Self::Jsd | Self::SquaredcosCapV2 | Self::Laplace | Self::LogSnr | Self::SigmoidAlphaBar | Self::Karras => {
-                false
-            }
+            Self::Jsd | Self::SquaredcosCapV2 | Self::Laplace | Self::LogSnr | Self::SigmoidAlphaBar => false,
+            Self::Karras | Self::EdmVp | Self::EdmVe => false,
         }
     }
 
@@ -127,6 +134,16 @@ impl BetaSchedule {
                 let inverse_snr = |root: f64| root.powf(2.0 * KARRAS_RHO);
                 betas_for_inverse_snr(linspace(low, high, steps).into_iter().map(inverse_snr).collect())
             }
+            Self::EdmVp => betas_for_inverse_snr(
+                linspace(VP_FIRST_TIME, 1.0, steps)
+                    .into_iter()
+                    .map(|t| (0.5 * VP_BETA_D * t * t + VP_BETA_MIN * t).exp_m1())
+                    .collect(),
+            ),
+            Self::EdmVe => {
+                let [low, high] = VE_SIGMAS.map(f64::ln);
+                betas_for_inverse_snr(linspace(low, high, steps).into_iter().map(|log| (2.0 * log).exp()).collect())
+            }
         }
     }
 }
@@ -158,6 +175,21 @@ pub fn scaled_beta_range(num_train_timesteps: usize) -> (f64, f64) {
 pub const KARRAS_SIGMAS: [f64; 2] = [0.002, 80.0];
 /// ρ of Karras et al. (2022).
 pub(crate) const KARRAS_RHO: f64 = 7.0;
+/// β_d of the variance-preserving process: β(t) = β_min + β_d·t (Karras et al. 2022, table 1).
+pub const VP_BETA_D: f64 = 19.9;
+/// β_min of the variance-preserving process.
+pub const VP_BETA_MIN: f64 = 0.1;
+/// The first time of [`BetaSchedule::EdmVp`], ε_t of Karras et al. (2022).
+pub const VP_FIRST_TIME: f64 = 1e-5;
+/// The least and the greatest σ/α of [`BetaSchedule::EdmVe`].
+pub const VE_SIGMAS: [f64; 2] = [0.02, 100.0];
+
+/// Returns the time of the variance-preserving process at which its noise has the ratio σ/α (Karras et al. 2022, appendix
+/// C.1), in a form without cancellation near 0.
+pub(crate) fn vp_time(ratio: f64) -> f64 {
+    let log = (ratio * ratio).ln_1p();
+    2.0 * log / ((VP_BETA_MIN * VP_BETA_MIN + 2.0 * VP_BETA_D * log).sqrt() + VP_BETA_MIN)
+}
 
 /// Returns β_t = 1 − ᾱ_t/ᾱ_{t−1} for ᾱ = 1/(1 + σ²/α²), without the cancellation near ᾱ = 1.
 fn betas_for_inverse_snr(inverse_snr: Vec<f64>) -> Vec<f64> {

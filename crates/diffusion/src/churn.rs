@@ -55,6 +55,37 @@ pub fn edm_sde(
     churn: Churn,
     clip_sample: Option<Clip>,
 ) -> Result<SolverTable, Error> {
+    let node = |ratio: f64| Node {
+        timestep: schedule.timestep_of_lambda(-ratio.ln()),
+        level: NoiseLevel::variance_preserving(1.0 / (1.0 + ratio * ratio)),
+    };
+    table(nodes, churn, clip_sample, |ratio| (ratio, node(ratio)))
+}
+
+/// Builds the table of [`edm_sde`] for a network that is evaluated at the noise levels of `schedule` only: raised noise levels
+/// are rounded to the nearest of them, as NVlabs/edm does for `iDDPMPrecond`.
+///
+/// # Errors
+/// As [`edm_sde`].
+pub fn edm_sde_at_timesteps(
+    schedule: &NoiseSchedule,
+    nodes: &[Node],
+    churn: Churn,
+    clip_sample: Option<Clip>,
+) -> Result<SolverTable, Error> {
+    table(nodes, churn, clip_sample, |ratio| {
+        let node = Node::at(schedule, schedule.nearest_timestep(ratio) as f64);
+        (node.level.noise_ratio(), node)
+    })
+}
+
+/// Builds the table; `node` returns the noise ratio and node of a raised noise ratio.
+fn table(
+    nodes: &[Node],
+    churn: Churn,
+    clip_sample: Option<Clip>,
+    node: impl Fn(f64) -> (f64, Node),
+) -> Result<SolverTable, Error> {
     const NAME: &str = "edm-sde";
     let Churn { s_churn, s_tmin, s_tmax, s_noise } = churn;
     for (name, value) in [("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)] {
@@ -67,12 +98,10 @@ pub fn edm_sde(
     for pair in nodes.windows(2) {
         let sigma = pair[0].level.noise_ratio();
         let raised = churn.raised(sigma, nodes.len() - 1, nodes[0].level.noise_ratio());
+        let (raised, raised_node) = if raised > sigma { node(raised) } else { (sigma, pair[0]) };
         let mut from = pair[0];
         if let (Some(before), true) = (rows.last_mut(), raised > sigma) {
-            from = Node {
-                timestep: schedule.timestep_of_lambda(-raised.ln()),
-                level: NoiseLevel::variance_preserving(1.0 / (1.0 + raised * raised)),
-            };
+            from = raised_node;
             let Row { x, sample, epsilon, noise, .. } = before;
             let scale = from.level.alpha / pair[0].level.alpha;
             [x].into_iter().chain(sample).chain(epsilon).for_each(|coefficient| *coefficient *= scale);

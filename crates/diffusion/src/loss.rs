@@ -56,12 +56,14 @@ impl LossWeight {
     }
 }
 
-/// Returns min(SNR, γ) divided by the ratio of the output's squared error to that of x̂0: SNR for ε, 1 for x̂0, SNR + 1
+/// Returns min(SNR, γ) divided by the ratio of the output's squared error to that of x̂0: SNR for ε and −ε, 1 for x̂0, SNR + 1
 /// for v, SNR + 1/σ_data² for EDM.
 fn min_snr(snr: f64, gamma: f64, prediction: Prediction) -> Result<f64, Error> {
     match prediction {
         // min(SNR, γ)/SNR, in a form that is 1 at zero SNR.
-        Prediction::Epsilon => Ok((gamma / snr).min(1.0)),
+        Prediction::Epsilon | Prediction::EdmVp | Prediction::EdmVe | Prediction::EdmIddpm => {
+            Ok((gamma / snr).min(1.0))
+        }
         Prediction::Sample => Ok(snr.min(gamma)),
         Prediction::VPrediction => Ok(snr.min(gamma) / (snr + 1.0)),
         Prediction::Edm => Ok(snr.min(gamma) / (snr + SIGMA_DATA.powi(-2))),

@@ -1,11 +1,12 @@
 //! The quantity that a network predicts, as preconditioning and as training target.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::LazyLock};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, LinearMap, Node, NoiseLevel, Preconditioning,
+    BetaSchedule, Error, LinearMap, Node, NoiseLevel, Preconditioning,
+    beta_schedule::{KARRAS_SIGMAS, vp_time},
     names::{name_of, named},
     noise_level::mix,
     posterior::Posterior,
@@ -30,7 +31,25 @@ pub enum Prediction {
     /// [`SIGMA_DATA`]. The network's input is scaled to variance 1 too, and its time input is ln(σ/α)/4 (Karras et al. 2022,
     /// arXiv 2206.00364, table 1).
     Edm,
+    /// ε, with the time input 999·t of the continuous variance-preserving process (Song et al. 2021; `VPPrecond` of
+    /// NVlabs/edm). t follows from the noise level.
+    EdmVp,
+    /// −ε, from x_t/α, with the time input ln(σ/2α) (Song et al. 2021's variance-exploding process; `VEPrecond` of NVlabs/edm).
+    EdmVe,
+    /// ε, with the nearest timestep of the cosine chain of [`EDM_IDDPM_TIMESTEPS`] as time input (Nichol & Dhariwal 2021;
+    /// `iDDPMPrecond` of NVlabs/edm).
+    EdmIddpm,
 }
+
+/// The number of timesteps of [`Prediction::EdmIddpm`].
+pub const EDM_IDDPM_TIMESTEPS: usize = 1000;
+/// M − 1 of [`Prediction::EdmVp`], the factor of its time.
+const VP_TIME_SCALE: f64 = 999.0;
+
+/// The chain of [`Prediction::EdmIddpm`].
+static IDDPM_CHAIN: LazyLock<NoiseSchedule> = LazyLock::new(|| {
+    NoiseSchedule::new(BetaSchedule::SquaredcosCapV2, 0.0, 0.0, EDM_IDDPM_TIMESTEPS).expect("valid betas")
+});
 
 /// The deviation of the data that EDM assumes, σ_data.
 pub const SIGMA_DATA: f64 = 0.5;
@@ -56,13 +75,39 @@ impl TrainingTarget {
 
 impl Prediction {
     /// Every prediction with its name.
-    pub const NAMES: [(&'static str, Self); 5] = [
+    pub const NAMES: [(&'static str, Self); 8] = [
         ("epsilon", Self::Epsilon),
         ("sample", Self::Sample),
         ("v_prediction", Self::VPrediction),
         ("previous_mean", Self::PreviousMean),
         ("edm", Self::Edm),
+        ("edm_vp", Self::EdmVp),
+        ("edm_ve", Self::EdmVe),
+        ("edm_iddpm", Self::EdmIddpm),
     ];
+
+    /// Returns the noise levels that a network of NVlabs/edm was trained on: the rule of the chain of its preconditioner. `None`
+    /// for predictions that go with any chain.
+    pub fn own_schedule(self) -> Option<BetaSchedule> {
+        match self {
+            Self::Edm => Some(BetaSchedule::Karras),
+            Self::EdmVp => Some(BetaSchedule::EdmVp),
+            Self::EdmVe => Some(BetaSchedule::EdmVe),
+            Self::EdmIddpm => Some(BetaSchedule::SquaredcosCapV2),
+            Self::Epsilon | Self::Sample | Self::VPrediction | Self::PreviousMean => None,
+        }
+    }
+
+    /// Returns whether the prediction is that of a preconditioner of NVlabs/edm, whose time input is a function of the noise
+    /// level.
+    pub fn is_edm(self) -> bool {
+        self.own_schedule().is_some()
+    }
+
+    /// Returns the least and the greatest σ/α between which such a network is sampled, within those of its chain.
+    pub fn sampled_ratios(self) -> Option<[f64; 2]> {
+        self.is_edm().then_some(KARRAS_SIGMAS)
+    }
 
     /// Returns the noise level at t−1 of the training chain, the `previous` of [`Prediction::preconditioning`].
     ///
@@ -81,7 +126,7 @@ impl Prediction {
     /// Returns how the network's output becomes x̂0 at a node. `previous` is the noise level at t−1 of the *training*
     /// chain; only [`Prediction::PreviousMean`] uses it, which requires variance-preserving levels.
     ///
-    /// Not finite for [`Prediction::Epsilon`] at α = 0, where x_t does not depend on x_0.
+    /// Not finite for predictions of ε at α = 0, where x_t does not depend on x_0.
     pub fn preconditioning(self, node: Node, previous: NoiseLevel) -> Preconditioning {
         let NoiseLevel { alpha, sigma } = node.level;
         let chain = |c_skip: f64, c_out: f64| Preconditioning { c_skip, c_out, c_in: 1.0, c_noise: node.timestep };
@@ -94,6 +139,17 @@ impl Prediction {
                 chain(-posterior.coef_xt / posterior.coef_x0, 1.0 / posterior.coef_x0)
             }
             Self::Edm => edm(node.level),
+            Self::EdmVp | Self::EdmVe | Self::EdmIddpm => {
+                let ratio = node.level.noise_ratio();
+                let epsilon = chain(1.0 / alpha, -sigma / alpha);
+                match self {
+                    Self::EdmVp => Preconditioning { c_noise: VP_TIME_SCALE * vp_time(ratio), ..epsilon },
+                    Self::EdmVe => {
+                        Preconditioning { c_out: ratio, c_in: 1.0 / alpha, c_noise: (0.5 * ratio).ln(), ..epsilon }
+                    }
+                    _ => Preconditioning { c_noise: IDDPM_CHAIN.nearest_timestep(ratio) as f64, ..epsilon },
+                }
+            }
         }
     }
 
@@ -102,7 +158,8 @@ impl Prediction {
     pub fn epsilon_map(self, node: Node, previous: NoiseLevel) -> LinearMap {
         let NoiseLevel { alpha, sigma } = node.level;
         match self {
-            Self::Epsilon => LinearMap { x: 0.0, output: 1.0 },
+            Self::Epsilon | Self::EdmVp | Self::EdmIddpm => LinearMap { x: 0.0, output: 1.0 },
+            Self::EdmVe => LinearMap { x: 0.0, output: -1.0 },
             Self::VPrediction => LinearMap { x: sigma, output: alpha },
             Self::Sample | Self::PreviousMean | Self::Edm => {
                 let sample = self.preconditioning(node, previous).sample_map();
@@ -133,7 +190,8 @@ impl Prediction {
     pub fn target(self, schedule: &NoiseSchedule, t: usize) -> TrainingTarget {
         let NoiseLevel { alpha, sigma } = schedule.level(t);
         match self {
-            Self::Epsilon => TrainingTarget { sample: 0.0, epsilon: 1.0 },
+            Self::Epsilon | Self::EdmVp | Self::EdmIddpm => TrainingTarget { sample: 0.0, epsilon: 1.0 },
+            Self::EdmVe => TrainingTarget { sample: 0.0, epsilon: -1.0 },
             Self::Sample => TrainingTarget { sample: 1.0, epsilon: 0.0 },
             Self::VPrediction => TrainingTarget { sample: -sigma, epsilon: alpha },
             Self::PreviousMean => {

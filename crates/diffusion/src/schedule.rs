@@ -162,6 +162,19 @@ impl NoiseSchedule {
         }
     }
 
+    /// Returns the timestep whose σ/α is nearest to `ratio`.
+    pub fn nearest_timestep(&self, ratio: f64) -> usize {
+        let at = |t: usize| self.level(t).noise_ratio();
+        let above =
+            self.alphas_cumprod.partition_point(|bar| NoiseLevel::variance_preserving(*bar).noise_ratio() < ratio);
+        match above {
+            0 => 0,
+            above if above == self.len() => above - 1,
+            above if ratio - at(above - 1) <= at(above) - ratio => above - 1,
+            above => above,
+        }
+    }
+
     /// Returns the signal-to-noise ratio ᾱ_t/(1−ᾱ_t).
     pub fn snr(&self, t: usize) -> f64 {
         snr(self.alphas_cumprod[t])

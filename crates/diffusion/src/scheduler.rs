@@ -172,6 +172,7 @@ impl SchedulerConfig {
             )));
         }
         config.check()?;
+        edm::check(&config)?;
         Ok(config)
     }
 

@@ -69,10 +69,40 @@ impl TimestepGrid {
         if high.level.alpha == 0.0 {
             high.level = NoiseLevel::variance_preserving(NO_SIGNAL);
         }
+        let mut timesteps = self.timesteps(schedule, [high, low], steps);
+        if snap {
+            timesteps.iter_mut().for_each(|t| *t = t.round());
+        }
+        timesteps.dedup();
+        Ok(timesteps.into_iter().map(|t| Node::at(schedule, t)).chain([Node::DATA]).collect())
+    }
+
+    /// Returns `steps` nodes from σ/α = `ratios[1]` down to `ratios[0]`, or the ends of the chain if they are closer, followed
+    /// by [`Node::DATA`].
+    ///
+    /// # Errors
+    /// If `steps` is 0, or no part of the chain is between the ratios.
+    pub fn nodes_between(self, schedule: &NoiseSchedule, ratios: [f64; 2], steps: usize) -> Result<Vec<Node>, Error> {
+        if steps == 0 {
+            return Err(Error::Value { name: "steps", value: 0.0, expected: "at least 1" });
+        }
+        let [low, high] = ratios.map(|ratio| Node::at(schedule, schedule.timestep_of_lambda(-ratio.ln())));
+        if low.timestep >= high.timestep && schedule.len() > 1 {
+            let [low, high] = ratios;
+            return Err(Error::Unsupported(format!("the chain has no noise levels with σ/α from {low} to {high}")));
+        }
+        let mut timesteps = self.timesteps(schedule, [high, low], steps);
+        timesteps.dedup();
+        Ok(timesteps.into_iter().map(|t| Node::at(schedule, t)).chain([Node::DATA]).collect())
+    }
+
+    /// Returns the timesteps between two nodes, both included.
+    fn timesteps(self, schedule: &NoiseSchedule, [high, low]: [Node; 2], steps: usize) -> Vec<f64> {
+        let (last, first) = (high.timestep, low.timestep);
         let between = |from: f64, to: f64, share: f64| from + share * (to - from);
         let timestep = |share: f64| match self {
-            TimestepGrid::Uniform => between(last, 0.0, share),
-            TimestepGrid::Quadratic => between(last.sqrt(), 0.0, share).powi(2),
+            TimestepGrid::Uniform => between(last, first, share),
+            TimestepGrid::Quadratic => between(last.sqrt(), first.sqrt(), share).powi(2),
             TimestepGrid::LogSnr => {
                 schedule.timestep_of_lambda(between(high.level.lambda(), low.level.lambda(), share))
             }
@@ -85,11 +115,7 @@ impl TimestepGrid {
         let mut timesteps: Vec<f64> = (0..steps).map(|i| timestep(share(i))).collect();
         // Without signal the first λ is a replacement, and no timestep has a λ between it and that of T−2.
         timesteps[0] = last;
-        if snap {
-            timesteps.iter_mut().for_each(|t| *t = t.round());
-        }
-        timesteps.dedup();
-        Ok(timesteps.into_iter().map(|t| Node::at(schedule, t)).chain([Node::DATA]).collect())
+        timesteps
     }
 }
 

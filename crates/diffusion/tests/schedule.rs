@@ -213,7 +213,7 @@ fn predictions_are_inverse_to_their_targets() {
                 close(to_epsilon.apply(x_t, output), epsilon, 1e-9);
                 let row = prediction.preconditioning(node, previous);
                 assert_eq!(row.sample_map(), to_sample);
-                if prediction != Prediction::Edm {
+                if !prediction.is_edm() {
                     assert_eq!((row.c_in, row.c_noise), (1.0, node.timestep));
                 }
             }
@@ -257,6 +257,59 @@ fn edm_has_the_preconditioning_of_the_paper() {
         // EDM's weight of the error of x̂0, (σ² + ¼)/(σ/2)², is 1 in terms of the output.
         close(total / (0.5 * sigma).powi(2) * row.c_out.powi(2), 1.0, 1e-12);
     }
+}
+
+/// Against the formulas of Karras et al. (2022, table 1) and their references, for y = x/α with the noise σ/α.
+#[test]
+fn other_preconditioners_are_those_of_the_paper() {
+    let chain =
+        |prediction: Prediction| NoiseSchedule::new(prediction.own_schedule().unwrap(), 0.0, 0.0, 1000).unwrap();
+    let row = |prediction: Prediction, chain: &NoiseSchedule, t: usize| {
+        let node = Node { timestep: t as f64, level: chain.level(t) };
+        (node.level.alpha, node.level.noise_ratio(), prediction.preconditioning(node, NoiseLevel::DATA))
+    };
+    // σ(t)² + 1 = exp(∫β), β(s) = 0.1 + 19.9 s, as a sum over small steps. c_in of y is 1/√(σ² + 1), that is α.
+    let vp = chain(Prediction::EdmVp);
+    for t in [0, 1, 250, 500, 999] {
+        let time = 1e-5 + (1.0 - 1e-5) * t as f64 / 999.0;
+        let integral: f64 =
+            (0..1000).map(|i| (0.1 + 19.9 * time * (f64::from(i) + 0.5) / 1000.0) * time / 1000.0).sum();
+        let (alpha, sigma, row) = row(Prediction::EdmVp, &vp, t);
+        close(sigma, (integral.exp() - 1.0).sqrt(), 1e-9 * sigma.max(1.0));
+        close(row.c_noise, 999.0 * time, 1e-6);
+        close(alpha * row.c_in, 1.0 / (sigma * sigma + 1.0).sqrt(), 1e-12);
+        close(alpha * row.c_skip, 1.0, 1e-12);
+        close(row.c_out, -sigma, 1e-9 * sigma);
+    }
+    let ve = chain(Prediction::EdmVe);
+    for (t, expected) in [(0, 0.02), (333, (0.02f64 * 0.02 * 100.0).cbrt()), (999, 100.0)] {
+        let (alpha, sigma, row) = row(Prediction::EdmVe, &ve, t);
+        close(sigma, expected, 1e-9 * sigma.max(1.0));
+        close(row.c_noise, (expected / 2.0).ln(), 1e-8);
+        close(alpha * row.c_in, 1.0, 1e-12);
+        close(alpha * row.c_skip, 1.0, 1e-12);
+        close(row.c_out, sigma, 1e-9 * sigma);
+    }
+    // The recursion of Karras et al. (2022, appendix C.3): u_M = 0, and u_j from u_{j+1}; the timestep is M − 1 − j.
+    let iddpm = chain(Prediction::EdmIddpm);
+    let bar = |j: f64| (0.5 * std::f64::consts::PI * j / 1000.0 / 1.008).sin().powi(2);
+    let mut u = 0.0f64;
+    for t in 0..1000 {
+        let j = 999.0 - f64::from(t);
+        u = ((u * u + 1.0) / (bar(j) / bar(j + 1.0)).max(0.001) - 1.0).sqrt();
+        let (alpha, sigma, row) = row(Prediction::EdmIddpm, &iddpm, t as usize);
+        close(sigma, u, 1e-7 * u.max(1.0));
+        assert_eq!(row.c_noise, f64::from(t));
+        close(alpha * row.c_in, 1.0 / (sigma * sigma + 1.0).sqrt(), 1e-12);
+    }
+    // Between two levels it is the nearer one.
+    let [low, high] = [400, 401].map(|t| iddpm.level(t).noise_ratio());
+    for (share, expected) in [(0.49, 400.0), (0.51, 401.0)] {
+        let level = NoiseLevel::from_noise_ratio(low + share * (high - low));
+        let row = Prediction::EdmIddpm.preconditioning(Node { timestep: 400.5, level }, NoiseLevel::DATA);
+        assert_eq!(row.c_noise, expected);
+    }
+    assert_eq!((iddpm.nearest_timestep(0.0), iddpm.nearest_timestep(1e9)), (0, 999));
 }
 
 /// The previous mean is defined between two timesteps of the training chain; other predictions at every noise level.

@@ -141,6 +141,11 @@ pub trait Backbone: Parameters + Sync + 'static {
         Tensors::new()
     }
 
+    /// Returns the name that a parameter has in the original code.
+    fn original_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// Checks that images `[N,H,W,C]` and their condition match the network.
     ///
     /// # Errors
@@ -288,7 +293,8 @@ impl Network {
     /// # Errors
     /// If the back end cannot read a parameter.
     pub fn state_dict(&self) -> Result<Tensors, Error> {
-        let mut tensors = self.tensors()?;
+        let mut tensors: Tensors =
+            self.tensors()?.into_iter().map(|(name, tensor)| (self.0.original_name(&name), tensor)).collect();
         tensors.extend(self.0.buffers());
         Ok(tensors)
     }
@@ -350,6 +356,7 @@ trait AnyBackbone: Debug + Send + Sync {
     fn signature(&self) -> Signature;
     fn config(&self) -> String;
     fn buffers(&self) -> Tensors;
+    fn original_name(&self, name: &str) -> String;
     fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error>;
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error>;
     fn flat_parameters(&self) -> Vec<FlatParameter>;
@@ -391,6 +398,10 @@ impl<B: Backbone> AnyBackbone for Owned<B> {
 
     fn buffers(&self) -> Tensors {
         self.get().buffers()
+    }
+
+    fn original_name(&self, name: &str) -> String {
+        self.get().original_name(name)
     }
 
     fn check(&self, shape: [usize; 4], condition: Condition) -> Result<(), Error> {

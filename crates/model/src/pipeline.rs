@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use data::{Dataset, Fit, LabelFrom, ReadOptions};
 use diffusion::beta_schedule::scaled_beta_range;
+use diffusion::prediction::EDM_IDDPM_TIMESTEPS;
 use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
 use weights::atomic::{self, Existing};
 use weights::families::{ImportOptions, Imported, Unrecorded};
@@ -115,22 +116,15 @@ impl Pipeline {
         let scheduler =
             SchedulerConfig::from_json(&imported.scheduler.to_string()).map_err(|error| fail(error.to_string()))?;
         options.check_recorded(&imported.unrecorded).map_err(fail)?;
-        if scheduler.prediction_type == Prediction::Edm && options.changes_process() {
+        if scheduler.prediction_type.is_edm() && options.changes_process() {
             return Err(fail(
                 "its process is EDM's, as the file says; leave out --beta-schedule, --prediction and --variance".into(),
             ));
         }
-        let scheduler = match options.prediction {
-            // EDM's process is one of its own, whatever the family.
-            Some(Prediction::Edm)
-                if options.beta_schedule.or(Some(BetaSchedule::Karras)) != Some(BetaSchedule::Karras) =>
-            {
-                return Err(fail("--prediction edm has the schedule karras; leave out --beta-schedule".into()));
-            }
-            Some(Prediction::Edm) if options.variance.is_some() => {
-                return Err(fail("--prediction edm has the variance of the posterior; leave out --variance".into()));
-            }
-            Some(Prediction::Edm) => SchedulerConfig::edm(options.timesteps.unwrap_or(1000)),
+        let own = Some(scheduler.prediction_type).filter(|prediction| prediction.is_edm());
+        let scheduler = match own.or(options.prediction) {
+            // The processes of NVlabs/edm are their own, whatever the family.
+            Some(prediction) if prediction.is_edm() => options.preconditioned(prediction).map_err(fail)?,
             _ => options.scheduler(scheduler, imported.family),
         };
         scheduler.noise_schedule().map_err(|error| fail(error.to_string()))?;
@@ -287,7 +281,7 @@ impl Pipeline {
         }
         // EDM's time input is ln(σ/α)/4, which is negative for half of the noise levels.
         let embedding = &self.network.config_value()["time_embedding_type"];
-        if self.scheduler.prediction_type == Prediction::Edm && (embedding == "fourier" || embedding == "learned") {
+        if self.scheduler.prediction_type.is_edm() && (embedding == "fourier" || embedding == "learned") {
             return Err(format!(
                 "`time_embedding_type` is {embedding}; with EDM's process it should be \"positional\""
             ));
@@ -364,6 +358,28 @@ impl PipelineImport {
     /// Returns whether an option replaces the process by another one, not only its number of timesteps.
     fn changes_process(&self) -> bool {
         self.beta_schedule.is_some() || self.prediction.is_some() || self.variance.is_some()
+    }
+
+    /// Returns the process of a preconditioner of NVlabs/edm.
+    fn preconditioned(&self, prediction: Prediction) -> Result<SchedulerConfig, String> {
+        let timesteps = self.timesteps.unwrap_or(1000);
+        let Some(config) = SchedulerConfig::preconditioned(prediction, timesteps) else {
+            return Err(format!("the prediction {prediction} has no noise levels of its own"));
+        };
+        let schedule = config.beta_schedule;
+        if self.beta_schedule.is_some_and(|found| found != schedule) {
+            return Err(format!("--prediction {prediction} has the schedule {schedule}; leave out --beta-schedule"));
+        }
+        if self.variance.is_some() {
+            return Err(format!("--prediction {prediction} has the variance of the posterior; leave out --variance"));
+        }
+        if prediction == Prediction::EdmIddpm && timesteps != EDM_IDDPM_TIMESTEPS {
+            return Err(format!(
+                "--prediction {prediction} has the {EDM_IDDPM_TIMESTEPS} noise levels that its network knows; leave out \
+                 --train-timesteps"
+            ));
+        }
+        Ok(config)
     }
 
     /// Applies the options to the scheduler of the code base.

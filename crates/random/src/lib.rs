@@ -73,6 +73,8 @@ pub enum Stream {
     Augment = 18,
     /// The sizes of a training image's augmentations.
     AugmentSize = 19,
+    /// The offset of the noise ε of a training image, one number for each channel.
+    OffsetNoise = 20,
 }
 
 /// A seed: the source of every random number of a run.

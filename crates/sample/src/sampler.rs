@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use diffusion::churn::edm_sde;
+use diffusion::churn::{edm_sde, edm_sde_at_timesteps};
 use diffusion::scheduler::SchedulerClass;
 use diffusion::solver::AnalyticNoise;
 use diffusion::{
@@ -66,7 +66,7 @@ impl Sampler {
     /// class without a sampler here ([`SchedulerClass::has_sampler`]) is sampled by `ddpm`. Networks with EDM's
     /// preconditioning are sampled by Heun's method, as in Karras et al. (2022).
     pub fn of(scheduler: &SchedulerConfig) -> Self {
-        if scheduler.prediction_type == Prediction::Edm {
+        if scheduler.prediction_type.is_edm() {
             return Self::Ode(OdeSolver::Heun);
         }
         match scheduler.class {
@@ -112,7 +112,7 @@ impl Sampler {
     pub fn table(self, scheduler: &SchedulerConfig, options: SamplerOptions) -> Result<SolverTable, Error> {
         let SamplerOptions { spacing, grid, snap, variance, .. } = options;
         let steps = self.steps(scheduler, options);
-        let is_edm = scheduler.prediction_type == Prediction::Edm;
+        let is_edm = scheduler.prediction_type.is_edm();
         let scheduler = SchedulerConfig {
             timestep_spacing: spacing.unwrap_or(scheduler.timestep_spacing),
             variance_type: variance.unwrap_or(scheduler.variance_type),
@@ -142,7 +142,20 @@ impl Sampler {
                     return self.with_timesteps(&scheduler, &scheduler.timesteps(steps)?);
                 }
                 let own = if is_edm { TimestepGrid::Karras } else { TimestepGrid::LogSnr };
-                let nodes = grid.unwrap_or(own).nodes(&scheduler.noise_schedule()?, steps, snap)?;
+                let (grid, schedule) = (grid.unwrap_or(own), scheduler.noise_schedule()?);
+                let mut nodes = match scheduler.prediction_type.sampled_ratios() {
+                    // The whole chain of EDM's own preconditioner.
+                    Some(ratios) if scheduler.prediction_type != Prediction::Edm => {
+                        grid.nodes_between(&schedule, ratios, steps)?
+                    }
+                    _ => grid.nodes(&schedule, steps, snap)?,
+                };
+                if snap {
+                    let data = nodes.pop();
+                    nodes = nodes.iter().map(|node| Node::at(&schedule, node.timestep.round())).collect();
+                    nodes.dedup();
+                    nodes.extend(data);
+                }
                 return self.with_nodes(&scheduler, &nodes);
             }
         };
@@ -195,7 +208,7 @@ impl Sampler {
         options.steps.unwrap_or(match self {
             Self::Ddpm | Self::Ddim { .. } => total,
             // The steps for CIFAR-10 in Karras et al. (2022).
-            Self::Ode(OdeSolver::Heun) if scheduler.prediction_type == Prediction::Edm => total.min(18),
+            Self::Ode(OdeSolver::Heun) if scheduler.prediction_type.is_edm() => total.min(18),
             Self::Ode(_) | Self::EdmSde(_) => total.min(20),
             // With T steps, spacings that leave out t = 0 would repeat a timestep.
             Self::Scheduler(_) => 50.min(total - 1).max(1),
@@ -249,9 +262,21 @@ impl Sampler {
 
     /// Returns the table of a higher-order sampler over the given nodes.
     fn with_nodes(self, scheduler: &SchedulerConfig, nodes: &[Node]) -> Result<SolverTable, Error> {
+        let (schedule, clip) = (scheduler.noise_schedule()?, scheduler.clip());
+        // iDDPM's network knows the noise levels of its chain only, to which NVlabs/edm rounds.
+        let rounds = scheduler.prediction_type == Prediction::EdmIddpm;
+        let round = |node: &Node| match *node {
+            node if rounds && node != Node::DATA => {
+                Node::at(&schedule, schedule.nearest_timestep(node.level.noise_ratio()) as f64)
+            }
+            node => node,
+        };
+        let mut nodes: Vec<Node> = nodes.iter().map(round).collect();
+        nodes.dedup();
         Ok(match self {
-            Self::Ode(solver) => solver.table(nodes, scheduler.clip())?,
-            Self::EdmSde(churn) => edm_sde(&scheduler.noise_schedule()?, nodes, churn, scheduler.clip())?,
+            Self::Ode(solver) => solver.table(&nodes, clip)?,
+            Self::EdmSde(churn) if rounds => edm_sde_at_timesteps(&schedule, &nodes, churn, clip)?,
+            Self::EdmSde(churn) => edm_sde(&schedule, &nodes, churn, clip)?,
             Self::Ddpm | Self::Ddim { .. } | Self::Scheduler(_) => unreachable!("made of whole timesteps"),
         })
     }

@@ -160,6 +160,14 @@ pub struct Diffusion {
     /// δ of the norm `huber`.
     #[serde(default = "huber_delta")]
     pub huber_delta: f64,
+    /// The deviation of a number that is added to all pixels of a channel of ε, one for each image and channel, so that the network
+    /// learns to change the brightness of whole images (Guttenberg 2023). 0 for none.
+    #[serde(default, skip_serializing_if = "is_no_offset")]
+    pub offset_noise: f64,
+}
+
+fn is_no_offset(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// The penalty of an error e of the prediction.

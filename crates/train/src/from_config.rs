@@ -87,14 +87,16 @@ impl TrainingConfig {
             }
             Model::Song(_) | Model::Dhariwal(_) => {
                 let classes = if self.data.labels { classes } else { 0 };
-                let images = EdmImages { size: set.height(), channels: self.data.channels, classes };
+                let has_variance = self.diffusion.prediction == Prediction::EdmIddpm;
+                let images = EdmImages { size: set.height(), channels: self.data.channels, classes, has_variance };
                 let network = self.model.edm(images).unwrap_or_default();
                 network.validate().map_err(model::Error::from)?;
                 return Ok(network.into());
             }
             Model::Lucidrains(keys) => {
                 let size = unet::SampleSize { height: set.height(), width: set.width() };
-                let network = keys.network(size, self.data.channels, self.diffusion.variance.is_learned());
+                let mut network = keys.network(size, self.data.channels, self.diffusion.variance.is_learned());
+                network.num_classes = if self.data.labels { classes } else { 0 };
                 network.validate().map_err(model::Error::from)?;
                 return Ok(network.into());
             }
@@ -138,8 +140,8 @@ impl TrainingConfig {
 
     /// Returns the chain as diffusers' scheduler describes it.
     pub fn scheduler(&self) -> SchedulerConfig {
-        if self.diffusion.prediction == Prediction::Edm {
-            return SchedulerConfig::edm(self.diffusion.timesteps);
+        if let Some(own) = SchedulerConfig::preconditioned(self.diffusion.prediction, self.diffusion.timesteps) {
+            return own;
         }
         SchedulerConfig {
             num_train_timesteps: self.diffusion.timesteps,

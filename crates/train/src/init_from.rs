@@ -8,7 +8,7 @@ use model::{Network, NetworkConfig, Preprocessing, preprocessing};
 use serde_json::Value;
 use unet::edm::{EdmClass, EdmConfig};
 use unet::hmdolatabadi::HmdolatabadiConfig;
-use unet::lucidrains::{LucidrainsConfig, Version};
+use unet::lucidrains::LucidrainsConfig;
 use unet::{DownBlockType, UnetConfig};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline};
@@ -255,21 +255,20 @@ impl TrainingConfig {
     /// Takes a `LucidrainsUnet`. Returns the model's preprocessing.
     fn take_lucidrains(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
         let network = LucidrainsConfig::from_json(network).map_err(model::Error::from)?;
-        if network.version != Version::default() {
-            return Err(Error::Run(
-                "its network is of an older version than 2 of the code, which can be sampled but not trained".into(),
-            ));
+        let (out, channels) = (network.out_channels(), network.channels);
+        if out != if network.learned_variance { 2 * channels } else { channels } {
+            return Err(Error::Run(format!(
+                "its network has an `out_dim` of {out} for {channels} channels, which can be sampled but not trained"
+            )));
         }
-        if network.learned_sinusoidal_cond || network.random_fourier_features || network.out_dim.is_some() {
-            return Err(Error::Run(
-                "its network has learned or random frequencies, or an `out_dim`, which can be sampled but not trained"
-                    .into(),
-            ));
-        }
-        let preprocessing = Preprocessing::read(&files.root, &Signature::from(&network))?;
+        let signature = Signature::from(&network);
+        let preprocessing = Preprocessing::read(&files.root, &signature)?;
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.channels;
-        self.without_classes();
+        match signature.classes() {
+            None => self.without_classes(),
+            Some(_) => self.data.labels = true,
+        }
         self.model = Model::Lucidrains(LucidrainsKeys::of(network));
         Ok(preprocessing)
     }
@@ -361,9 +360,14 @@ impl TrainingConfig {
         } else if !diffusion.variance.is_learned() && diffusion.loss == Loss::Hybrid {
             diffusion.loss = Loss::LSimple;
         }
-        if diffusion.prediction == Prediction::Edm {
-            // EDM's loss has weight 1 in terms of the network's output.
-            (diffusion.loss, diffusion.timestep_sampler) = (Loss::LSimple, TimestepSampler::LogNormal);
+        if let Some(schedule) = diffusion.prediction.own_schedule() {
+            // The losses of NVlabs/edm have weight 1 in terms of the network's output. Its VP and VE chains are evenly spaced in
+            // what they draw uniformly.
+            (diffusion.schedule, diffusion.betas, diffusion.loss) = (schedule, None, Loss::LSimple);
+            diffusion.timestep_sampler = match diffusion.prediction {
+                Prediction::Edm => TimestepSampler::LogNormal,
+                _ => TimestepSampler::Uniform,
+            };
             self.sample.clip_sample = false;
         }
         self.sample.steps = self.sample.steps.map(|steps| steps.min(diffusion.timesteps));

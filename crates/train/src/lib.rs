@@ -27,6 +27,7 @@ mod event;
 mod from_config;
 mod images_digest;
 mod init_from;
+pub mod lucidrains_file;
 mod memory;
 mod metrics;
 pub mod objective;

@@ -281,6 +281,15 @@ impl Trainer {
             .par_chunks_mut(size)
             .enumerate()
             .for_each(|(i, image)| random.normals(Stream::Noise, (first + i) as u64, step, image));
+        let offset = self.config.diffusion.offset_noise as f32;
+        if offset > 0.0 {
+            let mut offsets = vec![0.0; images.channels];
+            for (i, image) in epsilon.chunks_mut(size).enumerate() {
+                random.normals(Stream::OffsetNoise, (first + i) as u64, step, &mut offsets);
+                let channels = image.iter_mut().zip(offsets.iter().cycle());
+                channels.for_each(|(epsilon, z)| *epsilon += offset * z);
+            }
+        }
         let (images, augment_labels) = (images.clone(), augment_labels.clone());
         NoisedBatch { images, augment_labels, epsilon, timesteps, importance, first: *first }
     }

@@ -287,6 +287,31 @@ fn squared_errors_are_weighted_by_timestep() {
     }
 }
 
+/// Offset noise is z·strength more in all pixels of a channel, with one z for each image and channel, in x_t and in the target.
+#[test]
+fn offset_noise_is_one_number_for_each_image_and_channel() {
+    let (_place, plain) = place(&["train.batch_size=16"]);
+    let (_other, offset) = place(&["train.batch_size=16", "diffusion.offset_noise=0.5"]);
+    let batch = batch(&plain, 16);
+    let [plain, offset] = [&plain, &offset].map(|config| trainer(config).noised(&batch));
+    assert_eq!((&plain.timesteps, &plain.images), (&offset.timesteps, &offset.images));
+    let size = plain.epsilon.len() / 16;
+    let difference: Vec<f32> = offset.epsilon.iter().zip(&plain.epsilon).map(|(a, b)| a - b).collect();
+    let mut drawn = Vec::new();
+    for image in difference.chunks(size) {
+        // The images have one channel.
+        assert!(image.iter().all(|d| (d - image[0]).abs() < 1e-5), "{image:?}");
+        drawn.push(f64::from(image[0]) / 0.5);
+    }
+    // Sixteen standard normal numbers.
+    let mean_square = drawn.iter().map(|z| z * z).sum::<f64>() / 16.0;
+    assert!((0.3..2.2).contains(&mean_square), "{drawn:?}");
+    let mut sorted = drawn.clone();
+    sorted.sort_by(f64::total_cmp);
+    assert!(sorted.windows(2).all(|pair| pair[1] > pair[0]), "{sorted:?}");
+    assert!(drawn.iter().any(|z| *z > 0.0) && drawn.iter().any(|z| *z < 0.0), "{drawn:?}");
+}
+
 /// p_t of Nichol & Dhariwal (2021, eq. 18) with 0.001 of the uniform distribution, from the latest ten losses of each t.
 fn probabilities(history: &BTreeMap<usize, Vec<f64>>) -> Vec<f64> {
     let rms: Vec<f64> = history.values().map(|losses| mean(losses.iter().map(|loss| loss * loss)).sqrt()).collect();

@@ -243,6 +243,11 @@ impl Embedding {
         Self { weight: init.normal([classes, width], 1.0) }
     }
 
+    /// Returns all vectors, `[classes,width]`.
+    pub(crate) fn table(&self) -> Tensor<2> {
+        self.weight.val()
+    }
+
     /// Returns the vectors of `labels`, `[N,width]`.
     pub fn forward(&self, labels: &[u32]) -> Tensor<2> {
         let table = self.weight.val();

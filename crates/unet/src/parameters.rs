@@ -26,7 +26,7 @@ impl Layout {
     fn of(name: &str, rank: usize) -> Self {
         match rank {
             // Embedding tables have a row for each class or timestep in both layouts.
-            2 if !["class_embedding.weight", "time_proj.weight"].contains(&name) => Self::Linear,
+            2 if !["class_embedding.weight", "time_proj.weight", "classes_emb.weight"].contains(&name) => Self::Linear,
             4 if !name.ends_with(".mem_kv") => Self::Convolution,
             1 if name.ends_with(".g") => Self::Gain,
             _ => Self::Same,

@@ -56,6 +56,37 @@ fn every_family_is_imported() {
     }
 }
 
+/// The network with classes of an older version, whose weights do not tell the version.
+#[test]
+fn lucidrains_networks_with_classes_need_a_version_before_2() {
+    let file = golden("../lucidrains_classes_0.32/network.pt");
+    let with = |version: &str| {
+        import(&file, &ImportOptions { code_version: Some(version.into()), ..ImportOptions::default() })
+    };
+    let error = import(&file, &ImportOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("--code-version"), "{error}");
+    for version in ["2.0", "0.28", "x"] {
+        assert!(with(version).is_err(), "{version}");
+    }
+    let imported = with("1.5.8").unwrap();
+    assert_eq!(imported.null_label, Some(3));
+    let stored = read_tensors(golden("../lucidrains_classes_0.32/weights.safetensors")).unwrap();
+    assert_eq!(imported.tensors.len(), stored.len());
+    for (name, tensor) in &stored {
+        let found = &imported.tensors[name];
+        assert_eq!(found.shape, tensor.shape, "{name}");
+        let worst = found.data.iter().zip(&tensor.data).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst < 1e-5, "{name}: {worst:e}");
+    }
+    let mut config = LucidrainsConfig::from_json(&imported.config.to_string()).unwrap();
+    config.resnet_block_groups = 4;
+    let network = LucidrainsUnet::new(&config, 0, &Device::flex()).unwrap();
+    assert!(network.with_tensors(imported.tensors).is_ok());
+    assert_eq!(config.original_name("downs.0.2.to_out.1.g"), "downs.0.2.fn.fn.to_out.1.g");
+    assert_eq!(config.original_name("mid_attn.norm.g"), "mid_attn.fn.norm.g");
+    assert_eq!(config.original_name("downs.0.0.block1.norm.weight"), "downs.0.0.block1.norm.weight");
+}
+
 #[test]
 fn settings_that_are_not_in_the_weights_are_assumed() {
     let conventions = ["flip_sin_to_cos", "freq_shift", "downsample_padding", "norm_eps", "attention_head_dim"];

@@ -6,9 +6,9 @@ mod common;
 use burn::tensor::{Device, Tensor};
 use common::{Golden, nchw};
 use ddpm_unet::Parameters;
-use ddpm_unet::lucidrains::{LucidrainsConfig, LucidrainsUnet};
+use ddpm_unet::lucidrains::{LucidrainsCondition, LucidrainsConfig, LucidrainsUnet};
 
-const STORED: [&str; 9] = [
+const STORED: [&str; 11] = [
     "lucidrains",
     "lucidrains_options",
     "lucidrains_learned",
@@ -19,6 +19,9 @@ const STORED: [&str; 9] = [
     "lucidrains_1.7",
     "lucidrains_1.7.4",
     "lucidrains_1.9",
+    // With classes, by versions 2.3.4 and 1.5.8.
+    "lucidrains_classes",
+    "lucidrains_classes_0.32",
 ];
 
 fn network(golden: &Golden, device: &Device) -> LucidrainsUnet {
@@ -34,8 +37,11 @@ fn networks_match_the_original() {
         let network = network(&golden, &device);
         let prediction = golden.results.contains_key("prediction").then(|| golden.images("prediction", &device));
         // Random frequencies are not trained.
+        let classes: Option<Vec<u32>> =
+            golden.results.get("classes").map(|classes| classes.data.iter().map(|&class| class as u32).collect());
         golden.check(&network, &["time_mlp.0.weights"], |x: Tensor<4>| {
-            network.forward(x, &golden.results["t"].data, prediction.clone(), None)
+            let condition = LucidrainsCondition { prediction: prediction.clone(), classes: classes.as_deref() };
+            network.forward(x, &golden.results["t"].data, condition, None)
         });
     }
 }
@@ -60,9 +66,26 @@ fn an_absent_prediction_is_zero() {
     let golden = Golden::read("lucidrains_options");
     let network = network(&golden, &device);
     let x = golden.images("x", &device);
-    let run = |prediction| nchw(network.forward(x.clone(), &golden.results["t"].data, prediction, None));
+    let condition = |prediction| LucidrainsCondition { prediction, classes: None };
+    let run = |prediction| nchw(network.forward(x.clone(), &golden.results["t"].data, condition(prediction), None));
     assert_eq!(run(None), run(Some(x.zeros_like())));
     assert_ne!(run(None), run(Some(x.ones_like())));
+}
+
+/// The label after the classes, and no labels, are the original's null embedding.
+#[test]
+fn the_label_after_the_classes_means_no_class() {
+    let device = Device::flex();
+    let golden = Golden::read("lucidrains_classes");
+    let network = network(&golden, &device);
+    let x = golden.images("x", &device);
+    let run = |classes| {
+        let condition = LucidrainsCondition { prediction: None, classes };
+        nchw(network.forward(x.clone(), &golden.results["t"].data, condition, None))
+    };
+    assert_eq!(run(None), run(Some(&[3, 3, 3])));
+    assert_eq!(run(None), run(Some(&[7, 3, u32::MAX])));
+    assert_ne!(run(None), run(Some(&[0, 1, 2])));
 }
 
 #[test]
@@ -77,6 +100,10 @@ fn mistakes_are_named() {
         (r#"{"version": "1.9", "dim": 12}"#, "`resnet_block_groups` is 8, which does not divide 12 channels"),
         (r#"{"version": "1.8"}"#, "`version`"),
         (r#"{"dropout": 1.0}"#, "`dropout` is 1.0"),
+        (r#"{"num_classes": 3, "self_condition": true}"#, "`self_condition` is no argument of a network with classes"),
+        (r#"{"num_classes": 3, "dropout": 0.1}"#, "`dropout` is no argument of a network with classes"),
+        (r#"{"num_classes": 3, "attn_heads": [1, 2, 3, 4]}"#, "`attn_heads` and `attn_dim_head` are single numbers"),
+        (r#"{"num_classes": 3000000}"#, "`num_classes` is 3000000"),
         (r#"{"sample_size": 28}"#, "images of 28x28 do not fit 4 levels"),
         (r#"{"_class_name": "Unet"}"#, "`_class_name` is \"Unet\"; expected \"LucidrainsUnet\""),
     ];

@@ -51,4 +51,4 @@ pub use error::{Error, Result};
 pub use format::Format;
 pub use lock::lock_folder;
 pub use tensor::{Metadata, Tensor, Tensors, views};
-pub use torch::{TorchFile, Values, write_state_dict};
+pub use torch::{TorchFile, TorchValue, Values, write_state_dict, write_torch_value};

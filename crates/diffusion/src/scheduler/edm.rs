@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{SchedulerClass, SchedulerConfig, error, json as text};
 use crate::beta_schedule::{KARRAS_RHO, KARRAS_SIGMAS};
-use crate::prediction::SIGMA_DATA;
+use crate::prediction::{EDM_IDDPM_TIMESTEPS, SIGMA_DATA};
 use crate::{BetaSchedule, Error, Prediction, TimestepSpacing};
 
 /// The class of diffusers whose keys describe such a network.
@@ -72,7 +72,34 @@ pub(super) fn value(config: &SchedulerConfig) -> Result<Value, Error> {
     Ok(Value::Object(all))
 }
 
+/// Checks that a configuration with a prediction of another preconditioner of NVlabs/edm has its noise levels.
+pub(super) fn check(config: &SchedulerConfig) -> Result<(), Error> {
+    let (prediction, steps) = (config.prediction_type, config.num_train_timesteps);
+    let Some(expected) = SchedulerConfig::preconditioned(prediction, steps) else {
+        return Ok(());
+    };
+    let (found, expected) = (config.noise_schedule()?, expected.noise_schedule()?);
+    let is_close = |(found, expected): (&f64, &f64)| (found / expected - 1.0).abs() < 1e-6;
+    if (prediction != Prediction::EdmIddpm || steps == EDM_IDDPM_TIMESTEPS)
+        && found.betas().iter().zip(expected.betas()).all(is_close)
+    {
+        return Ok(());
+    }
+    let rule = prediction.own_schedule().map_or(String::new(), |rule| rule.to_string());
+    let timesteps = if prediction == Prediction::EdmIddpm { " with 1000 timesteps" } else { "" };
+    Err(error(format!(
+        "`prediction_type` is {prediction}, whose noise levels are those of the schedule {rule}{timesteps}; the betas are others"
+    )))
+}
+
 impl SchedulerConfig {
+    /// Returns the configuration of a network with a preconditioner of NVlabs/edm: its prediction on its own noise levels. `None`
+    /// for predictions that go with any.
+    pub fn preconditioned(prediction: Prediction, num_train_timesteps: usize) -> Option<Self> {
+        let beta_schedule = prediction.own_schedule()?;
+        Some(Self { beta_schedule, prediction_type: prediction, ..Self::edm(num_train_timesteps) })
+    }
+
     /// Returns the configuration of a network with EDM's preconditioning (Karras et al. 2022): a chain of noise levels from
     /// σ/α = 0.002 to 80. It is written as diffusers' `EDMEulerScheduler`; Euler's method in σ/α is DDIM.
     pub fn edm(num_train_timesteps: usize) -> Self {

@@ -1,8 +1,8 @@
 //! The network `Unet` of denoising-diffusion-pytorch.
 
 use burn::tensor::{Device, Tensor};
-use unet::Dropout;
-use unet::lucidrains::{LucidrainsConfig, LucidrainsUnet};
+use unet::lucidrains::{LucidrainsCondition, LucidrainsConfig, LucidrainsUnet};
+use unet::{Dropout, Labels};
 
 use super::{BackboneConfig, NetworkConfig};
 use crate::backbone::{Backbone, Condition, LabelKind, Signature};
@@ -36,7 +36,10 @@ impl From<&LucidrainsConfig> for Signature {
             size: config.sample_size.map(|size| size.height_width().into()),
             in_channels: config.channels,
             out_channels: config.out_channels(),
-            labels: LabelKind::None,
+            labels: match config.num_classes {
+                0 => LabelKind::None,
+                classes => LabelKind::OptionalClass(classes),
+            },
             timesteps: None,
             takes_prediction: config.self_condition,
         }
@@ -45,7 +48,12 @@ impl From<&LucidrainsConfig> for Signature {
 
 impl Backbone for LucidrainsUnet {
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        LucidrainsUnet::forward(self, x, c_noise, condition.prediction.cloned(), dropout)
+        let classes = match condition.labels {
+            Some(Labels::Classes(classes)) => Some(classes),
+            Some(Labels::Vectors(_)) | None => None,
+        };
+        let condition = LucidrainsCondition { prediction: condition.prediction.cloned(), classes };
+        LucidrainsUnet::forward(self, x, c_noise, condition, dropout)
     }
 
     fn signature(&self) -> Signature {
@@ -54,6 +62,10 @@ impl Backbone for LucidrainsUnet {
 
     fn config(&self) -> String {
         LucidrainsUnet::config(self).to_json()
+    }
+
+    fn original_name(&self, name: &str) -> String {
+        LucidrainsUnet::config(self).original_name(name)
     }
 
     // `sample_size` is the training size, but any size works that all levels can halve.

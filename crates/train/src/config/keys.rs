@@ -95,6 +95,7 @@ const KNOWN_ELSEWHERE: &[(&str, &[&str])] = &[
     ("diffusion.loss", &["loss_type", "use_kl"]),
     ("diffusion.huber_delta", &["huber_c"]),
     ("diffusion.timestep_sampler", &["schedule_sampler"]),
+    ("diffusion.offset_noise", &["offset_noise_strength", "noise_offset"]),
     ("diffusion.p_mean", &["sigma_mean"]),
     ("diffusion.p_std", &["sigma_std"]),
     ("train.init_from", &["pretrained_model_name_or_path", "init_checkpoint", "resume_checkpoint"]),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 use unet::edm::{DecoderType, EdmClass, EdmConfig, EmbeddingType, EncoderType};
 use unet::hmdolatabadi::HmdolatabadiConfig;
-use unet::lucidrains::{LucidrainsConfig, PerLevel};
+use unet::lucidrains::{LucidrainsConfig, PerLevel, Version};
 
 use super::{ResnetTimeScaleShift, TimeEmbeddingType};
 
@@ -61,10 +61,29 @@ pub struct UnetKeys {
     pub num_class_embeds: Option<usize>,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The network `Unet` of denoising-diffusion-pytorch, with the arguments of its constructor and their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LucidrainsKeys {
+    /// The version of the original that has the network: the oldest one with it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub version: Version,
+    /// Groups of the group normalization, which versions before 2 have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resnet_block_groups: Option<usize>,
+    /// Whether the frequencies of the time embedding are learned.
+    #[serde(skip_serializing_if = "is_default")]
+    pub learned_sinusoidal_cond: bool,
+    /// Whether the frequencies of the time embedding are random numbers, which are not trained.
+    #[serde(skip_serializing_if = "is_default")]
+    pub random_fourier_features: bool,
+    /// Sines and cosines of learned and random frequencies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned_sinusoidal_dim: Option<usize>,
     /// The width that the others are multiples of.
     pub dim: usize,
     /// Channels after the first convolution. Defaults to `dim`.
@@ -96,7 +115,14 @@ impl Default for LucidrainsKeys {
 impl LucidrainsKeys {
     /// Returns the keys that describe a network.
     pub(crate) fn of(config: LucidrainsConfig) -> Self {
+        let has_groups = config.version != Version::default();
+        let has_frequencies = config.learned_sinusoidal_cond || config.random_fourier_features;
         Self {
+            version: config.version,
+            resnet_block_groups: has_groups.then_some(config.resnet_block_groups),
+            learned_sinusoidal_cond: config.learned_sinusoidal_cond,
+            random_fourier_features: config.random_fourier_features,
+            learned_sinusoidal_dim: has_frequencies.then_some(config.learned_sinusoidal_dim),
             dim: config.dim,
             init_dim: config.init_dim,
             dim_mults: config.dim_mults,
@@ -111,8 +137,13 @@ impl LucidrainsKeys {
 
     /// Returns the network for images of a size, with or without a learned variance.
     pub(crate) fn network(&self, size: unet::SampleSize, channels: usize, learned_variance: bool) -> LucidrainsConfig {
-        let keys = self.clone();
+        let (keys, defaults) = (self.clone(), LucidrainsConfig::default());
         LucidrainsConfig {
+            version: keys.version,
+            resnet_block_groups: keys.resnet_block_groups.unwrap_or(defaults.resnet_block_groups),
+            learned_sinusoidal_cond: keys.learned_sinusoidal_cond,
+            random_fourier_features: keys.random_fourier_features,
+            learned_sinusoidal_dim: keys.learned_sinusoidal_dim.unwrap_or(defaults.learned_sinusoidal_dim),
             sample_size: Some(size),
             channels,
             learned_variance,
@@ -125,7 +156,7 @@ impl LucidrainsKeys {
             attn_dim_head: keys.attn_dim_head,
             attn_heads: keys.attn_heads,
             full_attn: keys.full_attn,
-            ..LucidrainsConfig::default()
+            ..defaults
         }
     }
 }
@@ -253,15 +284,17 @@ pub(crate) struct EdmImages {
     pub channels: usize,
     /// Number of classes, 0 for none.
     pub classes: usize,
+    /// Whether the network has channels for a variance, as those of `iDDPMPrecond`.
+    pub has_variance: bool,
 }
 
 impl EdmImages {
     fn config(self, class: EdmClass) -> EdmConfig {
-        let Self { size, channels, classes } = self;
+        let Self { size, channels, classes, has_variance } = self;
         EdmConfig {
             img_resolution: size,
             in_channels: channels,
-            out_channels: channels,
+            out_channels: if has_variance { 2 * channels } else { channels },
             label_dim: classes,
             ..EdmConfig::of_class(class)
         }

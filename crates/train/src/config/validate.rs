@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use diffusion::power_ema::exponent;
+use diffusion::prediction::EDM_IDDPM_TIMESTEPS;
 
 use super::*;
 use crate::augment::WIDTH;
@@ -76,8 +77,9 @@ fn model(config: &TrainingConfig) -> Checked {
         Model::Unet2d(keys) => unet(config, keys),
         Model::Lucidrains(keys) => {
             let Data { resolution, channels, labels, .. } = config.data;
-            check(!labels, "data.labels", || "a LucidrainsUnet has no classes; set data.labels=false".to_owned())?;
-            let network = keys.network(resolution, channels, config.diffusion.variance.is_learned());
+            let mut network = keys.network(resolution, channels, config.diffusion.variance.is_learned());
+            // The number of classes does not matter here.
+            network.num_classes = usize::from(labels);
             network.validate().or_else(|error| fail("model.class", error.to_string()))
         }
         Model::Hmdolatabadi(keys) => {
@@ -102,7 +104,8 @@ fn model(config: &TrainingConfig) -> Checked {
             check(!config.diffusion.variance.is_learned(), "diffusion.variance", || {
                 format!("a {class} is trained with a fixed variance: use `fixed_small` or `fixed_large`")
             })?;
-            let images = EdmImages { size: height, channels, classes: usize::from(labels) };
+            let has_variance = config.diffusion.prediction == Prediction::EdmIddpm;
+            let images = EdmImages { size: height, channels, classes: usize::from(labels), has_variance };
             let network = config.model.edm(images);
             network.map_or(Ok(()), |network| network.validate()).or_else(|error| fail("model.class", error.to_string()))
         }
@@ -225,17 +228,29 @@ fn diffusion(diffusion: &Diffusion) -> Checked {
         }
         _ => (),
     }
-    if diffusion.prediction == Prediction::Edm {
-        check(diffusion.schedule == Schedule::Karras && diffusion.betas.is_none(), "diffusion.schedule", || {
-            "the prediction `edm` has the noise levels `karras`: set `diffusion.schedule = \"karras\"`, without \
-             `diffusion.betas`"
-                .to_owned()
+    if let Some(schedule) = diffusion.prediction.own_schedule() {
+        let prediction = diffusion.prediction;
+        check(diffusion.schedule == schedule && diffusion.betas.is_none(), "diffusion.schedule", || {
+            format!(
+                "the prediction `{prediction}` has the noise levels `{schedule}`: set `diffusion.schedule = \
+                 \"{schedule}\"`, without `diffusion.betas`"
+            )
         })?;
         check(diffusion.variance == Variance::FixedSmall, "diffusion.variance", || {
-            "the prediction `edm` has the variance of the posterior: set `diffusion.variance = \"fixed_small\"`"
-                .to_owned()
+            format!(
+                "the prediction `{prediction}` has the variance of the posterior: set `diffusion.variance = \
+                 \"fixed_small\"`"
+            )
+        })?;
+        check(prediction != Prediction::EdmIddpm || t == EDM_IDDPM_TIMESTEPS, "diffusion.timesteps", || {
+            format!("the prediction `{prediction}` has {EDM_IDDPM_TIMESTEPS} timesteps, found {t}")
         })?;
     }
+    let offset = diffusion.offset_noise;
+    check((0.0..=1e3).contains(&offset), "diffusion.offset_noise", || format!("got {offset}, expected 0 to 1000"))?;
+    check(offset == 0.0 || !matches!(diffusion.loss, Loss::Vlb | Loss::Hybrid), "diffusion.offset_noise", || {
+        "the losses `vlb` and `hybrid` are bounds for independent noise: leave the key out".to_owned()
+    })?;
     check(diffusion.p_mean.is_finite(), "diffusion.p_mean", || format!("got {}, expected a number", diffusion.p_mean))?;
     positive("diffusion.p_std", diffusion.p_std)?;
     positive("diffusion.min_snr_gamma", diffusion.min_snr_gamma)?;
@@ -320,8 +335,9 @@ fn sample(config: &TrainingConfig) -> Checked {
             format!("got {steps}, expected 1 to `diffusion.timesteps`, which is {t}")
         })?;
     }
-    check(!sample.clip_sample || config.diffusion.prediction != Prediction::Edm, "sample.clip_sample", || {
-        "the prediction `edm` is sampled without clipping: set `sample.clip_sample = false`".to_owned()
+    let prediction = config.diffusion.prediction;
+    check(!sample.clip_sample || !prediction.is_edm(), "sample.clip_sample", || {
+        format!("the prediction `{prediction}` is sampled without clipping: set `sample.clip_sample = false`")
     })?;
     check((0.0..=1.0).contains(&sample.eta), "sample.eta", || {
         format!("got {}, expected a number from 0 (no noise) to 1 (the noise of DDPM)", sample.eta)

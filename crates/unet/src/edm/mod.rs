@@ -2,7 +2,7 @@
 //! `DhariwalUNet`, which is the ADM network of Dhariwal & Nichol (2021).
 //!
 //! [`EdmConfig`] has the arguments of their constructors, [`EdmUnet`] their parameter names. A preconditioner stands around
-//! such a network; its arguments are not among these (see `Prediction::Edm` of the crate `diffusion`).
+//! such a network; its arguments are not among these (see `Prediction::Edm` and those after it in the crate `diffusion`).
 
 mod block;
 mod config;

@@ -37,17 +37,16 @@ pub struct NormedOutput {
 }
 
 impl MemoryAttention {
-    /// Creates the attention of a level with `channels` channels.
+    /// Creates an attention over `channels` channels with `heads` heads of `d` channels.
     pub(super) fn new(
         init: &mut Init,
         config: &LucidrainsConfig,
-        level: usize,
+        [heads, d]: [usize; 2],
         channels: usize,
         is_full: bool,
     ) -> Self {
-        let (heads, d) = (config.heads(level), config.head_dim(level));
         let hidden = heads * d;
-        let tokens = config.version.memory_tokens();
+        let tokens = config.memory_tokens();
         let memory = if is_full { [2, heads, tokens, d] } else { [2, heads, d, tokens] };
         Self {
             norm: AttentionNorm::new(init, config.version, channels),

@@ -84,7 +84,16 @@ pub struct LucidrainsConfig {
     pub attn_heads: PerLevel<usize>,
     /// Levels with softmax attention in place of linear attention; by default the last one.
     pub full_attn: Option<PerLevel<bool>>,
+    /// Number of classes. A network with classes is the `Unet` of `classifier_free_guidance.py`: it has strided convolutions
+    /// between the levels, linear attention with four heads of 32 channels in all of them, and no memory tokens; `attn_dim_head`
+    /// and `attn_heads` are those of the middle.
+    pub num_classes: usize,
 }
+
+/// Arguments that only the network without classes has.
+const WITHOUT_CLASSES: [&str; 4] = ["self_condition", "sinusoidal_pos_emb_theta", "dropout", "full_attn"];
+/// Heads and channels of each in the levels of a network with classes.
+const CLASS_HEADS: [usize; 2] = [4, 32];
 
 impl Default for LucidrainsConfig {
     fn default() -> Self {
@@ -107,6 +116,7 @@ impl Default for LucidrainsConfig {
             attn_dim_head: PerLevel::All(32),
             attn_heads: PerLevel::All(4),
             full_attn: None,
+            num_classes: 0,
         }
     }
 }
@@ -136,6 +146,11 @@ impl LucidrainsConfig {
             if self.version == Version::V2 {
                 all.retain(|key, _| key != "version" && key != "resnet_block_groups");
             }
+            if self.num_classes > 0 {
+                all.retain(|key, _| !WITHOUT_CLASSES.contains(&key.as_str()));
+            } else {
+                all.retain(|key, _| key != "num_classes");
+            }
         }
         format!("{value:#}\n")
     }
@@ -148,12 +163,12 @@ impl LucidrainsConfig {
         let resnet = |c_in: usize, c_out: usize| {
             let shortcut = if c_in == c_out { 0 } else { conv(1, c_in, c_out) };
             let norms = if version.has_group_norm() { 4 * c_out } else { 2 * c_out };
-            linear(self.time_width(), 2 * c_out) + conv(3, c_in, c_out) + conv(3, c_out, c_out) + norms + shortcut
+            linear(self.condition_width(), 2 * c_out) + conv(3, c_in, c_out) + conv(3, c_out, c_out) + norms + shortcut
         };
-        let attention = |level: usize, c: usize, is_full: bool| {
-            let hidden = self.heads(level) * self.head_dim(level);
+        let attention = |[heads, d]: [usize; 2], c: usize, is_full: bool| {
+            let hidden = heads * d;
             let normed = if is_full { 0 } else { c };
-            c + 2 * hidden * version.memory_tokens() + 3 * c * hidden + conv(1, hidden, c) + normed
+            c + 2 * hidden * self.memory_tokens() + 3 * c * hidden + conv(1, hidden, c) + normed
         };
         let (first, levels) = (self.first_width(), self.dim_mults.len());
         let images = if self.self_condition { 2 * self.channels } else { self.channels };
@@ -164,22 +179,29 @@ impl LucidrainsConfig {
         let time = frequencies + linear(embedded, self.time_width()) + linear(self.time_width(), self.time_width());
         let mid = self.width(levels - 1);
         let ends = conv(7, images, first) + resnet(2 * first, first) + conv(1, first, self.out_channels());
-        let middle = 2 * resnet(mid, mid) + attention(levels - 1, mid, true);
+        let middle = 2 * resnet(mid, mid) + attention(self.mid_heads(), mid, true);
         let level = |level: usize| {
             let (c_in, c_out) = (self.width_before(level), self.width(level));
             let is_full = self.has_full_attention(level);
             let down = match level + 1 == levels {
                 true => conv(3, c_in, c_out),
-                false if version.has_strided_convs() => conv(4, c_in, c_out),
+                false if self.has_strided_convs() => conv(4, c_in, c_out),
                 false => conv(1, 4 * c_in, c_out),
             };
             2 * (resnet(c_in, c_in) + resnet(c_out + c_in, c_out))
-                + attention(level, c_in, is_full)
-                + attention(level, c_out, is_full)
+                + attention(self.heads(level), c_in, is_full)
+                + attention(self.heads(level), c_out, is_full)
                 + down
                 + conv(3, c_out, c_in)
         };
-        time + ends + middle + (0..levels).map(level).sum::<usize>()
+        let classes = match self.num_classes {
+            0 => 0,
+            classes => {
+                let width = self.time_width();
+                (classes + 1) * self.dim + linear(self.dim, width) + linear(width, width)
+            }
+        };
+        time + classes + ends + middle + (0..levels).map(level).sum::<usize>()
     }
 
     /// Checks that the configuration describes a network.
@@ -221,7 +243,7 @@ impl LucidrainsConfig {
             )?;
         }
         for level in 0..levels {
-            let (width, hidden) = (self.width(level), self.heads(level) * self.head_dim(level));
+            let (width, hidden) = (self.width(level), self.heads(level).into_iter().product::<usize>());
             check(width <= 1 << 16, format!("`dim`·`dim_mults[{level}]` is {width}; expected at most 65536"))?;
             check(hidden <= 1 << 16, format!("`attn_heads`·`attn_dim_head` is {hidden}; expected at most 65536"))?;
         }
@@ -233,6 +255,27 @@ impl LucidrainsConfig {
                 let message = format!("`resnet_block_groups` is {groups}, which does not divide {width} channels");
                 return Err(Error::Config(message));
             }
+        }
+        if self.num_classes > 0 {
+            let classes = self.num_classes;
+            check(classes <= 1 << 20, format!("`num_classes` is {classes}; expected at most 1048576"))?;
+            let defaults = Self::default();
+            let is_default = [
+                self.self_condition == defaults.self_condition,
+                self.sinusoidal_pos_emb_theta == defaults.sinusoidal_pos_emb_theta,
+                self.dropout == defaults.dropout,
+                self.full_attn == defaults.full_attn,
+            ];
+            for (key, is_default) in WITHOUT_CLASSES.into_iter().zip(is_default) {
+                check(is_default, format!("`{key}` is no argument of a network with classes; leave it out"))?;
+            }
+            let is_one = matches!((&self.attn_heads, &self.attn_dim_head), (PerLevel::All(_), PerLevel::All(_)));
+            check(is_one, "`attn_heads` and `attn_dim_head` are single numbers in a network with classes".into())?;
+            let [heads, d] = self.mid_heads();
+            check(
+                heads * d <= 1 << 16,
+                format!("`attn_heads`·`attn_dim_head` is {}; expected at most 65536", heads * d),
+            )?;
         }
         check((0.0..1.0).contains(&self.dropout), format!("`dropout` is {:?}; expected 0 ≤ p < 1", self.dropout))?;
         let theta = self.sinusoidal_pos_emb_theta;
@@ -291,22 +334,67 @@ impl LucidrainsConfig {
         4 * self.dim
     }
 
+    /// Returns a parameter's name in the original code. Before version 1.8, and in the network with classes, an attention was
+    /// inside a normalization and a residual connection.
+    pub fn original_name(&self, name: &str) -> String {
+        let is_wrapped = self.num_classes > 0 || self.version < Version::V1_7_4;
+        let mut words: Vec<&str> = name.split('.').collect();
+        let at = match words[..] {
+            ["downs" | "ups", _, "2", ..] => 3,
+            ["mid_attn", ..] => 1,
+            _ => return name.to_owned(),
+        };
+        match words.get(at) {
+            Some(&"norm") if is_wrapped => words.insert(at, "fn"),
+            Some(_) if is_wrapped => words.splice(at..at, ["fn", "fn"]).for_each(drop),
+            _ => (),
+        }
+        words.join(".")
+    }
+
     /// Returns the channels of the output.
     pub fn out_channels(&self) -> usize {
         self.out_dim.unwrap_or(if self.learned_variance { 2 * self.channels } else { self.channels })
     }
 
-    pub(super) fn heads(&self, level: usize) -> usize {
-        self.attn_heads.at(level)
+    /// Returns the width of the embedding of classes, 0 without.
+    pub(super) fn class_width(&self) -> usize {
+        if self.num_classes > 0 { 4 * self.dim } else { 0 }
     }
 
-    pub(super) fn head_dim(&self, level: usize) -> usize {
-        self.attn_dim_head.at(level)
+    /// Returns the width of what scales and shifts residual blocks.
+    pub(super) fn condition_width(&self) -> usize {
+        self.time_width() + self.class_width()
+    }
+
+    /// Returns whether levels are joined by strided convolutions.
+    pub(super) fn has_strided_convs(&self) -> bool {
+        self.num_classes > 0 || self.version.has_strided_convs()
+    }
+
+    /// Returns the number of memory tokens in each attention.
+    pub(super) fn memory_tokens(&self) -> usize {
+        if self.num_classes > 0 { 0 } else { self.version.memory_tokens() }
+    }
+
+    /// Returns the heads of a level's attention, and the channels of each.
+    pub(super) fn heads(&self, level: usize) -> [usize; 2] {
+        match self.num_classes {
+            0 => [self.attn_heads.at(level), self.attn_dim_head.at(level)],
+            _ => CLASS_HEADS,
+        }
+    }
+
+    /// Returns the heads of the attention in the middle, and the channels of each.
+    pub(super) fn mid_heads(&self) -> [usize; 2] {
+        let last = self.dim_mults.len() - 1;
+        [self.attn_heads.at(last), self.attn_dim_head.at(last)]
     }
 
     /// Returns whether a level has softmax attention. As in the original, `False` and an empty list mean the default.
     pub(super) fn has_full_attention(&self, level: usize) -> bool {
         match &self.full_attn {
+            _ if self.num_classes > 0 => false,
             Some(PerLevel::Each(each)) if !each.is_empty() => each[level],
             Some(PerLevel::All(true)) => true,
             _ => level + 1 == self.dim_mults.len(),

@@ -74,7 +74,7 @@ impl AttentionNorm {
     }
 }
 
-/// Two blocks and a shortcut. The timestep scales and shifts the first block.
+/// Two blocks and a shortcut. Timestep and class scale and shift the first block.
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
     mlp: Linear,
@@ -88,8 +88,8 @@ pub struct ResidualBlock {
 /// What all residual blocks of a pass have in common.
 #[derive(Clone)]
 pub(super) struct BlockInputs<'a> {
-    /// SiLU of the embedding of the timestep, `[N, 4·dim]`.
-    pub time: Tensor<2>,
+    /// SiLU of the embeddings of the timestep and of the class, `[N, 4·dim]` or `[N, 8·dim]`.
+    pub condition: Tensor<2>,
     pub dropout: Option<&'a Dropout>,
 }
 
@@ -103,7 +103,7 @@ impl ResidualBlock {
     ) -> Self {
         *number += 1;
         Self {
-            mlp: Linear::new(init, config.time_width(), 2 * c_out, INIT_SCALE),
+            mlp: Linear::new(init, config.condition_width(), 2 * c_out, INIT_SCALE),
             block1: NormedConv::new(init, config, [c_in, c_out]),
             block2: NormedConv::new(init, config, [c_out, c_out]),
             res_conv: (c_in != c_out).then(|| conv(init, 1, c_in, c_out)),
@@ -114,7 +114,7 @@ impl ResidualBlock {
 
     /// Maps `[N,H,W,I]` to `[N,H,W,O]`. If `skip` is given, x holds the first of the I channels and `skip` the last.
     pub(super) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &BlockInputs) -> Tensor<4> {
-        let scale_shift = Some(self.mlp.forward(pass.time.clone()));
+        let scale_shift = Some(self.mlp.forward(pass.condition.clone()));
         let mut h = self.block1.forward(x.clone(), skip.clone(), scale_shift);
         if let Some(dropout) = pass.dropout.filter(|_| self.dropout > 0.0) {
             h = dropout.apply(h, self.number, self.dropout);
@@ -138,10 +138,10 @@ pub struct LevelConv {
 
 impl LevelConv {
     /// Creates the layer after a level on the way down.
-    pub(super) fn down(init: &mut Init, version: Version, [c_in, c_out]: [usize; 2], is_last: bool) -> Self {
+    pub(super) fn down(init: &mut Init, is_strided: bool, [c_in, c_out]: [usize; 2], is_last: bool) -> Self {
         match is_last {
             true => Self { resized: None, kept: Some(conv(init, 3, c_in, c_out)) },
-            false if version.has_strided_convs() => {
+            false if is_strided => {
                 let geometry = Geometry { stride: 2, before: 1, after: 1 };
                 Self { resized: None, kept: Some(Conv2d::new(init, [4, 4, c_in, c_out], geometry, INIT_SCALE)) }
             }

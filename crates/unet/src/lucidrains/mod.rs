@@ -14,5 +14,5 @@ mod model;
 mod version;
 
 pub use config::{LucidrainsConfig, PerLevel};
-pub use model::LucidrainsUnet;
+pub use model::{LucidrainsCondition, LucidrainsUnet};
 pub use version::Version;

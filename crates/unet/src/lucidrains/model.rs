@@ -8,7 +8,7 @@ use super::config::LucidrainsConfig;
 use super::layers::{BlockInputs, LevelConv, ResidualBlock, conv};
 use crate::blocks::Dropout;
 use crate::error::Error;
-use crate::layers::{Conv2d, INIT_SCALE, Init, Linear, normal_parameter};
+use crate::layers::{Conv2d, Embedding, INIT_SCALE, Init, Linear, normal_parameter};
 use crate::ops;
 use crate::parameters::Parameters;
 use crate::time_embedding::sinusoidal;
@@ -19,6 +19,22 @@ pub struct TimeMlp {
     frequencies: Option<Param<Tensor<1>>>,
     linear_1: Linear,
     linear_2: Linear,
+}
+
+/// The embedding of classes.
+#[derive(Module, Debug)]
+pub struct ClassMlp {
+    class_1: Linear,
+    class_2: Linear,
+}
+
+/// The conditions of a batch. The default has none.
+#[derive(Clone, Debug, Default)]
+pub struct LucidrainsCondition<'a> {
+    /// The previous prediction of x_0, `[N,H,W,channels]`, for networks with self-conditioning.
+    pub prediction: Option<Tensor<4>>,
+    /// The class of each image, for networks with classes. `num_classes` means no class.
+    pub classes: Option<&'a [u32]>,
 }
 
 /// A level of the way down or up.
@@ -35,6 +51,9 @@ pub struct UnetLevel {
 pub struct LucidrainsUnet {
     init_conv: Conv2d,
     time_mlp: TimeMlp,
+    classes_emb: Option<Embedding>,
+    null_classes_emb: Option<Param<Tensor<1>>>,
+    classes_mlp: Option<ClassMlp>,
     downs: Vec<UnetLevel>,
     mid_block1: ResidualBlock,
     mid_attn: MemoryAttention,
@@ -47,10 +66,12 @@ pub struct LucidrainsUnet {
 }
 
 /// Names of fields that are other names or numbers in files, each as whole words of a path.
-const NAMES: [(&str, &str); 10] = [
+const NAMES: [(&str, &str); 12] = [
     ("frequencies", "0.weights"),
     ("linear_1", "1"),
     ("linear_2", "3"),
+    ("class_1", "0"),
+    ("class_2", "2"),
     ("mlp", "mlp.1"),
     ("resnet1", "0"),
     ("resnet2", "1"),
@@ -96,19 +117,35 @@ impl LucidrainsUnet {
             linear_1: Linear::new(init, embedded, time_width, INIT_SCALE),
             linear_2: Linear::new(init, time_width, time_width, INIT_SCALE),
         };
+        let (mut classes_emb, mut null_classes_emb, mut classes_mlp) = (None, None, None);
+        if config.num_classes > 0 {
+            let width = config.class_width();
+            classes_emb = Some(Embedding::new(init, config.num_classes, config.dim));
+            null_classes_emb = Some(normal_parameter(init, [config.dim]));
+            classes_mlp = Some(ClassMlp {
+                class_1: Linear::new(init, config.dim, width, INIT_SCALE),
+                class_2: Linear::new(init, width, width, INIT_SCALE),
+            });
+        }
         let mut downs = Vec::new();
         for level in 0..levels {
             let (c_in, c_out) = (config.width_before(level), config.width(level));
             downs.push(UnetLevel {
                 resnet1: ResidualBlock::new(init, config, number, [c_in, c_in]),
                 resnet2: ResidualBlock::new(init, config, number, [c_in, c_in]),
-                attention: MemoryAttention::new(init, config, level, c_in, config.has_full_attention(level)),
-                resample: LevelConv::down(init, config.version, [c_in, c_out], level + 1 == levels),
+                attention: MemoryAttention::new(
+                    init,
+                    config,
+                    config.heads(level),
+                    c_in,
+                    config.has_full_attention(level),
+                ),
+                resample: LevelConv::down(init, config.has_strided_convs(), [c_in, c_out], level + 1 == levels),
             });
         }
         let mid = config.width(levels - 1);
         let mid_block1 = ResidualBlock::new(init, config, number, [mid, mid]);
-        let mid_attn = MemoryAttention::new(init, config, levels - 1, mid, true);
+        let mid_attn = MemoryAttention::new(init, config, config.mid_heads(), mid, true);
         let mid_block2 = ResidualBlock::new(init, config, number, [mid, mid]);
         let mut ups = Vec::new();
         for level in (0..levels).rev() {
@@ -116,13 +153,22 @@ impl LucidrainsUnet {
             ups.push(UnetLevel {
                 resnet1: ResidualBlock::new(init, config, number, [c_out + c_in, c_out]),
                 resnet2: ResidualBlock::new(init, config, number, [c_out + c_in, c_out]),
-                attention: MemoryAttention::new(init, config, level, c_out, config.has_full_attention(level)),
+                attention: MemoryAttention::new(
+                    init,
+                    config,
+                    config.heads(level),
+                    c_out,
+                    config.has_full_attention(level),
+                ),
                 resample: LevelConv::up(init, c_out, c_in, level == 0),
             });
         }
         Ok(Self {
             init_conv,
             time_mlp,
+            classes_emb,
+            null_classes_emb,
+            classes_mlp,
             downs,
             mid_block1,
             mid_attn,
@@ -141,9 +187,9 @@ impl LucidrainsUnet {
 
     /// Computes the output of the network for noisy images.
     ///
-    /// x and the previous prediction of x_0, if any, are `[N,H,W,channels]`, the result is `[N,H,W,out_channels]`. A network
-    /// with self-conditioning takes an absent prediction for zeros; one without ignores it. Dropout is applied only if
-    /// `dropout` is given, as in training.
+    /// x is `[N,H,W,channels]`, the result `[N,H,W,out_channels]`. A network with self-conditioning takes an absent prediction
+    /// for zeros, one with classes takes absent classes for none; others ignore them. Dropout is applied only if `dropout` is
+    /// given, as in training.
     ///
     /// # Panics
     /// If shapes do not match. Check sizes with [`LucidrainsConfig::check_size`] first.
@@ -151,15 +197,21 @@ impl LucidrainsUnet {
         &self,
         x: Tensor<4>,
         timesteps: &[f32],
-        prediction: Option<Tensor<4>>,
+        condition: LucidrainsCondition,
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
+        let LucidrainsCondition { prediction, classes } = condition;
         assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
         let x = match self.config.self_condition {
             true => ops::concat(prediction.unwrap_or_else(|| x.zeros_like()), x),
             false => x,
         };
-        let pass = BlockInputs { time: ops::silu(self.time(timesteps, &x.device())), dropout };
+        let time = self.time(timesteps, &x.device());
+        let condition = match self.classes(classes, timesteps.len()) {
+            Some(classes) => Tensor::cat(vec![time, classes], 1),
+            None => time,
+        };
+        let pass = BlockInputs { condition: ops::silu(condition), dropout };
         let first = self.init_conv.forward(x);
         let (mut x, mut skips) = (first.clone(), Vec::new());
         for level in &self.downs {
@@ -177,6 +229,21 @@ impl LucidrainsUnet {
             x = level.resample.forward(x, ops::upsample2x);
         }
         self.final_conv.forward(self.final_res_block.forward(x, Some(first), &pass))
+    }
+
+    /// Computes the embedding of classes, `[N, 4·dim]`, of networks that have them.
+    fn classes(&self, classes: Option<&[u32]>, images: usize) -> Option<Tensor<2>> {
+        let (table, null, mlp) =
+            (self.classes_emb.as_ref()?, self.null_classes_emb.as_ref()?, self.classes_mlp.as_ref()?);
+        let none = self.config.num_classes as u32;
+        let rows: Vec<i64> = match classes {
+            Some(classes) => classes.iter().map(|&class| i64::from(class.min(none))).collect(),
+            None => vec![i64::from(none); images],
+        };
+        let all = Tensor::cat(vec![table.table(), null.val().unsqueeze::<2>()], 0);
+        let rows = Tensor::from_data(TensorData::from(rows.as_slice()), &all.device());
+        let hidden = activation::gelu(mlp.class_1.forward(all.select(0, rows)));
+        Some(mlp.class_2.forward(hidden))
     }
 
     /// Computes the embedding of timesteps, `[N, 4·dim]`.

@@ -1,4 +1,4 @@
-//! The networks of NVlabs/edm: `SongUNet` and `DhariwalUNet` in `EDMPrecond`, from `network-snapshot-*.pkl` or
+//! The networks of NVlabs/edm: `SongUNet` and `DhariwalUNet` in one of its preconditioners, from `network-snapshot-*.pkl` or
 //! `training-state-*.pt`.
 //!
 //! Both files are pickles of whole modules, with their source code and the arguments of their constructors. The code is not
@@ -11,8 +11,37 @@ use super::detect::Detected;
 use super::options::ImportOptions;
 use crate::shown::shown;
 use crate::{Archive, Result};
-use diffusion::beta_schedule::KARRAS_SIGMAS;
-use diffusion::prediction::SIGMA_DATA;
+use diffusion::Prediction;
+use diffusion::beta_schedule::{KARRAS_SIGMAS, VE_SIGMAS, VP_BETA_D, VP_BETA_MIN, VP_FIRST_TIME};
+use diffusion::prediction::{EDM_IDDPM_TIMESTEPS, SIGMA_DATA};
+
+/// A preconditioner of the original.
+struct Preconditioner {
+    class: &'static str,
+    prediction: Prediction,
+    /// The attributes that must have these values.
+    settings: &'static [(&'static str, f64)],
+}
+
+/// The preconditioners that are read.
+const PRECONDITIONERS: [Preconditioner; 4] = [
+    Preconditioner { class: "EDMPrecond", prediction: Prediction::Edm, settings: &[("sigma_data", SIGMA_DATA)] },
+    Preconditioner {
+        class: "VPPrecond",
+        prediction: Prediction::EdmVp,
+        settings: &[("beta_d", VP_BETA_D), ("beta_min", VP_BETA_MIN), ("M", 1000.0), ("epsilon_t", VP_FIRST_TIME)],
+    },
+    Preconditioner {
+        class: "VEPrecond",
+        prediction: Prediction::EdmVe,
+        settings: &[("sigma_min", VE_SIGMAS[0]), ("sigma_max", VE_SIGMAS[1])],
+    },
+    Preconditioner {
+        class: "iDDPMPrecond",
+        prediction: Prediction::EdmIddpm,
+        settings: &[("C_1", 0.001), ("C_2", 0.008), ("M", EDM_IDDPM_TIMESTEPS as f64)],
+    },
+];
 
 /// Buffers that follow from the configuration.
 const FILTER: &str = ".resample_filter";
@@ -34,13 +63,15 @@ pub(super) fn import(
                 .into(),
         ));
     };
-    let class = preconditioner.class;
-    if class != "EDMPrecond" {
+    let class = &*preconditioner.class;
+    let Some(known) = PRECONDITIONERS.iter().find(|known| known.class == class) else {
+        let names: Vec<&str> = PRECONDITIONERS.iter().map(|known| known.class).collect();
         return Err(fail(format!(
-            "its preconditioner is `{}`, which is not supported; expected EDMPrecond",
-            shown(class)
+            "its preconditioner is `{}`, which is not supported; expected {}",
+            shown(class),
+            names.join(", ")
         )));
-    }
+    };
     if let Some(name) = network.unread.first() {
         return Err(fail(format!(
             "the arguments of its {} have {}, which is no plain value",
@@ -53,16 +84,20 @@ pub(super) fn import(
         let found = found.map_or("missing or not finite".to_owned(), |found| found.to_string());
         fail(format!("its `{name}` is {found}, which is not supported; expected {expected}"))
     };
-    if attribute("sigma_data") != Some(SIGMA_DATA) {
-        return Err(expected("sigma_data", attribute("sigma_data"), "0.5"));
+    for &(name, value) in known.settings {
+        if attribute(name) != Some(value) {
+            return Err(expected(name, attribute(name), &value.to_string()));
+        }
     }
-    // The original's sampler keeps to this range, which is unlimited unless it was given.
-    let [least, greatest] = KARRAS_SIGMAS;
-    if let Some(sigma) = attribute("sigma_min").filter(|sigma| *sigma > least) {
-        return Err(expected("sigma_min", Some(sigma), "0.002 at most"));
-    }
-    if let Some(sigma) = attribute("sigma_max").filter(|sigma| *sigma < greatest) {
-        return Err(expected("sigma_max", Some(sigma), "80 at least"));
+    if known.prediction == Prediction::Edm {
+        // The original's sampler keeps to this range, which is unlimited unless it was given.
+        let [least, greatest] = KARRAS_SIGMAS;
+        if let Some(sigma) = attribute("sigma_min").filter(|sigma| *sigma > least) {
+            return Err(expected("sigma_min", Some(sigma), "0.002 at most"));
+        }
+        if let Some(sigma) = attribute("sigma_max").filter(|sigma| *sigma < greatest) {
+            return Err(expected("sigma_max", Some(sigma), "80 at least"));
+        }
     }
     if !["SongUNet", "DhariwalUNet"].contains(&&*network.class) {
         let class = shown(network.class);
@@ -82,7 +117,16 @@ pub(super) fn import(
     {
         return Err(fail(format!("its size is {}, as the file says, not {size} (--size)", config["img_resolution"])));
     }
-    notes.push("σ/α of the process: 0.002 to 80, the defaults of the original's generate.py".into());
+    if known.prediction == Prediction::Edm {
+        notes.push("σ/α of the process: 0.002 to 80, the defaults of the original's generate.py".into());
+    } else {
+        notes.push(format!(
+            "the process is that of {class}; samplers of higher order begin at σ/α = 80, as the original's generate.py"
+        ));
+    }
+    if known.prediction == Prediction::EdmIddpm {
+        notes.push("the second half of the output's channels, a variance, is not used, as in the original".into());
+    }
     let label_dim = config["label_dim"].as_u64().unwrap_or(0);
     if config["augment_dim"].as_u64().is_some_and(|width| width > 0) {
         notes.push("it was trained with augmented images; it is sampled, and can be trained, without".into());
@@ -100,7 +144,16 @@ pub(super) fn import(
         }
     }
     tensors.retain(|name, _| !name.ends_with(FILTER));
-    let scheduler = json!({ "_class_name": "EDMEulerScheduler" });
+    let scheduler = match known.prediction {
+        Prediction::Edm => json!({ "_class_name": "EDMEulerScheduler" }),
+        prediction => json!({
+            "_class_name": "DDIMScheduler",
+            "beta_schedule": prediction.own_schedule(),
+            "clip_sample": false,
+            "prediction_type": prediction,
+            "timestep_spacing": "linspace",
+        }),
+    };
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix);
     // Without a class it was trained only if labels were dropped.
     let drops_labels = config["label_dropout"].as_f64().is_some_and(|p| p > 0.0);

@@ -43,7 +43,7 @@ pub(super) fn import(
     if options.sample_size.is_none() {
         notes.push(UNRECORDED_SIZE.into());
     }
-    if config["learned_sinusoidal_cond"] == false {
+    if config["learned_sinusoidal_cond"] == false && config["num_classes"].is_null() {
         notes.push(
             "the weights do not record the base of the timestep embedding: assumed sinusoidal_pos_emb_theta = 10000, the default"
                 .into(),
@@ -57,18 +57,15 @@ pub(super) fn import(
     for (key, value) in process.keys {
         scheduler[&key] = value;
     }
+    let null_label = config["num_classes"].as_u64().and_then(|classes| u32::try_from(classes).ok());
+    if let Some(label) = null_label {
+        notes.push(format!(
+            "a network with classes: assumed attn_heads = 4 and attn_dim_head = 32, and that it was trained with dropped labels \
+             (cond_drop_prob is 0.5 by default); the label {label} means no class"
+        ));
+    }
     let (family, ema, prefix) = (found.family.name(), found.ema, found.prefix);
-    Ok(Imported {
-        family,
-        ema,
-        prefix,
-        config,
-        scheduler,
-        tensors,
-        notes,
-        null_label: None,
-        unrecorded: process.unrecorded,
-    })
+    Ok(Imported { family, ema, prefix, config, scheduler, tensors, notes, null_label, unrecorded: process.unrecorded })
 }
 
 /// Derives the arguments of `Unet` from the tensors.
@@ -89,6 +86,7 @@ fn config(found: &Detected, version: &Version) -> Result<Value, String> {
     if dim == 0 || time_width % 4 != 0 {
         return Err(format!("its timestep embedding has {time_width} channels; expected a multiple of 4"));
     }
+    let classes = shape(versions::CLASSES);
     let mut mults = Vec::new();
     let (mut heads, mut head_dims, mut full) = (Vec::new(), Vec::new(), Vec::new());
     for level in 0..levels {
@@ -100,7 +98,7 @@ fn config(found: &Detected, version: &Version) -> Result<Value, String> {
         mults.push(c_out / dim);
         let is_full = shape(&format!("downs.{level}.2.to_out.weight")).is_some();
         let name = format!("downs.{level}.2.mem_kv");
-        let (own_heads, d) = if version.has_memory() {
+        let (own_heads, d) = if version.has_memory() && classes.is_none() {
             let (own_heads, d, tokens) = match *need(&name)? {
                 [2, heads, tokens, d] if is_full => (heads, d, tokens),
                 [2, heads, d, tokens] => (heads, d, tokens),
@@ -133,8 +131,23 @@ fn config(found: &Detected, version: &Version) -> Result<Value, String> {
         (i, o) if o == 2 * i => (i, false, true),
         _ => return Err(format!("it has {in_channels} input and {out_channels} output channels, which fit no images")),
     };
+    let num_classes = match classes {
+        None => 0,
+        Some(&[classes, width]) if width == dim => classes,
+        Some(other) => return Err(format!("tensor `{}` has shape {}", versions::CLASSES, shown_sizes(other))),
+    };
+    let (mid, _) = width("mid_attn.to_qkv.weight")?;
+    if num_classes > 0 && mid != 3 * HEADS[0] * HEADS[1] {
+        return Err(format!(
+            "tensor `mid_attn.to_qkv.weight` has {mid} channels, whose heads are not recorded; expected {} for {} heads of {} \
+             channels",
+            3 * HEADS[0] * HEADS[1],
+            HEADS[0],
+            HEADS[1]
+        ));
+    }
     let frequencies = shape("time_mlp.0.weights").map(|shape| shape.iter().product::<usize>());
-    Ok(json!({
+    let mut config = json!({
         "_class_name": "LucidrainsUnet",
         "sample_size": null,
         "version": version.network(),
@@ -150,7 +163,14 @@ fn config(found: &Detected, version: &Version) -> Result<Value, String> {
         "attn_dim_head": head_dims,
         "attn_heads": heads,
         "full_attn": full,
-    }))
+    });
+    if num_classes > 0 {
+        // The arguments of the network with classes.
+        config["num_classes"] = json!(num_classes);
+        [config["attn_heads"], config["attn_dim_head"]] = HEADS.map(Value::from);
+        config["full_attn"] = Value::Null;
+    }
+    Ok(config)
 }
 
 /// What the buffers of `GaussianDiffusion` say.

@@ -19,6 +19,9 @@ const NETWORKS: [(Number, &str); 6] = [
     ([2, 0, 0], "2"),
 ];
 
+/// A tensor that only networks with classes have.
+pub(super) const CLASSES: &str = "classes_emb.weight";
+
 /// The version of a network.
 pub(super) struct Version(Number);
 
@@ -74,6 +77,9 @@ pub(super) fn find(archive: &Archive, found: &Detected, given: Option<&str>) -> 
     let has = |name: &str| found.names.contains_key(name);
     let ends = |end: &str| found.names.keys().any(|name| name.ends_with(end));
     let (memory, group_norm) = (ends(".mem_kv"), has("downs.0.0.block1.norm.weight"));
+    if has(CLASSES) {
+        return find_with_classes(group_norm, given);
+    }
     // What the tensors allow: from the first version to the one before the last.
     let [from, to] = match (group_norm, memory) {
         (false, _) => [[2, 0, 0], [u32::MAX; 3]],
@@ -101,6 +107,28 @@ pub(super) fn find(archive: &Archive, found: &Detected, given: Option<&str>) -> 
     let has_levels = has("downs.1.0.block1.proj.weight");
     if number < from || number >= to || (has_levels && is_strided != (number < [0, 32, 0])) {
         return Err(format!("its tensors are not those of version {} of the code (--code-version)", shown(text)));
+    }
+    Ok(Version(number))
+}
+
+/// Finds the version of a network with classes.
+fn find_with_classes(group_norm: bool, given: Option<&str>) -> Result<Version, String> {
+    let newest = NETWORKS[NETWORKS.len() - 1].0;
+    let text = match (group_norm, given) {
+        (false, None) => return Ok(Version(newest)),
+        (true, None) => {
+            return Err("it has classes and is of a version before 2, which differ in what they compute, and the file does not say \
+                        which; give the version of denoising-diffusion-pytorch that trained it (--code-version 1.5.8)"
+                .into());
+        }
+        (_, Some(text)) => text,
+    };
+    let number = number(text).ok_or_else(|| format!("its version is `{}`; expected one such as 1.5.8", shown(text)))?;
+    if number < NETWORKS[1].0 || group_norm != (number < newest) {
+        return Err(format!(
+            "its tensors are not those of the network with classes of version {} of the code (--code-version)",
+            shown(text)
+        ));
     }
     Ok(Version(number))
 }

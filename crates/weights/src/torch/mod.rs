@@ -10,9 +10,11 @@
 
 mod legacy;
 mod names;
+mod nested;
 mod write;
 mod zip;
 
+pub use nested::{TorchValue, write_torch_value};
 pub use write::{Values, write_state_dict};
 
 use crate::budget::{self, Budget, BufferCharge};
