@@ -136,15 +136,16 @@ fn config(found: &Detected, version: &Version) -> Result<Value, String> {
         Some(&[classes, width]) if width == dim => classes,
         Some(other) => return Err(format!("tensor `{}` has shape {}", versions::CLASSES, shown_sizes(other))),
     };
-    let (mid, _) = width("mid_attn.to_qkv.weight")?;
-    if num_classes > 0 && mid != 3 * HEADS[0] * HEADS[1] {
-        return Err(format!(
-            "tensor `mid_attn.to_qkv.weight` has {mid} channels, whose heads are not recorded; expected {} for {} heads of {} \
-             channels",
-            3 * HEADS[0] * HEADS[1],
-            HEADS[0],
-            HEADS[1]
-        ));
+    if num_classes > 0 {
+        let (mid, _) = width("mid_attn.to_qkv.weight")?;
+        let [heads, d] = HEADS;
+        if mid != 3 * heads * d {
+            return Err(format!(
+                "tensor `mid_attn.to_qkv.weight` has {mid} channels, whose heads are not recorded; expected {} for {heads} \
+                 heads of {d} channels",
+                3 * heads * d
+            ));
+        }
     }
     let frequencies = shape("time_mlp.0.weights").map(|shape| shape.iter().product::<usize>());
     let mut config = json!({
