@@ -207,6 +207,15 @@ mutate optimizer.rs 'ema_gain: (1.0 - step.ema_decay)' 'ema_gain: (step.ema_deca
 mutate resample.rs '(below[i] + below[c + i])' '(below[i] + below[i])'
 mutate resample.rs 'lower.copy_from_slice(upper);' 'lower.fill(0.0);'
 mutate attention.rs '1.0 / (self.head_dim as f32).sqrt()' '1.0 / (self.head_dim as f32)'
+tests kernels --test network -- linear_attention
+mutate linear_attention.rs 'scale(s, out, shape.scale());' ''
+mutate linear_attention.rs 'scale(s, of_context, shape.scale());' ''
+mutate linear_attention.rs 's.sub(s.load_up_to(dk), shared)' 's.add(s.load_up_to(dk), shared)'
+mutate linear_attention.rs 'transpose(s, whole, of_head, turned);' 'turned.copy_from_slice(of_head);'
+tests kernels --lib -- simd
+mutate simd.rs '(product - (sum - of_c)) + (c - of_c)' '(product - (sum - of_c)) - (c - of_c)'
+mutate simd.rs 'rest.abs() > 0.0 && bits & 1 == 0' 'rest.abs() > 0.0 && bits & 1 == 1'
+mutate simd.rs '(rest.to_bits() ^ bits) >> 63 == 0' '(rest.to_bits() ^ bits) >> 63 == 1'
 
 tests unet --test goldens -- stored_networks
 mutate blocks.rs '(config.norm_num_groups, config.norm_eps)' '(config.norm_num_groups, 1e-5)'
@@ -235,7 +244,7 @@ mutate lucidrains/model.rs 'ops::concat(prediction.unwrap_or_else(|| x.zeros_lik
 mutate lucidrains/model.rs 'level.resample.forward(x, ops::upsample2x)' 'level.resample.forward(x, |x| x.flip([1]).flip([1]))'
 mutate lucidrains/attention.rs 'vec![memory_k, k]' 'vec![k, memory_v.clone()]'
 mutate lucidrains/attention.rs '(h * w) as f64' '(h + w) as f64'
-mutate layers.rs 'let centered = x.clone() - x.mean_dim(3)' 'let centered = x'
+mutate layers.rs 'let centered = x.clone() - mean(x);' 'let centered = x;'
 mutate lucidrains/layers.rs 'stride: 2, before: 1, after: 1' 'stride: 2, before: 0, after: 2'
 mutate lucidrains/layers.rs 'self.block2.forward(h, None, None)' 'self.block2.forward(h, None, Some(self.mlp.forward(pass.time.clone())))'
 mutate lucidrains/config.rs '_ => level + 1 == self.dim_mults.len()' '_ => level == self.dim_mults.len()'
@@ -319,7 +328,7 @@ mutate trainer.rs 'zip(&pass.weighted)' 'zip(&pass.each)'
 mutate trainer.rs 'low_discrepancy(shared, place, *global_size' 'low_discrepancy(shared, place, images.n + 1'
 mutate optimizer.rs 'average: parameter.values.clone()' 'average: parameter.values.zeros_like()'
 mutate checkpoint.rs 'network.tensors_of(optimizer.averages())?' 'network.tensors()?'
-mutate objective.rs 'mean: (weighted.clone() * importance).mean()' 'mean: weighted.clone().mean()'
+mutate objective.rs '(weighted.clone() * importance).reshape' 'weighted.clone().reshape'
 mutate objective.rs '(each.clone(), each * weights())' '(each.clone(), each)'
 mutate objective.rs 'each.mul_scalar(self.process.schedule.len() as f64)' 'each'
 mutate objective.rs 'bound.mul_scalar(scale)' 'bound'
