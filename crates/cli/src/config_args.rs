@@ -122,18 +122,13 @@ impl ConfigArgs {
     /// Lets the images choose the keys about images that neither a preset nor the user states, and prints them.
     fn fit_to_images(&self, mut config: TrainingConfig, global: &Global) -> anyhow::Result<TrainingConfig> {
         let (stated, by_preset) = self.stated_keys()?;
-        if !config.data.labels {
-            config.without_labels(&stated);
-        }
-        if !by_preset && config.data.path.is_some() {
-            let chosen = config.fit_to_images(&stated).map_err(|error| match error {
-                // It begins with the name of the option, which is that of the key.
-                Error::Data(data::Error::Argument(message)) => usage(format!("data.{message}")),
-                error => error.into(),
-            })?;
-            if !chosen.is_empty() {
-                say(format!("chosen by the images: {} (change with --set)", chosen.join(" ")), global);
-            }
+        let chosen = config.decide_rest(&stated, by_preset).map_err(|error| match error {
+            // It begins with the name of the option, which is that of the key.
+            Error::Data(data::Error::Argument(message)) => usage(format!("data.{message}")),
+            error => error.into(),
+        })?;
+        if !chosen.is_empty() {
+            say(format!("chosen by the images: {} (change with --set)", chosen.join(" ")), global);
         }
         Ok(config)
     }

@@ -119,6 +119,22 @@ pub fn attention_backward(
     dout: &[f32],
     gradients: AttentionGradients,
 ) {
+    let operations = 10 * inputs.q.len() * shape.keys;
+    backward_by_head(shape, inputs, dout, gradients, ("attention: gradients", operations, backward));
+}
+
+/// Calls a function for each head with q, k, v and dout, and with dq, dk and dv; it writes those of its head. `work` is the name,
+/// the operations and the function.
+///
+/// # Panics
+/// If the length of a slice does not match `shape`.
+pub(crate) fn backward_by_head(
+    shape: &AttentionShape,
+    inputs: AttentionInputs,
+    dout: &[f32],
+    gradients: AttentionGradients,
+    work: (&str, usize, fn(&AttentionShape, usize, [&[f32]; 4], [SharedSlice; 3])),
+) {
     let AttentionInputs { q, k, v } = inputs;
     let AttentionGradients { dq, dk, dv } = gradients;
     shape.check(&[q, dout, dq], &[k, v, dk, dv]);
@@ -128,12 +144,10 @@ pub fn attention_backward(
         return;
     }
     assert!(shape.keys > 0, "{shape:?}: attention to no keys");
-    let bytes = 3 * q.len() + 4 * k.len();
-    let _span = profile::span(|| "attention: gradients".into(), 10 * q.len() * shape.keys, bytes);
+    let (name, operations, of_head) = work;
+    let _span = profile::span(|| name.into(), operations, 3 * q.len() + 4 * k.len());
     let gradients = [SharedSlice::new(dq), SharedSlice::new(dk), SharedSlice::new(dv)];
-    parallel::for_each(shape.n * shape.heads, |head| {
-        backward(shape, head, [q, k, v, dout], gradients);
-    });
+    parallel::for_each(shape.n * shape.heads, |head| of_head(shape, head, [q, k, v, dout], gradients));
 }
 
 dispatch! {

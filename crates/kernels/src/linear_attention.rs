@@ -5,7 +5,8 @@
 
 use crate::activation::exp;
 use crate::attention::{
-    AttentionGradients, AttentionInputs, AttentionShape, QUERIES, score_gradient, softmax, split_work, unpack_row,
+    AttentionGradients, AttentionInputs, AttentionShape, QUERIES, backward_by_head, score_gradient, softmax,
+    split_work, unpack_row,
 };
 use crate::gemm::{blocked_len, multiply, multiply_transposed, pack};
 use crate::parallel::{self, SharedSlice};
@@ -43,19 +44,8 @@ pub fn linear_attention_backward(
     dout: &[f32],
     gradients: AttentionGradients,
 ) {
-    let AttentionInputs { q, k, v } = inputs;
-    let AttentionGradients { dq, dk, dv } = gradients;
-    shape.check(&[q, dout, dq], &[k, v, dk, dv]);
-    if q.is_empty() {
-        dk.fill(0.0);
-        dv.fill(0.0);
-        return;
-    }
-    assert!(shape.keys > 0, "{shape:?}: attention to no keys");
-    let operations = (4 * q.len() + 6 * k.len()) * shape.head_dim;
-    let _span = profile::span(|| "linear attention: gradients".into(), operations, 3 * q.len() + 4 * k.len());
-    let gradients = [SharedSlice::new(dq), SharedSlice::new(dk), SharedSlice::new(dv)];
-    parallel::for_each(shape.n * shape.heads, |head| backward(shape, head, [q, k, v, dout], gradients));
+    let operations = (4 * inputs.q.len() + 6 * inputs.k.len()) * shape.head_dim;
+    backward_by_head(shape, inputs, dout, gradients, ("linear attention: gradients", operations, backward));
 }
 
 dispatch! {

@@ -210,8 +210,8 @@ impl Train {
     }
 
     /// Returns the keys that it sets.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.set.iter().filter_map(|set| set.split_once('=')).map(|(key, _)| key.trim())
+    pub fn keys(&self) -> Vec<String> {
+        self.set.iter().filter_map(|set| set.split_once('=')).map(|(key, _)| key.trim().to_owned()).collect()
     }
 }
 

@@ -186,7 +186,10 @@ impl Places<'_> {
                 *path = self.folder.find(&path.to_string_lossy())?;
             }
         }
-        let chosen = if request.resume { Vec::new() } else { fit(&mut config, request)? };
+        let chosen = match request.resume {
+            true => Vec::new(),
+            false => config.decide_rest(&request.keys(), request.preset.is_some())?,
+        };
         let training = Training::config(config);
         let (commands, received) = channel();
         task.take_commands(commands);
@@ -228,18 +231,6 @@ impl Places<'_> {
             task.keep_source(image.clone(), Pixels::from(&images));
         }
         Ok(images)
-    }
-}
-
-/// Lets the images choose what the request leaves open, as `ddpm train` does. Returns what they chose.
-fn fit(config: &mut TrainingConfig, request: &Train) -> Result<Vec<String>, Failure> {
-    let keys: Vec<String> = request.keys().map(str::to_owned).collect();
-    if !config.data.labels {
-        config.without_labels(&keys);
-    }
-    match request.preset.is_none() && config.data.path.is_some() {
-        true => Ok(config.fit_to_images(&keys)?),
-        false => Ok(Vec::new()),
     }
 }
 

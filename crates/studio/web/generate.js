@@ -34,7 +34,7 @@ export function trajectory({ onpick } = {}) {
     sample.src = last && job.status === "done" ? `/api/jobs/${job.id}/images` : `/api/jobs/${job.id}/frames/${Math.min(i, job.frames.length - 1)}/sample`;
     const t = number(job.frames[Math.min(i, job.frames.length - 1)], 4);
     captions[0].textContent = `x after the step from t = ${t}`;
-    captions[1].textContent = last ? ["the images", ...(job.classes.length ? [job.classes.slice(0, NAMED).join(", ")] : [])].join(": ") : `x̂₀, what the network makes of it`;
+    captions[1].textContent = last ? ["the images", job.classes.slice(0, NAMED).join(", ")].filter(Boolean).join(": ") : `x̂₀, what the network makes of it`;
     x.alt = `Noisy images at timestep ${t}`;
     sample.alt = last ? "The finished images" : `Predictions of the images at timestep ${t}`;
     slider.value = i;

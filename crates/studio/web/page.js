@@ -162,12 +162,14 @@ export const listJobs = doing(async () => {
       entries.delete(id);
     }
   }
-  for (const job of jobs.toReversed()) {
+  let before = place.children[1];
+  for (const job of jobs) {
     if (!entries.has(job.id)) {
       entries.set(job.id, entry(job));
-      place.children[1].after(entries.get(job.id).element);
+      before.after(entries.get(job.id).element);
     }
     entries.get(job.id).update(job);
+    before = entries.get(job.id).element;
   }
 });
 

@@ -61,6 +61,19 @@ impl TrainingConfig {
         Ok(chosen)
     }
 
+    /// Sets what neither the user, who states the keys in `given`, nor a preset decides: what depends on `data.labels=false`
+    /// ([`without_labels`](Self::without_labels)) and, without a preset, what depends on the images
+    /// ([`fit_to_images`](Self::fit_to_images)). Returns the keys that the images decide as assignments.
+    ///
+    /// # Errors
+    /// If the images cannot be read.
+    pub fn decide_rest(&mut self, given: &[String], is_preset: bool) -> Result<Vec<String>, Error> {
+        if !self.data.labels {
+            self.without_labels(given);
+        }
+        if is_preset || self.data.path.is_none() { Ok(Vec::new()) } else { self.fit_to_images(given) }
+    }
+
     /// Sets `data.labels` to false, unless it is in `given`.
     fn unlabelled(&mut self, given: &[String]) -> Option<String> {
         let chosen = self.data.labels && !given.iter().any(|key| key == "data.labels");
