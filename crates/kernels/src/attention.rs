@@ -123,8 +123,10 @@ pub fn attention_backward(
     backward_by_head(shape, inputs, dout, gradients, ("attention: gradients", operations, backward));
 }
 
-/// Calls a function for each head with q, k, v and dout, and with dq, dk and dv; it writes those of its head. `work` is the name,
-/// the operations and the function.
+/// A function that computes the gradients dq, dk and dv of a head from q, k, v and dout.
+type OfHead = fn(&AttentionShape, usize, [&[f32]; 4], [SharedSlice; 3]);
+
+/// Computes the gradients of all heads. `work` is its name, the number of operations, and the function of a head.
 ///
 /// # Panics
 /// If the length of a slice does not match `shape`.
@@ -133,7 +135,7 @@ pub(crate) fn backward_by_head(
     inputs: AttentionInputs,
     dout: &[f32],
     gradients: AttentionGradients,
-    work: (&str, usize, fn(&AttentionShape, usize, [&[f32]; 4], [SharedSlice; 3])),
+    work: (&str, usize, OfHead),
 ) {
     let AttentionInputs { q, k, v } = inputs;
     let AttentionGradients { dq, dk, dv } = gradients;
