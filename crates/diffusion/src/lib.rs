@@ -16,6 +16,8 @@
 //! | [`power_ema`] | averages of the parameters, of any length after training | Karras et al. 2024 |
 //! | [`bound`] | the variational bound, term by term, in bits/dim | Ho et al. 2020 |
 //! | [`mse_profile`] | optimal variances, optimal sub-chains and their bits/dim from the squared error per timestep | Watson et al., Bao et al. |
+//! | [`binomial`] | the diffusion of bits: forward chain, posterior, reverse step, bound | Sohl-Dickstein et al. 2015 |
+//! | [`product`] | products of a chain with a known factor | Sohl-Dickstein et al. 2015 |
 //! | [`flow`] | the density of the probability flow | Song et al. 2021 |
 //! | [`solver_table`] | a sampler as a table of coefficients | |
 //! | [`solver`] | tables of one-step samplers: DDPM, DDIM | Ho et al., Song et al. |
@@ -50,6 +52,7 @@
 #![deny(missing_docs)]
 
 pub mod beta_schedule;
+pub mod binomial;
 pub mod bound;
 pub mod churn;
 mod clip;
@@ -67,6 +70,7 @@ pub mod posterior;
 pub mod power_ema;
 pub mod preconditioning;
 pub mod prediction;
+pub mod product;
 pub mod schedule;
 pub mod scheduler;
 pub mod solver;
@@ -77,6 +81,7 @@ pub mod timesteps;
 pub mod variance;
 
 pub use beta_schedule::BetaSchedule;
+pub use binomial::{Bernoulli, BinomialChain};
 pub use bound::{Cdf, ReverseStep, VariationalBound};
 pub use churn::Churn;
 pub use clip::Clip;
@@ -89,6 +94,7 @@ pub use ode_solver::OdeSolver;
 pub use posterior::Posterior;
 pub use preconditioning::{LinearMap, Preconditioning};
 pub use prediction::{Prediction, TrainingTarget};
+pub use product::FactorSchedule;
 pub use schedule::NoiseSchedule;
 pub use scheduler::SchedulerConfig;
 pub use solver_table::{Estimate, SolverTable};
