@@ -96,7 +96,7 @@ pub use preconditioning::{LinearMap, Preconditioning};
 pub use prediction::{Prediction, TrainingTarget};
 pub use product::FactorSchedule;
 pub use schedule::NoiseSchedule;
-pub use scheduler::SchedulerConfig;
+pub use scheduler::{ProcessKind, SchedulerConfig};
 pub use solver_table::{Estimate, SolverTable};
 pub use timestep_grid::{Node, TimestepGrid};
 pub use timesteps::TimestepSpacing;

@@ -2,6 +2,7 @@
 //!
 //! Every key is either supported, or without effect in the class, or an error that names it.
 
+mod binomial;
 mod class;
 mod edm;
 mod json;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use binomial::ProcessKind;
 pub use class::SchedulerClass;
 pub use keys::{AlgorithmType, FinalSigmasType, InterpolationType, SolverKeys, SolverType};
 
@@ -26,6 +28,9 @@ pub struct SchedulerConfig {
     /// The scheduler class.
     #[serde(rename = "_class_name")]
     pub class: SchedulerClass,
+    /// The kind of noise. A binomial chain has no scheduler in diffusers and is written under a name of its own.
+    #[serde(skip_serializing_if = "ProcessKind::is_gaussian")]
+    pub process: ProcessKind,
     /// T.
     pub num_train_timesteps: usize,
     /// β at t = 0.
@@ -71,6 +76,7 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             class: SchedulerClass::Ddpm,
+            process: ProcessKind::Gaussian,
             num_train_timesteps: 1000,
             beta_start: 0.0001,
             beta_end: 0.02,
@@ -108,6 +114,10 @@ impl SchedulerConfig {
         if keys.get("_class_name").is_some_and(|name| name == edm::CLASS_NAME) {
             keys.retain(|key, _| !key.starts_with('_'));
             return edm::read(keys);
+        }
+        if keys.get("_class_name").is_some_and(|name| name == binomial::CLASS_NAME) {
+            keys.retain(|key, _| !key.starts_with('_'));
+            return binomial::read(keys);
         }
         let class = match keys.get("_class_name") {
             Some(Value::String(name)) => SchedulerClass::read(name)?,
@@ -209,7 +219,7 @@ impl SchedulerConfig {
                 "`timestep_spacing` is quadratic, which {class} does not have; expected linspace, leading or trailing"
             )));
         }
-        self.noise_schedule()?;
+        self.schedule()?;
         Ok(())
     }
 
@@ -247,6 +257,9 @@ impl SchedulerConfig {
     }
 
     fn value(&self) -> Result<Value, Error> {
+        if self.is_binomial() {
+            return Ok(binomial::value(self));
+        }
         if self.prediction_type == Prediction::Edm {
             return edm::value(self);
         }
@@ -280,6 +293,9 @@ impl SchedulerConfig {
     /// Returns the class with its keys that are not about the chain: those that select its method, and others that differ
     /// from the class's defaults.
     pub fn describe(&self) -> String {
+        if self.is_binomial() {
+            return format!("{}, which diffusers does not have", binomial::CLASS_NAME);
+        }
         const ALWAYS: [&str; 5] =
             ["algorithm_type", "solver_order", "solver_type", "timestep_spacing", "variance_type"];
         const CHAIN: [&str; 7] = [
@@ -303,11 +319,24 @@ impl SchedulerConfig {
         format!("{} ({})", self.class_name(), shown.join(", "))
     }
 
-    /// Builds the noise schedule.
+    /// Builds the noise schedule of a Gaussian chain.
     ///
     /// # Errors
-    /// If the betas are invalid, or `trained_betas` does not have `num_train_timesteps` entries.
+    /// If the betas are invalid, `trained_betas` does not have `num_train_timesteps` entries, or the chain is binomial: whatever
+    /// needs Gaussian noise fails here.
     pub fn noise_schedule(&self) -> Result<NoiseSchedule, Error> {
+        if self.is_binomial() {
+            return Err(Error::Unsupported(
+                "the model's chain is binomial, of bits, and this needs a Gaussian one; sample, evaluate and inspect know \
+                 binomial chains"
+                    .to_owned(),
+            ));
+        }
+        self.schedule()
+    }
+
+    /// Builds the noise schedule of either kind of chain.
+    fn schedule(&self) -> Result<NoiseSchedule, Error> {
         let schedule = match &self.trained_betas {
             Some(betas) if betas.len() != self.num_train_timesteps => {
                 let expected = self.num_train_timesteps;
@@ -321,7 +350,11 @@ impl SchedulerConfig {
 
     /// Returns the name of the class under which the configuration is written.
     pub fn class_name(&self) -> &'static str {
-        if self.prediction_type == Prediction::Edm { edm::CLASS_NAME } else { self.class.name() }
+        match self.prediction_type {
+            _ if self.is_binomial() => binomial::CLASS_NAME,
+            Prediction::Edm => edm::CLASS_NAME,
+            _ => self.class.name(),
+        }
     }
 
     /// Returns the clipping of x̂0, if any.

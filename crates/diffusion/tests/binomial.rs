@@ -2,7 +2,7 @@
 
 use ddpm_diffusion::binomial::{Bernoulli, BinomialChain};
 use ddpm_diffusion::oracle::{Bits, generated, states};
-use ddpm_diffusion::{BetaSchedule, NoiseSchedule};
+use ddpm_diffusion::{BetaSchedule, NoiseSchedule, SchedulerConfig};
 use proptest::prelude::*;
 use random::{Random, Stream};
 
@@ -287,5 +287,28 @@ proptest! {
         let direct = whole.noised(t, Bernoulli::known(bit));
         let steps = part.step(1, part.step(0, Bernoulli::known(bit)));
         prop_assert!((direct.one - steps.one).abs() < 1e-12 && (direct.zero - steps.zero).abs() < 1e-12);
+    }
+}
+
+/// The configuration is written and read; what needs Gaussian noise says so.
+#[test]
+fn the_scheduler_of_a_binomial_chain_round_trips() {
+    let config = SchedulerConfig::binomial(BetaSchedule::Jsd, 30);
+    let text = config.to_json().unwrap();
+    assert!(text.contains("\"_class_name\": \"BinomialScheduler\""), "{text}");
+    assert_eq!(SchedulerConfig::from_json(&text).unwrap(), config);
+    assert_eq!(config.class_name(), "BinomialScheduler");
+    assert_eq!(config.binomial_schedule().unwrap(), jsd(30));
+    let error = config.noise_schedule().unwrap_err().to_string();
+    assert!(error.contains("binomial") && error.contains("Gaussian"), "{error}");
+    assert!(SchedulerConfig::default().binomial_schedule().is_err());
+    for wrong in [
+        r#"{"_class_name": "BinomialScheduler", "clip_sample": true}"#,
+        r#"{"_class_name": "BinomialScheduler", "num_train_timesteps": 0}"#,
+        r#"{"_class_name": "BinomialScheduler", "beta_schedule": "none"}"#,
+        r#"{"_class_name": "BinomialScheduler", "trained_betas": [0.5]}"#,
+        r#"{"_class_name": "DDPMScheduler", "process": "binomial"}"#,
+    ] {
+        assert!(SchedulerConfig::from_json(wrong).is_err(), "{wrong}");
     }
 }
