@@ -6,6 +6,7 @@ use model::{Denoiser, Images, Pipeline};
 use mpi::Division;
 use sample::{ClipChoice, model_digest};
 
+use crate::bits::{BitChain, BitLikelihood, bit_likelihood};
 use crate::bound::{Chain, likelihood};
 use crate::flow::{Flow, FlowLikelihood, Trace, flow_likelihood};
 use crate::sub_chains::{SubChain, SubChainStudy, sub_chains};
@@ -148,6 +149,25 @@ impl<'a> Evaluation<'a> {
         let division = self.division_of(images);
         let flow = Flow { schedule: &schedule, steps, trace, draws, batch_size, seed, division };
         flow_likelihood(&*denoiser, images, &flow, &mut self.progress)
+    }
+
+    /// Measures the bound of a model of bits.
+    ///
+    /// # Errors
+    /// If the model's chain is Gaussian, or an option has no meaning for a binomial one; and as
+    /// [`bit_likelihood`](crate::bit_likelihood()).
+    pub fn bit_likelihood(mut self, images: &Images) -> Result<BitLikelihood, Error> {
+        let EvaluateOptions { variance, clip, guidance, draws, batch_size, seed, .. } = self.options;
+        let denoiser = self.pipeline.bit_denoiser()?;
+        if variance.is_some() || clip.is_some() || guidance.is_some() {
+            let message = "a binomial chain has no variance, clip or guidance; leave these options out";
+            return Err(Error::Request(message.into()));
+        }
+        let timesteps = self.timesteps(&denoiser.schedule)?;
+        let division = self.division_of(images);
+        let schedule = &denoiser.schedule;
+        let chain = BitChain { schedule, timesteps: &timesteps, draws, batch_size, seed, division };
+        bit_likelihood(&denoiser, images, &chain, &mut self.progress)
     }
 
     /// Predicts and measures the bits/dim of shorter chains.

@@ -5,12 +5,14 @@
 //! | [`likelihood()`] | the variational bound of Ho et al. (2020) in bits/dim, term by term |
 //! | [`flow_likelihood()`] | the likelihood under the probability flow, in bits/dim |
 //! | [`sub_chains()`] | bits/dim of shorter chains, predicted and measured |
-//! | [`Evaluation`] | these three for a pipeline, by a builder with defaults |
+//! | [`bit_likelihood()`] | the bound of binomial chains, in bits per sequence |
+//! | [`Evaluation`] | these four for a pipeline, by a builder with defaults |
 //! | [`open_data()`], [`read_images()`] | images of a set as a pipeline takes them |
 //! | [`quality`] | distances between samples and real images, by features |
 //! | [`network`] | the networks that compute features |
 //! | [`ImageSource`] | samples or real images, read by index |
 
+mod bits;
 mod bound;
 mod error;
 mod evaluation;
@@ -23,6 +25,7 @@ pub mod network;
 pub mod quality;
 mod sub_chains;
 
+pub use bits::{BitChain, BitLikelihood, bit_likelihood};
 pub use bound::{Chain, even_timesteps, likelihood};
 pub use error::Error;
 pub use evaluation::{EvaluateOptions, Evaluation};

@@ -5,6 +5,7 @@
 //! | [`backbone`] | [`Backbone`], a network; [`Network`], a backbone of any type |
 //! | [`networks`] | [`NetworkConfig`], the configuration in a `config.json`, of a network of any class |
 //! | [`denoiser`] | [`Denoiser`], a model that predicts x̂0 and ε̂; [`Process`], which converts the output of a network |
+//! | [`bits`] | [`BitDenoiser`](bits::BitDenoiser), a model that predicts bits of a binomial chain |
 //! | [`guidance`] | [`ClassifierFree`], a denoiser with classifier-free guidance |
 //! | [`oracle`] | [`Oracle`], the exact denoiser of known data |
 //! | [`images`] | [`Images`], floating-point images with labels |
@@ -53,6 +54,7 @@
 //! ```
 
 pub mod backbone;
+pub mod bits;
 pub mod denoiser;
 mod error;
 pub mod guidance;

@@ -12,6 +12,7 @@ use weights::families::{ImportOptions, Imported, Unrecorded};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, Values, digest, names, pipeline as folders};
 
+use crate::bits::NetworkBits;
 use crate::preprocessing::{self, Preprocessing};
 use crate::{
     Error, Images, LabelKind, Network, NetworkConfig, NetworkDenoiser, Process, Sampling, Signature, TrainingData,
@@ -262,6 +263,14 @@ impl Pipeline {
     /// If the scheduler's betas are invalid.
     pub fn denoiser(&self) -> Result<NetworkDenoiser, Error> {
         Ok(self.process()?.denoiser(self.network.clone()))
+    }
+
+    /// Returns the denoiser of a model of bits: the network with its binomial chain.
+    ///
+    /// # Errors
+    /// If the model's chain is Gaussian.
+    pub fn bit_denoiser(&self) -> Result<NetworkBits, Error> {
+        Ok(NetworkBits { network: self.network.clone(), schedule: self.scheduler.binomial_schedule()? })
     }
 
     /// Returns the classes of samples: all labels except the one that means "no class". Returns `None` for a network

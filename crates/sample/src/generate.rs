@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use diffusion::{SchedulerConfig, SolverTable};
+use diffusion::{SchedulerConfig, SolverTable, TimestepSpacing, timesteps};
+use model::bits::{BitDenoiser, NetworkBits};
 use model::guidance::Guidance;
 use model::{Denoiser, Images, Pipeline};
 use mpi::{Division, Items};
 use serde::{Deserialize, Serialize};
 
+use crate::bits::{BitSteps, sample_bits};
 use crate::frames::{self, sheet_column};
 use crate::identity::Identity;
 use crate::noise::{initial_noise, noised};
@@ -118,11 +120,33 @@ impl Batch {
     }
 }
 
+/// The steps of a generation, with the model that they evaluate.
+enum PlannedChain {
+    Gaussian { denoiser: Box<dyn Denoiser>, sampler: Sampler, table: SolverTable },
+    Binomial { denoiser: NetworkBits, timesteps: Vec<usize> },
+}
+
+impl PlannedChain {
+    /// Returns the number of steps.
+    fn rows(&self) -> usize {
+        match self {
+            Self::Gaussian { table, .. } => table.rows.len(),
+            Self::Binomial { timesteps, .. } => timesteps.len(),
+        }
+    }
+
+    /// Returns the name of the sampler.
+    fn sampler(&self) -> String {
+        match self {
+            Self::Gaussian { sampler, .. } => sampler.to_string(),
+            Self::Binomial { .. } => "binomial".to_owned(),
+        }
+    }
+}
+
 /// A generation with all options resolved.
 struct Plan {
-    denoiser: Box<dyn Denoiser>,
-    sampler: Sampler,
-    table: SolverTable,
+    chain: PlannedChain,
     shape: [usize; 3],
     /// The classes, repeated cyclically.
     labels: Option<Vec<u32>>,
@@ -229,7 +253,12 @@ impl<'a> Generation<'a> {
     /// # Errors
     /// If the sampler is unknown or its steps do not match the chain.
     pub fn table(&self) -> Result<SolverTable, Error> {
-        Ok(self.plan()?.table)
+        match self.plan()?.chain {
+            PlannedChain::Gaussian { table, .. } => Ok(table),
+            PlannedChain::Binomial { .. } => {
+                Err(Error::Request("the model's chain is binomial, of bits, which no table of coefficients samples".into()))
+            }
+        }
     }
 
     /// Generates the images in memory.
@@ -287,7 +316,7 @@ impl<'a> Generation<'a> {
         let plan = self.plan()?;
         let n = self.options.n;
         let shape = [n, plan.shape[0], plan.shape[1], plan.shape[2]];
-        let rows = plan.table.rows.len();
+        let (rows, sampler) = (plan.chain.rows(), plan.chain.sampler());
         let by_class = if save.by_class { Some(self.class_names(&plan, &output)?) } else { None };
         let writes = self.division.is_root() && !self.division.is_recorded();
         if writes {
@@ -301,7 +330,7 @@ impl<'a> Generation<'a> {
                 path: output.path().to_owned(),
                 shape,
                 existing: n,
-                sampler: format!("{}, {rows} steps", plan.sampler),
+                sampler: format!("{sampler}, {rows} steps"),
                 steps: rows,
             });
         }
@@ -394,7 +423,7 @@ impl<'a> Generation<'a> {
             path: output.path().to_owned(),
             shape,
             existing,
-            sampler: format!("{}, {rows} steps", plan.sampler),
+            sampler: format!("{sampler}, {rows} steps"),
             steps: rows,
         })
     }
@@ -412,6 +441,10 @@ impl<'a> Generation<'a> {
         if let Some(until) = options.share_until.filter(|until| !(0.0..=total as f64).contains(until)) {
             return Err(Error::Request(format!("images cannot share noise until t = {until}; expected 0 to {total}")));
         }
+        let labels = options.labels.clone().or_else(|| self.pipeline.classes()).filter(|labels| !labels.is_empty());
+        if self.pipeline.scheduler.is_binomial() {
+            return self.bit_plan(labels);
+        }
         let (sampler, steps) = match (&options.sampler, &options.mse_profile) {
             // The optimal chain is one of the scheduler's sampler.
             (SamplerChoice::Model, Some(_)) => (Sampler::of(&self.pipeline.scheduler), None),
@@ -425,19 +458,64 @@ impl<'a> Generation<'a> {
             let name = &table.name;
             return Err(Error::Request(format!("{name} adds no noise, so images that share noise would be equal")));
         }
-        let labels = options.labels.clone().or_else(|| self.pipeline.classes()).filter(|labels| !labels.is_empty());
         let guidance = options.guidance(self.pipeline);
         let denoiser = Guidance::around_boxed(guidance, self.pipeline.denoiser()?);
-        let plan = Plan { denoiser, sampler, table, shape: self.shape()?, labels, guidance, scheduler };
-        self.check_memory(plan.shape)?;
-        let first = self.start(&plan, 0..1)?;
-        check(&*plan.denoiser, &plan.table, &first.with_labels(self.labels_of(&plan, 0..1)))?;
-        if let Some(all) = &plan.labels {
-            let [height, width, channels] = plan.shape;
-            let condition = model::Condition::classes(Some(all));
-            plan.denoiser.check([all.len(), height, width, channels], condition)?;
+        let shape = self.shape()?;
+        self.check_memory(shape)?;
+        let chain = PlannedChain::Gaussian { denoiser, sampler, table };
+        let plan = Plan { chain, shape, labels, guidance, scheduler };
+        let first = self.start(&plan, 0..1)?.with_labels(self.labels_of(&plan, 0..1));
+        if let PlannedChain::Gaussian { denoiser, table, .. } = &plan.chain {
+            check(&**denoiser, table, &first)?;
+            if let Some(all) = &plan.labels {
+                let [height, width, channels] = plan.shape;
+                denoiser.check([all.len(), height, width, channels], model::Condition::classes(Some(all)))?;
+            }
         }
         Ok(plan)
+    }
+
+    /// Resolves the options for a model of bits. Those that are about Gaussian noise are refused.
+    fn bit_plan(&self, labels: Option<Vec<u32>>) -> Result<Plan, Error> {
+        let options = &self.options;
+        let SamplerOptions { steps, spacing, grid, snap, variance } = options.steps;
+        let named = match &options.sampler {
+            SamplerChoice::Model => false,
+            SamplerChoice::Name(name) => name != "ddpm",
+            SamplerChoice::Sampler(sampler) => *sampler != Sampler::Ddpm,
+        };
+        let refused = [
+            (named, "samplers"),
+            (spacing.is_some() || grid.is_some() || snap, "timestep grids"),
+            (variance.is_some(), "variances"),
+            (options.mse_profile.is_some(), "optimal sub-chains by squared error"),
+            (options.clip.is_some(), "clips of x̂0"),
+            (options.guidance(self.pipeline).is_some(), "guidance"),
+            (options.init.is_some(), "initial noise"),
+            (options.from.is_some(), "image-to-image"),
+            (options.share_until.is_some(), "shared noise"),
+        ];
+        if let Some((_, what)) = refused.into_iter().find(|(is_given, _)| *is_given) {
+            return Err(Error::Request(format!(
+                "{what} are for Gaussian chains, but the model's chain is binomial, of bits: it is sampled step by step, and steps \
+                 or timesteps may be given"
+            )));
+        }
+        let denoiser = self.pipeline.bit_denoiser()?;
+        let total = denoiser.schedule.len();
+        let own = self.pipeline.sampling.as_ref().and_then(|own| own.steps);
+        let timesteps = match (&options.timesteps, steps.or(own)) {
+            (Some(list), _) => timesteps::explicit(total, list)?,
+            (None, Some(steps)) => TimestepSpacing::Linspace.timesteps(total, steps, 0)?,
+            (None, None) => timesteps::all(total),
+        };
+        let shape = self.shape()?;
+        self.check_memory(shape)?;
+        let [height, width, channels] = shape;
+        let images = labels.as_ref().map_or(1, Vec::len);
+        denoiser.check([images, height, width, channels], model::Condition::classes(labels.as_deref()))?;
+        let scheduler = self.pipeline.scheduler.clone();
+        Ok(Plan { chain: PlannedChain::Binomial { denoiser, timesteps }, shape, labels, guidance: None, scheduler })
     }
 
     /// Checks that a batch fits into memory.
@@ -515,11 +593,11 @@ impl<'a> Generation<'a> {
             batch_size,
             shared: share_until.map(|until| SharedNoise { until, image: first }),
         };
-        let rows = plan.table.rows.len();
+        let rows = plan.chain.rows();
         let batches = n.div_ceil(batch_size);
         let (done, total) = self.division.progress(range.start / batch_size, batches, (rows, batches * rows));
         let (progress, on_step) = (&mut self.progress, &mut self.step);
-        sample(&*plan.denoiser, &plan.table, &request, |step| {
+        let mut after = |step: &SamplerStep| {
             look(step);
             on_step(step);
             progress(&GenerationProgress {
@@ -529,7 +607,13 @@ impl<'a> Generation<'a> {
                     + range.len() as f64 * (step.row + 1) as f64 / rows as f64,
                 existing,
             })
-        })
+        };
+        match &plan.chain {
+            PlannedChain::Gaussian { denoiser, table, .. } => sample(&**denoiser, table, &request, after),
+            PlannedChain::Binomial { denoiser, timesteps } => {
+                sample_bits(denoiser, BitSteps { schedule: &denoiser.schedule, timesteps }, &request, &mut after)
+            }
+        }
     }
 
     /// Returns x at the first timestep of the table.
@@ -575,7 +659,10 @@ impl<'a> Generation<'a> {
     fn identity(&self, plan: &Plan) -> Identity {
         let options = &self.options;
         let mut identity = Identity::of(self.pipeline);
-        identity.add("table", &plan.table);
+        match &plan.chain {
+            PlannedChain::Gaussian { table, .. } => identity.add("table", table),
+            PlannedChain::Binomial { timesteps, .. } => identity.add("binomial", timesteps),
+        }
         identity.add("seed", &options.seed);
         identity.add("shape", &plan.shape);
         identity.add("labels", &plan.labels);
@@ -598,8 +685,8 @@ impl<'a> Generation<'a> {
     fn provenance(&self, plan: &Plan) -> Provenance {
         let GenerateOptions { seed, first, .. } = self.options;
         Provenance {
-            sampler: plan.sampler.to_string(),
-            steps: plan.table.rows.len(),
+            sampler: plan.chain.sampler(),
+            steps: plan.chain.rows(),
             seed,
             first,
             guidance: plan.guidance.map(|guidance| guidance.scale),

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`Generation`] | a builder for samples of a pipeline, in memory or written to files |
 //! | [`sample()`] | applies a solver table to noise, with any [`Denoiser`](model::Denoiser) |
+//! | [`sample_bits()`] | ancestral sampling of binomial chains |
 //! | [`Sampler`] | samplers by name: from a noise schedule to a solver table |
 //! | [`inpaint()`], [`interpolate()`], [`invert()`] | image editing |
 //! | [`output`] | PNG grids, animations, npz, safetensors, folders |
 //! | [`Provenance`] | what generated images say about themselves |
 
+mod bits;
 mod error;
 mod frames;
 mod generate;
@@ -24,6 +26,7 @@ mod sampler;
 mod solve;
 mod writer;
 
+pub use bits::{BitSteps, sample_bits};
 pub use error::Error;
 pub use generate::{Generation, GenerationProgress, SaveOptions, Saved};
 pub use identity::model_digest;

@@ -48,8 +48,8 @@ pub struct SamplerStep<'a> {
     pub row: usize,
     /// Number of rows of the table.
     pub rows: usize,
-    x: &'a Tensor<4>,
-    sample: &'a Tensor<4>,
+    pub(crate) x: &'a Tensor<4>,
+    pub(crate) sample: &'a Tensor<4>,
 }
 
 impl SamplerStep<'_> {
