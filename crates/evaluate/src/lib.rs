@@ -14,6 +14,7 @@
 mod bound;
 mod error;
 mod evaluation;
+mod exact;
 mod flow;
 mod held_out;
 mod image_source;
@@ -26,6 +27,7 @@ mod sub_chains;
 pub use bound::{Chain, even_timesteps, likelihood};
 pub use error::Error;
 pub use evaluation::{EvaluateOptions, Evaluation};
+pub use exact::ExactLikelihood;
 pub use flow::{Flow, FlowLikelihood, Trace, flow_likelihood};
 pub use held_out::{open_data, read_images};
 pub use image_source::ImageSource;

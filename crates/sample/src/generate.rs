@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use diffusion::{SchedulerConfig, SolverTable};
 use model::guidance::Guidance;
-use model::{Denoiser, Images, Pipeline};
+use model::{DataKind, Denoiser, Images, Pipeline};
 use mpi::{Division, Items};
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +26,9 @@ use crate::{Error, Sampler, SamplerOptions};
 /// An image depends only on the pipeline, the sampler, the seed and its number, not on the batch size or the number of
 /// images.
 pub struct Generation<'a> {
-    pipeline: &'a Pipeline,
-    options: GenerateOptions,
-    division: Division,
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) options: GenerateOptions,
+    pub(crate) division: Division,
     progress: Box<dyn FnMut(&GenerationProgress) -> bool + 'a>,
     step: Box<dyn FnMut(&SamplerStep) + 'a>,
 }
@@ -79,17 +79,17 @@ pub struct SaveOptions {
 
 /// The images of a batch, and what shows how they were made.
 #[derive(Default, Serialize, Deserialize)]
-struct Batch {
-    images: Images,
-    previews: Vec<Images>,
-    sheet: Vec<Images>,
+pub(crate) struct Batch {
+    pub images: Images,
+    pub previews: Vec<Images>,
+    pub sheet: Vec<Images>,
     /// The timestep after which values were not finite. All processes that divide the work report it alike.
-    not_finite: Option<f64>,
+    pub not_finite: Option<f64>,
 }
 
 impl Batch {
     /// Returns a batch that was computed, or `None` if it was stopped.
-    fn of(images: Result<Images, Error>, with: impl FnOnce(Images) -> Self) -> Result<Option<Self>, Error> {
+    pub fn of(images: Result<Images, Error>, with: impl FnOnce(Images) -> Self) -> Result<Option<Self>, Error> {
         match images {
             Ok(images) => Ok(Some(with(images))),
             Err(Error::Stopped) => Ok(None),
@@ -99,7 +99,7 @@ impl Batch {
     }
 
     /// Checks the sizes: a batch can come from the file of a shard.
-    fn checked(self, previews: usize, shape: [usize; 3]) -> Result<Self, Error> {
+    pub fn checked(self, previews: usize, shape: [usize; 3]) -> Result<Self, Error> {
         if let Some(timestep) = self.not_finite {
             return Err(Error::NotFinite { timestep });
         }
@@ -119,11 +119,11 @@ impl Batch {
 }
 
 /// A generation with all options resolved.
-struct Plan {
+pub(crate) struct Plan {
     denoiser: Box<dyn Denoiser>,
-    sampler: Sampler,
-    table: SolverTable,
-    shape: [usize; 3],
+    pub sampler: Sampler,
+    pub table: SolverTable,
+    pub shape: [usize; 3],
     /// The classes, repeated cyclically.
     labels: Option<Vec<u32>>,
     guidance: Option<Guidance>,
@@ -267,7 +267,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Generates the images and writes them in the format of the extension of `path`: a grid (`.png`), an animation
-    /// (`.gif`, `.apng`), arrays (`.npz`, `.safetensors`) or a folder of PNGs. See [`Generation::save_with`].
+    /// (`.gif`, `.apng`), arrays (`.npz`, `.safetensors`) or a folder of PNGs; points as `.npy`, `.npz`, `.csv` or scatter plots. See [`Generation::save_with`].
     ///
     /// # Errors
     /// As [`Generation::save_with`].
@@ -284,6 +284,9 @@ impl<'a> Generation<'a> {
     /// As [`Generation::run`]; also if `path` holds images of another model, seed or sampler, or cannot be written.
     pub fn save_with(mut self, path: impl AsRef<Path>, save: &SaveOptions) -> Result<Saved, Error> {
         let output = Output::parse(path.as_ref(), save.animate && path.as_ref().extension().is_some())?;
+        if self.pipeline.network.signature().kind == DataKind::Points {
+            return self.save_points(&output, save);
+        }
         let plan = self.plan()?;
         let n = self.options.n;
         let shape = [n, plan.shape[0], plan.shape[1], plan.shape[2]];
@@ -400,13 +403,16 @@ impl<'a> Generation<'a> {
     }
 
     /// Resolves the options and checks them against the pipeline.
-    fn plan(&self) -> Result<Plan, Error> {
+    pub(crate) fn plan(&self) -> Result<Plan, Error> {
         let options = &self.options;
         if options.n == 0 || options.batch_size == 0 {
             return Err(Error::Request("the number of images and the batch size must be at least 1".into()));
         }
         if options.first.checked_add(options.n as u64).is_none_or(|end| end > 1 << 48) {
             return Err(Error::Request("images are numbered from 0 to 2^48".into()));
+        }
+        if options.clip.is_some() {
+            self.pipeline.check_images("a clip of x̂0 to the range of pixels (--clip-sample, --threshold)")?;
         }
         let total = self.pipeline.scheduler.num_train_timesteps;
         if let Some(until) = options.share_until.filter(|until| !(0.0..=total as f64).contains(until)) {
@@ -499,7 +505,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Generates the images of a range and calls `look` after each step.
-    fn batch(
+    pub(crate) fn batch(
         &mut self,
         plan: &Plan,
         range: Range<usize>,
@@ -533,7 +539,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Returns x at the first timestep of the table.
-    fn start(&self, plan: &Plan, range: Range<usize>) -> Result<Images, Error> {
+    pub(crate) fn start(&self, plan: &Plan, range: Range<usize>) -> Result<Images, Error> {
         let GenerateOptions { first, seed, share_until, .. } = self.options;
         let noise = |first: u64, count| initial_noise(seed, first, count, plan.shape);
         let repeated = |one: Images| {
@@ -552,7 +558,7 @@ impl<'a> Generation<'a> {
         })
     }
 
-    fn labels_of(&self, plan: &Plan, range: Range<usize>) -> Option<Vec<u32>> {
+    pub(crate) fn labels_of(&self, plan: &Plan, range: Range<usize>) -> Option<Vec<u32>> {
         let labels = plan.labels.as_ref()?;
         Some(range.map(|i| labels[(self.options.first as usize + i) % labels.len()]).collect())
     }
@@ -572,7 +578,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Returns the identity of the images: everything that determines them, except their number.
-    fn identity(&self, plan: &Plan) -> Identity {
+    pub(crate) fn identity(&self, plan: &Plan) -> Identity {
         let options = &self.options;
         let mut identity = Identity::of(self.pipeline);
         identity.add("table", &plan.table);
@@ -595,7 +601,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Returns what the images say about themselves.
-    fn provenance(&self, plan: &Plan) -> Provenance {
+    pub(crate) fn provenance(&self, plan: &Plan) -> Provenance {
         let GenerateOptions { seed, first, .. } = self.options;
         Provenance {
             sampler: plan.sampler.to_string(),
@@ -642,7 +648,7 @@ impl<'a> Generation<'a> {
 }
 
 /// Returns the text that is written into the files.
-fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, String)> {
+pub(crate) fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, String)> {
     let own = [
         ("model", provenance.model.clone()),
         ("sampler", format!("{}, {} steps", provenance.sampler, provenance.steps)),
