@@ -114,6 +114,8 @@ tests diffusion --lib --tests
 mutate power_ema.rs '(gamma + 2.0).powi(2)' '(gamma + 2.0)'
 mutate power_ema.rs '((a + b + 1.0) * late.time)' '((a + b) * late.time)'
 mutate power_ema.rs 'others - 2.0 * p.dot' 'others - p.dot'
+mutate bound.rs '+ log_variance + (x - mean).powi(2)' '- log_variance + (x - mean).powi(2)'
+mutate bound.rs 'gaussian_nll(x, mean, log_variance) + log_scale' 'gaussian_nll(x, mean, log_variance) - log_scale'
 mutate schedule.rs   '*product *= 1.0 - beta;'                '*product *= 1.0 + beta;'
 mutate posterior.rs  'coef_xt: alpha.sqrt() * noise_s / noise_t' 'coef_xt: alpha.sqrt() * noise_t / noise_s'
 mutate noise_level.rs 'sigma: (1.0 - alpha_cumprod).sqrt()' 'sigma: (1.0 - alpha_cumprod)'
@@ -172,6 +174,19 @@ mutate formats/labels.rs 'names.iter().zip(0..).map(|(name, label)| (*name, labe
 tests data --test data -- grid::
 mutate grid.rs '(index / columns * (height + gap), index % columns * (width + gap))' '(index % columns * (height + gap), index / columns * (width + gap))'
 mutate grid.rs 'composite(value, a, 255)' 'composite(value, a, 0)'
+tests data --test data -- points::
+mutate points/scaling.rs '(x - self.mean[i % dims]) / self.scale' '(x + self.mean[i % dims]) / self.scale'
+mutate points/scaling.rs '*scale += (x - mean) * (x - mean) / count' '*scale += (x - mean) * (x - mean)'
+mutate points/scaling.rs 'scale.ln()' 'scale.abs()'
+mutate points/shape.rs '9.75 * PI * PI' '9.25 * PI * PI'
+mutate points/shape.rs '0.75 + 0.5625 - FRAC_1_PI' '0.75 + 0.5625 + FRAC_1_PI'
+mutate points/shape.rs '2.25 * PI * PI' '2.25 * PI'
+mutate points/shape.rs '2 * row + column % 2' '2 * row + column / 2'
+mutate points/builtin.rs '1.0 - of_noise * self.noise * self.noise' '1.0 - of_noise * self.noise'
+mutate points/density.rs '(v * v, 2.0 * v)' '(v * v, v)'
+mutate points/density.rs '(2.0 * PI * variance).ln()' '(PI * variance).ln()'
+mutate points/density.rs '-arm_angle(arm, radius)' 'arm_angle(arm, radius)'
+mutate points/density.rs 'mass / (count * scale * scale)' 'mass / (count * scale)'
 tests data --test data -- npz_arrays::
 mutate npz_arrays.rs '(_, true) => bytes.as_chunks().0.iter().map(|&b| f64::from_be_bytes(b))' '(_, true) => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b))'
 
@@ -234,6 +249,10 @@ mutate ops/flex.rs '[half(0), half(channels)]' '[half(channels), half(0)]'
 mutate ops/mod.rs 'Some(skip) => concat(x, skip)' 'Some(skip) => concat(skip, x)'
 mutate model.rs 'x.mul_scalar(2.0).sub_scalar(1.0)' 'x.mul_scalar(2.0).sub_scalar(2.0)'
 mutate ops/mod.rs 'pairs.mean_dim(4).mean_dim(2)' 'pairs.sum_dim(4).mean_dim(2)'
+tests unet --lib -- mlp
+mutate mlp.rs '1u32 << k' '2u32 << k'
+mutate mlp.rs 'argument.clone().sin(), argument.cos()' 'argument.clone().cos(), argument.sin()'
+mutate mlp.rs 'self.blocks * 3 *' 'self.blocks * 2 *'
 tests unet --lib -- dropout
 mutate blocks.rs '(block as u64) << 32' '(1u64) << 32'
 mutate blocks.rs 'self.step, p as f32' 'self.step, 0.5 * p as f32'
@@ -271,6 +290,9 @@ mutate noise.rs 'image[c * height * width + pixel]' 'image[pixel * channels + c]
 mutate noise.rs 'level.q_sample(&image.pixels, epsilon, x_t)' 'level.q_sample(epsilon, &image.pixels, x_t)'
 mutate invert.rs 'i * last / (steps - 1)' 'i * last / steps'
 mutate invert.rs '127.5 * (square' '255.0 * (square'
+tests sample --lib -- scatter
+mutate scatter.rs 'self.center[1] + self.half - unit * row' 'self.center[1] - self.half + unit * row'
+mutate scatter.rs '(center[1] + half - y) * scale' '(center[1] + half + y) * scale'
 tests sample --lib -- interpolate
 mutate interpolate.rs 'Mix::Linear => (1.0 - lambda, lambda)' 'Mix::Linear => (lambda, 1.0 - lambda)'
 mutate interpolate.rs '(lambda * angle).sin() / angle.sin())' '(lambda * angle).sin())'
@@ -285,10 +307,15 @@ mutate likelihood.rs '(n - 1.0).max(1.0)' 'n'
 mutate likelihood.rs 'rates.sum::<f64>() / std::f64::consts::LN_2' 'rates.sum::<f64>()'
 mutate likelihood.rs 'rate += point.bits;' 'rate -= point.bits;'
 tests evaluate --test evaluate -- flow::
-mutate flow.rs '- alpha.ln() + 127.5_f64.ln()' '+ alpha.ln() + 127.5_f64.ln()'
+mutate flow.rs '- alpha.ln() + unit' '+ alpha.ln() + unit'
+mutate flow.rs 'Values::Bytes => 127.5_f64.ln()' 'Values::Bytes => 127.5_f64'
 mutate flow.rs '(u - 0.5) / 127.5' 'u / 127.5'
 mutate flow.rs '-log_density / size as f64' '-log_density'
 mutate flow.rs '1.0 / probes as f64' '1.0'
+tests evaluate --test evaluate -- points::
+mutate flow.rs 'Values::Reals { log_scale } => log_scale' 'Values::Reals { log_scale } => -log_scale'
+mutate flow.rs 'map(|&x| alpha * f64::from(x))' 'map(|&x| f64::from(x))'
+mutate bound.rs 'then_some(dims as f64 * bits_per_dim)' 'then_some(dims as f64 / bits_per_dim)'
 tests evaluate --test evaluate -- evaluation::even_timesteps
 mutate bound.rs 'i * (num_train_timesteps - 1) / (steps - 1).max(1)' 'i * num_train_timesteps / steps'
 tests evaluate --test evaluate -- quality::

@@ -42,7 +42,8 @@ pub struct ConfigArgs {
     /// hmdolatabadi/denoising_diffusion
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The images: a folder, IDX, CIFAR binary, .npz …, or `builtin`. Defaults to the preset's, or the built-in ones.
+    /// The images: a folder, IDX, CIFAR binary, .npz …, or `builtin`; or points: .npy, .npz, .csv, or `builtin:NAME`, such as
+    /// builtin:swissroll. Defaults to the preset's, or the built-in ones.
     /// Without --preset, resolution, channels and fit are chosen by the images, except for keys that are set
     #[arg(long, value_name = "PATH")]
     pub data: Option<Dataset>,
@@ -149,6 +150,10 @@ impl ConfigArgs {
     pub fn apply(&self, mut config: TrainingConfig) -> anyhow::Result<TrainingConfig> {
         if let Some(data) = &self.data {
             config.data.path = data.path().map(Path::to_owned);
+            config.data.points = match data {
+                Dataset::Points(points) => Some(*points),
+                Dataset::Builtin | Dataset::Path(_) => None,
+            };
         }
         for assignment in &self.set {
             config.set(assignment).map_err(usage)?;

@@ -8,8 +8,8 @@ use ddpm::data::{Dataset, Fit, ImageSet, Part, Reading, Split};
 use ddpm::diffusion::{Variance, timesteps};
 use ddpm::evaluate::quality::QualityReport;
 use ddpm::evaluate::{
-    EvaluateOptions, Evaluation, FlowLikelihood, Likelihood, MeasuredModel, SubChain, Trace, open_data, read_images,
-    write_mse_profile,
+    EvaluateOptions, Evaluation, ExactLikelihood, FlowLikelihood, Likelihood, MeasuredModel, SubChain, Trace,
+    open_data, read_images, write_mse_profile,
 };
 use ddpm::mpi::Division;
 use ddpm::sample::ClipChoice;
@@ -163,6 +163,9 @@ struct Report {
     nll: Option<Likelihood>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ode: Option<FlowLikelihood>,
+    /// The exact likelihood of built-in points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exact: Option<ExactLikelihood>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     schedule: Vec<SubChain>,
     #[serde(flatten)]
@@ -238,6 +241,12 @@ fn likelihoods(
         error => error.into(),
     })?;
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
+    if fit.is_some() {
+        pipeline.check_images("--fit")?;
+    }
+    if arguments.bound.plot.is_some() {
+        pipeline.check_images("--plot, distortion in pixel values,")?;
+    }
     pipeline.preprocessing.fit = fit.unwrap_or(pipeline.preprocessing.fit);
     let dataset = data_choice::of_model(data.as_ref(), &pipeline)?;
     let (set, reading) = open_data(&pipeline, &dataset, if *train { Split::Train } else { Split::Test })?;
@@ -283,6 +292,13 @@ fn likelihoods(
     }
     if wants(Metric::Ode) {
         report.ode = unless_recorded(evaluate("flow").flow_likelihood(&images).with_context(context))?;
+    }
+    if let Dataset::Points(known) = &dataset {
+        report.exact = ExactLikelihood::new(known, &pipeline, &images)?.map(|exact| ExactLikelihood {
+            nll_excess: report.nll.as_ref().map(|nll| exact.excess(&nll.each)),
+            ode_excess: report.ode.as_ref().map(|ode| exact.excess(&ode.each)),
+            ..exact
+        });
     }
     if !global.json && !division.is_recorded() {
         print(report, &set, total);
@@ -344,22 +360,57 @@ fn print(report: &Report, set: &ImageSet, total: usize) {
     }
     if let Some(ode) = &report.ode {
         let evaluations = ode.evaluations * ode.draws;
-        println!("{} images of {}, {evaluations} evaluations and gradients each", ode.images, set.name());
+        println!("{} {} of {}, {evaluations} evaluations and gradients each", ode.images, noun(set), set.name());
         println!("flow, bits/dim {:>6.4} ± {:.4}", ode.bits_per_dim, ode.standard_error);
+        if let Some(bits) = ode.bits_per_point {
+            println!(
+                "flow, bits/point {bits:>6.4} ± {:.4}   (−log₂ of the density in the units of the data)",
+                per_point(set, ode.standard_error)
+            );
+        }
+    }
+    if let Some(exact) = &report.exact {
+        println!("exact, bits/point {:>6.4} ± {:.4}", exact.bits_per_point, exact.standard_error);
+        for (name, excess) in [("bound", exact.nll_excess), ("flow ", exact.ode_excess)] {
+            if let Some((mean, error)) = excess {
+                println!("{name} − exact     {mean:>6.4} ± {error:.4}   (of the same points)");
+            }
+        }
     }
 }
 
+/// Returns what a set has.
+fn noun(set: &ImageSet) -> &'static str {
+    if set.points().is_some() { "points" } else { "images" }
+}
+
+/// Returns the error of a whole point.
+fn per_point(set: &ImageSet, per_dim: f64) -> f64 {
+    set.channels() as f64 * per_dim
+}
+
 fn print_bound(nll: &Likelihood, set: &ImageSet) {
-    println!("{} images of {}, {} evaluations each", nll.images, set.name(), nll.evaluations * nll.draws);
+    println!("{} {} of {}, {} evaluations each", nll.images, noun(set), set.name(), nll.evaluations * nll.draws);
+    if let Some(bits) = nll.bits_per_point {
+        println!(
+            "bits/point  {bits:>9.4} ± {:.4}   (−log₂ of the density in the units of the data)",
+            per_point(set, nll.standard_error)
+        );
+    }
     println!("bits/dim    {:>9.4} ± {:.4}", nll.bits_per_dim, nll.standard_error);
     println!("rate        {:>9.4}   (prior {:.2e})", nll.rate, nll.prior);
     println!("distortion  {:>9.4}", nll.distortion);
     println!("\n{:>9} {:>12} {:>12} {:>14}", "timestep", "bits to here", "term", "RMSE of x̂0");
-    let curve = nll.rate_distortion();
+    let mut curve = nll.rate_distortion();
+    if set.points().is_some() {
+        // Of points, in the units of the network.
+        curve.iter_mut().for_each(|(_, _, rmse)| *rmse /= 127.5);
+    }
+    let decimals = if set.points().is_some() { 5 } else { 2 };
     let every = curve.len().div_ceil(16);
     for (i, (&(t, rate, rmse), point)) in curve.iter().zip(&nll.points).enumerate() {
         if i % every == 0 || i + 1 == curve.len() {
-            println!("{t:>9} {rate:>12.4} {:>12.5} {rmse:>14.2}", point.bits);
+            println!("{t:>9} {rate:>12.4} {:>12.5} {rmse:>14.decimals$}", point.bits);
         }
     }
 }

@@ -31,6 +31,7 @@ mod metric;
 mod model_folder;
 mod model_source;
 mod output_streams;
+mod picture;
 mod predict;
 mod preview;
 mod quality;
@@ -169,6 +170,7 @@ enum Command {
     Import(import::ImportArgs),
     Export(import::ExportArgs),
     Inspect(inspect::InspectArgs),
+    Picture(picture::PictureArgs),
     Predict(predict::PredictArgs),
     Schedule(schedule::ScheduleArgs),
     Bench(bench::BenchArgs),
@@ -298,6 +300,7 @@ impl Command {
             Self::Import(arguments) => import::import(arguments, global),
             Self::Export(arguments) => import::export(arguments, global),
             Self::Inspect(arguments) => inspect::run(arguments, global),
+            Self::Picture(arguments) => picture::run(arguments, global),
             Self::Predict(arguments) => predict::run(arguments, global),
             Self::Schedule(arguments) => schedule::run(arguments, global),
             Self::Bench(arguments) => bench::run(arguments, global),

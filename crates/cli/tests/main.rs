@@ -19,6 +19,7 @@ mod models;
 mod mpi;
 mod output_streams;
 mod own_sampler;
+mod points;
 mod predict;
 mod quality;
 mod resume;

@@ -1,9 +1,9 @@
 use crate::builtin::builtin;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::open::open;
 use crate::options::ReadOptions;
+use crate::points::{BuiltinPoints, PointShape, open_builtin};
 use crate::set::ImageSet;
-use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,13 +13,17 @@ use std::str::FromStr;
 /// ```
 /// use ddpm_data::Dataset;
 /// assert_eq!("builtin".parse(), Ok(Dataset::Builtin));
+/// assert_eq!("builtin:moons".parse::<Dataset>()?.to_string(), "builtin:moons");
 /// assert_eq!("./builtin".parse(), Ok(Dataset::Path("./builtin".into())));
+/// # Ok::<(), String>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Dataset {
     /// The set that is compiled into the crate ([`builtin()`]).
     Builtin,
-    /// A folder or file ([`open()`]).
+    /// Points that are drawn from a seed.
+    Points(BuiltinPoints),
+    /// A folder or file: of images ([`open()`]) or, if the options ask for them, of points ([`points`](crate::points)).
     Path(PathBuf),
 }
 
@@ -33,7 +37,13 @@ impl Dataset {
     /// As [`open()`].
     pub fn open(&self, options: &ReadOptions) -> Result<ImageSet> {
         match self {
+            Dataset::Builtin if options.points.is_some() => Err(Error::Argument(format!(
+                "the built-in images are not points, and the network is one of points: give the path of points, or builtin:NAME, one \
+                 of {}",
+                PointShape::ALL.map(|(name, ..)| name).join(", ")
+            ))),
             Dataset::Builtin => builtin(options),
+            Dataset::Points(points) => open_builtin(points, options),
             Dataset::Path(path) => open(path, options),
         }
     }
@@ -41,7 +51,7 @@ impl Dataset {
     /// Returns the path, unless it is the built-in set.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Dataset::Builtin => None,
+            Dataset::Builtin | Dataset::Points(_) => None,
             Dataset::Path(path) => Some(path),
         }
     }
@@ -55,11 +65,15 @@ impl From<Option<PathBuf>> for Dataset {
 }
 
 impl FromStr for Dataset {
-    type Err = Infallible;
+    type Err = String;
 
-    /// Parses `builtin` or a path.
-    fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
-        Ok(if text == Self::BUILTIN { Dataset::Builtin } else { Dataset::Path(text.into()) })
+    /// Parses `builtin`, `builtin:NAME` of [points](BuiltinPoints), or a path.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':') {
+            _ if text == Self::BUILTIN => Ok(Dataset::Builtin),
+            Some((Self::BUILTIN, points)) => Ok(Dataset::Points(points.parse()?)),
+            _ => Ok(Dataset::Path(text.into())),
+        }
     }
 }
 
@@ -67,6 +81,7 @@ impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Dataset::Builtin => f.write_str("the built-in images"),
+            Dataset::Points(points) => write!(f, "{}:{points}", Self::BUILTIN),
             Dataset::Path(path) => path.display().fmt(f),
         }
     }

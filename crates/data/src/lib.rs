@@ -20,6 +20,9 @@
 //!
 //! LMDB (LSUN), TFRecord and Arrow files are not supported; the error says how to convert them.
 //!
+//! With [`ReadOptions::points`], a set has points in place of images: vectors of numbers from `.npy`, `.npz`, `.csv` or a built-in
+//! distribution ([`points`]). [`ImageSet::read_points`] reads them, and whatever reads pixels is an error that says so.
+//!
 //! Files that cannot be read are skipped, counted and listed in [`ImageSet::report`]. So are images and training runs of this
 //! program in a folder with other images. Folders `train` and `test` (or `val` etc.) are the parts of a set if no other folder
 //! next to them has images; if there is one, [`ReadReport::warnings`] says so.
@@ -50,6 +53,7 @@
 //! | `.tar.gz`, compressed npz, IDX, CIFAR and MAT | unpacked to at most 256 times the file and 64 MiB, and the memory limit |
 //! | Parquet | 64 times the file; a page is unpacked to at most 256 times its size and 64 MiB, and 512 MiB in all |
 //! | plain npy, npz, IDX and MAT | the labels: the pixels stay in the file |
+//! | points | 13 times the file; a compressed npz may be unpacked to at most 256 times its size and 64 MiB |
 //!
 //! # Cargo features
 //!
@@ -72,6 +76,7 @@ mod npz_arrays;
 mod open;
 mod options;
 mod pixels;
+pub mod points;
 mod raw;
 mod reading;
 mod report;
@@ -94,7 +99,8 @@ pub use grid::grid;
 pub use npz_arrays::{NpzArray, read_npz_array, verify_npz, write_npz_arrays, write_npz_arrays_with_note};
 pub use open::open;
 pub use options::{Background, Fit, LabelFrom, ReadOptions, Split};
-pub use reading::{Conversion, Part, Reading};
+pub use points::{BuiltinPoints, PointOptions, PointScaling, PointShape};
+pub use reading::{Conversion, Part, PointUnits, Reading};
 pub use report::{BadFile, ReadReport};
 pub use set::ImageSet;
 pub use summary::{ChannelCount, ClassCount, SizeCount, Summary};

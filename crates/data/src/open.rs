@@ -5,6 +5,7 @@ use crate::formats::parquet;
 use crate::formats::{cifar, folder, idx, mat, npy, npz, tar, unsupported, zip};
 use crate::generated::is_generated;
 use crate::options::{LabelFrom, ReadOptions};
+use crate::points;
 use crate::set::ImageSet;
 use crate::source::{Discovered, Format, Source};
 use std::io;
@@ -33,6 +34,9 @@ const FORMATS: &[Format] = &[
 /// images differ in size and no resolution is set, or if the held-out split is requested and there is none. Corrupt
 /// images in a folder or archive are not an error: they are skipped and listed in [`ImageSet::report`].
 pub fn open(path: &Path, options: &ReadOptions) -> Result<ImageSet> {
+    if options.points.is_some() {
+        return points::open(path, options);
+    }
     options.check()?;
     let _reading = files::Reading::new(path);
     let full = path.canonicalize().map_err(|e| Error::io(path, absent(path, e)))?;

@@ -1,6 +1,7 @@
 use crate::crop_box::CropBox;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::points::PointOptions;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
@@ -29,6 +30,8 @@ pub struct ReadOptions {
     pub label_from: LabelFrom,
     /// The values of an array that become 0 and 255. `None` accepts arrays of u8 only. Other formats have 8-bit pixels.
     pub range: Option<[f64; 2]>,
+    /// Reads points, vectors of numbers, and not images. Most other options are about images and do not apply.
+    pub points: Option<PointOptions>,
     /// Maximum size N·H·W·C of a set that is kept in memory; larger sets are streamed. Defaults to 4 GiB.
     pub memory_limit_bytes: u64,
 }
@@ -191,6 +194,7 @@ impl Default for ReadOptions {
             split: Split::Train,
             label_from: LabelFrom::Folder,
             range: None,
+            points: None,
             memory_limit_bytes: 4 << 30,
         }
     }

@@ -42,12 +42,25 @@ pub struct Reading {
     pub channels: usize,
     /// The method of fitting.
     pub fit: Fit,
+    /// Whether points are taken as they are or standardized, if the set has points, of `channels` dimensions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub points: Option<PointUnits>,
     /// The number of images by (height, width), after the crop and before fitting.
     #[serde(skip)]
     sizes: BTreeMap<(usize, usize), usize>,
     /// The number of images by channels, before conversion.
     #[serde(skip)]
     kinds: BTreeMap<usize, usize>,
+}
+
+/// The units in which a network takes points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PointUnits {
+    /// Those of the data.
+    AsIs,
+    /// Deviations from the mean of each dimension.
+    Standardized,
 }
 
 /// A part of a set.
@@ -101,6 +114,10 @@ impl Reading {
             width: set.width(),
             channels: set.channels(),
             fit: options.fit,
+            points: set.points().map(|scaling| match scaling.is_identity() {
+                true => PointUnits::AsIs,
+                false => PointUnits::Standardized,
+            }),
             sizes: options.crop.map_or_else(|| report.sizes.clone(), of_crop),
             kinds: report.channels.clone(),
         }
@@ -176,6 +193,12 @@ impl fmt::Display for Reading {
         if self.images < self.of {
             write!(f, "{} of ", grouped(self.images))?;
         }
+        if let Some(units) = self.points {
+            let units = if units == PointUnits::AsIs { "as they are" } else { "standardized" };
+            let s = |n: usize| if n == 1 { "" } else { "s" };
+            let (of, dims) = (self.of, self.channels);
+            return write!(f, "{} point{} of {dims} dimension{}, {units}", grouped(of), s(of), s(dims));
+        }
         write!(f, "{} image{}, ", grouped(self.of), if self.of == 1 { "" } else { "s" })?;
         match self.source_size {
             Some([height, width]) => write!(f, "{height}x{width}")?,
@@ -233,6 +256,7 @@ mod tests {
             width: to[1],
             channels: to[2],
             fit,
+            points: None,
             sizes: sizes.iter().map(|&size| (size, 3)).collect(),
             kinds: kinds.iter().map(|&kind| (kind, 3)).collect(),
         }

@@ -3,6 +3,7 @@ use crate::encoded::Header;
 use crate::error::{Error, Result};
 use crate::options::{Fit, ReadOptions};
 use crate::pixels::{Pixels, Target, conversion_bytes, cover_size, crop};
+use crate::points::{self, PointScaling, Points};
 use crate::report::{BadFile, ReadReport};
 use crate::source::{Discovered, Fault, Source};
 use files::Charge;
@@ -35,6 +36,8 @@ pub(crate) enum Storage {
     Covers(Vec<Pixels<'static>>),
     /// Image `i` of the set is image `kept[i]` of the source.
     Streamed { source: Source, kept: Vec<u32> },
+    /// Points N,D in the units of a network.
+    Points { values: Vec<f32>, scaling: PointScaling },
 }
 
 impl ImageSet {
@@ -105,6 +108,39 @@ impl ImageSet {
         let (len, path) = (kept.len(), path.to_owned());
         let _charge = charge;
         Ok(ImageSet { name, format, target, len, storage, path, image_paths, labels, class_names, report, _charge })
+    }
+
+    /// Keeps points as a set of shape [1, 1, D].
+    pub(crate) fn of_points(
+        name: String,
+        path: &Path,
+        format: &'static str,
+        points: Points,
+        scaling: PointScaling,
+    ) -> Result<ImageSet> {
+        let _charge = Charge::new(4 * points.values.len() as u64).map_err(|e| Error::memory(path, e))?;
+        let target = Target {
+            height: 1,
+            width: 1,
+            channels: points.dims,
+            part: None,
+            fit: Fit::Crop,
+            background: [255; 3],
+            padding: 0,
+        };
+        Ok(ImageSet {
+            name,
+            format,
+            target,
+            len: points.len(),
+            storage: Storage::Points { values: scaling.apply(&points.values), scaling },
+            path: path.to_owned(),
+            image_paths: Vec::new(),
+            labels: points.labels,
+            class_names: points.class_names,
+            report: ReadReport { files: 1, ..ReadReport::default() },
+            _charge,
+        })
     }
 
     /// Returns the number of images, which is at least one.
@@ -179,6 +215,9 @@ impl ImageSet {
     /// Returns a one-line description for logs.
     pub fn describe(&self) -> String {
         let Target { height, width, channels, .. } = self.target;
+        if self.points().is_some() {
+            return format!("{}: {} points of {channels} dimensions ({})", self.name, self.len, self.format);
+        }
         let classes = match self.class_names.len() {
             0 => String::new(),
             n => format!(" in {n} classes"),
@@ -210,6 +249,9 @@ impl ImageSet {
     pub fn read(&self, indices: impl IntoIterator<Item = usize>) -> Result<Vec<u8>> {
         let indices: Vec<usize> = indices.into_iter().collect();
         self.check_bounds(&indices)?;
+        if self.points().is_some() {
+            return Err(points::no_pixels(&self.name));
+        }
         let mut pixels = vec![0; indices.len() * self.target.image_bytes()];
         self.read_into(&indices, &mut pixels)?;
         Ok(pixels)
@@ -220,6 +262,9 @@ impl ImageSet {
     /// # Errors
     /// As for [`read`](Self::read), and [`Error::Argument`] if the length of the buffer does not match.
     pub fn read_into(&self, indices: &[usize], out: &mut [u8]) -> Result<()> {
+        if self.points().is_some() {
+            return Err(points::no_pixels(&self.name));
+        }
         let image_bytes = self.target.image_bytes();
         if out.len() != indices.len() * image_bytes {
             let (n, expected) = (indices.len(), indices.len() * image_bytes);
@@ -246,6 +291,44 @@ impl ImageSet {
                     source.decode(index, &self.target, out).map_err(|fault| source.error(index, fault))
                 })
             }
+            Storage::Points { .. } => Err(points::no_pixels(&self.name)),
+        }
+    }
+
+    /// Returns the units of the points, if the set has points and not images.
+    pub fn points(&self) -> Option<&PointScaling> {
+        match &self.storage {
+            Storage::Points { scaling, .. } => Some(scaling),
+            _ => None,
+        }
+    }
+
+    /// Returns points at `indices`, N,D, in the units of [`points`](Self::points).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the set has images, or an index is out of bounds.
+    pub fn read_points(&self, indices: &[usize]) -> Result<Vec<f32>> {
+        self.check_bounds(indices)?;
+        match &self.storage {
+            Storage::Points { values, .. } => {
+                let dims = self.target.channels;
+                Ok(indices.iter().flat_map(|&index| &values[index * dims..][..dims]).copied().collect())
+            }
+            _ => Err(Error::Argument(format!("{} has images, but points are expected", self.name))),
+        }
+    }
+
+    /// Returns the bytes of images or points by which a set is recognized: u8, or little-endian f32.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn read_bytes(&self, indices: impl IntoIterator<Item = usize>) -> Result<Vec<u8>> {
+        match &self.storage {
+            Storage::Points { .. } => {
+                let values = self.read_points(&indices.into_iter().collect::<Vec<_>>())?;
+                Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
+            _ => self.read(indices),
         }
     }
 
@@ -273,7 +356,9 @@ impl ImageSet {
                     let failed = |fault| source.error(index, fault);
                     crop(&source.decode_cover(index, &self.target).map_err(failed)?, &self.target, Some(position), out);
                 }
-                Storage::Memory(_) => unreachable!("images with this fit are kept as covers"),
+                Storage::Memory(_) | Storage::Points { .. } => {
+                    unreachable!("images with this fit are kept as covers")
+                }
             }
             Ok(())
         })?;

@@ -47,6 +47,10 @@ impl ImageSet {
                     kept.binary_search(&(index - 1)).is_ok()
                 });
             }
+            Storage::Points { values, .. } => {
+                let dims = self.target.channels;
+                *values = kept.iter().flat_map(|&index| &values[index * dims..][..dims]).copied().collect();
+            }
             Storage::Streamed { kept: of_source, .. } => {
                 *of_source = kept.iter().map(|&index| of_source[index]).collect();
             }

@@ -18,4 +18,5 @@ mod mat;
 mod npz_arrays;
 mod parquet;
 mod parts;
+mod points;
 mod resize;

@@ -41,6 +41,7 @@
 pub mod bench;
 mod device;
 mod error;
+pub mod pictures;
 mod pipeline;
 pub mod predict;
 pub mod scaling;

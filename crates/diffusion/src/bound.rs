@@ -61,6 +61,34 @@ pub fn discretized_gaussian_nll(x: f64, mean: f64, log_variance: f64, cdf: Cdf) 
     -(if mass <= floor { floor } else { mass }).ln()
 }
 
+/// Returns −ln p(x) in nats of the density N(mean, e^log_variance).
+pub fn gaussian_nll(x: f64, mean: f64, log_variance: f64) -> f64 {
+    0.5 * ((2.0 * PI).ln() + log_variance + (x - mean).powi(2) * (-log_variance).exp())
+}
+
+/// The kind of values that data have. It decides the last term of the bound: −log p(x_0 | x_1).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Values {
+    /// 8-bit values that are scaled to [-1, 1]: the decoder is the [probability](discretized_gaussian_nll) of a value.
+    #[default]
+    Bytes,
+    /// Real numbers: the decoder is the [density](gaussian_nll) of a point in the units of the data.
+    Reals {
+        /// The mean over dimensions of ln s, where the data are s·x_0 apart from a constant.
+        log_scale: f64,
+    },
+}
+
+impl Values {
+    /// Returns −ln p(x) in nats of one dimension under N(mean, e^log_variance).
+    pub fn decoder_nll(self, x: f64, mean: f64, log_variance: f64, cdf: Cdf) -> f64 {
+        match self {
+            Self::Bytes => discretized_gaussian_nll(x, mean, log_variance, cdf),
+            Self::Reals { log_scale } => gaussian_nll(x, mean, log_variance) + log_scale,
+        }
+    }
+}
+
 /// The reverse step p(x_{t−1} | x_t) = N(mean, e^log_variance) of one image.
 #[derive(Debug, Clone, Copy)]
 pub struct ReverseStep<'a, T> {
@@ -77,18 +105,25 @@ pub struct VariationalBound<'a> {
     pub schedule: &'a NoiseSchedule,
     /// The decoder's distribution function.
     pub cdf: Cdf,
+    /// The kind of values of the data.
+    pub values: Values,
 }
 
 impl<'a> VariationalBound<'a> {
-    /// Creates the bound of a chain.
+    /// Creates the bound of a chain of 8-bit values.
     pub fn new(schedule: &'a NoiseSchedule, cdf: Cdf) -> Self {
-        Self { schedule, cdf }
+        Self { schedule, cdf, values: Values::Bytes }
+    }
+
+    /// Sets the kind of values.
+    pub fn of(self, values: Values) -> Self {
+        Self { values, ..self }
     }
 
     /// Returns the term at `t` of one image, in bits/dim: KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for t > 0, and
     /// the decoder's −log₂ p(x_0 | x_t) at t = 0 (the paper's x_1).
     ///
-    /// `x0` is the image in [−1, 1] and `xt` the noised image (unused at t = 0).
+    /// `x0` is the image in [−1, 1], or the point, and `xt` the noised image (unused at t = 0).
     ///
     /// # Errors
     /// If the slices are empty or differ in length, or `t` is outside the chain.
@@ -109,7 +144,7 @@ impl<'a> VariationalBound<'a> {
             let (x0, mean): (f64, f64) = (x0[i].into(), mean[i].into());
             let log_variance: f64 = log_variance[i.min(log_variance.len() - 1)].into();
             if t == 0 {
-                return discretized_gaussian_nll(x0, mean, log_variance, self.cdf);
+                return self.values.decoder_nll(x0, mean, log_variance, self.cdf);
             }
             let true_mean = posterior.coef_x0 * x0 + posterior.coef_xt * xt[i].into();
             normal_kl(true_mean, posterior.log_variance_clipped, mean, log_variance)

@@ -82,7 +82,7 @@ pub mod variance;
 
 pub use beta_schedule::BetaSchedule;
 pub use binomial::{Bernoulli, BinomialChain};
-pub use bound::{Cdf, ReverseStep, VariationalBound};
+pub use bound::{Cdf, ReverseStep, Values, VariationalBound};
 pub use churn::Churn;
 pub use clip::Clip;
 pub use error::Error;

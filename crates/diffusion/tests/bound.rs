@@ -3,8 +3,8 @@
 use std::f64::consts::LN_2;
 
 use ddpm_diffusion::{
-    BetaSchedule, Cdf, LossWeight, NoiseLevel, NoiseSchedule, Prediction, ReverseStep, VariationalBound,
-    bound::{discretized_gaussian_nll, normal_kl},
+    BetaSchedule, Cdf, LossWeight, NoiseLevel, NoiseSchedule, Prediction, ReverseStep, Values, VariationalBound,
+    bound::{discretized_gaussian_nll, gaussian_nll, normal_kl},
     loss::hybrid_vb_scale,
     oracle::Gaussian,
     variance::{optimal_rate, optimal_variance},
@@ -229,4 +229,29 @@ fn loss_weights() {
         assert_eq!(serde_json::from_str::<LossWeight>(json).unwrap(), weight);
     }
     assert_eq!((hybrid_vb_scale(4000), hybrid_vb_scale(1000)), (4.0, 1.0));
+}
+
+/// The decoder of real numbers is a density: it integrates to 1, and a unit of the data shifts it by its logarithm.
+#[test]
+fn the_decoder_of_real_numbers_is_a_density() {
+    let (mean, log_variance): (f64, f64) = (0.3, -1.7);
+    let density = |x: f64| (-gaussian_nll(x, mean, log_variance)).exp();
+    let step = 1e-3;
+    let moment = |f: &dyn Fn(f64) -> f64| {
+        (-8000..8000).map(|i| f64::from(i) * step).map(|x| f(x) * density(x)).sum::<f64>() * step
+    };
+    assert!((moment(&|_| 1.0) - 1.0).abs() < 1e-9);
+    assert!((moment(&|x| x) - mean).abs() < 1e-9);
+    assert!((moment(&|x| (x - mean).powi(2)) - log_variance.exp()).abs() < 1e-9);
+    let nll = |values: Values| values.decoder_nll(0.1, mean, log_variance, Cdf::Tanh);
+    let scaled = nll(Values::Reals { log_scale: 0.8 });
+    assert!((scaled - nll(Values::Reals { log_scale: 0.0 }) - 0.8).abs() < 1e-12);
+    // A bin of 2/255 of a smooth density has nearly its mass.
+    let bin = nll(Values::Bytes) + (2.0f64 / 255.0).ln();
+    assert!((bin - nll(Values::Reals { log_scale: 0.0 })).abs() < 1e-2, "{bin}");
+    let schedule = NoiseSchedule::new(BetaSchedule::Linear, 1e-4, 0.02, 50).unwrap();
+    let bound = VariationalBound::new(&schedule, Cdf::Tanh).of(Values::Reals { log_scale: 0.8 });
+    let term =
+        bound.term(0, &[0.1, 0.1], &[0.0, 0.0], ReverseStep { mean: &[mean, mean], log_variance: &[log_variance] });
+    assert!((term.unwrap() * std::f64::consts::LN_2 - scaled).abs() < 1e-12);
 }

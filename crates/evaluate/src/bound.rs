@@ -1,7 +1,6 @@
 //! The variational bound of Ho et al. (2020, eq. 5), measured term by term.
 
-use diffusion::bound::discretized_gaussian_nll;
-use diffusion::{Cdf, Clip, Node, NoiseSchedule, ReverseStep, Variance, VariationalBound};
+use diffusion::{Cdf, Clip, Node, NoiseSchedule, ReverseStep, Values, Variance, VariationalBound};
 use model::denoiser::DenoisedImage;
 use model::{Condition, Denoiser, Images};
 use mpi::Division;
@@ -26,6 +25,8 @@ pub struct Chain<'a> {
     pub timesteps: &'a [usize],
     /// The clip of x̂0.
     pub clip_sample: Option<Clip>,
+    /// The kind of values of the data, which decides the decoder's term.
+    pub values: Values,
     /// Noise draws for each image and timestep.
     pub draws: usize,
     /// Noisy images that go through the network at once. It does not change any number.
@@ -39,8 +40,9 @@ pub struct Chain<'a> {
 impl Chain<'_> {
     /// Returns a text that says what is measured.
     fn key(&self) -> String {
-        let Self { variance, log_variances, timesteps, clip_sample, draws, batch_size, seed, .. } = self;
-        format!("nll {variance} {log_variances:?} {timesteps:?} {clip_sample:?} {draws} {batch_size} {seed}")
+        let Self { variance, log_variances, timesteps, clip_sample, values, draws, batch_size, seed, .. } = self;
+        let values = if *values == Values::Bytes { String::new() } else { format!(" {values:?}") };
+        format!("nll {variance} {log_variances:?} {timesteps:?} {clip_sample:?} {draws} {batch_size} {seed}{values}")
     }
 }
 
@@ -50,7 +52,7 @@ pub fn even_timesteps(num_train_timesteps: usize, steps: usize) -> Vec<usize> {
     (0..steps).rev().map(|i| i * (num_train_timesteps - 1) / (steps - 1).max(1)).collect()
 }
 
-/// Measures the bound of images in [-1, 1]. `progress(done, total)` is called after each batch of noisy images; return
+/// Measures the bound of images in [-1, 1], or of points. `progress(done, total)` is called after each batch of noisy images; return
 /// `false` to cancel.
 ///
 /// # Errors
@@ -139,6 +141,11 @@ fn check_chain(denoiser: &dyn Denoiser, images: &Images, chain: &Chain) -> Resul
 
 fn node(chain: &Chain, t: usize) -> Node {
     Node { timestep: t as f64, level: chain.schedule.level(t) }
+}
+
+/// Returns the bits of a point of D dimensions; none for images.
+pub(crate) fn bits_per_point(values: Values, dims: usize, bits_per_dim: f64) -> Option<f64> {
+    (values != Values::Bytes).then_some(dims as f64 * bits_per_dim)
 }
 
 /// Returns the log-variances at which the decoder's term is measured: variances of 10⁻⁷ to 10⁻¹, dense enough to
@@ -230,8 +237,8 @@ impl Measurement<'_> {
         let widened = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         let (x0, x_t) = (widened(x0), widened(x_t));
         let step = ReverseStep { mean: &mean, log_variance: &log_variance };
-        let bits = VariationalBound::new(self.sub_chain, Cdf::Tanh).term(index, &x0, &x_t, step)?;
-        let decoder = if index == 0 { decoder_terms(&x0, &samples) } else { Vec::new() };
+        let bits = VariationalBound::new(self.sub_chain, Cdf::Tanh).of(chain.values).term(index, &x0, &x_t, step)?;
+        let decoder = if index == 0 { decoder_terms(&x0, &samples, chain.values) } else { Vec::new() };
         let pixels = (samples.len() / channels) as f64;
         mse.iter_mut().for_each(|mse| *mse /= pixels);
         Ok(Measured { bits, mse, epsilon_mse: epsilon_mse / samples.len() as f64, decoder })
@@ -253,9 +260,9 @@ impl Measurement<'_> {
 }
 
 /// Returns the decoder's −log₂ p/D of one image for each of [`decoder_log_variances`].
-fn decoder_terms(x0: &[f64], samples: &[f64]) -> Vec<f64> {
+fn decoder_terms(x0: &[f64], samples: &[f64], values: Values) -> Vec<f64> {
     let term = |log_variance: f64| {
-        let nats = x0.iter().zip(samples).map(|(&x0, &x)| discretized_gaussian_nll(x0, x, log_variance, Cdf::Tanh));
+        let nats = x0.iter().zip(samples).map(|(&x0, &x)| values.decoder_nll(x0, x, log_variance, Cdf::Tanh));
         nats.sum::<f64>() / (x0.len() as f64 * std::f64::consts::LN_2)
     };
     decoder_log_variances().map(term).collect()
@@ -313,6 +320,7 @@ impl<'a> Sums<'a> {
         let distortion = points[steps - 1].bits;
         Likelihood {
             bits_per_dim,
+            bits_per_point: bits_per_point(chain.values, channels[0].len(), bits_per_dim),
             standard_error,
             prior,
             rate: bits_per_dim - distortion,

@@ -147,7 +147,16 @@ impl<'a> Evaluation<'a> {
         let (schedule, denoiser) = self.model()?;
         let EvaluateOptions { flow_steps: steps, trace, draws, batch_size, seed, .. } = self.options;
         let division = self.division_of(images);
-        let flow = Flow { schedule: &schedule, steps, trace, draws, batch_size, seed, division };
+        let flow = Flow {
+            schedule: &schedule,
+            steps,
+            trace,
+            draws,
+            batch_size,
+            seed,
+            values: self.pipeline.values(),
+            division,
+        };
         flow_likelihood(&*denoiser, images, &flow, &mut self.progress)
     }
 
@@ -186,6 +195,9 @@ impl<'a> Evaluation<'a> {
     }
 
     fn model(&self) -> Result<(NoiseSchedule, Box<dyn Denoiser>), Error> {
+        if self.options.clip.is_some() {
+            self.pipeline.check_images("a clip of x̂0 to the range of pixels")?;
+        }
         let schedule = self.pipeline.scheduler.noise_schedule()?;
         Ok((schedule, Guidance::around_boxed(self.options.guidance, self.pipeline.denoiser()?)))
     }
@@ -216,6 +228,7 @@ impl<'a> Evaluation<'a> {
             log_variances: None,
             timesteps,
             clip_sample: scheduler.clip(),
+            values: self.pipeline.values(),
             draws: self.options.draws,
             batch_size: self.options.batch_size,
             seed: self.options.seed,

@@ -3,14 +3,14 @@
 //! deterministic samplers' distribution.
 
 use burn::tensor::{Tensor, TensorData};
-use diffusion::{Node, NoiseSchedule, ProbabilityFlow};
+use diffusion::{Node, NoiseSchedule, ProbabilityFlow, Values};
 use model::{Condition, Denoiser, Images};
 use mpi::Division;
 use random::{Random, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::bound::check_images;
+use crate::bound::{bits_per_point, check_images};
 use crate::likelihood::mean_and_error;
 
 /// The method that computes the divergence of the flow.
@@ -37,6 +37,8 @@ pub struct Flow<'a> {
     pub batch_size: usize,
     /// The seed of the draws.
     pub seed: u64,
+    /// The kind of values of the data. 8-bit values are dequantized.
+    pub values: Values,
     /// The processes that divide the batches. It does not change any number either.
     pub division: Division,
 }
@@ -44,17 +46,21 @@ pub struct Flow<'a> {
 impl Flow<'_> {
     /// Returns a text that says what is computed.
     fn key(&self) -> String {
-        let Self { steps, trace, draws, batch_size, seed, .. } = self;
-        format!("ode {steps} {trace:?} {draws} {batch_size} {seed}")
+        let Self { steps, trace, draws, batch_size, seed, values, .. } = self;
+        let values = if *values == Values::Bytes { String::new() } else { format!(" {values:?}") };
+        format!("ode {steps} {trace:?} {draws} {batch_size} {seed}{values}")
     }
 }
 
 /// The likelihood of a set of images under the flow, in bits/dim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowLikelihood {
-    /// E −log₂ p(x + u)/D for 8-bit images x and u uniform over the width of a value: on average an upper bound on
+    /// For points, E −log₂ p(x)/D. E −log₂ p(x + u)/D for 8-bit images x and u uniform over the width of a value: on average an upper bound on
     /// −log₂ P(x)/D.
     pub bits_per_dim: f64,
+    /// −log₂ p of a point, D times `bits_per_dim`, in the units of the data. None for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_point: Option<f64>,
     /// The standard error of `bits_per_dim`, from the spread over images.
     pub standard_error: f64,
     /// The number of images.
@@ -67,7 +73,7 @@ pub struct FlowLikelihood {
     pub each: Vec<f64>,
 }
 
-/// Computes the likelihood of 8-bit images, scaled to [-1, 1], under the probability flow. `progress(done, total)` is
+/// Computes the likelihood of 8-bit images, scaled to [-1, 1], or of points under the probability flow. `progress(done, total)` is
 /// called after each evaluation, both counted for single images; return `false` to cancel.
 ///
 /// # Errors
@@ -129,7 +135,12 @@ pub fn flow_likelihood(
             }
             for (item, log_density) in batches[number].iter().zip(densities) {
                 // Per width of an 8-bit value, and for x_0 instead of α·x_0.
-                let nats = -log_density / size as f64 - alpha.ln() + 127.5_f64.ln();
+                // Of points, a unit of the data has the length e^log_scale.
+                let unit = match flow.values {
+                    Values::Bytes => 127.5_f64.ln(),
+                    Values::Reals { log_scale } => log_scale,
+                };
+                let nats = -log_density / size as f64 - alpha.ln() + unit;
                 each[item / flow.draws] += nats / std::f64::consts::LN_2 / flow.draws as f64;
             }
             Ok(true)
@@ -139,7 +150,16 @@ pub fn flow_likelihood(
         return Err(Error::Stopped);
     }
     let (bits_per_dim, standard_error) = mean_and_error(&each);
-    Ok(FlowLikelihood { bits_per_dim, standard_error, images: images.n, draws: flow.draws, evaluations, each })
+    let bits_per_point = bits_per_point(flow.values, size, bits_per_dim);
+    Ok(FlowLikelihood {
+        bits_per_dim,
+        bits_per_point,
+        standard_error,
+        images: images.n,
+        draws: flow.draws,
+        evaluations,
+        each,
+    })
 }
 
 /// Images that go through the network together. An item is a draw of an image, with the number image·draws + draw.
@@ -155,12 +175,15 @@ struct FlowBatch<'a> {
 impl FlowBatch<'_> {
     /// Returns the dequantized images, scaled by `alpha`.
     fn points(&self, alpha: f64) -> Vec<f64> {
+        let image = |item: &usize| &self.images.pixels[item / self.flow.draws * self.size..][..self.size];
+        if self.flow.values != Values::Bytes {
+            return self.items.iter().flat_map(image).map(|&x| alpha * f64::from(x)).collect();
+        }
         let random = Random::new(self.flow.seed);
         let mut uniforms = vec![0.0; self.items.len() * self.size];
         for (out, &item) in uniforms.chunks_mut(self.size).zip(self.items) {
             random.uniforms_f64(Stream::Dequantize, item as u64, 0, out);
         }
-        let image = |item: &usize| &self.images.pixels[item / self.flow.draws * self.size..][..self.size];
         let pixels = self.items.iter().flat_map(image);
         pixels.zip(uniforms).map(|(&x, u)| alpha * (f64::from(x) + (u - 0.5) / 127.5)).collect()
     }

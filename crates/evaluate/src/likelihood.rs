@@ -24,6 +24,10 @@ pub struct BoundTerm {
 pub struct Likelihood {
     /// The bound on −log₂ p(x_0)/D, the mean over images.
     pub bits_per_dim: f64,
+    /// The bound of a point in bits, D times `bits_per_dim`: of the density in the units of the data, so that it may be below 0. None
+    /// for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_point: Option<f64>,
     /// The standard error of `bits_per_dim`, from the spread over images.
     pub standard_error: f64,
     /// KL(q(x_T | x_0) ‖ N(0, I)).

@@ -19,6 +19,7 @@ fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize]) -> Chain<'a> {
         log_variances: None,
         timesteps,
         clip_sample: None,
+        values: Default::default(),
         draws: 1,
         batch_size: 16,
         seed: 3,
@@ -39,6 +40,7 @@ fn guided_denoisers_are_scored() {
         draws: 1,
         batch_size: 2,
         seed: 5,
+        values: Default::default(),
         division: Division::default(),
     };
     let images = images(8, 3).with_labels(Some(vec![3, 0, 8]));

@@ -41,6 +41,7 @@ fn the_builder_calls_the_functions_with_the_pipelines_settings() {
         log_variances: None,
         timesteps: &all,
         clip_sample: pipeline.scheduler.clip(),
+        values: Default::default(),
         draws: 1,
         batch_size: 64,
         seed: 0,
@@ -67,6 +68,7 @@ fn the_builder_calls_the_functions_with_the_pipelines_settings() {
         draws: 1,
         batch_size: 64,
         seed: 0,
+        values: Default::default(),
         division: Division::default(),
     };
     let built = evaluation().with(|options| options.flow_steps = 2).flow_likelihood(&images).unwrap();

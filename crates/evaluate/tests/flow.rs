@@ -8,7 +8,16 @@ use model::{Condition, Images, Oracle};
 use random::{Random, Stream};
 
 fn small_flow(schedule: &NoiseSchedule, trace: Trace) -> Flow<'_> {
-    Flow { schedule, steps: 4, trace, draws: 1, batch_size: 2, seed: 5, division: Division::default() }
+    Flow {
+        schedule,
+        steps: 4,
+        trace,
+        draws: 1,
+        batch_size: 2,
+        seed: 5,
+        values: Default::default(),
+        division: Division::default(),
+    }
 }
 
 /// Bits/dim of three images of 4×4, smaller than those that the network was made for.

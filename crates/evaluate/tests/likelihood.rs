@@ -16,6 +16,7 @@ fn chain<'a>(schedule: &'a NoiseSchedule, timesteps: &'a [usize], variance: Vari
         log_variances: None,
         timesteps,
         clip_sample: Some(Clip::Range(1.0)),
+        values: Default::default(),
         draws: 1,
         batch_size: 7,
         seed: 3,

@@ -8,4 +8,5 @@ mod evaluation;
 mod flow;
 mod likelihood;
 mod networks;
+mod points;
 mod quality;

@@ -45,9 +45,21 @@ pub enum LabelKind {
     Vectors(usize),
 }
 
+/// The kind of data that a network is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataKind {
+    /// Images, of 8-bit values that are scaled to [-1, 1].
+    #[default]
+    Images,
+    /// Points `[N,1,1,D]`: vectors of real numbers.
+    Points,
+}
+
 /// The inputs and outputs of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signature {
+    /// The kind of data.
+    pub kind: DataKind,
     /// Height and width of the training images, or `None` if the network was trained for several sizes.
     pub size: Option<[usize; 2]>,
     /// Channels of the images.
@@ -66,6 +78,7 @@ impl Signature {
     /// Returns the signature of an unconditional network for images of any size with `channels` channels.
     pub fn unconditional(channels: usize) -> Self {
         Self {
+            kind: DataKind::Images,
             size: None,
             in_channels: channels,
             out_channels: channels,
@@ -156,6 +169,10 @@ pub trait Backbone: Parameters + Sync + 'static {
         self.check_size(height, width)?;
         if channels != signature.in_channels {
             let expected = signature.in_channels;
+            if signature.kind == DataKind::Points {
+                let message = format!("the points have {channels} dimensions, but the network takes {expected}");
+                return Err(Error::Input(message));
+            }
             let message = format!("the images have {channels} channels, but the network takes {expected}");
             return Err(Error::Input(message));
         }
@@ -168,6 +185,11 @@ pub trait Backbone: Parameters + Sync + 'static {
     /// If the network does not support them; the error says what was expected.
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         match self.signature().size {
+            Some([h, w]) if [h, w] != [height, width] && self.signature().kind == DataKind::Points => {
+                Err(Error::Input(format!(
+                    "images of {height}x{width}, but the network is one of points, vectors of numbers; give it points"
+                )))
+            }
             Some([h, w]) if [h, w] != [height, width] => {
                 Err(Error::Input(format!("images of {height}x{width}, but the network takes {h}x{w}")))
             }

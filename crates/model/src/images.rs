@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Images `[N,H,W,C]`, nominally in [-1, 1], with optional class labels.
+/// Images `[N,H,W,C]`, nominally in [-1, 1], or points `[N,1,1,D]`, with optional class labels.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Images {
     /// N, the number of images.
@@ -48,11 +48,16 @@ impl Images {
         Self::new([n, height, width, channels], from_u8(bytes))
     }
 
-    /// Reads images of a set, with their labels if the set has labels.
+    /// Reads images or points of a set, with their labels if the set has labels.
     ///
     /// # Errors
     /// If an image cannot be read.
     pub fn read(set: &ImageSet, indices: &[usize]) -> Result<Self, Error> {
+        if set.points().is_some() {
+            let [height, width, channels] = set.shape();
+            let points = Self::new([indices.len(), height, width, channels], set.read_points(indices)?);
+            return Ok(points.with_labels(set.labels().map(|labels| indices.iter().map(|&i| labels[i]).collect())));
+        }
         let bytes = set.read(indices.iter().copied())?;
         let labels = set.labels().map(|labels| indices.iter().map(|&i| labels[i]).collect());
         Ok(Self { labels, ..Self::from_bytes(set.shape(), &bytes) })

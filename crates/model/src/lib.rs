@@ -67,7 +67,7 @@ pub mod preprocessing;
 pub mod sampling;
 pub mod training_data;
 
-pub use backbone::{Backbone, Condition, LabelKind, Network, Signature};
+pub use backbone::{Backbone, Condition, DataKind, LabelKind, Network, Signature};
 pub use denoiser::{Denoised, Denoiser, NetworkDenoiser, Process};
 pub use error::Error;
 pub use guidance::ClassifierFree;

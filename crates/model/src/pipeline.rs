@@ -6,16 +6,17 @@ use burn::tensor::Device;
 use data::{Dataset, Fit, LabelFrom, ReadOptions};
 use diffusion::beta_schedule::scaled_beta_range;
 use diffusion::prediction::EDM_IDDPM_TIMESTEPS;
-use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Variance};
+use diffusion::{BetaSchedule, Prediction, SchedulerConfig, Values, Variance};
 use weights::atomic::{self, Existing};
 use weights::families::{ImportOptions, Imported, Unrecorded};
 use weights::pipeline::ModelFiles;
-use weights::{Tensors, Values, digest, names, pipeline as folders};
+use weights::{Tensors, Values as FileValues, digest, names, pipeline as folders};
 
 use crate::bits::NetworkBits;
 use crate::preprocessing::{self, Preprocessing};
 use crate::{
-    Error, Images, LabelKind, Network, NetworkConfig, NetworkDenoiser, Process, Sampling, Signature, TrainingData,
+    DataKind, Error, Images, LabelKind, Network, NetworkConfig, NetworkDenoiser, Process, Sampling, Signature,
+    TrainingData,
 };
 
 /// A denoising diffusion model: diffusers' `DDPMPipeline`, plus image preprocessing.
@@ -175,6 +176,7 @@ impl Pipeline {
     /// # Errors
     /// If a file cannot be read, or its size differs from that of the others; the error names it.
     pub fn read_images(&self, paths: &[impl AsRef<Path>], fit: Option<Fit>) -> Result<Images, Error> {
+        self.check_images("reading image files")?;
         let mut images = Images::default();
         for path in paths {
             let path = path.as_ref();
@@ -200,6 +202,7 @@ impl Pipeline {
     /// # Errors
     /// If a file cannot be read, or the mask is not of the image's size; the error names it.
     pub fn read_mask(&self, mask: &Path, image: &Path, fit: Option<Fit>) -> Result<Vec<bool>, Error> {
+        self.check_images("a mask")?;
         let size = |path| data::open(path, &ReadOptions::default()).map(|set| [set.height(), set.width()]);
         let ([h, w], [height, width]) = (size(mask)?, size(image)?);
         if [h, w] != [height, width] {
@@ -243,10 +246,32 @@ impl Pipeline {
     /// If the file cannot be written, or a weight is too large for the precision.
     pub fn save_state_dict(&self, path: impl AsRef<Path>, precision: Precision) -> Result<(), Error> {
         let values = match precision {
-            Precision::F32 => Values::F32,
-            Precision::F16 => Values::F16,
+            Precision::F32 => FileValues::F32,
+            Precision::F16 => FileValues::F16,
         };
         Ok(weights::write_state_dict(path, &self.network.state_dict()?, values)?)
+    }
+
+    /// Returns the kind of values of the data.
+    pub fn values(&self) -> Values {
+        match &self.preprocessing.points {
+            None => Values::Bytes,
+            Some(points) => Values::Reals { log_scale: points.log_scale() },
+        }
+    }
+
+    /// Checks that the model is one of images. `what` names what is asked of it.
+    ///
+    /// # Errors
+    /// If it is one of points.
+    pub fn check_images(&self, what: &str) -> Result<(), Error> {
+        match self.network.signature().kind {
+            DataKind::Images => Ok(()),
+            DataKind::Points => Err(Error::Input(format!(
+                "{}: {what} is for models of images, but this is one of points, vectors of numbers without pixels",
+                self.root.display()
+            ))),
+        }
     }
 
     /// Returns the process that the network was trained for.
@@ -297,6 +322,11 @@ impl Pipeline {
         }
         self.check_preprocessing(&signature)
             .map_err(|problem| format!("does not fit {}: {problem}", preprocessing::FILE))?;
+        if signature.kind == DataKind::Points && self.scheduler.clip().is_some() {
+            return Err("the network is one of points, but the scheduler clips x̂0 to the range of pixels: set `clip_sample` and \
+                        `thresholding` to false"
+                .to_owned());
+        }
         let (inputs, outputs) = (signature.in_channels, signature.out_channels);
         let expected = if self.scheduler.variance_type.is_learned() { 2 * inputs } else { inputs };
         if outputs == expected || outputs == 2 * inputs {
@@ -313,6 +343,22 @@ impl Pipeline {
     /// Checks that the images and the label of "no class" fit the network.
     fn check_preprocessing(&self, network: &Signature) -> Result<(), String> {
         let Preprocessing { resolution, channels, null_label, .. } = self.preprocessing;
+        match (network.kind, &self.preprocessing.points) {
+            (DataKind::Images, None) => {}
+            (DataKind::Images, Some(_)) => {
+                return Err("`points` has units of points, but the network is one of images".to_owned());
+            }
+            (DataKind::Points, None) => {
+                return Err("the network is one of points, whose units the key `points` has to say: {\"mean\": […], \"scale\": […]}, \
+                            zeros and ones for points as they are"
+                    .to_owned());
+            }
+            (DataKind::Points, Some(points)) if points.mean.len() != network.in_channels => {
+                let (found, expected) = (points.mean.len(), network.in_channels);
+                return Err(format!("`points` has {found} dimensions, expected {expected}"));
+            }
+            (DataKind::Points, Some(_)) => {}
+        }
         if let Some([height, width]) = resolution {
             if height.max(width) > MAX_SIDE {
                 return Err(format!("`resolution` is {height}x{width}; each side must be 1 to {MAX_SIDE}"));

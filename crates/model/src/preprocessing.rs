@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use data::{Background, CropBox, Fit, LabelFrom};
+use data::{Background, CropBox, Fit, LabelFrom, PointOptions, PointScaling};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, LabelKind, Signature};
@@ -43,6 +43,9 @@ pub struct Preprocessing {
     /// The values of an array that become 0 and 255.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<[f64; 2]>,
+    /// The units in which a network of points takes its data. All of the above but the classes is about images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<PointScaling>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -63,7 +66,10 @@ impl Preprocessing {
         let found = match files::read_text(&path) {
             Ok(text) => {
                 let found: Self = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-                found.read_options().check().map_err(|error| fail(error.to_string()))?;
+                match &found.points {
+                    Some(points) => points.check().map_err(fail)?,
+                    None => found.read_options().check().map_err(|error| fail(error.to_string()))?,
+                }
                 found
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -120,6 +126,7 @@ impl Preprocessing {
             background: self.background.0,
             label_from: self.label_from.clone(),
             range: self.range,
+            points: self.points.clone().map(PointOptions::Scaled),
             ..data::ReadOptions::default()
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use data::Dataset;
+use data::{BuiltinPoints, Dataset};
 use serde::{Deserialize, Serialize};
 use weights::atomic;
 
@@ -16,12 +16,15 @@ pub const FILE: &str = "data.json";
 /// The path of a configuration is relative to the working directory of the training. The file therefore also has the
 /// absolute path and the path from the run's folder, so that the images are found from another folder, and after run and
 /// images were moved together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingData {
     /// The name of the set.
     pub set: String,
     /// The path of the configuration. `None` is the built-in set.
     pub path: Option<PathBuf>,
+    /// The built-in points, if it is points that are drawn from a seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<BuiltinPoints>,
     /// The absolute path.
     #[serde(default)]
     pub absolute: Option<PathBuf>,
@@ -43,7 +46,11 @@ impl TrainingData {
         let absolute = path.as_deref().and_then(|path| path.canonicalize().ok());
         let from_run = absolute.as_deref().zip(run.canonicalize().ok()).map(|(to, run)| relative(&run, to));
         let (set, images) = (set.name().to_owned(), Some(set.len()));
-        Self { set, path, absolute, from_run, images, run: run.to_owned() }
+        let points = match dataset {
+            Dataset::Points(points) => Some(*points),
+            Dataset::Builtin | Dataset::Path(_) => None,
+        };
+        Self { set, path, points, absolute, from_run, images, run: run.to_owned() }
     }
 
     /// Writes the file into the run's folder.
@@ -93,11 +100,12 @@ impl TrainingData {
         #[derive(Deserialize)]
         struct Data {
             path: Option<PathBuf>,
+            points: Option<BuiltinPoints>,
         }
         let text = files::read_text_up_to(run.join("config.toml"), files::MAX_TOML).ok()?;
-        let Run { data: Data { path } } = toml::from_str(&text).ok()?;
+        let Run { data: Data { path, points } } = toml::from_str(&text).ok()?;
         let name = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        Some(Self { set: name.unwrap_or_default(), path, run: run.to_owned(), ..Self::default() })
+        Some(Self { set: name.unwrap_or_default(), path, points, run: run.to_owned(), ..Self::default() })
     }
 
     /// Returns the images where they are now.
@@ -105,7 +113,7 @@ impl TrainingData {
     /// # Errors
     /// If they are no longer there.
     pub fn find(&self) -> Result<Dataset, Error> {
-        let Some(path) = &self.path else { return Ok(Dataset::Builtin) };
+        let Some(path) = &self.path else { return Ok(self.points.map_or(Dataset::Builtin, Dataset::Points)) };
         let there = |path: &Path| path.canonicalize().ok();
         // As it was given, if that is the same place: it is the shortest name.
         if there(path).is_some_and(|found| self.absolute.as_ref().is_none_or(|absolute| found == *absolute)) {

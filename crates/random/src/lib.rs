@@ -75,6 +75,10 @@ pub enum Stream {
     AugmentSize = 19,
     /// The offset of the noise ε of a training image, one number for each channel.
     OffsetNoise = 20,
+    /// The place of a point of a built-in set; `index` is the point's number, `step` 0 for training points, 1 for held-out ones.
+    Points = 30,
+    /// The noise of such a point, addressed alike.
+    PointNoise = 31,
 }
 
 /// A seed: the source of every random number of a run.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use diffusion::{SchedulerConfig, SolverTable, TimestepSpacing, timesteps};
 use model::bits::{BitDenoiser, NetworkBits};
 use model::guidance::Guidance;
-use model::{Denoiser, Images, Pipeline};
+use model::{DataKind, Denoiser, Images, Pipeline};
 use mpi::{Division, Items};
 use serde::{Deserialize, Serialize};
 
@@ -28,9 +28,9 @@ use crate::{Error, Sampler, SamplerOptions};
 /// An image depends only on the pipeline, the sampler, the seed and its number, not on the batch size or the number of
 /// images.
 pub struct Generation<'a> {
-    pipeline: &'a Pipeline,
-    options: GenerateOptions,
-    division: Division,
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) options: GenerateOptions,
+    pub(crate) division: Division,
     progress: Box<dyn FnMut(&GenerationProgress) -> bool + 'a>,
     step: Box<dyn FnMut(&SamplerStep) + 'a>,
 }
@@ -81,17 +81,17 @@ pub struct SaveOptions {
 
 /// The images of a batch, and what shows how they were made.
 #[derive(Default, Serialize, Deserialize)]
-struct Batch {
-    images: Images,
-    previews: Vec<Images>,
-    sheet: Vec<Images>,
+pub(crate) struct Batch {
+    pub images: Images,
+    pub previews: Vec<Images>,
+    pub sheet: Vec<Images>,
     /// The timestep after which values were not finite. All processes that divide the work report it alike.
-    not_finite: Option<f64>,
+    pub not_finite: Option<f64>,
 }
 
 impl Batch {
     /// Returns a batch that was computed, or `None` if it was stopped.
-    fn of(images: Result<Images, Error>, with: impl FnOnce(Images) -> Self) -> Result<Option<Self>, Error> {
+    pub fn of(images: Result<Images, Error>, with: impl FnOnce(Images) -> Self) -> Result<Option<Self>, Error> {
         match images {
             Ok(images) => Ok(Some(with(images))),
             Err(Error::Stopped) => Ok(None),
@@ -101,7 +101,7 @@ impl Batch {
     }
 
     /// Checks the sizes: a batch can come from the file of a shard.
-    fn checked(self, previews: usize, shape: [usize; 3]) -> Result<Self, Error> {
+    pub fn checked(self, previews: usize, shape: [usize; 3]) -> Result<Self, Error> {
         if let Some(timestep) = self.not_finite {
             return Err(Error::NotFinite { timestep });
         }
@@ -121,22 +121,30 @@ impl Batch {
 }
 
 /// The steps of a generation, with the model that they evaluate.
-enum PlannedChain {
+pub(crate) enum PlannedChain {
     Gaussian { denoiser: Box<dyn Denoiser>, sampler: Sampler, table: SolverTable },
     Binomial { denoiser: NetworkBits, timesteps: Vec<usize> },
 }
 
 impl PlannedChain {
     /// Returns the number of steps.
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         match self {
             Self::Gaussian { table, .. } => table.rows.len(),
             Self::Binomial { timesteps, .. } => timesteps.len(),
         }
     }
 
+    /// Returns the factor of the initial noise.
+    pub fn initial_scale(&self) -> f64 {
+        match self {
+            Self::Gaussian { table, .. } => table.initial_scale,
+            Self::Binomial { .. } => 1.0,
+        }
+    }
+
     /// Returns the name of the sampler.
-    fn sampler(&self) -> String {
+    pub fn sampler(&self) -> String {
         match self {
             Self::Gaussian { sampler, .. } => sampler.to_string(),
             Self::Binomial { .. } => "binomial".to_owned(),
@@ -145,9 +153,9 @@ impl PlannedChain {
 }
 
 /// A generation with all options resolved.
-struct Plan {
-    chain: PlannedChain,
-    shape: [usize; 3],
+pub(crate) struct Plan {
+    pub chain: PlannedChain,
+    pub shape: [usize; 3],
     /// The classes, repeated cyclically.
     labels: Option<Vec<u32>>,
     guidance: Option<Guidance>,
@@ -296,7 +304,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Generates the images and writes them in the format of the extension of `path`: a grid (`.png`), an animation
-    /// (`.gif`, `.apng`), arrays (`.npz`, `.safetensors`) or a folder of PNGs. See [`Generation::save_with`].
+    /// (`.gif`, `.apng`), arrays (`.npz`, `.safetensors`) or a folder of PNGs; points as `.npy`, `.npz`, `.csv` or scatter plots. See [`Generation::save_with`].
     ///
     /// # Errors
     /// As [`Generation::save_with`].
@@ -313,6 +321,9 @@ impl<'a> Generation<'a> {
     /// As [`Generation::run`]; also if `path` holds images of another model, seed or sampler, or cannot be written.
     pub fn save_with(mut self, path: impl AsRef<Path>, save: &SaveOptions) -> Result<Saved, Error> {
         let output = Output::parse(path.as_ref(), save.animate && path.as_ref().extension().is_some())?;
+        if self.pipeline.network.signature().kind == DataKind::Points {
+            return self.save_points(&output, save);
+        }
         let plan = self.plan()?;
         let n = self.options.n;
         let shape = [n, plan.shape[0], plan.shape[1], plan.shape[2]];
@@ -429,13 +440,16 @@ impl<'a> Generation<'a> {
     }
 
     /// Resolves the options and checks them against the pipeline.
-    fn plan(&self) -> Result<Plan, Error> {
+    pub(crate) fn plan(&self) -> Result<Plan, Error> {
         let options = &self.options;
         if options.n == 0 || options.batch_size == 0 {
             return Err(Error::Request("the number of images and the batch size must be at least 1".into()));
         }
         if options.first.checked_add(options.n as u64).is_none_or(|end| end > 1 << 48) {
             return Err(Error::Request("images are numbered from 0 to 2^48".into()));
+        }
+        if options.clip.is_some() {
+            self.pipeline.check_images("a clip of x̂0 to the range of pixels (--clip-sample, --threshold)")?;
         }
         let total = self.pipeline.scheduler.num_train_timesteps;
         if let Some(until) = options.share_until.filter(|until| !(0.0..=total as f64).contains(until)) {
@@ -577,7 +591,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Generates the images of a range and calls `look` after each step.
-    fn batch(
+    pub(crate) fn batch(
         &mut self,
         plan: &Plan,
         range: Range<usize>,
@@ -617,7 +631,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Returns x at the first timestep of the table.
-    fn start(&self, plan: &Plan, range: Range<usize>) -> Result<Images, Error> {
+    pub(crate) fn start(&self, plan: &Plan, range: Range<usize>) -> Result<Images, Error> {
         let GenerateOptions { first, seed, share_until, .. } = self.options;
         let noise = |first: u64, count| initial_noise(seed, first, count, plan.shape);
         let repeated = |one: Images| {
@@ -636,7 +650,7 @@ impl<'a> Generation<'a> {
         })
     }
 
-    fn labels_of(&self, plan: &Plan, range: Range<usize>) -> Option<Vec<u32>> {
+    pub(crate) fn labels_of(&self, plan: &Plan, range: Range<usize>) -> Option<Vec<u32>> {
         let labels = plan.labels.as_ref()?;
         Some(range.map(|i| labels[(self.options.first as usize + i) % labels.len()]).collect())
     }
@@ -656,7 +670,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Returns the identity of the images: everything that determines them, except their number.
-    fn identity(&self, plan: &Plan) -> Identity {
+    pub(crate) fn identity(&self, plan: &Plan) -> Identity {
         let options = &self.options;
         let mut identity = Identity::of(self.pipeline);
         match &plan.chain {
@@ -682,7 +696,7 @@ impl<'a> Generation<'a> {
     }
 
     /// Returns what the images say about themselves.
-    fn provenance(&self, plan: &Plan) -> Provenance {
+    pub(crate) fn provenance(&self, plan: &Plan) -> Provenance {
         let GenerateOptions { seed, first, .. } = self.options;
         Provenance {
             sampler: plan.chain.sampler(),
@@ -729,7 +743,7 @@ impl<'a> Generation<'a> {
 }
 
 /// Returns the text that is written into the files.
-fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, String)> {
+pub(crate) fn info(provenance: &Provenance, more: &[(String, String)]) -> Vec<(String, String)> {
     let own = [
         ("model", provenance.model.clone()),
         ("sampler", format!("{}, {} steps", provenance.sampler, provenance.steps)),

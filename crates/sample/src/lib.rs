@@ -8,6 +8,7 @@
 //! | [`Sampler`] | samplers by name: from a noise schedule to a solver table |
 //! | [`inpaint()`], [`interpolate()`], [`invert()`] | image editing |
 //! | [`output`] | PNG grids, animations, npz, safetensors, folders |
+//! | [`scatter`] | scatter plots of points |
 //! | [`Provenance`] | what generated images say about themselves |
 
 mod bits;
@@ -21,8 +22,10 @@ mod invert;
 mod noise;
 mod options;
 pub mod output;
+mod points;
 mod provenance;
 mod sampler;
+pub mod scatter;
 mod solve;
 mod writer;
 
@@ -35,6 +38,7 @@ pub use interpolate::{Interpolation, Mix, interpolate};
 pub use invert::{Inversion, Inverted, inversion_tables, invert};
 pub use noise::{initial_noise, noised, read_noise};
 pub use options::{ClipChoice, GenerateOptions, SamplerChoice};
+pub use points::{FRAME_SIDE, SIDE, write_scatter};
 pub use provenance::{Provenance, SourceData, model_name, portable_path};
 pub use sampler::{Sampler, SamplerOptions};
 pub use solve::{Request, SamplerStep, SharedNoise, sample};

@@ -6,6 +6,7 @@
 //! | `.gif`, `.apng` | [`Animation`](Output::Animation) | the grid over the steps of sampling |
 //! | `.npz` | [`Npz`](Output::Npz) | `arr_0` u8 N,H,W,C and labels `arr_1` i64, as OpenAI's evaluator and others read it |
 //! | `.safetensors` | [`Safetensors`](Output::Safetensors) | `samples` `[N,C,H,W]` f32 as the network left them |
+//! | `.npy`, `.csv` | [`Npy`](Output::Npy), [`Csv`](Output::Csv) | points `[N,D]`, of models of points |
 //! | none, or `NAME/` | [`Folder`](Output::Folder) | `000000.png` … |
 //!
 //! Files are written atomically. The options of the generation are stored in them: as text chunks in a PNG, as a
@@ -98,7 +99,7 @@ pub enum Error {
 /// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-const SUPPORTED: &str = ".png (a grid or, animated, its making), .gif or .apng (animated), .npz, .safetensors, \
+const SUPPORTED: &str = ".png (a grid or, animated, its making), .gif or .apng (animated), .npz, .safetensors, .npy or .csv (points), \
                          or a folder (a name without extension, or with a / at the end)";
 
 /// An output, by its format.
@@ -115,6 +116,10 @@ pub enum Output {
     Safetensors(PathBuf),
     /// A PNG for each image.
     Folder(PathBuf),
+    /// Points as a NumPy array `[N,D]` f32, for models of points.
+    Npy(PathBuf),
+    /// Points as comma-separated values, for models of points.
+    Csv(PathBuf),
 }
 
 impl Output {
@@ -125,7 +130,8 @@ impl Output {
     /// [`Error::Unsupported`] for another extension, or if `animated` and the path is not a `.png`, `.apng` or `.gif`.
     pub fn parse(path: &Path, animated: bool) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_bare = [".png", ".gif", ".apng", ".npz", ".safetensors"].contains(&&*name.to_lowercase());
+        let is_bare =
+            [".png", ".gif", ".apng", ".npz", ".npy", ".csv", ".safetensors"].contains(&&*name.to_lowercase());
         if name == "-" || is_bare {
             let kind = match is_bare {
                 true => "a file without a name before its extension",
@@ -141,6 +147,8 @@ impl Output {
             Some("png") => Output::Grid(to),
             Some("gif" | "apng") => Output::Animation(to),
             Some("npz") => Output::Npz(to),
+            Some("npy") => Output::Npy(to),
+            Some("csv") => Output::Csv(to),
             Some("safetensors") => Output::Safetensors(to),
             None => Output::Folder(to),
             Some(other) => {
@@ -154,6 +162,12 @@ impl Output {
         }
     }
 
+    /// Returns the error of writing images as points.
+    pub(crate) fn only_points(&self) -> Error {
+        let kind = "images as .npy or .csv, which are for models of points".to_owned();
+        Error::Unsupported { path: self.path().to_owned(), kind }
+    }
+
     /// Returns the path of the file or folder.
     pub fn path(&self) -> &Path {
         match self {
@@ -161,7 +175,9 @@ impl Output {
             | Output::Animation(path)
             | Output::Npz(path)
             | Output::Safetensors(path)
-            | Output::Folder(path) => path,
+            | Output::Folder(path)
+            | Output::Npy(path)
+            | Output::Csv(path) => path,
         }
     }
 
@@ -196,6 +212,7 @@ impl Output {
             }
             Output::Folder(_) => drop(picture::color(channels)?),
             Output::Npz(_) | Output::Safetensors(_) => {}
+            Output::Npy(_) | Output::Csv(_) => return Err(self.only_points()),
         }
         let folder = self.create_folder()?;
         let is_device = |path: &Path| fs::metadata(path).is_ok_and(|to| !to.is_file() && !to.is_dir());
@@ -267,6 +284,7 @@ pub fn write(output: &Output, images: &Images, frames: &[Images], info: &[(Strin
                 file.write_all(&bytes)
             })
         }
+        Output::Npy(_) | Output::Csv(_) => Err(output.only_points()),
         Output::Folder(folder) => {
             picture::color(images.channels)?;
             let numbers: Vec<String> = (0..images.n).map(|i| format!("{i:06}.png")).collect();

@@ -34,12 +34,12 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub use changes::ConfigChange;
-pub use data::{Background, CropBox, Fit, LabelFrom};
+pub use data::{Background, BuiltinPoints, CropBox, Fit, LabelFrom};
 pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
 pub use error::ConfigError;
 pub use from_images::stated_keys;
 pub(crate) use model::EdmImages;
-pub use model::{DhariwalKeys, HmdolatabadiKeys, LucidrainsKeys, Model, SongKeys, UnetKeys};
+pub use model::{DhariwalKeys, HmdolatabadiKeys, LucidrainsKeys, MlpKeys, Model, SongKeys, UnetKeys};
 pub use sample::Sampler;
 pub use unet::{ResnetTimeScaleShift, SampleSize, TimeEmbeddingType};
 
@@ -48,7 +48,7 @@ pub const DEFAULT_PRESET: &str = "fashion";
 
 /// The built-in presets, `(name, TOML)`. Each states every key that is not optional, or names another preset and the keys
 /// in which it differs.
-pub const PRESETS: [(&str, &str); 15] = [
+pub const PRESETS: [(&str, &str); 21] = [
     ("fashion", include_str!("../presets/fashion.toml")),
     ("fashion-ho", include_str!("../presets/fashion-ho.toml")),
     ("fashion-hybrid", include_str!("../presets/fashion-hybrid.toml")),
@@ -64,6 +64,12 @@ pub const PRESETS: [(&str, &str); 15] = [
     ("lsun-bedroom", include_str!("../presets/lsun-bedroom.toml")),
     ("lsun-church", include_str!("../presets/lsun-church.toml")),
     ("lsun-cat", include_str!("../presets/lsun-cat.toml")),
+    ("swissroll", include_str!("../presets/swissroll.toml")),
+    ("moons", include_str!("../presets/moons.toml")),
+    ("gaussians8", include_str!("../presets/gaussians8.toml")),
+    ("checkerboard", include_str!("../presets/checkerboard.toml")),
+    ("pinwheel", include_str!("../presets/pinwheel.toml")),
+    ("spirals", include_str!("../presets/spirals.toml")),
 ];
 
 /// The configuration of a run.
@@ -88,9 +94,17 @@ pub struct TrainingConfig {
 pub struct Data {
     /// Folder or file with the images, relative to the working directory. Defaults to the built-in set (Fashion-MNIST).
     pub path: Option<PathBuf>,
+    /// The built-in points, in place of a path, for a network of points: `swissroll`, or with other noise and another seed
+    /// `swissroll,noise=0.01,seed=3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<BuiltinPoints>,
+    /// Whether points are scaled to mean 0 and deviation 1 in each dimension, by the training part, and scaled back on output.
+    /// Otherwise a network takes them as they are.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub standardize: bool,
     /// Height and width in pixels: one number for a square, or `[height, width]`.
     pub resolution: SampleSize,
-    /// 1 (grey), 3 (RGB) or 4 (RGBA).
+    /// 1 (grey), 3 (RGB) or 4 (RGBA); of points, the number of their dimensions.
     pub channels: usize,
     /// Whether to mirror each training image left to right with probability ½.
     pub flip: bool,
@@ -164,6 +178,10 @@ pub struct Diffusion {
     /// learns to change the brightness of whole images (Guttenberg 2023). 0 for none.
     #[serde(default, skip_serializing_if = "is_no_offset")]
     pub offset_noise: f64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn is_no_offset(value: &f64) -> bool {

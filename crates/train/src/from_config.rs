@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use data::{Dataset, ImageSet, LabelFrom, ReadOptions, Split};
-use diffusion::{LossWeight, Prediction, SchedulerConfig, TimestepSpacing};
+use data::{Dataset, ImageSet, LabelFrom, PointOptions, ReadOptions, Split};
+use diffusion::{LossWeight, Prediction, SchedulerConfig, TimestepSpacing, Values};
 use model::guidance::Guidance;
 use model::{NetworkConfig, Pipeline, Preprocessing, Process, Sampling, TrainingData};
 use sample::{Generation, Sampler, SamplerOptions};
@@ -24,6 +24,10 @@ impl TrainingConfig {
             background: self.data.background.0,
             label_from: self.data.label_from.clone(),
             range: self.data.range,
+            points: self.model.is_of_points().then_some(match self.data.standardize {
+                true => PointOptions::Standardize,
+                false => PointOptions::AsIs,
+            }),
             split,
             ..ReadOptions::default()
         }
@@ -35,6 +39,15 @@ impl TrainingConfig {
     /// Names the file and the fix.
     pub fn open(&self, split: Split) -> Result<ImageSet, Error> {
         let set = self.dataset().open(&self.read_options(split))?;
+        if set.points().is_some() && set.channels() != self.data.channels {
+            return Err(Error::Run(format!(
+                "{} has points of {} dimensions, but `data.channels` is {}; set data.channels={}",
+                set.name(),
+                set.channels(),
+                self.data.channels,
+                set.channels()
+            )));
+        }
         match self.data.images_per_class {
             Some(n) if split == Split::Train => Ok(set.per_class(n, self.data.fold)?),
             _ => Ok(set),
@@ -61,7 +74,10 @@ impl TrainingConfig {
 
     /// Returns the choice of images.
     pub fn dataset(&self) -> Dataset {
-        self.data.path.clone().into()
+        match (&self.data.path, self.data.points) {
+            (None, Some(points)) => Dataset::Points(points),
+            (path, _) => path.clone().into(),
+        }
     }
 
     /// Returns the configuration of the network for a set of images.
@@ -79,6 +95,12 @@ impl TrainingConfig {
         }
         let keys = match &self.model {
             Model::Unet2d(keys) => keys,
+            Model::Mlp(keys) => {
+                let rows = if self.data.labels { needed } else { 0 };
+                let network = keys.network(set.channels(), rows, self.diffusion.variance.is_learned());
+                network.validate().map_err(model::Error::from)?;
+                return Ok(network.into());
+            }
             Model::Hmdolatabadi(keys) => {
                 let size = unet::SampleSize { height: set.height(), width: set.width() };
                 let network = keys.network(size, self.data.channels);
@@ -172,6 +194,7 @@ impl TrainingConfig {
             label_from: if self.data.labels { self.data.label_from.clone() } else { LabelFrom::Folder },
             background: self.data.background,
             range: self.data.range,
+            points: set.points().cloned(),
         }
     }
 
@@ -196,7 +219,8 @@ impl TrainingConfig {
             Loss::LSimple | Loss::MinSnr | Loss::Weights => LossKind::SquaredError,
         };
         let objective = Objective::new(process, self.diffusion.variance, kind, weights)?;
-        Ok(objective.with_norm(self.diffusion.loss_norm, self.diffusion.huber_delta))
+        let values = if self.model.is_of_points() { Values::Reals { log_scale: 0.0 } } else { Values::Bytes };
+        Ok(objective.with_values(values).with_norm(self.diffusion.loss_norm, self.diffusion.huber_delta))
     }
 
     /// Returns how samples are drawn, as a model of the run says it.

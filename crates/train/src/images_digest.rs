@@ -38,7 +38,7 @@ impl ImagesDigest {
         let chosen = IMAGES.min(set.len());
         let indices: Vec<usize> = (0..chosen).map(|i| i * set.len() / chosen).collect();
         let mut digest = crc32fast::Hasher::new();
-        digest.update(&set.read(indices.iter().copied())?);
+        digest.update(&set.read_bytes(indices.iter().copied())?);
         for label in set.labels().into_iter().flat_map(|labels| indices.iter().map(|&i| labels[i])) {
             digest.update(&label.to_le_bytes());
         }
@@ -91,7 +91,7 @@ fn pixels(set: &ImageSet) -> Result<crc32fast::Hasher, data::Error> {
     const BLOCK: usize = 1024;
     let mut digest = crc32fast::Hasher::new();
     for first in (0..set.len()).step_by(BLOCK) {
-        digest.update(&set.read(first..set.len().min(first + BLOCK))?);
+        digest.update(&set.read_bytes(first..set.len().min(first + BLOCK))?);
     }
     Ok(digest)
 }

@@ -9,13 +9,14 @@ use serde_json::Value;
 use unet::edm::{EdmClass, EdmConfig};
 use unet::hmdolatabadi::HmdolatabadiConfig;
 use unet::lucidrains::LucidrainsConfig;
+use unet::mlp::MlpConfig;
 use unet::{DownBlockType, UnetConfig};
 use weights::pipeline::ModelFiles;
 use weights::{Tensors, digest, names, pipeline};
 
 use crate::Error;
 use crate::config::{
-    ConfigChange, DhariwalKeys, HmdolatabadiKeys, Loss, LucidrainsKeys, Model, SongKeys, TimestepSampler,
+    ConfigChange, DhariwalKeys, HmdolatabadiKeys, Loss, LucidrainsKeys, MlpKeys, Model, SongKeys, TimestepSampler,
     TrainingConfig, UnetKeys,
 };
 use crate::event::Event;
@@ -243,6 +244,8 @@ impl TrainingConfig {
             self.take_edm(&network, files)
         } else if class == HmdolatabadiConfig::CLASS_NAME {
             self.take_hmdolatabadi(&network, files)
+        } else if class == MlpConfig::CLASS_NAME {
+            self.take_mlp(&network, files)
         } else {
             self.take_unet(&network, files)
         };
@@ -281,6 +284,22 @@ impl TrainingConfig {
         self.data.resolution = network.sample_size.unwrap_or(self.data.resolution);
         self.data.channels = network.in_channel;
         self.model = Model::Hmdolatabadi(HmdolatabadiKeys::of(network));
+        Ok(preprocessing)
+    }
+
+    /// Takes an `Mlp`. Returns the model's preprocessing.
+    fn take_mlp(&mut self, network: &str, files: &ModelFiles) -> Result<Preprocessing, Error> {
+        let network = MlpConfig::from_json(network).map_err(model::Error::from)?;
+        let signature = Signature::from(&network);
+        let preprocessing = Preprocessing::read(&files.root, &signature)?;
+        self.data.resolution = unet::SampleSize::square(1);
+        self.data.channels = network.dims;
+        self.data.standardize = preprocessing.points.as_ref().is_some_and(|points| !points.is_identity());
+        match signature.classes() {
+            None => self.without_classes(),
+            Some(_) => self.data.labels = true,
+        }
+        self.model = Model::Mlp(MlpKeys::of(network));
         Ok(preprocessing)
     }
 

@@ -95,7 +95,8 @@ impl TrainingConfig {
 /// Returns the bytes of a set that is in memory.
 pub(crate) fn image_bytes(set: &ImageSet) -> f64 {
     let per_image: usize = set.shape().into_iter().product();
-    if set.is_streamed() { 0.0 } else { set.len() as f64 * per_image as f64 }
+    let bytes = if set.points().is_some() { size_of::<f32>() } else { 1 };
+    if set.is_streamed() { 0.0 } else { set.len() as f64 * (bytes * per_image) as f64 }
 }
 
 /// Copies of the gradient that are sent to other processes and received from them.

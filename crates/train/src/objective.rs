@@ -1,7 +1,7 @@
 //! The training loss: L_simple and its weightings, the variational bound, L_hybrid.
 
 use burn::tensor::{Tensor, TensorData};
-use diffusion::{Variance, loss};
+use diffusion::{Values, Variance, loss};
 use model::denoiser::per_image;
 use model::{Denoised, Images, Process};
 use rayon::prelude::*;
@@ -31,6 +31,7 @@ pub struct Objective {
     weights: Vec<f64>,
     norm: LossNorm,
     huber_delta: f64,
+    values: Values,
 }
 
 /// Noised images, and the numbers that they were made from.
@@ -102,12 +103,17 @@ impl Objective {
         for node in process.nodes(&(0..total).collect::<Vec<_>>()) {
             process.check_node(node)?;
         }
-        Ok(Self { process, variance, kind, weights, norm: LossNorm::L2, huber_delta: 1.0 })
+        Ok(Self { process, variance, kind, weights, norm: LossNorm::L2, huber_delta: 1.0, values: Values::Bytes })
     }
 
     /// Replaces the squared error by another penalty; `huber_delta` is δ of [`LossNorm::Huber`].
     pub fn with_norm(self, norm: LossNorm, huber_delta: f64) -> Self {
         Self { norm, huber_delta, ..self }
+    }
+
+    /// Sets the kind of values of the data: the bound's last term is a density for real numbers.
+    pub fn with_values(self, values: Values) -> Self {
+        Self { values, ..self }
     }
 
     /// Returns the process that is trained.
@@ -209,7 +215,10 @@ impl Objective {
             + difference.clone() * difference * log_variance.clone().neg().exp())
         .sub_scalar(1.0)
         .mul_scalar(0.5);
-        let decoder = discretized_gaussian_nll(x0, &noised.images, mean, log_variance);
+        let decoder = match self.values {
+            Values::Bytes => discretized_gaussian_nll(x0, &noised.images, mean, log_variance),
+            Values::Reals { log_scale } => gaussian_nll(x0, mean, log_variance).add_scalar(log_scale),
+        };
         let at_zero = per_image(&|t| f64::from(u8::from(t == 0)));
         let nats = decoder * at_zero.clone() + kl * at_zero.neg().add_scalar(1.0);
         nats.div_scalar(std::f64::consts::LN_2)
@@ -224,6 +233,13 @@ fn image_mean(x: Tensor<4>) -> Tensor<1> {
 
 fn floats(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&v| v as f32).collect()
+}
+
+/// −ln p(x_0) of the density of each number.
+fn gaussian_nll(x0: Tensor<4>, mean: Tensor<4>, log_variance: Tensor<4>) -> Tensor<4> {
+    let error = x0 - mean;
+    let squares = error.clone() * error * log_variance.clone().neg().exp();
+    (squares + log_variance).add_scalar((2.0 * std::f64::consts::PI).ln()).mul_scalar(0.5)
 }
 
 /// −ln p(x_0) of the bin of each 8-bit value (Ho et al. 2020, eq. 13), with the reference code's tanh for Φ and its floor.
@@ -287,7 +303,8 @@ mod tests {
         let device = Device::flex();
         for (_, prediction) in Prediction::NAMES {
             for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Learned, Variance::LearnedRange] {
-                let objective = objective(LossKind::Bound, prediction, variance);
+                let values = if variance.is_learned() { Values::Bytes } else { Values::Reals { log_scale: 0.25 } };
+                let objective = objective(LossKind::Bound, prediction, variance).with_values(values);
                 let noised = noised(vec![0, 1, 40, 99]);
                 let channels = if variance.is_learned() { 2 } else { 1 };
                 let output: Vec<f32> = (0..16 * channels).map(|i| ((i * 31 % 17) as f32 - 8.0) / 40.0).collect();
@@ -297,7 +314,7 @@ mod tests {
                 let each: Vec<f64> = loss.each.into_data().iter::<f64>().collect();
 
                 let schedule = &objective.process().schedule;
-                let bound = VariationalBound::new(schedule, Cdf::Tanh);
+                let bound = VariationalBound::new(schedule, Cdf::Tanh).of(values);
                 for (i, &t) in noised.timesteps.iter().enumerate() {
                     let pixels = 4 * i..4 * i + 4;
                     let map = to_sample(objective.process(), t);

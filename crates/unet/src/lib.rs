@@ -1,7 +1,8 @@
 //! The network of denoising diffusion probabilistic models: diffusers' `UNet2DModel` on Burn, with activations in
 //! N,H,W,C.
 //!
-//! Other networks have the parts and names of their PyTorch code: [`lucidrains`], [`edm`] and [`hmdolatabadi`].
+//! Other networks have the parts and names of their PyTorch code: [`lucidrains`], [`edm`] and [`hmdolatabadi`]. [`mlp`] is a
+//! network for points.
 //!
 //! [`UnetConfig`] has the keys of diffusers, [`Unet`] its parameter names. On the CPU back end, the operations are the
 //! fused kernels of the crate `kernels`; all other back ends run the same definitions as ordinary Burn operations (see
@@ -28,6 +29,7 @@ pub mod hmdolatabadi;
 mod json;
 pub mod layers;
 pub mod lucidrains;
+pub mod mlp;
 mod model;
 pub mod ops;
 mod parameters;

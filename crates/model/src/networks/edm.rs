@@ -6,7 +6,7 @@ use unet::{Dropout, Labels};
 use weights::Tensors;
 
 use super::{BackboneConfig, NetworkConfig};
-use crate::backbone::{Backbone, Condition, LabelKind, Signature};
+use crate::backbone::{Backbone, Condition, DataKind, LabelKind, Signature};
 use crate::{Error, Network};
 
 /// The values of `_class_name` in `config.json`.
@@ -34,6 +34,7 @@ impl BackboneConfig for EdmConfig {
 impl From<&EdmConfig> for Signature {
     fn from(config: &EdmConfig) -> Self {
         Self {
+            kind: DataKind::Images,
             size: Some([config.img_resolution; 2]),
             in_channels: config.in_channels,
             out_channels: config.out_channels,

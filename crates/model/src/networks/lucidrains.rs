@@ -5,7 +5,7 @@ use unet::lucidrains::{LucidrainsCondition, LucidrainsConfig, LucidrainsUnet};
 use unet::{Dropout, Labels};
 
 use super::{BackboneConfig, NetworkConfig};
-use crate::backbone::{Backbone, Condition, LabelKind, Signature};
+use crate::backbone::{Backbone, Condition, DataKind, LabelKind, Signature};
 use crate::{Error, Network};
 
 /// The value of `_class_name` in `config.json`.
@@ -33,6 +33,7 @@ impl BackboneConfig for LucidrainsConfig {
 impl From<&LucidrainsConfig> for Signature {
     fn from(config: &LucidrainsConfig) -> Self {
         Self {
+            kind: DataKind::Images,
             size: config.sample_size.map(|size| size.height_width().into()),
             in_channels: config.channels,
             out_channels: config.out_channels(),

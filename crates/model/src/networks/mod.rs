@@ -3,6 +3,7 @@
 mod edm;
 mod hmdolatabadi;
 mod lucidrains;
+mod mlp;
 mod unet2d;
 
 use std::fmt::Debug;
@@ -15,12 +16,13 @@ use crate::{Error, Network};
 
 /// The networks by `_class_name`, each with the function that reads its `config.json`. The first entry also reads files
 /// without a `_class_name`, as in flat repositories of 2022.
-const NETWORKS: [(&str, ReadConfig); 5] = [
+const NETWORKS: [(&str, ReadConfig); 6] = [
     (unet2d::CLASS_NAME, unet2d::read),
     (lucidrains::CLASS_NAME, lucidrains::read),
     (edm::CLASS_NAMES[0], edm::read),
     (edm::CLASS_NAMES[1], edm::read),
     (hmdolatabadi::CLASS_NAME, hmdolatabadi::read),
+    (mlp::CLASS_NAME, mlp::read),
 ];
 
 type ReadConfig = fn(&str) -> Result<NetworkConfig, Error>;

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use unet::{ClassEmbedType, Dropout, Parameters, Unet, UnetInputs};
 
 use super::{BackboneConfig, NetworkConfig};
-use crate::backbone::{Backbone, Condition, Inputs, LabelKind, Signature};
+use crate::backbone::{Backbone, Condition, DataKind, Inputs, LabelKind, Signature};
 use crate::{Error, Network};
 
 /// The value of `_class_name` in `config.json`.
@@ -32,6 +32,7 @@ impl BackboneConfig for unet::UnetConfig {
 impl From<&unet::UnetConfig> for Signature {
     fn from(config: &unet::UnetConfig) -> Self {
         Self {
+            kind: DataKind::Images,
             size: config.sample_size.map(|size| size.height_width().into()),
             in_channels: config.in_channels,
             out_channels: config.out_channels,

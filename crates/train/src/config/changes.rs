@@ -44,6 +44,8 @@ use OnResume::{Fixed, Free};
 const KEYS: &[(&str, OnResume)] = &[
     // Other images are a warning, from their digest.
     ("data.path", Free),
+    ("data.points", Free),
+    ("data.standardize", Fixed),
     ("data.resolution", Fixed),
     ("data.channels", Fixed),
     ("data.augment", Free),
@@ -82,6 +84,10 @@ const KEYS: &[(&str, OnResume)] = &[
     ("model.n_res_blocks", Fixed),
     ("model.attn_strides", Fixed),
     ("model.fold", Fixed),
+    ("model.hidden", Fixed),
+    ("model.blocks", Fixed),
+    ("model.time_embed_dim", Fixed),
+    ("model.input_frequencies", Fixed),
     ("model.embedding_type", Fixed),
     ("model.encoder_type", Fixed),
     ("model.decoder_type", Fixed),

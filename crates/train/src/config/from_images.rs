@@ -24,6 +24,9 @@ impl TrainingConfig {
     /// # Errors
     /// If the images cannot be read.
     pub fn fit_to_images(&mut self, given: &[String]) -> Result<Vec<String>, Error> {
+        if self.model.is_of_points() {
+            return self.fit_to_points(given);
+        }
         let is_given = |key: &str| given.iter().any(|given| given == key);
         if ["data.resolution", "data.channels", "data.fit", "model.attention_resolutions"].into_iter().all(is_given) {
             return Ok(self.unlabelled(given).into_iter().collect());
@@ -61,6 +64,21 @@ impl TrainingConfig {
         Ok(chosen)
     }
 
+    /// Sets `data.channels` by the points, `data.standardize` to true and `data.labels` to false, but none of the keys in `given`.
+    fn fit_to_points(&mut self, given: &[String]) -> Result<Vec<String>, Error> {
+        let mut chosen = Vec::new();
+        if !given.iter().any(|key| key == "data.channels") {
+            self.data.channels = self.dataset().open(&self.read_options(Split::Train))?.channels();
+            chosen.push(format!("data.channels={}", self.data.channels));
+        }
+        if !given.iter().any(|key| key == "data.standardize") {
+            self.data.standardize = true;
+            chosen.push("data.standardize=true".to_owned());
+        }
+        chosen.extend(self.unlabelled(given));
+        Ok(chosen)
+    }
+
     /// Sets what neither the user, who states the keys in `given`, nor a preset decides: what depends on `data.labels=false`
     /// ([`without_labels`](Self::without_labels)) and, without a preset, what depends on the images
     /// ([`fit_to_images`](Self::fit_to_images)). Returns the keys that the images decide as assignments.
@@ -70,6 +88,10 @@ impl TrainingConfig {
     pub fn decide_rest(&mut self, given: &[String], is_preset: bool) -> Result<Vec<String>, Error> {
         if !self.data.labels {
             self.without_labels(given);
+        }
+        // The preset of a distribution of points knows nothing about those of a file.
+        if self.model.is_of_points() && self.data.path.is_some() {
+            return self.fit_to_points(given);
         }
         if is_preset || self.data.path.is_none() { Ok(Vec::new()) } else { self.fit_to_images(given) }
     }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use super::model::{CLASSES, class_of};
 use super::{
-    ConfigError, Data, DhariwalKeys, Diffusion, HmdolatabadiKeys, LucidrainsKeys, Sample, SongKeys, Train,
+    ConfigError, Data, DhariwalKeys, Diffusion, HmdolatabadiKeys, LucidrainsKeys, MlpKeys, Sample, SongKeys, Train,
     TrainingConfig, UnetKeys,
 };
 
@@ -40,7 +40,8 @@ fn fields_of(class: &str) -> Option<&'static [&'static str]> {
         1 => fields::<LucidrainsKeys>(),
         2 => fields::<SongKeys>(),
         3 => fields::<DhariwalKeys>(),
-        _ => fields::<HmdolatabadiKeys>(),
+        4 => fields::<HmdolatabadiKeys>(),
+        _ => fields::<MlpKeys>(),
     })
 }
 

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use unet::edm::{DecoderType, EdmClass, EdmConfig, EmbeddingType, EncoderType};
 use unet::hmdolatabadi::HmdolatabadiConfig;
 use unet::lucidrains::{LucidrainsConfig, PerLevel, Version};
+use unet::mlp::MlpConfig;
 
 use super::{ResnetTimeScaleShift, TimeEmbeddingType};
 
@@ -25,6 +26,8 @@ pub enum Model {
     Dhariwal(DhariwalKeys),
     /// `HmdolatabadiUNet`.
     Hmdolatabadi(HmdolatabadiKeys),
+    /// `Mlp`, for points.
+    Mlp(MlpKeys),
 }
 
 /// The network of diffusers' `UNet2DModel`, with its keys.
@@ -276,6 +279,41 @@ impl HmdolatabadiKeys {
     }
 }
 
+/// The network [`Mlp`](unet::mlp::Mlp), for points.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MlpKeys {
+    /// Width of the hidden layers.
+    pub hidden: usize,
+    /// Residual blocks.
+    pub blocks: usize,
+    /// Sines and cosines of the timestep.
+    pub time_embed_dim: usize,
+    /// The frequencies 1, 2, 4 … of the sines and cosines of the input; 0 for none.
+    pub input_frequencies: usize,
+}
+
+impl Default for MlpKeys {
+    fn default() -> Self {
+        Self::of(MlpConfig::default())
+    }
+}
+
+impl MlpKeys {
+    /// Returns the keys that describe a network.
+    pub(crate) fn of(config: MlpConfig) -> Self {
+        let MlpConfig { hidden, blocks, time_embed_dim, input_frequencies, .. } = config;
+        Self { hidden, blocks, time_embed_dim, input_frequencies }
+    }
+
+    /// Returns the network for points of `dims` dimensions, with a table of `num_class_embeds` classes.
+    pub(crate) fn network(&self, dims: usize, num_class_embeds: usize, learned_variance: bool) -> MlpConfig {
+        let Self { hidden, blocks, time_embed_dim, input_frequencies } = *self;
+        let out_dims = if learned_variance { 2 * dims } else { dims };
+        MlpConfig { dims, out_dims, hidden, blocks, time_embed_dim, input_frequencies, num_class_embeds }
+    }
+}
+
 /// The properties of a network of EDM that the data decide.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EdmImages {
@@ -372,8 +410,14 @@ impl DhariwalKeys {
 }
 
 /// The values of `class`.
-pub(super) const CLASSES: [&str; 5] =
-    [UNET, LucidrainsConfig::CLASS_NAME, EdmClass::NAMES[0].0, EdmClass::NAMES[1].0, HmdolatabadiConfig::CLASS_NAME];
+pub(super) const CLASSES: [&str; 6] = [
+    UNET,
+    LucidrainsConfig::CLASS_NAME,
+    EdmClass::NAMES[0].0,
+    EdmClass::NAMES[1].0,
+    HmdolatabadiConfig::CLASS_NAME,
+    MlpConfig::CLASS_NAME,
+];
 
 const UNET: &str = "UNet2DModel";
 
@@ -391,13 +435,19 @@ impl Model {
             Self::Song(_) => EdmClass::SongUnet.name(),
             Self::Dhariwal(_) => EdmClass::DhariwalUnet.name(),
             Self::Hmdolatabadi(_) => HmdolatabadiConfig::CLASS_NAME,
+            Self::Mlp(_) => MlpConfig::CLASS_NAME,
         }
+    }
+
+    /// Returns whether the network is one of points.
+    pub fn is_of_points(&self) -> bool {
+        matches!(self, Self::Mlp(_))
     }
 
     /// Returns the network of NVlabs/edm for images, if it is one.
     pub(crate) fn edm(&self, images: EdmImages) -> Option<EdmConfig> {
         match self {
-            Self::Unet2d(_) | Self::Lucidrains(_) | Self::Hmdolatabadi(_) => None,
+            Self::Unet2d(_) | Self::Lucidrains(_) | Self::Hmdolatabadi(_) | Self::Mlp(_) => None,
             Self::Song(keys) => Some(keys.network(images)),
             Self::Dhariwal(keys) => Some(keys.network(images)),
         }
@@ -409,6 +459,7 @@ impl Model {
             UNET => UnetKeys::deserialize(keys).map(Self::Unet2d),
             LucidrainsConfig::CLASS_NAME => LucidrainsKeys::deserialize(keys).map(Self::Lucidrains),
             HmdolatabadiConfig::CLASS_NAME => HmdolatabadiKeys::deserialize(keys).map(Self::Hmdolatabadi),
+            MlpConfig::CLASS_NAME => MlpKeys::deserialize(keys).map(Self::Mlp),
             class if class == EdmClass::SongUnet.name() => SongKeys::deserialize(keys).map(Self::Song),
             class if class == EdmClass::DhariwalUnet.name() => DhariwalKeys::deserialize(keys).map(Self::Dhariwal),
             _ => Err(de::Error::unknown_variant(class, &CLASSES)),
@@ -419,7 +470,7 @@ impl Model {
     pub fn unet(&self) -> Option<&UnetKeys> {
         match self {
             Self::Unet2d(keys) => Some(keys),
-            Self::Lucidrains(_) | Self::Song(_) | Self::Dhariwal(_) | Self::Hmdolatabadi(_) => None,
+            Self::Lucidrains(_) | Self::Song(_) | Self::Dhariwal(_) | Self::Hmdolatabadi(_) | Self::Mlp(_) => None,
         }
     }
 
@@ -431,6 +482,7 @@ impl Model {
             Self::Song(keys) => keys.dropout,
             Self::Dhariwal(keys) => keys.dropout,
             Self::Hmdolatabadi(keys) => keys.dropout,
+            Self::Mlp(_) => 0.0,
         }
     }
 
@@ -442,6 +494,7 @@ impl Model {
             Self::Song(keys) => keys.channel_mult.len(),
             Self::Dhariwal(keys) => keys.channel_mult.len(),
             Self::Hmdolatabadi(keys) => keys.channel_multiplier.len(),
+            Self::Mlp(_) => 1,
         }
     }
 }
@@ -462,6 +515,7 @@ impl Serialize for Model {
             Self::Song(keys) => Tagged { class, keys }.serialize(serializer),
             Self::Dhariwal(keys) => Tagged { class, keys }.serialize(serializer),
             Self::Hmdolatabadi(keys) => Tagged { class, keys }.serialize(serializer),
+            Self::Mlp(keys) => Tagged { class, keys }.serialize(serializer),
         }
     }
 }

@@ -18,7 +18,7 @@ const COUNT: RangeInclusive<usize> = 1..=i64::MAX as usize;
 type Checked = Result<(), ConfigError>;
 
 pub(super) fn validate(config: &TrainingConfig) -> Checked {
-    data(&config.data)?;
+    data(config)?;
     model(config)?;
     augment(config)?;
     diffusion(&config.diffusion)?;
@@ -32,14 +32,61 @@ pub(super) fn validate(config: &TrainingConfig) -> Checked {
     sample(config)
 }
 
-fn data(data: &Data) -> Checked {
+/// The keys of points, and those about images that points do not have.
+fn points(config: &TrainingConfig) -> Checked {
+    let (data, given) = (&config.data, "is about images; the network is one of points, so leave the key out");
+    let SampleSize { height, width } = data.resolution;
+    check((height, width) == (1, 1), "data.resolution", || {
+        format!(
+            "got {height}x{width}, but a point has no height and width: set data.resolution=1, and data.channels to its dimensions"
+        )
+    })?;
+    between("data.channels", data.channels, SIZE)?;
+    check(data.points.is_none() || data.path.is_none(), "data.points", || {
+        "points are drawn or read: leave out `data.points` or `data.path`".to_owned()
+    })?;
+    check(data.points.is_some() || data.path.is_some(), "data.path", || {
+        "the built-in images are no points: set `data.points` to a built-in distribution, or `data.path` to a file of points".to_owned()
+    })?;
+    check(data.points.is_none() || data.channels == 2, "data.channels", || {
+        format!("got {}, but the built-in points have 2 dimensions", data.channels)
+    })?;
+    for (key, is_default) in [
+        ("data.flip", !data.flip),
+        ("data.augment", data.augment == 0.0),
+        ("data.crop", data.crop.is_none()),
+        ("data.fit", data.fit == Fit::Crop),
+        ("data.background", data.background.is_white()),
+        ("data.range", data.range.is_none()),
+        ("data.label_from", data.label_from == LabelFrom::Folder),
+        ("train.evaluate_features", config.train.evaluate_features.is_none()),
+    ] {
+        check(is_default, key, || given.to_owned())?;
+    }
+    check(!config.sample.clip_sample, "sample.clip_sample", || {
+        "points are not within the range of pixels: set `sample.clip_sample = false`".to_owned()
+    })
+}
+
+fn data(config: &TrainingConfig) -> Checked {
+    let data = &config.data;
+    if let Some(images) = data.images_per_class {
+        between("data.images_per_class", images, COUNT)?;
+    }
+    if config.model.is_of_points() {
+        return points(config);
+    }
+    let is_of_points = data.points.is_some() || data.standardize;
+    check(!is_of_points, if data.points.is_some() { "data.points" } else { "data.standardize" }, || {
+        format!(
+            "is about points, and a {} is a network of images: set model.class=Mlp, or leave the key out",
+            config.model.class()
+        )
+    })?;
     let SampleSize { height, width } = data.resolution;
     check(SIZE.contains(&height) && SIZE.contains(&width), "data.resolution", || {
         format!("{height}×{width} is not a size: each side must be 1 to {}", SIZE.end())
     })?;
-    if let Some(images) = data.images_per_class {
-        between("data.images_per_class", images, COUNT)?;
-    }
     if let Some(crop) = data.crop {
         crop.check().or_else(|message| fail("data.crop", message))?;
     }
@@ -93,6 +140,10 @@ fn model(config: &TrainingConfig) -> Checked {
                     .to_owned()
             })?;
             let network = keys.network(resolution, channels);
+            network.validate().or_else(|error| fail("model.class", error.to_string()))
+        }
+        Model::Mlp(keys) => {
+            let network = keys.network(config.data.channels, 0, config.diffusion.variance.is_learned());
             network.validate().or_else(|error| fail("model.class", error.to_string()))
         }
         Model::Song(_) | Model::Dhariwal(_) => {

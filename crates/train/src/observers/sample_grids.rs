@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use model::{DataKind, Pipeline};
+use sample::SaveOptions;
 use sample::output::{self, Output};
+use sample::scatter::PointCloud;
+use sample::write_scatter;
 
 use crate::Error;
 use crate::command::Command;
@@ -37,6 +41,7 @@ fn draw(context: &mut Context, count: usize) -> Result<(), Error> {
     let pipeline = context.pipeline();
     let (step, seed, path) = (context.trainer().state().step, context.config().train.seed, path(context));
     let generation = context.config().generation(&pipeline, context.images(), count).divided(context.division());
+    let is_of_points = pipeline.network.signature().kind == DataKind::Points;
     let images = generation
         .on_progress(|progress| context.progress(Event::Sampling { done: progress.done, total: progress.total }))
         .run();
@@ -50,6 +55,21 @@ fn draw(context: &mut Context, count: usize) -> Result<(), Error> {
         return Ok(());
     }
     let info = [("step".to_owned(), step.to_string()), ("seed".to_owned(), seed.to_string())];
-    output::write(&Output::Grid(path.clone()), &images, &[], &info).map_err(sample::Error::from)?;
+    if is_of_points {
+        write_scatter(&Output::Grid(path.clone()), &PointCloud::of(&pipeline, &images)?, &[], &info)?;
+        if context.is_last() {
+            animate(context, &pipeline, count)?;
+        }
+    } else {
+        output::write(&Output::Grid(path.clone()), &images, &[], &info).map_err(sample::Error::from)?;
+    }
     context.emit(Event::Sampled { path })
+}
+
+/// Draws the reverse chain of points from noise to samples as an animation, at the end of a run.
+fn animate(context: &mut Context, pipeline: &Pipeline, count: usize) -> Result<(), Error> {
+    let path = context.folder().join("samples").join("chain.apng");
+    let generation = context.config().generation(pipeline, context.images(), count);
+    generation.save_with(&path, &SaveOptions { animate: true, ..SaveOptions::default() })?;
+    Ok(())
 }
