@@ -152,7 +152,7 @@ impl ConfigArgs {
             config.data.path = data.path().map(Path::to_owned);
             config.data.points = match data {
                 Dataset::Points(points) => Some(*points),
-                Dataset::Builtin | Dataset::Path(_) => None,
+                Dataset::Builtin | Dataset::Heartbeat | Dataset::Path(_) => None,
             };
         }
         for assignment in &self.set {

@@ -8,8 +8,8 @@ use ddpm::data::{Dataset, Fit, ImageSet, Part, Reading, Split};
 use ddpm::diffusion::{Variance, timesteps};
 use ddpm::evaluate::quality::QualityReport;
 use ddpm::evaluate::{
-    EvaluateOptions, Evaluation, ExactLikelihood, FlowLikelihood, Likelihood, MeasuredModel, SubChain, Trace,
-    open_data, read_images, write_mse_profile,
+    BitLikelihood, EvaluateOptions, Evaluation, ExactLikelihood, FlowLikelihood, Likelihood, MeasuredModel, SubChain,
+    Trace, open_data, read_images, write_mse_profile,
 };
 use ddpm::mpi::Division;
 use ddpm::sample::ClipChoice;
@@ -29,6 +29,8 @@ use crate::terminal::{self, Progress, warn};
 use crate::{Global, model_source, quality_print, values};
 
 /// Measure the likelihood of images under a model, and the quality of its samples.
+///
+/// Of a model of bits, nll is the bound of its binomial chain, in bits for a whole sequence or image.
 ///
 /// nll is Ho et al.'s bound on −log₂ p(x) of held-out images, in bits/dim: the prior, one term for each reverse step, and
 /// the decoder. It takes as many evaluations of the network for each image as the chain has steps. With --schedule, the
@@ -161,6 +163,9 @@ struct Report {
     data: Option<Reading>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nll: Option<Likelihood>,
+    /// The bound of a model of bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bits: Option<BitLikelihood>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ode: Option<FlowLikelihood>,
     /// The exact likelihood of built-in points.
@@ -274,6 +279,14 @@ fn likelihoods(
         })
     };
     let context = || format!("evaluating {}", pipeline.root.display());
+    if pipeline.scheduler.is_binomial() {
+        arguments.check_bits(metrics)?;
+        report.bits = unless_recorded(evaluate("evaluate").bit_likelihood(&images).with_context(context))?;
+        if let Some(bits) = report.bits.as_ref().filter(|_| !global.json && !division.is_recorded()) {
+            print_bits(bits, &set);
+        }
+        return Ok(());
+    }
     if wants(Metric::Nll) {
         report.nll = unless_recorded(evaluate("evaluate").likelihood(&images).with_context(context))?;
     }
@@ -307,6 +320,22 @@ fn likelihoods(
 }
 
 impl EvaluateArgs {
+    /// Checks that no option is about Gaussian chains.
+    fn check_bits(&self, metrics: &[Metric]) -> anyhow::Result<()> {
+        let BoundArgs { schedule, denoising, plot, .. } = &self.bound;
+        for (is_given, what) in [
+            (metrics.contains(&Metric::Ode), "ode, the likelihood of a probability flow,"),
+            (*schedule, "--schedule, chains by the squared error,"),
+            (denoising.is_some(), "--denoising, the squared error,"),
+            (plot.is_some(), "--plot, distortion in pixel values,"),
+        ] {
+            if is_given {
+                bail!("{what} needs a Gaussian chain; the model's is binomial, of bits, and has the metric nll");
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the files that the command writes.
     pub fn outputs(&self) -> Vec<&Path> {
         let QualityArgs { save_stats, neighbours, .. } = &self.quality;
@@ -376,6 +405,21 @@ fn print(report: &Report, set: &ImageSet, total: usize) {
                 println!("{name} − exact     {mean:>6.4} ± {error:.4}   (of the same points)");
             }
         }
+    }
+}
+
+fn print_bits(bits: &BitLikelihood, set: &ImageSet) {
+    let evaluations = bits.evaluations * bits.draws;
+    println!("{} images of {}, {} bits each, {evaluations} evaluations each", bits.images, set.name(), bits.dims);
+    println!("bits/sequence {:>9.4} ± {:.4}   (prior {:.2e})", bits.bits_per_sequence, bits.standard_error, bits.prior);
+    println!("bits/dim      {:>9.5} ± {:.5}", bits.bits_per_dim, bits.standard_error / bits.dims as f64);
+    println!("\n{:>9} {:>12} {:>12}", "timestep", "bits to here", "term");
+    let (every, mut sum) = (bits.points.len().div_ceil(16), bits.prior);
+    for (i, &(t, term)) in bits.points.iter().enumerate() {
+        if i % every == 0 || i + 1 == bits.points.len() {
+            println!("{t:>9} {sum:>12.4} {term:>12.5}");
+        }
+        sum += term;
     }
 }
 

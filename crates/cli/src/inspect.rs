@@ -320,7 +320,10 @@ fn print_network(pipeline: &Pipeline) {
 
 fn print_process(pipeline: &Pipeline) -> anyhow::Result<()> {
     let scheduler = &pipeline.scheduler;
-    let schedule = scheduler.noise_schedule()?;
+    let schedule = match scheduler.is_binomial() {
+        true => scheduler.binomial_schedule()?,
+        false => scheduler.noise_schedule()?,
+    };
     let last = schedule.len() - 1;
     let betas = match (&scheduler.trained_betas, scheduler.beta_schedule) {
         (Some(_), _) => "a list of betas".to_owned(),
@@ -329,6 +332,11 @@ fn print_process(pipeline: &Pipeline) -> anyhow::Result<()> {
         }
         (None, betas) => betas.to_string(),
     };
+    if scheduler.is_binomial() {
+        println!("chain:      binomial, of bits: T = {}, {betas}, predicts the logits of b_0", schedule.len());
+        println!("            alphas_cumprod {:.6} .. {:.3e}", schedule.alpha_cumprod(0), schedule.alpha_cumprod(last));
+        return Ok(());
+    }
     println!(
         "chain:      T = {}, {betas}, predicts {}, variance {}, clip_sample {}",
         schedule.len(),

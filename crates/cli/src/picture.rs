@@ -86,7 +86,7 @@ pub fn run(arguments: PictureArgs, global: &Global) -> anyhow::Result<()> {
             Kind::Density | Kind::Trajectories => {
                 let exact = match &dataset {
                     Dataset::Points(points) => Some(points),
-                    Dataset::Builtin | Dataset::Path(_) => None,
+                    Dataset::Builtin | Dataset::Heartbeat | Dataset::Path(_) => None,
                 };
                 let drawn = pictures.density(&set, exact, output)?;
                 report["mass"] = json!(drawn.mass);

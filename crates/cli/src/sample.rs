@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 use ddpm::data::Fit;
+use ddpm::diffusion::SolverTable;
 use ddpm::evaluate::{MeasuredModel, read_mse_profile};
 use ddpm::model::Sampling;
 use ddpm::model::guidance::Guidance;
@@ -178,23 +179,15 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     let options = GenerateOptions { guidance, ..arguments.fitted(options, &pipeline, global)? };
     let guidance_of_run = options.guidance(&pipeline).filter(|_| guidance.is_none());
     let n = options.n;
-    let (sampler, _) = arguments.sampler.of_model(&pipeline.scheduler, arguments.run(&pipeline))?;
     let division = arguments.shards.division(&arguments.output, global)?;
     let generation = Generation::new(&pipeline, n).with(|own| *own = options).divided(division);
-    let table = generation.table()?;
     let mut progress = Progress::new("sample", "steps", global);
-    match arguments.sampler.own_sampler(&pipeline.scheduler, arguments.run(&pipeline), &table) {
-        Some(Line::Note(line)) => progress.say(line),
-        Some(Line::Warning(line)) => progress.warn(line),
-        None => {}
+    if !pipeline.scheduler.is_binomial() {
+        announce_sampler(&arguments, &pipeline, &generation.table()?, &mut progress)?;
     }
     if let Some(Guidance { scale, interval: (from, to), .. }) = guidance_of_run {
         let interval = if from.is_finite() { format!(" from t = {from} to {to}") } else { String::new() };
         progress.say(format!("guidance: {scale}{interval}, as the run draws its samples"));
-    }
-    // A chain from --at has fewer steps than the whole one.
-    if arguments.start.from.is_none() {
-        arguments.sampler.warnings(sampler, &table).into_iter().for_each(|line| progress.warn(line));
     }
     let mut made = 0.0;
     let generation = generation.on_progress(|now| {
@@ -225,6 +218,26 @@ pub fn run(arguments: SampleArgs, global: &Global) -> anyhow::Result<()> {
     print(&saved, seconds, global);
     if let Some(sheet) = save.sheet.filter(|_| !global.json && !global.quiet) {
         eprintln!("trajectory: {}", sheet.display());
+    }
+    Ok(())
+}
+
+/// Prints which sampler is the model's, and warnings about its steps.
+fn announce_sampler(
+    arguments: &SampleArgs,
+    pipeline: &Pipeline,
+    table: &SolverTable,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    match arguments.sampler.own_sampler(&pipeline.scheduler, arguments.run(pipeline), table) {
+        Some(Line::Note(line)) => progress.say(line),
+        Some(Line::Warning(line)) => progress.warn(line),
+        None => {}
+    }
+    // A chain from --at has fewer steps than the whole one.
+    if arguments.start.from.is_none() {
+        let (sampler, _) = arguments.sampler.of_model(&pipeline.scheduler, arguments.run(pipeline))?;
+        arguments.sampler.warnings(sampler, table).into_iter().for_each(|line| progress.warn(line));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ddpm::data::Fit;
-use ddpm::diffusion::{BetaSchedule, Churn, Clip, Prediction, TimestepGrid, TimestepSpacing, Variance};
+use ddpm::diffusion::{BetaSchedule, Churn, Clip, FactorSchedule, Prediction, TimestepGrid, TimestepSpacing, Variance};
 use ddpm::sample::Sampler;
 
 /// A value by its name.
@@ -23,6 +23,11 @@ fn one_of<T: Copy + Send + Sync + 'static>(names: Names<T>, aliases: Names<T>) -
 /// `--sampler`.
 pub fn sampler() -> impl TypedValueParser<Value = Sampler> {
     PossibleValuesParser::new(Sampler::names()).try_map(|name| name.parse::<Sampler>())
+}
+
+/// `--factor`.
+pub fn factor() -> impl TypedValueParser<Value = FactorSchedule> {
+    one_of(&FactorSchedule::NAMES, &[])
 }
 
 /// `--grid`.

@@ -69,6 +69,7 @@ mod error;
 mod formats;
 mod generated;
 mod grid;
+mod heartbeat;
 mod mat5;
 mod memory;
 mod npy;
@@ -96,6 +97,7 @@ pub use formats::npz::{
 };
 pub use generated::{MARK, is_generated, mark_png};
 pub use grid::grid;
+pub use heartbeat::heartbeat;
 pub use npz_arrays::{NpzArray, read_npz_array, verify_npz, write_npz_arrays, write_npz_arrays_with_note};
 pub use open::open;
 pub use options::{Background, Fit, LabelFrom, ReadOptions, Split};

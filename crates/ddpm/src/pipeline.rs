@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use data::{Dataset, ImageSet, Split};
+use diffusion::FactorSchedule;
 use evaluate::{Evaluation, Likelihood};
 use model::{Images, Pipeline};
 use sample::{
-    Generation, Inpainting, Interpolation, Inversion, Inverted, Mix, Request, Sampler, SamplerChoice, SamplerOptions,
-    SamplerStep, initial_noise,
+    Generation, InpaintMethod, Inpainting, Interpolation, Inversion, Inverted, Mix, Request, Sampler, SamplerChoice,
+    SamplerOptions, SamplerStep, initial_noise,
 };
 
 use crate::Error;
@@ -109,6 +110,7 @@ impl PipelineExt for Pipeline {
             sampler: Sampler::Ddpm.into(),
             steps: None,
             resample: 1,
+            factor: None,
             label: None,
             batch_size: 16,
             step: Box::new(|_, _| true),
@@ -153,6 +155,7 @@ pub struct Inpaint<'a> {
     sampler: SamplerChoice,
     steps: Option<usize>,
     resample: usize,
+    factor: Option<FactorSchedule>,
     label: Option<u32>,
     batch_size: usize,
     step: OnStep<'a>,
@@ -184,6 +187,11 @@ impl<'a> Inpaint<'a> {
         Self { resample, ..self }
     }
 
+    /// Multiplies the chain by the factor of the known pixels (Sohl-Dickstein et al. 2015), in place of replacement.
+    pub fn product(self, factor: FactorSchedule) -> Self {
+        Self { factor: Some(factor), ..self }
+    }
+
     /// Sets the class of the images.
     pub fn label(self, label: u32) -> Self {
         Self { label: Some(label), ..self }
@@ -206,7 +214,8 @@ impl<'a> Inpaint<'a> {
         let noise = initial_noise(self.seed, 0, self.n, shape).with_labels(labels);
         let request =
             Request { seed: self.seed, first_image: 0, noise: &noise, batch_size: self.batch_size, shared: None };
-        let inpainting = Inpainting { image: self.image, unknown: self.unknown, resample: self.resample };
+        let method = self.factor.map_or(InpaintMethod::Replace { resample: self.resample }, InpaintMethod::Product);
+        let inpainting = Inpainting { image: self.image, unknown: self.unknown, method };
         let step = |step: &SamplerStep| (self.step)(step, table.rows[step.row].node.timestep);
         Ok(sample::inpaint(&self.pipeline.denoiser()?, &table, (&request, inpainting), step)?)
     }

@@ -195,7 +195,8 @@ mod tests {
         for timesteps in [(0..12).rev().collect::<Vec<_>>(), vec![11, 6, 3, 0]] {
             let measure = |batch_size| {
                 let (division, draws) = (Division::default(), 400);
-                let chain = BitChain { schedule: &schedule, timesteps: &timesteps, draws, batch_size, seed: 1, division };
+                let chain =
+                    BitChain { schedule: &schedule, timesteps: &timesteps, draws, batch_size, seed: 1, division };
                 bit_likelihood(&oracle, &images, &chain, |_, _| true).unwrap()
             };
             let found = measure(5000);
@@ -205,7 +206,10 @@ mod tests {
             let exact = data.bound(BinomialChain::new(&sub_chain), |b, t| predict(b, trained(t))).unwrap();
             println!("{} ± {}, exact {exact}", found.bits_per_sequence, found.standard_error);
             assert!((found.bits_per_sequence - exact).abs() < 0.02, "{} {exact}", found.bits_per_sequence);
-            assert!((found.points.iter().map(|(_, bits)| bits).sum::<f64>() + found.prior - found.bits_per_sequence).abs() < 1e-9);
+            assert!(
+                (found.points.iter().map(|(_, bits)| bits).sum::<f64>() + found.prior - found.bits_per_sequence).abs()
+                    < 1e-9
+            );
             assert!((found.bits_per_dim * 3.0 - found.bits_per_sequence).abs() < 1e-12);
         }
     }

@@ -107,6 +107,11 @@ impl Denoised {
         if self.maps.len() == 1 { self.maps[0] } else { self.maps[image] }
     }
 
+    /// Returns the prediction off the autodiff graph.
+    pub fn inner(self) -> Self {
+        Self { x_t: self.x_t.inner(), output: self.output.inner(), variance: self.variance.map(Tensor::inner), ..self }
+    }
+
     /// Returns the prediction with another output, such as a guided one.
     pub fn with_output(self, output: Tensor<4>) -> Self {
         Self { output, ..self }

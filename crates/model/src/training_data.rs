@@ -48,7 +48,7 @@ impl TrainingData {
         let (set, images) = (set.name().to_owned(), Some(set.len()));
         let points = match dataset {
             Dataset::Points(points) => Some(*points),
-            Dataset::Builtin | Dataset::Path(_) => None,
+            Dataset::Builtin | Dataset::Heartbeat | Dataset::Path(_) => None,
         };
         Self { set, path, points, absolute, from_run, images, run: run.to_owned() }
     }
@@ -114,6 +114,9 @@ impl TrainingData {
     /// If they are no longer there.
     pub fn find(&self) -> Result<Dataset, Error> {
         let Some(path) = &self.path else { return Ok(self.points.map_or(Dataset::Builtin, Dataset::Points)) };
+        if path == Path::new(Dataset::HEARTBEAT) {
+            return Ok(Dataset::Heartbeat);
+        }
         let there = |path: &Path| path.canonicalize().ok();
         // As it was given, if that is the same place: it is the shortest name.
         if there(path).is_some_and(|found| self.absolute.as_ref().is_none_or(|absolute| found == *absolute)) {

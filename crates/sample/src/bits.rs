@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use diffusion::{Bernoulli, BinomialChain, NoiseSchedule};
-use model::bits::{BitDenoiser, bits_of, pixels_of};
+use model::bits::{BitDenoiser, pixels_of};
 use model::{Condition, Images};
 use random::{Random, Stream};
 
@@ -83,7 +83,7 @@ mod tests {
     use burn::tensor::Device;
     use diffusion::BetaSchedule;
     use diffusion::oracle::{Bits, generated};
-    use model::bits::BitOracle;
+    use model::bits::{BitOracle, bits_of};
 
     fn data() -> Bits {
         let support = [(0.5, [true, true, false]), (0.3, [false, true, true]), (0.2, [false, false, false])];

@@ -263,9 +263,9 @@ impl<'a> Generation<'a> {
     pub fn table(&self) -> Result<SolverTable, Error> {
         match self.plan()?.chain {
             PlannedChain::Gaussian { table, .. } => Ok(table),
-            PlannedChain::Binomial { .. } => {
-                Err(Error::Request("the model's chain is binomial, of bits, which no table of coefficients samples".into()))
-            }
+            PlannedChain::Binomial { .. } => Err(Error::Request(
+                "the model's chain is binomial, of bits, which no table of coefficients samples".into(),
+            )),
         }
     }
 

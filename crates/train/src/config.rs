@@ -35,7 +35,7 @@ use toml::{Table, Value};
 
 pub use changes::ConfigChange;
 pub use data::{Background, BuiltinPoints, CropBox, Fit, LabelFrom};
-pub use diffusion::{BetaSchedule as Schedule, Prediction, Variance};
+pub use diffusion::{BetaSchedule as Schedule, Prediction, ProcessKind, Variance};
 pub use error::ConfigError;
 pub use from_images::stated_keys;
 pub(crate) use model::EdmImages;
@@ -48,7 +48,7 @@ pub const DEFAULT_PRESET: &str = "fashion";
 
 /// The built-in presets, `(name, TOML)`. Each states every key that is not optional, or names another preset and the keys
 /// in which it differs.
-pub const PRESETS: [(&str, &str); 21] = [
+pub const PRESETS: [(&str, &str); 23] = [
     ("fashion", include_str!("../presets/fashion.toml")),
     ("fashion-ho", include_str!("../presets/fashion-ho.toml")),
     ("fashion-hybrid", include_str!("../presets/fashion-hybrid.toml")),
@@ -57,6 +57,8 @@ pub const PRESETS: [(&str, &str); 21] = [
     ("fashion-edm", include_str!("../presets/fashion-edm.toml")),
     ("cifar10-edm", include_str!("../presets/cifar10-edm.toml")),
     ("mnist", include_str!("../presets/mnist.toml")),
+    ("mnist-binary", include_str!("../presets/mnist-binary.toml")),
+    ("heartbeat", include_str!("../presets/heartbeat.toml")),
     ("emoji32", include_str!("../presets/emoji32.toml")),
     ("emoji64", include_str!("../presets/emoji64.toml")),
     ("cifar10", include_str!("../presets/cifar10.toml")),
@@ -140,6 +142,9 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Diffusion {
+    /// The kind of noise: `gaussian`, or `binomial` for bits (pixels of 128 or more are 1), whose network predicts the logits of b_0.
+    #[serde(default, skip_serializing_if = "ProcessKind::is_gaussian")]
+    pub process: ProcessKind,
     /// T, the number of timesteps.
     pub timesteps: usize,
     /// The noise schedule from `beta_start` to `beta_end`.

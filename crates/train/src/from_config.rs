@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use data::{Dataset, ImageSet, LabelFrom, PointOptions, ReadOptions, Split};
-use diffusion::{LossWeight, Prediction, SchedulerConfig, TimestepSpacing, Values};
+use diffusion::{LossWeight, Prediction, ProcessKind, SchedulerConfig, TimestepSpacing, Values, Variance};
 use model::guidance::Guidance;
 use model::{NetworkConfig, Pipeline, Preprocessing, Process, Sampling, TrainingData};
 use sample::{Generation, Sampler, SamplerOptions};
 
 use crate::Error;
-use crate::config::{EdmImages, Loss, Model, Sample, TrainingConfig};
+use crate::config::{Diffusion, EdmImages, Loss, Model, Sample, TrainingConfig};
 use crate::objective::{LossKind, Objective};
 
 impl TrainingConfig {
@@ -165,6 +165,16 @@ impl TrainingConfig {
         if let Some(own) = SchedulerConfig::preconditioned(self.diffusion.prediction, self.diffusion.timesteps) {
             return own;
         }
+        if self.diffusion.process == ProcessKind::Binomial {
+            let Diffusion { timesteps, schedule, beta_start, beta_end, ref betas, .. } = self.diffusion;
+            let trained_betas = betas.clone();
+            return SchedulerConfig {
+                beta_start,
+                beta_end,
+                trained_betas,
+                ..SchedulerConfig::binomial(schedule, timesteps)
+            };
+        }
         SchedulerConfig {
             num_train_timesteps: self.diffusion.timesteps,
             beta_start: self.diffusion.beta_start,
@@ -203,6 +213,12 @@ impl TrainingConfig {
     /// # Errors
     /// If betas or weights do not describe a chain or a loss.
     pub fn objective(&self) -> Result<Objective, Error> {
+        if self.diffusion.process == ProcessKind::Binomial {
+            let (schedule, prediction) = (self.scheduler().binomial_schedule()?, Prediction::Sample);
+            let kind = if self.diffusion.loss == Loss::Vlb { LossKind::BitBound } else { LossKind::BitCrossEntropy };
+            let weights = vec![1.0; schedule.len()];
+            return Objective::new(Process { schedule, prediction }, Variance::FixedSmall, kind, weights);
+        }
         let process = Process::new(&self.scheduler())?;
         let weight = match (self.diffusion.loss, &self.diffusion.loss_weights) {
             (Loss::MinSnr, _) => LossWeight::MinSnr { gamma: self.diffusion.min_snr_gamma },

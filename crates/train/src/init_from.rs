@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use diffusion::{Prediction, SchedulerConfig, Variance};
+use diffusion::{Prediction, ProcessKind, SchedulerConfig, Variance};
 use model::backbone::Signature;
 use model::{Network, NetworkConfig, Preprocessing, preprocessing};
+use sample::Sampler;
 use serde_json::Value;
 use unet::edm::{EdmClass, EdmConfig};
 use unet::hmdolatabadi::HmdolatabadiConfig;
@@ -202,11 +203,20 @@ pub(crate) fn process_differences(old: &SchedulerConfig, new: &SchedulerConfig) 
         variance @ (Variance::Learned | Variance::LearnedRange) => variance.to_string(),
         _ => "fixed".to_owned(),
     };
+    if old.process != new.process {
+        let name = |config: &SchedulerConfig| if config.is_binomial() { "binomial" } else { "gaussian" }.to_owned();
+        compare("diffusion.process", name(old), name(new));
+        return Ok(changes);
+    }
     let timesteps = |config: &SchedulerConfig| config.num_train_timesteps.to_string();
     compare("diffusion.timesteps", timesteps(old), timesteps(new));
     compare("diffusion.prediction", old.prediction_type.to_string(), new.prediction_type.to_string());
     compare("diffusion.variance", learned(old), learned(new));
-    let (old_schedule, new_schedule) = (old.noise_schedule()?, new.noise_schedule()?);
+    let schedule = |config: &SchedulerConfig| match config.is_binomial() {
+        true => config.binomial_schedule(),
+        false => config.noise_schedule(),
+    };
+    let (old_schedule, new_schedule) = (schedule(old)?, schedule(new)?);
     let same = (0..old_schedule.len().min(new_schedule.len())).all(|t| {
         let (a, b) = (old_schedule.level(t), new_schedule.level(t));
         (a.alpha - b.alpha).abs() < 1e-6 && (a.sigma - b.sigma).abs() < 1e-6
@@ -368,6 +378,11 @@ impl TrainingConfig {
         self.data.fit = preprocessing.fit;
         let diffusion = &mut self.diffusion;
         diffusion.timesteps = scheduler.num_train_timesteps;
+        diffusion.process = scheduler.process;
+        if diffusion.process == ProcessKind::Binomial {
+            (diffusion.loss, self.sample.sampler) = (Loss::Vlb, Sampler::Ddpm);
+            (self.sample.clip_sample, self.sample.guidance) = (false, 1.0);
+        }
         diffusion.schedule = scheduler.beta_schedule;
         diffusion.beta_start = scheduler.beta_start;
         diffusion.beta_end = scheduler.beta_end;

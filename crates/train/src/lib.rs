@@ -17,6 +17,7 @@
 //! checkpoint to the same bytes as one that was not.
 
 pub mod augment;
+mod bits;
 pub mod checkpoint;
 mod classifier;
 mod command;

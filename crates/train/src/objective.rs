@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use unet::ops;
 
 use crate::Error;
+use crate::bits;
 use crate::config::LossNorm;
 
 /// The loss that is minimized.
@@ -18,8 +19,19 @@ pub enum LossKind {
     SquaredError,
     /// The bound: one term for each image, times T, in bits/dim (eq. 5).
     Bound,
+    /// The bound of a binomial chain (Sohl-Dickstein et al. 2015): one term for each image, times T, in bits/dim.
+    BitBound,
+    /// −log₂ p(b_0 | b_t) of a binomial chain in bits/dim, at every t with the same weight.
+    BitCrossEntropy,
     /// The squared error, and the bound for the variance alone (Nichol & Dhariwal 2021, §3.1).
     Hybrid,
+}
+
+impl LossKind {
+    /// Returns whether it is a loss of a binomial chain.
+    fn is_of_bits(self) -> bool {
+        matches!(self, Self::BitBound | Self::BitCrossEntropy)
+    }
 }
 
 /// A loss over the timesteps of a process.
@@ -41,7 +53,7 @@ pub struct NoisedBatch {
     pub images: Images,
     /// The numbers that describe how each image was augmented; empty without augmentation.
     pub augment_labels: Vec<f32>,
-    /// ε, in the order N,H,W,C.
+    /// ε, in the order N,H,W,C; of a binomial chain, uniform numbers of [0, 1).
     pub epsilon: Vec<f32>,
     /// t of each image.
     pub timesteps: Vec<usize>,
@@ -116,7 +128,12 @@ impl Objective {
         Self { values, ..self }
     }
 
-    /// Returns the process that is trained.
+    /// Returns whether the chain is binomial: images are bits, as pixels of ±1.
+    pub fn is_of_bits(&self) -> bool {
+        self.kind.is_of_bits()
+    }
+
+    /// Returns the process that is trained. That of a binomial chain has its noise schedule, and the network's input as it is.
     pub fn process(&self) -> &Process {
         &self.process
     }
@@ -124,7 +141,10 @@ impl Objective {
     /// Computes x_t = α_t·x_0 + σ_t·ε.
     pub fn q_sample(&self, noised: &NoisedBatch) -> Images {
         let schedule = &self.process.schedule;
-        let pixels = noised.mix(|t, x0, epsilon, x_t| schedule.level(t).q_sample(x0, epsilon, x_t));
+        let pixels = noised.mix(|t, x0, epsilon, x_t| match self.kind.is_of_bits() {
+            true => bits::q_sample(schedule, t, (x0, epsilon), x_t),
+            false => schedule.level(t).q_sample(x0, epsilon, x_t),
+        });
         Images::new(noised.images.shape(), pixels)
     }
 
@@ -148,6 +168,15 @@ impl Objective {
             LossKind::Bound => {
                 let each = image_mean(self.bound(&denoised, noised));
                 (each.clone(), each.mul_scalar(self.process.schedule.len() as f64))
+            }
+            LossKind::BitBound => {
+                let output = denoised.output().clone();
+                let each = image_mean(bits::bound(&self.process.schedule, output, denoised.x_t(), noised));
+                (each.clone(), each.mul_scalar(self.process.schedule.len() as f64))
+            }
+            LossKind::BitCrossEntropy => {
+                let each = image_mean(bits::cross_entropy(denoised.output().clone(), noised));
+                (each.clone(), each)
             }
             LossKind::Hybrid => {
                 let each = self.error(&denoised, noised);

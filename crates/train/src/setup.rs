@@ -15,7 +15,7 @@ use weights::atomic;
 use crate::Error;
 use crate::checkpoint;
 use crate::command::Commands;
-use crate::config::{ConfigChange, TrainingConfig};
+use crate::config::{ConfigChange, ProcessKind, TrainingConfig};
 use crate::event::Event;
 use crate::images_digest::ImagesDigest;
 use crate::init_from::Source;
@@ -198,7 +198,17 @@ fn data_warnings(config: &TrainingConfig, folder: &Path, set: &ImageSet) -> Vec<
             data.display()
         ));
     }
+    if config.diffusion.process == ProcessKind::Binomial {
+        warnings.extend(grey_warning(set));
+    }
     warnings
+}
+
+/// Returns a warning if the first images of a binomial chain have other pixels than black and white.
+fn grey_warning(set: &ImageSet) -> Option<String> {
+    let pixels = set.read(0..set.len().min(100)).ok()?;
+    let is_grey = pixels.iter().any(|&pixel| !matches!(pixel, 0 | 255));
+    is_grey.then(|| format!("{}: has grey pixels; those of 128 or more are bits of 1, the others of 0", set.name()))
 }
 
 /// Checks that the classes of a run that continues have the labels that they had.
@@ -224,6 +234,9 @@ fn check_classes(session: &Session) -> Result<(), Error> {
 /// Checks that the sampler of the sample grids fits the prediction, so that it does not fail at the first grid.
 fn check_sampler(config: &TrainingConfig) -> Result<(), Error> {
     let objective = config.objective()?;
+    if objective.is_of_bits() {
+        return Ok(());
+    }
     let table = config.sampler().table(&config.scheduler(), config.sampler_options())?;
     Ok(table.rows.iter().try_for_each(|row| objective.process().check_node(row.node))?)
 }

@@ -277,10 +277,11 @@ impl Trainer {
         let (timesteps, importance) = drawn.unzip();
         let mut epsilon = vec![0.0; images.pixels.len()];
         let size = (epsilon.len() / images.n.max(1)).max(1);
-        epsilon
-            .par_chunks_mut(size)
-            .enumerate()
-            .for_each(|(i, image)| random.normals(Stream::Noise, (first + i) as u64, step, image));
+        let is_of_bits = self.objective.is_of_bits();
+        epsilon.par_chunks_mut(size).enumerate().for_each(|(i, image)| match is_of_bits {
+            true => random.uniforms(Stream::Noise, (first + i) as u64, step, image),
+            false => random.normals(Stream::Noise, (first + i) as u64, step, image),
+        });
         let offset = self.config.diffusion.offset_noise as f32;
         if offset > 0.0 {
             let mut offsets = vec![0.0; images.channels];
@@ -291,6 +292,7 @@ impl Trainer {
             }
         }
         let (images, augment_labels) = (images.clone(), augment_labels.clone());
+        let images = if is_of_bits { images.binarized() } else { images };
         NoisedBatch { images, augment_labels, epsilon, timesteps, importance, first: *first }
     }
 

@@ -105,6 +105,7 @@ const KEYS: &[(&str, OnResume)] = &[
     ("model.time_embedding_type", Fixed),
     ("model.resnet_time_scale_shift", Fixed),
     ("model.num_class_embeds", Fixed),
+    ("diffusion.process", Fixed),
     ("diffusion.timesteps", Fixed),
     ("diffusion.schedule", Fixed),
     ("diffusion.beta_start", Fixed),

@@ -29,7 +29,46 @@ pub(super) fn validate(config: &TrainingConfig) -> Checked {
     check(pixels.is_some_and(|pixels| pixels <= 1 << 34), "train.batch_size", || {
         format!("a step of {} images of {height}×{width} does not fit into memory", sides[0].saturating_mul(sides[1]))
     })?;
+    if config.diffusion.process == ProcessKind::Binomial {
+        binomial(config)?;
+    }
     sample(config)
+}
+
+/// The keys that are about Gaussian noise, which a binomial chain does not have.
+fn binomial(config: &TrainingConfig) -> Checked {
+    let TrainingConfig { data, diffusion, sample, .. } = config;
+    let gaussian = "is about Gaussian noise; with `diffusion.process = \"binomial\"`";
+    check(!config.model.is_of_points(), "diffusion.process", || {
+        "a binomial chain is one of images of bits, and an Mlp is a network of points: set model.class to a network of images".to_owned()
+    })?;
+    for (key, is_default, expected) in [
+        (
+            "diffusion.prediction",
+            diffusion.prediction == Prediction::Sample,
+            "the network predicts bits of b_0: set it to \"sample\"",
+        ),
+        ("diffusion.variance", diffusion.variance == Variance::FixedSmall, "set it to \"fixed_small\""),
+        (
+            "diffusion.loss",
+            matches!(diffusion.loss, Loss::Vlb | Loss::LSimple),
+            "use \"vlb\", or \"l_simple\" for the cross-entropy",
+        ),
+        ("diffusion.loss_norm", diffusion.loss_norm == LossNorm::L2, "leave it at \"l2\""),
+        ("diffusion.offset_noise", diffusion.offset_noise == 0.0, "leave it out"),
+        (
+            "diffusion.timestep_sampler",
+            diffusion.timestep_sampler != TimestepSampler::LogNormal,
+            "use another than \"log_normal\"",
+        ),
+        ("data.augment", data.augment == 0.0, "interpolated pixels are no bits: leave it out"),
+        ("sample.sampler", sample.sampler == Sampler::Ddpm, "samples are drawn step by step: set it to \"ddpm\""),
+        ("sample.clip_sample", !sample.clip_sample, "set it to false"),
+        ("sample.guidance", sample.guidance == 1.0, "set it to 1"),
+    ] {
+        check(is_default, key, || format!("{gaussian} {expected}"))?;
+    }
+    Ok(())
 }
 
 /// The keys of points, and those about images that points do not have.

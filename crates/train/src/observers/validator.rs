@@ -163,6 +163,9 @@ fn held_out(config: &TrainingConfig, training: &ImageSet) -> Result<(Images, Rea
 
 /// Computes the bits/dim of images under the optimal variances.
 fn bits_per_dim(pipeline: &Pipeline, images: &Images, context: &mut Context) -> Result<f64, Error> {
+    if pipeline.scheduler.is_binomial() {
+        return bit_bits_per_dim(pipeline, images, context);
+    }
     let schedule = pipeline.scheduler.noise_schedule()?;
     let train = &context.config().train;
     let (batch_size, seed) = (train.batch_size, train.seed);
@@ -174,6 +177,18 @@ fn bits_per_dim(pipeline: &Pipeline, images: &Images, context: &mut Context) -> 
         .on_progress(|done, total| progress(context, "held-out images", done, total))
         .likelihood(images)?;
     Ok(likelihood.optimal_bits(&schedule)?)
+}
+
+/// Computes the bits/dim of a binomial chain of evenly spaced timesteps.
+fn bit_bits_per_dim(pipeline: &Pipeline, images: &Images, context: &mut Context) -> Result<f64, Error> {
+    let (batch_size, seed) = (context.config().train.batch_size, context.config().train.seed);
+    let evaluation = Evaluation::new(pipeline).divided(context.division()).batch_size(batch_size).seed(seed);
+    let timesteps = even_timesteps(pipeline.scheduler.num_train_timesteps, TIMESTEPS);
+    let likelihood = evaluation
+        .with(|options| options.timesteps = Some(timesteps))
+        .on_progress(|done, total| progress(context, "held-out images", done, total))
+        .bit_likelihood(images)?;
+    Ok(likelihood.bits_per_dim)
 }
 
 impl SampleQuality {
