@@ -95,7 +95,7 @@ impl ConfigArgs {
     /// Checks that there are images where a preset expects them.
     fn check_data(&self, config: &TrainingConfig) -> anyhow::Result<()> {
         let Some(preset) = self.preset.as_deref() else { return Ok(()) };
-        let expected = TrainingConfig::preset(preset)?.data.path;
+        let expected = TrainingConfig::preset(preset)?.data.path.filter(|path| path != Path::new(Dataset::HEARTBEAT));
         match expected {
             Some(path) if config.data.path.as_ref() == Some(&path) && !path.exists() => {
                 let (_, images) = PRESET_DATA.iter().find(|(name, _)| *name == preset).unwrap_or(&("", "its images"));

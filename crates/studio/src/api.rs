@@ -183,6 +183,7 @@ async fn about(Shared(state): Shared<State>) -> Answer {
 /// Describes a preset: where it expects its images, if not those in the program, and whether they are there.
 fn preset(folder: &Folder, name: &str) -> Option<Value> {
     let images = TrainingConfig::preset(name).ok()?.data.path;
+    let images = images.filter(|path| path != std::path::Path::new(ddpm::data::Dataset::HEARTBEAT));
     let found = images.as_ref().is_none_or(|path| folder.find(&path.to_string_lossy()).is_ok());
     Some(json!({ "name": name, "images": images, "found": found }))
 }
