@@ -111,6 +111,17 @@ if [[ -z $check_only ]]; then
 fi
 
 tests diffusion --lib --tests
+mutate binomial.rs 'zero = (1.0 - alpha * s_t)' 'zero = (1.0 + alpha * s_t)'
+mutate binomial.rs '(1.0 + before * s_0)' '(1.0 - before * s_0)'
+mutate binomial.rs 'prediction.one * if_one.zero' 'prediction.one * if_one.one'
+mutate binomial.rs 'schedule.alpha_cumprod(t) / before' 'schedule.alpha_cumprod(t) * before'
+mutate binomial.rs 'keep * bit.one + 0.5 * beta' 'keep * bit.one + 0.6 * beta'
+mutate binomial.rs '(if_one.one - reverse.one) / range' '(if_one.one + reverse.one) / range'
+mutate binomial.rs 'term(self.one, other.one)' 'term(self.one, other.zero)'
+mutate product.rs 'level.sigma * level.sigma / level.alpha' 'level.sigma * level.sigma * level.alpha'
+mutate product.rs 'mean + share * (other - mean)' 'mean - share * (other - mean)'
+mutate product.rs 'noise / (level.alpha * level.alpha + noise)' 'noise / (level.alpha * level.alpha - noise)'
+mutate product.rs 'neighbour[i] = bit;' 'neighbour[i] = !bit;'
 mutate power_ema.rs '(gamma + 2.0).powi(2)' '(gamma + 2.0)'
 mutate power_ema.rs '((a + b + 1.0) * late.time)' '((a + b) * late.time)'
 mutate power_ema.rs 'others - 2.0 * p.dot' 'others - p.dot'
@@ -278,6 +289,11 @@ mutate images.rs 'f32::from(byte) / 127.5 - 1.0' 'f32::from(byte) / 128.0 - 1.0'
 mutate images.rs '.clamp(0.0, 255.0).round_ties_even()' '.clamp(0.0, 255.0)'
 mutate images.rs 'image.iter().skip(channel)' 'image.iter().skip(self.channels - 1 - channel)'
 
+tests sample --lib -- bits
+mutate bits.rs 'steps.timesteps.len() - 1 - row' 'row'
+tests sample --lib -- products_with
+mutate product.rs '(y.clone() - denoised.sample())' '(y.clone() + denoised.sample())'
+mutate product.rs 'row_sums * column(&sample_shift)' 'row_sums / column(&sample_shift)'
 tests sample --test diffusers
 mutate solve.rs 'mul_scalar(0.5 * (max - min))' 'mul_scalar(max - min)'
 mutate solve.rs 'log_variance.mul_scalar(0.5).exp()' 'log_variance.exp()'
@@ -297,6 +313,9 @@ tests sample --lib -- interpolate
 mutate interpolate.rs 'Mix::Linear => (1.0 - lambda, lambda)' 'Mix::Linear => (lambda, 1.0 - lambda)'
 mutate interpolate.rs '(lambda * angle).sin() / angle.sin())' '(lambda * angle).sin())'
 
+tests evaluate --lib -- bits
+mutate bits.rs 'chain.timesteps.len() - 1 - row;' 'chain.timesteps.len() - 2 - row.min(2);'
+mutate bits.rs 'term / chain.draws as f64' 'term * chain.draws as f64'
 tests evaluate --test evaluate -- likelihood::
 mutate bound.rs 'let index = chain.timesteps.len() - 1 - place.row;' 'let index = place.row;'
 mutate bound.rs 'samples.len() as f64, decoder })' '(samples.len() - 1) as f64, decoder })'
@@ -334,6 +353,11 @@ mutate quality/nearest.rs 'unseen[unseen.len() / 100]' 'unseen[unseen.len() / 10
 mutate quality/distances.rs 'of_a[i] + square + product' 'of_a[i] + square - product'
 mutate network/resize.rs '(i as f64 + 0.5) * scale - 0.5' '(i as f64 + 0.5) * scale'
 
+tests train --lib -- bits
+mutate bits.rs 'keep = 0.5 * (1.0 + schedule.alpha_cumprod(t))' 'keep = 0.5 * (1.0 - schedule.alpha_cumprod(t))'
+mutate bits.rs '(entropy - cross)' '(entropy + cross)'
+mutate bits.rs 'other: of(false)' 'other: of(true)'
+mutate bits.rs 'b_t == b_0 { step.same }' 'b_t != b_0 { step.same }'
 tests train --test arithmetic
 mutate trainer.rs 'let n = self.state.updates as f64;' 'let n = self.state.updates as f64 + 1.0;'
 mutate trainer.rs '(1.0 + n) / (10.0 + n)' '(1.0 + n) / (11.0 + n)'

@@ -19,8 +19,9 @@ pub fn preset() -> PossibleValuesParser {
 }
 
 /// The images that each preset expects.
-const PRESET_DATA: [(&str, &str); 9] = [
+const PRESET_DATA: [(&str, &str); 10] = [
     ("mnist", "the IDX files of MNIST (train-images-idx3-ubyte and so on, as they are or as .gz)"),
+    ("mnist-binary", "the IDX files of MNIST (train-images-idx3-ubyte and so on, as they are or as .gz)"),
     ("emoji32", "a folder of PNG files for each category"),
     ("emoji64", "a folder of PNG files for each category"),
     ("cifar10", "the binary version of CIFAR-10 (the folder cifar-10-batches-bin, or cifar-10-binary.tar.gz)"),

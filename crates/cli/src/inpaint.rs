@@ -23,7 +23,7 @@ use crate::{Global, model_source, values};
 /// with new noise (RePaint), so that the new part agrees with the rest, for as many times the work.
 ///
 /// --method product multiplies the chain by a factor that is 0 unless the black pixels have their values (Sohl-Dickstein et al. 2015).
-/// With --factor expected, the factor at each step is its expectation by the network's prediction, which takes a backward pass for
+/// With --factor expected, the factor at each step is its expectation by the network's prediction, which takes two backward passes for
 /// each step and works with any sampler. With --factor constant, it is the same at all steps, as in their experiments: biased.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  ddpm inpaint runs/faces photo.png mask.png -o filled.png\n  \

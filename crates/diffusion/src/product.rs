@@ -53,8 +53,8 @@ pub fn sample_shift(level: NoiseLevel) -> f64 {
     level.sigma * level.sigma / level.alpha
 }
 
-/// Returns Var[x_0 | x_t] = σ²/(α² + σ²) of a value that is standard normal and independent of the others: the width of the
-/// expected factor, where the exact variance is unknown (Song et al. 2023, "Pseudoinverse-guided diffusion", r_t²).
+/// Returns Var[x_0 | x_t] = σ²/(α² + σ²) of a value that is standard normal and independent of the others: a scale of the expected
+/// factor's width (Song et al. 2023, "Pseudoinverse-guided diffusion", r_t²).
 pub fn normal_variance(level: NoiseLevel) -> f64 {
     let noise = level.sigma * level.sigma;
     noise / (level.alpha * level.alpha + noise)

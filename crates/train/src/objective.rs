@@ -171,8 +171,9 @@ impl Objective {
             }
             LossKind::BitBound => {
                 let output = denoised.output().clone();
-                let each = image_mean(bits::bound(&self.process.schedule, output, denoised.x_t(), noised));
-                (each.clone(), each.mul_scalar(self.process.schedule.len() as f64))
+                let schedule = &self.process.schedule;
+                let each = image_mean(bits::bound(schedule, output, denoised.x_t(), noised));
+                (each.clone(), each.mul_scalar(schedule.len() as f64))
             }
             LossKind::BitCrossEntropy => {
                 let each = image_mean(bits::cross_entropy(denoised.output().clone(), noised));
