@@ -3,6 +3,7 @@
 mod common;
 
 mod bad_input;
+mod bits;
 mod data;
 mod edm;
 mod evaluate;
