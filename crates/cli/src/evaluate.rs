@@ -245,6 +245,9 @@ fn likelihoods(
         }
         error => error.into(),
     })?;
+    if pipeline.scheduler.is_binomial() {
+        arguments.check_bits(metrics)?;
+    }
     let HeldOutArgs { data, train, n, fit } = &arguments.images;
     if fit.is_some() {
         pipeline.check_images("--fit")?;
@@ -280,7 +283,6 @@ fn likelihoods(
     };
     let context = || format!("evaluating {}", pipeline.root.display());
     if pipeline.scheduler.is_binomial() {
-        arguments.check_bits(metrics)?;
         report.bits = unless_recorded(evaluate("evaluate").bit_likelihood(&images).with_context(context))?;
         if let Some(bits) = report.bits.as_ref().filter(|_| !global.json && !division.is_recorded()) {
             print_bits(bits, &set);

@@ -82,7 +82,9 @@ fn gaussian_options_are_refused_with_the_reason() {
         let error = fails(place.ddpm(command), 1, &["binomial"]);
         assert!(error.contains("Gaussian"), "{command:?}: {error}");
     }
-    for set in ["diffusion.offset_noise=0.1", "sample.sampler=ddim", "diffusion.prediction=epsilon", "diffusion.loss=hybrid"] {
+    for set in
+        ["diffusion.offset_noise=0.1", "sample.sampler=ddim", "diffusion.prediction=epsilon", "diffusion.loss=hybrid"]
+    {
         let key = set.split('=').next().unwrap();
         mistaken(place.ddpm(&["train", "--preset", "heartbeat", "--set", set, "-o", "no"]), &[key]);
     }

@@ -264,7 +264,7 @@ impl<'a> Generation<'a> {
         match self.plan()?.chain {
             PlannedChain::Gaussian { table, .. } => Ok(table),
             PlannedChain::Binomial { .. } => Err(Error::Request(
-                "the model's chain is binomial, of bits, which no table of coefficients samples".into(),
+                "the model's chain is binomial, of bits, and solver tables, shared noise among them, are for Gaussian ones".into(),
             )),
         }
     }
@@ -499,20 +499,20 @@ impl<'a> Generation<'a> {
             SamplerChoice::Sampler(sampler) => *sampler != Sampler::Ddpm,
         };
         let refused = [
-            (named, "samplers"),
-            (spacing.is_some() || grid.is_some() || snap, "timestep grids"),
-            (variance.is_some(), "variances"),
-            (options.mse_profile.is_some(), "optimal sub-chains by squared error"),
-            (options.clip.is_some(), "clips of x̂0"),
-            (options.guidance(self.pipeline).is_some(), "guidance"),
-            (options.init.is_some(), "initial noise"),
-            (options.from.is_some(), "image-to-image"),
-            (options.share_until.is_some(), "shared noise"),
+            (named, "samplers are"),
+            (spacing.is_some() || grid.is_some() || snap, "timestep grids are"),
+            (variance.is_some(), "variances are"),
+            (options.mse_profile.is_some(), "optimal sub-chains by squared error are"),
+            (options.clip.is_some(), "clips of x̂0 are"),
+            (options.guidance(self.pipeline).is_some(), "guidance is"),
+            (options.init.is_some(), "initial noise is"),
+            (options.from.is_some(), "image-to-image is"),
+            (options.share_until.is_some(), "shared noise is"),
         ];
         if let Some((_, what)) = refused.into_iter().find(|(is_given, _)| *is_given) {
             return Err(Error::Request(format!(
-                "{what} are for Gaussian chains, but the model's chain is binomial, of bits: it is sampled step by step, and steps \
-                 or timesteps may be given"
+                "the model's chain is binomial, of bits, and {what} for Gaussian chains: it is sampled step by step, and steps or \
+                 timesteps may be given"
             )));
         }
         let denoiser = self.pipeline.bit_denoiser()?;
