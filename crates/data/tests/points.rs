@@ -209,7 +209,7 @@ fn hostile_files_are_errors_that_name_them() {
         ("huge.npy", npy("(1, 2)", &huge), "fit into f32"),
         ("magic.npy", b"not numpy at all".to_vec(), "magic"),
         ("text.csv", b"1,2\nx,4\n".to_vec(), "row 2, column 1"),
-        ("binary.csv", vec![0xff; 100], "finite number"),
+        ("binary.csv", vec![0xff; 100], "comma-separated"),
         ("other.parquet", b"PAR1".to_vec(), "has no points; expected an .npy"),
         ("images.npz", npz_of("arr_0", "|u1", "(1, 2, 2, 3)", false, &[0; 12], false), "expected N,D"),
         ("bomb.npz", npz_of("arr_0", "<f8", "(50000000, 1)", false, &vec![0; 100_000_000], true), "expands"),
