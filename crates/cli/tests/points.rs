@@ -171,6 +171,11 @@ fn what_is_about_images_is_refused_by_name() {
         1,
         &["a.png", "has no points"],
     );
+    fs::write(place.path("constant.csv"), "1,2\n1,3\n").unwrap();
+    let constant = ["train", "--preset", "swissroll", "--data", "constant.csv", "-o", "x"];
+    for command in [place.ddpm(&constant), place.ddpm(&[&constant[..], &["--dry-run"]].concat())] {
+        fails(command, 1, &["constant.csv", "dimension 0", "data.standardize=false"]);
+    }
     fails(place.ddpm(&["picture", "images", "score", "-o", "b.png"]), 1, &["model of images"]);
     fails(place.ddpm(&["sample", "images", "-n", "1", "-o", "b.csv"]), 1, &["models of points"]);
 
