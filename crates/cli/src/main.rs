@@ -16,6 +16,7 @@ mod bench;
 mod classifier;
 mod config_args;
 mod data_choice;
+mod devices;
 mod error;
 mod evaluate;
 mod foreign;
@@ -89,7 +90,8 @@ struct Cli {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Device that computes: cpu, cuda[:N], rocm, vulkan, metal or wgpu. Defaults to the best one compiled in. With cuda or
+    /// Device that computes: cpu, cuda[:N], rocm, vulkan, metal or wgpu. Defaults to the best one that is
+    /// compiled in and found (`ddpm devices`). With cuda or
     /// rocm and no number, each rank of a machine uses the card of its own number
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
@@ -131,7 +133,10 @@ impl From<Instructions> for InstructionSet {
 
 impl Global {
     fn device(&self) -> anyhow::Result<Device> {
-        let name = self.device.as_deref().unwrap_or(ddpm::devices()[0]);
+        let name = self.device.as_deref().unwrap_or_else(|| ddpm::default_device());
+        if self.device.is_none() && name == "cpu" && ddpm::device_kinds().len() > 1 && !self.quiet {
+            eprintln!("note: no graphics card was found, so the CPU computes; `ddpm devices` says what is missing");
+        }
         match ranks::local() {
             (_, 2..) if ["cuda", "rocm"].contains(&name) => ddpm::device(Some(&format!("{name}:{}", ranks::card()))),
             _ => ddpm::device(Some(name)),
@@ -144,7 +149,7 @@ impl Global {
     fn limit_memory(&self) -> anyhow::Result<()> {
         let cpu = match &self.device {
             Some(name) => name == "cpu",
-            None => ddpm::devices() == ["cpu"],
+            None => ddpm::default_device() == "cpu",
         };
         let asked = self.memory.map(|bytes| MemoryLimit { bytes, source: "the limit of --memory".into() });
         let asked = asked.or_else(|| ranks::memory().filter(|_| cpu));
@@ -173,6 +178,7 @@ enum Command {
     Picture(picture::PictureArgs),
     Predict(predict::PredictArgs),
     Schedule(schedule::ScheduleArgs),
+    Devices(devices::DevicesArgs),
     Bench(bench::BenchArgs),
     Merge(shard_args::MergeArgs),
     #[cfg(feature = "studio")]
@@ -303,6 +309,7 @@ impl Command {
             Self::Picture(arguments) => picture::run(arguments, global),
             Self::Predict(arguments) => predict::run(arguments, global),
             Self::Schedule(arguments) => schedule::run(arguments, global),
+            Self::Devices(arguments) => devices::run(arguments, global),
             Self::Bench(arguments) => bench::run(arguments, global),
             Self::Merge(arguments) => shard_args::merge(&arguments, global)?.run(global),
             #[cfg(feature = "studio")]

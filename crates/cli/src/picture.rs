@@ -24,7 +24,7 @@ use crate::{Global, data_choice, model_source, values};
 #[command(after_help = "Examples:\n  ddpm picture runs/swissroll chain -o chain.apng\n  \
     ddpm picture runs/swissroll score -o score.png\n  \
     ddpm picture runs/gaussians8 density -o density.png\n  \
-    ddpm picture runs/moons trajectories -n 50 -o paths.png")]
+    ddpm picture runs/moons trajectories -n 7 -o paths.png")]
 pub struct PictureArgs {
     /// A run, a checkpoint or a pipeline folder of a model of points
     model: PathBuf,
@@ -34,7 +34,7 @@ pub struct PictureArgs {
     /// The picture: .png, or for chain and score .apng or .gif
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Number of points. Defaults to 2000, or to 40 trajectories
+    /// Number of points. Defaults to 2000, or to 12 trajectories
     #[arg(short, long, value_parser = values::positive, value_name = "N")]
     n: Option<usize>,
     /// Seed of the noise
@@ -69,7 +69,7 @@ pub fn run(arguments: PictureArgs, global: &Global) -> anyhow::Result<()> {
     check_outputs(&[Some(output)], &[Some(&*arguments.model), data].into_iter().flatten().collect::<Vec<_>>())?;
     on_interrupt("nothing was written; start again with")?;
     let pipeline = model_source::load(&arguments.model, global)?;
-    let default = if *kind == Kind::Trajectories { 40 } else { 2000 };
+    let default = if *kind == Kind::Trajectories { 12 } else { 2000 };
     let pictures = PointPictures::new(&pipeline)?.points(arguments.n.unwrap_or(default)).seed(*seed);
     if *kind == Kind::Trajectories && arguments.data.is_some() {
         bail!("--data: trajectories begin with noise and need no data; leave it out");

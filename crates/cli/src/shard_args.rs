@@ -90,7 +90,7 @@ impl ShardArgs {
         };
         let shard = mpi::Shard {
             command: serde_json::to_string(&common_arguments(arguments.into_iter()))?,
-            machine: global.device.as_deref().unwrap_or(ddpm::devices()[0]).to_owned(),
+            machine: global.device.as_deref().unwrap_or_else(|| ddpm::default_device()).to_owned(),
             index,
             of,
         };

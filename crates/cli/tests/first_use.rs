@@ -21,6 +21,27 @@ fn numbers_out_of_range_are_explained() {
     assert_eq!(object, "invalid value '-1' for '--seed <N>': expected a whole number of at least 0");
 }
 
+/// Each kind of device that the program was built with is listed: one is the default, and a named one is found or explained.
+#[test]
+fn devices_are_listed() {
+    let place = Place::new();
+    let output = place.ddpm(&["devices", "--json"]).output().unwrap();
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let devices = object["devices"].as_array().unwrap();
+    assert_eq!(devices.iter().filter(|device| device["is_default"] == true).count(), 1, "{object}");
+    let processor = devices.last().unwrap();
+    assert_eq!(processor["device"], "cpu");
+    assert!(processor["description"].as_str().unwrap().contains("threads"), "{object}");
+    for device in devices.iter().filter(|device| device["is_found"] == false) {
+        assert!(device["description"].as_str().unwrap().contains("it takes"), "{object}");
+    }
+    for kind in ["cuda", "rocm", "metal", "vulkan", "wgpu"] {
+        if !devices.iter().any(|device| device["device"].as_str().unwrap().starts_with(kind)) {
+            mistaken(place.ddpm(&["bench", "--device", kind]), &[&format!("--features {kind}"), "this build has"]);
+        }
+    }
+}
+
 /// The error of a command with `--json`, which is its one object on standard output.
 fn json_error(mut command: assert_cmd::Command) -> String {
     let output = command.output().unwrap();

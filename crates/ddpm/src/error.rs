@@ -7,22 +7,22 @@ pub enum Error {
     /// A device that is not available.
     #[error(transparent)]
     Device(#[from] crate::DeviceError),
-    /// From reading images.
+    /// An error from reading images.
     #[error(transparent)]
     Data(#[from] data::Error),
-    /// From a model.
+    /// An error from a model.
     #[error(transparent)]
     Model(#[from] model::Error),
-    /// From sampling.
+    /// An error from sampling.
     #[error(transparent)]
     Sample(#[from] sample::Error),
-    /// From an evaluation.
+    /// An error from an evaluation.
     #[error(transparent)]
     Evaluate(#[from] evaluate::Error),
-    /// From a configuration.
+    /// An error from a configuration.
     #[error(transparent)]
     Config(#[from] train::config::ConfigError),
-    /// From training.
+    /// An error from training.
     #[error(transparent)]
     Train(#[from] train::Error),
 }

@@ -49,7 +49,7 @@ mod training;
 
 pub use burn::tensor::Device;
 pub use data;
-pub use device::{DeviceError, device, devices};
+pub use device::{DeviceError, FoundDevice, default_device, device, device_kinds, find_devices, no_driver};
 pub use diffusion;
 pub use error::Error;
 pub use evaluate;

@@ -17,7 +17,9 @@ use crate::Error;
 /// The side of a picture in pixels: half of two that stand side by side.
 const SIDE: usize = 320;
 /// Frames of each half of an animation.
-const FRAMES: usize = 30;
+const FRAMES: usize = 24;
+/// The side of the frames of a chain, which are many.
+const FRAME_SIDE: usize = 256;
 /// Arrows of a score field in each direction.
 const ARROWS: usize = 20;
 /// Pixels of a density in each direction, before enlargement.
@@ -226,18 +228,19 @@ impl<'a> PointPictures<'a> {
     /// # Errors
     /// If a file cannot be written.
     pub fn trajectories(&self, path: &Path) -> Result<(), Error> {
-        let background = self.trajectories_of(Sampler::Ddpm, 1000.min(20 * self.n))?.0;
+        let background = self.trajectories_of(Sampler::Ddpm, 1000)?.0;
         let mut panels = Vec::new();
         let mut view = None;
         for sampler in [Sampler::Ddim { eta: 0.0 }, Sampler::Ddpm] {
             let (_, steps) = self.trajectories_of(sampler, self.n)?;
-            let view = *view.get_or_insert_with(|| View::of([&steps[0], &background]));
+            let around = || View::of([&background]);
+            let view = *view.get_or_insert_with(|| View { half: 1.4 * around().half, ..around() });
             let mut canvas = Canvas::new(view, SIDE);
             background.plane().into_iter().for_each(|point| canvas.dot(point, 0.7, GREY, 0.5));
             let planes: Vec<Vec<[f64; 2]>> = steps.iter().map(PointCloud::plane).collect();
             for i in 0..self.n {
                 for pair in planes.windows(2) {
-                    canvas.line(pair[0][i], pair[1][i], color(i), 0.8);
+                    canvas.line(pair[0][i], pair[1][i], color(i), 0.7);
                 }
                 canvas.dot(planes[0][i], 1.5, color(i), 1.0);
                 canvas.dot(planes[planes.len() - 1][i], 2.0, color(i), 1.0);
@@ -287,8 +290,9 @@ impl<'a> PointPictures<'a> {
 
     fn animate(&self, path: &Path, frames: &[PointCloud], last: &PointCloud, view: View) -> Result<(), Error> {
         let output = Output::parse(path, true).map_err(sample::Error::from)?;
-        let frames: Vec<Images> = frames.iter().map(|frame| scatter(frame, view, SIDE)).collect();
-        Ok(output::write(&output, &scatter(last, view, SIDE), &frames, &self.info()).map_err(sample::Error::from)?)
+        let frames: Vec<Images> = frames.iter().map(|frame| scatter(frame, view, FRAME_SIDE)).collect();
+        Ok(output::write(&output, &scatter(last, view, FRAME_SIDE), &frames, &self.info())
+            .map_err(sample::Error::from)?)
     }
 
     fn info(&self) -> Vec<(String, String)> {

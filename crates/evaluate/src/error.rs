@@ -4,22 +4,22 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// From the processes that divide the work.
+    /// An error from the processes that divide the work.
     #[error(transparent)]
     Mpi(#[from] mpi::Error),
-    /// From the model.
+    /// An error from the model.
     #[error(transparent)]
     Model(#[from] model::Error),
-    /// From sampling.
+    /// An error from sampling.
     #[error(transparent)]
     Sample(#[from] sample::Error),
-    /// From the mathematics.
+    /// An error from the mathematics.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
-    /// From reading images, or reading or writing statistics.
+    /// An error from reading images, or reading or writing statistics.
     #[error(transparent)]
     Data(#[from] data::Error),
-    /// From reading or writing weights and other files.
+    /// An error from reading or writing weights and other files.
     #[error(transparent)]
     Weights(#[from] weights::Error),
     /// Arguments that do not fit each other.

@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// From the processes that divide the work.
+    /// An error from the processes that divide the work.
     #[error(transparent)]
     Mpi(#[from] mpi::Error),
     /// An error of the model.

@@ -13,11 +13,11 @@ use crate::output::{self, Output};
 use crate::scatter::{PointCloud, View, scatter};
 
 /// Frames of an animation.
-const FRAMES: usize = 40;
+const FRAMES: usize = 30;
 /// The side of a scatter plot, in pixels.
 pub const SIDE: usize = 480;
 /// The side of the frames of an animation.
-pub const FRAME_SIDE: usize = 320;
+pub const FRAME_SIDE: usize = 256;
 
 impl PointCloud {
     /// Returns points of a model in the units of its data.

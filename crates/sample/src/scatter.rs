@@ -55,7 +55,8 @@ impl View {
         let range = |axis: usize| {
             let mut values: Vec<f64> = points.iter().map(|point| point[axis]).filter(|x| x.is_finite()).collect();
             values.sort_by(f64::total_cmp);
-            let rank = |share: f64| values.get((share * values.len().saturating_sub(1) as f64) as usize).copied();
+            let rank =
+                |share: f64| values.get((share * values.len().saturating_sub(1) as f64).round() as usize).copied();
             (rank(0.001).unwrap_or(-1.0), rank(0.999).unwrap_or(1.0))
         };
         let ((left, right), (low, high)) = (range(0), range(1));
@@ -192,7 +193,9 @@ mod tests {
         let view = View { center: [1.0, -2.0], half: 4.0 };
         assert_eq!(view.at(0.0, 0.0, 8), [-3.0, 2.0]);
         assert_eq!(view.at(8.0, 8.0, 8), [5.0, -6.0]);
-        let picture = scatter(&cloud(&[2.5, 0.5]), view, 8);
+        let mut canvas = Canvas::new(view, 8);
+        canvas.dot([2.5, 0.5], 0.5, [0.0; 3], 1.0);
+        let picture = canvas.into_picture();
         // Column 5.5 of 8 and row 1.5 from the top: a pixel's center.
         let darkest = (0..64).min_by(|&a, &b| picture.pixels[3 * a].total_cmp(&picture.pixels[3 * b])).unwrap();
         assert_eq!((darkest / 8, darkest % 8), (1, 5));

@@ -172,7 +172,7 @@ impl Writer {
                 output::write_samples(path, self.shape, labels.as_deref(), info, copy)?;
             }
             Output::Folder(_) => {}
-            Output::Npy(_) | Output::Csv(_) => return Err(output.only_points().into()),
+            Output::Npy(_) | Output::Csv(_) => return Err(output.only_points()),
         }
         // The lock of the spool keeps others from writing this file. It is whole, so a failure to clean up is no error.
         let _ = atomic::remove_leftovers_of_file(output.path(), Duration::ZERO);

@@ -6,34 +6,34 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// From a configuration.
+    /// An error from a configuration.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
-    /// From the images.
+    /// An error from the images.
     #[error(transparent)]
     Data(#[from] data::Error),
-    /// From the model.
+    /// An error from the model.
     #[error(transparent)]
     Model(#[from] model::Error),
-    /// From a file of weights.
+    /// An error from a file of weights.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// From the mathematics.
+    /// An error from the mathematics.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
-    /// From sampling.
+    /// An error from sampling.
     #[error(transparent)]
     Sample(#[from] sample::Error),
-    /// From a validation.
+    /// An error from a validation.
     #[error(transparent)]
     Evaluate(#[from] evaluate::Error),
-    /// From the communication between processes.
+    /// An error from the communication between processes.
     #[error(transparent)]
     Mpi(#[from] mpi::Error),
-    /// From TensorBoard's events.
+    /// An error from TensorBoard's events.
     #[error(transparent)]
     Events(#[from] crate::tensorboard::EventError),
-    /// From a plot.
+    /// An error from a plot.
     #[error(transparent)]
     Plot(#[from] crate::plot::PlotError),
     /// A file or folder that cannot be written.

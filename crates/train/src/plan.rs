@@ -67,6 +67,8 @@ impl TrainingConfig {
                 let (data, bytes) = (set.describe(), image_bytes(&set));
                 (set, data, bytes)
             }
+            // The built-in images are no points.
+            Err(error) if self.model.is_of_points() => return Err(error),
             Err(error) => {
                 let mut builtin = self.clone();
                 builtin.data.path = None;

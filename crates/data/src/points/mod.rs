@@ -1,7 +1,7 @@
 //! Point data: N vectors of D numbers, as sets of shape `[1, 1, D]`.
 //!
 //! Sohl-Dickstein et al. (2015) introduce diffusion models for any data vector, and show a chain on a swiss roll first. Points
-//! come from [`BuiltinPoints`], whose densities are known, or from files (`.npy`, `.npz`, `.csv`; see [`read`]). They are kept
+//! come from [`BuiltinPoints`], whose densities are known, or from files (`.npy`, `.npz`, `.csv`, or a folder of `train` and `test`). They are kept
 //! as f32, taken as they are or standardized by the training part ([`PointScaling`]).
 
 mod builtin;
