@@ -286,7 +286,7 @@ impl JobRequest {
                 ]
             }
             Self::Inpaint(r) => {
-                add(&["inpaint", &r.model, "image.png", "--mask", "mask.png", "-n", &r.n.to_string()]);
+                add(&["inpaint", &r.model, "image.png", "mask.png", "-n", &r.n.to_string()]);
                 vec![
                     option("--seed", Some(r.seed.to_string())),
                     option("--steps", r.steps.map(|steps| steps.to_string())),

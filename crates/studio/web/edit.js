@@ -166,7 +166,7 @@ export async function edit(place, about, wanted) {
       h("div", { className: "half" }, field("Paint", tool), field("Brush", brush)), color,
       h("div", { className: "row" }, button("Fill in", inpaint, true), button("Clear", () => { mask?.fill(0); paint(); }),
         button("Save image.png", () => save("image.png", pixels)), button("Save mask.png", () => save("mask.png", maskPicture())))),
-    h("div", { className: "card" }, result.element, facts));
+    h("div", { className: "card stays" }, result.element, facts));
   left.append(
     h("div", { className: "card form" }, choice, h("h2", {}, "Image"), first.element),
     h("div", { className: "card form" }, h("h2", {}, "Options"), h("div", { className: "half" }, field("Variants", n), field("Seed", seed)),
