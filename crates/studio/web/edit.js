@@ -162,7 +162,7 @@ export async function edit(place, about, wanted) {
   place.append(h("div", { className: "columns" }, left, right));
   const choice = await modelChoice(set, localStorage.getItem("model"));
   right.append(
-    h("div", { className: "card form" }, h("h2", {}, "Fill in"), h("p", { className: "quiet small" }, "Paint over what is to be made again. Or draw on the image with a color, and change it below."), canvas,
+    h("div", { className: "card form" }, h("h2", {}, "Fill in"), h("p", { className: "quiet small" }, "Paint over what is to be made again. Or draw on the image with a color, and press Change."), canvas,
       h("div", { className: "half" }, field("Paint", tool), field("Brush", brush)), color,
       h("div", { className: "row" }, button("Fill in", inpaint, true), button("Clear", () => { mask?.fill(0); paint(); }),
         button("Save image.png", () => save("image.png", pixels)), button("Save mask.png", () => save("mask.png", maskPicture())))),
