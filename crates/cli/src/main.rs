@@ -328,4 +328,19 @@ mod tests {
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// The page of the studio shows the command that does the same as a job. The jobs are those of its documentation.
+    #[test]
+    #[cfg(feature = "studio")]
+    fn commands_of_the_studio_are_ours() {
+        let documentation = include_str!("../../../docs/studio.md");
+        let jobs: Vec<_> = documentation.lines().filter(|line| line.starts_with(r#"{"kind""#)).collect();
+        assert_eq!(jobs.len(), 9);
+        for job in jobs {
+            let shown = ::studio::command(job).unwrap();
+            if let Err(error) = command().try_get_matches_from(shown.split_whitespace()) {
+                panic!("{shown}\n{error}");
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "merge",
     "train",
     "sample",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 17] = [
     "predict",
     "schedule",
     "bench",
+    "devices",
     "studio",
     "completions",
     "man",

@@ -229,7 +229,7 @@ async fn a_visitor_trains_generates_replays_and_repairs() {
     }
     page.perform_actions(stroke.then(PointerAction::Up { button: 0 })).await.unwrap();
     press(&page, "Fill in").await;
-    wait_for(&page, "document.querySelector('#view .columns > div:last-child p').innerText.startsWith('done in')")
+    wait_for(&page, "document.querySelector('#view .stays p').innerText.startsWith('done in')")
         .await;
     picture(&page, "edit-light").await;
     let job = studio.job(4);

@@ -54,6 +54,14 @@ use crate::runs::Runs;
 use crate::uploads::Uploads;
 use crate::work::Places;
 
+/// Returns the command line that does the same as a job.
+///
+/// # Errors
+/// If the text is no job.
+pub fn command(job: &str) -> Result<String, serde_json::Error> {
+    serde_json::from_str::<requests::JobRequest>(job).map(|request| request.command())
+}
+
 /// An error of starting the studio.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

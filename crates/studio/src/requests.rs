@@ -286,7 +286,7 @@ impl JobRequest {
                 ]
             }
             Self::Inpaint(r) => {
-                add(&["inpaint", &r.model, "image.png", "--mask", "mask.png", "-n", &r.n.to_string()]);
+                add(&["inpaint", &r.model, "image.png", "mask.png", "-n", &r.n.to_string()]);
                 vec![
                     option("--seed", Some(r.seed.to_string())),
                     option("--steps", r.steps.map(|steps| steps.to_string())),
@@ -298,7 +298,7 @@ impl JobRequest {
             Self::Interpolate(r) => {
                 add(&["interpolate", &r.model, "a.png", "b.png", "--at", &r.at.to_string()]);
                 vec![
-                    option("--frames", Some(r.frames.to_string())),
+                    option("--between", Some(r.frames.to_string())),
                     option("--steps", Some(r.steps.to_string())),
                     option("--seed", Some(r.seed.to_string())),
                     option("--label", r.class.map(|class| class.to_string())),

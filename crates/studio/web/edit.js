@@ -7,6 +7,8 @@ export async function edit(place, about, wanted) {
   let model = null;
   let image = null;
   let second = null;
+  // Whether the view is complete, so that another model shows its image.
+  let ready = false;
   const name = () => model?.model;
   const canvas = h("canvas", { className: "draw", tabIndex: 0, ariaLabel: "Paint on the image. Keys: arrows move, space paints." });
   const tool = select([["mask", "the mask"], ["erase", "erase the mask"], ["color", "with a color"]], "mask", () => { color.hidden = tool.value !== "color"; });
@@ -49,6 +51,26 @@ export async function edit(place, about, wanted) {
       context.strokeRect(Math.min(width - 1, at[0]) + 0.5, Math.min(height - 1, at[1]) + 0.5, 0.01, 0.01);
     }
   }
+
+  /** Draws the mask as `ddpm inpaint --mask` reads it: what is white is filled in. */
+  function maskPicture() {
+    if (!mask) return null;
+    const picture = h("canvas", { width: canvas.width, height: canvas.height });
+    const context = picture.getContext("2d");
+    for (let i = 0; i < mask.length; i += 1) {
+      context.fillStyle = mask[i] ? "#fff" : "#000";
+      context.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1);
+    }
+    return picture;
+  }
+
+  /** Saves a picture, for the command line. */
+  const save = doing(async (file, picture) => {
+    const blob = await new Promise((resolve) => { need(picture, "an image").toBlob(resolve, "image/png"); });
+    const link = h("a", { href: URL.createObjectURL(blob), download: file });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
 
   function stroke() {
     if (!mask) return;
@@ -114,7 +136,7 @@ export async function edit(place, about, wanted) {
       drawn = false;
     }
     result.element.scrollIntoView({ block: "nearest" });
-    await ask({ model: need(name(), "a model"), ...request() }, (job) => {
+    await ask({ model: need(name(), "a model that can be read"), ...request() }, (job) => {
       result.show(job);
       const { rmse, latent_rms: rms } = job.facts;
       if (rmse) facts.textContent = `From left to right and below: the image, its noise, the image from that noise. Error of the reconstruction ${number(rmse[0])} of 255 (root mean square); root mean square of the noise ${number(rms[0])}, which is 1 for Gaussian noise.`;
@@ -128,26 +150,33 @@ export async function edit(place, about, wanted) {
 
   const set = (info) => {
     model = info;
+    if (!model) return;
     for (const { input } of [noise, mix]) input.max = info.timesteps - 1;
     cls.replaceChildren(h("option", { value: "" }, "none, or all"), ...info.classes.map(({ label, name }) => h("option", { value: label }, name)));
     cls.parentElement.hidden = !info.classes.length;
-    if (image && !image.job) first.show(image);
+    if (ready && (!image || !image.job)) first.show(image ?? { data: 0 });
   };
   const ofClass = field("Class", cls);
   const left = h("div");
-  place.append(h("div", { className: "columns" }, left, h("div", {}, h("div", { className: "card stays" }, result.element, facts))));
+  const right = h("div", { className: "pair" });
+  place.append(h("div", { className: "columns" }, left, right));
   const choice = await modelChoice(set, localStorage.getItem("model"));
+  right.append(
+    h("div", { className: "card form" }, h("h2", {}, "Fill in"), h("p", { className: "quiet small" }, "Paint over what is to be made again. Or draw on the image with a color, and press Change."), canvas,
+      h("div", { className: "half" }, field("Paint", tool), field("Brush", brush)), color,
+      h("div", { className: "row" }, button("Fill in", inpaint, true), button("Clear", () => { mask?.fill(0); paint(); }),
+        button("Save image.png", () => save("image.png", pixels)), button("Save mask.png", () => save("mask.png", maskPicture())))),
+    h("div", { className: "card stays" }, result.element, facts));
   left.append(
     h("div", { className: "card form" }, choice, h("h2", {}, "Image"), first.element),
-    h("div", { className: "card form" }, h("h2", {}, "Fill in"), h("p", { className: "quiet small" }, "Paint over what is to be made again. Or draw on the image with a color, and change it below."), canvas,
-      h("div", { className: "half" }, field("Paint", tool), field("Brush", brush)), color,
-      h("div", { className: "row" }, button("Fill in", inpaint, true), button("Clear", () => { mask?.fill(0); paint(); }))),
+    h("div", { className: "card form" }, h("h2", {}, "Options"), h("div", { className: "half" }, field("Variants", n), field("Seed", seed)),
+      h("div", { className: "half" }, field("Steps", steps), field("Times each (RePaint)", resample)), ofClass),
     h("div", { className: "card form" }, h("h2", {}, "Change"), h("p", { className: "quiet small" }, "The image is noised to t and denoised: the higher, the less is left of it."), noise.element, button("Change", change)),
     h("div", { className: "card form" }, h("h2", {}, "Mix with another"), second_.element, mix.element, button("Mix", interpolate)),
-    h("div", { className: "card form" }, h("h2", {}, "Find its noise"), h("p", { className: "quiet small" }, "DDIM backwards, and forwards again."), button("Invert", invert)),
-    h("div", { className: "card form" }, h("h2", {}, "Options"), h("div", { className: "half" }, field("Variants", n), field("Seed", seed)),
-      h("div", { className: "half" }, field("Steps", steps), field("Times each (RePaint)", resample)), ofClass));
+    h("div", { className: "card form" }, h("h2", {}, "Find its noise"), h("p", { className: "quiet small" }, "DDIM backwards, and forwards again."), button("Invert", invert)));
   if (model) set(model);
+  ready = true;
+  if (!model) return;
   if (wanted) {
     const [job, number_] = wanted.split(":").map(Number);
     first.show({ job, image: number_ });

@@ -12,7 +12,7 @@ export function trajectory({ onpick } = {}) {
   const [x, sample] = ["x", "sample"].map(() => h("img", { className: "picture", alt: "" }));
   const captions = [h("figcaption"), h("figcaption")];
   const tiles = h("div", { className: "tiles" }, sample);
-  const slider = h("input", { type: "range", min: 0, max: 0, value: 0, disabled: true, ariaLabel: "Step of sampling", oninput: () => turn(Number(slider.value)) });
+  const slider = h("input", { type: "range", min: 0, max: 0, value: 0, disabled: true, ariaLabel: "Step of sampling", oninput: () => { clearInterval(timer); turn(Number(slider.value)); } });
   const play = h("button", { type: "button", disabled: true, onclick: () => replay() }, "Replay");
   const links = h("div", { className: "row small" });
   const line = h("div");
@@ -132,6 +132,8 @@ export async function generate(place, about, wanted) {
 
   const set = (info) => {
     model = info;
+    main.disabled = !model;
+    if (!model) return;
     sampler.replaceChildren(...select([["", `of the model: ${info.sampler}`], ...about.samplers], "", () => {}).children);
     steps.value = "";
     steps.placeholder = info.steps ?? info.sampling?.steps ?? "of the sampler";
@@ -159,7 +161,7 @@ export async function generate(place, about, wanted) {
 
   /** Offers what can be done with an image of the result. */
   function pick(job, i) {
-    if (job.request.kind !== "generate") return;
+    if (job.request.kind !== "generate" || !model) return;
     const t = slider("Noise it to t =", { min: 0, max: model.timesteps - 1, value: Math.round(model.timesteps * 0.6) });
     const other = select(about.samplers, "ddim", () => {});
     const place = h("div");
@@ -208,11 +210,12 @@ export async function generate(place, about, wanted) {
   const drop = h("div", { className: "drop", ondragover: (event) => { event.preventDefault(); drop.classList.add("over"); }, ondragleave: () => drop.classList.remove("over"),
     ondrop: (event) => { event.preventDefault(); drop.classList.remove("over"); if (event.dataTransfer.files[0]) reproduce(event.dataTransfer.files[0]); } }, "Reproduce a PNG of the studio: drop it here, or ", file);
   const ofClasses = field("Classes in turn (none: all)", classes);
+  const main = h("button", { className: "main", disabled: true }, "Generate");
   const form = h("form", { onsubmit: start });
   place.append(h("div", { className: "columns" }, h("div", {}, h("div", { className: "card" }, form), drop), h("div", {}, results, below)));
   const choice = await modelChoice(set, stored);
   form.append(choice, h("div", { className: "half" }, field("Images", n), field("Seed", seed)), field("Sampler", sampler),
-    h("div", { className: "half" }, field("Steps", steps), field("Grid of timesteps", grid)), ofGuidance, ofClasses, h("button", { className: "main" }, "Generate"));
+    h("div", { className: "half" }, field("Steps", steps), field("Grid of timesteps", grid)), ofGuidance, ofClasses, main);
   if (model) set(model);
   // The last generation is shown again.
   const last = (await read("/api/jobs")).find((job) => job.request.kind === "generate" && !job.request.from && job.shape);

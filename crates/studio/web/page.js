@@ -214,10 +214,12 @@ export const select = (options, value, onchange) => {
   return h("select", { onchange }, pairs.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
 };
 
+/** The colors of curves. */
+export const COLORS = ["#3b7dd8", "#d9822b", "#2fa84f", "#a35bd0", "#c8434b", "#1aa3a3", "#8a7a2a", "#777777"];
+
 /** Curves: uPlot with this page's colors. `series` are [label, values, color's number, whether faint]; a faint one has no legend. */
 export function plot(place, { x, series, log, logX, xLabel, height = 260, points }) {
   const text = matchMedia("(prefers-color-scheme: dark)").matches ? "#a0a4ab" : "#5d6066";
-  const colors = ["#3b7dd8", "#d9822b", "#2fa84f", "#a35bd0", "#c8434b", "#1aa3a3", "#8a7a2a", "#777777"];
   // Powers of ten alone have a label on a logarithmic axis.
   const power = (value) => (Number.isInteger(Math.round(Math.log10(value) * 1e6) / 1e6) ? `1e${Math.round(Math.log10(value))}` : "");
   const axis = { stroke: text, grid: { stroke: "#8883", width: 1 }, ticks: { stroke: "#8883" } };
@@ -226,7 +228,7 @@ export function plot(place, { x, series, log, logX, xLabel, height = 260, points
     scales: { x: { time: false, distr: logX ? 3 : 1 }, y: { distr: log ? 3 : 1 } },
     axes: [{ ...axis, label: xLabel, labelSize: 18, size: 34 }, { ...axis, size: 62, ...(log ? { values: (_, splits) => splits.map((value) => (value === null ? "" : power(value))), grid: { show: false } } : {}) }],
     series: [{ label: xLabel ?? "x" }, ...series.map(([label, , color, faint], i) => ({
-      label, stroke: colors[(color ?? i) % colors.length] + (faint ? "55" : ""), width: faint ? 1 : 1.6, spanGaps: true,
+      label, stroke: COLORS[(color ?? i) % COLORS.length] + (faint ? "55" : ""), width: faint ? 1 : 1.6, spanGaps: true,
       points: { show: points ?? false }, class: faint ? "faint" : undefined,
     }))],
     cursor: { drag: { x: true, y: false } },
@@ -247,13 +249,20 @@ export async function listModels(again) {
 }
 
 /** A choice of the model; `onmodel` gets its description. */
+/** A choice of a model. `onmodel` gets its description, and `null` while it is read and if it cannot be read. */
 export async function modelChoice(onmodel, wanted) {
   const all = await listModels(true);
   const names = all.map(({ model, kind }) => [model, kind === "program" ? `${model} (in the program)` : model]);
   const first = all.some(({ model }) => model === wanted) ? wanted : all[0]?.model;
+  let asked = null;
   const choose = doing(async (model) => {
+    asked = model;
+    // What is drawn is of the model that is named, or nothing is drawn.
+    onmodel(null);
+    const info = await read("/api/model", { model });
+    if (asked !== model) return;
     localStorage.setItem("model", model);
-    onmodel(await read("/api/model", { model }));
+    onmodel(info);
   });
   const input = select(names, first, () => choose(input.value));
   if (first) await choose(first);

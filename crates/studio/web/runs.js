@@ -1,6 +1,6 @@
 // Training runs: curves while they grow, samples over the steps, configurations and their differences, checkpoints; a new run.
 
-import { ask, bytes, cancel, command, doing, duration, field, follow, h, isFinished, number, plot, query, read, select, send, tell, valued } from "/page.js";
+import { COLORS, ask, bytes, cancel, command, doing, duration, field, follow, h, isFinished, number, plot, query, read, select, send, tell, valued } from "/page.js";
 
 const CURVES = [
   ["Loss", [["loss", (r) => r.loss]]],
@@ -32,7 +32,7 @@ export async function runs(place, about) {
   const smooth = h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0, oninput: () => draw() });
   const log = h("input", { type: "checkbox", onchange: () => draw() });
   const logX = h("input", { type: "checkbox", onchange: () => draw() });
-  const which = select(CURVES.map(([name], i) => [String(i), name]), "0", () => draw());
+  const which = select(CURVES.map(([name], i) => [String(i), name]), "0", () => { mark(); draw(); });
   const chart = h("div", { className: "plot" });
 
   function draw() {
@@ -69,6 +69,8 @@ export async function runs(place, about) {
       chosen.set(name, run);
       followed.set(name, follow(`/api/run/events?${query({ run: name })}`, (event) => {
         const first = run.details === null;
+        // A run that starts over, or from an earlier checkpoint, has its later steps again.
+        if (event.records.length) run.records = run.records.filter((record) => record.step < event.records[0].step);
         run.records.push(...event.records);
         run.details = event.run;
         if (first || event.records.length) {
@@ -94,7 +96,7 @@ export async function runs(place, about) {
   /** Says how far a run is. */
   function tellState(run) {
     progress.className = run.trains ? "live" : "";
-    const left = run.trains && run.seconds_left !== null ? `, ${duration(run.seconds_left)} left` : run.trains ? "" : ", not training now";
+    const left = run.trains && run.step >= run.steps ? ", draws samples or saves" : run.trains && run.seconds_left !== null ? `, ${duration(run.seconds_left)} left` : run.trains ? "" : ", not training now";
     progress.textContent = `step ${run.step} of ${run.steps}${left}`;
     values.textContent = `loss ${number(run.loss)} · bits/dim ${number(run.held_out)} · Fréchet distance ${number(run.frechet_distance)}`;
   }
@@ -125,7 +127,7 @@ export async function runs(place, about) {
       h("div", { className: "pair" },
         h("div", { className: "card" }, h("h3", {}, "Samples while it trains"),
           samples.length ? h("figure", {}, picture, caption, slider) : h("p", { className: "quiet" }, "None yet."),
-          h("p", {}, h("a", { href: `#generate/${encodeURIComponent(name)}` }, "Generate with this model"))),
+          about.checkpoints.length > 0 && h("p", {}, h("a", { href: `#generate/${encodeURIComponent(name)}` }, "Generate with this model"))),
         h("div", { className: "card scroll" }, h("h3", {}, "Checkpoints"),
           about.checkpoints.length ? h("table", {}, about.checkpoints.map((c) => h("tr", {}, h("td", {}, `step ${c.step}`), h("td", {}, c.best ? "best" : ""), h("td", { className: "number" }, bytes(c.bytes))))) : h("p", { className: "quiet" }, "None yet."))),
       ...others.map(([other, { details: theirs }]) => h("div", { className: "card scroll" }, h("h3", {}, `What differs from ${other}`), difference(about.keys, theirs.keys, name, other))),
@@ -139,9 +141,9 @@ export async function runs(place, about) {
   let ordered = {};
   /** What can be asked of a run: commands while this studio trains it, and to continue it while nobody does. */
   function orders(name, run) {
-    if (ordered.run === name && ordered.trains === run.trains) return ordered.place;
+    if (ordered.run === name && ordered.trains === run.trains && ordered.checkpoints === run.checkpoints.length) return ordered.place;
     const place = h("div");
-    ordered = { run: name, trains: run.trains, place };
+    ordered = { run: name, trains: run.trains, checkpoints: run.checkpoints.length, place };
     const say = (id, text) => h("button", { type: "button", onclick: doing(() => send(`/api/jobs/${id}/command`, { command: text })) }, `${text} now`);
     const fill = doing(async () => {
       const job = (await read("/api/jobs")).find((one) => one.request.kind === "train" && one.request.run === name && !isFinished(one));
@@ -160,7 +162,7 @@ export async function runs(place, about) {
           go.disabled = !isFinished(now);
         });
       }) }, "Continue");
-      place.replaceChildren(h("div", { className: "row" }, h("label", { className: "line" }, "to step", steps), go, h("span", { className: "quiet small" }, "with its own configuration")), state);
+      place.replaceChildren(h("div", { className: "row" }, h("label", { className: "line" }, "to step", steps), go, h("span", { className: "quiet small" }, run.checkpoints.length ? "with its own configuration" : "There is no checkpoint: it starts over from step 0.")), state);
     });
     fill();
     return place;
@@ -174,7 +176,11 @@ export async function runs(place, about) {
       all.map((key) => h("tr", {}, h("td", {}, key), h("td", {}, a.get(key) ?? "–"), h("td", {}, b.get(key) ?? "–"))));
   }
 
-  const mark = () => list.querySelectorAll("button").forEach((button) => { button.ariaPressed = String(chosen.has(button.dataset.run)); });
+  const mark = () => list.querySelectorAll("button").forEach((button) => {
+    const run = chosen.get(button.dataset.run);
+    button.ariaPressed = String(Boolean(run));
+    button.nextSibling.style.background = run ? COLORS[(run.color * CURVES[Number(which.value)][1].length) % COLORS.length] : "";
+  });
   let known = "";
   // A run that was started here, which is shown as soon as it is there.
   let begun = null;
@@ -193,9 +199,9 @@ export async function runs(place, about) {
     if (state === known) return;
     known = state;
     list.replaceChildren(...all.map((run) => {
-      const button = h("button", { onclick: () => choose(run.run) }, run.run);
+      const button = h("button", { onclick: () => { if (chosen.size > 1 || !chosen.has(run.run)) choose(run.run); } }, run.run);
       button.dataset.run = run.run;
-      return h("li", {}, button, h("span", { className: `quiet small ${run.trains ? "live" : ""}` }, `${run.step} of ${run.steps}`));
+      return h("li", {}, button, h("i", { ariaHidden: true }), h("span", { className: `quiet small ${run.trains ? "live" : ""}` }, `${run.step} of ${run.steps}`));
     }));
     if (!all.length) list.append(h("li", { className: "quiet" }, `No run below ${about.folder} yet. Start one here, or with ddpm train.`));
     mark();

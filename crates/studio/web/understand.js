@@ -75,7 +75,7 @@ export async function understand(place, about) {
       h("p", { className: "formula" }, "x ← a x + Σ b", h("sub", {}, "k"), " x̂₀", h("sup", {}, "(k)"), " + Σ c", h("sub", {}, "k"), " ε̂", h("sup", {}, "(k)"), " + σ z"),
       h("p", { className: "quiet small" }, "Every sampler is a table: in each row, the network is evaluated once, and x becomes a sum of x, of its predictions x̂₀ and ε̂ in this row and earlier ones, and of fresh noise z. Ho et al. 2020, equations 7 and 11, for ddpm; Song et al. 2021, equation 12, for ddim."),
       h("div", { className: "row" }, field("Sampler", sampler), field("Steps", steps)), table));
-  const models = await modelChoice((info) => { model = info; if (left.isConnected) { choice.show(image); rows(); } }, localStorage.getItem("model"));
+  const models = await modelChoice((info) => { model = info; if (model && left.isConnected) { choice.show(image); rows(); } }, localStorage.getItem("model"));
   left.append(models, field("Schedule", schedule), h("h3", {}, "Image"), choice.element);
   if (model) choice.show(image);
   await compare();
