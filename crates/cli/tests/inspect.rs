@@ -5,7 +5,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "merge",
     "train",
     "sample",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 18] = [
     "schedule",
     "bench",
     "devices",
+    "picture",
     "studio",
     "completions",
     "man",
