@@ -347,6 +347,22 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         })
     }
 
+    fn with_gradient(
+        x: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        after: OptionalTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (after, after_node) = tensor_and_node(after);
+        let nodes = [x.node(), after_node.unwrap_or_else(|| x.node())];
+        let (gradient, has_after) = (gradient.into_primitive(), after.is_some());
+        let zero = <Flex as FlexOps>::with_gradient(x.into_primitive(), gradient.clone(), OptionalTensor::Absent);
+        record::<C, 2>(nodes, zero, move |dy, _| [Some(gradient.clone()), has_after.then_some(dy)])
+    }
+
+    fn identity(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, 1>([x.node()], x.into_primitive(), |dy, _| [Some(dy)])
+    }
+
     fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let x = x.into_primitive();

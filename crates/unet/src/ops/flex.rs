@@ -145,6 +145,14 @@ pub trait FlexOps: Backend {
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::observe`].
     fn observe(x: FloatTensor<Self>, index: usize, observer: GradientObserver) -> FloatTensor<Self>;
+    /// See [`super::with_gradient`].
+    fn with_gradient(
+        x: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        #[extension_type] after: OptionalTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// See [`super::identity`].
+    fn identity(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::upsample2x`].
     fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::concat`].
@@ -246,6 +254,14 @@ impl FlexOps for Flex {
     }
 
     fn observe(x: FlexTensor, _: usize, _: GradientObserver) -> FlexTensor {
+        x
+    }
+
+    fn with_gradient(_: FlexTensor, _: FlexTensor, _: OptionalTensor<Self>) -> FlexTensor {
+        tensor([1], vec![0.0])
+    }
+
+    fn identity(x: FlexTensor) -> FlexTensor {
         x
     }
 

@@ -197,6 +197,30 @@ pub(crate) fn observe<const D: usize>(x: Tensor<D>, index: usize, observer: &Gra
     Tensor::from_dispatch(<Dispatch as FlexOps>::observe(x.into_dispatch(), index, observer.clone()))
 }
 
+/// Returns a number whose gradient with respect to x is `gradient`. Its value has no meaning. If `after` is given, its gradients are
+/// those of the sum, and on the CPU they are added to that of x, where they reach it, and not the other way around.
+pub(crate) fn with_gradient<const D: usize>(x: Tensor<D>, gradient: Tensor<D>, after: Option<Tensor<1>>) -> Tensor<1> {
+    let gradient = if gradient.is_autodiff() { gradient } else { gradient.autodiff() };
+    if !is_cpu(&x.device()) {
+        let sum = (x * gradient).sum();
+        return match after {
+            Some(after) => after + sum,
+            None => sum,
+        };
+    }
+    let (x, gradient) = (x.into_dispatch(), gradient.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as FlexOps>::with_gradient(x, gradient, optional(after)))
+}
+
+/// Returns x itself as the result of an operation, which is deeper in the graph than x. Burn adds the gradients of deeper operations
+/// first. Only the CPU back end supports it.
+pub(crate) fn identity(x: Tensor<4>) -> Tensor<4> {
+    if !is_cpu(&x.device()) {
+        return x;
+    }
+    Tensor::from_dispatch(<Dispatch as FlexOps>::identity(x.into_dispatch()))
+}
+
 /// Doubles the size by nearest-neighbor upsampling: `[N,H,W,C]` to `[N,2H,2W,C]`.
 pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     if !is_cpu(&x.device()) {
