@@ -150,6 +150,7 @@ impl EdmBlock {
         let norm = Some(norm.plain());
         let all = qkv.forward_fused(x.clone(), Fusion { norm, ..Fusion::default() }).reshape([n, h * w, c, 3]);
         let [q, k, v] = [0, 1, 2].map(|i| all.clone().narrow(3, i, 1).reshape([n, h * w, c]));
+        drop(all);
         let attended = ops::attention(q, k, v, self.heads).reshape([n, h, w, c]);
         let residual = Some(x);
         scaled(proj.forward_fused(attended, Fusion { residual, ..Fusion::default() }), self.style.scale)

@@ -15,11 +15,11 @@ use burn::tensor::{Device, Tensor};
 
 use flex::{FlexOps, OptionalTensor};
 
-pub use filter::{filter_down2x, filter_up2x};
+pub use filter::{average_pool2x, filter_down2x, filter_up2x};
 pub use flex::{PackedWeights, Weights};
 pub use kernels::AdamStep;
 use types::AttentionKind;
-pub use types::{AdamState, Fusion, Geometry, GradientObserver, Norm, NormOptions};
+pub use types::{AdamState, Filter, Fusion, Geometry, GradientObserver, Norm, NormOptions};
 
 /// Returns whether a device is the CPU back end, which runs the fused kernels.
 pub fn is_cpu(device: &Device) -> bool {
@@ -235,13 +235,6 @@ pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
         return reference::concat(x, y);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::concat(x.into_dispatch(), y.into_dispatch()))
-}
-
-/// Halves the size by averaging 2×2 squares: `[N,H,W,C]` to `[N,H/2,W/2,C]`.
-pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
-    let [n, h, w, c] = x.dims();
-    let pairs = x.narrow(1, 0, h / 2 * 2).narrow(2, 0, w / 2 * 2).reshape([n, h / 2, 2, w / 2, 2, c]);
-    pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
 }
 
 /// Computes the mean of each row: `[rows, columns]` to `[rows]`. The second half of each row is added to the first, and so on, because the
