@@ -14,7 +14,10 @@ targets=("$@")
 cargo +nightly fuzz build
 fuzz() {
     mkdir -p "corpus/$1"
-    cargo +nightly fuzz run "$1" -- -max_total_time="$seconds" -rss_limit_mb=1024 -timeout=20 -max_len=65536 >"$1.log" 2>&1 ||
+    # Pickles of whole modules are larger than other seeds.
+    local most=65536
+    [[ $1 == torch || $1 == pickle ]] && most=262144
+    cargo +nightly fuzz run "$1" -- -max_total_time="$seconds" -rss_limit_mb=1024 -timeout=20 -max_len=$most >"$1.log" 2>&1 ||
         { tail -n 30 "$1.log" >&2; exit 255; }
     tail -n 1 "$1.log"
 }

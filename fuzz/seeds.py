@@ -49,6 +49,21 @@ def packed(files, method):
     return out.getvalue()
 
 
+def content(file):
+    """Returns the pickle of an archive of torch.save."""
+    with zipfile.ZipFile(file) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+
+
+def zeroed(file):
+    """Returns an archive of torch.save with zeros for numbers, which take no space in a fuzzer's input."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    return packed(
+        {name: bytes(len(data)) if "/data/" in name else data for name, data in entries.items()}, zipfile.ZIP_DEFLATED
+    )
+
+
 def npy(kind, shape, data):
     header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
@@ -66,8 +81,16 @@ for file in FILES.glob("legacy*.pt"):
         put("pickle", file.name, stream.read())
 put("pickle", "plain", (FILES / "plain.pkl").read_bytes())
 put("torch", "tensors", (FILES / "tensors.pkl").read_bytes())
-for file in (CRATES / "sample/tests/goldens/edm").glob("*.p*"):
-    put("torch", file.name, file.read_bytes())
+# Checkpoints of other code bases: whole modules of NVlabs/edm in plain pickles, and archives, whose pickle is a seed of its own.
+FAMILIES = CRATES / "sample/tests/goldens"
+for file in [*FAMILIES.glob("edm*/*.pkl"), *FAMILIES.glob("*/*.pt"), *FAMILIES.glob("*/*.ckpt")]:
+    if zipfile.is_zipfile(file):
+        put("torch", file.name, zeroed(file))
+        put("pickle", file.name, content(file))
+    else:
+        put("torch", file.name, file.read_bytes())
+for file in [*(CRATES / "unet/tests/goldens").glob("lucidrains*/*.pt"), *(CRATES / "unet/tests/goldens/families").glob("*.pt")]:
+    put("torch", file.parent.name + "-" + file.name, zeroed(file))
 for file in FILES.glob("protocol*.pt"):
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:

@@ -23,6 +23,7 @@ mod buffer;
 mod concat;
 mod conv;
 mod epilogue;
+mod filter;
 mod gemm;
 mod im2col;
 mod kn2row;
@@ -49,6 +50,7 @@ pub use conv::{
     ConvInputs, ConvShape, PackedFilter, Pad, conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_packed,
 };
 pub use epilogue::Epilogue;
+pub use filter::{FilterShape, average_pool2x, average_pool2x_backward, filter_down2x, filter_up2x};
 pub use linear_attention::{linear_attention, linear_attention_backward};
 pub use matmul::{MatMulShape, matmul};
 pub use norm::{

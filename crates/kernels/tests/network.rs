@@ -303,6 +303,73 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn filters_match_their_definition_and_are_adjoint(
+        (n, h, w, c) in (1usize..4, 1usize..7, 1usize..7, 1usize..40), taps in 1usize..9, margin in 0usize..5,
+    ) {
+        let taps = numbers(taps, 7);
+        // The last tap at the last small pixel is inside, or outside by no more than the margin.
+        let small = |large: usize| (large + 2 * margin).checked_sub(taps.len()).map(|rest| rest / 2 + 1);
+        let (Some(half_h), Some(half_w)) = (small(h), small(w)) else { return Ok(()) };
+        let shape = FilterShape { n, large: [h, w], small: [half_h, half_w], channels: c, margin };
+        let x = numbers(n * h * w * c, 1);
+        let y = on_every_pool(|| {
+            let mut y = vec![f32::NAN; n * half_h * half_w * c];
+            filter_down2x(&shape, &taps, &x, &mut y);
+            y
+        });
+        let mut expected = vec![0.0; y.len()];
+        for (index, expected) in expected.iter_mut().enumerate() {
+            let (channel, j, i, image) = (index % c, index / c % half_w, index / c / half_w % half_h, index / c / half_w / half_h);
+            for (k, t) in taps.iter().enumerate() {
+                for (l, u) in taps.iter().enumerate() {
+                    let (r, s) = (2 * i + k, 2 * j + l);
+                    if (margin..margin + h).contains(&r) && (margin..margin + w).contains(&s) {
+                        let x = x[((image * h + r - margin) * w + s - margin) * c + channel];
+                        *expected += f64::from(*t) * f64::from(*u) * f64::from(x);
+                    }
+                }
+            }
+        }
+        assert_close(&y, &expected, 1e-5, "down");
+        // ⟨down(x), g⟩ = ⟨x, up(g)⟩.
+        let g = numbers(y.len(), 2);
+        let up = on_every_pool(|| {
+            let mut up = vec![f32::NAN; x.len()];
+            filter_up2x(&shape, &taps, &g, &mut up);
+            up
+        });
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        let scale = dot(&y, &y).sqrt() * dot(&g, &g).sqrt() + 1e-3;
+        prop_assert!((dot(&y, &g) - dot(&x, &up)).abs() < 1e-5 * scale);
+    }
+
+    #[test]
+    fn average_pooling_matches_its_definition(n in 1usize..4, h in 1usize..9, w in 1usize..9, c in 1usize..40) {
+        let (x, (half_h, half_w)) = (numbers(n * h * w * c, 1), (h / 2, w / 2));
+        let mut y = vec![f32::NAN; n * half_h * half_w * c];
+        average_pool2x([n, h, w, c], &x, &mut y);
+        for (index, &y) in y.iter().enumerate() {
+            let (channel, j, i, image) = (index % c, index / c % half_w, index / c / half_w % half_h, index / c / half_w / half_h);
+            let at = |a: usize, b: usize| x[((image * h + 2 * i + a) * w + 2 * j + b) * c + channel];
+            let rows = [0, 1].map(|a| (at(a, 0) + at(a, 1)) / 2.0);
+            prop_assert_eq!(y.to_bits(), ((rows[0] + rows[1]) / 2.0).to_bits());
+        }
+        let g = numbers(y.len(), 2);
+        let mut dx = vec![f32::NAN; x.len()];
+        average_pool2x_backward([n, h, w, c], &g, &mut dx);
+        for (index, &dx) in dx.iter().enumerate() {
+            let (channel, s, r, image) = (index % c, index / c % w, index / c / w % h, index / c / w / h);
+            let inside = r / 2 < half_h && s / 2 < half_w;
+            let expected = if inside { g[((image * half_h + r / 2) * half_w + s / 2) * c + channel] / 4.0 } else { 0.0 };
+            prop_assert_eq!(dx, expected);
+        }
+    }
+}
+
 fn attention_gradients(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
     let [mut out, mut dq, mut dk, mut dv] = [q, q, k, v].map(|of| vec![f32::NAN; of.len()]);
     let inputs = AttentionInputs { q, k, v };

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 use unet::ops::GradientObserver;
-use unet::{Dropout, FlatParameter, Labels, Parameters};
+use unet::{Dropout, FlatParameter, Labels, Parameters, UnetInputs};
 use weights::Tensors;
 
 use crate::Error;
@@ -200,14 +200,27 @@ pub trait Backbone: Parameters + Sync + 'static {
     /// Computes the gradients of `loss(forward(…))` with respect to the parameters, in the order of
     /// [`Parameters::flat_parameters`].
     ///
-    /// `inputs.checkpointing` saves memory by a second forward pass; networks without support for it ignore it.
+    /// `inputs.checkpointing` saves memory by a second forward pass.
     fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
+        if inputs.checkpointing {
+            return self.checkpointed_gradients(inputs, loss);
+        }
         let Inputs { x, c_noise, condition, dropout, checkpointing: _, observer } = inputs;
         let loss = match observer {
             Some(observer) => loss(self.clone().observed(observer).forward(x, c_noise, condition, dropout)),
             None => loss(self.forward(x, c_noise, condition, dropout)),
         };
         self.take_gradients(&mut loss.backward())
+    }
+
+    /// Computes the same gradients as [`Backbone::gradients`] with a second forward pass and less memory. Networks without support
+    /// for it compute them as usual.
+    fn checkpointed_gradients(
+        &self,
+        inputs: Inputs,
+        loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        self.gradients(Inputs { checkpointing: false, ..inputs }, loss)
     }
 }
 
@@ -226,6 +239,14 @@ pub struct Inputs<'a> {
     pub checkpointing: bool,
     /// Gets gradients during the backward pass, in place of the result: those are `None` then.
     pub observer: Option<&'a GradientObserver>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Returns the inputs of a network of the crate `unet`, with its form of the condition.
+    pub(crate) fn with_condition<C>(self, form: impl FnOnce(Condition<'a>) -> C) -> UnetInputs<'a, C> {
+        let Inputs { x, c_noise, condition, dropout, checkpointing: _, observer } = self;
+        UnetInputs { x, timesteps: c_noise, condition: form(condition), dropout, observer }
+    }
 }
 
 /// A backbone of any type. Clones share the memory of the parameters.

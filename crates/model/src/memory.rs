@@ -1,7 +1,6 @@
 //! The memory of a pass through a network, compared with the limit before the pass begins.
 
-use unet::UnetConfig;
-
+use crate::NetworkConfig;
 use crate::backbone::Network;
 use crate::error::Error;
 
@@ -11,19 +10,21 @@ pub const PROGRAM: f64 = 60e6;
 pub const TOLERANCE: f64 = 0.25;
 
 impl Network {
-    /// Checks that a pass of `n` images without gradients fits into memory, as far as that can be estimated: for a U-Net on
-    /// the CPU.
+    /// Checks that a pass of `n` images without gradients fits into memory, as far as that can be estimated: on the CPU, for
+    /// the networks of this crate.
     ///
     /// # Errors
     /// If it does not; the error names the estimate and the limit.
     pub fn check_memory(&self, n: usize, height: usize, width: usize) -> Result<(), Error> {
-        let (Ok(config), Some(limit)) = (UnetConfig::from_json(&self.config()), files::memory_limit()) else {
-            return Ok(());
-        };
         if !unet::ops::is_cpu(&self.device()) {
             return Ok(());
         }
-        let floats = config.activations(height, width).inference(n as f64) + self.parameter_count() as f64;
+        let config = NetworkConfig::from_json(&self.config()).ok();
+        let activations = config.and_then(|config| config.activations(height, width));
+        let (Some(activations), Some(limit)) = (activations, files::memory_limit()) else {
+            return Ok(());
+        };
+        let floats = activations.inference(n as f64) + self.parameter_count() as f64;
         let bytes = 4.0 * floats + PROGRAM;
         if bytes / (1.0 + TOLERANCE) <= limit.bytes as f64 {
             return Ok(());

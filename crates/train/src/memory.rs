@@ -7,7 +7,6 @@ use model::NetworkConfig;
 use model::memory::{PROGRAM, TOLERANCE};
 use mpi::tree;
 use serde::Serialize;
-use unet::UnetConfig;
 
 use crate::Error;
 use crate::config::TrainingConfig;
@@ -65,12 +64,11 @@ impl MemoryEstimate {
 }
 
 impl TrainingConfig {
-    /// Estimates the memory of a run on the CPU whose images take `images` bytes. Returns `None` for a network of another
-    /// class than the U-Net.
+    /// Estimates the memory of a run on the CPU whose images take `images` bytes. Returns `None` if the activations of the network
+    /// are not known.
     pub fn memory_estimate(&self, network: &NetworkConfig, images: f64) -> Option<MemoryEstimate> {
-        let unet = UnetConfig::from_json(&network.to_json()).ok()?;
         let (height, width) = self.data.resolution.height_width();
-        let count = unet.activations(height, width);
+        let count = network.activations(height, width)?;
         // The sums of the left siblings on the way down the tree of passes.
         let copies =
             COPIES + f64::from(self.train.gradient_accumulation.max(1).ilog2()) + self.train.ema_lengths.len() as f64;
@@ -120,7 +118,7 @@ pub(crate) fn check(
     let estimate = estimate.map(|estimate| MemoryEstimate { parameters: estimate.parameters + sent, ..estimate });
     let warning = match (&estimate, files::memory_limit()) {
         (Some(estimate), Some(limit)) => estimate.check(&limit)?,
-        // The activations of other networks are not estimated, but their parameters alone may not fit.
+        // The activations are not known, but the parameters alone may not fit.
         (None, Some(limit)) => {
             let parameters = 4.0 * COPIES * network.parameter_count() as f64 + sent;
             let least = MemoryEstimate { parameters, activations: 0.0, images: image_bytes(set), program: PROGRAM };

@@ -27,7 +27,8 @@ impl Activations {
         images * (self.skips + INFERENCE * self.working)
     }
 
-    fn add(&mut self, stored: f64, output: f64, working: f64) {
+    /// Adds a stage, by what its backward pass reads, its output, and the sum of its largest input and output.
+    pub(crate) fn add(&mut self, stored: f64, output: f64, working: f64) {
         self.stored += stored;
         self.outputs += output;
         self.largest = self.largest.max(stored);

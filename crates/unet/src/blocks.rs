@@ -7,6 +7,7 @@ use random::{Random, Stream};
 use crate::config::{DownBlockType, ResampleType, ResnetTimeScaleShift, UnetConfig, UpBlockType};
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear, ZERO_INIT_SCALE};
 use crate::ops::{self, Fusion, Geometry};
+use crate::stages::{EmbeddingUse, Pass, StageLayers, StageList};
 
 /// The source of the dropout masks of a forward pass. A mask depends only on the seed, the step, the image and the
 /// block.
@@ -117,22 +118,16 @@ impl ResnetBlock {
         Self { resize: to, ..Self::new(init, config, counter, [channels; 2], 1.0) }
     }
 
-    /// Maps x `[N,H,W,I]` and emb `[N,time_embed_dim]` (after SiLU) to `[N,H,W,O]`.
+    /// Maps x `[N,H,W,I]` and the embedding `[N,time_embed_dim]` to `[N,H,W,O]`.
     ///
     /// If `skip` is given, x holds the first of the I channels and `skip` the last.
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<4>,
-        skip: Option<Tensor<4>>,
-        emb: Tensor<2>,
-        dropout: Option<&Dropout>,
-    ) -> Tensor<4> {
+    pub(crate) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
         // Only the two convolutions that read the input accept it in two parts, and autodiff needs a single tensor.
         let (x, skip) = match (&self.conv_shortcut, self.resize) {
             (Some(_), Resize::None) if ops::fuses_concat(&x.device()) => (x, skip),
             _ => (ops::concat_skip(x, skip), None),
         };
-        let time = self.time_emb_proj.forward(emb);
+        let time = self.time_emb_proj.forward(pass.embedding.clone());
         let (shift, scale_shift) = if self.scale_shift { (None, Some(time)) } else { (Some(time), None) };
         let h = match self.resize {
             Resize::None => {
@@ -150,7 +145,7 @@ impl ResnetBlock {
             None => x,
         };
         let added = Fusion { residual: Some(shortcut), ..Fusion::default() };
-        let y = match dropout.filter(|_| self.dropout > 0.0) {
+        let y = match pass.dropout.filter(|_| self.dropout > 0.0) {
             None => {
                 let norm = Some(self.norm2.with_silu(scale_shift));
                 self.conv2.forward_fused(h, Fusion { norm, ..added })
@@ -298,14 +293,13 @@ impl DownBlock {
         }
     }
 
-    /// Returns the stages. Each pushes its output as a skip connection.
-    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
+    /// Adds the stages. The output of each is a skip connection.
+    pub(crate) fn add_stages<'a>(&'a self, list: &mut StageList<Layer<'a>>) {
         let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
-        layers.chain(self.downsamplers.iter().map(Resample::down)).map(|layer| Stage {
-            layer,
-            pops_skip: false,
-            pushes_skip: true,
-        })
+        for layer in layers.chain(self.downsamplers.iter().map(Resample::down)) {
+            list.then(layer, None);
+            list.push_skip();
+        }
     }
 }
 
@@ -327,10 +321,11 @@ impl MidBlock {
         Self { resnets: vec![first, resnet(init)], attentions }
     }
 
-    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
+    pub(crate) fn add_stages<'a>(&'a self, list: &mut StageList<Layer<'a>>) {
         // The attention, if there is one, belongs to the first residual block.
-        let layers = self.resnets.iter().enumerate().map(|(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j)));
-        layers.map(|layer| Stage { layer, pops_skip: false, pushes_skip: false })
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            list.then(Layer::Resnet(resnet, self.attentions.get(j)), None);
+        }
     }
 }
 
@@ -386,70 +381,53 @@ impl UpBlock {
         }
     }
 
-    /// Returns the stages. Residual blocks pop the skip connections, last first.
-    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
-        let resnet = |(j, resnet)| Layer::Resnet(resnet, self.attentions.get(j));
-        let layers = self.resnets.iter().enumerate().map(resnet);
-        let resnets = layers.map(|layer| Stage { layer, pops_skip: true, pushes_skip: false });
-        let up = self.upsamplers.iter().map(Resample::up);
-        resnets.chain(up.map(|layer| Stage { layer, pops_skip: false, pushes_skip: false }))
+    /// Adds the stages. Residual blocks read the skip connections, last first.
+    pub(crate) fn add_stages<'a>(&'a self, list: &mut StageList<Layer<'a>>) {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            let skip = list.pop_skip();
+            list.then(Layer::Resnet(resnet, self.attentions.get(j)), skip);
+        }
+        self.upsamplers.iter().for_each(|resample| list.then(resample.up(), None));
     }
 }
 
-/// A part of the network between two activations.
-pub(crate) struct Stage<'a> {
-    pub layer: Layer<'a>,
-    /// Pops a skip connection and concatenates it to its input.
-    pub pops_skip: bool,
-    /// Pushes its output as a skip connection.
-    pub pushes_skip: bool,
-}
-
-/// The layers of a stage.
+/// The layers of a stage of [`Unet`](crate::Unet).
 pub(crate) enum Layer<'a> {
     Conv(&'a Conv2d),
     Resnet(&'a ResnetBlock, Option<&'a AttentionBlock>),
     UpsampleConv(&'a Conv2d),
 }
 
-impl Layer<'_> {
-    /// Computes [`Layer::forward`] without autodiff, on a copy of the layer. The copy and the filters that it packs are
-    /// dropped at the end of the call.
-    pub(crate) fn forward_untracked(
-        &self,
-        x: Tensor<4>,
-        skip: Option<Tensor<4>>,
-        emb: &Tensor<2>,
-        dropout: Option<&Dropout>,
-    ) -> Tensor<4> {
-        match self {
-            Layer::Conv(conv) => Layer::Conv(&conv.valid()).forward(x, skip, emb, dropout),
-            Layer::UpsampleConv(conv) => Layer::UpsampleConv(&conv.valid()).forward(x, skip, emb, dropout),
-            Layer::Resnet(resnet, attention) => {
-                let (resnet, attention) = (resnet.valid(), attention.map(|attention| attention.valid()));
-                Layer::Resnet(&resnet, attention.as_ref()).forward(x, skip, emb, dropout)
-            }
-        }
-    }
-
-    /// Computes the stage; `skip` is the skip connection that it pops.
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<4>,
-        skip: Option<Tensor<4>>,
-        emb: &Tensor<2>,
-        dropout: Option<&Dropout>,
-    ) -> Tensor<4> {
+impl StageLayers for Layer<'_> {
+    fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
         match self {
             Layer::Conv(conv) => conv.forward_fused(x, Fusion { skip, ..Fusion::default() }),
             Layer::UpsampleConv(conv) => conv.forward(ops::upsample2x(x)),
             Layer::Resnet(resnet, attention) => {
-                let x = resnet.forward(x, skip, emb.clone(), dropout);
+                let x = resnet.forward(x, skip, pass);
                 match attention {
                     Some(attention) => attention.forward(x),
                     None => x,
                 }
             }
+        }
+    }
+
+    fn forward_untracked(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+        match self {
+            Layer::Conv(conv) => Layer::Conv(&conv.valid()).forward(x, skip, pass),
+            Layer::UpsampleConv(conv) => Layer::UpsampleConv(&conv.valid()).forward(x, skip, pass),
+            Layer::Resnet(resnet, attention) => {
+                let (resnet, attention) = (resnet.valid(), attention.map(|attention| attention.valid()));
+                Layer::Resnet(&resnet, attention.as_ref()).forward(x, skip, pass)
+            }
+        }
+    }
+
+    fn embedding(&self) -> EmbeddingUse {
+        match self {
+            Layer::Resnet(..) => EmbeddingUse::AfterInputs,
+            Layer::Conv(_) | Layer::UpsampleConv(_) => EmbeddingUse::None,
         }
     }
 }

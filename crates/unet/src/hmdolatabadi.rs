@@ -9,7 +9,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::activations::Activations;
 use crate::blocks::{BlockCounter, Dropout, ResnetBlock};
+use crate::checkpointing::{UnetInputs, checkpointed_gradients};
 use crate::config::UnetConfig;
 use crate::error::Error;
 use crate::json;
@@ -17,6 +19,7 @@ use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, ZERO_INIT_SCALE};
 use crate::ops::{self, Fusion, Geometry};
 use crate::parameters::Parameters;
 use crate::sample_size::{SampleSize, check_multiple};
+use crate::stages::{EmbeddingUse, Forward, Pass, Stage, StageLayers, StageList};
 use crate::time_embedding::{TimestepEmbedding, sinusoidal};
 
 /// The value of `_class_name`.
@@ -166,6 +169,42 @@ impl HmdolatabadiConfig {
             )));
         }
         check_multiple([height / fold, width / fold], self.channel_multiplier.len())
+    }
+
+    /// Counts the activations of images of a size, from the structure of the network. Parameters are not included.
+    pub fn activations(&self, height: usize, width: usize) -> Activations {
+        let mut all = Activations::default();
+        let plan = self.plan();
+        let mut pixels = (height * width) as f64 / (self.fold * self.fold) as f64;
+        let mut channels = 0;
+        let mut add = |all: &mut Activations, layers: &Layers| match *layers {
+            Layers::Stem { c_in } => {
+                let output = self.channel as f64 * pixels;
+                all.add(output, output, output + c_in as f64 * pixels);
+                channels = self.channel;
+            }
+            Layers::Resample { channels, is_up } => {
+                let input = channels as f64 * pixels;
+                pixels *= if is_up { 4.0 } else { 0.25 };
+                let output = channels as f64 * pixels;
+                // The enlarged input, and the output.
+                all.add(if is_up { 2.0 * output } else { output }, output, input.max(output) + output);
+            }
+            Layers::Block { c_in, c_out, attends } => {
+                let (from, to) = (c_in as f64, c_out as f64);
+                // The concatenated input, the first convolution's output and the block's.
+                let joined = if channels == c_in { 0.0 } else { from };
+                let dropped = if self.dropout > 0.0 { 2.0 * to } else { 0.0 };
+                // Queries, keys and values of 4/3 of the channels, their product and the output.
+                let attended = if attends { 6.0 * to } else { 0.0 };
+                all.add((joined + 2.0 * to + dropped + attended) * pixels, to * pixels, (from + to) * pixels);
+                channels = c_out;
+            }
+        };
+        plan.down.iter().for_each(|layers| add(&mut all, layers));
+        all.skips = all.outputs;
+        plan.mid.iter().chain(&plan.up).for_each(|layers| add(&mut all, layers));
+        all
     }
 
     /// Lists the layers of encoder, middle and decoder.
@@ -372,41 +411,87 @@ impl HmdolatabadiUnet {
     /// # Panics
     /// If shapes do not match. Check sizes with [`HmdolatabadiConfig::check_size`] first.
     pub fn forward(&self, x: Tensor<4>, timesteps: &[f32], dropout: Option<&Dropout>) -> Tensor<4> {
+        self.output(self.begin(x, timesteps, dropout).run())
+    }
+
+    /// Computes the gradients of `loss(self.forward(…))`, as [`Unet::checkpointed_gradients`](crate::Unet::checkpointed_gradients).
+    ///
+    /// # Panics
+    /// As [`HmdolatabadiUnet::forward`], and if the network is not on an autodiff device.
+    pub fn checkpointed_gradients(
+        &self,
+        inputs: UnetInputs<()>,
+        loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        let UnetInputs { x, timesteps, condition: (), dropout, observer } = inputs;
+        let forward = self.begin(x, timesteps, dropout);
+        checkpointed_gradients(self, forward, observer, |x| loss(self.output(x)))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        x: Tensor<4>,
+        timesteps: &[f32],
+        dropout: Option<&'a Dropout>,
+    ) -> Forward<'a, PartLayers<'a>> {
         assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
         let width = self.config.channel;
         let rows = sinusoidal(timesteps, width, 10_000.0);
         let rows = Tensor::from_data(TensorData::new(rows, [timesteps.len(), width]), &x.device());
         // Every residual block starts with this SiLU.
-        let emb = ops::silu(self.embedding.forward(rows));
-        let block = |part: &Part, x: Tensor<4>, skip: Option<Tensor<4>>| {
-            let x = match &part.resblocks {
-                Some(resnet) => resnet.forward(x, skip, emb.clone(), dropout),
-                None => x,
-            };
-            match &part.attention {
-                Some(attention) => attention.forward(x),
-                None => x,
-            }
-        };
-        let (mut x, mut skips) = (ops::space_to_depth(x, self.config.fold), Vec::new());
+        let embedding = ops::silu(self.embedding.forward(rows));
+        let x = ops::space_to_depth(x, self.config.fold);
+        Forward { x, stages: self.stages(), pass: Pass { embedding, dropout } }
+    }
+
+    fn stages(&self) -> Vec<Stage<PartLayers<'_>>> {
+        let mut list = StageList::new();
+        let layers = |part, is_up| PartLayers { part, is_up };
         for part in &self.down {
-            x = match &part.conv {
-                Some(conv) => conv.forward(x),
-                None => block(part, x, None),
-            };
-            skips.push(x.clone());
+            list.then(layers(part, false), None);
+            list.push_skip();
         }
-        for part in &self.mid {
-            x = block(part, x, None);
-        }
+        self.mid.iter().for_each(|part| list.then(layers(part, false), None));
         for part in &self.up {
-            x = match &part.conv {
-                Some(conv) => conv.forward(ops::upsample2x(x)),
-                None => block(part, x, skips.pop()),
-            };
+            let skip = if part.conv.is_none() { list.pop_skip() } else { None };
+            list.then(layers(part, true), skip);
         }
+        list.finish()
+    }
+
+    fn output(&self, x: Tensor<4>) -> Tensor<4> {
         let norm = Some(self.norm_out.with_silu(None));
         let output = self.conv_out.forward_fused(x, Fusion { norm, ..Fusion::default() });
         ops::depth_to_space(output, self.config.fold)
+    }
+}
+
+/// The layers of a stage: a part, whose convolution comes after upsampling on the way up.
+struct PartLayers<'a> {
+    part: &'a Part,
+    is_up: bool,
+}
+
+impl StageLayers for PartLayers<'_> {
+    fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+        let Part { conv, resblocks, attention } = self.part;
+        let x = match (conv, resblocks) {
+            (Some(conv), _) if self.is_up => conv.forward(ops::upsample2x(x)),
+            (Some(conv), _) => conv.forward(x),
+            (None, Some(resnet)) => resnet.forward(x, skip, pass),
+            (None, None) => x,
+        };
+        match attention {
+            Some(attention) => attention.forward(x),
+            None => x,
+        }
+    }
+
+    fn forward_untracked(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+        PartLayers { part: &self.part.valid(), ..*self }.forward(x, skip, pass)
+    }
+
+    fn embedding(&self) -> EmbeddingUse {
+        if self.part.resblocks.is_some() { EmbeddingUse::AfterInputs } else { EmbeddingUse::None }
     }
 }

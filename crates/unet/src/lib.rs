@@ -34,6 +34,7 @@ mod model;
 pub mod ops;
 mod parameters;
 mod sample_size;
+mod stages;
 mod time_embedding;
 
 pub use activations::Activations;

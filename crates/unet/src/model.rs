@@ -3,12 +3,14 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::blocks::{BlockCounter, DownBlock, Dropout, Layer, MidBlock, Stage, UpBlock};
+use crate::blocks::{BlockCounter, DownBlock, Dropout, Layer, MidBlock, UpBlock};
+use crate::checkpointing::{UnetInputs, checkpointed_gradients};
 use crate::config::{TimeEmbeddingType, UnetConfig};
 use crate::error::Error;
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, ZERO_INIT_SCALE};
 use crate::ops::{Fusion, Geometry};
 use crate::parameters::Parameters;
+use crate::stages::{Forward, Pass, Stage, StageList};
 use crate::time_embedding::{Labels, TimeEmbedding};
 
 /// The U-Net of denoising diffusion models: diffusers' `UNet2DModel`. With [`UnetConfig::ddpm`] it is the network of Ho
@@ -88,34 +90,55 @@ impl Unet {
         labels: Option<Labels>,
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
-        assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
-        let device = x.device();
-        let emb = self.time.forward(timesteps, labels, &device);
-        let (mut x, mut skips) = (self.centered(x), Vec::new());
-        for stage in self.stages() {
-            let skip = if stage.pops_skip { skips.pop() } else { None };
-            x = stage.layer.forward(x, skip, &emb, dropout);
-            if stage.pushes_skip {
-                skips.push(x.clone());
-            }
-        }
-        self.output(x, timesteps)
+        self.output(self.begin(x, timesteps, labels, dropout).run(), timesteps)
+    }
+
+    /// Computes the gradients of `loss(self.forward(…))` with respect to the parameters, in the order of
+    /// [`Parameters::flat_parameters`], with [gradient checkpointing](crate::checkpointing).
+    ///
+    /// They equal those of an ordinary backward pass. Dropout uses the same masks in both forward passes.
+    ///
+    /// # Panics
+    /// As [`Unet::forward`], and if the network is not on an autodiff device.
+    pub fn checkpointed_gradients(
+        &self,
+        inputs: UnetInputs,
+        loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        let UnetInputs { x, timesteps, condition, dropout, observer } = inputs;
+        let forward = self.begin(x, timesteps, condition, dropout);
+        checkpointed_gradients(self, forward, observer, |x| loss(self.output(x, timesteps)))
     }
 
     /// Returns the stages from the input image to the last activation.
-    pub(crate) fn stages(&self) -> impl Iterator<Item = Stage<'_>> {
-        std::iter::once(Stage { layer: Layer::Conv(&self.conv_in), pops_skip: false, pushes_skip: true })
-            .chain(self.down_blocks.iter().flat_map(DownBlock::stages))
-            .chain(self.mid_block.iter().flat_map(MidBlock::stages))
-            .chain(self.up_blocks.iter().flat_map(UpBlock::stages))
+    fn stages(&self) -> Vec<Stage<Layer<'_>>> {
+        let mut list = StageList::new();
+        list.then(Layer::Conv(&self.conv_in), None);
+        list.push_skip();
+        self.down_blocks.iter().for_each(|block| block.add_stages(&mut list));
+        self.mid_block.iter().for_each(|block| block.add_stages(&mut list));
+        self.up_blocks.iter().for_each(|block| block.add_stages(&mut list));
+        list.finish()
     }
 
-    pub(crate) fn centered(&self, x: Tensor<4>) -> Tensor<4> {
+    fn begin<'a>(
+        &'a self,
+        x: Tensor<4>,
+        timesteps: &[f32],
+        labels: Option<Labels>,
+        dropout: Option<&'a Dropout>,
+    ) -> Forward<'a, Layer<'a>> {
+        assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
+        let embedding = self.time.forward(timesteps, labels, &x.device());
+        Forward { x: self.centered(x), stages: self.stages(), pass: Pass { embedding, dropout } }
+    }
+
+    fn centered(&self, x: Tensor<4>) -> Tensor<4> {
         if self.config.center_input_sample { x.mul_scalar(2.0).sub_scalar(1.0) } else { x }
     }
 
     /// Computes the output from the last activation.
-    pub(crate) fn output(&self, x: Tensor<4>, timesteps: &[f32]) -> Tensor<4> {
+    fn output(&self, x: Tensor<4>, timesteps: &[f32]) -> Tensor<4> {
         let device = x.device();
         let norm = Some(self.conv_norm_out.with_silu(None));
         let y = self.conv_out.forward_fused(x, Fusion { norm, ..Fusion::default() });

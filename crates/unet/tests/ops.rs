@@ -1,7 +1,7 @@
 //! Compares values and gradients of all operations with the reference operations, for random shapes.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use ddpm_unet::ops::{self, AdamState, Fusion, Geometry, Norm, NormOptions, PackedWeights, Weights, reference};
+use ddpm_unet::ops::{self, AdamState, Filter, Fusion, Geometry, Norm, NormOptions, PackedWeights, Weights, reference};
 use proptest::prelude::*;
 
 fn device() -> Device {
@@ -218,6 +218,23 @@ proptest! {
         compare!(1e-6, [x], ops::upsample2x(x.clone()), reference::upsample2x(x.clone()));
         let y = random([n, h, w, 3]);
         compare!(1e-6, [x, y], ops::concat(x.clone(), y.clone()), reference::concat(x.clone(), y.clone()));
+    }
+
+    #[test]
+    fn changes_of_size(
+        (n, h, w, c) in (1usize..4, 1usize..6, 1usize..6, 1usize..20), taps in 1usize..5, more in 0usize..3,
+    ) {
+        let filter: Vec<f64> = (0..2 * taps).map(|k| 1.0 + (k as f64 * 1.7).sin()).collect();
+        let x = random([n, h, w, c]);
+        let up = Filter::new(&filter, 2.0, taps - 1);
+        compare!(1e-6, [x], ops::filter_up2x(x.clone(), &filter), reference::filter_up2x(x.clone(), &up));
+        // The margin of a layer that halves the size, and others.
+        let margin = taps - 1 + more;
+        let x = random([n, 2 * h, 2 * w, c]);
+        let down = Filter::new(&filter, 1.0, margin);
+        compare!(1e-6, [x], ops::filter_down2x(x.clone(), &filter, margin), reference::filter_down2x(x.clone(), &down));
+        let x = random([n, 2 * h + 1, 2 * w + more, c]);
+        compare!(1e-7, [x], ops::average_pool2x(x.clone()), reference::average_pool2x(x.clone()));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use burn::tensor::{Device, Tensor};
 use unet::edm::{EdmClass, EdmConfig, EdmLabels, EdmUnet};
-use unet::{Dropout, Labels};
+use unet::{Activations, Dropout, Labels};
 use weights::Tensors;
 
 use super::{BackboneConfig, NetworkConfig};
-use crate::backbone::{Backbone, Condition, DataKind, LabelKind, Signature};
+use crate::backbone::{Backbone, Condition, DataKind, Inputs, LabelKind, Signature};
 use crate::{Error, Network};
 
 /// The values of `_class_name` in `config.json`.
@@ -24,6 +24,10 @@ impl BackboneConfig for EdmConfig {
 
     fn parameter_count(&self) -> usize {
         EdmConfig::parameter_count(self)
+    }
+
+    fn activations(&self, height: usize, width: usize) -> Option<Activations> {
+        Some(EdmConfig::activations(self, height, width))
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
@@ -51,12 +55,15 @@ impl From<&EdmConfig> for Signature {
 
 impl Backbone for EdmUnet {
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        let augment = condition.augment_labels;
-        let classes = match condition.labels {
-            Some(Labels::Classes(classes)) => Some(classes),
-            Some(Labels::Vectors(_)) | None => None,
-        };
-        EdmUnet::forward(self, x, c_noise, EdmLabels { classes, augment }, dropout)
+        EdmUnet::forward(self, x, c_noise, labels_of(condition), dropout)
+    }
+
+    fn checkpointed_gradients(
+        &self,
+        inputs: Inputs,
+        loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        EdmUnet::checkpointed_gradients(self, inputs.with_condition(labels_of), loss)
     }
 
     fn signature(&self) -> Signature {
@@ -75,4 +82,13 @@ impl Backbone for EdmUnet {
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         Ok(EdmUnet::config(self).check_size(height, width)?)
     }
+}
+
+/// Returns the network's form of a condition.
+fn labels_of(condition: Condition<'_>) -> EdmLabels<'_> {
+    let classes = match condition.labels {
+        Some(Labels::Classes(classes)) => Some(classes),
+        Some(Labels::Vectors(_)) | None => None,
+    };
+    EdmLabels { classes, augment: condition.augment_labels }
 }

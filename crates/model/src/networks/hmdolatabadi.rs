@@ -1,11 +1,11 @@
 //! The network of hmdolatabadi/denoising_diffusion.
 
 use burn::tensor::{Device, Tensor};
-use unet::Dropout;
 use unet::hmdolatabadi::{HmdolatabadiConfig, HmdolatabadiUnet};
+use unet::{Activations, Dropout};
 
 use super::{BackboneConfig, NetworkConfig};
-use crate::backbone::{Backbone, Condition, Signature};
+use crate::backbone::{Backbone, Condition, Inputs, Signature};
 use crate::{Error, Network};
 
 /// The value of `_class_name` in `config.json`.
@@ -23,6 +23,10 @@ impl BackboneConfig for HmdolatabadiConfig {
 
     fn parameter_count(&self) -> usize {
         HmdolatabadiConfig::parameter_count(self)
+    }
+
+    fn activations(&self, height: usize, width: usize) -> Option<Activations> {
+        Some(HmdolatabadiConfig::activations(self, height, width))
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
@@ -43,6 +47,14 @@ impl From<&HmdolatabadiConfig> for Signature {
 impl Backbone for HmdolatabadiUnet {
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], _condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
         HmdolatabadiUnet::forward(self, x, c_noise, dropout)
+    }
+
+    fn checkpointed_gradients(
+        &self,
+        inputs: Inputs,
+        loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        HmdolatabadiUnet::checkpointed_gradients(self, inputs.with_condition(|_| ()), loss)
     }
 
     fn signature(&self) -> Signature {

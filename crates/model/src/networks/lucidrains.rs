@@ -2,10 +2,10 @@
 
 use burn::tensor::{Device, Tensor};
 use unet::lucidrains::{LucidrainsCondition, LucidrainsConfig, LucidrainsUnet};
-use unet::{Dropout, Labels};
+use unet::{Activations, Dropout, Labels};
 
 use super::{BackboneConfig, NetworkConfig};
-use crate::backbone::{Backbone, Condition, DataKind, LabelKind, Signature};
+use crate::backbone::{Backbone, Condition, DataKind, Inputs, LabelKind, Signature};
 use crate::{Error, Network};
 
 /// The value of `_class_name` in `config.json`.
@@ -23,6 +23,10 @@ impl BackboneConfig for LucidrainsConfig {
 
     fn parameter_count(&self) -> usize {
         LucidrainsConfig::parameter_count(self)
+    }
+
+    fn activations(&self, height: usize, width: usize) -> Option<Activations> {
+        Some(LucidrainsConfig::activations(self, height, width))
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
@@ -49,12 +53,15 @@ impl From<&LucidrainsConfig> for Signature {
 
 impl Backbone for LucidrainsUnet {
     fn forward(&self, x: Tensor<4>, c_noise: &[f32], condition: Condition, dropout: Option<&Dropout>) -> Tensor<4> {
-        let classes = match condition.labels {
-            Some(Labels::Classes(classes)) => Some(classes),
-            Some(Labels::Vectors(_)) | None => None,
-        };
-        let condition = LucidrainsCondition { prediction: condition.prediction.cloned(), classes };
-        LucidrainsUnet::forward(self, x, c_noise, condition, dropout)
+        LucidrainsUnet::forward(self, x, c_noise, condition_of(condition), dropout)
+    }
+
+    fn checkpointed_gradients(
+        &self,
+        inputs: Inputs,
+        loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        LucidrainsUnet::checkpointed_gradients(self, inputs.with_condition(condition_of), loss)
     }
 
     fn signature(&self) -> Signature {
@@ -73,4 +80,13 @@ impl Backbone for LucidrainsUnet {
     fn check_size(&self, height: usize, width: usize) -> Result<(), Error> {
         Ok(LucidrainsUnet::config(self).check_size(height, width)?)
     }
+}
+
+/// Returns the network's form of a condition.
+fn condition_of(condition: Condition<'_>) -> LucidrainsCondition<'_> {
+    let classes = match condition.labels {
+        Some(Labels::Classes(classes)) => Some(classes),
+        Some(Labels::Vectors(_)) | None => None,
+    };
+    LucidrainsCondition { prediction: condition.prediction.cloned(), classes }
 }

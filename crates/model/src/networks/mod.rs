@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde_json::Value;
+use unet::Activations;
 
 use crate::{Error, Network};
 
@@ -34,6 +35,11 @@ pub trait BackboneConfig: Debug + Send + Sync + 'static {
 
     /// Returns the number of parameters of the network.
     fn parameter_count(&self) -> usize;
+
+    /// Counts the activations of images of a size, or returns `None` if they are not known, so that memory is not estimated.
+    fn activations(&self, _height: usize, _width: usize) -> Option<Activations> {
+        None
+    }
 
     /// Creates the network with initial parameters drawn from `seed`.
     ///
@@ -70,6 +76,11 @@ impl NetworkConfig {
     /// Returns the number of parameters of the network.
     pub fn parameter_count(&self) -> usize {
         self.0.parameter_count()
+    }
+
+    /// See [`BackboneConfig::activations`].
+    pub fn activations(&self, height: usize, width: usize) -> Option<Activations> {
+        self.0.activations(height, width)
     }
 
     /// Creates the network with initial parameters drawn from `seed`.

@@ -1,7 +1,7 @@
 //! The network `UNet2DModel` of diffusers.
 
 use burn::tensor::{Device, Tensor};
-use unet::{ClassEmbedType, Dropout, Parameters, Unet, UnetInputs};
+use unet::{Activations, ClassEmbedType, Dropout, Unet};
 
 use super::{BackboneConfig, NetworkConfig};
 use crate::backbone::{Backbone, Condition, DataKind, Inputs, LabelKind, Signature};
@@ -22,6 +22,10 @@ impl BackboneConfig for unet::UnetConfig {
 
     fn parameter_count(&self) -> usize {
         unet::UnetConfig::parameter_count(self)
+    }
+
+    fn activations(&self, height: usize, width: usize) -> Option<Activations> {
+        Some(unet::UnetConfig::activations(self, height, width))
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Network, Error> {
@@ -66,18 +70,11 @@ impl Backbone for Unet {
         Ok(Unet::config(self).check_size(height, width)?)
     }
 
-    fn gradients(&self, inputs: Inputs, loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>) -> Vec<Option<Tensor<1>>> {
-        let Inputs { x, c_noise, condition, dropout, checkpointing, observer } = inputs;
-        if checkpointing {
-            let inputs = UnetInputs { x, timesteps: c_noise, labels: condition.labels, dropout, observer };
-            return self.checkpointed_gradients(inputs, loss);
-        }
-        if let Some(observer) = observer {
-            let observed = self.clone().observed(observer);
-            let loss = loss(observed.forward(x, c_noise, condition.labels, dropout));
-            return self.take_gradients(&mut loss.backward());
-        }
-        let loss = loss(Unet::forward(self, x, c_noise, condition.labels, dropout));
-        self.take_gradients(&mut loss.backward())
+    fn checkpointed_gradients(
+        &self,
+        inputs: Inputs,
+        loss: &mut dyn FnMut(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        Unet::checkpointed_gradients(self, inputs.with_condition(|condition| condition.labels), loss)
     }
 }

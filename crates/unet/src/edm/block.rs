@@ -5,9 +5,9 @@ use burn::tensor::Tensor;
 
 use super::config::{EdmClass, EdmConfig};
 use super::plan::{Layers, Resize};
-use crate::blocks::Dropout;
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, Linear, ZERO_INIT_SCALE};
 use crate::ops::{self, Fusion, Geometry};
+use crate::stages::Pass;
 
 /// The factor of a sum of two terms in `SongUNet`, which keeps its variance.
 pub(super) const HALF_VARIANCE: f64 = std::f64::consts::FRAC_1_SQRT_2;
@@ -40,6 +40,7 @@ struct Style {
     /// The factor of each sum.
     scale: f64,
     in_channels: usize,
+    out_channels: usize,
 }
 
 /// A change of size with its filter.
@@ -88,6 +89,7 @@ impl EdmBlock {
                 scales: !is_song,
                 scale: if is_song { HALF_VARIANCE } else { 1.0 },
                 in_channels: c_in,
+                out_channels: c_out,
             },
         })
     }
@@ -97,21 +99,20 @@ impl EdmBlock {
         self.style.in_channels
     }
 
+    /// Returns the channels of the output.
+    pub(super) fn out_channels(&self) -> usize {
+        self.style.out_channels
+    }
+
     /// Maps x `[N,H,W,I]` and the embedding `[N,E]` to `[N,H′,W′,O]`. If `skip` is given, x holds the first of the I channels
     /// and `skip` the last.
-    pub(super) fn forward(
-        &self,
-        x: Tensor<4>,
-        skip: Option<Tensor<4>>,
-        embedding: Tensor<2>,
-        dropout: Option<&Dropout>,
-    ) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
         let (x, skip) = match &self.skip {
             Some(_) if ops::fuses_concat(&x.device()) => (x, skip),
             _ => (ops::concat_skip(x, skip), None),
         };
         let Style { resizing, scales, scale, .. } = &self.style;
-        let affine = self.affine.forward(embedding);
+        let affine = self.affine.forward(pass.embedding.clone());
         let (shift, scale_shift) = if *scales { (None, Some(affine)) } else { (Some(affine), None) };
         let h = match resizing.resize {
             Resize::Keep => {
@@ -129,7 +130,7 @@ impl EdmBlock {
             None => x,
         };
         let added = Fusion { residual: Some(shortcut), ..Fusion::default() };
-        let x = match dropout.filter(|_| self.dropout > 0.0) {
+        let x = match pass.dropout.filter(|_| self.dropout > 0.0) {
             None => self.conv1.forward_fused(h, Fusion { norm: Some(self.norm1.with_silu(scale_shift)), ..added }),
             Some(dropout) => {
                 let h = dropout.apply(self.norm1.forward_silu(h, scale_shift), self.number, self.dropout);
@@ -149,6 +150,7 @@ impl EdmBlock {
         let norm = Some(norm.plain());
         let all = qkv.forward_fused(x.clone(), Fusion { norm, ..Fusion::default() }).reshape([n, h * w, c, 3]);
         let [q, k, v] = [0, 1, 2].map(|i| all.clone().narrow(3, i, 1).reshape([n, h * w, c]));
+        drop(all);
         let attended = ops::attention(q, k, v, self.heads).reshape([n, h, w, c]);
         let residual = Some(x);
         scaled(proj.forward_fused(attended, Fusion { residual, ..Fusion::default() }), self.style.scale)

@@ -4,10 +4,12 @@
 //! [`EdmConfig`] has the arguments of their constructors, [`EdmUnet`] their parameter names. A preconditioner stands around
 //! such a network; its arguments are not among these (see `Prediction::Edm` and those after it in the crate `diffusion`).
 
+mod activations;
 mod block;
 mod config;
 mod model;
 mod plan;
+mod stages;
 
 pub use block::EdmBlock;
 pub use config::{DecoderType, EdmClass, EdmConfig, EmbeddingType, EncoderType};

@@ -3,14 +3,17 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::block::{EdmBlock, HALF_VARIANCE, Resizing, conv, group_norm, linear};
+use super::block::{EdmBlock, conv, group_norm, linear};
 use super::config::{EdmClass, EdmConfig, EmbeddingType};
-use super::plan::{Layers, Piece, Resize, Role, plan};
+use super::plan::{Layers, Piece, Role, plan};
+use super::stages::{EdmLayers, stages};
 use crate::blocks::Dropout;
+use crate::checkpointing::{UnetInputs, checkpointed_gradients};
 use crate::error::Error;
 use crate::layers::{Conv2d, GroupNorm, Init, Linear, ZERO_INIT_SCALE, normal_parameter};
-use crate::ops::{self, Fusion, Geometry};
+use crate::ops::{self, Geometry};
 use crate::parameters::Parameters;
+use crate::stages::{Forward, Pass};
 use crate::time_embedding::{Positional, sines_and_cosines};
 
 /// The layers of a [`Part`] with parameters.
@@ -28,9 +31,9 @@ pub enum PartLayers {
 /// A part of the network with a name of its own.
 #[derive(Module, Debug)]
 pub struct Part {
-    layers: Option<PartLayers>,
+    pub(super) layers: Option<PartLayers>,
     #[module(skip)]
-    role: Role,
+    pub(super) role: Role,
     #[module(skip)]
     name: String,
 }
@@ -165,57 +168,32 @@ impl EdmUnet {
         labels: EdmLabels,
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
+        self.begin(x, noise_labels, labels, dropout).run()
+    }
+
+    /// Computes the gradients of `loss(self.forward(…))`, as [`Unet::checkpointed_gradients`](crate::Unet::checkpointed_gradients).
+    ///
+    /// # Panics
+    /// As [`EdmUnet::forward`], and if the network is not on an autodiff device.
+    pub fn checkpointed_gradients(
+        &self,
+        inputs: UnetInputs<EdmLabels>,
+        loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        let UnetInputs { x, timesteps, condition, dropout, observer } = inputs;
+        checkpointed_gradients(self, self.begin(x, timesteps, condition, dropout), observer, loss)
+    }
+
+    fn begin<'a>(
+        &'a self,
+        x: Tensor<4>,
+        noise_labels: &[f32],
+        labels: EdmLabels,
+        dropout: Option<&'a Dropout>,
+    ) -> Forward<'a, EdmLayers<'a>> {
         assert_eq!(x.dims()[0], noise_labels.len(), "expected one noise label per image");
         let embedding = self.embedding(noise_labels, labels, &x.device());
-        let down = Resizing { resize: Resize::Down, filter: self.config.resample_filter.clone() };
-        let up = Resizing { resize: Resize::Up, ..down.clone() };
-
-        let (mut x, mut aux) = (x.clone(), x);
-        let mut skips: Vec<Tensor<4>> = Vec::new();
-        for part in &self.enc {
-            match (part.role, &part.layers) {
-                (Role::Aux, _) => aux = down.apply(aux),
-                (Role::AuxSkip, Some(PartLayers::Conv(conv))) => {
-                    x = conv.forward_fused(aux.clone(), Fusion { residual: Some(x), ..Fusion::default() });
-                    skips.pop();
-                    skips.push(x.clone());
-                }
-                (Role::AuxResidual, Some(PartLayers::Conv(conv))) => {
-                    let residual = ops::filter_down2x(conv.forward(aux), &down.filter, 0);
-                    x = (x + residual).mul_scalar(HALF_VARIANCE);
-                    aux = x.clone();
-                    skips.pop();
-                    skips.push(x.clone());
-                }
-                (_, Some(PartLayers::Conv(conv))) => {
-                    x = conv.forward(x);
-                    skips.push(x.clone());
-                }
-                (_, Some(PartLayers::Block(block))) => {
-                    x = block.forward(x, None, embedding.clone(), dropout);
-                    skips.push(x.clone());
-                }
-                (_, Some(PartLayers::Norm(_)) | None) => {}
-            }
-        }
-
-        let (mut output, mut norm) = (None, None);
-        for part in &self.dec {
-            match (part.role, &part.layers) {
-                (Role::Aux, _) => output = output.map(|output| up.apply(output)),
-                (_, Some(PartLayers::Norm(layer))) => norm = Some(layer.with_silu(None)),
-                (_, Some(PartLayers::Conv(conv))) => {
-                    let fusion = Fusion { norm: norm.take(), residual: output, ..Fusion::default() };
-                    output = Some(conv.forward_fused(x.clone(), fusion));
-                }
-                (_, Some(PartLayers::Block(block))) => {
-                    let skip = (x.dims()[3] != block.in_channels()).then(|| skips.pop()).flatten();
-                    x = block.forward(x, skip, embedding.clone(), dropout);
-                }
-                (_, None) => {}
-            }
-        }
-        output.unwrap_or(x)
+        Forward { x, stages: stages(&self.enc, &self.dec, &self.config), pass: Pass { embedding, dropout } }
     }
 
     /// Computes the embedding of noise levels and classes, `[N,E]`.

@@ -71,6 +71,7 @@ impl MemoryAttention {
         let hidden = qkv.dims()[3] / 3;
         let part = |i: usize| qkv.clone().narrow(3, i * hidden, hidden).reshape([n, h * w, hidden]);
         let (q, mut k, mut v) = (part(0), part(1), part(2));
+        drop(qkv);
         if let Some(mem_kv) = &self.mem_kv {
             let [memory_k, memory_v] = self.memory(mem_kv.val(), n);
             (k, v) = (Tensor::cat(vec![memory_k, k], 1), Tensor::cat(vec![memory_v, v], 1));

@@ -5,9 +5,9 @@ use burn::tensor::Tensor;
 
 use super::config::LucidrainsConfig;
 use super::version::Version;
-use crate::blocks::Dropout;
 use crate::layers::{Conv2d, GroupNorm, INIT_SCALE, Init, LayerNorm, Linear, RmsNorm};
-use crate::ops::{Fusion, Geometry};
+use crate::ops::{self, Fusion, Geometry};
+use crate::stages::{EmbeddingUse, Pass};
 
 /// PyTorch's default, which the original has everywhere.
 const EPSILON: f64 = 1e-5;
@@ -85,14 +85,6 @@ pub struct ResidualBlock {
     number: usize,
 }
 
-/// What all residual blocks of a pass have in common.
-#[derive(Clone)]
-pub(super) struct BlockInputs<'a> {
-    /// SiLU of the embeddings of the timestep and of the class, `[N, 4·dim]` or `[N, 8·dim]`.
-    pub condition: Tensor<2>,
-    pub dropout: Option<&'a Dropout>,
-}
-
 impl ResidualBlock {
     /// Creates a block; `number` tells its dropout masks from those of others.
     pub(super) fn new(
@@ -112,9 +104,16 @@ impl ResidualBlock {
         }
     }
 
+    /// Returns how the block uses the embedding. The shortcut's convolution adds the blocks to the inputs, and without it the inputs
+    /// are added to the blocks.
+    pub(super) fn embedding_use(&self) -> EmbeddingUse {
+        if self.res_conv.is_some() { EmbeddingUse::BeforeInputs } else { EmbeddingUse::AfterInputs }
+    }
+
     /// Maps `[N,H,W,I]` to `[N,H,W,O]`. If `skip` is given, x holds the first of the I channels and `skip` the last.
-    pub(super) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &BlockInputs) -> Tensor<4> {
-        let scale_shift = Some(self.mlp.forward(pass.condition.clone()));
+    pub(super) fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+        let (x, skip) = if ops::fuses_concat(&x.device()) { (x, skip) } else { (ops::concat_skip(x, skip), None) };
+        let scale_shift = Some(self.mlp.forward(pass.embedding.clone()));
         let mut h = self.block1.forward(x.clone(), skip.clone(), scale_shift);
         if let Some(dropout) = pass.dropout.filter(|_| self.dropout > 0.0) {
             h = dropout.apply(h, self.number, self.dropout);

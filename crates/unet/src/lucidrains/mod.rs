@@ -7,6 +7,7 @@
 //! It can be conditioned on its own previous prediction of x_0 (Chen et al. 2022, "Analog bits"). [`Version`] lists what was
 //! different before.
 
+mod activations;
 mod attention;
 mod config;
 mod layers;

@@ -5,12 +5,14 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use super::attention::MemoryAttention;
 use super::config::LucidrainsConfig;
-use super::layers::{BlockInputs, LevelConv, ResidualBlock, conv};
+use super::layers::{LevelConv, ResidualBlock, conv};
 use crate::blocks::Dropout;
+use crate::checkpointing::{UnetInputs, checkpointed_gradients};
 use crate::error::Error;
 use crate::layers::{Conv2d, Embedding, INIT_SCALE, Init, Linear, normal_parameter};
 use crate::ops;
 use crate::parameters::Parameters;
+use crate::stages::{EmbeddingUse, Forward, Pass, Stage, StageLayers, StageList};
 use crate::time_embedding::sinusoidal;
 
 /// The embedding of timesteps.
@@ -200,6 +202,30 @@ impl LucidrainsUnet {
         condition: LucidrainsCondition,
         dropout: Option<&Dropout>,
     ) -> Tensor<4> {
+        self.final_conv.forward(self.begin(x, timesteps, condition, dropout).run())
+    }
+
+    /// Computes the gradients of `loss(self.forward(…))`, as [`Unet::checkpointed_gradients`](crate::Unet::checkpointed_gradients).
+    ///
+    /// # Panics
+    /// As [`LucidrainsUnet::forward`], and if the network is not on an autodiff device.
+    pub fn checkpointed_gradients(
+        &self,
+        inputs: UnetInputs<LucidrainsCondition>,
+        loss: impl FnOnce(Tensor<4>) -> Tensor<1>,
+    ) -> Vec<Option<Tensor<1>>> {
+        let UnetInputs { x, timesteps, condition, dropout, observer } = inputs;
+        let forward = self.begin(x, timesteps, condition, dropout);
+        checkpointed_gradients(self, forward, observer, |x| loss(self.final_conv.forward(x)))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        x: Tensor<4>,
+        timesteps: &[f32],
+        condition: LucidrainsCondition,
+        dropout: Option<&'a Dropout>,
+    ) -> Forward<'a, LevelLayers<'a>> {
         let LucidrainsCondition { prediction, classes } = condition;
         assert_eq!(x.dims()[0], timesteps.len(), "expected one timestep per image");
         let x = match self.config.self_condition {
@@ -211,24 +237,34 @@ impl LucidrainsUnet {
             Some(classes) => Tensor::cat(vec![time, classes], 1),
             None => time,
         };
-        let pass = BlockInputs { condition: ops::silu(condition), dropout };
-        let first = self.init_conv.forward(x);
-        let (mut x, mut skips) = (first.clone(), Vec::new());
+        Forward { x, stages: self.stages(), pass: Pass { embedding: ops::silu(condition), dropout } }
+    }
+
+    /// Returns the stages from the input image to the last activation.
+    fn stages(&self) -> Vec<Stage<LevelLayers<'_>>> {
+        use LevelLayers::{AttentionBlock, Block, BlockAttention, Down, Input, Up};
+        let mut list = StageList::new();
+        list.then(Input(&self.init_conv), None);
+        list.push_skip();
         for level in &self.downs {
-            x = level.resnet1.forward(x, None, &pass);
-            skips.push(x.clone());
-            x = level.attention.forward(level.resnet2.forward(x, None, &pass));
-            skips.push(x.clone());
-            x = level.resample.forward(x, |x| ops::space_to_depth(x, 2));
+            list.then(Block(&level.resnet1), None);
+            list.push_skip();
+            list.then(BlockAttention(&level.resnet2, &level.attention), None);
+            list.push_skip();
+            list.then(Down(&level.resample), None);
         }
-        x = self.mid_block1.forward(x, None, &pass);
-        x = self.mid_block2.forward(self.mid_attn.forward(x), None, &pass);
+        list.then(Block(&self.mid_block1), None);
+        list.then(AttentionBlock(&self.mid_attn, &self.mid_block2), None);
         for level in &self.ups {
-            x = level.resnet1.forward(x, skips.pop(), &pass);
-            x = level.attention.forward(level.resnet2.forward(x, skips.pop(), &pass));
-            x = level.resample.forward(x, ops::upsample2x);
+            let skip = list.pop_skip();
+            list.then(Block(&level.resnet1), skip);
+            let skip = list.pop_skip();
+            list.then(BlockAttention(&level.resnet2, &level.attention), skip);
+            list.then(Up(&level.resample), None);
         }
-        self.final_conv.forward(self.final_res_block.forward(x, Some(first), &pass))
+        let first = list.pop_skip();
+        list.then(Block(&self.final_res_block), first);
+        list.finish()
     }
 
     /// Computes the embedding of classes, `[N, 4·dim]`, of networks that have them.
@@ -262,5 +298,52 @@ impl LucidrainsUnet {
         };
         let hidden = activation::gelu(self.time_mlp.linear_1.forward(embedded));
         self.time_mlp.linear_2.forward(hidden)
+    }
+}
+
+/// The layers of a stage.
+enum LevelLayers<'a> {
+    Input(&'a Conv2d),
+    Block(&'a ResidualBlock),
+    BlockAttention(&'a ResidualBlock, &'a MemoryAttention),
+    AttentionBlock(&'a MemoryAttention, &'a ResidualBlock),
+    Down(&'a LevelConv),
+    Up(&'a LevelConv),
+}
+
+impl StageLayers for LevelLayers<'_> {
+    fn forward(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+        match self {
+            Self::Input(conv) => conv.forward(x),
+            Self::Block(block) => block.forward(x, skip, pass),
+            Self::BlockAttention(block, attention) => attention.forward(block.forward(x, skip, pass)),
+            Self::AttentionBlock(attention, block) => block.forward(attention.forward(x), skip, pass),
+            Self::Down(conv) => conv.forward(x, |x| ops::space_to_depth(x, 2)),
+            Self::Up(conv) => conv.forward(x, ops::upsample2x),
+        }
+    }
+
+    fn forward_untracked(&self, x: Tensor<4>, skip: Option<Tensor<4>>, pass: &Pass) -> Tensor<4> {
+        match *self {
+            Self::Input(conv) => LevelLayers::Input(&conv.valid()).forward(x, skip, pass),
+            Self::Block(block) => LevelLayers::Block(&block.valid()).forward(x, skip, pass),
+            Self::BlockAttention(block, attention) => {
+                LevelLayers::BlockAttention(&block.valid(), &attention.valid()).forward(x, skip, pass)
+            }
+            Self::AttentionBlock(attention, block) => {
+                LevelLayers::AttentionBlock(&attention.valid(), &block.valid()).forward(x, skip, pass)
+            }
+            Self::Down(conv) => LevelLayers::Down(&conv.valid()).forward(x, skip, pass),
+            Self::Up(conv) => LevelLayers::Up(&conv.valid()).forward(x, skip, pass),
+        }
+    }
+
+    fn embedding(&self) -> EmbeddingUse {
+        match self {
+            Self::Block(block) | Self::BlockAttention(block, _) | Self::AttentionBlock(_, block) => {
+                block.embedding_use()
+            }
+            Self::Input(_) | Self::Down(_) | Self::Up(_) => EmbeddingUse::None,
+        }
     }
 }

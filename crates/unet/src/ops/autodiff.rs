@@ -11,11 +11,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn_flex::FlexTensor;
 use kernels::{
-    AdamStep, AttentionGradients, ConvInputs, GroupNormGradients, GroupNormSaved, MatMulShape, RmsNormGradients,
+    AdamStep, AttentionGradients, ConvInputs, FilterShape, GroupNormGradients, GroupNormSaved, MatMulShape,
+    RmsNormGradients,
 };
 
 use super::flex::{self, FlexNorm, FlexOps, FlexRmsNorm, OptionalTensor, PackedWeights, dims, tensor_with, values};
-use super::types::{AttentionKind, Geometry, GradientObserver, NormOptions};
+use super::types::{AttentionKind, Filter, Geometry, GradientObserver, NormOptions};
 
 /// A function that maps the gradient of the output to the gradients of those inputs that need one.
 type Pullback<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
@@ -347,12 +348,56 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         })
     }
 
+    fn with_gradient(
+        x: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        after: OptionalTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (after, after_node) = tensor_and_node(after);
+        let nodes = [x.node(), after_node.unwrap_or_else(|| x.node())];
+        let (gradient, has_after) = (gradient.into_primitive(), after.is_some());
+        let zero = <Flex as FlexOps>::with_gradient(x.into_primitive(), gradient.clone(), OptionalTensor::Absent);
+        record::<C, 2>(nodes, zero, move |dy, _| [Some(gradient.clone()), has_after.then_some(dy)])
+    }
+
+    fn identity(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, 1>([x.node()], x.into_primitive(), |dy, _| [Some(dy)])
+    }
+
     fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let x = x.into_primitive();
         let [n, h, w, c] = dims(&x);
         record::<C, 1>(nodes, <Flex as FlexOps>::upsample2x(x), move |dy, _| {
             [Some(tensor_with([n, h, w, c], |d| kernels::upsample2x_backward([n, h, w, c], values(&dy), d)))]
+        })
+    }
+
+    fn average_pool2x(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        let shape = dims::<4>(&x);
+        record::<C, 1>(nodes, <Flex as FlexOps>::average_pool2x(x), move |dy, _| {
+            [Some(tensor_with(shape, |d| kernels::average_pool2x_backward(shape, values(&dy), d)))]
+        })
+    }
+
+    fn filter_down2x(x: FloatTensor<Self>, filter: Filter) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        let (large, shape) = (dims::<4>(&x), flex::filter_shape(dims(&x), &filter));
+        record::<C, 1>(nodes, <Flex as FlexOps>::filter_down2x(x, filter.clone()), move |dy, _| {
+            [Some(tensor_with(large, |d| kernels::filter_up2x(&shape, &filter.taps, values(&dy), d)))]
+        })
+    }
+
+    fn filter_up2x(x: FloatTensor<Self>, filter: Filter) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        let [n, h, w, c] = dims(&x);
+        let shape = FilterShape { small: [h, w], ..flex::filter_shape([n, 2 * h, 2 * w, c], &filter) };
+        record::<C, 1>(nodes, <Flex as FlexOps>::filter_up2x(x, filter.clone()), move |dy, _| {
+            [Some(tensor_with([n, h, w, c], |d| kernels::filter_down2x(&shape, &filter.taps, values(&dy), d)))]
         })
     }
 

@@ -11,11 +11,11 @@ use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
 use kernels::{
-    AdamBuffers, AdamStep, AttentionInputs, AttentionShape, ConvInputs, ConvShape, FusedGroupNorm, FusedRmsNorm,
-    GroupNormShape, Normalization, PackedFilter, Pad,
+    AdamBuffers, AdamStep, AttentionInputs, AttentionShape, ConvInputs, ConvShape, FilterShape, FusedGroupNorm,
+    FusedRmsNorm, GroupNormShape, Normalization, PackedFilter, Pad,
 };
 
-use super::types::{AttentionKind, Geometry, GradientObserver, NormOptions};
+use super::types::{AttentionKind, Filter, Geometry, GradientObserver, NormOptions};
 
 /// The parameters of a convolution, whose weights have D = 4 dimensions, or of a linear layer (D = 2).
 #[derive(Clone, Debug)]
@@ -145,8 +145,22 @@ pub trait FlexOps: Backend {
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::observe`].
     fn observe(x: FloatTensor<Self>, index: usize, observer: GradientObserver) -> FloatTensor<Self>;
+    /// See [`super::with_gradient`].
+    fn with_gradient(
+        x: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        #[extension_type] after: OptionalTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// See [`super::identity`].
+    fn identity(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::upsample2x`].
     fn upsample2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`super::average_pool2x`].
+    fn average_pool2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`super::filter_down2x`].
+    fn filter_down2x(x: FloatTensor<Self>, filter: Filter) -> FloatTensor<Self>;
+    /// See [`super::filter_up2x`].
+    fn filter_up2x(x: FloatTensor<Self>, filter: Filter) -> FloatTensor<Self>;
     /// See [`super::concat`].
     fn concat(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`super::adam`].
@@ -249,6 +263,14 @@ impl FlexOps for Flex {
         x
     }
 
+    fn with_gradient(_: FlexTensor, _: FlexTensor, _: OptionalTensor<Self>) -> FlexTensor {
+        tensor([1], vec![0.0])
+    }
+
+    fn identity(x: FlexTensor) -> FlexTensor {
+        x
+    }
+
     fn silu(x: FlexTensor) -> FlexTensor {
         let x = x.to_contiguous();
         tensor_with(dims::<2>(&x), |y| kernels::silu(values(&x), y))
@@ -258,6 +280,26 @@ impl FlexOps for Flex {
         let x = x.to_contiguous();
         let [n, h, w, c] = dims(&x);
         tensor_with([n, 2 * h, 2 * w, c], |y| kernels::upsample2x([n, h, w, c], values(&x), y))
+    }
+
+    fn average_pool2x(x: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        let [n, h, w, c] = dims(&x);
+        tensor_with([n, h / 2, w / 2, c], |y| kernels::average_pool2x([n, h, w, c], values(&x), y))
+    }
+
+    fn filter_down2x(x: FlexTensor, filter: Filter) -> FlexTensor {
+        let x = x.to_contiguous();
+        let shape = filter_shape(dims(&x), &filter);
+        let [h, w] = shape.small;
+        tensor_with([shape.n, h, w, shape.channels], |y| kernels::filter_down2x(&shape, &filter.taps, values(&x), y))
+    }
+
+    fn filter_up2x(x: FlexTensor, filter: Filter) -> FlexTensor {
+        let x = x.to_contiguous();
+        let [n, h, w, c] = dims(&x);
+        let shape = FilterShape { small: [h, w], ..filter_shape([n, 2 * h, 2 * w, c], &filter) };
+        tensor_with([n, 2 * h, 2 * w, c], |y| kernels::filter_up2x(&shape, &filter.taps, values(&x), y))
     }
 
     fn concat(x: FlexTensor, y: FlexTensor) -> FlexTensor {
@@ -325,6 +367,12 @@ pub(super) fn conv_shape(x: &FlexTensor, weight: &FlexTensor, geometry: Geometry
     let Geometry { stride, before, after } = geometry;
     let pad = Pad { top: before, bottom: after, left: before, right: after };
     ConvShape { n, h, w, c_in, c_out, kernel: (kh, kw), stride, pad }
+}
+
+/// Returns the shape of a change of size from or to these large images.
+pub(super) fn filter_shape([n, h, w, channels]: [usize; 4], filter: &Filter) -> FilterShape {
+    let small = [h, w].map(|size| filter.small(size));
+    FilterShape { n, large: [h, w], small, channels, margin: filter.margin }
 }
 
 /// Returns the inputs of a convolution, without skip connection and normalization.

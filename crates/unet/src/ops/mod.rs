@@ -15,11 +15,11 @@ use burn::tensor::{Device, Tensor};
 
 use flex::{FlexOps, OptionalTensor};
 
-pub use filter::{filter_down2x, filter_up2x};
+pub use filter::{average_pool2x, filter_down2x, filter_up2x};
 pub use flex::{PackedWeights, Weights};
 pub use kernels::AdamStep;
 use types::AttentionKind;
-pub use types::{AdamState, Fusion, Geometry, GradientObserver, Norm, NormOptions};
+pub use types::{AdamState, Filter, Fusion, Geometry, GradientObserver, Norm, NormOptions};
 
 /// Returns whether a device is the CPU back end, which runs the fused kernels.
 pub fn is_cpu(device: &Device) -> bool {
@@ -197,6 +197,30 @@ pub(crate) fn observe<const D: usize>(x: Tensor<D>, index: usize, observer: &Gra
     Tensor::from_dispatch(<Dispatch as FlexOps>::observe(x.into_dispatch(), index, observer.clone()))
 }
 
+/// Returns a number whose gradient with respect to x is `gradient`. Its value has no meaning. If `after` is given, its gradients are
+/// those of the sum, and on the CPU they are added to that of x, where they reach it, and not the other way around.
+pub(crate) fn with_gradient<const D: usize>(x: Tensor<D>, gradient: Tensor<D>, after: Option<Tensor<1>>) -> Tensor<1> {
+    let gradient = if gradient.is_autodiff() { gradient } else { gradient.autodiff() };
+    if !is_cpu(&x.device()) {
+        let sum = (x * gradient).sum();
+        return match after {
+            Some(after) => after + sum,
+            None => sum,
+        };
+    }
+    let (x, gradient) = (x.into_dispatch(), gradient.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as FlexOps>::with_gradient(x, gradient, optional(after)))
+}
+
+/// Returns x itself as the result of an operation, which is deeper in the graph than x. Burn adds the gradients of deeper operations
+/// first. Only the CPU back end supports it.
+pub(crate) fn identity(x: Tensor<4>) -> Tensor<4> {
+    if !is_cpu(&x.device()) {
+        return x;
+    }
+    Tensor::from_dispatch(<Dispatch as FlexOps>::identity(x.into_dispatch()))
+}
+
 /// Doubles the size by nearest-neighbor upsampling: `[N,H,W,C]` to `[N,2H,2W,C]`.
 pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     if !is_cpu(&x.device()) {
@@ -211,13 +235,6 @@ pub fn concat(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
         return reference::concat(x, y);
     }
     Tensor::from_dispatch(<Dispatch as FlexOps>::concat(x.into_dispatch(), y.into_dispatch()))
-}
-
-/// Halves the size by averaging 2×2 squares: `[N,H,W,C]` to `[N,H/2,W/2,C]`.
-pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
-    let [n, h, w, c] = x.dims();
-    let pairs = x.narrow(1, 0, h / 2 * 2).narrow(2, 0, w / 2 * 2).reshape([n, h / 2, 2, w / 2, 2, c]);
-    pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
 }
 
 /// Computes the mean of each row: `[rows, columns]` to `[rows]`. The second half of each row is added to the first, and so on, because the

@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, activation};
 use kernels::AdamStep;
 
 use super::flex::Weights;
-use super::types::{AdamState, Fusion, Geometry, Norm, NormOptions};
+use super::types::{AdamState, Filter, Fusion, Geometry, Norm, NormOptions};
 
 /// See [`super::conv2d`].
 pub fn conv2d(x: Tensor<4>, weights: Weights<4>, geometry: Geometry, fusion: Fusion) -> Tensor<4> {
@@ -116,6 +116,71 @@ pub fn silu(x: Tensor<2>) -> Tensor<2> {
 pub fn upsample2x(x: Tensor<4>) -> Tensor<4> {
     let [n, h, w, c] = x.dims();
     x.reshape([n, h, 1, w, 1, c]).expand([n, h, 2, w, 2, c]).reshape([n, 2 * h, 2 * w, c])
+}
+
+/// See [`super::average_pool2x`].
+pub fn average_pool2x(x: Tensor<4>) -> Tensor<4> {
+    let [n, h, w, c] = x.dims();
+    let pairs = x.narrow(1, 0, h / 2 * 2).narrow(2, 0, w / 2 * 2).reshape([n, h / 2, 2, w / 2, 2, c]);
+    pairs.mean_dim(4).mean_dim(2).reshape([n, h / 2, w / 2, c])
+}
+
+/// See [`super::filter_down2x`].
+pub fn filter_down2x(x: Tensor<4>, filter: &Filter) -> Tensor<4> {
+    let [n, h, w, c] = x.dims();
+    let x = down(x.reshape([n, h, w * c]), filter);
+    let h = x.dims()[1];
+    let x = down(x.reshape([n * h, w, c]), filter);
+    let w = x.dims()[1];
+    x.reshape([n, h, w, c])
+}
+
+/// See [`super::filter_up2x`].
+pub fn filter_up2x(x: Tensor<4>, filter: &Filter) -> Tensor<4> {
+    let [n, h, w, c] = x.dims();
+    let x = up(x.reshape([n, h, w * c]), filter);
+    let x = up(x.reshape([n * 2 * h, w, c]), filter);
+    x.reshape([n, 2 * h, 2 * w, c])
+}
+
+/// Adds zeros before and after the rows of `[N,rows,C]`.
+fn with_margin(x: Tensor<3>, before: usize, after: usize) -> Tensor<3> {
+    let [n, _, c] = x.dims();
+    let device = x.device();
+    let zeros = |rows: usize| Tensor::zeros([n, rows, c], &device);
+    let parts = [zeros(before), x, zeros(after)];
+    Tensor::cat(parts.into_iter().filter(|part| part.dims()[1] > 0).collect(), 1)
+}
+
+/// Computes [`filter_down2x`] along the rows of `[N,rows,C]`.
+fn down(x: Tensor<3>, filter: &Filter) -> Tensor<3> {
+    let [n, rows, c] = x.dims();
+    let half = filter.small(rows);
+    // One more row, so that each tap has whole pairs of rows.
+    let x = with_margin(x, filter.margin, filter.margin + 1);
+    let terms = filter.taps.iter().enumerate().map(|(k, &tap)| {
+        let pairs = x.clone().narrow(1, k, 2 * half).reshape([n, half, 2, c]);
+        pairs.narrow(2, 0, 1).reshape([n, half, c]).mul_scalar(tap)
+    });
+    terms.reduce(|sum, term| sum + term).unwrap_or(x)
+}
+
+/// Computes [`filter_up2x`] along the rows of `[N,rows,C]`.
+fn up(x: Tensor<3>, filter: &Filter) -> Tensor<3> {
+    let [n, rows, c] = x.dims();
+    let (taps, margin) = (filter.taps.len(), filter.margin);
+    let wide = with_margin(x, taps, taps);
+    // Row 2j + parity is the sum of t_k·x_{j+s} over the taps k with 2s = parity + margin − k.
+    let of_parity = |parity: usize| {
+        let terms = (0..taps).filter(|k| (parity + margin + k).is_multiple_of(2)).map(|k| {
+            let shift = (2 * taps + parity + margin - k) / 2;
+            wide.clone().narrow(1, shift, rows).mul_scalar(filter.taps[k])
+        });
+        terms.reduce(|sum, term| sum + term)
+    };
+    let zeros = || wide.clone().narrow(1, 0, rows).zeros_like();
+    let [even, odd] = [0, 1].map(|parity| of_parity(parity).unwrap_or_else(zeros).reshape([n, rows, 1, c]));
+    Tensor::cat(vec![even, odd], 2).reshape([n, 2 * rows, c])
 }
 
 /// See [`super::concat`].

@@ -28,6 +28,28 @@ impl Geometry {
     }
 }
 
+/// The filter of a change of size by a factor of 2, in each direction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter {
+    /// The weights.
+    pub taps: Vec<f32>,
+    /// The first tap at the first small pixel is at this many large pixels before the first one.
+    pub margin: usize,
+}
+
+impl Filter {
+    /// Creates a filter whose weights are proportional to `filter` and have the sum `sum`.
+    pub fn new(filter: &[f64], sum: f64, margin: usize) -> Self {
+        let total: f64 = filter.iter().sum();
+        Self { taps: filter.iter().map(|tap| (sum * tap / total) as f32).collect(), margin }
+    }
+
+    /// Returns the small size (height or width) of a large one.
+    pub fn small(&self, large: usize) -> usize {
+        (large + 2 * self.margin - self.taps.len()) / 2 + 1
+    }
+}
+
 /// Operations fused into a convolution: y = conv(norm(x)) + shift + residual.
 #[derive(Clone, Debug, Default)]
 pub struct Fusion {
