@@ -94,7 +94,7 @@ impl Unet {
     }
 
     /// Computes the gradients of `loss(self.forward(…))` with respect to the parameters, in the order of
-    /// [`Parameters::flat_parameters`], with [gradient checkpointing](crate::checkpointing).
+    /// [`Parameters::flat_parameters`], with gradient checkpointing.
     ///
     /// They equal those of an ordinary backward pass. Dropout uses the same masks in both forward passes.
     ///
