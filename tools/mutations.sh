@@ -259,7 +259,7 @@ mutate blocks.rs 'let scale = config.mid_block_scale_factor;' 'let scale = 1.0;'
 mutate ops/flex.rs '[half(0), half(channels)]' '[half(channels), half(0)]'
 mutate ops/mod.rs 'Some(skip) => concat(x, skip)' 'Some(skip) => concat(skip, x)'
 mutate model.rs 'x.mul_scalar(2.0).sub_scalar(1.0)' 'x.mul_scalar(2.0).sub_scalar(2.0)'
-mutate ops/mod.rs 'pairs.mean_dim(4).mean_dim(2)' 'pairs.sum_dim(4).mean_dim(2)'
+mutate ops/reference.rs 'pairs.mean_dim(4).mean_dim(2)' 'pairs.sum_dim(4).mean_dim(2)'
 tests unet --lib -- mlp
 mutate mlp.rs '1u32 << k' '2u32 << k'
 mutate mlp.rs 'argument.clone().sin(), argument.cos()' 'argument.clone().cos(), argument.sin()'
