@@ -271,7 +271,7 @@ mutate blocks.rs 'self.step, p as f32' 'self.step, 0.5 * p as f32'
 tests unet --test lucidrains
 mutate time_embedding.rs '(half as f64 - 1.0)' '(half as f64)'
 mutate lucidrains/model.rs 'ops::concat(prediction.unwrap_or_else(|| x.zeros_like()), x)' 'ops::concat(x.clone(), prediction.unwrap_or_else(|| x.zeros_like()))'
-mutate lucidrains/model.rs 'level.resample.forward(x, ops::upsample2x)' 'level.resample.forward(x, |x| x.flip([1]).flip([1]))'
+mutate lucidrains/model.rs 'conv.forward(x, ops::upsample2x)' 'conv.forward(x, |x| x.flip([1]).flip([1]))'
 mutate lucidrains/attention.rs 'vec![memory_k, k]' 'vec![k, memory_v.clone()]'
 mutate lucidrains/attention.rs '(h * w) as f64' '(h + w) as f64'
 mutate layers.rs 'let centered = x.clone() - mean(x);' 'let centered = x;'
